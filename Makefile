@@ -1,0 +1,108 @@
+# Two stages: `make cache-teacher` labels views, `make train-student` trains from the labels.
+# Without SHARDS both run on the embedded handwritten digits, end to end.
+
+PYTHON  ?= python3
+VENV    ?= .venv
+BIN     := $(VENV)/bin
+WORKERS ?= 2
+
+ifeq ($(SHARDS),)
+# the embedded data set: its shards and its teacher are made here
+DATA       := data/digits
+VAL        := $(DATA)/val-*.tar
+OUT        ?= runs/digits
+STORE      ?= $(OUT)/store
+POLICY     ?= digits
+VIEWS      ?= 30
+RECIPE     ?= digits_distilled
+TEACHER    := student.convnet:small_convnet
+CHECKPOINT := $(OUT)/teacher/checkpoint.pt
+INDEXED    := $(DATA)/train-*.tar
+INPUTS     := $(DATA)/classes.json
+MADE_TEACHER := $(OUT)/teacher/results.json
+else
+OUT        ?= runs/$(notdir $(STORE))-$(RECIPE)
+STORE      ?= stores/cache
+POLICY     ?= deit
+VIEWS      ?= 304
+RECIPE     ?= deit_tiny_distilled
+INDEXED    := $(SHARDS)
+INPUTS     :=
+MADE_TEACHER :=
+endif
+
+STUDENT := $(OUT)/student
+RUN     := $(BIN)/python -m
+LAUNCH  := $(if $(NPROC),$(BIN)/torchrun --standalone --nproc-per-node $(NPROC) -m,$(RUN))
+INSTALLED := $(VENV)/.installed
+quoted = $(foreach word,$(1),'$(word)')
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install cache-teacher train-student test check lock clean
+
+help: ## list targets and variables
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+	@echo
+	@echo 'Variables, for data of your own (without SHARDS: the embedded digits):'
+	@echo '  SHARDS=      training shards: paths, globs or brace patterns'
+	@echo '  VAL=         validation shards'
+	@echo '  STORE=       the store of labels                    [$(STORE)]'
+	@echo '  TEACHER=     timm name or path/file.py:function'
+	@echo '  CHECKPOINT=  the teacher'"'"'s weights, where not timm'"'"'s own'
+	@echo '  POLICY=      augmentation: deit, digits, cifar, none or a TOML file   [$(POLICY)]'
+	@echo '  SET=         policy settings to override: SET="size=192 flip=none"'
+	@echo '  VIEWS=       augmented views per sample             [$(VIEWS)]'
+	@echo '  RECIPE=      training recipe, shipped or a TOML file   [$(RECIPE)]'
+	@echo '  NPROC=       processes (GPUs) on this machine, through torchrun'
+	@echo '  WORKERS=     rendering processes for each of them   [$(WORKERS)]'
+	@echo '  OUT=         where the run goes                     [$(OUT)]'
+
+install: $(INSTALLED) ## make the environment in .venv from the lock file
+
+$(INSTALLED): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+cache-teacher: $(STORE).filled ## stage one: index the shards and label every view
+
+train-student: $(STUDENT)/results.json ## stage two: train a student from the labels
+	@$(RUN) student results $(if $(MADE_TEACHER),teacher=$(OUT)/teacher) student=$(STUDENT)
+
+data/digits/classes.json: tools/make_shards.py | $(INSTALLED)
+	$(BIN)/python tools/make_shards.py digits data/digits
+
+$(STORE)/zarr.json: $(INPUTS) | $(INSTALLED)
+	$(RUN) teacher_cache index $(call quoted,$(INDEXED)) --store $(STORE) --policy $(POLICY) --views $(VIEWS) \
+		$(foreach setting,$(SET),--set '$(setting)')
+
+ifneq ($(MADE_TEACHER),)
+$(MADE_TEACHER): | $(STORE)/zarr.json
+	$(RUN) student train --store $(STORE) --recipe digits_teacher --val '$(VAL)' --out $(OUT)/teacher --workers $(WORKERS)
+endif
+
+$(STORE).filled: $(MADE_TEACHER) | $(STORE)/zarr.json
+	$(LAUNCH) teacher_cache fill --store $(STORE) --workers $(WORKERS) $(if $(TEACHER),--teacher '$(TEACHER)') \
+		$(if $(CHECKPOINT),--checkpoint $(CHECKPOINT))
+	touch $@
+
+$(STUDENT)/results.json: $(STORE).filled
+	$(LAUNCH) student train --store $(STORE) --recipe $(RECIPE) $(if $(VAL),--val $(call quoted,$(VAL))) \
+		--out $(STUDENT) --workers $(WORKERS)
+
+test: $(INSTALLED) ## run all tests
+	$(BIN)/python -m pytest -q
+
+check: $(INSTALLED) ## lint, formatting, types: what CI runs before the tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lock: ## resolve pyproject.toml anew into requirements.lock (needs uv)
+	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
+		--no-annotate --no-header --no-emit-index-url --no-emit-find-links --quiet -o requirements.lock
+
+clean: ## remove the environment and what the embedded data set's run has made
+	rm -rf $(VENV) data/digits runs/digits

@@ -1,0 +1,465 @@
+"""Stage two: replayed views and cached labels -> a trained student."""
+
+import hashlib
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import timm.optim
+import timm.utils
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from student.checkpoint import check_resumable, find_checkpoint, write_checkpoint
+from student.evaluate import Accuracy, Normalise, Preprocessing, ValidationSet, evaluate, index_validation
+from student.loader import Batch, ViewLoader
+from student.log import RunLog
+from student.losses import mixed_target, student_loss
+from student.model import build_model, heads
+from student.recipe import Recipe
+from student.schedule import learning_rate, scaled_lr
+from teacher_cache.errors import RecipeError, TrainingError
+from teacher_cache.store import Store
+
+STOPPED = 75  # exit code of a run that a signal stopped after it wrote a checkpoint (EX_TEMPFAIL: run it again)
+LOG_STEPS = 50  # losses are fetched from the device and written this often
+SUMS = ("views", "loss", "class_loss", "distill_loss", "agreed")
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What a run needs besides its store and recipe. None of these changes what is trained, but views_used."""
+
+    out: Path
+    val: tuple[str, ...] = ()
+    views_used: int | None = None
+    workers: int = 2
+    device: str | None = None
+    on_drift: str = "stop"
+    checkpoint_every_s: float = 600
+
+
+@dataclass(frozen=True)
+class Ranks:
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop; its checkpoint is written."""
+
+
+def train(store: Store, recipe: Recipe, options: TrainOptions, say: Callable[[str], None]) -> Accuracy:
+    """Train a student from a store and evaluate it; the same `out` goes on where it stopped.
+
+    Returns the final accuracy by head, of the EMA too under "ema_..." where the recipe keeps one; empty without
+    validation shards. Raises Stopped after SIGTERM, SIGUSR1 or Ctrl-C, when the checkpoint is written.
+    """
+    with joined_ranks(options.device) as ranks, stop_signals() as stop_asked:
+        say = say if ranks.first else lambda message: None
+        options.out.mkdir(parents=True, exist_ok=True)
+        run = Run(store, recipe, options, ranks)
+        resumed = find_checkpoint(options.out, ranks.world_size)
+        if resumed is not None:
+            check_resumable(options.out, resumed, run.identity())
+            run.load(resumed)
+            say(f"going on from {options.out}: epoch {run.epoch + 1}, step {run.step}")
+        run.loader.announce(say)
+        validation = open_validation(store, options, ranks, run.preprocessing)
+        log = RunLog(options.out, steps_done=run.steps_done(), epochs_done=run.epoch) if ranks.first else None
+        try:
+            accuracy = train_epochs(run, validation, log, stop_asked, say)
+        finally:
+            run.loader.close()
+            if validation is not None:
+                validation.close()
+            if log is not None:
+                log.close()
+        if ranks.first:
+            write_results(options.out, run, accuracy)
+        return accuracy
+
+
+def train_epochs(
+    run: "Run",
+    validation: ValidationSet | None,
+    log: RunLog | None,
+    stop_asked: Callable[[], bool],
+    say: Callable[[str], None],
+) -> Accuracy:
+    """Train until the plan is through, or a signal comes. The accuracy at the end."""
+    accuracy: Accuracy | None = None
+    saved_at = time.monotonic()
+    for batch in run.loader:
+        run.train_step(batch)
+        ended = run.step == 0
+        stopping = any_rank(stop_asked(), run.ranks)
+        due = any_rank(time.monotonic() - saved_at > run.options.checkpoint_every_s, run.ranks)
+        if ended or due or stopping or run.unlogged() >= LOG_STEPS:
+            run.flush_steps(log)
+        if ended:
+            accuracy = run.accuracy(validation)
+            row = run.end_epoch(accuracy)
+            if log is not None:
+                log.write_epoch(row, run.steps_done())
+            say(describe_epoch(row, run.recipe.epochs))
+        if ended or due or stopping:
+            run.save(epoch_end=ended)
+            saved_at = time.monotonic()
+        if stopping and run.epoch < run.recipe.epochs:
+            raise Stopped(f"stopped at epoch {run.epoch + 1}, step {run.step}; the same command goes on")
+    say(run.loader.describe_checks())
+    return run.accuracy(validation) if accuracy is None else accuracy
+
+
+class Run:
+    """A student in training: model, optimiser, average, and the position in the plan."""
+
+    def __init__(self, store: Store, recipe: Recipe, options: TrainOptions, ranks: Ranks) -> None:
+        self.store, self.recipe, self.options, self.ranks = store, recipe, options, ranks
+        self.epoch, self.step = 0, 0  # of the next batch
+        torch.manual_seed(recipe.seed)
+        policy = store.policy
+        self.preprocessing = Preprocessing(
+            policy.size, recipe.crop_pct, recipe.val_interpolation, tuple(policy.mean), tuple(policy.std)
+        )
+        self.model = build_model(recipe, store.num_classes, policy.size).to(ranks.device)
+        self.ema = timm.utils.ModelEmaV3(self.model, decay=recipe.ema) if recipe.ema is not None else None
+        self.optimizer = timm.optim.create_optimizer_v2(
+            self.model, opt=recipe.optimizer, lr=scaled_lr(recipe), weight_decay=recipe.weight_decay
+        )
+        self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self._dtype() is torch.float16)
+        self.normalise = Normalise(policy.mean, policy.std, ranks.device)
+        self.forward = self._wrapped()
+        self.skipped = store.skipped()
+        self.loader = self._make_loader()
+        self._sums = torch.zeros(len(SUMS), dtype=torch.float64, device=ranks.device)
+        self._step_rows: list[tuple[int, int, float, Tensor]] = []
+        self._epoch_started, self._epoch_waited, self._epoch_views = time.perf_counter(), 0.0, 0
+        torch.manual_seed(recipe.seed + 1 + ranks.rank)  # stochastic depth differs between ranks, weights do not
+
+    # -- what a step is ------------------------------------------------------------------------------------------
+
+    def train_step(self, batch: Batch) -> None:
+        """Train on this rank's part of a global batch, in pieces of micro_batch views, and move to the next position."""
+        recipe = self.recipe
+        lr = learning_rate(recipe, batch.epoch, batch.step, self.loader.steps(batch.epoch))
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group.get("lr_scale", 1.0)
+        num_views = len(batch.views)
+        piece = recipe.micro_batch or num_views
+        sums = torch.zeros_like(self._sums)
+        for start in range(0, num_views, piece):
+            last = start + piece >= num_views
+            with nullcontext() if last else self._without_sync():
+                sums += self._backward(batch, slice(start, start + piece), num_views)
+        self.scaler.unscale_(self.optimizer)
+        if recipe.clip_grad is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_grad)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update(self.model)
+        self._sums += sums
+        self._epoch_views += num_views
+        self._step_rows.append((self.steps_done(), batch.epoch, lr, sums / num_views))
+        self.epoch, self.step = batch.epoch, batch.step + 1
+        if self.step == self.loader.steps(self.epoch):
+            self.epoch, self.step = self.epoch + 1, 0
+
+    def _backward(self, batch: Batch, rows: slice, num_views: int) -> Tensor:
+        """Gradients of some rows of a batch; their sums of SUMS."""
+        device, recipe = self.ranks.device, self.recipe
+        images = self.normalise(batch.views[rows].to(device, non_blocking=True))
+        target = mixed_target(
+            batch.class_pairs[rows].to(device),
+            batch.lambdas[rows].to(device),
+            self.store.num_classes,
+            recipe.label_smoothing,
+        )
+        labels = None if batch.labels is None else batch.labels[rows].to(device)
+        with self._autocast():
+            outputs = heads(self.forward, images)
+        loss = student_loss(recipe, outputs, target, labels)
+        count = len(images)
+        self.scaler.scale(loss.total * (count / num_views)).backward()
+        agreed = torch.zeros((), device=device)
+        if labels is not None:
+            answer = outputs.class_logits if outputs.distill_logits is None else outputs.distill_logits
+            agreed = (answer.detach().argmax(1) == labels).sum()
+        means = torch.stack([loss.total.detach(), loss.class_loss.detach(), loss.distill_loss.detach()])
+        return torch.cat([torch.full((1,), count, device=device), means * count, agreed[None]]).double()
+
+    # -- logs ----------------------------------------------------------------------------------------------------
+
+    def unlogged(self) -> int:
+        """Steps whose losses are still on the device."""
+        return len(self._step_rows)
+
+    def flush_steps(self, log: RunLog | None) -> None:
+        """Write the losses of the last steps. Raises TrainingError when one is not finite."""
+        rows = []
+        for step, epoch, lr, sums in self._step_rows:
+            shares = dict(zip(SUMS, sums.tolist(), strict=True))
+            if not math.isfinite(shares["loss"]):
+                raise TrainingError(
+                    f"the loss is {shares['loss']} at epoch {epoch}, step {step}, learning rate {lr:.3g}: "
+                    f"lower --set lr, or set clip_grad; the last checkpoint in {self.options.out} is good"
+                )
+            rows.append({"step": step, "epoch": epoch, "lr": lr} | {name: shares[name] for name in SUMS[1:4]})
+        self._step_rows = []
+        if log is not None:
+            log.write_steps(rows)
+
+    def end_epoch(self, accuracy: Accuracy) -> dict[str, Any]:
+        """The row of the epoch that has just ended, over all ranks; the next one's sums begin."""
+        sums = self._sums.clone()
+        if dist.is_initialized():
+            dist.all_reduce(sums)
+        total = dict(zip(SUMS, sums.tolist(), strict=True))
+        wall_s = time.perf_counter() - self._epoch_started
+        labelled = self.recipe.distill != "none"
+        row = {"epoch": self.epoch - 1, "lr": self.optimizer.param_groups[0]["lr"]}
+        row |= {name: total[name] / total["views"] for name in SUMS[1:4]}
+        row["teacher_agreement"] = total["agreed"] / total["views"] if labelled else None
+        row["images_per_s"] = self._epoch_views * self.ranks.world_size / wall_s
+        row["wait_share"] = (self.loader.wait_s - self._epoch_waited) / wall_s
+        row |= {f"{head}_top1": values["top1"] for head, values in accuracy.items()}
+        self._sums.zero_()
+        self._epoch_started, self._epoch_waited, self._epoch_views = time.perf_counter(), self.loader.wait_s, 0
+        return row
+
+    def accuracy(self, validation: ValidationSet | None) -> Accuracy:
+        """Validation accuracy by head, and of the EMA under "ema_..."; empty without validation shards."""
+        if validation is None:
+            return {}
+        found = evaluate(self.model, validation, self.ranks.device)
+        if self.ema is not None:
+            averaged = evaluate(self.ema.module, validation, self.ranks.device)
+            found |= {f"ema_{head}": values for head, values in averaged.items()}
+        return found
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------
+
+    def steps_done(self) -> int:
+        """Steps trained so far, over all epochs."""
+        return sum(self.loader.steps(epoch) for epoch in range(self.epoch)) + self.step
+
+    def identity(self) -> dict[str, dict[str, Any]]:
+        """What a resumed run must have in common with this one."""
+        store = self.store
+        shards = [[shard.name, shard.hash] for shard in store.index.shards]
+        index = hashlib.sha256(json.dumps([shards, list(store.class_names)]).encode()).hexdigest()
+        return {
+            "recipe": self.recipe.to_json(),
+            "plan": {**asdict(self.loader.settings), "rank": 0, "skipped": _hash(self.skipped)},
+            "store": {"seed": store.seed, "index": index, "policy": json.dumps(store.policy.to_json(), sort_keys=True)},
+        }
+
+    def save(self, *, epoch_end: bool) -> None:
+        """Write a checkpoint; every rank must call it."""
+        generators = _gather(_random_state(self.ranks.device), self.ranks)
+        sums = _gather(self._sums.tolist(), self.ranks)
+        if not self.ranks.first:
+            return
+        content = {
+            **self.identity(),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "position": {"epoch": self.epoch, "step": self.step},
+            "generators": generators,
+            "sums": sums,
+            "size": list(self.preprocessing.size),
+            "mean": list(self.preprocessing.mean),
+            "std": list(self.preprocessing.std),
+            "crop_pct": self.preprocessing.crop_pct,
+            "interpolation": self.preprocessing.interpolation,
+            "class_names": list(self.store.class_names),
+        }
+        if self.ema is not None:
+            content["model_ema"] = self.ema.module.state_dict()
+        write_checkpoint(self.options.out, content, epoch_end=epoch_end)
+
+    def load(self, checkpoint: Mapping[str, Any]) -> None:
+        """Take up everything that save() wrote."""
+        self.model.load_state_dict(checkpoint["model"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(checkpoint["model_ema"])
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        self.scaler.load_state_dict(checkpoint["scaler"])
+        self.epoch, self.step = checkpoint["position"]["epoch"], checkpoint["position"]["step"]
+        if len(checkpoint["generators"]) == self.ranks.world_size:
+            _set_random_state(checkpoint["generators"][self.ranks.rank], self.ranks.device)
+            self._sums.copy_(torch.tensor(checkpoint["sums"][self.ranks.rank], dtype=torch.float64))
+        self.loader = self._make_loader()
+
+    # -- parts ---------------------------------------------------------------------------------------------------
+
+    def _make_loader(self) -> ViewLoader:
+        recipe, options = self.recipe, self.options
+        return ViewLoader(
+            self.store,
+            recipe.batch_size,
+            self.ranks.rank,
+            self.ranks.world_size,
+            epochs=recipe.epochs,
+            repeats=recipe.repeats,
+            order=recipe.repeats_order,
+            seed=recipe.seed,
+            views_in_use=options.views_used,
+            pool_batches=recipe.pool_batches,
+            workers=options.workers,
+            labels=recipe.distill != "none",
+            start=(self.epoch, self.step),
+            on_drift=options.on_drift,
+            pin=self.ranks.device.type == "cuda",
+        )
+
+    def _wrapped(self) -> nn.Module:
+        model: nn.Module = self.model
+        if self.recipe.compile:
+            model = torch.compile(model)  # type: ignore[assignment]
+        if self.ranks.world_size > 1:
+            model = DistributedDataParallel(model)
+        return model
+
+    def _without_sync(self) -> AbstractContextManager[Any]:
+        return self.forward.no_sync() if isinstance(self.forward, DistributedDataParallel) else nullcontext()
+
+    def _dtype(self) -> torch.dtype:
+        amp = {"bf16": torch.bfloat16, "fp16": torch.float16, "none": torch.float32}[self.recipe.amp]
+        return amp if self.ranks.device.type == "cuda" else torch.float32
+
+    def _autocast(self) -> torch.autocast:
+        dtype = self._dtype()
+        return torch.autocast(self.ranks.device.type, dtype, enabled=dtype is not torch.float32)
+
+
+def open_validation(
+    store: Store, options: TrainOptions, ranks: Ranks, preprocessing: Preprocessing
+) -> ValidationSet | None:
+    """The validation shards, if there are any, held open for the whole run."""
+    if not options.val:
+        return None
+    index = index_validation(options.val, store.class_names)
+    return ValidationSet(
+        index, preprocessing, workers=options.workers, rank=ranks.rank, world_size=ranks.world_size
+    )
+
+
+def check_policy(store: Store, recipe: Recipe, allow_policy: bool) -> None:
+    """Refuse, with RecipeError, a store of another policy than the recipe expects."""
+    if recipe.policy is not None and recipe.policy != store.policy.name and not allow_policy:
+        raise RecipeError(
+            f"recipe {recipe.name} expects a store of policy {recipe.policy}, {store.path} has {store.policy.name}: "
+            "index a store with that policy, or say --allow-policy"
+        )
+
+
+def write_results(out: Path, run: Run, accuracy: Accuracy) -> None:
+    """Publish results.json: what was trained, on what, and how good it is."""
+    results = {**run.identity(), "accuracy": accuracy, "steps": run.steps_done(), "views": list(run.loader.views_needed)}
+    aside = out / "results.json.partial"
+    aside.write_text(json.dumps(results, indent=2) + "\n")
+    aside.replace(out / "results.json")
+
+
+def describe_epoch(row: Mapping[str, Any], epochs: int) -> str:
+    """One line for the console."""
+    parts = [f"epoch {row['epoch'] + 1}/{epochs}", f"loss {row['loss']:.3f}"]
+    if row["teacher_agreement"] is not None:
+        parts.append(f"(class {row['class_loss']:.3f}, distillation {row['distill_loss']:.3f})")
+        parts.append(f"agrees with teacher {100 * row['teacher_agreement']:.1f} %")
+    parts += [f"{name.removesuffix('_top1')} {100 * row[name]:.2f} %" for name in row if name.endswith("_top1")]
+    parts.append(f"{row['images_per_s']:.0f} images/s, {100 * row['wait_share']:.0f} % waiting")
+    return "  ".join(parts)
+
+
+@contextmanager
+def joined_ranks(device: str | None) -> Iterator[Ranks]:
+    """This process's place among torchrun's ranks; the process group is there inside, if there are several."""
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    on_cuda = torch.cuda.is_available() if device is None else device.startswith("cuda")
+    chosen = torch.device(device or (f"cuda:{local_rank}" if on_cuda else "cpu"))
+    if on_cuda:
+        torch.cuda.set_device(chosen)
+    if world_size == 1:
+        yield Ranks(0, 1, chosen)
+        return
+    # gloo beside nccl: what the ranks agree on between steps must not wait for the device
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo")
+    try:
+        yield Ranks(dist.get_rank(), world_size, chosen)
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """SIGTERM, SIGUSR1 and Ctrl-C ask the run to stop; inside, tells whether one came. A second Ctrl-C interrupts."""
+    asked: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def any_rank(said: bool, ranks: Ranks) -> bool:
+    """Whether any rank said so; all ranks get the same answer, at the same step."""
+    if ranks.world_size == 1:
+        return said
+    flag = torch.tensor([int(said)])
+    dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+    return bool(flag.item())
+
+
+def _gather(value: Any, ranks: Ranks) -> list[Any]:
+    if ranks.world_size == 1:
+        return [value]
+    gathered: list[Any] = [None] * ranks.world_size
+    dist.all_gather_object(gathered, value)
+    return gathered
+
+
+def _random_state(device: torch.device) -> dict[str, Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def _set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def _hash(samples: np.ndarray) -> str:
+    return hashlib.sha256(samples.astype("<i8").tobytes()).hexdigest()

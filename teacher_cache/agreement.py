@@ -1,0 +1,70 @@
+"""How far labels agree with the ground truth of mixed views. Pure functions over one unit's arrays.
+
+Throughout: labels (N,) int, -2 where the sample was skipped; class_pairs (N, 2) int32, own class first;
+lambdas (N,) on mix.LAMBDA_ONE's grid.
+"""
+
+import numpy as np
+
+from teacher_cache.replay.mix import LAMBDA_ONE
+from teacher_cache.store import UnitCounts
+
+NEAR_CHANCE = 0.02  # chance-corrected agreement; a shuffled class list gives 0, the weakest real teacher far more
+RENAMING_GAIN = 0.10
+
+
+def larger_class(class_pairs: np.ndarray, lambdas: np.ndarray) -> np.ndarray:
+    """The class that most of each view shows, its own on a tie. -> (N,)."""
+    return np.where(lambdas.astype(np.int64) * 2 >= LAMBDA_ONE, class_pairs[:, 0], class_pairs[:, 1])
+
+
+def count_agreement(labels: np.ndarray, class_pairs: np.ndarray, lambdas: np.ndarray) -> UnitCounts:
+    """A unit's counts, as its record keeps them."""
+    labelled = labels >= 0
+    return UnitCounts(
+        labelled=int(labelled.sum()),
+        own=int((labelled & (labels == class_pairs[:, 0])).sum()),
+        larger=int((labelled & (labels == larger_class(class_pairs, lambdas))).sum()),
+        either=int((labelled & (labels[:, None] == class_pairs).any(1)).sum()),
+        skipped=int((labels == -2).sum()),
+    )
+
+
+def agreement_above_chance(labels: np.ndarray, class_pairs: np.ndarray, num_classes: int) -> float:
+    """(a - c) / (1 - c): a, the share of labels in their class pair; c, its mean over all permutations of the pairs.
+
+    1 is perfect, 0 what labels without any relation to the pictures give. Nothing labelled, or every pair holding
+    every label, gives 1: there is nothing to tell chance from.
+    """
+    labelled = labels >= 0
+    labels, class_pairs = labels[labelled], class_pairs[labelled]
+    if not len(labels):
+        return 1.0
+    agreed = float((labels[:, None] == class_pairs).any(1).mean())
+    given = np.bincount(labels, minlength=num_classes) / len(labels)
+    shown = np.bincount(class_pairs[:, 0], minlength=num_classes).astype(float)
+    twofold = class_pairs[:, 1] != class_pairs[:, 0]
+    shown += np.bincount(class_pairs[twofold, 1], minlength=num_classes)
+    chance = float((given * shown / len(labels)).sum())
+    return 1.0 if chance >= 1 else (agreed - chance) / (1 - chance)
+
+
+def renaming_gain(labels: np.ndarray, class_pairs: np.ndarray, lambdas: np.ndarray, num_classes: int) -> float:
+    """How much agreement would rise if every class took the name that the teacher mostly gives it.
+
+    The names are learnt on every second sample's views and tried on the others, so that a teacher that is wrong
+    in its own way about each sample gains nothing. labels and the rest are (samples, views) here, pairs with a
+    last axis of 2. A class list that is shifted or sorted otherwise gains much.
+    """
+    shape = labels.shape
+    truth = larger_class(class_pairs.reshape(-1, 2), lambdas.reshape(-1)).reshape(shape)
+    learn, judge = (slice(0, None, 2), slice(1, None, 2))
+    kept = labels[learn] >= 0
+    confusion = np.zeros((num_classes, num_classes), np.int64)
+    np.add.at(confusion, (truth[learn][kept], labels[learn][kept]), 1)
+    names = np.where(confusion.any(1), confusion.argmax(1), np.arange(num_classes))
+    kept = labels[judge] >= 0
+    if not kept.any():
+        return 0.0
+    truth, labels = truth[judge][kept], labels[judge][kept]
+    return float((labels == names[truth]).mean() - (labels == truth).mean())

@@ -1,0 +1,408 @@
+"""`teacher-cache index | fill | status | verify | extend`."""
+
+import json
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from teacher_cache.errors import StoreError, TeacherCacheError
+from teacher_cache.progress import counting_bar, filling_bar
+
+INTERRUPTED = 130  # exit code after Ctrl-C or SIGTERM, as shells have it
+
+
+class OneLineErrors(click.Group):
+    """A group whose commands report our errors as one line and exit with 1."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except TeacherCacheError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(1)
+
+
+@click.group(cls=OneLineErrors, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Label every augmented view with a convnet teacher once, in a store that any number of students train from."""
+
+
+@main.command()
+@click.argument("shards", nargs=-1)
+@click.option("--store", "store_path", required=True, help="Folder of the new store.")
+@click.option("--policy", required=True, help="Shipped policy (deit, digits, cifar, none) or a TOML file.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a policy setting: size=32.")
+@click.option("--views", required=True, type=click.IntRange(1), help="Augmented views per sample.")
+@click.option("--seed", default=None, type=click.IntRange(0), help="The store's seed.  [default: 0, or --like's]")
+@click.option("--group", default=None, type=click.IntRange(1), help="Views filled together.  [default: min(16, views)]")
+@click.option("--unit-samples", default=4096, type=click.IntRange(64), help="Samples filled together, times 64.")
+@click.option("--class-from", default="cls", help="Where a sample's class stands: cls, or json:FIELD.")
+@click.option("--classes", "classes_file", help="Class names in order (JSON).  [default: classes.json by the shards]")
+@click.option("--like", help="Take index, seed and groups from another store instead of reading shards.")
+@click.option("--devices", type=click.Choice(["one", "any"]), default="one", help="May fills use other devices?")
+@click.option("--workers", default=4, type=click.IntRange(1), help="Processes that walk shards.")
+def index(
+    shards: tuple[str, ...],
+    store_path: str,
+    policy: str,
+    overrides: tuple[str, ...],
+    views: int,
+    seed: int | None,
+    group: int | None,
+    unit_samples: int,
+    class_from: str,
+    classes_file: str | None,
+    like: str | None,
+    devices: str,
+    workers: int,
+) -> None:
+    """Index WebDataset SHARDS (paths, globs, brace patterns) into a new store, with its policy and seed frozen."""
+    from teacher_cache.replay.policy import load_policy
+    from teacher_cache.shards import class_order_warning
+    from teacher_cache.store import Store
+
+    if bool(shards) == bool(like):
+        raise click.UsageError("give either SHARDS or --like OTHER_STORE")
+    chosen = load_policy(policy, overrides)
+    if Path(store_path).exists():
+        raise StoreError(f"{store_path} exists already: choose another --store, or remove it")
+    if like:
+        other = Store.open(like)
+        if seed is not None and seed != other.seed:
+            raise StoreError(f"{like} has seed {other.seed}, --seed says {seed}: leave --seed out, or index shards")
+        found, seed, group, unit_samples = other.index, other.seed, group or other.group, other.unit_samples
+    else:
+        found = _walk(shards, store_path, class_from, classes_file, workers)
+        if warning := class_order_warning(found):
+            _warn(warning)
+    store = Store.create(
+        store_path,
+        found,
+        chosen,
+        views=views,
+        seed=seed or 0,
+        group=group,
+        unit_samples=unit_samples,
+        any_device=devices == "any",
+    )
+    _say_rounded(views, store.views, store.group)
+    click.echo(
+        f"{store_path}: {found.num_samples} samples in {found.num_shards} shards, {store.num_classes} classes, "
+        f"{store.views} views under policy {chosen.name} at {chosen.size[0]} x {chosen.size[1]}"
+    )
+
+
+@main.command()
+@click.option("--store", "store_path", required=True)
+@click.option("--teacher", help="timm name, path/file.py:function or package.module:function.  [default: the store's]")
+@click.option("--checkpoint", help="State dict of the teacher (.pth, .pt, .safetensors).")
+@click.option("--views", "view_range", metavar="A:B", help="Only views A to B-1, rounded out to groups.")
+@click.option("--mean", help="R,G,B in [0, 1].  [default: the model's own, else ImageNet's]")
+@click.option("--std", help="R,G,B in [0, 1].")
+@click.option("--input-size", type=click.IntRange(1), help="Resize views to this many pixels for the teacher.")
+@click.option("--device", help="cuda, cuda:1, cpu ...  [default: a GPU if there is one]")
+@click.option("--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), help="[default: bf16 on CUDA, else fp32]")
+@click.option("--batch-size", type=click.IntRange(1), help="The one batch shape.  [default: 256 on CUDA, else 64]")
+@click.option("--compile", "compiled", is_flag=True, default=None, help="torch.compile the teacher.")
+@click.option("--workers", default=2, type=click.IntRange(0), help="Rendering processes for each rank.")
+@click.option("--shards", multiple=True, help="Where the indexed shards are now, if they moved.")
+@click.option("--skip-bad", is_flag=True, help="Skip and list images that cannot be decoded.")
+@click.option("--allow-low-agreement", is_flag=True, help="Go on though labels agree no better than chance.")
+@click.option("--estimate", "only_estimate", is_flag=True, help="Time one unit, commit nothing, print the cost.")
+def fill(
+    store_path: str,
+    teacher: str | None,
+    checkpoint: str | None,
+    view_range: str | None,
+    mean: str | None,
+    std: str | None,
+    input_size: int | None,
+    device: str | None,
+    dtype: str | None,
+    batch_size: int | None,
+    compiled: bool | None,
+    workers: int,
+    shards: tuple[str, ...],
+    skip_bad: bool,
+    allow_low_agreement: bool,
+    only_estimate: bool,
+) -> None:
+    """Label the views that have no label yet. Run it again to go on; under torchrun every rank takes units."""
+    from teacher_cache.fill import FillOptions
+    from teacher_cache.fill import fill as fill_store
+    from teacher_cache.job import join_job
+    from teacher_cache.store import Store
+    from teacher_cache.teacher import TeacherSettings, check_same_teacher, open_teacher
+
+    job = join_job()
+    store = Store.open(store_path, writable=True)
+    if shards:
+        store = _moved(store, shards)
+    views = _view_range(store, view_range, loud=job.rank == 0)
+    if device is None and job.world_size > 1:
+        device = _device_of_rank(job.local_rank)
+    settings = TeacherSettings(
+        teacher, checkpoint, _numbers(mean), _numbers(std), input_size, device, dtype, batch_size, compiled
+    )
+    opened = open_teacher(settings, num_classes=store.num_classes, view_size=store.policy.size, stored=store.teacher)
+    if store.teacher is not None:
+        check_same_teacher(store.teacher, opened.identity, any_device=store.any_device)
+    if only_estimate:
+        from teacher_cache.estimate import estimate
+
+        click.echo(estimate(store, opened, workers=workers, skip_bad=skip_bad))
+        return
+    _end_on_sigterm()
+    options = FillOptions(workers, skip_bad, allow_low_agreement)
+    with filling_bar(job.rank == 0) as (on_start, on_progress):
+        try:
+            filled = fill_store(
+                store, opened, job, options, views, on_start=on_start, on_progress=on_progress, warn=_warn
+            )
+        except KeyboardInterrupt:
+            click.echo("stopped: committed units are kept, units in flight are lost; run again to go on", err=True)
+            sys.exit(INTERRUPTED)
+    if job.rank == 0:
+        _print_filled(store, filled)
+
+
+@main.command()
+@click.argument("store_path")
+@click.option("--views", required=True, type=click.IntRange(1), help="The number of views that the store shall have.")
+def extend(store_path: str, views: int) -> None:
+    """Add groups of views to a store; nothing that is there is touched."""
+    from teacher_cache.store import Store
+
+    store = Store.open(store_path, writable=True)
+    before = store.views
+    store.extend(views)
+    _say_rounded(views, store.views, store.group)
+    click.echo(f"{store_path}: {before} -> {store.views} views; `teacher-cache fill --store {store_path}` labels them")
+
+
+@main.command()
+@click.argument("store_path")
+@click.option("--json", "as_json", is_flag=True)
+def status(store_path: str, as_json: bool) -> None:
+    """Coverage, agreement, size, teacher, policy and libraries of a store."""
+    from teacher_cache.status import status as status_of
+    from teacher_cache.store import Store
+
+    found = status_of(Store.open(store_path))
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        _print_status(found)
+
+
+@main.command()
+@click.argument("store_path")
+@click.option("--fraction", default=0.01, type=click.FloatRange(0, 1), help="Share of blocks to render again.")
+@click.option("--seed", default=0, type=click.IntRange(0), help="Which blocks.")
+@click.option("--teacher", help="Label again too.")
+@click.option("--checkpoint")
+@click.option("--device")
+@click.option("--dtype", type=click.Choice(["fp32", "bf16", "fp16"]))
+@click.option("--workers", default=2, type=click.IntRange(0))
+@click.option("--shards", multiple=True, help="Where the indexed shards are now, if they moved.")
+def verify(
+    store_path: str,
+    fraction: float,
+    seed: int,
+    teacher: str | None,
+    checkpoint: str | None,
+    device: str | None,
+    dtype: str | None,
+    workers: int,
+    shards: tuple[str, ...],
+) -> None:
+    """Check every record, and render (and with --teacher label) a random fraction again. Exits with 1 on a difference."""
+    from teacher_cache.store import Store
+    from teacher_cache.teacher import TeacherSettings, check_same_teacher, open_teacher
+    from teacher_cache.verify import verify as verify_store
+
+    store = Store.open(store_path)
+    if shards:
+        store = _moved(store, shards)
+    opened, same_kind = None, True
+    if teacher is not None:
+        if store.teacher is None:
+            raise StoreError(f"{store_path} is not filled yet: there are no labels to compare")
+        settings = TeacherSettings(teacher, checkpoint, device=device, dtype=dtype)
+        opened = open_teacher(
+            settings, num_classes=store.num_classes, view_size=store.policy.size, stored=store.teacher
+        )
+        same_kind = all(opened.identity[field] == store.teacher[field] for field in ("device", "dtype"))
+        check_same_teacher({**store.teacher, "dtype": opened.identity["dtype"]}, opened.identity, any_device=True)
+    with counting_bar("views") as bar:
+        task = bar.add_task("replaying", total=None)
+        report = verify_store(
+            store,
+            fraction,
+            seed=seed,
+            teacher=opened,
+            same_kind=same_kind,
+            workers=workers,
+            on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    for difference in report.differences[:20]:
+        click.echo(difference, err=True)
+    if report.foreign_labels:
+        margins = sorted(report.foreign_labels)
+        click.echo(
+            f"{len(margins)} of {report.labels} labels differ on this device or dtype; their top-2 margins: "
+            f"median {margins[len(margins) // 2]:.3g}, largest {margins[-1]:.3g} (logits)"
+        )
+    relabelled = f", {report.labels} labels" if opened else ""
+    click.echo(
+        f"{report.units} records, {report.block_views} (block, view)s{relabelled} checked: "
+        f"{len(report.differences)} differences"
+    )
+    if not report.exact:
+        sys.exit(1)
+
+
+def _walk(
+    patterns: tuple[str, ...], store_path: str, class_from: str, classes_file: str | None, workers: int
+) -> Any:
+    """Index the shards; what an interrupted walk has finished waits beside the store."""
+    from teacher_cache.shards import class_rule, expand_shards, index_shards
+
+    paths = expand_shards(patterns)
+    rule = class_rule(paths, class_from, classes_file)
+    scratch = Path(f"{store_path.rstrip('/')}.walk")
+    with counting_bar("shards") as bar:
+        task = bar.add_task("indexing", total=len(paths))
+        found = index_shards(
+            paths,
+            rule,
+            workers=min(workers, len(paths)),
+            scratch=scratch,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    shutil.rmtree(scratch, ignore_errors=True)
+    return found
+
+
+def _moved(store: Any, patterns: tuple[str, ...]) -> Any:
+    """The store with its shards' places overridden, checked against the index."""
+    from teacher_cache.shards import check_shards, expand_shards
+
+    return store.with_places(check_shards(store.index, expand_shards(patterns)))
+
+
+def _view_range(store: Any, text: str | None, *, loud: bool) -> range:
+    """A:B rounded out to whole groups."""
+    if text is None:
+        return range(store.views)
+    try:
+        first, last = (int(part) for part in text.split(":"))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not A:B, two numbers", param_hint="--views") from None
+    if not 0 <= first < last <= store.views:
+        raise click.BadParameter(
+            f"{text} is not inside 0:{store.views}; `teacher-cache extend` adds views", param_hint="--views"
+        )
+    rounded = range(first // store.group * store.group, -(-last // store.group) * store.group)
+    if loud and (rounded.start, rounded.stop) != (first, last):
+        _warn(f"views {text} rounded out to {rounded.start}:{rounded.stop}: groups of {store.group} are filled together")
+    return rounded
+
+
+def _say_rounded(asked: int, views: int, group: int) -> None:
+    if asked != views:
+        _warn(f"{asked} views rounded up to {views}, a multiple of the group of {group}")
+
+
+def _numbers(text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not three numbers R,G,B") from None
+
+
+def _device_of_rank(local_rank: int) -> str:
+    import torch
+
+    return f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
+
+
+def _print_filled(store: Any, filled: int) -> None:
+    from teacher_cache.status import status as status_of
+
+    found = status_of(store)
+    click.echo(
+        f"{store.path}: {filled} units filled now; {found['labelled']} of {found['samples'] * found['views']} views are "
+        f"labelled, {found['bytes']['per_view']:.2f} bytes a view, {_agreement(found)}"
+    )
+    if found["skipped"]["samples"]:
+        _warn(f"{found['skipped']['samples']} samples skipped: {_skipped(found)}")
+
+
+def _agreement(found: dict[str, Any]) -> str:
+    if found["agreement"] is None:
+        return "no labels yet"
+    own, larger, either = (f"{100 * found['agreement'][name]:.1f} %" for name in ("own", "larger", "either"))
+    return f"agreement with the ground truth {larger} (own class {own}, either of the pair {either})"
+
+
+def _skipped(found: dict[str, Any]) -> str:
+    first = [f"{sample['shard']} {sample['key']}" for sample in found["skipped"]["first"][:20]]
+    more = found["skipped"]["samples"] - len(first)
+    return ", ".join(first) + (f" and {more} more (status --json lists 100)" if more else "")
+
+
+def _print_status(found: dict[str, Any]) -> None:
+    teacher = found["teacher"] or {}
+    rows = {
+        "samples": f"{found['samples']} in {found['shards']} shards, {found['classes']} classes",
+        "views": f"{found['views']} in groups of {found['group']}, seed {found['seed']}",
+        "coverage": f"{100 * found['coverage']['share']:.1f} % ({found['units_committed']} of {found['units']} units)",
+        "agreement": _agreement(found),
+        "size": "-" if found["bytes"]["per_view"] is None else f"{found['bytes']['per_view']:.2f} bytes a view",
+        "teacher": "none yet" if not teacher else f"{teacher['name']}, weights {teacher['weights_sha256'][:12]}, "
+        f"{teacher['dtype']}, batches of {teacher['batch_size']} on {teacher['device']}, torch {teacher['torch']}",
+        "policy": f"{found['policy']['name']} at {found['policy']['size'][0]} x {found['policy']['size'][1]}",
+        "libraries": ", ".join(f"{name} {version}" for name, version in found["libraries"].items()),
+    }  # fmt: skip
+    if found["skipped"]["samples"]:
+        rows["skipped"] = f"{found['skipped']['samples']} samples: {_skipped(found)}"
+    table = Table(box=None, show_header=False, title=found["store"], title_justify="left")
+    for name, text in rows.items():
+        table.add_row(name, escape(text))
+    groups = Table(box=None)
+    for heading in ("views", "units", "share"):
+        groups.add_column(heading, justify="right")
+    for group in found["coverage"]["groups"]:
+        first, stop = group["views"]
+        groups.add_row(f"{first}-{stop - 1}", f"{group['units_committed']}/{group['units']}", f"{group['share']:.1%}")
+    Console().print(table)
+    Console().print(groups)
+
+
+def _end_on_sigterm() -> None:
+    """Let SIGTERM end a fill as Ctrl-C does."""
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+def _warn(message: str) -> None:
+    click.echo(f"warning: {message}", err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""Replayed pixels against the store's digests: the check that both stages make."""
+
+from teacher_cache.errors import DriftError
+from teacher_cache.replay.render import pixel_libraries
+from teacher_cache.store import Store
+
+
+def check_digest(store: Store, shard: int, block: int, view: int, digest: int, expected: int) -> None:
+    """Raise DriftError when a replayed block's digest is not the one that stage one stored."""
+    if digest != expected:
+        raise DriftError(drift_message(store, shard, block, view))
+
+
+def drift_message(store: Store, shard: int, block: int, view: int) -> str:
+    """Shard, block, view, both library lists, and what to do."""
+    then, now = (store.teacher or {}).get("libraries", {}), pixel_libraries()
+    changed = [name for name in now if then.get(name) != now[name]]
+    cause = f"changed: {', '.join(changed)}" if changed else "same libraries, so an image file or the processor differs"
+    return (
+        f"shard {store.index.shards[shard].name}, block {block}, view {view}: the replayed pixels are not those that "
+        f"the teacher labelled ({cause}; filled with {_listed(then)}; here {_listed(now)}): "
+        "install what it was filled with, restore the shard, or fill a new store"
+    )
+
+
+def _listed(libraries: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in libraries.items())

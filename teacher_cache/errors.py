@@ -1,0 +1,73 @@
+"""Every error this project raises on purpose.
+
+TeacherCacheError               the command line prints it as one line and exits with 1
+├── ShardError                  a shard is not whole, or not what its index says: truncated, duplicate keys, missing members
+│   └── ImageError              the bytes of one image cannot be decoded
+├── PolicyError                 an unknown or impossible augmentation setting
+├── StoreError                  a store is absent, of another schema, damaged, or does not hold what was asked of it
+│   ├── MissingLabelError       a view that training needs is not labelled
+│   └── DriftError              replayed pixels are not the ones that the teacher labelled
+├── TeacherError                a teacher cannot be loaded, or does not fit the store
+│   └── AgreementError          its labels agree with the ground truth no better than chance
+├── RecipeError                 an unknown or impossible training setting
+├── PlanError                   batch, ranks, repeats and views do not fit each other
+├── CheckpointError             a checkpoint is absent, damaged, or belongs to another run
+├── TrainingError               the loss is no longer a number
+└── RenderError                 a rendering process died
+"""
+
+
+class TeacherCacheError(Exception):
+    """Base of the tree. Its message is one line: what was found, where, what to do."""
+
+
+class ShardError(TeacherCacheError):
+    pass
+
+
+class ImageError(ShardError):
+    pass
+
+
+class PolicyError(TeacherCacheError):
+    pass
+
+
+class StoreError(TeacherCacheError):
+    pass
+
+
+class MissingLabelError(StoreError):
+    pass
+
+
+class DriftError(StoreError):
+    pass
+
+
+class TeacherError(TeacherCacheError):
+    pass
+
+
+class AgreementError(TeacherError):
+    pass
+
+
+class RecipeError(TeacherCacheError):
+    pass
+
+
+class PlanError(TeacherCacheError):
+    pass
+
+
+class CheckpointError(TeacherCacheError):
+    pass
+
+
+class TrainingError(TeacherCacheError):
+    pass
+
+
+class RenderError(TeacherCacheError):
+    pass

@@ -1,0 +1,264 @@
+"""Stage one: units without labels -> replayed views -> teacher -> store."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from teacher_cache.agreement import (
+    NEAR_CHANCE,
+    RENAMING_GAIN,
+    agreement_above_chance,
+    count_agreement,
+    renaming_gain,
+)
+from teacher_cache.drift import check_digest
+from teacher_cache.errors import AgreementError, StoreError
+from teacher_cache.job import Job
+from teacher_cache.replay.block import BLOCK_SAMPLES
+from teacher_cache.store import Store, Unit, UnitCounts, UnitValues
+from teacher_cache.teacher import Teacher, check_same_teacher, classify_views
+from teacher_cache.workers import Rendered, RenderPool, RenderTask
+
+TASKS_AHEAD = 4  # blocks submitted for each worker: what keeps them busy while a unit ends and the next begins
+
+
+@dataclass(frozen=True)
+class FillOptions:
+    workers: int
+    skip_bad: bool = False
+    allow_low_agreement: bool = False
+
+
+@dataclass(frozen=True)
+class FillProgress:
+    """What all ranks have done so far in this fill."""
+
+    views: int
+    labelled: int
+    larger: int  # labels equal to the class with the larger lambda
+
+    @property
+    def agreement(self) -> float:
+        """Share of committed labels that equal the class with the larger lambda; nan before the first unit."""
+        return self.larger / self.labelled if self.labelled else float("nan")
+
+
+@dataclass(eq=False)
+class LabelledUnit:
+    """A unit while its labels come in. Arrays are (samples of the unit, views of the group)."""
+
+    unit: Unit
+    first_view: int
+    labels: np.ndarray
+    class_pairs: np.ndarray  # (samples, views, 2)
+    lambdas: np.ndarray
+    digests: np.ndarray  # (blocks, views) uint64
+    missing: int  # (block, view)s still to come
+
+    def values(self) -> UnitValues:
+        return UnitValues(self.labels, self.digests)
+
+    def counts(self) -> UnitCounts:
+        return count_agreement(self.labels.reshape(-1), self.class_pairs.reshape(-1, 2), self.lambdas.reshape(-1))
+
+
+def fill(
+    store: Store,
+    teacher: Teacher,
+    job: Job,
+    options: FillOptions,
+    views: range,
+    *,
+    on_start: Callable[[int], None] = lambda num_views: None,
+    on_progress: Callable[[FillProgress], None] = lambda progress: None,
+    warn: Callable[[str], None] = lambda message: None,
+) -> int:
+    """Label every unit of the given views that is not committed. The number of units that were missing.
+
+    Every rank of the job calls it; rank 0 labels the first unit of a fresh store alone, and binds the store to
+    the teacher only if that unit agrees with the ground truth better than chance. Raises AgreementError,
+    TeacherError for another teacher than the store's, DriftError if this machine renders other pixels than the
+    store's, ImageError for an undecodable image unless options.skip_bad, StoreError if a unit is missing at the end.
+    """
+    with RenderPool(store.policy, store.seed, workers=options.workers, skip_bad=options.skip_bad) as pool:
+        if job.rank == 0:
+            missing = store.missing_units(views)
+            on_start(sum(count_views(store, unit) for unit in missing))
+            left = missing
+            if missing and store.teacher is None:
+                first = label_first_unit(store, teacher, pool, job, missing[0], options, on_progress, warn)
+                store.publish_teacher(teacher.identity)
+                commit(store, first, teacher, job, on_progress)
+                left = missing[1:]
+            job.publish("units", left)
+        units = [Unit(*unit) for unit in job.read("units")]
+        if store.teacher is not None:
+            check_same_teacher(store.teacher, teacher.identity, any_device=store.any_device)
+            check_replay(store, pool)
+        todo = (units[number] for number in job.draw("drawn", len(units)))
+        for labelled in label_units(store, teacher, pool, todo, lambda views: advance(job, views, on_progress)):
+            commit(store, labelled, teacher, job, on_progress)
+    job.wait_for_all("finished", lambda: on_progress(read_progress(job)))
+    if job.rank != 0:
+        return len(units)
+    left = store.missing_units(views)
+    if left:
+        raise StoreError(
+            f"{len(left)} units are still missing, the first is {describe(store, left[0])}: run the same command again"
+        )
+    return len(missing)
+
+
+def label_units(
+    store: Store, teacher: Teacher, pool: RenderPool, units: Iterable[Unit], advance: Callable[[int], None]
+) -> Iterator[LabelledUnit]:
+    """Replay and label units, each yielded when it is whole. Batches run across units, labels do not depend on that."""
+    coming = iter(units)
+    blocks: dict[int, tuple[LabelledUnit, int]] = {}  # task id -> its unit and the block's number in it
+
+    def rendered_views() -> Iterator[tuple[tuple[LabelledUnit, np.ndarray, int], np.ndarray]]:
+        task_id = 0
+        while True:
+            while pool.pending < TASKS_AHEAD * max(1, pool.num_workers) * store.group:
+                unit = next(coming, None)
+                if unit is None:
+                    break
+                labelled = begin_unit(store, unit)
+                for number, block in enumerate(store.unit_blocks(unit)):
+                    blocks[task_id] = (labelled, number)
+                    views = tuple(store.group_views(unit.group))
+                    pool.submit(RenderTask(task_id, store.index.place(unit.shard, block), views))
+                    task_id += 1
+            if not pool.pending:
+                return
+            rendered = pool.get()
+            labelled, number = blocks[rendered.task.id]
+            rows = take_replay(labelled, number, rendered)
+            pixels = rendered.block.pixels
+            if rendered.block.skipped:
+                pixels = pixels[rows - number * BLOCK_SAMPLES]
+            yield (labelled, rows, rendered.view - labelled.first_view), pixels
+            rendered.release()
+
+    for (labelled, rows, column), logits in classify_views(teacher, rendered_views()):
+        labelled.labels[rows, column] = logits.argmax(1)
+        labelled.missing -= 1
+        advance(len(rows))
+        if not labelled.missing:
+            yield labelled
+
+
+def begin_unit(store: Store, unit: Unit) -> LabelledUnit:
+    """An empty unit to label."""
+    _, num_samples = store.unit_rows(unit)
+    views, blocks = store.group_views(unit.group), store.unit_blocks(unit)
+    return LabelledUnit(
+        unit,
+        views[0],
+        labels=np.full((num_samples, len(views)), -1, np.int32),
+        class_pairs=np.zeros((num_samples, len(views), 2), np.int32),
+        lambdas=np.zeros((num_samples, len(views)), np.uint32),
+        digests=np.zeros((len(blocks), len(views)), np.uint64),
+        missing=len(blocks) * len(views),
+    )
+
+
+def take_replay(labelled: LabelledUnit, number: int, rendered: Rendered) -> np.ndarray:
+    """Note what a replayed block says besides its pixels; the rows (positions in the unit) that want a label."""
+    block, column = rendered.block, rendered.view - labelled.first_view
+    rows = np.arange(len(block.lambdas)) + number * BLOCK_SAMPLES
+    labelled.class_pairs[rows, column] = block.class_pairs
+    labelled.lambdas[rows, column] = block.lambdas
+    labelled.digests[number, column] = block.digest
+    skipped = np.array(sorted(block.skipped), np.int64)
+    labelled.labels[rows[skipped], column] = -2
+    return np.delete(rows, skipped)
+
+
+def label_first_unit(
+    store: Store,
+    teacher: Teacher,
+    pool: RenderPool,
+    job: Job,
+    unit: Unit,
+    options: FillOptions,
+    on_progress: Callable[[FillProgress], None],
+    warn: Callable[[str], None],
+) -> LabelledUnit:
+    """Label one unit and refuse, with AgreementError, labels that say nothing about the pictures."""
+    (labelled,) = label_units(store, teacher, pool, [unit], lambda views: advance(job, views, on_progress))
+    above_chance = agreement_above_chance(
+        labelled.labels.reshape(-1), labelled.class_pairs.reshape(-1, 2), store.num_classes
+    )
+    if above_chance < NEAR_CHANCE:
+        message = (
+            f"{describe(store, unit)}: the teacher's labels agree with the ground truth no better than chance "
+            f"({above_chance:.3f} above it, of 1): its class order or its --mean/--std is probably wrong"
+        )
+        if not options.allow_low_agreement:
+            raise AgreementError(message + "; nothing was written; --allow-low-agreement fills all the same")
+        warn(message)
+    gain = renaming_gain(labelled.labels, labelled.class_pairs, labelled.lambdas, store.num_classes)
+    if gain >= RENAMING_GAIN:
+        warn(
+            f"{describe(store, unit)}: agreement would rise by {100 * gain:.0f} points if classes were renamed as the "
+            "teacher mostly calls them: compare its class list with the store's (a shifted list looks like this)"
+        )
+    return labelled
+
+
+def check_replay(store: Store, pool: RenderPool) -> None:
+    """Render one committed block again; DriftError if its digest is another on this machine."""
+    committed = np.argwhere(store.committed())
+    if not len(committed):
+        return
+    unit = Unit(*(int(number) for number in committed[0]))
+    block, view = store.unit_blocks(unit)[0], store.group_views(unit.group)[0]
+    skipped = skipped_in_block(store, unit, 0)
+    pool.submit(RenderTask(0, store.index.place(unit.shard, block, skipped), (view,)))
+    rendered = pool.get()
+    digest, expected = rendered.block.digest, int(store.read_digests(unit)[0, 0])
+    rendered.release()
+    check_digest(store, unit.shard, block, view, digest, expected)
+
+
+def skipped_in_block(store: Store, unit: Unit, number: int) -> frozenset[int]:
+    """Positions in the unit's number-th block that its labels say were skipped."""
+    labels = store.read_labels(unit)[number * BLOCK_SAMPLES : (number + 1) * BLOCK_SAMPLES, 0]
+    return frozenset(int(position) for position in np.flatnonzero(labels == -2))
+
+
+def commit(
+    store: Store, labelled: LabelledUnit, teacher: Teacher, job: Job, on_progress: Callable[[FillProgress], None]
+) -> None:
+    """Write a whole unit to the store, and tell the job."""
+    counts = labelled.counts()
+    store.commit_unit(labelled.unit, labelled.values(), counts, teacher.identity["device"])
+    job.add("labelled", counts.labelled)
+    job.add("larger", counts.larger)
+    advance(job, 0, on_progress)
+
+
+def advance(job: Job, views: int, on_progress: Callable[[FillProgress], None]) -> None:
+    """Count views that got their labels; rank 0 shows the job's progress."""
+    job.add("views", views)
+    if job.rank == 0:
+        on_progress(read_progress(job))
+
+
+def read_progress(job: Job) -> FillProgress:
+    return FillProgress(job.add("views", 0), job.add("labelled", 0), job.add("larger", 0))
+
+
+def count_views(store: Store, unit: Unit) -> int:
+    return store.unit_rows(unit)[1] * len(store.group_views(unit.group))
+
+
+def describe(store: Store, unit: Unit) -> str:
+    """A unit as messages name it."""
+    first, num_samples = store.unit_rows(unit)
+    views = store.group_views(unit.group)
+    shard = store.index.shards[unit.shard].name
+    return f"shard {shard}, samples {first} to {first + num_samples - 1}, views {views[0]} to {views[-1]}"
+

@@ -1,0 +1,153 @@
+"""Block + view -> ReplayedBlock: the one path by which both stages get their pixels."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xxhash
+
+from teacher_cache.errors import ImageError
+from teacher_cache.replay.mix import MixPlan, apply_mix, class_pairs, draw_mix
+from teacher_cache.replay.policy import Policy
+from teacher_cache.replay.recipe import Recipe, draw_recipe
+from teacher_cache.replay.render import decode, render_pixels
+from teacher_cache.replay.seeds import Stream, derive
+
+BLOCK_SAMPLES = 64
+DECODED_BYTES = 256 << 20  # of decoded images that a block may hold
+
+
+@dataclass(frozen=True)
+class Block:
+    """Up to BLOCK_SAMPLES consecutive samples of a shard, as read. skipped: positions in the block."""
+
+    shard: str  # file name
+    number: int
+    keys: tuple[str, ...]
+    classes: np.ndarray  # (n,) int32
+    images: tuple[bytes, ...]
+    skipped: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class ReplayedBlock:
+    """One block at one view. A skipped sample has zeros for pixels, the class pair (-2, -2) and no part in the digest's
+    pixels."""
+
+    view: int
+    pixels: np.ndarray  # (n, H, W, 3) uint8
+    class_pairs: np.ndarray  # (n, 2) int32
+    lambdas: np.ndarray  # (n,) uint32, in units of 1 / LAMBDA_ONE
+    digest: int  # uint64
+    skipped: frozenset[int]
+
+
+class DecodedBlock:
+    """A block whose images are known to decode. Holds them decoded up to a number of bytes, decodes the others anew for
+    each view."""
+
+    def __init__(self, block: Block, decoded_bytes: int) -> None:
+        self.block = block
+        self.skipped = block.skipped
+        self._decoded: dict[int, np.ndarray] = {}
+        self._bytes_left = decoded_bytes
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.block.keys)
+
+    def image(self, position: int) -> np.ndarray:
+        """The decoded image, (H, W, 3) uint8: read only. Raises ImageError, which names shard and key."""
+        held = self._decoded.get(position)
+        if held is not None:
+            return held
+        try:
+            decoded = decode(self.block.images[position])
+        except ImageError as error:
+            raise ImageError(
+                f"shard {self.block.shard}, key {self.block.keys[position]}: {error}; "
+                "make the shard again, or fill with --skip-bad"
+            ) from error
+        if decoded.nbytes <= self._bytes_left:
+            self._bytes_left -= decoded.nbytes
+            self._decoded[position] = decoded
+        return decoded
+
+
+def decode_block(block: Block, *, skip_bad: bool = False, decoded_bytes: int = DECODED_BYTES) -> DecodedBlock:
+    """Decode every image once, to know now which cannot be. Raises ImageError, which names shard and key; with skip_bad
+    such an image joins `skipped` instead."""
+    decoded = DecodedBlock(block, decoded_bytes)
+    for position in range(decoded.num_samples):
+        if position in decoded.skipped:
+            continue
+        try:
+            decoded.image(position)
+        except ImageError:
+            if not skip_bad:
+                raise
+            decoded.skipped |= {position}
+    return decoded
+
+
+def view_recipe(
+    policy: Policy, store_seed: int, shard: str, key: str, view: int, image_size: tuple[int, int]
+) -> Recipe:
+    """The recipe of one sample's view. image_size: height and width of the decoded image."""
+    stream = Stream(derive(store_seed, "view", shard, key, view))
+    return draw_recipe(policy, stream, image_size, derive(store_seed, "noise", shard, key, view))
+
+
+def view_mix(
+    policy: Policy, store_seed: int, shard: str, number: int, num_samples: int, skipped: frozenset[int], view: int
+) -> MixPlan:
+    """Who is mixed with whom in a block's view."""
+    return draw_mix(policy, Stream(derive(store_seed, "mix", shard, number, view)), num_samples, skipped)
+
+
+def replay_view(
+    policy: Policy, store_seed: int, decoded: DecodedBlock, view: int, out: np.ndarray | None = None
+) -> ReplayedBlock:
+    """Render, mix and digest one view of a block; the pixels are written into out, (n, H, W, 3) uint8, when given."""
+    block = decoded.block
+    shape = (decoded.num_samples, *policy.size, 3)
+    pixels = np.empty(shape, dtype=np.uint8) if out is None else out
+    assert pixels.shape == shape and pixels.dtype == np.uint8 and pixels.flags.c_contiguous
+    for position, key in enumerate(block.keys):
+        if position in decoded.skipped:
+            pixels[position] = 0
+            continue
+        image = decoded.image(position)
+        height, width = image.shape[:2]
+        recipe = view_recipe(policy, store_seed, block.shard, key, view, (height, width))
+        pixels[position] = render_pixels(image, recipe)
+    plan = view_mix(policy, store_seed, block.shard, block.number, decoded.num_samples, decoded.skipped, view)
+    apply_mix(pixels, plan, out=pixels)
+    pairs = class_pairs(block.classes, plan, decoded.skipped)
+    return ReplayedBlock(
+        view=view,
+        pixels=pixels,
+        class_pairs=pairs,
+        lambdas=plan.lambdas,
+        digest=_digest(pixels, pairs, plan.lambdas, decoded.skipped),
+        skipped=decoded.skipped,
+    )
+
+
+def replay(
+    policy: Policy, store_seed: int, block: Block, views: Sequence[int], *, skip_bad: bool = False
+) -> Iterator[ReplayedBlock]:
+    """Decode a block once and replay views of it, in the order given."""
+    decoded = decode_block(block, skip_bad=skip_bad)
+    for view in views:
+        yield replay_view(policy, store_seed, decoded, view)
+
+
+def _digest(pixels: np.ndarray, pairs: np.ndarray, lambdas: np.ndarray, skipped: frozenset[int]) -> int:
+    hasher = xxhash.xxh3_64()
+    for position in range(len(pixels)):
+        hasher.update(pairs[position].astype("<i4").tobytes())
+        if position not in skipped:
+            hasher.update(lambdas[position].astype("<u4").tobytes())
+            hasher.update(pixels[position].data)
+    return hasher.intdigest()

@@ -1,0 +1,75 @@
+"""What a store holds so far, summed from its records: coverage, agreement, bytes per view."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from teacher_cache.store import RECORD_FIELDS, SCHEMA, Store
+
+SKIPS_LISTED = 100
+
+
+def status(store: Store) -> dict[str, Any]:
+    """All of it as plain JSON. A view counts as committed when it is labelled or skipped in a committed unit.
+
+    `coverage` has one row a group; `agreement` holds shares of the labels, None while there are none; `bytes` are
+    those on disk under labels/, digests/ and records/, `per_view` for each committed view (the index is left out).
+    """
+    records = store.read_records()
+    records[records[..., 0] != 1] = 0
+    sums = dict(zip(RECORD_FIELDS, records.sum(axis=(0, 1), dtype=np.uint64).T.tolist(), strict=True))
+    samples = int(store.counts.sum())
+    units = len(store.units(store.group_views(0)))
+    groups = []
+    for group, (committed, labelled, skips) in enumerate(
+        zip(sums["committed"], sums["labelled"], sums["skipped"], strict=True)
+    ):
+        views = store.group_views(group)
+        groups.append(
+            {
+                "views": [views.start, views.stop],
+                "units": units,
+                "units_committed": committed,
+                "share": (labelled + skips) / (samples * store.group),
+            }
+        )
+    labelled, skipped_views = sum(sums["labelled"]), sum(sums["skipped"])
+    skipped = store.skipped() if skipped_views else np.zeros(0, np.int64)
+    sizes = {name: _bytes_under(store.path / name) for name in ("labels", "digests", "records")}
+    done = labelled + skipped_views
+    return {
+        "store": str(store.path),
+        "schema": SCHEMA,
+        "seed": store.seed,
+        "samples": samples,
+        "shards": len(store.counts),
+        "classes": store.num_classes,
+        "views": store.views,
+        "group": store.group,
+        "unit_samples": store.unit_samples,
+        "units": units * store.num_groups,
+        "units_committed": sum(sums["committed"]),
+        "coverage": {"share": done / (samples * store.views), "groups": groups},
+        "labelled": labelled,
+        "skipped": {
+            "views": skipped_views,
+            "samples": len(skipped),
+            "first": [
+                {"shard": store.shard_name(store.index.shard_of(sample)), "key": store.index.key(sample)}
+                for sample in skipped[:SKIPS_LISTED].tolist()
+            ],
+        },
+        "agreement": {name: sum(sums[name]) / labelled for name in ("own", "larger", "either")} if labelled else None,
+        "bytes": {**sizes, "per_view": sum(sizes.values()) / done if done else None},
+        "teacher": store.teacher,
+        "any_device": store.any_device,
+        "devices": store.devices,
+        "policy": store.policy.to_json(),
+        "libraries": store.libraries,
+    }
+
+
+def _bytes_under(folder: Path) -> int:
+    return sum(os.path.getsize(Path(top, file)) for top, _, files in os.walk(folder) for file in files)

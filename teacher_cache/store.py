@@ -1,0 +1,660 @@
+"""The store: one Zarr v3 group with index, policy, teacher identity, labels, digests and commit records.
+
+Anyone can read it with plain zarr:
+
+    zarr.json    attributes["teacher_cache"]: schema, seed, policy, group, views, unit_samples, class_names, shards ...
+    index/       key_bytes, key_ends, classes, offsets, sizes of samples; counts, hashes of shards
+    teacher/     attributes: the teacher's identity; device-<hash>/ where the store takes any device
+    labels[shard, position, view]         int16 or int32, -1 not labelled yet, -2 sample skipped
+    digests[shard, block, view]           uint64
+    records[shard, unit, group, field]    uint64, RECORD_FIELDS
+
+A unit is one chunk of each of the last three. Writers write whole chunks, the record last, so they need no locks.
+"""
+
+import contextlib
+import copy
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import xxhash
+import zarr
+import zarr.codecs
+
+from teacher_cache.errors import PolicyError, StoreError, TeacherError
+from teacher_cache.replay.block import BLOCK_SAMPLES
+from teacher_cache.replay.policy import Policy
+from teacher_cache.replay.render import pixel_libraries
+from teacher_cache.shards import Index, ShardEntry
+
+SCHEMA = 1
+NOT_LABELLED = -1
+SKIPPED = -2
+RECORD_FIELDS = ("committed", "hash", "labelled", "own", "larger", "either", "skipped", "device")
+
+_INDEX_CHUNK_ITEMS = 1 << 22
+_FIELD = {name: number for number, name in enumerate(RECORD_FIELDS)}
+
+
+class Unit(NamedTuple):
+    """Up to unit_samples consecutive samples of one shard x one group of views. All three count from 0."""
+
+    shard: int
+    unit: int
+    group: int
+
+
+@dataclass(frozen=True)
+class UnitValues:
+    """What a unit holds: labels (rows, group) int, digests (blocks, group) uint64.
+
+    Rows and blocks are either the unit's own, or padded with -1 and 0 to unit_samples and unit_samples // 64.
+    """
+
+    labels: np.ndarray
+    digests: np.ndarray
+
+
+@dataclass(frozen=True)
+class UnitCounts:
+    """Counts of (sample, view)s in a unit; own, larger and either count labels that equal the sample's own class,
+    the class with the larger lambda (own on a tie), either class of the pair."""
+
+    labelled: int
+    own: int
+    larger: int
+    either: int
+    skipped: int
+
+
+class Store:
+    """A store held open. Make one with `Store.create` or `Store.open`, never directly."""
+
+    def __init__(self, path: Path, root: zarr.Group, writable: bool) -> None:
+        self.path = path
+        self.writable = writable
+        self._root = root
+        settings = cast(dict[str, Any], root.attrs["teacher_cache"])
+        self.seed = int(settings["seed"])
+        self.views = int(settings["views"])
+        self.group = int(settings["group"])
+        self.unit_samples = int(settings["unit_samples"])
+        self.any_device = bool(settings["any_device"])
+        self.class_names = tuple(str(name) for name in settings["class_names"])
+        self.libraries: dict[str, str] = dict(settings["libraries"])
+        self.policy = Policy.from_json(settings["policy"])
+        self._shards = [(str(s["name"]), str(s["path"]), int(s["bytes"])) for s in settings["shards"]]
+        self._labels = _open_array(root, "labels")
+        self._digests = _open_array(root, "digests")
+        self._records = _open_array(root, "records")
+        self._index: Index | None = None
+        self._record_values = np.zeros((*self._records.shape[:2], 0, len(RECORD_FIELDS)), np.uint64)
+        self._record_stamps = np.zeros((*self._records.shape[:2], 0), np.int64)
+        self._devices_published: set[str] = set()
+
+    # -- create and open -----------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        index: Index,
+        policy: Policy,
+        *,
+        views: int,
+        seed: int,
+        group: int | None = None,
+        unit_samples: int = 4096,
+        any_device: bool = False,
+    ) -> "Store":
+        """Make an empty store, written aside and renamed. `views` is rounded up to a multiple of the group: see
+        `.views` of what comes back. StoreError when `path` exists or a setting is impossible."""
+        path = Path(path)
+        group = min(16, views) if group is None else group
+        if os.path.lexists(path):
+            raise StoreError(f"{path} exists already: remove it or choose another --store")
+        if views < 1 or group < 1:
+            raise StoreError(f"views {views} and group {group} must both be at least 1")
+        if unit_samples < 1 or unit_samples % BLOCK_SAMPLES:
+            raise StoreError(f"unit_samples {unit_samples} is not a positive multiple of {BLOCK_SAMPLES}")
+        if not index.num_samples:
+            raise StoreError(f"the index for {path} holds no samples: name shards that do")
+        views = _round_up(views, group)
+        unit_samples = min(unit_samples, _round_up(int(index.counts.max()), BLOCK_SAMPLES))
+        settings = {
+            "schema": SCHEMA,
+            "seed": int(seed),
+            "policy": policy.to_json(),
+            "group": group,
+            "views": views,
+            "unit_samples": unit_samples,
+            "class_names": list(index.class_names),
+            "shards": [{"name": s.name, "path": s.path, "bytes": s.num_bytes} for s in index.shards],
+            "any_device": any_device,
+            "libraries": pixel_libraries(),
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.parent / f".{path.name}.{uuid.uuid4().hex}.partial"
+        try:
+            root = zarr.create_group(str(aside), zarr_format=3, attributes={"teacher_cache": settings})
+            _write_index(root, index)
+            units = -(-int(index.counts.max()) // unit_samples)
+            blocks = unit_samples // BLOCK_SAMPLES
+            shards, fields = index.num_shards, len(RECORD_FIELDS)
+            label_type = "int16" if len(index.class_names) <= 32767 else "int32"
+            _make_array(
+                root,
+                "labels",
+                (shards, units * unit_samples, views),
+                (1, unit_samples, group),
+                label_type,
+                NOT_LABELLED,
+            )
+            _make_array(root, "digests", (shards, units * blocks, views), (1, blocks, group), "uint64", 0)
+            _make_array(root, "records", (shards, units, views // group, fields), (1, 1, 1, fields), "uint64", 0)
+            _fsync_tree(aside)
+            try:
+                aside.rename(path)
+            except OSError as error:
+                raise StoreError(f"{path} appeared meanwhile: remove it or choose another --store") from error
+            _fsync(path.parent)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        return cls.open(path, writable=True)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, writable: bool = False) -> "Store":
+        """Open a store; the index is read when first asked for. StoreError when it is absent, not a store, damaged,
+        or made by another version of this program."""
+        path = Path(path)
+        if not path.exists():
+            raise StoreError(f"there is no store at {path}: make one with `teacher-cache index SHARDS --store {path}`")
+        if not (path / "zarr.json").is_file():
+            raise StoreError(f"{path} is not a store (it has no zarr.json): check --store")
+        try:
+            root = zarr.open_group(str(path), mode="r+" if writable else "r", zarr_format=3, use_consolidated=False)
+            settings = dict(root.attrs).get("teacher_cache")
+        except Exception as error:
+            raise _damaged_metadata(path, error) from error
+        if not isinstance(settings, dict):
+            raise StoreError(f"{path} is a Zarr group but not a store of teacher labels: check --store")
+        if settings.get("schema") != SCHEMA:
+            raise StoreError(
+                f"{path} has schema version {settings.get('schema')}, this program reads {SCHEMA}: "
+                "use the program version that made it, or make a new store"
+            )
+        try:
+            store = cls(path, root, writable)
+            store._check_shapes()
+        except PolicyError as error:
+            raise StoreError(
+                f"the policy of {path} is of another version or damaged ({error}): "
+                "use the program version that made the store, or make a new one"
+            ) from error
+        except Exception as error:
+            raise _damaged_metadata(path, error) from error
+        if writable:
+            store._sweep_publishing()
+        return store
+
+    def with_places(self, index: Index) -> "Store":
+        """The same store, its shards read from where `index` says (from `check_shards`); nothing is written."""
+        other = copy.copy(self)
+        other._index = index
+        return other
+
+    def _check_shapes(self) -> None:
+        # An `extend` that was killed leaves arrays that are longer than the attribute says: that is sound.
+        shards, units, groups, fields = self._records.shape
+        blocks = self.unit_samples // BLOCK_SAMPLES
+        sound = (
+            self.views % self.group == 0
+            and (shards, fields) == (len(self._shards), len(RECORD_FIELDS))
+            and groups >= self.num_groups
+            and self._records.chunks == (1, 1, 1, fields)
+            and self._labels.chunks == (1, self.unit_samples, self.group)
+            and self._digests.chunks == (1, blocks, self.group)
+            and self._labels.shape[:2] == (shards, units * self.unit_samples)
+            and self._digests.shape[:2] == (shards, units * blocks)
+            and min(self._labels.shape[2], self._digests.shape[2]) >= self.views
+        )
+        if not sound:
+            raise ValueError("the arrays' shapes and chunks do not fit each other")
+
+    # -- what it is ----------------------------------------------------------------------------------------------
+
+    @property
+    def num_groups(self) -> int:
+        return self.views // self.group
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def index(self) -> Index:
+        if self._index is None:
+            self._index = self._read_index()
+        return self._index
+
+    def _read_index(self) -> Index:
+        arrays: dict[str, np.ndarray] = {}
+        for name in ("key_bytes", "key_ends", "classes", "offsets", "sizes", "counts", "hashes"):
+            try:
+                arrays[name] = np.asarray(_open_array(self._root, f"index/{name}")[:])
+            except Exception as error:
+                raise StoreError(
+                    f"index/{name} of {self.path} cannot be read ({error}): restore {self.path}/index from a copy, "
+                    "or make a new store"
+                ) from error
+        hashes = arrays.pop("hashes")
+        entries = tuple(
+            ShardEntry(name=name, path=path, num_bytes=num_bytes, hash=int(shard_hash))
+            for (name, path, num_bytes), shard_hash in zip(self._shards, hashes, strict=True)
+        )
+        return Index(shards=entries, class_names=self.class_names, **arrays)
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """Samples of each shard, (S,) int64, without reading the rest of the index."""
+        return np.asarray(_open_array(self._root, "index/counts")[:])
+
+    def shard_name(self, shard: int) -> str:
+        return self._shards[shard][0]
+
+    # -- units ---------------------------------------------------------------------------------------------------
+
+    def num_units(self, shard: int) -> int:
+        return -(-int(self.counts[shard]) // self.unit_samples)
+
+    def units(self, views: range | None = None) -> list[Unit]:
+        """All units whose group holds one of `views` (default: all), group by group. StoreError beyond the store."""
+        views = range(self.views) if views is None else views
+        if not len(views) or views.step != 1 or views.start < 0 or views.stop > self.views:
+            raise StoreError(
+                f"views {views.start}:{views.stop} are not within the store's 0:{self.views}: "
+                f"`teacher-cache extend {self.path} --views N` adds views"
+            )
+        per_group = [(shard, unit) for shard in range(len(self._shards)) for unit in range(self.num_units(shard))]
+        groups = range(views.start // self.group, (views.stop - 1) // self.group + 1)
+        return [Unit(shard, unit, group) for group in groups for shard, unit in per_group]
+
+    def missing_units(self, views: range | None = None) -> list[Unit]:
+        """Units of `views` (default: all) that are not committed, group by group."""
+        committed = self.committed()
+        return [unit for unit in self.units(views) if not committed[unit]]
+
+    def unit_rows(self, unit: Unit) -> tuple[int, int]:
+        """First position in the shard, and number of samples."""
+        first = unit.unit * self.unit_samples
+        return first, min(self.unit_samples, int(self.counts[unit.shard]) - first)
+
+    def unit_blocks(self, unit: Unit) -> range:
+        """Numbers of the unit's blocks, counted within the shard."""
+        first, samples = self.unit_rows(unit)
+        return range(first // BLOCK_SAMPLES, -(-(first + samples) // BLOCK_SAMPLES))
+
+    def group_views(self, group: int) -> range:
+        return range(group * self.group, (group + 1) * self.group)
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def read_labels(self, unit: Unit) -> np.ndarray:
+        """(unit_samples, group) int16 or int32, padding and what is not labelled yet -1. Committed or not."""
+        return self._read_chunk(self._labels, "labels", unit, self.unit_samples)
+
+    def read_digests(self, unit: Unit) -> np.ndarray:
+        """(unit_samples // 64, group) uint64, padding and what is not there yet 0. Committed or not."""
+        return self._read_chunk(self._digests, "digests", unit, self.unit_samples // BLOCK_SAMPLES)
+
+    def _read_chunk(self, array: zarr.Array, name: str, unit: Unit, rows: int) -> np.ndarray:
+        views = self.group_views(unit.group)
+        try:
+            return np.asarray(array[unit.shard, unit.unit * rows : (unit.unit + 1) * rows, views.start : views.stop])
+        except Exception as error:
+            raise StoreError(f"{name} of {self._where(unit)} are damaged ({error}): {self._redo(unit)}") from error
+
+    def read_records(self) -> np.ndarray:
+        """(S, U, G, F) uint64, all zero where a unit is not committed; F is RECORD_FIELDS. A copy.
+
+        Zarr takes a third of a millisecond a record, so only those whose file changed since the last call are read.
+        """
+        held = self._record_values.shape[2]
+        if held != self.num_groups:
+            grown = (*self._record_values.shape[:2], self.num_groups)
+            values, stamps = np.zeros((*grown, len(RECORD_FIELDS)), np.uint64), np.zeros(grown, np.int64)
+            values[:, :, :held], stamps[:, :, :held] = self._record_values, self._record_stamps
+            self._record_values, self._record_stamps = values, stamps
+        found = np.zeros_like(self._record_stamps)
+        for unit in self.units():
+            with contextlib.suppress(FileNotFoundError):
+                found[unit] = os.stat(self.record_file(unit)).st_mtime_ns
+        for group in range(self.num_groups):
+            shards = np.flatnonzero((found != self._record_stamps)[:, :, group].any(axis=1))
+            if not len(shards):
+                continue
+            rows = slice(int(shards[0]), int(shards[-1]) + 1)
+            try:
+                self._record_values[rows, :, group] = np.asarray(self._records[rows, :, group])
+            except Exception:
+                for unit in self.units(self.group_views(group)):
+                    self._record_values[unit] = self.read_record(unit)
+        self._record_stamps = found
+        return self._record_values.copy()
+
+    def read_record(self, unit: Unit) -> np.ndarray:
+        """(F,) uint64, RECORD_FIELDS; all zero where the unit is not committed."""
+        try:
+            return np.asarray(self._records[unit.shard, unit.unit, unit.group])
+        except Exception as error:
+            raise StoreError(f"the record of {self._where(unit)} is damaged ({error}): {self._redo(unit)}") from error
+
+    def committed(self) -> np.ndarray:
+        """(S, U, G) bool."""
+        return self.read_records()[..., _FIELD["committed"]] == 1
+
+    def check_unit(self, unit: Unit) -> None:
+        """StoreError when the unit is not committed, its chunks are damaged, or its record's hash does not fit them."""
+        record = self.read_record(unit)
+        if record[_FIELD["committed"]] != 1:
+            raise StoreError(f"{self._where(unit)} is not filled: {self._fill(unit)}")
+        values = UnitValues(self.read_labels(unit), self.read_digests(unit))
+        if _hash_values(values) != int(record[_FIELD["hash"]]):
+            raise StoreError(f"values of {self._where(unit)} are not those that its record names: {self._redo(unit)}")
+
+    def skipped(self) -> np.ndarray:
+        """Global sample numbers skipped in any committed unit, sorted, int64. Reads no labels where nothing is."""
+        records = self.read_records()
+        units = np.argwhere((records[..., _FIELD["committed"]] == 1) & (records[..., _FIELD["skipped"]] > 0))
+        starts = np.concatenate([[0], np.cumsum(self.counts)])
+        found = [np.zeros(0, np.int64)]
+        for unit in (Unit(*map(int, row)) for row in units):
+            rows = np.flatnonzero((self.read_labels(unit) == SKIPPED).any(axis=1))
+            found.append(starts[unit.shard] + unit.unit * self.unit_samples + rows)
+        return np.unique(np.concatenate(found)).astype(np.int64)
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    def commit_unit(self, unit: Unit, values: UnitValues, counts: UnitCounts, device: str) -> None:
+        """Write a whole unit: labels and digests to disk first, then the record that makes it count.
+
+        Nothing is read, so a chunk that a killed writer left damaged does not matter. What is written depends on the
+        arguments alone: no time, host, path or rank. `device` is recorded where the store takes any device.
+        """
+        self._check_writable()
+        padded = self._pad(unit, values)
+        labelled, skipped = int((padded.labels >= 0).sum()), int((padded.labels == SKIPPED).sum())
+        if (labelled, skipped) != (counts.labelled, counts.skipped):
+            raise StoreError(
+                f"{self._where(unit)} has {labelled} labels and {skipped} skips but counts say {counts.labelled} and "
+                f"{counts.skipped}: they must be equal"
+            )
+        device_hash = self._publish_device(device) if self.any_device else 0
+        record = (
+            *(1, _hash_values(padded), counts.labelled, counts.own, counts.larger, counts.either, counts.skipped),
+            device_hash,
+        )
+        views = self.group_views(unit.group)
+        columns = slice(views.start, views.stop)
+        files = {name: self._chunk_file(name, unit) for name in ("labels", "digests", "records")}
+        for file in files.values():
+            _sweep(file)
+        for name, array, chunk in (
+            ("labels", self._labels, padded.labels),
+            ("digests", self._digests, padded.digests),
+        ):
+            rows = slice(unit.unit * len(chunk), (unit.unit + 1) * len(chunk))
+            array[unit.shard, rows, columns] = chunk
+            _fsync_up(files[name], self.path / name)
+        self._records[unit.shard, unit.unit, unit.group] = np.array(record, np.uint64)
+        _fsync_up(files["records"], self.path / "records")
+
+    def _pad(self, unit: Unit, values: UnitValues) -> UnitValues:
+        samples = self.unit_rows(unit)[1]
+        assert samples > 0, f"{unit} is not a unit of {self.path}"
+        blocks = len(self.unit_blocks(unit))
+        padded = UnitValues(
+            np.full((self.unit_samples, self.group), NOT_LABELLED, self._labels.dtype),
+            np.zeros((self.unit_samples // BLOCK_SAMPLES, self.group), np.uint64),
+        )
+        for name, own, given, full in (
+            ("labels", samples, values.labels, padded.labels),
+            ("digests", blocks, values.digests, padded.digests),
+        ):
+            padding = full.flat[0]
+            if given.shape not in ((own, self.group), full.shape) or not (given[own:] == padding).all():
+                raise StoreError(
+                    f"{name} of {self._where(unit)} have shape {given.shape}: expected ({own}, {self.group}), or "
+                    f"{full.shape} padded with {padding}"
+                )
+            if name == "labels" and not ((given[:own] >= SKIPPED) & (given[:own] < self.num_classes)).all():
+                raise StoreError(f"labels of {self._where(unit)} are not all below its {self.num_classes} classes")
+            full[:own] = given[:own]
+        if (padded.labels[:samples] == NOT_LABELLED).any():
+            raise StoreError(f"{self._where(unit)} has views without a label: a unit is whole or absent")
+        return padded
+
+    def extend(self, views: int) -> None:
+        """Add views, rounded up to groups, without touching those that are there. Killed at any point, it is run again.
+
+        StoreError for fewer views than there are. One process at a time may do this.
+        """
+        self._check_writable()
+        views = _round_up(views, self.group)
+        if views < self.views:
+            raise StoreError(f"{self.path} has {self.views} views already: it cannot shrink to {views}")
+        for name in ("", "digests", "records", "labels"):
+            _sweep(self.path / name / "zarr.json")
+        # The attribute comes last: until then the longer arrays are there but nobody looks beyond the old views.
+        for name, array in (("digests", self._digests), ("records", self._records), ("labels", self._labels)):
+            shape = (*array.shape[:2], views // self.group if name == "records" else views, *array.shape[3:])
+            if shape != array.shape:
+                array.resize(shape)
+                _fsync_up(self.path / name / "zarr.json", self.path)
+        if views > self.views:
+            settings = dict(cast(dict[str, Any], self._root.attrs["teacher_cache"]))
+            self._root.attrs["teacher_cache"] = settings | {"views": views}
+            _fsync_up(self.path / "zarr.json", self.path)
+            self.views = views
+
+    # -- the teacher ---------------------------------------------------------------------------------------------
+
+    @property
+    def teacher(self) -> dict[str, Any] | None:
+        """Identity of the teacher that filled the store; None while there is none."""
+        return self._read_published("teacher")
+
+    @property
+    def devices(self) -> list[str]:
+        """Names of the devices that filled a store made for any device, sorted."""
+        folders = sorted(self.path.glob("teacher/device-*"))
+        published = (self._read_published(f"teacher/{folder.name}") for folder in folders)
+        return sorted(str(attributes["device"]) for attributes in published if attributes is not None)
+
+    def publish_teacher(self, identity: dict[str, Any]) -> None:
+        """Bind the store to a teacher. TeacherError when there is one already, whoever was first."""
+        self._check_writable()
+        if not self._publish("teacher", identity):
+            there = self.teacher or {}
+            raise TeacherError(
+                f"{self.path} is bound to teacher {there.get('name', '?')} already, {identity.get('name', '?')} cannot "
+                "fill it: use that teacher, or make another store with `teacher-cache index --like`"
+            )
+
+    def _publish_device(self, device: str) -> int:
+        device_hash = xxhash.xxh3_64_intdigest(device.encode())
+        if device not in self._devices_published:
+            self._publish(f"teacher/device-{device_hash:016x}", {"device": device})
+            self._devices_published.add(device)
+        return device_hash
+
+    def _publish(self, name: str, attributes: dict[str, Any]) -> bool:
+        """Make the group `name` with these attributes, unless it is there: then False."""
+        document = {"attributes": attributes, "zarr_format": 3, "node_type": "group"}
+        # Zarr lists what lies in a group but not what lies in an array's folder: a file left there disturbs nobody.
+        aside = self.path / "labels" / f"publishing.{uuid.uuid4().hex}.partial"
+        folder = self.path / name
+        while not (folder / "zarr.json").exists():
+            try:
+                aside.write_text(json.dumps(document, indent=2))
+                _fsync(aside)
+                folder.mkdir(parents=True, exist_ok=True)
+                os.link(aside, folder / "zarr.json")
+            except FileExistsError:
+                break
+            except FileNotFoundError:
+                continue  # another process that opened the store swept the empty folder, or the file aside
+            finally:
+                aside.unlink(missing_ok=True)
+            _fsync_up(folder / "zarr.json", self.path)
+            return True
+        return False
+
+    def _sweep_publishing(self) -> None:
+        """Remove what a killed `_publish` left."""
+        for folder in (*self.path.glob("teacher/device-*"), self.path / "teacher"):
+            if not (folder / "zarr.json").exists():
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+        for file in (self.path / "labels").glob("publishing.*.partial"):
+            file.unlink(missing_ok=True)
+
+    def _read_published(self, name: str) -> dict[str, Any] | None:
+        file = self.path / name / "zarr.json"
+        try:
+            return dict(json.loads(file.read_text())["attributes"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise StoreError(f"{file} is damaged ({error}): restore it from a copy, or make a new store") from error
+
+    # -- places and messages -------------------------------------------------------------------------------------
+
+    def record_file(self, unit: Unit) -> str:
+        """The file that makes a unit count: without it, `fill` does the unit anew."""
+        return f"{self.path}/records/c/{unit.shard}/{unit.unit}/{unit.group}/0"
+
+    def _chunk_file(self, name: str, unit: Unit) -> Path:
+        if name == "records":
+            return Path(self.record_file(unit))
+        return self.path / name / "c" / str(unit.shard) / str(unit.unit) / str(unit.group)
+
+    def _where(self, unit: Unit) -> str:
+        views = self.group_views(unit.group)
+        return f"{self.path}, shard {self.shard_name(unit.shard)}, unit {unit.unit}, views {views.start}:{views.stop}"
+
+    def _fill(self, unit: Unit) -> str:
+        views = self.group_views(unit.group)
+        return f"run `teacher-cache fill --store {self.path} --views {views.start}:{views.stop}`"
+
+    def _redo(self, unit: Unit) -> str:
+        return f"delete its record {self.record_file(unit)} and {self._fill(unit)}, which labels the unit anew"
+
+    def _check_writable(self) -> None:
+        if not self.writable:
+            raise StoreError(f"{self.path} was opened for reading: open it with writable=True")
+
+
+def _write_index(root: zarr.Group, index: Index) -> None:
+    group = root.create_group("index")
+    hashes = np.array([shard.hash for shard in index.shards], np.uint64)
+    for name, values, dtype in (
+        ("key_bytes", index.key_bytes, "uint8"),
+        ("key_ends", index.key_ends, "int64"),
+        ("classes", index.classes, "int32"),
+        ("offsets", index.offsets, "int64"),
+        ("sizes", index.sizes, "int64"),
+        ("counts", index.counts, "int64"),
+        ("hashes", hashes, "uint64"),
+    ):
+        chunk = max(1, min(len(values), _INDEX_CHUNK_ITEMS))
+        array = _make_array(group, name, (len(values),), (chunk,), dtype, 0)
+        if len(values):
+            array[:] = np.asarray(values, dtype)
+
+
+_DIMENSIONS = {
+    "labels": ("shard", "position", "view"),
+    "digests": ("shard", "block", "view"),
+    "records": ("shard", "unit", "group", "field"),
+}
+
+
+def _make_array(
+    group: zarr.Group, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: str, fill_value: int
+) -> zarr.Array:
+    return group.create_array(
+        name,
+        shape=shape,
+        chunks=chunks,
+        dtype=dtype,
+        fill_value=fill_value,
+        # Of 200 planted bit flips plain zstd finds none, zstd with its checksum all.
+        compressors=[zarr.codecs.ZstdCodec(level=5, checksum=True)],
+        dimension_names=_DIMENSIONS.get(name),
+        attributes={"fields": list(RECORD_FIELDS)} if name == "records" else None,
+        config={"write_empty_chunks": True},
+    )
+
+
+def _open_array(root: zarr.Group, name: str) -> zarr.Array:
+    array = root[name]
+    if not isinstance(array, zarr.Array):
+        raise TypeError(f"{name} is not an array")
+    return array.with_config({"write_empty_chunks": True})
+
+
+def _hash_values(values: UnitValues) -> int:
+    hasher = xxhash.xxh3_64(np.ascontiguousarray(values.labels, values.labels.dtype.newbyteorder("<")).tobytes())
+    hasher.update(np.ascontiguousarray(values.digests, "<u8").tobytes())
+    return hasher.intdigest()
+
+
+def _damaged_metadata(path: Path, error: Exception) -> StoreError:
+    return StoreError(f"metadata of {path} are damaged ({error!r}): restore its zarr.json files, or make a new store")
+
+
+def _round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
+
+
+def _leftovers(file: Path) -> Iterator[Path]:
+    """What zarr leaves beside `file` when it is killed while it writes there: chunk 1 of 11 never matches 11's."""
+    return file.parent.glob(f"{file.stem}.*.partial")
+
+
+def _sweep(file: Path) -> None:
+    for leftover in list(_leftovers(file)):
+        leftover.unlink(missing_ok=True)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _fsync_up(file: Path, top: Path) -> None:
+    """Bring a file and the folders that lead to it, `top` included, to disk: zarr renames but does not fsync."""
+    _fsync(file)
+    for folder in file.parents:
+        _fsync(folder)
+        if folder == top:
+            return
+
+
+def _fsync_tree(root: Path) -> None:
+    for folder, _, files in os.walk(root):
+        for file in files:
+            _fsync(Path(folder, file))
+        _fsync(Path(folder))

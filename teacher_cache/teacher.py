@@ -1,0 +1,350 @@
+"""Any convnet as a frozen labelling function with an identity."""
+
+import argparse
+import hashlib
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from teacher_cache.errors import CheckpointError, TeacherError
+from teacher_cache.replay.render import pixel_libraries
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+TIMM_HUBS = ("hf_hub:", "hf-hub:", "local-dir:")  # timm's own names with a colon in them
+
+Tag = TypeVar("Tag")
+
+
+@dataclass(frozen=True)
+class TeacherSettings:
+    """How a teacher is built and run. None: the store's teacher's setting, else the model's own, else the default."""
+
+    spec: str | None = None  # timm name | path/file.py:function | package.module:function
+    checkpoint: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    input_size: int | None = None  # pixels; None: the view's own size
+    device: str | None = None
+    dtype: str | None = None  # a key of DTYPES; bf16 on CUDA, else fp32
+    batch_size: int | None = None
+    compile: bool | None = None
+
+
+class Teacher:
+    """A frozen model that labels views. Always run at one batch shape, so that a label depends on its view alone.
+
+    With the same shape, device and build a row's logits are bit-equal whatever its neighbours; with another
+    batch size the last bits change.
+    """
+
+    def __init__(self, model: nn.Module, identity: dict[str, Any], device: torch.device) -> None:
+        self.identity = identity
+        self.batch_size: int = identity["batch_size"]
+        self.num_classes: int = identity["num_classes"]
+        self._device = device
+        self._dtype = DTYPES[identity["dtype"]]
+        self._input_size: int | None = identity["input_size"]
+        self._model = torch.compile(model) if identity["compile"] else model
+        self._scale = 255 * torch.tensor(identity["std"], device=device).view(1, 3, 1, 1)
+        self._shift = 255 * torch.tensor(identity["mean"], device=device).view(1, 3, 1, 1)
+
+    def logits(self, views: np.ndarray) -> np.ndarray:
+        """The model's outputs. views (n, H, W, 3) uint8, n <= batch_size -> (n, classes) float32.
+
+        Raises TeacherError for outputs that are not finite.
+        """
+        padded = np.zeros((self.batch_size, *views.shape[1:]), np.uint8)
+        padded[: len(views)] = views
+        logits = self._run(padded)[: len(views)].numpy()
+        if not np.isfinite(logits).all():
+            raise TeacherError(
+                f"teacher {self.identity['name']} gives logits that are not finite at {self.identity['dtype']}: "
+                "use --dtype fp32 or bf16, or another checkpoint"
+            )
+        return logits
+
+    @torch.inference_mode()
+    def _run(self, views: np.ndarray) -> Tensor:
+        images = torch.from_numpy(views).to(self._device).permute(0, 3, 1, 2).float()
+        if self._input_size is not None and images.shape[-2:] != (self._input_size, self._input_size):
+            size = (self._input_size, self._input_size)
+            images = functional.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 255)
+        images = (images - self._shift) / self._scale
+        images = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
+            logits = self._model(images)
+        return logits.float().cpu()
+
+
+def classify_views(teacher: Teacher, views: Iterable[tuple[Tag, np.ndarray]]) -> Iterator[tuple[Tag, np.ndarray]]:
+    """Run a teacher over views in full batches: (tag, (n, H, W, 3) uint8)s -> (tag, (n, classes) float32)s, in order.
+
+    Pixels are copied before the next item is asked for, so their memory may be used again then.
+    """
+    batch: np.ndarray | None = None
+    filled = 0
+    waiting: list[tuple[Tag, int]] = []  # items not yet handed over, with their number of rows
+    done: list[np.ndarray] = []  # logits of full batches, not yet handed over
+
+    def hand_over() -> Iterator[tuple[Tag, np.ndarray]]:
+        nonlocal done
+        ready = np.concatenate(done) if done else np.empty((0, teacher.num_classes), np.float32)
+        start = 0
+        while waiting and start + waiting[0][1] <= len(ready):
+            tag, rows = waiting.pop(0)
+            yield tag, ready[start : start + rows]
+            start += rows
+        done = [ready[start:]]
+
+    for tag, pixels in views:
+        waiting.append((tag, len(pixels)))
+        if batch is None:
+            batch = np.empty((teacher.batch_size, *pixels.shape[1:]), np.uint8)
+        taken = 0
+        while taken < len(pixels):
+            rows = min(len(pixels) - taken, teacher.batch_size - filled)
+            batch[filled : filled + rows] = pixels[taken : taken + rows]
+            filled, taken = filled + rows, taken + rows
+            if filled == teacher.batch_size:
+                done.append(teacher.logits(batch))
+                filled = 0
+        yield from hand_over()
+    if filled:
+        assert batch is not None
+        done.append(teacher.logits(batch[:filled]))
+    yield from hand_over()
+
+
+def open_teacher(
+    settings: TeacherSettings, *, num_classes: int, view_size: tuple[int, int], stored: Mapping[str, Any] | None
+) -> Teacher:
+    """Build the teacher that the settings ask for; what they leave open is taken from the store's teacher.
+
+    stored is the identity of the teacher that has filled the store, or None. view_size is (H, W) in pixels.
+    Raises TeacherError where it cannot be loaded or has another number of classes than the store.
+    """
+    known = stored or {}
+    spec = settings.spec or known.get("spec")
+    if spec is None:
+        raise TeacherError("no teacher: name one with --teacher (a timm name, or path/file.py:function)")
+    device = torch.device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    checkpoint = read_checkpoint(settings.checkpoint) if settings.checkpoint else {}
+    model = load_model(spec, num_classes=num_classes, image_size=view_size, checkpoint=settings.checkpoint)
+    config = getattr(model, "pretrained_cfg", None) or {}
+    identity: dict[str, Any] = {
+        "name": spec if settings.checkpoint is None else f"{spec} ({Path(settings.checkpoint).name})",
+        "spec": spec,
+        "weights_sha256": weights_sha256(model),
+        "num_classes": num_classes,
+        "mean": list(_first(settings.mean, known.get("mean"), checkpoint.get("mean"), config.get("mean"), IMAGENET_MEAN)),
+        "std": list(_first(settings.std, known.get("std"), checkpoint.get("std"), config.get("std"), IMAGENET_STD)),
+        "input_size": _first(settings.input_size, known.get("input_size")),
+        "batch_size": _first(settings.batch_size, known.get("batch_size"), 256 if device.type == "cuda" else 64),
+        "dtype": _first(settings.dtype, known.get("dtype"), "bf16" if device.type == "cuda" else "fp32"),
+        "compile": _first(settings.compile, known.get("compile"), False),
+        "device": device_name(device),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "libraries": pixel_libraries(),
+    }
+    for setting in ("mean", "std"):
+        if len(identity[setting]) != 3:
+            raise TeacherError(f"--{setting} has {len(identity[setting])} numbers, one for each of R, G, B is expected")
+    make_numerics_repeatable()
+    model = model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    teacher = Teacher(model, identity, device)
+    _check_num_classes(teacher, num_classes, view_size)
+    return teacher
+
+
+def check_same_teacher(stored: Mapping[str, Any], teacher: Mapping[str, Any], *, any_device: bool) -> None:
+    """Refuse, with TeacherError, a teacher that would not give the labels that the store's teacher gives."""
+    fixed = ["weights_sha256", "mean", "std", "input_size", "batch_size", "dtype", "compile"]
+    if not any_device:
+        fixed.append("device")
+    for field in fixed:
+        if stored[field] == teacher[field]:
+            continue
+        advice = (
+            "make the store with `teacher-cache index --devices any` to mix devices"
+            if field == "device"
+            else "one store holds one teacher's labels: use its settings, or fill another store"
+        )
+        raise TeacherError(
+            f"the store was filled by {stored['name']}, whose {field} is {stored[field]}; "
+            f"this teacher's {field} is {teacher[field]}: {advice}"
+        )
+
+
+def load_model(
+    spec: str, *, num_classes: int, image_size: tuple[int, int], checkpoint: str | None, **model_args: Any
+) -> nn.Module:
+    """Build a model and load its weights.
+
+    spec is a timm name, path/file.py:function or package.module:function. The function gets those of
+    num_classes, image_size and model_args that it names. A timm model without a checkpoint gets its pretrained
+    weights. Raises TeacherError, or CheckpointError when the checkpoint does not fit.
+    """
+    if ":" in spec and not spec.startswith(TIMM_HUBS):
+        model = build_from_function(spec, num_classes=num_classes, image_size=image_size, **model_args)
+    else:
+        model = _build_from_timm(spec, num_classes, pretrained=checkpoint is None, **model_args)
+    if checkpoint is not None:
+        load_weights(model, checkpoint)
+    return model
+
+
+def build_from_function(spec: str, **offered: Any) -> nn.Module:
+    """Call path/file.py:function or package.module:function with those of `offered` that its signature names."""
+    function = _import_function(spec)
+    parameters = inspect.signature(function).parameters
+    takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    model = function(**{name: value for name, value in offered.items() if takes_all or name in parameters})
+    if not isinstance(model, nn.Module):
+        raise TeacherError(f"{spec} returned a {type(model).__name__}, a torch.nn.Module is expected")
+    return model
+
+
+def read_checkpoint(path: str) -> dict[str, Any]:
+    """Read a checkpoint as it is: a safetensors file, or what torch.load(weights_only=True) allows."""
+    if not Path(path).is_file():
+        raise CheckpointError(f"checkpoint {path} is absent: check the path")
+    try:
+        if path.endswith(".safetensors"):
+            from safetensors.torch import load_file
+
+            return dict(load_file(path))
+        with torch.serialization.safe_globals([argparse.Namespace]):  # many training scripts save their arguments
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"checkpoint {path} cannot be read as plain weights: {reason}") from error
+    if not isinstance(loaded, dict):
+        raise CheckpointError(f"checkpoint {path} holds a {type(loaded).__name__}, a state dict is expected")
+    return loaded
+
+
+def state_of(checkpoint: Mapping[str, Any], *, prefer: Sequence[str] = ("model", "state_dict", "model_ema")) -> dict[str, Tensor]:
+    """The state dict of a checkpoint, bare or under one of the keys `prefer`, without DDP's and compile's prefixes."""
+    state = next((checkpoint[key] for key in prefer if isinstance(checkpoint.get(key), Mapping)), checkpoint)
+    tensors = {}
+    for name, value in state.items():
+        for prefix in ("module.", "_orig_mod.", "module."):
+            name = name.removeprefix(prefix)
+        tensors[name] = value
+    return tensors
+
+
+def load_weights(model: nn.Module, path: str) -> None:
+    """Load a checkpoint strictly. Raises CheckpointError naming the first things that do not fit."""
+    state = state_of(read_checkpoint(path))
+    own = model.state_dict()
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    misshapen = [name for name in own.keys() & state.keys() if tuple(own[name].shape) != tuple(state[name].shape)]
+    if missing or unexpected:
+        raise CheckpointError(
+            f"checkpoint {path} is not this model's: {len(missing)} names are missing ({', '.join(missing[:3])}), "
+            f"{len(unexpected)} are unknown ({', '.join(unexpected[:3])}): check the model's name"
+        )
+    if misshapen:
+        name = sorted(misshapen)[0]
+        raise CheckpointError(
+            f"checkpoint {path} does not fit: {name} is {tuple(state[name].shape)}, the model's is "
+            f"{tuple(own[name].shape)}: another number of classes, or another variant of the model"
+        )
+    model.load_state_dict(state, strict=True)
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """sha256 over the state dict in order of name: name, dtype, shape, bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def device_name(device: torch.device) -> str:
+    """What decides a kernel's last bits: the GPU's name, or the CPU's with torch's vector capability."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    model = "cpu"
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+    return f"{model} ({torch.backends.cpu.get_cpu_capability()})"
+
+
+def make_numerics_repeatable() -> None:
+    """Choose kernels that are the same tomorrow: no TF32, no autotuning."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+
+
+def _build_from_timm(name: str, num_classes: int, *, pretrained: bool, **model_args: Any) -> nn.Module:
+    if not name.startswith(TIMM_HUBS) and not timm.is_model(name):
+        close = ", ".join(timm.list_models(f"*{name.split('.')[0].split('_')[0]}*")[:4])
+        raise TeacherError(f"timm has no model {name}" + (f" (it has {close})" if close else "") + ": check the name")
+    if not pretrained:
+        return timm.create_model(name, num_classes=num_classes, **model_args)
+    try:
+        return timm.create_model(name, pretrained=True, **model_args)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise TeacherError(
+            f"timm could not load pretrained weights of {name} ({reason}): "
+            "download them on a machine with a network, or give --checkpoint"
+        ) from error
+
+
+def _import_function(spec: str) -> Callable[..., Any]:
+    place, _, name = spec.rpartition(":")
+    try:
+        if place.endswith(".py"):
+            if not Path(place).is_file():
+                raise TeacherError(f"model file {place} is absent: check the path before the colon in {spec}")
+            module_spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+            assert module_spec is not None and module_spec.loader is not None
+            module = importlib.util.module_from_spec(module_spec)
+            module_spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(place)
+    except ImportError as error:
+        raise TeacherError(f"{spec} cannot be imported: {error}") from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise TeacherError(f"{place} has no function {name}: check what stands after the colon in {spec}")
+    return function
+
+
+def _check_num_classes(teacher: Teacher, num_classes: int, view_size: tuple[int, int]) -> None:
+    try:
+        logits = teacher.logits(np.zeros((1, *view_size, 3), np.uint8))
+    except (RuntimeError, AssertionError) as error:
+        raise TeacherError(
+            f"teacher {teacher.identity['name']} does not take views of {view_size[0]} x {view_size[1]}: "
+            f"{str(error).strip().splitlines()[0]}: give --input-size"
+        ) from error
+    if logits.ndim != 2 or logits.shape[1] != num_classes:
+        found = logits.shape[1] if logits.ndim == 2 else f"an output of shape {logits.shape}"
+        raise TeacherError(
+            f"teacher {teacher.identity['name']} gives {found} classes, the store has {num_classes}: "
+            "use a teacher of these classes, or index the shards with their own classes.json"
+        )
+
+
+def _first(*candidates: Any) -> Any:
+    return next((candidate for candidate in candidates if candidate is not None), None)

@@ -1,0 +1,274 @@
+"""Rendering processes: blocks in, replayed views out, for both stages.
+
+Each worker has a pipe and a few slots of shared memory of its own, so nothing is locked and a worker that
+dies takes nobody with it but itself, which the parent sees. When the parent dies, however it dies, the pipe
+closes and the worker ends.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import torch
+
+from teacher_cache.errors import RenderError, TeacherCacheError
+from teacher_cache.replay.block import BLOCK_SAMPLES, ReplayedBlock, decode_block, replay_view
+from teacher_cache.replay.policy import Policy
+from teacher_cache.shards import BlockPlace, read_block
+
+SLOTS_PER_WORKER = 3  # one being rendered, one on its way, one being copied out
+TASKS_PER_WORKER = 2  # one being rendered, one waiting: a worker never idles for the parent's next turn
+
+
+@dataclass(frozen=True)
+class RenderTask:
+    """Render the given views of one block. id is the caller's."""
+
+    id: int
+    place: BlockPlace
+    views: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """One replayed (block, view). block.pixels may lie in shared memory: copy what is kept, then release()."""
+
+    task: RenderTask
+    view: int
+    block: ReplayedBlock
+    _pool: "RenderPool"
+    _worker: int
+    _slot: int
+
+    def release(self) -> None:
+        """Give the pixels' slot back to its worker."""
+        self._pool._release(self._worker, self._slot)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a worker needs besides its tasks."""
+
+    policy: Policy
+    store_seed: int
+    skip_bad: bool
+    slots: torch.Tensor  # (slots, BLOCK_SAMPLES, H, W, 3) uint8, shared
+
+
+class RenderPool:
+    """Processes that render blocks: submit() tasks, get() views until `pending` is 0.
+
+    A task's views come in the order asked for; tasks come in any order. With workers=0 the calling process
+    renders. Errors of a worker are raised by get(). Raises RenderError when shared memory is too small.
+    """
+
+    def __init__(self, policy: Policy, store_seed: int, *, workers: int, skip_bad: bool = False) -> None:
+        self.num_workers = workers
+        self.wait_s = 0.0  # time that get() has waited for pixels
+        self.pending = 0  # (block, view)s submitted and not yet got
+        self._policy, self._store_seed, self._skip_bad = policy, store_seed, skip_bad
+        self._queue: deque[RenderTask] = deque()
+        self._tasks: dict[int, RenderTask] = {}
+        self._inline: Iterator[Rendered] | None = None
+        self._arrived: deque[Rendered] = deque()
+        self._connections: list[Connection] = []
+        self._processes: list[BaseProcess] = []
+        self._load = [0] * workers  # tasks given to each worker and not finished
+        self._slots: list[np.ndarray] = []
+        self._sent = 0
+        if workers:
+            self._start(workers)
+
+    def _start(self, workers: int) -> None:
+        height, width = self._policy.size
+        shape = (SLOTS_PER_WORKER, BLOCK_SAMPLES, height, width, 3)
+        _check_shared_memory(workers * int(np.prod(shape)), workers)
+        context = multiprocessing.get_context("spawn")
+        for number in range(workers):
+            slots = torch.empty(shape, dtype=torch.uint8).share_memory_()
+            ours, theirs = context.Pipe()
+            work = _Work(self._policy, self._store_seed, self._skip_bad, slots)
+            process = context.Process(target=_serve, args=(theirs, work), name=f"render-{number}", daemon=True)
+            process.start()
+            theirs.close()
+            self._connections.append(ours)
+            self._processes.append(process)
+            self._slots.append(slots.numpy())
+
+    def submit(self, task: RenderTask) -> None:
+        """Queue a task; ids of tasks in flight must differ."""
+        self._queue.append(task)
+        self.pending += len(task.views)
+        self._feed()
+
+    def get(self) -> Rendered:
+        """The next replayed (block, view) of any task."""
+        assert self.pending, "get() without a submitted task"
+        start = time.perf_counter()
+        rendered = self._receive() if self._processes else self._render_here()
+        self.wait_s += time.perf_counter() - start
+        self.pending -= 1
+        return rendered
+
+    def close(self) -> None:
+        """End the workers; what is in flight is lost."""
+        for connection in self._connections:
+            connection.close()
+        for process in self._processes:
+            process.join(timeout=1)
+            if process.is_alive():  # in the middle of a long render
+                process.kill()
+                process.join()
+        self._connections, self._processes = [], []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _feed(self) -> None:
+        while self._queue and self._processes:
+            worker = int(np.argmin(self._load))
+            if self._load[worker] >= TASKS_PER_WORKER:
+                return
+            task = self._queue.popleft()
+            self._tasks[task.id] = task
+            self._load[worker] += 1
+            self._send(worker, task)
+
+    def _send(self, worker: int, message: RenderTask | int) -> None:
+        try:
+            self._connections[worker].send(message)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it died: _receive() reads the error that it sent before, or its end
+
+    def _receive(self) -> Rendered:
+        while not self._arrived:
+            for connection in wait(self._connections):
+                assert isinstance(connection, Connection)
+                self._take(self._connections.index(connection), connection)
+        return self._arrived.popleft()
+
+    def _take(self, worker: int, connection: Connection) -> None:
+        try:
+            message = connection.recv()
+        except (EOFError, ConnectionResetError):
+            process = self._processes[worker]
+            process.join(timeout=5)
+            raise RenderError(
+                f"rendering process {worker} died (exit code {process.exitcode}; -9 is often a lack of memory): "
+                "start again, with fewer --workers if it was memory"
+            ) from None
+        if isinstance(message, TeacherCacheError):
+            raise message
+        task_id, slot, block = message
+        task = self._tasks[task_id]
+        if block.view == task.views[-1]:
+            del self._tasks[task_id]
+            self._load[worker] -= 1
+            self._feed()
+        pixels = self._slots[worker][slot, : len(block.lambdas)]
+        self._arrived.append(Rendered(task, block.view, replace(block, pixels=pixels), self, worker, slot))
+
+    def _release(self, worker: int, slot: int) -> None:
+        if self._processes:
+            self._send(worker, slot)
+
+    def _render_here(self) -> Rendered:
+        while True:
+            if self._inline is None:
+                self._inline = self._render_task(self._queue.popleft())
+            rendered = next(self._inline, None)
+            if rendered is not None:
+                return rendered
+            self._inline = None
+
+    def _render_task(self, task: RenderTask) -> Iterator[Rendered]:
+        decoded = decode_block(read_block(task.place), skip_bad=self._skip_bad)
+        for view in task.views:
+            block = replay_view(self._policy, self._store_seed, decoded, view)
+            yield Rendered(task, view, block, self, 0, 0)
+
+
+def render_all(pool: RenderPool, tasks: Sequence[RenderTask]) -> Iterator[Rendered]:
+    """Submit all tasks and yield every (block, view), each released when the next is asked for."""
+    for task in tasks:
+        pool.submit(task)
+    while pool.pending:
+        rendered = pool.get()
+        yield rendered
+        rendered.release()
+
+
+def _serve(connection: Connection, work: _Work) -> None:
+    """A worker's life: render tasks into free slots until the parent closes the pipe."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)  # sent to the whole group; the parent decides when we end
+    torch.set_num_threads(1)
+    try:
+        _render_tasks(connection, work)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        pass  # the parent has closed the pipe, or is gone
+
+
+def _render_tasks(connection: Connection, work: _Work) -> None:
+    slots = work.slots.numpy()
+    free = list(range(len(slots)))
+    tasks: deque[RenderTask] = deque()
+
+    def hear() -> None:
+        message = connection.recv()
+        if isinstance(message, RenderTask):
+            tasks.append(message)
+        else:
+            free.append(message)
+
+    while True:
+        while not tasks:
+            hear()
+        task = tasks.popleft()
+        try:
+            decoded = decode_block(read_block(task.place), skip_bad=work.skip_bad)
+            for view in task.views:
+                while not free:
+                    hear()
+                slot = free.pop()
+                out = slots[slot, : len(task.place.keys)]
+                block = replay_view(work.policy, work.store_seed, decoded, view, out=out)
+                connection.send((task.id, slot, replace(block, pixels=np.empty(0, np.uint8))))
+        except TeacherCacheError as error:
+            connection.send(error)
+            return
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            raise
+        except Exception as error:
+            traceback.print_exc(file=sys.stderr)
+            where = f"shard {task.place.shard}, block {task.place.number}"
+            connection.send(RenderError(f"{where}: rendering failed with {type(error).__name__}: {error}"))
+            return
+
+
+def _check_shared_memory(num_bytes: int, workers: int) -> None:
+    if not os.path.isdir("/dev/shm"):
+        return
+    free = os.statvfs("/dev/shm")
+    free_bytes = free.f_bavail * free.f_frsize
+    if num_bytes > free_bytes:
+        raise RenderError(
+            f"{workers} rendering processes need {num_bytes / 1e6:.0f} MB of shared memory, /dev/shm has "
+            f"{free_bytes / 1e6:.0f} MB free: use fewer --workers, or enlarge /dev/shm (docker: --shm-size)"
+        )

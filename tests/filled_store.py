@@ -1,0 +1,89 @@
+"""Small stores for tests, made without shards and filled with drawn labels."""
+
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from teacher_cache.replay.policy import Policy, load_policy
+from teacher_cache.shards import Index, ShardEntry
+from teacher_cache.store import Store, Unit, UnitCounts, UnitValues
+
+COUNTS = (130, 1, 0, 200)  # with 128 samples a unit: a shard of two units, of one sample, of none, of two
+
+
+def make_index(counts: tuple[int, ...] = COUNTS, num_classes: int = 10, classes: np.ndarray | None = None) -> Index:
+    keys = [f"{shard}-{number:04d}".encode() for shard, count in enumerate(counts) for number in range(count)]
+    total = len(keys)
+    return Index(
+        shards=tuple(
+            ShardEntry(name=f"shard-{shard}.tar", path=f"/data/shard-{shard}.tar", num_bytes=512, hash=2**63 + shard)
+            for shard in range(len(counts))
+        ),
+        counts=np.array(counts, np.int64),
+        key_bytes=np.frombuffer(b"".join(keys), np.uint8),
+        key_ends=np.cumsum([len(key) for key in keys]).astype(np.int64),
+        classes=np.arange(total, dtype=np.int32) % num_classes if classes is None else classes.astype(np.int32),
+        offsets=np.arange(total, dtype=np.int64) * 1024 + 512,
+        sizes=np.full(total, 100, np.int64),
+        class_names=tuple(f"class {number}" for number in range(num_classes)),
+    )
+
+
+def make_store(
+    path: Path,
+    *,
+    index: Index | None = None,
+    policy: Policy | None = None,
+    views: int = 4,
+    group: int | None = 2,
+    unit_samples: int = 128,
+    any_device: bool = False,
+) -> Store:
+    return Store.create(
+        path,
+        index or make_index(),
+        policy or load_policy("none"),
+        views=views,
+        seed=7,
+        group=group,
+        unit_samples=unit_samples,
+        any_device=any_device,
+    )
+
+
+def draw_values(store: Store, unit: Unit, *, skip: tuple[int, ...] = ()) -> UnitValues:
+    """Labels and digests that depend on the unit alone. `skip`: rows of the unit that are skipped."""
+    rng = np.random.default_rng(unit)
+    samples, blocks = store.unit_rows(unit)[1], len(store.unit_blocks(unit))
+    labels = rng.integers(0, store.num_classes, (samples, store.group))
+    labels[list(skip)] = -2
+    return UnitValues(labels, rng.integers(1, 2**64, (blocks, store.group), dtype=np.uint64))
+
+
+def count(store: Store, unit: Unit, values: UnitValues) -> UnitCounts:
+    first, samples = store.unit_rows(unit)
+    start = store.index.starts[unit.shard] + first
+    own = int((values.labels[:samples] == store.index.classes[start : start + samples, None]).sum())
+    labelled, skipped = int((values.labels >= 0).sum()), int((values.labels == -2).sum())
+    return UnitCounts(labelled=labelled, own=own, larger=own, either=own, skipped=skipped)
+
+
+def commit(store: Store, unit: Unit, *, skip: tuple[int, ...] = (), device: str = "cpu") -> UnitValues:
+    values = draw_values(store, unit, skip=skip)
+    store.commit_unit(unit, values, count(store, unit, values), device)
+    return values
+
+
+def fill(store: Store, views: range | None = None) -> None:
+    for unit in store.units(views):
+        commit(store, unit)
+
+
+def files(folder: Path) -> dict[str, str]:
+    """Every file under a folder and a hash of its bytes."""
+    return {
+        str(file.relative_to(folder)): xxhash.xxh3_64_hexdigest(file.read_bytes())
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }

@@ -1,0 +1,428 @@
+"""Write an image data set as shuffled WebDataset shards, the same bytes for the same input.
+
+    python tools/make_shards.py digits OUT                              scikit-learn's handwritten digits, no download
+    python tools/make_shards.py folder SRC OUT                          a folder per class; images copied as they are
+    python tools/make_shards.py torchvision CIFAR10 ROOT OUT --split train
+
+OUT gets PREFIX-0000.tar ... and classes.json. For a validation set in the same folder give another --prefix; in another
+folder, give the training set's classes.json with --classes, so that both number their classes alike.
+"""
+
+import inspect
+import io
+import json
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import webdataset
+from PIL import Image
+
+from teacher_cache.errors import ShardError, TeacherCacheError
+from teacher_cache.index import CLASSES_FILE, IMAGE_EXTENSIONS, read_class_names
+from teacher_cache.replay.seeds import Stream, derive
+
+DIGITS_VALIDATION = 360  # of 1,797: a fifth
+
+_PREFIX = re.compile(r"\w[\w.-]*")
+_META_FOLDER = re.compile(r"__[^/]*__")  # webdataset's readers skip it
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample to be written; read gives its image, extension and bytes, when its turn comes."""
+
+    key: str
+    class_number: int
+    read: Callable[[], tuple[str, bytes]]
+
+
+def shuffle(samples: Sequence[Sample], seed: int, prefix: str) -> list[Sample]:
+    """Shuffle over all shards: a pure function of seed, prefix and the samples' order, alike on every platform."""
+    order = Stream(derive(seed, "make_shards", prefix)).permutation(len(samples))
+    return [samples[position] for position in order]
+
+
+def write_shards(
+    out: Path, prefix: str, samples: Sequence[Sample], class_names: Sequence[str], samples_per_shard: int
+) -> list[Path]:
+    """Write samples in their order as PREFIX-0000.tar, ... and classes.json; aside first, renamed once all are there.
+
+    ShardError when out holds shards of this prefix, or another classes.json.
+    """
+    if not samples:
+        raise ShardError(f"no images found for the shards {prefix}-*.tar")
+    repeated = [key for key, count in Counter(sample.key for sample in samples).items() if count > 1]
+    if repeated:
+        raise ShardError(f"two samples have the key {repeated[0]!r}")
+    check_out(out, prefix, class_names)
+    aside = out / f".{prefix}.partial"
+    shutil.rmtree(aside, ignore_errors=True)  # of a run that was stopped
+    aside.mkdir(parents=True)
+    names = []
+    for number, first in enumerate(range(0, len(samples), samples_per_shard)):
+        names.append(f"{prefix}-{number:04d}.tar")
+        write_shard(aside / names[-1], samples[first : first + samples_per_shard])
+    (aside / CLASSES_FILE).write_text(json.dumps(list(class_names), ensure_ascii=False) + "\n", encoding="utf-8")
+    for name in [*names, CLASSES_FILE]:
+        os.replace(aside / name, out / name)
+    aside.rmdir()
+    return [out / name for name in names]
+
+
+def check_out(out: Path, prefix: str, class_names: Sequence[str]) -> None:
+    """Refuse to write where shards of this prefix, or other classes, are already."""
+    if not _PREFIX.fullmatch(prefix):
+        raise ShardError(f"the prefix {prefix!r} makes no plain file name: use letters, digits, '_', '.' and '-'")
+    there = sorted(out.glob(f"{prefix}-*.tar"))
+    if there:
+        raise ShardError(
+            f"{out} already holds {there[0].name} ({len(there)} such): remove them, or give another folder or --prefix"
+        )
+    if (out / CLASSES_FILE).exists() and read_class_names(out / CLASSES_FILE) != tuple(class_names):
+        raise ShardError(
+            f"{out / CLASSES_FILE} names other classes: give another folder, or these names with --classes "
+            f"{out / CLASSES_FILE}"
+        )
+
+
+def write_shard(path: Path, samples: Sequence[Sample]) -> None:
+    with (
+        open(path, "wb") as stream,
+        webdataset.TarWriter(stream, user="", group="", mode=0o644, mtime=0, encoder=False) as writer,
+    ):
+        for sample in samples:
+            extension, image = sample.read()
+            writer.write({"__key__": sample.key, extension: image, "cls": str(sample.class_number).encode()})
+
+
+def encode_png(image: Image.Image) -> tuple[str, bytes]:
+    """Encode without loss -> ("png", bytes); modes that PNG does not know become RGB."""
+    if image.mode not in ("1", "L", "LA", "I;16", "P", "RGB", "RGBA"):
+        image = image.convert("RGB")
+    stream = io.BytesIO()
+    image.save(stream, "png")
+    return "png", stream.getvalue()
+
+
+def digits_samples() -> tuple[list[Sample], list[Sample]]:
+    """scikit-learn's 1,797 digits, 8 x 8 grey, 0..16 stretched to 0..255 -> (training, validation).
+
+    Both hold every class in its proportion; who is in which depends on nothing.
+    """
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    pixels = (digits.images.astype(np.int64) * 255 + 8) // 16
+    classes = digits.target.astype(np.int64)
+    # the whole parts of each class's share, and one more where the remainders are largest
+    shares = np.bincount(classes) * DIGITS_VALIDATION
+    held_out = shares // len(classes)
+    held_out[np.argsort(-(shares % len(classes)), kind="stable")[: DIGITS_VALIDATION - held_out.sum()]] += 1
+    train: list[Sample] = []
+    val: list[Sample] = []
+    for position in Stream(derive(0, "make_shards", "digits")).permutation(len(classes)):
+        number = int(classes[position])
+        image = Image.fromarray(pixels[position].astype(np.uint8))
+        sample = Sample(f"digit-{position:04d}", number, partial(encode_png, image))
+        if held_out[number]:
+            held_out[number] -= 1
+            val.append(sample)
+        else:
+            train.append(sample)
+    return train, val
+
+
+def folder_samples(source: Path, class_names: Sequence[str] | None) -> tuple[list[Sample], tuple[str, ...], int]:
+    """The images of a tree with one folder per class, in sorted order -> (samples, class names, files left out).
+
+    Classes are the sorted folder names, or class_names, and then a folder of another name is refused. Hidden files and
+    folders are left out; so are files of other extensions, and those are counted.
+    """
+    if not source.is_dir():
+        raise ShardError(f"{source} is no folder")
+    folders = sorted(entry.name for entry in source.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if not folders:
+        raise ShardError(f"{source} holds no folders: one per class is expected")
+    names = tuple(folders if class_names is None else class_names)
+    unknown = [folder for folder in folders if folder not in names]
+    if unknown:
+        raise ShardError(
+            f"{source / unknown[0]} is none of the {len(names)} classes ({len(unknown)} such folders): remove it, or "
+            "name it in --classes"
+        )
+    twice = [folder for folder in folders if names.count(folder) > 1]
+    if twice:
+        raise ShardError(
+            f"the class name {twice[0]!r} stands for more than one class, so the folder {source / twice[0]} does too"
+        )
+    meta = [folder for folder in folders if _META_FOLDER.fullmatch(folder)]
+    if meta:
+        raise ShardError(f"{source / meta[0]}: readers of WebDataset skip names like this; rename the folder")
+    samples: list[Sample] = []
+    left_out = sum(entry.is_file() and not entry.name.startswith(".") for entry in source.iterdir())
+    taken: set[str] = set()
+    for folder in folders:
+        number = names.index(folder)
+        for file in _files(source / folder):
+            if not _is_image(file):
+                left_out += 1
+                continue
+            key = _unused_key(file.relative_to(source), taken)
+            taken.add(key)
+            samples.append(Sample(key, number, partial(_copy, file)))
+    return samples, names, left_out
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix[1:].lower() in IMAGE_EXTENSIONS
+
+
+def _copy(file: Path) -> tuple[str, bytes]:
+    return file.suffix[1:].lower(), file.read_bytes()
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All files below a folder, sorted by path, hidden ones left out."""
+    found = []
+    for root, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(root, name) for name in files if not name.startswith(".")]
+    yield from sorted(found, key=lambda file: file.parts)
+
+
+def _unused_key(relative: Path, taken: set[str]) -> str:
+    """A relative path's key. A dot in the base name becomes '_', as it would end the key; '-2' tells equals apart."""
+    key = relative.with_name(relative.stem.replace(".", "_")).as_posix()
+    number = 1
+    unused = key
+    while unused in taken:
+        number += 1
+        unused = f"{key}-{number}"
+    return unused
+
+
+def torchvision_samples(dataset: Any, class_names: Sequence[str] | None) -> tuple[list[Sample], tuple[str, ...]]:
+    """The items (PIL image, class) of a torchvision data set without transforms -> (samples, class names).
+
+    An item that lies in a file of its own is copied, others are encoded as PNG. Class names are the data set's own;
+    with class_names its classes are renumbered by name.
+    """
+    try:
+        classes = [int(target) for target in _targets(dataset)]
+    except (TypeError, ValueError):
+        raise ShardError("the data set is not one of classification: its targets are no class numbers") from None
+    own = getattr(dataset, "classes", None)
+    own_names = (
+        tuple(_name(name) for name in own)
+        if own is not None
+        else tuple(str(number) for number in range(max(classes, default=-1) + 1))
+    )
+    names = tuple(class_names) if class_names is not None else own_names
+    unknown = [name for name in own_names if names.count(name) != 1] if class_names is not None else []
+    if unknown:
+        raise ShardError(
+            f"the class {unknown[0]!r} of the data set is not once among the {len(names)} of --classes "
+            f"({len(unknown)} such)"
+        )
+    numbers = {
+        number: names.index(name) if class_names is not None else number for number, name in enumerate(own_names)
+    }
+    wrong = [number for number in classes if number not in numbers]
+    if wrong:
+        raise ShardError(f"the data set has class {wrong[0]}, but {len(own_names)} class names")
+    samples = [
+        Sample(f"{position:08d}", numbers[number], partial(_read_item, dataset, position))
+        for position, number in enumerate(classes)
+    ]
+    return samples, names
+
+
+def _targets(dataset: Any) -> Sequence[int]:
+    """The classes of all items: in memory in most data sets, under one of these names; else taken from the items."""
+    for attribute in ("targets", "_labels", "labels"):
+        targets = getattr(dataset, attribute, None)
+        if targets is not None and len(targets) == len(dataset):
+            return targets
+    return [dataset[position][1] for position in range(len(dataset))]
+
+
+def _name(name: Any) -> str:
+    """A class name; ImageNet's are tuples of synonyms."""
+    return ", ".join(name) if isinstance(name, tuple | list) else str(name)
+
+
+def _read_item(dataset: Any, position: int) -> tuple[str, bytes]:
+    """One item's image: the file that it is decoded from where that is of a known kind, else a PNG of its pixels."""
+    try:
+        with _caught_file():
+            image = dataset[position][0]
+    except _FileOpenedError as opened:
+        if _is_image(opened.file):
+            return _copy(opened.file)
+        image = dataset[position][0]
+    if not isinstance(image, Image.Image):
+        raise ShardError(f"item {position} of the data set is no PIL image but {type(image).__name__}")
+    return encode_png(image)
+
+
+class _FileOpenedError(Exception):
+    def __init__(self, file: Path) -> None:
+        super().__init__(file)
+        self.file = file
+
+
+@contextmanager
+def _caught_file() -> Iterator[None]:
+    """Raise _FileOpenedError where Pillow would open a file.
+
+    Data sets keep their files' paths under many names of their own, but open them all with Image.open.
+    """
+    original = Image.open
+
+    def catch(fp: Any, *args: Any, **kwargs: Any) -> Any:
+        name = fp if isinstance(fp, str | os.PathLike) else getattr(fp, "name", None)
+        if isinstance(name, str | os.PathLike):
+            raise _FileOpenedError(Path(name))
+        return original(fp, *args, **kwargs)
+
+    Image.open = catch
+    try:
+        yield
+    finally:
+        Image.open = original
+
+
+def open_torchvision(name: str, root: Path, split: str | None) -> Any:
+    """Open torchvision.datasets.NAME, downloaded to root if it is not there; split goes to its `split=` or `train=`."""
+    from torchvision import datasets
+
+    kind: Any = getattr(datasets, name, None)
+    if not inspect.isclass(kind):
+        raise ShardError(
+            f"torchvision has no data set {name!r}: names are spelled as in torchvision.datasets, CIFAR10 or Flowers102"
+        )
+    parameters = inspect.signature(kind).parameters
+    arguments: dict[str, Any] = {}
+    if split is not None:
+        if "split" in parameters:
+            arguments["split"] = split
+        elif "train" in parameters and split in ("train", "test", "val"):
+            arguments["train"] = split == "train"
+        else:
+            raise ShardError(f"the data set {name} has no split {split!r}")
+    elif "split" in parameters or "train" in parameters:
+        raise ShardError(f"the data set {name} has splits: give --split, train or test or what torchvision calls it")
+    if "download" in parameters:
+        try:
+            return kind(root, **arguments, download=False)
+        except (RuntimeError, OSError):  # torchvision's way to say that it is not there
+            root.mkdir(parents=True, exist_ok=True)
+            arguments["download"] = True
+    try:
+        return kind(root, **arguments)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise ShardError(f"the data set {name} cannot be opened in {root}: {error}") from None
+
+
+class _Main(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TeacherCacheError as error:
+            raise click.ClickException(str(error)) from None
+
+
+@click.group(cls=_Main)
+def main() -> None:
+    """Write an image data set as shuffled WebDataset shards, the same bytes for the same input."""
+
+
+_out = click.argument("out", type=click.Path(file_okay=False, path_type=Path))
+_seed = click.option("--seed", default=0, show_default=True, help="Of the shuffle over all shards.")
+_samples_per_shard = click.option(
+    "--samples-per-shard", type=click.IntRange(1), default=1024, show_default=True, help="Best a multiple of 64."
+)
+_prefix = click.option("--prefix", default="train", show_default=True, help="Shards are called PREFIX-0000.tar ...")
+_classes = click.option("--classes", type=click.Path(dir_okay=False), help="JSON list of class names, in their order.")
+
+
+def _report(paths: Sequence[Path], samples: Sequence[Sample], class_names: Sequence[str]) -> None:
+    places = ", ".join(str(path) for path in (paths if len(paths) < 3 else [paths[0], "...", paths[-1]]))
+    click.echo(f"{places}: {len(samples):,} samples of {len(class_names)} classes")
+
+
+@main.command()
+@_out
+@_seed
+@_samples_per_shard
+def digits(out: Path, seed: int, samples_per_shard: int) -> None:
+    """scikit-learn's handwritten digits, as OUT/train-0000.tar ... and OUT/val-0000.tar ..."""
+    class_names = [str(number) for number in range(10)]
+    train, val = digits_samples()
+    for prefix in ("train", "val"):
+        check_out(out, prefix, class_names)
+    for prefix, samples in (("train", train), ("val", val)):
+        paths = write_shards(out, prefix, shuffle(samples, seed, prefix), class_names, samples_per_shard)
+        _report(paths, samples, class_names)
+
+
+@main.command()
+@click.argument("src", type=click.Path(file_okay=False, path_type=Path))
+@_out
+@_seed
+@_samples_per_shard
+@_prefix
+@_classes
+def folder(src: Path, out: Path, seed: int, samples_per_shard: int, prefix: str, classes: str | None) -> None:
+    """A tree SRC/CLASS/.../IMAGE, its files copied as they are.
+
+    Classes are the sorted folder names, or those of --classes in their order; then other folders are refused.
+    """
+    samples, class_names, left_out = folder_samples(src, read_class_names(classes) if classes else None)
+    paths = write_shards(out, prefix, shuffle(samples, seed, prefix), class_names, samples_per_shard)
+    _report(paths, samples, class_names)
+    if left_out:
+        click.echo(f"left out: {left_out:,} files that are no {', '.join(IMAGE_EXTENSIONS)} in a folder of a class")
+
+
+@main.command(name="torchvision")
+@click.argument("name")
+@click.argument("root", type=click.Path(file_okay=False, path_type=Path))
+@_out
+@click.option("--split", help="train, test, val ... as torchvision calls it; train or test where it says train=.")
+@_seed
+@_samples_per_shard
+@_prefix
+@_classes
+def torchvision_command(
+    name: str,
+    root: Path,
+    out: Path,
+    split: str | None,
+    seed: int,
+    samples_per_shard: int,
+    prefix: str,
+    classes: str | None,
+) -> None:
+    """The data set torchvision.datasets.NAME in ROOT, downloaded if need be.
+
+    Image files are copied as they are, images in memory become PNG.
+    """
+    dataset = open_torchvision(name, root, split)
+    samples, class_names = torchvision_samples(dataset, read_class_names(classes) if classes else None)
+    paths = write_shards(out, prefix, shuffle(samples, seed, prefix), class_names, samples_per_shard)
+    _report(paths, samples, class_names)
+
+
+if __name__ == "__main__":
+    main()
