@@ -80,7 +80,7 @@ $(STORE)/zarr.json: $(INPUTS) | $(INSTALLED)
 
 ifneq ($(MADE_TEACHER),)
 $(MADE_TEACHER): | $(STORE)/zarr.json
-	$(RUN) student train --store $(STORE) --recipe digits_teacher --val '$(VAL)' --out $(OUT)/teacher --workers $(WORKERS)
+	$(RUN) student train --store $(STORE) --recipe digits_teacher $(foreach word,$(VAL),--val '$(word)') --out $(OUT)/teacher --workers $(WORKERS)
 endif
 
 $(STORE).filled: $(MADE_TEACHER) | $(STORE)/zarr.json
@@ -89,7 +89,7 @@ $(STORE).filled: $(MADE_TEACHER) | $(STORE)/zarr.json
 	touch $@
 
 $(STUDENT)/results.json: $(STORE).filled
-	$(LAUNCH) student train --store $(STORE) --recipe $(RECIPE) $(if $(VAL),--val $(call quoted,$(VAL))) \
+	$(LAUNCH) student train --store $(STORE) --recipe $(RECIPE) $(if $(VAL),$(foreach word,$(VAL),--val '$(word)')) \
 		--out $(STUDENT) --workers $(WORKERS)
 
 test: $(INSTALLED) ## run all tests

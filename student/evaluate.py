@@ -62,7 +62,8 @@ class ValidationSet:
         views: list[np.ndarray] = []
         classes: list[np.ndarray] = []
         tasks = [
-            RenderTask(number, self._index.place(shard, block), (0,)) for number, (shard, block) in enumerate(self._mine)
+            RenderTask(number, self._index.place(shard, block), (0,))
+            for number, (shard, block) in enumerate(self._mine)
         ]
         for rendered in render_all(self._pool, tasks):
             views.append(rendered.block.pixels.copy())
@@ -157,7 +158,9 @@ def open_checkpoint(path: str, *, ema: bool = False) -> tuple[nn.Module, dict[st
         raise CheckpointError(f"{path} is not a checkpoint of `student train`: it has no recipe in it")
     if ema and "model_ema" not in checkpoint:
         raise CheckpointError(f"{path} has no EMA weights: leave out --ema, or train with --set ema=0.9999")
-    model = build_model(Recipe.from_json(checkpoint["recipe"]), len(checkpoint["class_names"]), tuple(checkpoint["size"]))
+    model = build_model(
+        Recipe.from_json(checkpoint["recipe"]), len(checkpoint["class_names"]), tuple(checkpoint["size"])
+    )
     model.load_state_dict(state_of(checkpoint, prefer=["model_ema" if ema else "model"]), strict=True)
     return model, checkpoint
 

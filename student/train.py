@@ -360,9 +360,7 @@ def open_validation(
     if not options.val:
         return None
     index = index_validation(options.val, store.class_names)
-    return ValidationSet(
-        index, preprocessing, workers=options.workers, rank=ranks.rank, world_size=ranks.world_size
-    )
+    return ValidationSet(index, preprocessing, workers=options.workers, rank=ranks.rank, world_size=ranks.world_size)
 
 
 def check_policy(store: Store, recipe: Recipe, allow_policy: bool) -> None:
@@ -376,7 +374,12 @@ def check_policy(store: Store, recipe: Recipe, allow_policy: bool) -> None:
 
 def write_results(out: Path, run: Run, accuracy: Accuracy) -> None:
     """Publish results.json: what was trained, on what, and how good it is."""
-    results = {**run.identity(), "accuracy": accuracy, "steps": run.steps_done(), "views": list(run.loader.views_needed)}
+    results = {
+        **run.identity(),
+        "accuracy": accuracy,
+        "steps": run.steps_done(),
+        "views": list(run.loader.views_needed),
+    }
     aside = out / "results.json.partial"
     aside.write_text(json.dumps(results, indent=2) + "\n")
     aside.replace(out / "results.json")

@@ -5,6 +5,7 @@ lambdas (N,) on mix.LAMBDA_ONE's grid.
 """
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
 from teacher_cache.replay.mix import LAMBDA_ONE
 from teacher_cache.store import UnitCounts
@@ -50,11 +51,12 @@ def agreement_above_chance(labels: np.ndarray, class_pairs: np.ndarray, num_clas
 
 
 def renaming_gain(labels: np.ndarray, class_pairs: np.ndarray, lambdas: np.ndarray, num_classes: int) -> float:
-    """How much agreement would rise if every class took the name that the teacher mostly gives it.
+    """How much agreement would rise if every class took the name that the teacher mostly gives it, no name twice.
 
     The names are learnt on every second sample's views and tried on the others, so that a teacher that is wrong
-    in its own way about each sample gains nothing. labels and the rest are (samples, views) here, pairs with a
-    last axis of 2. A class list that is shifted or sorted otherwise gains much.
+    in its own way about each sample gains nothing; nor does one that gives a single label, since a name is given
+    once. A class list that is shifted or sorted otherwise gains much. labels and the rest are (samples, views)
+    here, pairs with a last axis of 2.
     """
     shape = labels.shape
     truth = larger_class(class_pairs.reshape(-1, 2), lambdas.reshape(-1)).reshape(shape)
@@ -62,7 +64,8 @@ def renaming_gain(labels: np.ndarray, class_pairs: np.ndarray, lambdas: np.ndarr
     kept = labels[learn] >= 0
     confusion = np.zeros((num_classes, num_classes), np.int64)
     np.add.at(confusion, (truth[learn][kept], labels[learn][kept]), 1)
-    names = np.where(confusion.any(1), confusion.argmax(1), np.arange(num_classes))
+    confusion = 2 * confusion + np.eye(num_classes, dtype=np.int64)  # its own name where nothing speaks for another
+    names = linear_sum_assignment(confusion, maximize=True)[1]
     kept = labels[judge] >= 0
     if not kept.any():
         return 0.0

@@ -4,7 +4,6 @@ import json
 import shutil
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -140,13 +139,11 @@ def fill(
     from teacher_cache.fill import FillOptions
     from teacher_cache.fill import fill as fill_store
     from teacher_cache.job import join_job
-    from teacher_cache.store import Store
+    from teacher_cache.places import open_moved
     from teacher_cache.teacher import TeacherSettings, check_same_teacher, open_teacher
 
     job = join_job()
-    store = Store.open(store_path, writable=True)
-    if shards:
-        store = _moved(store, shards)
+    store = open_moved(store_path, shards, writable=True)
     views = _view_range(store, view_range, loud=job.rank == 0)
     if device is None and job.world_size > 1:
         device = _device_of_rank(job.local_rank)
@@ -226,13 +223,11 @@ def verify(
     shards: tuple[str, ...],
 ) -> None:
     """Check every record, and render (and with --teacher label) a random fraction again. Exits with 1 on a difference."""
-    from teacher_cache.store import Store
+    from teacher_cache.places import open_moved
     from teacher_cache.teacher import TeacherSettings, check_same_teacher, open_teacher
     from teacher_cache.verify import verify as verify_store
 
-    store = Store.open(store_path)
-    if shards:
-        store = _moved(store, shards)
+    store = open_moved(store_path, shards)
     opened, same_kind = None, True
     if teacher is not None:
         if store.teacher is None:
@@ -271,9 +266,7 @@ def verify(
         sys.exit(1)
 
 
-def _walk(
-    patterns: tuple[str, ...], store_path: str, class_from: str, classes_file: str | None, workers: int
-) -> Any:
+def _walk(patterns: tuple[str, ...], store_path: str, class_from: str, classes_file: str | None, workers: int) -> Any:
     """Index the shards; what an interrupted walk has finished waits beside the store."""
     from teacher_cache.shards import class_rule, expand_shards, index_shards
 
@@ -293,13 +286,6 @@ def _walk(
     return found
 
 
-def _moved(store: Any, patterns: tuple[str, ...]) -> Any:
-    """The store with its shards' places overridden, checked against the index."""
-    from teacher_cache.shards import check_shards, expand_shards
-
-    return store.with_places(check_shards(store.index, expand_shards(patterns)))
-
-
 def _view_range(store: Any, text: str | None, *, loud: bool) -> range:
     """A:B rounded out to whole groups."""
     if text is None:
@@ -314,7 +300,9 @@ def _view_range(store: Any, text: str | None, *, loud: bool) -> range:
         )
     rounded = range(first // store.group * store.group, -(-last // store.group) * store.group)
     if loud and (rounded.start, rounded.stop) != (first, last):
-        _warn(f"views {text} rounded out to {rounded.start}:{rounded.stop}: groups of {store.group} are filled together")
+        _warn(
+            f"views {text} rounded out to {rounded.start}:{rounded.stop}: groups of {store.group} are filled together"
+        )
     return rounded
 
 

@@ -261,4 +261,3 @@ def describe(store: Store, unit: Unit) -> str:
     views = store.group_views(unit.group)
     shard = store.index.shards[unit.shard].name
     return f"shard {shard}, samples {first} to {first + num_samples - 1}, views {views[0]} to {views[-1]}"
-

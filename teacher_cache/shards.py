@@ -83,9 +83,10 @@ class Index:
     offsets: np.ndarray
     sizes: np.ndarray
     class_names: tuple[str, ...]
+    class_from: str = "cls"  # where classes were read: ClassRule.source
 
     @staticmethod
-    def join(parts: Sequence[ShardIndex], class_names: tuple[str, ...] | None) -> "Index":
+    def join(parts: Sequence[ShardIndex], class_names: tuple[str, ...] | None, class_from: str = "cls") -> "Index":
         """Put shards together in the order given. Without class_names classes are called "0", "1" ... up to the largest
         found.
         """
@@ -102,6 +103,7 @@ class Index:
             offsets=np.concatenate([np.empty(0, np.int64), *(part.offsets for part in parts)]),
             sizes=np.concatenate([np.empty(0, np.int64), *(part.sizes for part in parts)]),
             class_names=class_names,
+            class_from=class_from,
         )
 
     @property
@@ -305,7 +307,7 @@ def index_shards(
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)
-    return Index.join([parts[number] for number in range(len(paths))], rule.names)
+    return Index.join([parts[number] for number in range(len(paths))], rule.names, rule.source)
 
 
 def class_order_warning(index: Index) -> str | None:

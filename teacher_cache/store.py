@@ -89,6 +89,7 @@ class Store:
         self.unit_samples = int(settings["unit_samples"])
         self.any_device = bool(settings["any_device"])
         self.class_names = tuple(str(name) for name in settings["class_names"])
+        self._class_from = str(settings["class_from"])
         self.libraries: dict[str, str] = dict(settings["libraries"])
         self.policy = Policy.from_json(settings["policy"])
         self._shards = [(str(s["name"]), str(s["path"]), int(s["bytes"])) for s in settings["shards"]]
@@ -137,6 +138,7 @@ class Store:
             "views": views,
             "unit_samples": unit_samples,
             "class_names": list(index.class_names),
+            "class_from": index.class_from,
             "shards": [{"name": s.name, "path": s.path, "bytes": s.num_bytes} for s in index.shards],
             "any_device": any_device,
             "libraries": pixel_libraries(),
@@ -260,7 +262,7 @@ class Store:
             ShardEntry(name=name, path=path, num_bytes=num_bytes, hash=int(shard_hash))
             for (name, path, num_bytes), shard_hash in zip(self._shards, hashes, strict=True)
         )
-        return Index(shards=entries, class_names=self.class_names, **arrays)
+        return Index(shards=entries, class_names=self.class_names, class_from=self._class_from, **arrays)
 
     @cached_property
     def counts(self) -> np.ndarray:
@@ -508,10 +510,8 @@ class Store:
                 _fsync(aside)
                 folder.mkdir(parents=True, exist_ok=True)
                 os.link(aside, folder / "zarr.json")
-            except FileExistsError:
-                break
-            except FileNotFoundError:
-                continue  # another process that opened the store swept the empty folder, or the file aside
+            except (FileExistsError, FileNotFoundError):
+                continue  # published by another process, or that one swept the empty folder or the file aside
             finally:
                 aside.unlink(missing_ok=True)
             _fsync_up(folder / "zarr.json", self.path)
@@ -520,10 +520,11 @@ class Store:
 
     def _sweep_publishing(self) -> None:
         """Remove what a killed `_publish` left."""
-        for folder in (*self.path.glob("teacher/device-*"), self.path / "teacher"):
-            if not (folder / "zarr.json").exists():
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
+        with contextlib.suppress(FileNotFoundError):  # other processes may sweep at the same time
+            for folder in (*self.path.glob("teacher/device-*"), self.path / "teacher"):
+                if not (folder / "zarr.json").exists():
+                    with contextlib.suppress(OSError):
+                        folder.rmdir()
         for file in (self.path / "labels").glob("publishing.*.partial"):
             file.unlink(missing_ok=True)
 

@@ -147,7 +147,9 @@ def open_teacher(
         "spec": spec,
         "weights_sha256": weights_sha256(model),
         "num_classes": num_classes,
-        "mean": list(_first(settings.mean, known.get("mean"), checkpoint.get("mean"), config.get("mean"), IMAGENET_MEAN)),
+        "mean": list(
+            _first(settings.mean, known.get("mean"), checkpoint.get("mean"), config.get("mean"), IMAGENET_MEAN)
+        ),
         "std": list(_first(settings.std, known.get("std"), checkpoint.get("std"), config.get("std"), IMAGENET_STD)),
         "input_size": _first(settings.input_size, known.get("input_size")),
         "batch_size": _first(settings.batch_size, known.get("batch_size"), 256 if device.type == "cuda" else 64),
@@ -207,7 +209,7 @@ def load_model(
 
 def build_from_function(spec: str, **offered: Any) -> nn.Module:
     """Call path/file.py:function or package.module:function with those of `offered` that its signature names."""
-    function = _import_function(spec)
+    function = import_function(spec)
     parameters = inspect.signature(function).parameters
     takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     model = function(**{name: value for name, value in offered.items() if takes_all or name in parameters})
@@ -235,7 +237,9 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     return loaded
 
 
-def state_of(checkpoint: Mapping[str, Any], *, prefer: Sequence[str] = ("model", "state_dict", "model_ema")) -> dict[str, Tensor]:
+def state_of(
+    checkpoint: Mapping[str, Any], *, prefer: Sequence[str] = ("model", "state_dict", "model_ema")
+) -> dict[str, Tensor]:
     """The state dict of a checkpoint, bare or under one of the keys `prefer`, without DDP's and compile's prefixes."""
     state = next((checkpoint[key] for key in prefer if isinstance(checkpoint.get(key), Mapping)), checkpoint)
     tensors = {}
@@ -310,7 +314,7 @@ def _build_from_timm(name: str, num_classes: int, *, pretrained: bool, **model_a
         ) from error
 
 
-def _import_function(spec: str) -> Callable[..., Any]:
+def import_function(spec: str) -> Callable[..., Any]:
     place, _, name = spec.rpartition(":")
     try:
         if place.endswith(".py"):

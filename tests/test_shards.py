@@ -438,8 +438,8 @@ def test_classes_from_json(tmp_path: Path) -> None:
         assert index_shard(path, rule).classes.tolist() == [1]
     for content in (b"{}", b"not json", b"[1]", b"3", b"\xff"):
         refused(one_class(tmp_path, content, "json"), "'a'", "no field 'label'", rule=rule)
-    for label in (1.0, True, None, [1]):
-        refused(one_class(tmp_path, json.dumps({"label": label}).encode(), "json"), "neither an integer", rule=rule)
+    for wrong in (1.0, True, None, [1]):
+        refused(one_class(tmp_path, json.dumps({"label": wrong}).encode(), "json"), "neither an integer", rule=rule)
     refused(one_class(tmp_path, b"1"), "no .json member", rule=rule)
 
 

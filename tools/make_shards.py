@@ -307,12 +307,13 @@ def open_torchvision(name: str, root: Path, split: str | None) -> Any:
     from torchvision import datasets
 
     kind: Any = getattr(datasets, name, None)
-    if not inspect.isclass(kind):
+    is_class = inspect.isclass(kind)
+    if not is_class:
         raise ShardError(
             f"torchvision has no data set {name!r}: names are spelled as in torchvision.datasets, CIFAR10 or Flowers102"
         )
     parameters = inspect.signature(kind).parameters
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] = {"root": root} if "root" in parameters else {}
     if split is not None:
         if "split" in parameters:
             arguments["split"] = split
@@ -324,12 +325,12 @@ def open_torchvision(name: str, root: Path, split: str | None) -> Any:
         raise ShardError(f"the data set {name} has splits: give --split, train or test or what torchvision calls it")
     if "download" in parameters:
         try:
-            return kind(root, **arguments, download=False)
+            return kind(**arguments, download=False)
         except (RuntimeError, OSError):  # torchvision's way to say that it is not there
             root.mkdir(parents=True, exist_ok=True)
             arguments["download"] = True
     try:
-        return kind(root, **arguments)
+        return kind(**arguments)
     except (RuntimeError, OSError, ValueError) as error:
         raise ShardError(f"the data set {name} cannot be opened in {root}: {error}") from None
 

@@ -1,1 +1,1 @@
-"""What a view is: settings, random streams, recipes, pixels, mixing, blocks. Knows no teacher, no store, no training."""
+"""A view: settings, random streams, recipes, pixels, mixing, blocks. Knows no teacher, no store, no training."""

@@ -112,7 +112,9 @@ def replay_view(
     block = decoded.block
     shape = (decoded.num_samples, *policy.size, 3)
     pixels = np.empty(shape, dtype=np.uint8) if out is None else out
-    assert pixels.shape == shape and pixels.dtype == np.uint8 and pixels.flags.c_contiguous
+    assert pixels.shape == shape
+    assert pixels.dtype == np.uint8
+    assert pixels.flags.c_contiguous
     for position, key in enumerate(block.keys):
         if position in decoded.skipped:
             pixels[position] = 0

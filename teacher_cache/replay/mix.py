@@ -100,7 +100,7 @@ def blend(a: np.ndarray, b: np.ndarray, lam: int) -> np.ndarray:
     """(a lam + b (LAMBDA_ONE - lam) + LAMBDA_ONE / 2) >> 16 for uint8 arrays and an even lam in 0..LAMBDA_ONE.
 
     OpenCV does it in 32-bit floats, exactly: every product and sum is a multiple of 1 / LAMBDA_ONE below 256, so it has
-    24 bits. OpenCV rounds halves to even; for even lam, one more 1 / LAMBDA_ONE turns them upward and moves nothing else.
+    24 bits. It rounds halves to even; for even lam, one more 1 / LAMBDA_ONE turns them upward and moves nothing else.
     """
     assert lam % 2 == 0, lam
     return cv2.addWeighted(a, lam / LAMBDA_ONE, b, (LAMBDA_ONE - lam) / LAMBDA_ONE, 1 / LAMBDA_ONE)

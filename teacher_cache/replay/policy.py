@@ -85,10 +85,11 @@ class Crop(_Section):
         if not isinstance(values, dict):
             return values
         given = {name: value for name, value in values.items() if value is not None}
-        defaults = {
-            "random_resized": {"scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3)},
-            "center": {"crop_pct": 1.0},
-        }.get(str(given.get("kind")), {})
+        defaults: dict[str, Any] = {}
+        if given.get("kind") == "random_resized":
+            defaults = {"scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3)}
+        elif given.get("kind") == "center":
+            defaults = {"crop_pct": 1.0}
         return {**defaults, **given}
 
     @model_validator(mode="after")

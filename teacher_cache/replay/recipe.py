@@ -95,7 +95,8 @@ def _draw_crop(
 
 def _draw_resized_crop(crop: Crop, stream: Stream, height: int, width: int) -> Box:
     """timm's RandomResizedCropAndInterpolation.get_params."""
-    assert crop.scale is not None and crop.ratio is not None
+    assert crop.scale is not None
+    assert crop.ratio is not None
     log_ratio = (math.log(crop.ratio[0]), math.log(crop.ratio[1]))
     for _ in range(10):
         target_area = stream.uniform(*crop.scale) * (height * width)
@@ -117,7 +118,7 @@ def _draw_resized_crop(crop: Crop, stream: Stream, height: int, width: int) -> B
 def _center_crop(
     crop: Crop, image_height: int, image_width: int, height: int, width: int
 ) -> tuple[tuple[int, int], Box]:
-    """timm's evaluation: Resize to floor(size / crop_pct), then CenterCrop; both sides cover where size is no square."""
+    """timm's evaluation: Resize to floor(size / crop_pct), then CenterCrop; both sides cover, also of no square."""
     assert crop.crop_pct is not None
     least_height, least_width = math.floor(height / crop.crop_pct), math.floor(width / crop.crop_pct)
     if least_height * image_width >= least_width * image_height:  # the height decides, as for a landscape and a square

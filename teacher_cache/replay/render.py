@@ -148,7 +148,7 @@ def _operate(pixels: np.ndarray, operation: Operation, recipe: Recipe) -> np.nda
         case "posterize":
             return cv2.LUT(pixels, _LEVELS & (0xFF00 >> min(int(value), 8) & 0xFF))
         case "solarize":
-            return cv2.LUT(pixels, np.where(_LEVELS < int(value), _LEVELS, 255 - _LEVELS))
+            return cv2.LUT(pixels, np.where(int(value) <= _LEVELS, 255 - _LEVELS, _LEVELS))
         case "solarize_add":
             brighter = np.minimum(_LEVELS.astype(np.int32) + int(value), 255).astype(np.uint8)
             return cv2.LUT(pixels, np.where(_LEVELS < 128, brighter, _LEVELS))
@@ -171,9 +171,9 @@ _LEVELS = np.arange(256, dtype=np.uint8)
 
 def _blend(degenerate: np.ndarray, pixels: np.ndarray, factor: float) -> np.ndarray:
     """Pillow's Image.blend(degenerate, pixels, factor): clipped, then cut off; factor on the grid, below 8."""
-    mixed = cv2.subtract(pixels, degenerate, dtype=cv2.CV_32S)
+    mixed: np.ndarray = cv2.subtract(pixels, degenerate, dtype=cv2.CV_32S)
     mixed *= round(factor * GRID)
-    mixed >>= 20
+    np.right_shift(mixed, 20, out=mixed)
     return cv2.add(mixed, degenerate, dtype=cv2.CV_8U)
 
 

@@ -20,7 +20,7 @@ def on_grid(value: float) -> float:
 
 
 def derive(store_seed: int, purpose: str, *ids: str | int) -> bytes:
-    """Hash a stream's identity -> 32 bytes. Types and lengths are hashed too: ("ab", "c") is not ("a", "bc"), nor 1 "1"."""
+    """Hash a stream's identity -> 32 bytes. Types and lengths count: ("ab", "c") is not ("a", "bc"), nor 1 "1"."""
     hasher = hashlib.blake2b(digest_size=32, person=b"teacher-cache")
     for part in (store_seed, purpose, *ids):
         # a key is the name of a tar member, which may hold bytes that are not UTF-8

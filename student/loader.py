@@ -1,0 +1,348 @@
+"""The plan made real: batches of digest-checked views with their class pairs, lambdas and teacher labels."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from student.plan import (
+    Blocks,
+    BlockTask,
+    EpochPlan,
+    Order,
+    PlanSettings,
+    block_tasks,
+    check_settings,
+    epoch_plan,
+    epoch_steps,
+    pass_blocks,
+    reuse_warning,
+    views_needed,
+)
+from teacher_cache.drift import drift_message
+from teacher_cache.errors import DriftError, MissingLabelError, PlanError
+from teacher_cache.labels import LabelReader
+from teacher_cache.replay.block import BLOCK_SAMPLES, ReplayedBlock
+from teacher_cache.replay.mix import LAMBDA_ONE
+from teacher_cache.shards import BlockPlace
+from teacher_cache.store import Store
+from teacher_cache.workers import Rendered, RenderPool, RenderTask
+
+DRIFTS_TOLD = 10  # with on_drift="warn"; the rest are counted
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's part of a global batch, B views in the plan's order. step counts within the epoch."""
+
+    epoch: int
+    step: int
+    views: Tensor  # (B, H, W, 3) uint8, mixed already
+    class_pairs: Tensor  # (B, 2) int64, the sample's own class first
+    lambdas: Tensor  # (B,) float32 in [0, 1], the own class's share
+    labels: Tensor | None  # (B,) int64, the teacher's
+    samples: Tensor  # (B,) int64, numbers in the store's index
+    view_ids: Tensor  # (B,) int64
+
+
+class ViewLoader:
+    """Iterate over the batches of a training plan, from `start` to the last epoch's end.
+
+    batch_size is global: a rank gets batch_size / world_size views. repeats views of a sample are used in an epoch,
+    "together" or "apart" in its order. With labels=False an unfilled store will do. Every view is checked against
+    the store's digest where there is one; on_drift says whether a difference stops or warns.
+
+    Raises PlanError where batch, ranks, repeats and views do not fit; MissingLabelError, before anything is
+    rendered, where a label that the plan needs is not there; DriftError while iterating.
+    """
+
+    def __init__(
+        self,
+        store: Store | str | os.PathLike[str],
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        *,
+        epochs: int,
+        repeats: int = 1,
+        order: Order = "apart",
+        seed: int = 0,
+        views_in_use: int | None = None,
+        pool_batches: int = 12,
+        workers: int = 2,
+        labels: bool = True,
+        start: tuple[int, int] = (0, 0),
+        on_drift: Literal["stop", "warn"] = "stop",
+        pin: bool = False,
+        warn: Callable[[str], None] = print,
+    ) -> None:
+        self.store = store if isinstance(store, Store) else Store.open(store)
+        if views_in_use is not None and not 1 <= views_in_use <= self.store.views:
+            raise PlanError(
+                f"--views-used {views_in_use} is not within the store's 1 to {self.store.views} views: "
+                f"`teacher-cache extend {self.store.path} --views N` adds some"
+            )
+        self.settings = PlanSettings(
+            seed=seed,
+            batch_size=batch_size,
+            world_size=world_size,
+            rank=rank,
+            repeats=repeats,
+            order=order,
+            views_in_use=views_in_use or self.store.views,
+            pool_batches=pool_batches,
+        )
+        self.epochs = epochs
+        self.start = start
+        self.wait_s = 0.0  # time that batches have waited for pixels
+        self.views_checked = self.views_unchecked = self.views_drifted = 0
+        self._labels, self._on_drift, self._pin, self._warn = labels, on_drift, pin, warn
+        self._workers = workers
+        self._reader = LabelReader(self.store)
+        skipped = self.store.skipped()
+        self._blocks = pass_blocks(self.store.counts, skipped)
+        self._skipped = skipped_by_block(self._blocks, skipped)
+        self.num_skipped = len(skipped)
+        check_settings(self.settings, self._blocks, self.store.views)
+        self.views_needed = views_needed(epochs, repeats, self.settings.views_in_use)
+        if labels:
+            self._check_labels()
+        self._pool: RenderPool | None = None
+
+    # -- what the plan says --------------------------------------------------------------------------------------
+
+    def steps(self, epoch: int) -> int:
+        """Batches in an epoch; epochs may differ by one."""
+        return epoch_steps(self.settings, self._blocks, epoch)
+
+    def announce(self, say: Callable[[str], None]) -> None:
+        """Say what the training will read, and warn where views repeat."""
+        num_samples = self._blocks.num_samples
+        views, need = len(self.views_needed), len(self.views_needed) * num_samples
+        if self._labels:
+            say(f"labels: all {need} that the plan needs are there ({num_samples} samples x {views} views)")
+        else:
+            say(f"no labels are read; {num_samples} samples x {views} views are rendered")
+        if self.num_skipped:
+            say(f"{self.num_skipped} samples that stage one skipped are left out")
+        if warning := reuse_warning(self.epochs, self.settings.repeats, self.settings.views_in_use):
+            say(f"warning: {warning}")
+
+    def describe_checks(self) -> str:
+        """How many views were compared with the store's digests."""
+        text = f"{self.views_checked} replayed views compared with the store's digests, {self.views_drifted} differ"
+        return text + (
+            f"; {self.views_unchecked} were not labelled yet, so not compared" if self.views_unchecked else ""
+        )
+
+    def _check_labels(self) -> None:
+        store = self.store
+        groups = sorted({view // store.group for view in self.views_needed})
+        units = [unit for group in groups for unit in store.missing_units(store.group_views(group))]
+        if not units:
+            return
+        lacking = sum(store.unit_rows(unit)[1] for unit in units)
+        needed = store.index.num_samples * len(groups)
+        first = units[0]
+        views = range(store.group_views(groups[0]).start, store.group_views(groups[-1]).stop)
+        raise MissingLabelError(
+            f"{lacking * store.group} of the {needed * store.group} labels that the plan needs are missing, first "
+            f"those of shard {store.shard_name(first.shard)}, views {store.group_views(first.group).start} to "
+            f"{store.group_views(first.group).stop - 1}: run `teacher-cache fill --store {store.path} "
+            f"--views {views.start}:{views.stop}`"
+        )
+
+    # -- iterating -----------------------------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.close()
+        self._pool = RenderPool(self.store.policy, self.store.seed, workers=self._workers)
+        rows = _Rows(self._capacity(), self.store.policy.size)
+        begun: deque[_Epoch] = deque()  # the epoch being trained, and the next once its rendering has begun
+        tasks = self._tasks(begun)
+        waiting = next(tasks, None)
+        in_flight: dict[int, _Task] = {}
+        rows_coming = task_id = 0
+        while begun:
+            if waiting is not None and rows.held + rows_coming + len(waiting.task.bases) <= rows.capacity:
+                in_flight[task_id] = waiting
+                rows_coming += len(waiting.task.bases)
+                self._pool.submit(RenderTask(task_id, self._place(waiting.task), waiting.task.views))
+                task_id, waiting = task_id + 1, next(tasks, None)
+                continue
+            epoch = begun[0]
+            if epoch.next_step == epoch.plan.steps:
+                begun.popleft()
+                continue
+            wanted = epoch.wanted()
+            if (epoch.row_of[wanted] < 0).any():
+                rows_coming -= self._receive(in_flight, rows)
+                continue
+            yield self._gather(epoch, wanted, rows)
+        self.close()
+
+    def close(self) -> None:
+        """End the rendering processes; iterating again starts new ones."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _capacity(self) -> int:
+        """Rows of pixels to hold: the shuffle pool, the batch being gathered, and what is rendered ahead."""
+        local_batch = self.settings.batch_size // self.settings.world_size
+        ahead = (self._workers + 2) * BLOCK_SAMPLES * self.settings.repeats
+        capacity = self.settings.pool_batches * local_batch + local_batch + ahead
+        height, width = self.store.policy.size
+        _check_memory(capacity * height * width * 3)
+        return capacity
+
+    def _tasks(self, begun: deque["_Epoch"]) -> Iterator["_Task"]:
+        """What to render, epoch after epoch; an epoch joins `begun` when its first block is asked for."""
+        for number in range(self.start[0], self.epochs):
+            epoch = _Epoch(
+                plan=epoch_plan(self.settings, self._blocks, number),
+                next_step=self.start[1] if number == self.start[0] else 0,
+            )
+            begun.append(epoch)
+            for task in block_tasks(epoch.plan, self._blocks, epoch.next_step):
+                yield _Task(epoch, task)
+
+    def _place(self, task: BlockTask) -> BlockPlace:
+        return self.store.index.place(task.shard, task.number, self._skipped.get(task.block, frozenset()))
+
+    def _receive(self, in_flight: dict[int, "_Task"], rows: "_Rows") -> int:
+        """Get one replayed (block, view), check it, keep the rows that the plan wants of it; their number."""
+        assert self._pool is not None
+        waited = self._pool.wait_s
+        rendered = self._pool.get()
+        self.wait_s += self._pool.wait_s - waited
+        wanted = in_flight[rendered.task.id]
+        task = wanted.task
+        if rendered.view == task.views[-1]:
+            del in_flight[rendered.task.id]
+        self._check_drift(task, rendered)
+        items = np.flatnonzero(task.item_views == rendered.view)
+        wanted.epoch.row_of[task.bases[items]] = rows.put(rendered.block, task.positions[items])
+        rendered.release()
+        return len(items)
+
+    def _check_drift(self, task: BlockTask, rendered: Rendered) -> None:
+        block = rendered.block
+        expected = self._reader.digest(task.shard, task.number, rendered.view)
+        if expected is None:
+            self.views_unchecked += len(block.lambdas)
+            return
+        self.views_checked += len(block.lambdas)
+        if block.digest == expected:
+            return
+        message = drift_message(self.store, task.shard, task.number, rendered.view)
+        if self._on_drift == "stop":
+            raise DriftError(message)
+        self.views_drifted += len(block.lambdas)
+        if self.views_drifted <= DRIFTS_TOLD * BLOCK_SAMPLES:
+            self._warn(f"warning: {message}")
+
+    def _gather(self, epoch: "_Epoch", wanted: np.ndarray, rows: "_Rows") -> Batch:
+        taken = epoch.row_of[wanted]
+        samples, view_ids = epoch.plan.samples[wanted], epoch.plan.views[wanted]
+        views = torch.empty((len(taken), *rows.pixels.shape[1:]), dtype=torch.uint8, pin_memory=self._pin)
+        np.take(rows.pixels, taken, axis=0, out=views.numpy())
+        batch = Batch(
+            epoch.plan.epoch,
+            epoch.next_step,
+            views,
+            torch.from_numpy(rows.class_pairs[taken].astype(np.int64)),
+            torch.from_numpy((rows.lambdas[taken] / LAMBDA_ONE).astype(np.float32)),
+            torch.from_numpy(self._reader.labels(samples, view_ids)) if self._labels else None,
+            torch.from_numpy(samples),
+            torch.from_numpy(view_ids),
+        )
+        rows.free(taken)
+        epoch.next_step += 1
+        return batch
+
+
+@dataclass(eq=False)
+class _Epoch:
+    """An epoch on its way: where each item of its base sequence lies in memory, -1 while it is not there."""
+
+    plan: EpochPlan
+    next_step: int
+
+    def __post_init__(self) -> None:
+        self.row_of = np.full(len(self.plan.samples), -1, np.int64)
+
+    def wanted(self) -> np.ndarray:
+        """The next batch, as positions in the base sequence."""
+        local_batch = self.plan.local_batch
+        return self.plan.order[self.next_step * local_batch : (self.next_step + 1) * local_batch]
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """A block being rendered, and the epoch that wants it."""
+
+    epoch: _Epoch
+    task: BlockTask
+
+
+class _Rows:
+    """The shuffle pool's memory: rows of pixels with their class pairs and lambdas, taken and given back."""
+
+    def __init__(self, capacity: int, size: tuple[int, int]) -> None:
+        self.capacity = capacity
+        self.pixels = np.empty((capacity, *size, 3), np.uint8)
+        self.class_pairs = np.empty((capacity, 2), np.int32)
+        self.lambdas = np.empty(capacity, np.uint32)
+        self._free = np.arange(capacity)[::-1].tolist()
+
+    @property
+    def held(self) -> int:
+        return self.capacity - len(self._free)
+
+    def put(self, block: ReplayedBlock, which: np.ndarray) -> np.ndarray:
+        """Copy some rows of a replayed block in; their places."""
+        taken = np.array([self._free.pop() for _ in which], np.int64)
+        self.pixels[taken] = block.pixels[which]
+        self.class_pairs[taken], self.lambdas[taken] = block.class_pairs[which], block.lambdas[which]
+        return taken
+
+    def free(self, taken: np.ndarray) -> None:
+        self._free += taken.tolist()
+
+
+def skipped_by_block(blocks: Blocks, skipped: np.ndarray) -> dict[int, frozenset[int]]:
+    """Positions of skipped samples in their blocks: block -> positions, for the blocks that have any."""
+    found: dict[int, set[int]] = {}
+    for sample in skipped.tolist():
+        block = int(np.searchsorted(blocks.first, sample, side="right")) - 1
+        found.setdefault(block, set()).add(sample - int(blocks.first[block]))
+    return {block: frozenset(positions) for block, positions in found.items()}
+
+
+def _check_memory(num_bytes: int) -> None:
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.exists():
+        return
+    fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
+    available = int(fields["MemAvailable"].split()[0]) * 1024
+    if num_bytes > available:
+        raise PlanError(
+            f"the shuffle pool needs {num_bytes / 1e9:.1f} GB of memory in this rank, {available / 1e9:.1f} GB are "
+            "available: lower pool_batches"
+        )

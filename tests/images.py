@@ -1,0 +1,138 @@
+"""Test pictures made by code: photograph-like, the same on every machine, in every encoding that a shard may hold."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image
+
+
+def picture(seed: int, height: int = 120, width: int = 160) -> np.ndarray:
+    """(height, width, 3) uint8: a smooth background, shapes with hard edges, and texture. Integer arithmetic only."""
+    random = np.random.Philox(key=seed)
+
+    def grid(rows: int, columns: int, levels: int) -> np.ndarray:
+        words = random.random_raw(rows * columns * 3)
+        return (words % np.uint64(levels)).astype(np.int64).reshape(rows, columns, 3)
+
+    pixels = _enlarged(grid(2, 2, 256), height, width) // 2 + _enlarged(grid(5, 6, 256), height, width) // 2
+    y, x = np.mgrid[:height, :width]
+    for number, (a, b, c) in enumerate(grid(1, 7, 1 << 16)[0].tolist()):
+        center_y, center_x, reach = a % height, b % width, 4 + c % (2 + min(height, width) // 4)
+        distance = np.maximum(abs(y - center_y), abs(x - center_x)) if number % 2 else None
+        inside = distance < reach if distance is not None else (y - center_y) ** 2 + (x - center_x) ** 2 < reach**2
+        pixels[inside] = (pixels[inside] + 3 * np.array([a % 256, b % 256, c % 256])) // 4
+    coarse = _enlarged(grid(2 + height // 6, 2 + width // 6, 61), height, width) - 30
+    fine = _smoothed(grid(height, width, 101) - 50)
+    return (pixels + coarse + fine).clip(0, 255).astype(np.uint8)
+
+
+def _enlarged(grid: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bilinear, in integers of 1/256."""
+    for axis, size in enumerate((height, width)):
+        place = np.arange(size) * (grid.shape[axis] - 1) * 256 // max(size - 1, 1)
+        low = np.minimum(place // 256, grid.shape[axis] - 2)
+        share = (place - low * 256).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+        grid = (np.take(grid, low, axis) * (256 - share) + np.take(grid, low + 1, axis) * share) // 256
+    return grid
+
+
+def _smoothed(noise: np.ndarray) -> np.ndarray:
+    for axis in (0, 1):
+        noise = (np.roll(noise, 1, axis) + 2 * noise + np.roll(noise, -1, axis)) // 4
+    return noise
+
+
+def _saved(image: Image.Image, kind: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def png(pixels: np.ndarray) -> bytes:
+    return _saved(Image.fromarray(pixels), "png")
+
+
+def jpeg(pixels: np.ndarray, quality: int = 90, **options: object) -> bytes:
+    return _saved(Image.fromarray(pixels), "jpeg", quality=quality, **options)
+
+
+def webp(pixels: np.ndarray) -> bytes:
+    return _saved(Image.fromarray(pixels), "webp", lossless=True)
+
+
+def grey_jpeg(pixels: np.ndarray) -> bytes:
+    return _saved(Image.fromarray(pixels).convert("L"), "jpeg", quality=90)
+
+
+def cmyk_jpeg(pixels: np.ndarray) -> bytes:
+    return _saved(Image.fromarray(pixels).convert("CMYK"), "jpeg", quality=90)
+
+
+def rotated_jpeg(pixels: np.ndarray) -> bytes:
+    """A camera's picture that says it wants turning: EXIF orientation 6."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return jpeg(pixels, exif=exif)
+
+
+def grey_png(pixels: np.ndarray) -> bytes:
+    return _saved(Image.fromarray(pixels).convert("L"), "png")
+
+
+def bilevel_png(pixels: np.ndarray) -> bytes:
+    return _saved(Image.fromarray(pixels).convert("1"), "png")
+
+
+def palette_png(pixels: np.ndarray) -> bytes:
+    """With a transparency a palette entry, of which Pillow warns in conversion."""
+    palette = Image.fromarray(pixels).quantize(64)
+    return _saved(palette, "png", transparency=bytes(range(0, 256, 4)))
+
+
+def alpha_png(pixels: np.ndarray) -> bytes:
+    alpha = pixels[:, :, 1]
+    return _saved(Image.fromarray(np.dstack([pixels, alpha])), "png")
+
+
+def grey_alpha_png(pixels: np.ndarray) -> bytes:
+    return _saved(Image.fromarray(np.dstack([pixels, pixels[:, :, 1]])).convert("LA"), "png")
+
+
+def grey_16_bit_png(pixels: np.ndarray) -> bytes:
+    """Values up to 510: some above the 255 at which they clip."""
+    return _saved(Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 2), "png")
+
+
+def rgb_16_bit_png(pixels: np.ndarray) -> bytes:
+    """Written by hand: Pillow has no such mode."""
+    height, width = pixels.shape[:2]
+    samples = (pixels.astype(">u2") * 257 ^ 0x55).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in samples)
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+ENCODERS = {
+    encoder.__name__: encoder
+    for encoder in (
+        png,
+        jpeg,
+        webp,
+        grey_jpeg,
+        cmyk_jpeg,
+        rotated_jpeg,
+        grey_png,
+        bilevel_png,
+        palette_png,
+        alpha_png,
+        grey_alpha_png,
+        grey_16_bit_png,
+        rgb_16_bit_png,
+    )
+}

@@ -1,0 +1,127 @@
+import struct
+
+import numpy as np
+import pytest
+import xxhash
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from teacher_cache.errors import ImageError
+from teacher_cache.replay.block import Block, decode_block, replay, replay_view, view_mix, view_recipe
+from teacher_cache.replay.mix import LAMBDA_ONE, apply_mix
+from teacher_cache.replay.policy import load_policy
+from teacher_cache.replay.render import decode, render_pixels
+from tests.images import ENCODERS, picture
+
+POLICY = load_policy("deit", ["size=32"])
+ENCODED = tuple(
+    ENCODERS[name](picture(number, 40 + 3 * number, 50))
+    for number, name in enumerate(["jpeg", "png", "grey_jpeg", "cmyk_jpeg", "webp", "palette_png", "jpeg"])
+)
+
+
+def make_block(images: tuple[bytes, ...] = ENCODED, skipped: frozenset[int] = frozenset()) -> Block:
+    keys = tuple(f"key-{number}" for number in range(len(images)))
+    return Block("train-0000.tar", 3, keys, np.arange(len(images), dtype=np.int32), images, skipped)
+
+
+DIGESTS = {view.view: view.digest for view in replay(POLICY, 5, make_block(), range(16))}
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(0, 15), min_size=1, max_size=16), st.sampled_from([0, 10_000, 256 << 20]))
+def test_a_digest_does_not_depend_on_what_else_is_asked_for(asked: list[int], decoded_bytes: int) -> None:
+    """Alone, several, any order, repeated; whatever part of the block is held decoded."""
+    decoded = decode_block(make_block(), decoded_bytes=decoded_bytes)
+    for view in asked:
+        assert replay_view(POLICY, 5, decoded, view).digest == DIGESTS[view]
+
+
+def test_a_block_is_recipes_pixels_and_mix() -> None:
+    block = make_block()
+    replayed = next(replay(POLICY, 5, block, [2]))
+    decoded = [decode(image) for image in block.images]
+    views = np.stack(
+        [
+            render_pixels(image, view_recipe(POLICY, 5, block.shard, key, 2, image.shape[:2]))
+            for key, image in zip(block.keys, decoded, strict=True)
+        ]
+    )
+    plan = view_mix(POLICY, 5, block.shard, block.number, len(block.keys), frozenset(), 2)
+    assert np.array_equal(replayed.pixels, apply_mix(views, plan))
+    assert np.array_equal(replayed.lambdas, plan.lambdas)
+    hasher = xxhash.xxh3_64()
+    for position in range(len(block.keys)):
+        pair = replayed.class_pairs[position].tolist()
+        hasher.update(struct.pack("<iiI", *pair, int(replayed.lambdas[position])) + replayed.pixels[position].tobytes())
+    assert replayed.digest == hasher.intdigest()
+
+
+@pytest.mark.parametrize("change", ["seed", "shard", "number", "key", "view", "pixel"])
+def test_everything_that_decides_a_view_moves_the_digest(change: str) -> None:
+    images = list(ENCODED)
+    if change == "pixel":
+        pixels = picture(1, 43, 50)
+        pixels[20, 20] ^= 255
+        images[1] = ENCODERS["png"](pixels)
+    block = make_block(tuple(images))
+    moved = Block(
+        shard="train-0001.tar" if change == "shard" else block.shard,
+        number=4 if change == "number" else block.number,
+        keys=("other", *block.keys[1:]) if change == "key" else block.keys,
+        classes=block.classes,
+        images=block.images,
+    )
+    policy = load_policy("none", ["size=64"]) if change == "pixel" else POLICY
+    before = next(replay(policy, 5, make_block(), [0]))
+    after = next(replay(policy, 6 if change == "seed" else 5, moved, [1 if change == "view" else 0]))
+    assert before.digest != after.digest
+
+
+def test_pixels_are_written_where_asked() -> None:
+    out = np.full((len(ENCODED), 32, 32, 3), 77, dtype=np.uint8)
+    replayed = replay_view(POLICY, 5, decode_block(make_block()), 4, out=out)
+    assert replayed.pixels is out
+    assert replayed.digest == DIGESTS[4]
+
+
+def test_a_skipped_sample_leaves_the_other_pairs_alone() -> None:
+    whole = next(replay(POLICY, 5, make_block(), [0]))
+    partners = view_mix(POLICY, 5, "train-0000.tar", 3, len(ENCODED), frozenset(), 0).partners
+    left = int(np.flatnonzero(partners != np.arange(len(ENCODED)))[0])
+    partner = int(partners[left])
+    part = next(replay(POLICY, 5, make_block(skipped=frozenset({left})), [0]))
+    assert part.skipped == {left}
+    assert part.class_pairs[left].tolist() == [-2, -2]
+    assert not part.pixels[left].any()
+    assert part.class_pairs[partner].tolist() == [partner, partner]
+    assert part.lambdas[partner] == LAMBDA_ONE
+    others = [position for position in range(len(ENCODED)) if position not in (left, partner)]
+    assert np.array_equal(part.pixels[others], whole.pixels[others])
+    assert np.array_equal(part.class_pairs[others], whole.class_pairs[others])
+    hasher = xxhash.xxh3_64()
+    for position in range(len(ENCODED)):
+        hasher.update(part.class_pairs[position].tobytes())
+        if position != left:
+            hasher.update(part.lambdas[position].tobytes() + part.pixels[position].tobytes())
+    assert part.digest == hasher.intdigest()
+
+
+def test_a_bad_image_is_named_or_skipped() -> None:
+    images = (*ENCODED[:2], ENCODED[2][:-40], b"", *ENCODED[4:])
+    with pytest.raises(ImageError, match=r"shard train-0000.tar, key key-2: .*--skip-bad"):
+        decode_block(make_block(images))
+    decoded = decode_block(make_block(images), skip_bad=True)
+    assert decoded.skipped == {2, 3}
+    marked = decode_block(make_block(images, skipped=frozenset({2, 3})))
+    for view in range(3):
+        assert replay_view(POLICY, 5, decoded, view).digest == replay_view(POLICY, 5, marked, view).digest
+
+
+def test_a_block_of_one_and_a_block_of_nothing_but_skips() -> None:
+    alone = next(replay(POLICY, 5, make_block(ENCODED[:1]), [0]))
+    assert alone.class_pairs.tolist() == [[0, 0]]
+    assert alone.lambdas.tolist() == [LAMBDA_ONE]
+    skipped = next(replay(POLICY, 5, make_block(ENCODED[:2], frozenset({0, 1})), [0]))
+    assert skipped.class_pairs.tolist() == [[-2, -2]] * 2
+    assert not skipped.pixels.any()

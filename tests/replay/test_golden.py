@@ -1,0 +1,44 @@
+"""What was cached must stay what is replayed, from release to release."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.replay.freeze import GOLDEN, golden_values
+
+
+def test_recipes_mixes_and_digests_are_the_frozen_ones() -> None:
+    frozen = json.loads((GOLDEN / "replay.json").read_text())
+    values = golden_values()
+    for name, policy in frozen.items():
+        assert values[name]["recipes"] == policy["recipes"]
+        assert values[name]["mix"] == policy["mix"]
+        assert values[name]["digests"] == policy["digests"]
+    assert values.keys() == frozen.keys()
+
+
+CPU = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+
+
+@pytest.mark.skipif("avx512f" not in CPU, reason="this machine has no AVX-512 to do without")
+def test_digests_do_not_need_avx_512() -> None:
+    without = {
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "OPENCV_CPU_DISABLE": "AVX512F,AVX512-SKX",
+        "NPY_DISABLE_CPU_FEATURES": "X86_V4",
+    }
+    program = "import json; from tests.replay.freeze import golden_values; print(json.dumps(golden_values()))"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **without},
+        cwd=GOLDEN.parents[1],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert json.loads(done.stdout) == json.loads((GOLDEN / "replay.json").read_text())

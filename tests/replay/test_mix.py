@@ -1,0 +1,138 @@
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from timm.data.mixup import rand_bbox
+
+from teacher_cache.replay.mix import LAMBDA_ONE, MixPlan, apply_mix, blend, class_pairs, draw_mix
+from teacher_cache.replay.policy import Policy, load_policy
+from teacher_cache.replay.seeds import Stream, derive
+from tests.replay.statistics import ks_p_value
+
+POLICY = load_policy("deit", ["size=[24,32]"])
+
+
+def draw(policy: Policy, number: int, num_samples: int, skipped: frozenset[int] = frozenset()) -> MixPlan:
+    return draw_mix(policy, Stream(derive(number, "mix")), num_samples, skipped)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 1000), st.integers(1, 64), st.sets(st.integers(0, 63), max_size=8), st.sampled_from([1.0, 0.5]))
+def test_a_plan_is_a_symmetric_matching(number: int, num_samples: int, positions: set[int], probability: float) -> None:
+    policy = load_policy("deit", ["size=[24,32]", f"mix.probability={probability}"])
+    skipped = frozenset(position for position in positions if position < num_samples)
+    plan = draw(policy, number, num_samples, skipped)
+    own = np.arange(num_samples)
+    alone = plan.partners == own
+    assert np.array_equal(plan.partners[plan.partners], own)
+    assert np.array_equal(plan.lambdas[plan.partners], plan.lambdas)
+    assert np.array_equal(plan.boxes[plan.partners], plan.boxes)
+    assert (plan.lambdas[alone] == LAMBDA_ONE).all()
+    assert (plan.boxes[alone] == 0).all()
+    assert all(alone[position] for position in skipped)
+    assert (plan.lambdas <= LAMBDA_ONE).all()
+    assert plan.lambdas.dtype == np.uint32
+    assert plan.partners.dtype == np.int64
+    assert plan.boxes.dtype == np.int32
+    for lam, (top, left, height, width) in zip(plan.lambdas.tolist(), plan.boxes.tolist(), strict=True):
+        if height:
+            assert top >= 0
+            assert left >= 0
+            assert top + height <= 24
+            assert left + width <= 32
+            assert width > 0
+            assert lam == round(LAMBDA_ONE * (1 - height * width / (24 * 32)))
+    if probability == 1 and not skipped:
+        assert alone.sum() <= num_samples % 2 + 4  # a lambda may come out as 1
+    unskipped = draw(policy, number, num_samples)
+    for position in range(num_samples):
+        if position not in skipped and int(unskipped.partners[position]) not in skipped:
+            assert plan.partners[position] == unskipped.partners[position]
+            assert plan.lambdas[position] == unskipped.lambdas[position]
+
+
+def test_every_pair_is_as_likely() -> None:
+    met = np.zeros((6, 6), dtype=int)
+    for number in range(3000):
+        met[np.arange(6), draw(POLICY, number, 6).partners] += 1
+    met[np.diag_indices(6)] = 600
+    assert (abs(met - 600) < 110).all()
+
+
+def test_lambdas_and_boxes_are_distributed_as_timms() -> None:
+    plans = [draw(POLICY, number, 2) for number in range(4000)]
+    cut = [plan for plan in plans if plan.boxes[0, 2] > 0]
+    mixed = [plan for plan in plans if plan.boxes[0, 2] == 0 and plan.partners[0] == 1]
+    np.random.seed(0)
+    random.seed(0)
+    boxes: list[tuple[int, int, int, int]] = []
+    while len(boxes) < len(cut):
+        top, bottom, left, right = (int(edge) for edge in rand_bbox((24, 32), np.random.beta(1.0, 1.0)))
+        if (bottom - top) * (right - left):
+            boxes.append((top, left, bottom - top, right - left))
+    for column in range(4):
+        assert ks_p_value([int(plan.boxes[0, column]) for plan in cut], [box[column] for box in boxes]) > 1e-3
+    assert abs(len(cut) / len(plans) - 0.5) < 0.04
+    lambdas = [int(plan.lambdas[0]) / LAMBDA_ONE for plan in mixed]
+    assert ks_p_value(lambdas, np.random.beta(0.8, 0.8, len(mixed)).tolist()) > 1e-3
+    rare = load_policy("deit", ["mix.probability=0.25"])
+    assert abs(sum(draw(rare, number, 2).partners[0] == 1 for number in range(2000)) / 2000 - 0.25) < 0.04
+    only_cut = load_policy("deit", ["mix.mixup_alpha=none"])
+    only_blended = load_policy("deit", ["mix.cutmix_alpha=none"])
+    assert all(draw(only_cut, number, 2).boxes[0, 2] > 0 for number in range(50))
+    assert all(draw(only_blended, number, 2).boxes[0, 2] == 0 for number in range(50))
+
+
+def test_blend_is_the_integer_formula() -> None:
+    a, b = (side.astype(np.uint8) for side in np.mgrid[:256, :256])
+    for lam in [
+        0,
+        2,
+        4,
+        32766,
+        32768,
+        32770,
+        65534,
+        65536,
+        *(2 * random.Random(0).randrange(32768) for _ in range(99)),
+    ]:
+        expected = (a.astype(np.int64) * lam + b.astype(np.int64) * (LAMBDA_ONE - lam) + 32768) >> 16
+        assert np.array_equal(blend(a, b, lam), expected), lam
+        assert np.array_equal(blend(a[:3, :5].copy(), b[:3, :5].copy(), lam), expected[:3, :5])
+
+
+@pytest.mark.parametrize("num_samples", [1, 2, 7, 16])
+def test_applying_is_the_naive_loop(num_samples: int) -> None:
+    views = np.random.default_rng(0).integers(0, 256, (num_samples, 24, 32, 3), dtype=np.uint8)
+    before = views.copy()
+    for number in range(20):
+        plan = draw(POLICY, number, num_samples)
+        expected = views.copy()
+        for own, partner in enumerate(plan.partners.tolist()):
+            top, left, height, width = plan.boxes[own].tolist()
+            if height:
+                inside = (own, slice(top, top + height), slice(left, left + width))
+                expected[inside] = views[(partner, *inside[1:])]
+            elif partner != own:
+                lam = int(plan.lambdas[own])
+                mixed = views[own].astype(np.int64) * lam + views[partner].astype(np.int64) * (LAMBDA_ONE - lam)
+                expected[own] = (mixed + 32768) >> 16
+        assert np.array_equal(apply_mix(views, plan), expected)
+        assert np.array_equal(views, before)
+        in_place = views.copy()
+        assert apply_mix(in_place, plan, out=in_place) is in_place
+        assert np.array_equal(in_place, expected)
+
+
+def test_class_pairs() -> None:
+    plan = draw(POLICY, 0, 5, frozenset({2}))
+    pairs = class_pairs(np.array([10, 11, 12, 13, 14], dtype=np.int32), plan, frozenset({2}))
+    assert pairs.dtype == np.int32
+    assert pairs[2].tolist() == [-2, -2]
+    for position in (0, 1, 3, 4):
+        assert pairs[position].tolist() == [10 + position, 10 + int(plan.partners[position])]
+    off = draw(load_policy("none"), 0, 5)
+    assert off.partners.tolist() == [0, 1, 2, 3, 4]
+    assert (off.lambdas == LAMBDA_ONE).all()

@@ -1,0 +1,67 @@
+import math
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from teacher_cache.replay.seeds import GRID, Stream, derive
+from tests.replay.statistics import ks_p_value
+
+
+def test_identities_do_not_collide() -> None:
+    identities: list[tuple[Any, ...]] = [
+        (0, "view", "ab", "c", 1),
+        (0, "view", "a", "bc", 1),
+        (0, "view", "ab", "c", "1"),
+        (0, "view", "ab", "c1"),
+        (1, "view", "ab", "c", 0),
+        (0, "noise", "ab", "c", 1),
+        (-1, "view", "ab", "c", 1),
+        (1 << 70, "view", "ab", "c", 1),
+        (0, "view", "\udcff", "c", 1),  # a member's name that is not UTF-8
+    ]
+    derived = {derive(*identity) for identity in identities}
+    assert len(derived) == len(identities)
+    assert {len(seed) for seed in derived} == {32}
+
+
+def test_words_do_not_depend_on_how_they_are_asked_for() -> None:
+    seed = derive(3, "view", "shard", "key", 0)
+    at_once = Stream(seed).raw(200)
+    stream = Stream(seed)
+    pieces = [stream.raw(1), np.array([stream.integer(1 << 64)], dtype=np.uint64), stream.raw(70), stream.raw(0)]
+    pieces.append(np.array([stream.integer(1 << 64) for _ in range(40)], dtype=np.uint64))
+    pieces.append(stream.raw(88))
+    assert np.array_equal(np.concatenate(pieces), at_once)
+
+
+def test_the_words_are_philox_keyed_by_the_hash() -> None:
+    seed = derive(3, "view", "shard", "key", 0)
+    words = np.frombuffer(seed, dtype="<u8")
+    source = np.random.Philox(key=words[:2], counter=np.array([0, 0, words[2], words[3]], dtype=np.uint64))
+    assert np.array_equal(Stream(seed).raw(8), source.random_raw(8))
+
+
+def test_ranges_and_grids() -> None:
+    stream = Stream(derive(0, "plan"))
+    assert all(2 <= stream.uniform(2, 5) < 5 for _ in range(1000))
+    assert {stream.integer(3) for _ in range(200)} == {0, 1, 2}
+    assert all((stream.normal() * GRID).is_integer() for _ in range(200))
+    assert all(0 <= stream.beta(0.01, 0.01) <= 1 for _ in range(500))  # whose gammas underflow
+    order = stream.permutation(50)
+    assert order.dtype == np.int64
+    assert sorted(order.tolist()) == list(range(50))
+    assert stream.permutation(0).tolist() == []
+
+
+@pytest.mark.parametrize("shape", [0.2, 0.8, 1.0, 3.5])
+def test_distributions(shape: float) -> None:
+    stream = Stream(derive(1, "plan", str(shape)))
+    reference = random.Random(1)
+    num = 4000
+    assert ks_p_value([stream.uniform() for _ in range(num)], [reference.random() for _ in range(num)]) > 1e-3
+    assert ks_p_value([stream.normal() for _ in range(num)], [reference.gauss() for _ in range(num)]) > 1e-3
+    drawn = [stream.beta(shape, shape) for _ in range(num)]
+    assert ks_p_value(drawn, [reference.betavariate(shape, shape) for _ in range(num)]) > 1e-3
+    assert math.isclose(float(np.mean(drawn)), 0.5, abs_tol=0.03)

@@ -1,0 +1,184 @@
+"""Students of every kind: both heads in both modes, under DDP and torch.compile, and refusals."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from timm.layers import DropPath
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from student.losses import mixed_target, student_loss
+from student.model import Heads, build_model, fused, heads
+from student.recipe import load_recipe
+from teacher_cache.errors import RecipeError
+
+SIZE = (16, 16)
+IMAGES = torch.linspace(-1, 1, 4 * 3 * 16 * 16).reshape(4, 3, 16, 16).sin()
+
+TWO_HEADS = """
+from torch import nn
+
+class Both(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.one, self.two = nn.Linear(768, num_classes), nn.Linear(768, num_classes)
+
+    def forward(self, images):
+        return self.one(images.flatten(1)), self.two(images.flatten(1))
+
+def both(num_classes, image_size):
+    assert image_size == (16, 16)
+    return Both(num_classes)
+
+def nothing():
+    return None
+"""
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def model_file(tmp_path: Path) -> str:
+    path = tmp_path / "models.py"
+    path.write_text(TWO_HEADS)
+    return str(path)
+
+
+@pytest.fixture
+def process_group(tmp_path: Path) -> Iterator[None]:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def build(*overrides: str, recipe: str = "digits_distilled", num_classes: int = 5) -> nn.Module:
+    return build_model(load_recipe(recipe, overrides), num_classes, SIZE)
+
+
+def assert_same(ours: Heads, theirs: Heads) -> None:
+    torch.testing.assert_close(ours.class_logits, theirs.class_logits)
+    torch.testing.assert_close(ours.distill_logits, theirs.distill_logits)
+
+
+def test_both_heads_in_both_modes() -> None:
+    model = build()
+    assert model.training
+    trained = heads(model, IMAGES)
+    model.eval()
+    evaluated = heads(model, IMAGES)
+    assert evaluated.distill_logits is not None
+    assert evaluated.class_logits.shape == evaluated.distill_logits.shape == (4, 5)
+    assert_same(evaluated, trained)
+    torch.testing.assert_close((evaluated.class_logits + evaluated.distill_logits) / 2, model(IMAGES))  # timm's answer
+    assert not torch.allclose(evaluated.class_logits, evaluated.distill_logits)
+
+
+def test_state_dict_is_timms_own() -> None:
+    names = build().state_dict().keys()
+    assert {"cls_token", "dist_token", "head.weight", "head_dist.weight"} <= names
+    assert all(not name.startswith(("model.", "module.")) for name in names)
+
+
+def test_fused_is_the_sum_of_softmaxes() -> None:
+    outputs = heads(build(), IMAGES)
+    assert outputs.distill_logits is not None
+    expected = outputs.class_logits.softmax(1) + outputs.distill_logits.softmax(1)
+    torch.testing.assert_close(fused(outputs), expected)
+    alone = Heads(outputs.class_logits.bfloat16(), None)
+    assert fused(alone).dtype == torch.float32
+    torch.testing.assert_close(fused(alone), alone.class_logits.float().softmax(1))
+
+
+def test_ddp_and_compile_give_both_heads_and_all_gradients(process_group: None) -> None:
+    model = build()
+    recipe = load_recipe("digits_distilled")
+    expected = heads(model, IMAGES)
+    target = mixed_target(torch.tensor([[0, 1]] * 4), torch.full((4,), 0.5), 5, 0.1)
+    wrapped = DistributedDataParallel(torch.compile(model, backend="eager"))
+    outputs = heads(wrapped, IMAGES)
+    assert_same(outputs, expected)
+    student_loss(recipe, outputs, target, torch.tensor([0, 1, 2, 3])).total.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    wrapped.eval()
+    assert_same(heads(wrapped, IMAGES), expected)
+
+
+def test_a_second_head_learns_the_truth_without_distillation() -> None:
+    model = build("distill=none")
+    target = mixed_target(torch.tensor([[0, 1]] * 4), torch.full((4,), 0.5), 5, 0.1)
+    loss = student_loss(load_recipe("digits_distilled", ["distill=none"]), heads(model, IMAGES), target, None)
+    loss.total.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_same_seed_same_weights() -> None:
+    first = build().state_dict()
+    torch.manual_seed(0)
+    assert all(torch.equal(value, first[name]) for name, value in build().state_dict().items())
+
+
+def test_deit_is_the_published_model() -> None:
+    parameters = {"deit_tiny": 5_717_416, "deit_tiny_distilled": 5_910_800}
+    for recipe, count in parameters.items():
+        model = build_model(load_recipe(recipe), 1000, (224, 224))
+        assert sum(parameter.numel() for parameter in model.parameters()) == count
+        rates = [module.drop_prob for module in model.modules() if isinstance(module, DropPath)]
+        assert max(rates) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("recipe", ["digits_teacher", "digits_undistilled", "digits_distilled"])
+def test_digits_models_take_their_views(recipe: str) -> None:
+    outputs = heads(build(recipe=recipe, num_classes=10), IMAGES)
+    assert outputs.class_logits.shape == (4, 10)
+    assert (outputs.distill_logits is not None) == (recipe == "digits_distilled")
+
+
+@pytest.mark.parametrize("recipe", ["cifar_teacher", "cifar_tiny", "cifar_tiny_distilled"])
+def test_cifar_models_take_their_views(recipe: str) -> None:
+    model = build_model(load_recipe(recipe), 100, (32, 32))
+    assert heads(model, torch.zeros(2, 3, 32, 32)).class_logits.shape == (2, 100)
+
+
+def test_views_need_not_be_square() -> None:
+    model = build_model(load_recipe("digits_distilled"), 10, (16, 32))
+    assert heads(model, torch.zeros(2, 3, 16, 32)).class_logits.shape == (2, 10)
+
+
+def test_a_timm_convnet_takes_any_size() -> None:
+    model = build("model=resnet10t", "model_args={}", "drop_path=0.1", recipe="digits_undistilled")
+    assert heads(model, IMAGES).distill_logits is None
+
+
+def test_a_function_in_a_file_may_have_two_heads(model_file: str) -> None:
+    model = build(f"model={model_file}:both", "model_args={}")
+    assert heads(model.eval(), IMAGES).distill_logits is not None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model=deit_tiny_patch16_224"], 'has no distillation head, which distill = "hard" trains'),
+        (["model=deit_tiny_distilled_patch8"], "timm has no deit_tiny_distilled_patch8 .it has deit"),
+        (["model_args.widht=3"], "does not take one of drop_path, model_args .*widht"),
+        (["model=vgg11", "model_args={}", "drop_path=0.1"], "does not take one of drop_path.*set drop_path=none"),
+        (["model_args.num_classes=7"], r"gives an output of shape \(1, 7\) for one view, \(1, 5\) is expected"),
+        (["model=vgg11", "model_args={}"], "does not take views of 16 x 16"),
+        (["model=student.convnet:small_convnet"], "takes no patch_size, embed_dim, depth, num_heads"),
+        (["model=student.convnet:small_convnet", "model_args={}", "drop_path=0.1"], "takes no drop_path_rate"),
+        (["model=student.convnet:large_convnet"], "student.convnet has no function large_convnet"),
+    ],
+)
+def test_models_that_do_not_fit_are_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        build(*overrides)
+
+
+def test_a_function_that_builds_no_model_is_refused(model_file: str) -> None:
+    with pytest.raises(RecipeError, match="returned a NoneType"):
+        build(f"model={model_file}:nothing", "model_args={}")

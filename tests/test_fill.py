@@ -1,0 +1,526 @@
+"""Stage one, from shards to labels: exact, resumable, and refusing what would make labels wrong."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from teacher_cache.cli import main
+from teacher_cache.errors import (
+    AgreementError,
+    CheckpointError,
+    DriftError,
+    ImageError,
+    RenderError,
+    StoreError,
+    TeacherError,
+)
+from teacher_cache.fill import FillOptions, fill
+from teacher_cache.job import join_job
+from teacher_cache.replay.block import replay
+from teacher_cache.shards import read_block
+from teacher_cache.store import Store, Unit
+from teacher_cache.teacher import Teacher, TeacherSettings, open_teacher
+from teacher_cache.verify import verify
+from teacher_cache.workers import RenderPool, RenderTask, render_all
+from tests.bright_shards import bright_store, small_policy, write_bright_shards
+from tests.filled_store import files
+from tests.shard_files import write_shard
+
+TEACHERS = str(Path(__file__).with_name("teachers.py"))
+
+
+def open_test_teacher(store: Store, name: str = "brightness", **settings: object) -> Teacher:
+    chosen = TeacherSettings(spec=f"{TEACHERS}:{name}", device="cpu", **{"batch_size": 32, **settings})
+    return open_teacher(chosen, num_classes=store.num_classes, view_size=store.policy.size, stored=store.teacher)
+
+
+def fill_store(
+    store: Store, name: str = "brightness", *, views: range | None = None, workers: int = 0, **options
+) -> int:
+    return fill(
+        store,
+        open_test_teacher(store, name),
+        join_job(),
+        FillOptions(workers=workers, **options),
+        views or range(store.views),
+    )
+
+
+def all_labels(store: Store) -> dict[Unit, np.ndarray]:
+    return {unit: store.read_labels(unit) for unit in store.units()}
+
+
+def test_every_cached_label_is_what_an_online_teacher_says(tmp_path: Path) -> None:
+    store = bright_store(tmp_path, counts=(130, 64, 1, 65), views=4)
+    fill_store(store, "convnet", allow_low_agreement=True)
+    teacher = open_test_teacher(store, "convnet")
+    compared = 0
+    for shard in range(store.index.num_shards):
+        for number in range(store.index.num_blocks(shard)):
+            block = read_block(store.index.place(shard, number))
+            for replayed in replay(store.policy, store.seed, block, range(store.views)):
+                for position, pixels in enumerate(replayed.pixels):
+                    online = teacher.logits(pixels[None]).argmax()  # alone in its batch
+                    group, column = divmod(replayed.view, store.group)
+                    assert store.read_labels(Unit(shard, number, group))[position, column] == online
+                    compared += 1
+    assert compared == 260 * 4 >= 1000
+    assert len(np.unique(np.concatenate([labels.ravel() for labels in all_labels(store).values()]))) > 3
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_store_does_not_depend_on_workers(tmp_path: Path, workers: int) -> None:
+    fill_store(bright_store(tmp_path, name="alone"))
+    fill_store(bright_store(tmp_path, name="workers"), workers=workers)
+    assert files(tmp_path / "alone") == files(tmp_path / "workers")
+
+
+def test_groups_filled_one_by_one_and_last_first_give_the_same_store(tmp_path: Path) -> None:
+    fill_store(bright_store(tmp_path, name="at once"))
+    store = bright_store(tmp_path, name="in parts")
+    fill_store(store, views=range(2, 4))
+    assert [unit.group for unit in store.missing_units()] == [0] * 7
+    fill_store(store, views=range(0, 2))
+    assert files(tmp_path / "at once") == files(tmp_path / "in parts")
+
+
+def test_two_ranks_fill_the_same_store(tmp_path: Path) -> None:
+    fill_store(bright_store(tmp_path, name="one"))
+    bright_store(tmp_path, name="two")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    finished = run_fill(tmp_path / "two", launcher=torchrun)
+    assert finished.returncode == 0, finished.stderr
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+
+
+def test_killed_ten_times_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
+    counts, views = (200, 64, 1, 65, 130), 8
+    fill_store(bright_store(tmp_path, counts=counts, views=views, name="whole"))
+    store = bright_store(tmp_path, counts=counts, views=views, name="killed")
+    draw = random.Random(5)
+    kills = 0
+    while kills < 10:
+        before = len(list((store.path / "records").rglob("c/*/*/*/0")))
+        process = subprocess.Popen(fill_command(store.path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wanted = before + draw.randint(0, 4)
+        while len(list((store.path / "records").rglob("c/*/*/*/0"))) < wanted and process.poll() is None:
+            time.sleep(0.001)
+        time.sleep(draw.uniform(0, 0.02))
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, "it ended before it was killed: give it more to do"
+        kills += 1
+    assert store.missing_units(), "everything was committed before the last kill: the test shows nothing"
+    assert run_fill(store.path).returncode == 0
+    assert files(tmp_path / "whole") == files(tmp_path / "killed")
+
+
+def test_a_unit_that_a_killed_writer_left_damaged_is_written_anew(tmp_path: Path) -> None:
+    fill_store(bright_store(tmp_path, name="whole"))
+    store = bright_store(tmp_path, name="damaged")
+    fill_store(store, views=range(0, 2))
+    labels = store.path / "labels" / "c" / "0" / "1"
+    labels.mkdir(parents=True, exist_ok=True)
+    (labels / "1").write_bytes(b"half a chunk")
+    (labels / "1.0123456789abcdef0123456789abcdef.partial").write_bytes(b"left by a killed writer")
+    fill_store(store)
+    assert files(tmp_path / "whole") == files(tmp_path / "damaged")
+
+
+def test_sigterm_keeps_committed_units_and_says_so(tmp_path: Path) -> None:
+    store = bright_store(tmp_path, counts=(640, 640), views=16)
+    process = subprocess.Popen(fill_command(store.path), stderr=subprocess.PIPE, text=True)
+    while not store.committed().any():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "committed units are kept" in stderr
+    assert store.missing_units()
+
+
+def test_uneven_shards_and_a_last_block_of_one(tmp_path: Path) -> None:
+    store = bright_store(tmp_path, counts=(65, 1, 129), views=2)
+    assert fill_store(store) == 2 + 1 + 3
+    assert all((labels[: store.unit_rows(unit)[1]] >= 0).all() for unit, labels in all_labels(store).items())
+    assert verify(store, 1.0).exact
+
+
+def test_extended_views_are_added_and_old_ones_untouched(tmp_path: Path) -> None:
+    store = bright_store(tmp_path, views=2)
+    fill_store(store)
+    before = files(store.path / "labels")
+    store.extend(3)
+    assert Store.open(store.path).views == 4
+    fill_store(Store.open(store.path, writable=True))
+    after = files(store.path / "labels")
+    assert {name: after[name] for name in before if name != "zarr.json"} == {
+        name: content for name, content in before.items() if name != "zarr.json"
+    }
+    fill_store(bright_store(tmp_path, views=4, name="at once"))
+    assert files(store.path) == files(tmp_path / "at once")
+
+
+# -- refusals ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["constant", "convnet"])
+def test_agreement_near_chance_stops_before_anything_is_written(tmp_path: Path, name: str) -> None:
+    store = bright_store(tmp_path)
+    with pytest.raises(AgreementError, match=r"train-0000.tar.*no better than chance.*--allow-low-agreement"):
+        fill_store(store, "constant")
+    assert store.teacher is None
+    assert not store.committed().any()
+
+
+def test_a_shifted_class_list_is_refused_and_named_when_allowed(tmp_path: Path) -> None:
+    store = bright_store(tmp_path, policy=small_policy("mix=none"))
+    warnings: list[str] = []
+    with pytest.raises(AgreementError):
+        fill_store(store, "shifted")
+    fill(
+        store,
+        open_test_teacher(store, "shifted"),
+        join_job(),
+        FillOptions(workers=0, allow_low_agreement=True),
+        range(2),
+        warn=warnings.append,
+    )
+    assert any("a shifted list looks like this" in warning for warning in warnings)
+
+
+def test_a_good_teacher_gives_no_warning(tmp_path: Path) -> None:
+    warnings: list[str] = []
+    store = bright_store(tmp_path)
+    teacher = open_test_teacher(store)
+    fill(store, teacher, join_job(), FillOptions(workers=0), range(4), warn=warnings.append)
+    assert warnings == []
+
+
+def test_another_teacher_is_refused(tmp_path: Path) -> None:
+    store = bright_store(tmp_path)
+    fill_store(store, views=range(2))
+    with pytest.raises(TeacherError, match="weights_sha256 is .*one store holds one teacher's labels"):
+        fill_store(store, "shifted", allow_low_agreement=True)
+    with pytest.raises(TeacherError, match="batch_size is 32; this teacher's batch_size is 16"):
+        fill(store, open_test_teacher(store, batch_size=16), join_job(), FillOptions(workers=0), range(4))
+
+
+def test_another_device_needs_a_store_made_for_any(tmp_path: Path) -> None:
+    for any_device in (False, True):
+        store = bright_store(tmp_path, any_device=any_device, name=f"any-{any_device}")
+        fill_store(store, views=range(2))
+        teacher = open_test_teacher(store)
+        teacher.identity["device"] = "Another Device"
+        if any_device:
+            fill(store, teacher, join_job(), FillOptions(workers=0), range(4))
+            assert "Another Device" in store.devices
+        else:
+            with pytest.raises(TeacherError, match="--devices any"):
+                fill(store, teacher, join_job(), FillOptions(workers=0), range(4))
+
+
+def test_later_fills_take_the_teachers_settings_as_defaults(tmp_path: Path) -> None:
+    store = bright_store(tmp_path)
+    fill_store(store, views=range(2))
+    settings = TeacherSettings(device="cpu")
+    teacher = open_teacher(settings, num_classes=10, view_size=(8, 8), stored=store.teacher)
+    assert teacher.identity == store.teacher
+
+
+def test_class_counts_that_differ_are_refused(tmp_path: Path) -> None:
+    store = bright_store(tmp_path)
+    with pytest.raises(TeacherError, match="gives 13 classes, the store has 10"):
+        open_test_teacher(store, "too_many_classes")
+
+
+def test_logits_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TeacherError, match=r"not finite.*--dtype"):
+        open_test_teacher(bright_store(tmp_path), "not_finite")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (f"{TEACHERS}:absent", "has no function absent"),
+        ("/nowhere/model.py:net", "model file /nowhere/model.py is absent"),
+        ("no_such_package.module:net", "cannot be imported"),
+        (f"{TEACHERS}:not_a_module", "returned a str"),
+        ("resnet_that_is_not", "timm has no model resnet_that_is_not"),
+    ],
+)
+def test_teachers_that_cannot_be_built(tmp_path: Path, spec: str, message: str) -> None:
+    with pytest.raises(TeacherError, match=message):
+        open_teacher(TeacherSettings(spec, device="cpu"), num_classes=10, view_size=(8, 8), stored=None)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    import torch
+
+    store = bright_store(tmp_path)
+    torch.save({"state_dict": {"module.other": torch.zeros(2)}}, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match=r"1 names are missing \(centres\), 1 are unknown \(other\)"):
+        open_test_teacher(store, checkpoint=str(tmp_path / "other.pt"))
+    torch.save({"model": {"centres": torch.zeros(7)}}, tmp_path / "small.pt")
+    with pytest.raises(CheckpointError, match=r"centres is \(7,\), the model's is \(10,\)"):
+        open_test_teacher(store, checkpoint=str(tmp_path / "small.pt"))
+    with pytest.raises(CheckpointError, match="absent"):
+        open_test_teacher(store, checkpoint=str(tmp_path / "nothing.pt"))
+
+
+@pytest.mark.parametrize("layout", ["bare", "model", "state_dict", "model_ema", "module.", "safetensors"])
+def test_checkpoint_layouts(tmp_path: Path, layout: str) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    store = bright_store(tmp_path)
+    centres = torch.linspace(0, 1, 10)
+    path = tmp_path / ("weights.safetensors" if layout == "safetensors" else "weights.pt")
+    if layout == "safetensors":
+        save_file({"centres": centres}, path)
+    elif layout == "bare":
+        torch.save({"centres": centres}, path)
+    elif layout == "module.":
+        torch.save({"state_dict": {"module.centres": centres}}, path)
+    else:
+        torch.save({layout: {"centres": centres}}, path)
+    teacher = open_test_teacher(store, checkpoint=str(path))
+    assert teacher.identity["weights_sha256"] != open_test_teacher(store).identity["weights_sha256"]
+
+
+# -- bad images, drift ---------------------------------------------------------------------------------------------
+
+
+def spoil_image(store: Store, sample: int) -> tuple[str, str]:
+    """Overwrite the start of one sample's image in its shard. -> shard name, key."""
+    shard = store.index.shard_of(sample)
+    with open(store.index.shards[shard].path, "r+b") as file:
+        file.seek(int(store.index.offsets[sample]))
+        file.write(b"not an image")
+    return store.index.shards[shard].name, store.index.key(sample)
+
+
+def test_a_bad_image_stops_naming_shard_and_key(tmp_path: Path) -> None:
+    store = bright_store(tmp_path)
+    shard, key = spoil_image(store, 70)
+    with pytest.raises(ImageError, match=f"{shard}.*{key}"):
+        fill_store(store, workers=1)
+
+
+def test_skip_bad_counts_and_lists_the_sample_and_its_partner_stays_whole(tmp_path: Path) -> None:
+    store = bright_store(tmp_path)
+    spoil_image(store, 70)
+    fill_store(store, skip_bad=True)
+    assert store.skipped().tolist() == [70]
+    assert (store.read_labels(Unit(0, 1, 0))[70 - 64] == -2).all()
+    result = CliRunner().invoke(main, ["status", str(store.path)])
+    assert "1 samples" in result.output
+    assert store.index.key(70) in result.output.replace("\n", "")
+    assert verify(store, 1.0).exact
+
+
+def change_pixel(store: Store, sample: int) -> tuple[str, int]:
+    """Change one byte of one image's pixels (its PNG is stored uncompressed). -> shard name, block number."""
+    import io
+    import zlib
+
+    from PIL import Image
+
+    shard = store.index.shard_of(sample)
+    size, offset = int(store.index.sizes[sample]), int(store.index.offsets[sample])
+    with open(store.index.shards[shard].path, "r+b") as file:
+        file.seek(offset)
+        pixels = np.asarray(Image.open(io.BytesIO(file.read(size)))).copy()
+        pixels[6, 5] ^= 64
+        stream = io.BytesIO()
+        Image.fromarray(pixels).save(stream, "png", compress_level=0)
+        assert len(stream.getvalue()) == size, zlib
+        file.seek(offset)
+        file.write(stream.getvalue())
+    return store.index.shards[shard].name, (sample - int(store.index.starts[shard])) // 64
+
+
+def test_fill_refuses_to_add_to_a_store_whose_pixels_it_cannot_repeat(tmp_path: Path) -> None:
+    store = bright_store(tmp_path)
+    fill_store(store, views=range(2))
+    shard, block = change_pixel(store, 5)
+    with pytest.raises(DriftError, match=f"{shard}, block {block}, view 0.*torch"):
+        fill_store(store)
+    assert not store.committed()[:, :, 1].any()
+
+
+def test_verify_finds_one_changed_pixel(tmp_path: Path) -> None:
+    store = bright_store(tmp_path)
+    fill_store(store)
+    assert verify(store, 1.0).exact
+    shard, block = change_pixel(store, 130 + 5)
+    report = verify(store, 1.0, teacher=open_test_teacher(store))
+    assert len(report.differences) >= store.views
+    assert f"shard {shard}, block {block}, view 0" in report.differences[0]
+
+
+def test_verify_finds_changed_labels_and_records(tmp_path: Path) -> None:
+    import zarr
+
+    store = bright_store(tmp_path)
+    fill_store(store)
+    labels = zarr.open_array(store.path / "labels", mode="r+")
+    labels[0, 3, 1] = (labels[0, 3, 1] + 1) % 10
+    report = verify(store, 1.0)
+    assert len(report.differences) == 1
+    assert "train-0000.tar" in report.differences[0]
+    command = CliRunner().invoke(main, ["verify", str(store.path), "--fraction", "1", "--workers", "0"])
+    assert command.exit_code == 1
+
+
+def test_verify_with_another_teacher_is_refused_and_another_dtype_counts_margins(tmp_path: Path) -> None:
+    store = bright_store(tmp_path)
+    fill_store(store)
+    other = ["verify", str(store.path), "--teacher", f"{TEACHERS}:shifted", "--device", "cpu", "--workers", "0"]
+    result = CliRunner().invoke(main, other)
+    assert result.exit_code == 1
+    assert "weights_sha256" in result.output
+    same = ["verify", str(store.path), "--teacher", f"{TEACHERS}:brightness", "--device", "cpu", "--workers", "0"]
+    assert CliRunner().invoke(main, [*same, "--fraction", "1"]).exit_code == 0
+    coarse = CliRunner().invoke(main, [*same, "--fraction", "1", "--dtype", "bf16"])
+    assert coarse.exit_code == 0
+    assert "0 differences" in coarse.output
+
+
+# -- the rendering processes ---------------------------------------------------------------------------------------
+
+
+def test_a_dead_worker_is_an_error_not_a_hang(tmp_path: Path) -> None:
+    store = bright_store(tmp_path, counts=(640,), views=16, group=16)
+    with RenderPool(store.policy, store.seed, workers=1) as pool:
+        for number in range(store.index.num_blocks(0)):
+            pool.submit(RenderTask(number, store.index.place(0, number), tuple(range(16))))
+        pool.get().release()
+        os.kill(pool._processes[0].pid or 0, signal.SIGKILL)
+        with pytest.raises(RenderError, match=r"exit code -9.*fewer --workers"):
+            while pool.pending:
+                pool.get().release()
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    store = bright_store(tmp_path, counts=(640, 640), views=16)
+    process = subprocess.Popen(fill_command(store.path, workers=2), stderr=subprocess.DEVNULL, start_new_session=True)
+    while not store.committed().any():
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while session_processes(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert session_processes(process.pid) == []
+
+
+def session_processes(session: int) -> list[str]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, its_session = stat.read_text().rpartition(")")[2].split()[:4]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(its_session) == session and state != "Z":
+            found.append(stat.parent.name)
+    return found
+
+
+def test_views_come_whole_from_any_number_of_workers(tmp_path: Path) -> None:
+    store = bright_store(tmp_path)
+    tasks = [RenderTask(n, store.index.place(0, n), (0, 3)) for n in range(store.index.num_blocks(0))]
+    digests = []
+    for workers in (0, 2):
+        with RenderPool(store.policy, store.seed, workers=workers) as pool:
+            found = {(r.task.id, r.view): (r.block.digest, r.block.pixels.sum()) for r in render_all(pool, tasks)}
+        digests.append(found)
+    assert digests[0] == digests[1]
+    assert len(digests[0]) == 6
+
+
+# -- the command line ----------------------------------------------------------------------------------------------
+
+
+def fill_command(store: Path, *, workers: int = 0, launcher: list[str] | None = None) -> list[str]:
+    teacher = ["--teacher", f"{TEACHERS}:brightness", "--device", "cpu", "--batch-size", "32"]
+    launcher = launcher or [sys.executable, "-m"]
+    return [*launcher, "teacher_cache", "fill", "--store", str(store), *teacher, "--workers", str(workers)]
+
+
+def run_fill(store: Path, **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(fill_command(store, **options), capture_output=True, text=True, timeout=120)
+
+
+def test_index_fill_status_verify_extend_from_the_command_line(tmp_path: Path) -> None:
+    write_bright_shards(tmp_path, (130, 65))
+    store, shards = str(tmp_path / "store"), str(tmp_path / "train-{0000..0001}.tar")
+    run = CliRunner()
+    settings = ["--policy", "cifar", "--set", "size=8", "--set", "rand_augment=none", "--seed", "3"]
+    made = run.invoke(main, ["index", shards, "--store", store, "--views", "3", "--group", "2", *settings])
+    assert made.exit_code == 0, made.output
+    assert "3 views rounded up to 4" in made.output
+    assert "195 samples in 2 shards, 10 classes, 4 views" in made.output
+    assert not Path(f"{store}.walk").exists()
+    fill_it = fill_command(Path(store))[3:]
+    estimate = run.invoke(main, [*fill_it, "--estimate"])
+    assert estimate.exit_code == 0, estimate.output
+    assert "nothing was committed" in estimate.output
+    assert Store.open(store).teacher is None
+    part = run.invoke(main, [*fill_it, "--views", "1:2"])
+    assert part.exit_code == 0, part.output
+    assert "rounded out to 0:2" in part.output
+    done = run.invoke(main, fill_it)
+    assert done.exit_code == 0, done.output
+    assert "780 of 780 views are labelled" in done.output
+    again = run.invoke(main, fill_it)
+    assert "0 units filled now" in again.output
+    assert "100.0 %" in run.invoke(main, ["status", store]).output
+    assert '"labelled": 780' in run.invoke(main, ["status", store, "--json"]).output
+    assert "0 differences" in run.invoke(main, ["verify", store, "--fraction", "1", "--workers", "0"]).output
+    assert "4 -> 6 views" in run.invoke(main, ["extend", store, "--views", "5"]).output
+    like = run.invoke(main, ["index", "--like", store, "--store", f"{store}-2", "--views", "2", *settings[:-2]])
+    assert like.exit_code == 0, like.output
+    assert Store.open(f"{store}-2").index.num_samples == 195
+
+
+def test_moved_shards_are_found_and_other_shards_refused(tmp_path: Path) -> None:
+    store = bright_store(tmp_path, counts=(65, 64))
+    moved = tmp_path / "moved"
+    shutil.copytree(tmp_path / "shards", moved)
+    shutil.rmtree(tmp_path / "shards")
+    run = CliRunner()
+    gone = run.invoke(main, fill_command(store.path)[3:])
+    assert gone.exit_code == 1
+    assert "train-0000.tar" in gone.output
+    found = run.invoke(main, [*fill_command(store.path)[3:], "--shards", str(moved / "*.tar")])
+    assert found.exit_code == 0, found.output
+    write_shard(moved / "train-0001.tar", [])
+    other = run.invoke(main, ["verify", str(store.path), "--shards", str(moved / "*.tar"), "--workers", "0"])
+    assert other.exit_code == 1
+    assert "train-0001.tar" in other.output
+
+
+@pytest.mark.parametrize("text", ["3", "2:9", "b:c", "2:2"])
+def test_view_ranges_that_make_no_sense(tmp_path: Path, text: str) -> None:
+    store = bright_store(tmp_path)
+    result = CliRunner().invoke(main, [*fill_command(store.path)[3:], "--views", text])
+    assert result.exit_code == 2
+    assert "--views" in result.output
+
+
+def test_an_error_is_one_line(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["status", str(tmp_path / "nothing")])
+    assert result.exit_code == 1
+    assert result.output.startswith("error: there is no store at")
+    assert result.output.count("\n") == 1
+    with pytest.raises(StoreError):
+        Store.open(tmp_path / "nothing")
