@@ -1,4 +1,4 @@
-"""A training run on disk: checkpoints written whole or not at all, and what a resumed run must have in common with them."""
+"""Checkpoints of a training run: written whole or not at all, and resumed only by a run of the same settings."""
 
 import os
 from collections.abc import Mapping

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 from rich.console import Console
@@ -46,7 +46,7 @@ def train(
     workers: int,
     device: str | None,
     shards: tuple[str, ...],
-    on_drift: str,
+    on_drift: Literal["stop", "warn"],
     allow_policy: bool,
     checkpoint_every_s: float,
 ) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -28,9 +28,9 @@ class Preprocessing:
 
     size: tuple[int, int]  # (H, W) pixels
     crop_pct: float
-    interpolation: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    interpolation: Literal["bicubic", "bilinear"]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
 
     def policy(self) -> Policy:
         crop = Crop(kind="center", crop_pct=self.crop_pct, interpolation=self.interpolation)
@@ -152,7 +152,7 @@ class Normalise:
 
 
 def open_checkpoint(path: str, *, ema: bool = False) -> tuple[nn.Module, dict[str, Any]]:
-    """Rebuild the model of a training checkpoint, with its weights or their moving average, and what it says of itself."""
+    """Rebuild a training checkpoint's model, with its weights or their moving average. -> model, checkpoint."""
     checkpoint = read_checkpoint(path)
     if "recipe" not in checkpoint:
         raise CheckpointError(f"{path} is not a checkpoint of `student train`: it has no recipe in it")

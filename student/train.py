@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import timm.optim
@@ -31,6 +31,7 @@ from student.recipe import Recipe
 from student.schedule import learning_rate, scaled_lr
 from teacher_cache.errors import RecipeError, TrainingError
 from teacher_cache.store import Store
+from teacher_cache.workers import leave_cores
 
 STOPPED = 75  # exit code of a run that a signal stopped after it wrote a checkpoint (EX_TEMPFAIL: run it again)
 LOG_STEPS = 50  # losses are fetched from the device and written this often
@@ -46,7 +47,7 @@ class TrainOptions:
     views_used: int | None = None
     workers: int = 2
     device: str | None = None
-    on_drift: str = "stop"
+    on_drift: Literal["stop", "warn"] = "stop"
     checkpoint_every_s: float = 600
 
 
@@ -61,7 +62,7 @@ class Ranks:
         return self.rank == 0
 
 
-class Stopped(Exception):
+class Stopped(Exception):  # noqa: N818 - a request, not an error
     """A signal asked the run to stop; its checkpoint is written."""
 
 
@@ -72,6 +73,7 @@ def train(store: Store, recipe: Recipe, options: TrainOptions, say: Callable[[st
     validation shards. Raises Stopped after SIGTERM, SIGUSR1 or Ctrl-C, when the checkpoint is written.
     """
     with joined_ranks(options.device) as ranks, stop_signals() as stop_asked:
+        leave_cores(options.workers)
         say = say if ranks.first else lambda message: None
         options.out.mkdir(parents=True, exist_ok=True)
         run = Run(store, recipe, options, ranks)
@@ -137,7 +139,7 @@ class Run:
         torch.manual_seed(recipe.seed)
         policy = store.policy
         self.preprocessing = Preprocessing(
-            policy.size, recipe.crop_pct, recipe.val_interpolation, tuple(policy.mean), tuple(policy.std)
+            policy.size, recipe.crop_pct, recipe.val_interpolation, policy.mean, policy.std
         )
         self.model = build_model(recipe, store.num_classes, policy.size).to(ranks.device)
         self.ema = timm.utils.ModelEmaV3(self.model, decay=recipe.ema) if recipe.ema is not None else None
@@ -157,7 +159,7 @@ class Run:
     # -- what a step is ------------------------------------------------------------------------------------------
 
     def train_step(self, batch: Batch) -> None:
-        """Train on this rank's part of a global batch, in pieces of micro_batch views, and move to the next position."""
+        """Train on this rank's part of a global batch, in pieces of micro_batch views, and move on."""
         recipe = self.recipe
         lr = learning_rate(recipe, batch.epoch, batch.step, self.loader.steps(batch.epoch))
         for group in self.optimizer.param_groups:

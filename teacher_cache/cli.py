@@ -141,6 +141,7 @@ def fill(
     from teacher_cache.job import join_job
     from teacher_cache.places import open_moved
     from teacher_cache.teacher import TeacherSettings, check_same_teacher, open_teacher
+    from teacher_cache.workers import leave_cores
 
     job = join_job()
     store = open_moved(store_path, shards, writable=True)
@@ -159,6 +160,7 @@ def fill(
         click.echo(estimate(store, opened, workers=workers, skip_bad=skip_bad))
         return
     _end_on_sigterm()
+    leave_cores(workers)
     options = FillOptions(workers, skip_bad, allow_low_agreement)
     with filling_bar(job.rank == 0) as (on_start, on_progress):
         try:
@@ -222,7 +224,7 @@ def verify(
     workers: int,
     shards: tuple[str, ...],
 ) -> None:
-    """Check every record, and render (and with --teacher label) a random fraction again. Exits with 1 on a difference."""
+    """Check every record; render, and with --teacher label, a random fraction again. Exits with 1 on a difference."""
     from teacher_cache.places import open_moved
     from teacher_cache.teacher import TeacherSettings, check_same_teacher, open_teacher
     from teacher_cache.verify import verify as verify_store
@@ -331,11 +333,16 @@ def _print_filled(store: Any, filled: int) -> None:
 
     found = status_of(store)
     click.echo(
-        f"{store.path}: {filled} units filled now; {found['labelled']} of {found['samples'] * found['views']} views are "
-        f"labelled, {found['bytes']['per_view']:.2f} bytes a view, {_agreement(found)}"
+        f"{store.path}: {filled} units filled now; {found['labelled']} of {found['samples'] * found['views']} views "
+        f"are labelled, {_size(found)}, {_agreement(found)}"
     )
     if found["skipped"]["samples"]:
         _warn(f"{found['skipped']['samples']} samples skipped: {_skipped(found)}")
+
+
+def _size(found: dict[str, Any]) -> str:
+    per_view = found["bytes"]["per_view"]
+    return "no bytes yet" if per_view is None else f"{per_view:.2f} bytes a view"
 
 
 def _agreement(found: dict[str, Any]) -> str:
@@ -358,7 +365,7 @@ def _print_status(found: dict[str, Any]) -> None:
         "views": f"{found['views']} in groups of {found['group']}, seed {found['seed']}",
         "coverage": f"{100 * found['coverage']['share']:.1f} % ({found['units_committed']} of {found['units']} units)",
         "agreement": _agreement(found),
-        "size": "-" if found["bytes"]["per_view"] is None else f"{found['bytes']['per_view']:.2f} bytes a view",
+        "size": _size(found),
         "teacher": "none yet" if not teacher else f"{teacher['name']}, weights {teacher['weights_sha256'][:12]}, "
         f"{teacher['dtype']}, batches of {teacher['batch_size']} on {teacher['device']}, torch {teacher['torch']}",
         "policy": f"{found['policy']['name']} at {found['policy']['size'][0]} x {found['policy']['size'][1]}",

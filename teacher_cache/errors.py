@@ -1,7 +1,7 @@
 """Every error this project raises on purpose.
 
 TeacherCacheError               the command line prints it as one line and exits with 1
-├── ShardError                  a shard is not whole, or not what its index says: truncated, duplicate keys, missing members
+├── ShardError                  a shard is not whole, or not what its index says
 │   └── ImageError              the bytes of one image cannot be decoded
 ├── PolicyError                 an unknown or impossible augmentation setting
 ├── StoreError                  a store is absent, of another schema, damaged, or does not hold what was asked of it

@@ -164,7 +164,7 @@ def open_teacher(
         if len(identity[setting]) != 3:
             raise TeacherError(f"--{setting} has {len(identity[setting])} numbers, one for each of R, G, B is expected")
     make_numerics_repeatable()
-    model = model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    model = model.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
     teacher = Teacher(model, identity, device)
     _check_num_classes(teacher, num_classes, view_size)
     return teacher
@@ -321,7 +321,8 @@ def import_function(spec: str) -> Callable[..., Any]:
             if not Path(place).is_file():
                 raise TeacherError(f"model file {place} is absent: check the path before the colon in {spec}")
             module_spec = importlib.util.spec_from_file_location(Path(place).stem, place)
-            assert module_spec is not None and module_spec.loader is not None
+            assert module_spec is not None
+            assert module_spec.loader is not None
             module = importlib.util.module_from_spec(module_spec)
             module_spec.loader.exec_module(module)
         else:

@@ -5,6 +5,7 @@ dies takes nobody with it but itself, which the parent sees. When the parent die
 closes and the worker ends.
 """
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -28,6 +29,7 @@ from teacher_cache.replay.policy import Policy
 from teacher_cache.shards import BlockPlace, read_block
 
 SLOTS_PER_WORKER = 3  # one being rendered, one on its way, one being copied out
+GONE = (EOFError, BrokenPipeError, ConnectionResetError)  # the other end of a pipe
 TASKS_PER_WORKER = 2  # one being rendered, one waiting: a worker never idles for the parent's next turn
 
 
@@ -151,10 +153,8 @@ class RenderPool:
             self._send(worker, task)
 
     def _send(self, worker: int, message: RenderTask | int) -> None:
-        try:
+        with contextlib.suppress(*GONE):  # it died: _receive() reads the error that it sent before, or its end
             self._connections[worker].send(message)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # it died: _receive() reads the error that it sent before, or its end
 
     def _receive(self) -> Rendered:
         while not self._arrived:
@@ -166,7 +166,7 @@ class RenderPool:
     def _take(self, worker: int, connection: Connection) -> None:
         try:
             message = connection.recv()
-        except (EOFError, ConnectionResetError):
+        except GONE:
             process = self._processes[worker]
             process.join(timeout=5)
             raise RenderError(
@@ -204,6 +204,16 @@ class RenderPool:
             yield Rendered(task, view, block, self, 0, 0)
 
 
+def leave_cores(workers: int) -> None:
+    """Let torch use the cores that the ranks here and their rendering processes leave; OMP_NUM_THREADS overrules.
+
+    A thread of torch waits for the others by spinning: with fewer cores than threads a step takes ten times as long.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_here - workers))
+
+
 def render_all(pool: RenderPool, tasks: Sequence[RenderTask]) -> Iterator[Rendered]:
     """Submit all tasks and yield every (block, view), each released when the next is asked for."""
     for task in tasks:
@@ -219,10 +229,8 @@ def _serve(connection: Connection, work: _Work) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # sent to the whole group; the parent decides when we end
     torch.set_num_threads(1)
-    try:
+    with contextlib.suppress(*GONE):  # the parent has closed the pipe, or is gone
         _render_tasks(connection, work)
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # the parent has closed the pipe, or is gone
 
 
 def _render_tasks(connection: Connection, work: _Work) -> None:
@@ -253,7 +261,7 @@ def _render_tasks(connection: Connection, work: _Work) -> None:
         except TeacherCacheError as error:
             connection.send(error)
             return
-        except (EOFError, BrokenPipeError, ConnectionResetError):
+        except GONE:
             raise
         except Exception as error:
             traceback.print_exc(file=sys.stderr)

@@ -172,8 +172,7 @@ def test_extended_views_are_added_and_old_ones_untouched(tmp_path: Path) -> None
 # -- refusals ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["constant", "convnet"])
-def test_agreement_near_chance_stops_before_anything_is_written(tmp_path: Path, name: str) -> None:
+def test_agreement_near_chance_stops_before_anything_is_written(tmp_path: Path) -> None:
     store = bright_store(tmp_path)
     with pytest.raises(AgreementError, match=r"train-0000.tar.*no better than chance.*--allow-low-agreement"):
         fill_store(store, "constant")
@@ -208,7 +207,7 @@ def test_a_good_teacher_gives_no_warning(tmp_path: Path) -> None:
 def test_another_teacher_is_refused(tmp_path: Path) -> None:
     store = bright_store(tmp_path)
     fill_store(store, views=range(2))
-    with pytest.raises(TeacherError, match="weights_sha256 is .*one store holds one teacher's labels"):
+    with pytest.raises(TeacherError, match=r"weights_sha256 is .*one store holds one teacher's labels"):
         fill_store(store, "shifted", allow_low_agreement=True)
     with pytest.raises(TeacherError, match="batch_size is 32; this teacher's batch_size is 16"):
         fill(store, open_test_teacher(store, batch_size=16), join_job(), FillOptions(workers=0), range(4))
@@ -403,11 +402,11 @@ def test_a_dead_worker_is_an_error_not_a_hang(tmp_path: Path) -> None:
     with RenderPool(store.policy, store.seed, workers=1) as pool:
         for number in range(store.index.num_blocks(0)):
             pool.submit(RenderTask(number, store.index.place(0, number), tuple(range(16))))
-        pool.get().release()
+        views = iter(lambda: pool.get().release(), "never")
+        next(views)
         os.kill(pool._processes[0].pid or 0, signal.SIGKILL)
         with pytest.raises(RenderError, match=r"exit code -9.*fewer --workers"):
-            while pool.pending:
-                pool.get().release()
+            list(views)
 
 
 def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
