@@ -1,0 +1,61 @@
+"""Which way imports go, and by which doors the large libraries come in."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOORS = {
+    "torchvision": {"teacher_cache/replay/render.py", "tools/make_shards.py"},
+    "cv2": {"teacher_cache/replay/render.py", "teacher_cache/replay/mix.py"},
+    "PIL": {"teacher_cache/replay/render.py", "tools/make_shards.py"},
+    "webdataset": {"tools/make_shards.py"},
+    "zarr": {"teacher_cache/store.py"},
+    "timm": {"teacher_cache/teacher.py", "student/model.py", "student/train.py"},
+    "sklearn": {"tools/make_shards.py"},
+}
+
+
+def modules() -> list[Path]:
+    return sorted(path for room in ("teacher_cache", "student", "tools") for path in (ROOT / room).rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that a file imports, wherever in the file."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute here"
+            found.add(node.module or "")
+    return found
+
+
+def imports_from(path: Path, package: str) -> set[str]:
+    return {name for name in imported(path) if name == package or name.startswith(f"{package}.")}
+
+
+def test_there_is_something_to_look_at() -> None:
+    assert len(modules()) > 30
+    assert "teacher_cache.errors" in imported(ROOT / "teacher_cache/store.py")
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_one_way(path: Path) -> None:
+    place = str(path.relative_to(ROOT))
+    if place.startswith("teacher_cache/replay/"):
+        above = imports_from(path, "teacher_cache") - imports_from(path, "teacher_cache.replay")
+        assert above <= {"teacher_cache.errors"}
+    if place.startswith("teacher_cache/"):
+        assert not imports_from(path, "student")
+    if not place.startswith("tools/"):
+        assert not imports_from(path, "tools")
+    assert not imports_from(path, "tests")
+
+
+@pytest.mark.parametrize("library", DOORS)
+def test_libraries_come_in_by_their_doors(library: str) -> None:
+    users = {str(path.relative_to(ROOT)) for path in modules() if imports_from(path, library)}
+    assert users == DOORS[library]
