@@ -20,6 +20,7 @@ from teacher_cache.teacher import read_checkpoint, state_of
 from teacher_cache.workers import RenderPool, RenderTask, render_all
 
 Accuracy = dict[str, dict[str, float]]  # head -> {"top1", "top5"} in [0, 1]
+HEADS = ("class", "distillation", "fused")
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,8 @@ def evaluate(model: nn.Module, validation: ValidationSet, device: torch.device, 
     was_training = model.training
     model.eval()
     normalise = Normalise(validation.preprocessing.mean, validation.preprocessing.std, device)
-    hits: dict[str, Tensor] = {}
-    total = torch.zeros((), dtype=torch.int64)
+    # of every head: right at first, right among five, samples seen; a rank without samples knows no heads, and adds up
+    counts = torch.zeros((len(HEADS), 3), dtype=torch.int64)
     for batch in validation.batches(batch_size):
         outputs = heads(model, normalise(batch.views.to(device)))
         logits = {"class": outputs.class_logits.float()}
@@ -128,16 +129,16 @@ def evaluate(model: nn.Module, validation: ValidationSet, device: torch.device, 
             logits["fused"] = fused(outputs)
         for head, values in logits.items():
             top = values.topk(min(5, values.shape[1]), dim=1).indices.cpu() == batch.classes[:, None]
-            hits[head] = hits.get(head, torch.zeros(2, dtype=torch.int64)) + torch.stack([top[:, 0].sum(), top.sum()])
-        total += len(batch.classes)
+            counts[HEADS.index(head)] += torch.tensor([top[:, 0].sum(), top.sum(), len(top)])
     model.train(was_training)
-    names = sorted(hits) if hits else ["class"]
-    counts = torch.stack([*(hits.get(name, torch.zeros(2, dtype=torch.int64)) for name in names), total.expand(2)])
     if dist.is_initialized():
         counts = counts.to(device)
         dist.all_reduce(counts)
-    shares = counts[:-1].double().cpu() / counts[-1].double().cpu().clamp(min=1)
-    return {name: {"top1": float(row[0]), "top5": float(row[1])} for name, row in zip(names, shares, strict=True)}
+    return {
+        head: {"top1": top1 / seen, "top5": top5 / seen}
+        for head, (top1, top5, seen) in zip(HEADS, counts.tolist(), strict=True)
+        if seen
+    }
 
 
 class Normalise:

@@ -3,14 +3,14 @@
 A setting is on or absent. Augmentation is no part of it: that is the policy of the store, whose name a recipe gives.
 """
 
-import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from teacher_cache.errors import RecipeError
+from teacher_cache.settings import parse_override, put_setting, read_settings, shipped, validated
 
 
 def _none_word(value: Any) -> Any:
@@ -88,11 +88,11 @@ class Recipe(BaseModel):
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Recipe":
         """Raises RecipeError: an unknown or impossible setting."""
-        return _validated(values, f"recipe {values.get('name', '?')}")
+        return validated(cls, values, f"recipe {values.get('name', '?')}", RecipeError)
 
 
 def shipped_recipes() -> list[str]:
-    return sorted(path.stem for path in _shipped_folder().glob("*.toml"))
+    return shipped(_FOLDER)
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -101,70 +101,10 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     Keys may be dotted (`model_args.depth=6`), values are TOML, or a bare word; `none` makes a setting absent. Raises
     RecipeError, which names the setting.
     """
-    values = _read(name_or_path)
+    values = read_settings(name_or_path, _FOLDER, "recipe", RecipeError)
     for override in overrides:
-        _put(values, override)
-    return _validated(values, f"recipe {name_or_path}")
+        put_setting(values, *parse_override(override, RecipeError), RecipeError)
+    return validated(Recipe, values, f"recipe {name_or_path}", RecipeError)
 
 
-def _shipped_folder() -> Path:
-    return Path(__file__).with_name("recipes")
-
-
-def _read(name_or_path: str) -> dict[str, Any]:
-    path = _shipped_folder() / f"{name_or_path}.toml" if name_or_path in shipped_recipes() else Path(name_or_path)
-    try:
-        values = tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise RecipeError(
-            f"no recipe {name_or_path!r}: neither a file nor one of {', '.join(shipped_recipes())}"
-        ) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise RecipeError(f"recipe {name_or_path} cannot be read: {error}") from error
-    values.setdefault("name", path.stem)
-    return values
-
-
-def _put(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    key = key.strip()
-    if not equals or not key:
-        raise RecipeError(f"setting {override!r} is not of the form key=value")
-    *sections, name = key.split(".")
-    section = values
-    for part in sections:
-        section = section.setdefault(part, {})
-        if not isinstance(section, dict):
-            raise RecipeError(f"setting {key}: {part} is not a section")
-    section[name] = _toml_value(text.strip())
-
-
-def _toml_value(text: str) -> Any:
-    if text.lower() == "none":
-        return None
-    try:
-        table = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
-        return text
-    return table["value"] if len(table) == 1 else text
-
-
-def _validated(values: dict[str, Any], where: str) -> Recipe:
-    try:
-        return Recipe.model_validate(values)
-    except ValidationError as error:
-        raise RecipeError(f"{where}: {'; '.join(_problems(error))}") from error
-
-
-def _problems(error: ValidationError) -> Iterable[str]:
-    for problem in error.errors(include_url=False):
-        place = ".".join(str(part) for part in problem["loc"])
-        message = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "extra_forbidden":
-            yield f"unknown setting {place}"
-        elif problem["type"] == "missing":
-            yield f"{place} is missing"
-        elif not place:
-            yield message
-        else:
-            yield f"{place}: {message[0].lower()}{message[1:]} (got {problem['input']!r})"
+_FOLDER = Path(__file__).with_name("recipes")

@@ -3,14 +3,14 @@
 A setting is on or absent: a section that is left out is not done.
 """
 
-import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from teacher_cache.errors import PolicyError
+from teacher_cache.settings import parse_override, put_setting, read_settings, shipped, validated
 
 POLICY_VERSION = 1
 
@@ -180,7 +180,7 @@ class Policy(_Section):
 
 
 def shipped_policies() -> list[str]:
-    return sorted(path.stem for path in _shipped_folder().glob("*.toml"))
+    return shipped(_FOLDER)
 
 
 def load_policy(name_or_path: str, overrides: Sequence[str] = ()) -> Policy:
@@ -189,54 +189,18 @@ def load_policy(name_or_path: str, overrides: Sequence[str] = ()) -> Policy:
     Keys are dotted (`crop.scale=[0.25,1]`), values are TOML, or a bare word; `mix=none` removes a section. Raises
     PolicyError, which names the setting.
     """
-    path = _shipped_folder() / f"{name_or_path}.toml" if name_or_path in shipped_policies() else Path(name_or_path)
-    try:
-        values = tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise PolicyError(
-            f"no policy {name_or_path!r}: neither a file nor one of {', '.join(shipped_policies())}"
-        ) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise PolicyError(f"policy {name_or_path} cannot be read: {error}") from error
-    values.setdefault("name", path.stem)
+    values = read_settings(name_or_path, _FOLDER, "policy", PolicyError)
     for override in overrides:
-        _put(values, override)
+        key, value = parse_override(override, PolicyError)
+        crop = values.get("crop")
+        if key == "crop.kind" and isinstance(crop, dict) and crop.get("kind") != value:
+            for foreign in ("scale", "ratio", "crop_pct"):  # the settings of the kind that goes
+                crop.pop(foreign, None)
+        put_setting(values, key, value, PolicyError)
     return _validated(values, f"policy {name_or_path}")
 
 
-def _shipped_folder() -> Path:
-    return Path(__file__).with_name("policies")
-
-
-def _put(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    key = key.strip()
-    if not equals or not key:
-        raise PolicyError(f"setting {override!r} is not of the form key=value")
-    *sections, name = key.split(".")
-    section = values
-    for part in sections:
-        below = section.get(part)
-        if below is None:  # absent, or removed by an earlier setting
-            below = section[part] = {}
-        if not isinstance(below, dict):
-            raise PolicyError(f"setting {key}: {part} is not a section")
-        section = below
-    value = _toml_value(text.strip())
-    if key == "crop.kind" and section.get("kind") != value:
-        for foreign in ("scale", "ratio", "crop_pct"):  # the settings of the kind that goes
-            section.pop(foreign, None)
-    section[name] = value
-
-
-def _toml_value(text: str) -> Any:
-    if text.lower() == "none":
-        return None
-    try:
-        table = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
-        return text
-    return table["value"] if len(table) == 1 else text
+_FOLDER = Path(__file__).with_name("policies")
 
 
 def _validated(values: dict[str, Any], where: str) -> Policy:
@@ -245,21 +209,4 @@ def _validated(values: dict[str, Any], where: str) -> Policy:
         raise PolicyError(
             f"{where}: version {version!r}, but this program reads {POLICY_VERSION}; use the release that wrote it"
         )
-    try:
-        return Policy.model_validate(values)
-    except ValidationError as error:
-        raise PolicyError(f"{where}: {'; '.join(_problems(error))}") from error
-
-
-def _problems(error: ValidationError) -> Iterable[str]:
-    for problem in error.errors(include_url=False):
-        place = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            yield f"unknown setting {place}"
-        elif problem["type"] == "missing":
-            yield f"{place} is missing"
-        else:
-            message = problem["msg"].removeprefix("Value error, ")
-            yield f"{place}: {message[0].lower()}{message[1:]}" + (
-                "" if isinstance(problem["input"], dict | BaseModel) else f" (got {problem['input']!r})"
-            )
+    return validated(Policy, values, where, PolicyError)
