@@ -1,0 +1,44 @@
+"""What README shows is run."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from student.recipe import shipped_recipes
+from teacher_cache.cli import main as teacher_cache
+from teacher_cache.replay.policy import shipped_policies
+from tests.bright_shards import bright_store
+from tests.test_fill import fill_store
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_training_loop_of_your_own_runs(tmp_path: Path) -> None:
+    (loop,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert loop.count("\n") <= 30
+    store = bright_store(tmp_path, counts=(640,), views=4)
+    fill_store(store)
+    changed = loop.replace('"runs/digits/store"', repr(str(store.path)))
+    assert changed != loop
+    (tmp_path / "loop.py").write_text(changed)
+    done = subprocess.run([sys.executable, tmp_path / "loop.py"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    epochs = [line.split()[0] for line in done.stdout.splitlines()]
+    assert epochs == ["0"] * 2 + ["1"] * 2 + ["2"] * 2  # half the samples, two views of each, 256 a batch
+
+
+def test_every_file_of_the_tree_is_named() -> None:
+    (tree,) = re.findall(r"```\n(teacher_cache/ .*?)```", README, re.DOTALL)
+    for path in [*(ROOT / "teacher_cache").rglob("*.py"), *(ROOT / "student").rglob("*.py")]:
+        if not path.name.startswith("__"):
+            assert path.name in tree, f"{path.relative_to(ROOT)} is not in README's tree"
+
+
+def test_commands_policies_and_recipes_that_it_names_exist() -> None:
+    commands = set(re.findall(r"^(?:torchrun .* -m )?teacher[-_]cache (\w+)", README, re.MULTILINE))
+    assert commands >= {"index", "fill", "status", "verify"}
+    assert commands <= set(teacher_cache.commands)
+    assert "deit" in shipped_policies()
+    assert "deit_tiny_distilled" in shipped_recipes()
