@@ -1,14 +1,7 @@
-"""Replayed pixels against the store's digests: the check that both stages make."""
+"""What is said when replayed pixels are not those of the store's digests."""
 
-from teacher_cache.errors import DriftError
 from teacher_cache.replay.render import pixel_libraries
 from teacher_cache.store import Store
-
-
-def check_digest(store: Store, shard: int, block: int, view: int, digest: int, expected: int) -> None:
-    """Raise DriftError when a replayed block's digest is not the one that stage one stored."""
-    if digest != expected:
-        raise DriftError(drift_message(store, shard, block, view))
 
 
 def drift_message(store: Store, shard: int, block: int, view: int) -> str:

@@ -12,9 +12,10 @@ from teacher_cache.agreement import (
     count_agreement,
     renaming_gain,
 )
-from teacher_cache.drift import check_digest
-from teacher_cache.errors import AgreementError, StoreError
+from teacher_cache.drift import drift_message
+from teacher_cache.errors import AgreementError, DriftError, StoreError
 from teacher_cache.job import Job
+from teacher_cache.labels import LabelReader
 from teacher_cache.replay.block import BLOCK_SAMPLES
 from teacher_cache.store import Store, Unit, UnitCounts, UnitValues
 from teacher_cache.teacher import Teacher, check_same_teacher, classify_views
@@ -213,20 +214,15 @@ def check_replay(store: Store, pool: RenderPool) -> None:
     committed = np.argwhere(store.committed())
     if not len(committed):
         return
-    unit = Unit(*(int(number) for number in committed[0]))
+    unit = Unit(*committed[0].tolist())
     block, view = store.unit_blocks(unit)[0], store.group_views(unit.group)[0]
-    skipped = skipped_in_block(store, unit, 0)
-    pool.submit(RenderTask(0, store.index.place(unit.shard, block, skipped), (view,)))
+    reader = LabelReader(store)
+    place = store.index.place(unit.shard, block, reader.skipped(unit.shard, block, view))
+    pool.submit(RenderTask(0, place, (view,)))
     rendered = pool.get()
-    digest, expected = rendered.block.digest, int(store.read_digests(unit)[0, 0])
     rendered.release()
-    check_digest(store, unit.shard, block, view, digest, expected)
-
-
-def skipped_in_block(store: Store, unit: Unit, number: int) -> frozenset[int]:
-    """Positions in the unit's number-th block that its labels say were skipped."""
-    labels = store.read_labels(unit)[number * BLOCK_SAMPLES : (number + 1) * BLOCK_SAMPLES, 0]
-    return frozenset(int(position) for position in np.flatnonzero(labels == -2))
+    if rendered.block.digest != reader.digest(unit.shard, block, view):
+        raise DriftError(drift_message(store, unit.shard, block, view))
 
 
 def commit(

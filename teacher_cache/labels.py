@@ -56,6 +56,14 @@ class LabelReader:
             return None
         return int(self._chunk("digests", unit, self._store.read_digests)[row, column])
 
+    def skipped(self, shard: int, block: int, view: int) -> frozenset[int]:
+        """Positions in a shard's block that stage one skipped at a view; its unit must be committed."""
+        unit_number, number = divmod(block, self._store.unit_samples // BLOCK_SAMPLES)
+        group, column = divmod(view, self._store.group)
+        labels = self._chunk("labels", Unit(shard, unit_number, group), self._store.read_labels)
+        rows = slice(number * BLOCK_SAMPLES, (number + 1) * BLOCK_SAMPLES)
+        return frozenset(np.flatnonzero(labels[rows, column] == SKIPPED).tolist())
+
     def _is_committed(self, unit: Unit) -> bool:
         if not self._committed[unit]:
             self._committed[unit] = self._store.read_record(unit)[0] == 1

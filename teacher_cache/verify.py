@@ -2,17 +2,18 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from teacher_cache.drift import drift_message
 from teacher_cache.errors import StoreError
-from teacher_cache.fill import skipped_in_block
+from teacher_cache.labels import LabelReader
 from teacher_cache.replay.block import BLOCK_SAMPLES
 from teacher_cache.replay.seeds import Stream, derive
 from teacher_cache.store import Store, Unit
 from teacher_cache.teacher import Teacher, classify_views
-from teacher_cache.workers import Rendered, RenderPool, RenderTask
+from teacher_cache.workers import RenderPool, RenderTask
 
 
 @dataclass
@@ -46,26 +47,36 @@ def verify(
     dtype: then a label that differs is a difference; else it is counted with its top-2 margin (in logits).
     """
     report = VerifyReport()
-    atoms: list[tuple[Unit, int]] = []
+    atoms: list[tuple[Unit, int]] = []  # unit, block in the shard
     for numbers in np.argwhere(store.committed()):
-        unit = Unit(*(int(number) for number in numbers))
+        unit = Unit(*numbers.tolist())
         report.units += 1
         try:
             store.check_unit(unit)
         except StoreError as error:
             report.differences.append(str(error))
             continue
-        atoms += [(unit, number) for number in range(len(store.unit_blocks(unit)))]
+        atoms += [(unit, block) for block in store.unit_blocks(unit)]
     chosen = _choose(atoms, fraction, seed)
+    reader = LabelReader(store)
     with RenderPool(store.policy, store.seed, workers=workers) as pool:
-        views = _replay(store, pool, chosen, report, on_progress)
+        views = _replay(store, reader, pool, chosen, report, on_progress)
         if teacher is None:
             for _ in views:
                 pass
         else:
-            for (unit, rows, column), logits in classify_views(teacher, views):
-                _compare_labels(store, unit, rows, column, logits, same_kind, report)
+            for seen, logits in classify_views(teacher, views):
+                _compare_labels(store, reader, seen, logits, same_kind, report)
     return report
+
+
+class _Seen(NamedTuple):
+    """A replayed block at a view, and the positions in it that are labelled, (n,) int64."""
+
+    shard: int
+    block: int
+    view: int
+    positions: np.ndarray
 
 
 def _choose(atoms: list[tuple[Unit, int]], fraction: float, seed: int) -> list[tuple[Unit, int]]:
@@ -79,50 +90,44 @@ def _choose(atoms: list[tuple[Unit, int]], fraction: float, seed: int) -> list[t
 
 def _replay(
     store: Store,
+    reader: LabelReader,
     pool: RenderPool,
     atoms: list[tuple[Unit, int]],
     report: VerifyReport,
     on_progress: Callable[[int, int], None],
-) -> Iterator[tuple[tuple[Unit, np.ndarray, int], np.ndarray]]:
-    for task_id, (unit, number) in enumerate(atoms):
-        block = store.unit_blocks(unit)[number]
-        place = store.index.place(unit.shard, block, skipped_in_block(store, unit, number))
-        pool.submit(RenderTask(task_id, place, tuple(store.group_views(unit.group))))
+) -> Iterator[tuple[_Seen, np.ndarray]]:
+    """Render all views of the atoms and compare digests; labelled positions with their pixels."""
+    for task_id, (unit, block) in enumerate(atoms):
+        views = tuple(store.group_views(unit.group))
+        skipped = reader.skipped(unit.shard, block, views[0])
+        pool.submit(RenderTask(task_id, store.index.place(unit.shard, block, skipped), views))
     total = pool.pending
     while pool.pending:
         rendered = pool.get()
-        unit, number = atoms[rendered.task.id]
-        yield _check_pixels(store, unit, number, rendered, report)
+        (unit, block), replayed = atoms[rendered.task.id], rendered.block
+        if replayed.digest != reader.digest(unit.shard, block, replayed.view):
+            report.differences.append(drift_message(store, unit.shard, block, replayed.view))
+        positions = np.array([p for p in range(len(replayed.lambdas)) if p not in replayed.skipped], np.int64)
+        yield _Seen(unit.shard, block, replayed.view, positions), replayed.pixels[positions]
         rendered.release()
         report.block_views += 1
         on_progress(report.block_views, total)
 
 
-def _check_pixels(
-    store: Store, unit: Unit, number: int, rendered: Rendered, report: VerifyReport
-) -> tuple[tuple[Unit, np.ndarray, int], np.ndarray]:
-    """Compare a replayed block's digest; its labelled rows and their pixels."""
-    column = rendered.view - store.group_views(unit.group)[0]
-    if rendered.block.digest != int(store.read_digests(unit)[number, column]):
-        report.differences.append(drift_message(store, unit.shard, rendered.task.place.number, rendered.view))
-    kept = np.array([p for p in range(len(rendered.block.lambdas)) if p not in rendered.block.skipped], np.int64)
-    return (unit, kept + number * BLOCK_SAMPLES, column), rendered.block.pixels[kept]
-
-
 def _compare_labels(
-    store: Store, unit: Unit, rows: np.ndarray, column: int, logits: np.ndarray, same_kind: bool, report: VerifyReport
+    store: Store, reader: LabelReader, seen: _Seen, logits: np.ndarray, same_kind: bool, report: VerifyReport
 ) -> None:
-    stored, found = store.read_labels(unit)[rows, column], logits.argmax(1)
-    report.labels += len(rows)
-    first_row = store.unit_rows(unit)[0]
+    samples = store.index.starts[seen.shard] + seen.block * BLOCK_SAMPLES + seen.positions
+    stored, found = reader.labels(samples, np.full(len(samples), seen.view)), logits.argmax(1)
+    report.labels += len(samples)
     for number in np.flatnonzero(stored != found):
         top = np.sort(logits[number])[-2:]
+        margin = float(top[1] - top[0])
         if not same_kind:
-            report.foreign_labels.append(float(top[1] - top[0]))
+            report.foreign_labels.append(margin)
             continue
-        place = store.index.place(unit.shard, (first_row + int(rows[number])) // BLOCK_SAMPLES)
         report.differences.append(
-            f"shard {place.shard}, key {place.keys[rows[number] % BLOCK_SAMPLES]}, view "
-            f"{store.group_views(unit.group)[column]}: stored label {stored[number]}, the teacher says "
-            f"{found[number]} (top-2 margin {top[1] - top[0]:.2g}): the store is not this teacher's"
+            f"shard {store.shard_name(seen.shard)}, key {store.index.key(int(samples[number]))}, view {seen.view}: "
+            f"stored label {stored[number]}, the teacher says {found[number]} (top-2 margin {margin:.2g}): "
+            "the label is not this teacher's"
         )
