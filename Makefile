@@ -71,19 +71,19 @@ cache-teacher: $(STORE).filled ## stage one: index the shards and label every vi
 train-student: $(STUDENT)/results.json ## stage two: train a student from the labels
 	@$(RUN) student results $(if $(MADE_TEACHER),teacher=$(OUT)/teacher) student=$(STUDENT)
 
-data/digits/classes.json: tools/make_shards.py | $(INSTALLED)
-	$(BIN)/python tools/make_shards.py digits data/digits
-
-$(STORE)/zarr.json: $(INPUTS) | $(INSTALLED)
+$(STORE)/zarr.json: | $(INPUTS) $(INSTALLED)
 	$(RUN) teacher_cache index $(call quoted,$(INDEXED)) --store $(STORE) --policy $(POLICY) --views $(VIEWS) \
 		$(foreach setting,$(SET),--set '$(setting)')
 
 ifneq ($(MADE_TEACHER),)
+$(INPUTS): | $(INSTALLED)
+	$(BIN)/python tools/make_shards.py digits $(DATA)
+
 $(MADE_TEACHER): | $(STORE)/zarr.json
 	$(RUN) student train --store $(STORE) --recipe digits_teacher $(foreach word,$(VAL),--val '$(word)') --out $(OUT)/teacher --workers $(WORKERS)
 endif
 
-$(STORE).filled: $(MADE_TEACHER) | $(STORE)/zarr.json
+$(STORE).filled: $(STORE)/zarr.json $(MADE_TEACHER)
 	$(LAUNCH) teacher_cache fill --store $(STORE) --workers $(WORKERS) $(if $(TEACHER),--teacher '$(TEACHER)') \
 		$(if $(CHECKPOINT),--checkpoint $(CHECKPOINT))
 	touch $@

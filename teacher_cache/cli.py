@@ -111,7 +111,7 @@ def index(
 @click.option("--device", help="cuda, cuda:1, cpu ...  [default: a GPU if there is one]")
 @click.option("--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), help="[default: bf16 on CUDA, else fp32]")
 @click.option("--batch-size", type=click.IntRange(1), help="The one batch shape.  [default: 256 on CUDA, else 64]")
-@click.option("--compile", "compiled", is_flag=True, default=None, help="torch.compile the teacher.")
+@click.option("--compile/--no-compile", "compiled", default=None, help="torch.compile the teacher.  [default: no]")
 @click.option("--workers", default=2, type=click.IntRange(0), help="Rendering processes for each rank.")
 @click.option("--shards", multiple=True, help="Where the indexed shards are now, if they moved.")
 @click.option("--skip-bad", is_flag=True, help="Skip and list images that cannot be decoded.")
@@ -207,8 +207,8 @@ def status(store_path: str, as_json: bool) -> None:
 @click.argument("store_path")
 @click.option("--fraction", default=0.01, type=click.FloatRange(0, 1), help="Share of blocks to render again.")
 @click.option("--seed", default=0, type=click.IntRange(0), help="Which blocks.")
-@click.option("--teacher", help="Label again too.")
-@click.option("--checkpoint")
+@click.option("--teacher", help="Label again too, with this teacher.")
+@click.option("--checkpoint", help="Its weights; alone, for the teacher that the store names.")
 @click.option("--device")
 @click.option("--dtype", type=click.Choice(["fp32", "bf16", "fp16"]))
 @click.option("--workers", default=2, type=click.IntRange(0))
@@ -228,10 +228,12 @@ def verify(
     from teacher_cache.places import open_moved
     from teacher_cache.teacher import TeacherSettings, check_same_teacher, open_teacher
     from teacher_cache.verify import verify as verify_store
+    from teacher_cache.workers import leave_cores
 
+    leave_cores(workers)
     store = open_moved(store_path, shards)
     opened, same_kind = None, True
-    if teacher is not None:
+    if teacher is not None or checkpoint is not None:
         if store.teacher is None:
             raise StoreError(f"{store_path} is not filled yet: there are no labels to compare")
         settings = TeacherSettings(teacher, checkpoint, device=device, dtype=dtype)

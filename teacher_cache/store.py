@@ -29,6 +29,7 @@ import xxhash
 import zarr
 import zarr.codecs
 
+from teacher_cache.durable import sync, sync_tree, sync_up
 from teacher_cache.errors import PolicyError, StoreError, TeacherError
 from teacher_cache.replay.block import BLOCK_SAMPLES
 from teacher_cache.replay.policy import Policy
@@ -162,12 +163,12 @@ class Store:
             )
             _make_array(root, "digests", (shards, units * blocks, views), (1, blocks, group), "uint64", 0)
             _make_array(root, "records", (shards, units, views // group, fields), (1, 1, 1, fields), "uint64", 0)
-            _fsync_tree(aside)
+            sync_tree(aside)
             try:
                 aside.rename(path)
             except OSError as error:
                 raise StoreError(f"{path} appeared meanwhile: remove it or choose another --store") from error
-            _fsync(path.parent)
+            sync(path.parent)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
         return cls.open(path, writable=True)
@@ -415,9 +416,9 @@ class Store:
         ):
             rows = slice(unit.unit * len(chunk), (unit.unit + 1) * len(chunk))
             array[unit.shard, rows, columns] = chunk
-            _fsync_up(files[name], self.path / name)
+            sync_up(files[name], self.path / name)
         self._records[unit.shard, unit.unit, unit.group] = np.array(record, np.uint64)
-        _fsync_up(files["records"], self.path / "records")
+        sync_up(files["records"], self.path / "records")
 
     def _pad(self, unit: Unit, values: UnitValues) -> UnitValues:
         samples = self.unit_rows(unit)[1]
@@ -460,11 +461,11 @@ class Store:
             shape = (*array.shape[:2], views // self.group if name == "records" else views, *array.shape[3:])
             if shape != array.shape:
                 array.resize(shape)
-                _fsync_up(self.path / name / "zarr.json", self.path)
+                sync_up(self.path / name / "zarr.json", self.path)
         if views > self.views:
             settings = dict(cast(dict[str, Any], self._root.attrs["teacher_cache"]))
             self._root.attrs["teacher_cache"] = settings | {"views": views}
-            _fsync_up(self.path / "zarr.json", self.path)
+            sync_up(self.path / "zarr.json", self.path)
             self.views = views
 
     # -- the teacher ---------------------------------------------------------------------------------------------
@@ -507,14 +508,14 @@ class Store:
         while not (folder / "zarr.json").exists():
             try:
                 aside.write_text(json.dumps(document, indent=2))
-                _fsync(aside)
+                sync(aside)
                 folder.mkdir(parents=True, exist_ok=True)
                 os.link(aside, folder / "zarr.json")
             except (FileExistsError, FileNotFoundError):
                 continue  # published by another process, or that one swept the empty folder or the file aside
             finally:
                 aside.unlink(missing_ok=True)
-            _fsync_up(folder / "zarr.json", self.path)
+            sync_up(folder / "zarr.json", self.path)
             return True
         return False
 
@@ -635,27 +636,3 @@ def _leftovers(file: Path) -> Iterator[Path]:
 def _sweep(file: Path) -> None:
     for leftover in list(_leftovers(file)):
         leftover.unlink(missing_ok=True)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _fsync_up(file: Path, top: Path) -> None:
-    """Bring a file and the folders that lead to it, `top` included, to disk: zarr renames but does not fsync."""
-    _fsync(file)
-    for folder in file.parents:
-        _fsync(folder)
-        if folder == top:
-            return
-
-
-def _fsync_tree(root: Path) -> None:
-    for folder, _, files in os.walk(root):
-        for file in files:
-            _fsync(Path(folder, file))
-        _fsync(Path(folder))

@@ -14,6 +14,7 @@ import xxhash
 import zarr
 
 import teacher_cache
+from teacher_cache import durable
 from teacher_cache import store as store_module
 from teacher_cache.errors import MissingLabelError, StoreError, TeacherError
 from teacher_cache.labels import LabelReader
@@ -172,7 +173,7 @@ def test_record_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: 
     """Killed before the chunk of `at` is on disk: the unit is absent, and committing it again gives the same files."""
     store, whole = make_store(tmp_path / "s"), make_store(tmp_path / "whole")
     commit(whole, UNIT)
-    real = store_module._fsync_up
+    real = store_module.sync_up
 
     def killed(file: Path, top: Path) -> None:
         if file == chunk(store, at, UNIT):
@@ -180,7 +181,7 @@ def test_record_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: 
             raise Killed
         real(file, top)
 
-    monkeypatch.setattr(store_module, "_fsync_up", killed)
+    monkeypatch.setattr(store_module, "sync_up", killed)
     with pytest.raises(Killed):
         commit(store, UNIT)
     monkeypatch.undo()
@@ -195,14 +196,14 @@ def test_fsync_comes_before_the_record(tmp_path: Path, monkeypatch: pytest.Monke
     store = make_store(tmp_path / "s")
     synced: list[Path] = []
     record_there: list[bool] = []
-    real = store_module._fsync
+    real = durable.sync
 
     def spy(path: Path) -> None:
         synced.append(path)
         record_there.append(chunk(store, "records", UNIT).exists())
         real(path)
 
-    monkeypatch.setattr(store_module, "_fsync", spy)
+    monkeypatch.setattr(durable, "sync", spy)
     commit(store, UNIT)
     for name in ("labels", "digests", "records"):
         file = chunk(store, name, UNIT)
