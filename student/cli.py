@@ -84,8 +84,10 @@ def evaluate(
     from student.evaluate import ValidationSet, index_validation, open_checkpoint, preprocessing_of
     from student.evaluate import evaluate as evaluate_model
     from student.train import joined_ranks
+    from teacher_cache.workers import leave_cores
 
     with joined_ranks(device) as ranks:
+        leave_cores(workers)
         model, content = open_checkpoint(checkpoint, ema=ema)
         index = index_validation(val, content["class_names"])
         with ValidationSet(

@@ -91,6 +91,8 @@ def index_validation(patterns: Sequence[str], class_names: Sequence[str]) -> Ind
     """Index validation shards in memory. ShardError when their classes are not the model's, in the same order."""
     paths = expand_shards(patterns)
     index = index_shards(paths, class_rule(paths))
+    if not index.num_samples:
+        raise ShardError(f"validation shards {', '.join(patterns)} hold no samples: name shards that do")
     if index.class_names == tuple(class_names):
         return index
     numbered = tuple(str(number) for number in range(len(index.class_names)))

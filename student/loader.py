@@ -151,7 +151,7 @@ class ViewLoader:
         lacking = sum(store.unit_rows(unit)[1] for unit in units)
         needed = store.index.num_samples * len(groups)
         first = units[0]
-        views = range(store.group_views(groups[0]).start, store.group_views(groups[-1]).stop)
+        views = range(store.group_views(first.group).start, store.group_views(units[-1].group).stop)
         raise MissingLabelError(
             f"{lacking * store.group} of the {needed * store.group} labels that the plan needs are missing, first "
             f"those of shard {store.shard_name(first.shard)}, views {store.group_views(first.group).start} to "

@@ -70,7 +70,8 @@ def train(store: Store, recipe: Recipe, options: TrainOptions, say: Callable[[st
     """Train a student from a store and evaluate it; the same `out` goes on where it stopped.
 
     Returns the final accuracy by head, of the EMA too under "ema_..." where the recipe keeps one; empty without
-    validation shards. Raises Stopped after SIGTERM, SIGUSR1 or Ctrl-C, when the checkpoint is written.
+    validation shards, and on all ranks but the first. Raises Stopped after SIGTERM, SIGUSR1 or Ctrl-C, when the
+    checkpoint is written.
     """
     with joined_ranks(options.device) as ranks, stop_signals() as stop_asked:
         leave_cores(options.workers)
@@ -95,7 +96,7 @@ def train(store: Store, recipe: Recipe, options: TrainOptions, say: Callable[[st
                 log.close()
         if ranks.first:
             write_results(options.out, run, accuracy)
-        return accuracy
+        return accuracy if ranks.first else {}
 
 
 def train_epochs(
@@ -252,11 +253,19 @@ class Run:
         """Validation accuracy by head, and of the EMA under "ema_..."; empty without validation shards."""
         if validation is None:
             return {}
+        self._share_statistics()
         found = evaluate(self.model, validation, self.ranks.device)
         if self.ema is not None:
             averaged = evaluate(self.ema.module, validation, self.ranks.device)
             found |= {f"ema_{head}": values for head, values in averaged.items()}
         return found
+
+    def _share_statistics(self) -> None:
+        """Give every rank the first one's buffers, which the checkpoint holds: batch normalisation counts its own."""
+        if self.ranks.world_size > 1:
+            for model in (self.model, *([self.ema.module] if self.ema is not None else [])):
+                for buffer in model.buffers():
+                    dist.broadcast(buffer, 0)
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
@@ -276,11 +285,14 @@ class Run:
         }
 
     def save(self, *, epoch_end: bool) -> None:
-        """Write a checkpoint; every rank must call it."""
+        """Write a checkpoint. Every rank must call it, and comes back when it is written."""
         generators = _gather(_random_state(self.ranks.device), self.ranks)
         sums = _gather(self._sums.tolist(), self.ranks)
-        if not self.ranks.first:
-            return
+        if self.ranks.first:
+            self._write(generators, sums, epoch_end=epoch_end)
+        any_rank(False, self.ranks)  # torchrun ends the others once one rank has stopped
+
+    def _write(self, generators: list[Any], sums: list[Any], *, epoch_end: bool) -> None:
         content = {
             **self.identity(),
             "model": self.model.state_dict(),

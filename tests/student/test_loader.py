@@ -1,0 +1,329 @@
+"""The plan made real: the order of training, exact pixels and labels, and refusals before the first step."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from student.cli import main
+from student.loader import Batch, ViewLoader, skipped_by_block
+from student.plan import pass_blocks
+from teacher_cache.errors import DriftError, ImageError, MissingLabelError, PlanError, StoreError
+from teacher_cache.replay import render
+from teacher_cache.replay.block import BLOCK_SAMPLES, ReplayedBlock, replay
+from teacher_cache.replay.mix import LAMBDA_ONE
+from teacher_cache.shards import read_block
+from teacher_cache.store import Store, Unit
+from tests.bright_shards import bright_store
+from tests.student.small_runs import SMALL, filled_store, student
+from tests.test_fill import change_pixel, fill_store, spoil_image
+
+Item = tuple[int, int]  # sample, view
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Shards of 130, 64, 1 and 65 samples, 4 views in groups of 2. Tests leave it as it is."""
+    return filled_store(tmp_path_factory.mktemp("filled"))
+
+
+def make_loader(store: Store, batch_size: int = 24, **options: Any) -> ViewLoader:
+    return ViewLoader(store, batch_size, **{"epochs": 3, "workers": 0, "pool_batches": 2, **options})
+
+
+def load(store: Store, **options: Any) -> list[Batch]:
+    with make_loader(store, **options) as loader:
+        return list(loader)
+
+
+def fields(batch: Batch) -> tuple[Any, ...]:
+    tensors = (batch.views, batch.class_pairs, batch.lambdas, batch.labels, batch.samples, batch.view_ids)
+    return (batch.epoch, batch.step, *(None if tensor is None else tensor.numpy().tobytes() for tensor in tensors))
+
+
+def items(batches: Sequence[Batch], epoch: int | None = None) -> list[Item]:
+    return [
+        item
+        for batch in batches
+        if epoch in (None, batch.epoch)
+        for item in zip(batch.samples.tolist(), batch.view_ids.tolist(), strict=True)
+    ]
+
+
+def replayed(store: Store, skipped: frozenset[int] = frozenset()) -> dict[tuple[int, int, int], ReplayedBlock]:
+    """Every block of a store at every view, by the path that stage one takes; skipped: global sample numbers."""
+    found = {}
+    for shard in range(store.index.num_shards):
+        start = int(store.index.starts[shard])
+        for number in range(store.index.num_blocks(shard)):
+            first = start + number * BLOCK_SAMPLES
+            in_block = frozenset(s - first for s in skipped if first <= s < first + BLOCK_SAMPLES)
+            block = read_block(store.index.place(shard, number, in_block))
+            for view in replay(store.policy, store.seed, block, range(store.views)):
+                found[shard, number, view.view] = view
+    return found
+
+
+def check_batches(store: Store, batches: Sequence[Batch], skipped: frozenset[int] = frozenset()) -> None:
+    """Every view, pair, lambda and label of the batches against stage one's replay and the store."""
+    blocks = replayed(store, skipped)
+    for batch in batches:
+        for row, (sample, view) in enumerate(items([batch])):
+            shard = store.index.shard_of(sample)
+            position = sample - int(store.index.starts[shard])
+            number, place = divmod(position, BLOCK_SAMPLES)
+            block = blocks[shard, number, view]
+            assert np.array_equal(batch.views[row].numpy(), block.pixels[place])
+            assert batch.class_pairs[row].tolist() == block.class_pairs[place].tolist()
+            assert batch.class_pairs[row, 0] == store.index.classes[sample]
+            assert batch.lambdas[row] * LAMBDA_ONE == block.lambdas[place]
+            if batch.labels is not None:
+                unit = Unit(shard, position // store.unit_samples, view // store.group)
+                label = store.read_labels(unit)[position % store.unit_samples, view % store.group]
+                assert batch.labels[row] == label
+
+
+# -- the order of training -----------------------------------------------------------------------------------------
+
+
+def test_any_number_of_workers_trains_in_the_same_order(store: Store) -> None:
+    options: dict[str, Any] = {"repeats": 2, "seed": 5}
+    alone = load(store, **options)
+    for workers in (1, 3):
+        with make_loader(store, workers=workers, **options) as loader:
+            assert [fields(batch) for batch in loader] == [fields(batch) for batch in alone]
+    assert len(alone) == sum(make_loader(store, **options).steps(epoch) for epoch in range(3))
+
+
+@pytest.mark.parametrize("order", ["apart", "together"])
+def test_a_start_in_the_middle_gives_the_very_next_batch(store: Store, order: str) -> None:
+    options: dict[str, Any] = {"repeats": 2, "order": order, "epochs": 2}
+    whole = [fields(batch) for batch in load(store, **options)]
+    steps = make_loader(store, **options).steps(0)
+    for done in range(len(whole) + 1):
+        start = divmod(done, steps) if done < 2 * steps else (2, 0)
+        assert [fields(batch) for batch in load(store, start=start, **options)] == whole[done:]
+
+
+def test_batches_are_what_stage_one_rendered_and_labelled(store: Store) -> None:
+    batches = load(store, repeats=2, epochs=4)
+    check_batches(store, batches)
+    assert {view for _, view in items(batches)} == {0, 1, 2, 3}
+    assert any((batch.lambdas < 1).any() for batch in batches), "nothing is mixed: the test shows little"
+    first = batches[0]
+    assert (first.views.dtype, first.labels is not None and first.labels.dtype) == (torch.uint8, torch.int64)
+    assert first.views.shape == (24, 8, 8, 3)
+
+
+def test_an_epoch_is_the_same_set_for_one_and_two_ranks(store: Store) -> None:
+    options: dict[str, Any] = {"repeats": 2, "epochs": 4}
+    alone = load(store, **options)
+    ranks = [load(store, rank=rank, world_size=2, **options) for rank in range(2)]
+    for epoch in range(4):
+        ours = items(ranks[0], epoch) + items(ranks[1], epoch)
+        assert sorted(ours) == sorted(items(alone, epoch))
+        assert len(set(ours)) == len(ours)
+    assert len(ranks[0]) == len(ranks[1]) == len(alone)
+    assert len(ranks[0][0].samples) == 12
+
+
+def test_a_pass_shows_each_view_once_and_views_in_use_bound_it(store: Store) -> None:
+    batches = load(store, repeats=2, epochs=4, views_in_use=3)
+    for number, views in ((0, {0, 1}), (1, {2, 0})):
+        shown = items(batches, 2 * number) + items(batches, 2 * number + 1)
+        assert len(set(shown)) == len(shown) > 2 * 260 - 2 * 24 - 2
+        assert {view for _, view in shown} == views
+
+
+@pytest.mark.parametrize("pool_batches", [0, 1, 40])
+def test_pools_of_no_batch_and_of_more_than_an_epoch(store: Store, pool_batches: int) -> None:
+    options: dict[str, Any] = {"pool_batches": pool_batches, "repeats": 2, "epochs": 3, "batch_size": 32}
+    batches = load(store, **options)
+    check_batches(store, batches)
+    assert len(items(batches)) == len(batches) * 32 == 3 * 8 * 32
+
+
+def test_the_next_epoch_is_rendered_while_the_last_batches_wait(store: Store) -> None:
+    loader = make_loader(store, epochs=2, batch_size=64, pool_batches=2)
+    in_flight = []
+    for batch in loader:
+        assert loader._pool is not None
+        in_flight.append((batch.epoch, batch.step, loader._pool.pending))
+    assert in_flight[3][:2] == (0, 3)
+    assert in_flight[3][2] > 0, "nothing of the second epoch was begun when the first ended"
+    assert in_flight[7] == (1, 3, 0)
+
+
+def test_iterating_again_begins_again(store: Store) -> None:
+    with make_loader(store, epochs=1) as loader:
+        first = [fields(batch) for batch, _ in zip(loader, range(3), strict=False)]
+        assert [fields(batch) for batch in loader][:3] == first
+
+
+# -- skipped samples -----------------------------------------------------------------------------------------------
+
+
+def test_skipped_samples_are_left_out_and_their_partners_are_right(tmp_path: Path) -> None:
+    store = bright_store(tmp_path)
+    bad = frozenset({3, 70, 194})  # 194: the only sample of its shard
+    for sample in bad:
+        spoil_image(store, sample)
+    fill_store(store, skip_bad=True)
+    options: dict[str, Any] = {"repeats": 2, "epochs": 4, "batch_size": 20}
+    batches = load(store, **options)
+    assert bad.isdisjoint(sample for sample, _ in items(batches))
+    check_batches(store, batches, bad)
+    loader = make_loader(store, **options)
+    list(loader)
+    assert loader.num_skipped == 3
+    assert loader.views_drifted == 0 < loader.views_checked
+    said: list[str] = []
+    loader.announce(said.append)
+    assert "3 samples that stage one skipped are left out" in said
+    assert f"all {257 * 4} that the plan needs are there (257 samples x 4 views)" in said[0]
+
+
+def test_skipped_samples_by_block() -> None:
+    skipped = np.array([5, 63, 64, 130])
+    blocks = pass_blocks(np.array([130, 64]), skipped)
+    assert skipped_by_block(blocks, skipped) == {0: {5, 63}, 1: {0}, 3: {0}}
+
+
+def test_an_image_that_broke_since_names_shard_and_key(tmp_path: Path) -> None:
+    store = filled_store(tmp_path)
+    shard, key = spoil_image(store, 70)
+    with pytest.raises(ImageError, match=f"{shard}.*{key}"):
+        load(store)
+
+
+# -- missing labels ------------------------------------------------------------------------------------------------
+
+
+def test_missing_labels_stop_before_anything_is_rendered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = bright_store(tmp_path)
+    monkeypatch.setattr("student.loader.RenderPool", None)
+    command = f"run `teacher-cache fill --store {store.path} --views 0:4`"
+    with pytest.raises(MissingLabelError, match=rf"1040 of the 1040 labels .*train-0000.tar, views 0 to 1: {command}"):
+        make_loader(store, epochs=4)
+    fill_store(store, views=range(2))
+    command = f"run `teacher-cache fill --store {store.path} --views 2:4`"
+    with pytest.raises(MissingLabelError, match=rf"520 of the 1040 labels .*, views 2 to 3: {command}"):
+        make_loader(store, epochs=4)
+    make_loader(store, epochs=4, views_in_use=2)
+    make_loader(store, epochs=2)  # needs no others
+
+
+def test_a_view_that_was_not_labelled_although_its_record_says_so_stops(tmp_path: Path) -> None:
+    import zarr
+
+    store = filled_store(tmp_path)
+    labels = zarr.open_array(store.path / "labels", mode="r+")
+    labels[0, 3, 1] = -1
+    with pytest.raises(
+        MissingLabelError, match=r"train-0000.tar, key s\d+, view 1 is not labelled.*teacher-cache fill"
+    ):
+        load(store, repeats=2, batch_size=1, epochs=2, pool_batches=40)
+
+
+def test_without_labels_an_unfilled_store_will_do_and_a_part_filled_one_is_compared(tmp_path: Path) -> None:
+    store = bright_store(tmp_path)
+    expected = []
+    for filled, views in ((0, range(0)), (2, range(2)), (4, range(2, 4))):
+        if views:
+            fill_store(store, views=views)
+        loader = make_loader(store, epochs=4, batch_size=26, labels=False)
+        batches = list(loader)
+        assert all(batch.labels is None for batch in batches)
+        expected.append([fields(batch) for batch in batches])
+        assert (loader.views_checked, loader.views_unchecked) == (filled * 260, (4 - filled) * 260)
+        said = f"{filled * 260} replayed views compared with the store's digests, 0 differ"
+        uncompared = f"; {(4 - filled) * 260} were not labelled yet, so not compared" if filled < 4 else ""
+        assert loader.describe_checks() == said + uncompared
+    assert expected[0] == expected[1] == expected[2]
+    check_batches(store, batches)
+
+
+def test_views_that_repeat_are_announced(store: Store) -> None:
+    said: list[str] = []
+    make_loader(store, epochs=9, repeats=2, views_in_use=3).announce(said.append)
+    assert any("warning: 9 epochs with 2 repeats want 10 views of a sample, 3 are in use" in line for line in said)
+    said.clear()
+    make_loader(store, epochs=4, repeats=2).announce(said.append)
+    assert not any("warning" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 25, "world_size": 2}, "a global batch of 25 cannot be shared out among 2 ranks"),
+        ({"repeats": 5}, "5 repeats of a sample need as many views, 4 are in use"),
+        ({"repeats": 3, "views_in_use": 2}, "3 repeats of a sample need as many views, 2 are in use"),
+        ({"batch_size": 300}, "less than one global batch of 300: lower batch_size"),
+        ({"rank": 2, "world_size": 2}, "rank 2 is not one of 2 ranks"),
+        ({"views_in_use": 5}, "--views-used 5 is not within the store's 1 to 4 views: `teacher-cache extend"),
+        ({"views_in_use": 0}, "--views-used 0 is not within"),
+        ({"pool_batches": 10**12}, "lower pool_batches"),
+    ],
+)
+def test_plans_that_cannot_be(store: Store, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        next(iter(make_loader(store, **options)))
+
+
+def test_a_store_that_is_not_there() -> None:
+    with pytest.raises(StoreError, match="there is no store at nowhere"):
+        ViewLoader("nowhere", 8, epochs=1)
+
+
+# -- drift ---------------------------------------------------------------------------------------------------------
+
+
+def test_one_changed_pixel_stops(tmp_path: Path) -> None:
+    store = filled_store(tmp_path)
+    shard, block = change_pixel(store, 70)
+    assert (shard, block) == ("train-0000.tar", 1)
+    where = f"shard {shard}, block {block}, view [01]: the replayed pixels are not those that the teacher labelled"
+    with pytest.raises(DriftError, match=where) as drift:
+        load(store, repeats=2, epochs=2)
+    message = str(drift.value)
+    assert message.count("opencv") == message.count("pillow") == 2  # as it was filled, and as it is here
+
+
+def test_one_changed_pixel_stops_the_command(tmp_path: Path) -> None:
+    store = filled_store(tmp_path)
+    shard, block = change_pixel(store, 130 + 5)
+    run = ["train", "--store", str(store.path), "--recipe", SMALL, "--set", student("two_heads")]
+    run += ["--device", "cpu"]
+    stopped = CliRunner().invoke(main, [*run, "--out", str(tmp_path / "stopped"), "--workers", "1"])
+    assert stopped.exit_code == 1
+    assert f"error: shard {shard}, block {block}, view " in stopped.output
+    assert not (tmp_path / "stopped" / "results.json").exists()
+    run += ["--workers", "0", "--on-drift", "warn"]
+    warned = CliRunner().invoke(main, [*run, "--out", str(tmp_path / "warned")])
+    assert warned.exit_code == 0, warned.output
+    assert f"warning: shard {shard}, block {block}, view " in warned.output
+    assert "replayed views compared with the store's digests, 128 differ" in warned.output
+
+
+def test_warned_drifts_are_counted_and_the_first_ones_told(tmp_path: Path) -> None:
+    store = filled_store(tmp_path, views=16, group=4, counts=(64, 64))
+    change_pixel(store, 7)
+    warnings: list[str] = []
+    loader = make_loader(store, epochs=16, on_drift="warn", warn=warnings.append)
+    list(loader)
+    assert loader.views_drifted == 16 * 64
+    assert loader.views_checked == 2 * 16 * 64
+    assert len(warnings) == 10
+    assert all("shard train-0000.tar, block 0, view " in warning for warning in warnings)
+
+
+def test_another_resize_stops(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    resize = render._resize
+    assert store.policy.crop.interpolation == "bicubic"
+    monkeypatch.setattr(render, "_resize", lambda pixels, size, interpolation: resize(pixels, size, "bilinear"))
+    with pytest.raises(DriftError, match=r"shard train-000\d.tar, block \d, view 0: .*same libraries"):
+        load(store)

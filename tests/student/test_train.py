@@ -1,0 +1,443 @@
+"""Stage two, from store to student: resumable to the bit, whatever stops it, and refusing what would train wrongly."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from student.checkpoint import EPOCH_END, NEWEST
+from student.cli import main
+from student.evaluate import ValidationSet, evaluate, index_validation, open_checkpoint, preprocessing_of
+from student.loader import Batch
+from student.train import STOPPED, Run, Stopped, check_policy
+from teacher_cache.errors import CheckpointError, MissingLabelError, PlanError, RecipeError, TrainingError
+from teacher_cache.store import Store
+from tests.bright_shards import bright_store
+from tests.student.forked import Forks
+from tests.student.freeze_losses import GOLDEN, golden_losses
+from tests.student.small_runs import (
+    ROOT,
+    SMALL,
+    SPEED,
+    column,
+    filled_store,
+    rows,
+    small_recipe,
+    student,
+    train_small,
+    validation_shard,
+)
+from tests.test_fill import fill_store, spoil_image
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """260 samples, 4 views, all labelled. Tests leave it as it is."""
+    return filled_store(tmp_path_factory.mktemp("filled"))
+
+
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        with Forks(tmp_path_factory.mktemp("logs")) as started:
+            yield started
+
+
+@pytest.fixture(scope="module")
+def val(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """40 validation samples: one block."""
+    return validation_shard(tmp_path_factory.mktemp("val") / "val.tar", 40)
+
+
+def train_command(store: Store, out: Path, *overrides: str, val: str | None = None, every_s: float = 600) -> list[str]:
+    command = ["train", "--store", str(store.path), "--recipe", SMALL, "--out", str(out), "--workers", "0"]
+    command += ["--device", "cpu", "--checkpoint-every", str(every_s)]
+    command += ["--val", val] if val else []
+    return command + [word for setting in (student("two_heads"), *overrides) for word in ("--set", setting)]
+
+
+def checkpoint(out: Path) -> dict[str, Any]:
+    return torch.load(out / NEWEST, weights_only=True)
+
+
+def position(out: Path) -> tuple[int, int]:
+    found = checkpoint(out)["position"]
+    return found["epoch"], found["step"]
+
+
+def equal(one: Any, other: Any) -> bool:
+    """Equality to the bit of nested dictionaries, lists and tensors."""
+    if isinstance(one, torch.Tensor):
+        return one.dtype == other.dtype and one.numpy().tobytes() == other.numpy().tobytes()
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return bool(one == other)
+
+
+def check_same_run(one: Path, other: Path) -> None:
+    """Weights, average, optimiser, random state and logs of two finished runs are the same, but for speeds."""
+    ours, theirs = checkpoint(one), checkpoint(other)
+    differing = [name for name in ours if not equal(ours[name], theirs.get(name))]
+    assert (differing, ours.keys()) == ([], theirs.keys())
+    assert (one / "steps.csv").read_bytes() == (other / "steps.csv").read_bytes()
+    epochs = rows(one / "epochs.csv", without=SPEED)
+    assert epochs == rows(other / "epochs.csv", without=SPEED)
+    assert [int(row["epoch"]) for row in epochs] == list(range(ours["position"]["epoch"]))
+    assert [int(row["step"]) for row in rows(one / "steps.csv")] == list(range(sum(1 for _ in rows(one / "steps.csv"))))
+    assert (one / "results.json").read_bytes() == (other / "results.json").read_bytes()
+
+
+# -- going on ------------------------------------------------------------------------------------------------------
+
+
+def test_killed_and_stopped_again_and_again_ends_with_the_same_bits(
+    tmp_path: Path, store: Store, val: str, forks: Forks
+) -> None:
+    settings = ["epochs=80", "clip_grad=1"]
+    train_small(store, tmp_path / "whole", *settings, val=(val,))
+    out = tmp_path / "killed"
+    command = train_command(store, out, *settings, val=val, every_s=0.01)
+    draw = random.Random(5)
+    numbers = [signal.SIGKILL] * 10 + [signal.SIGTERM, signal.SIGUSR1]
+    draw.shuffle(numbers)
+    stopped_at = []
+    for number in numbers:
+        process = forks.start(command)
+        for _ in range(draw.randint(1, 5)):
+            wait_for_checkpoint(out, process.running)
+        time.sleep(draw.uniform(0, 0.02))
+        assert process.running(), f"it ended before it was stopped: {process.output}"
+        os.kill(process.id, number)
+        if number == signal.SIGKILL:
+            assert process.wait() == -number
+        else:
+            assert process.wait() == STOPPED == 75, process.output
+            epoch, step = position(out)
+            assert f"stopped at epoch {epoch + 1}, step {step}; the same command goes on" in process.output
+        stopped_at.append(position(out))
+        (out / f"{NEWEST}.partial").write_bytes(b"half a checkpoint")
+    assert stopped_at == sorted(set(stopped_at))
+    assert any(step for _, step in stopped_at), "only epochs' ends were met: the test shows little"
+    process = forks.start(command)
+    assert process.wait() == 0, process.output
+    epoch, step = stopped_at[-1]
+    assert f"going on from {out}: epoch {epoch + 1}, step {step}" in process.output
+    check_same_run(tmp_path / "whole", out)
+
+
+def wait_for_checkpoint(out: Path, running: Callable[[], bool]) -> None:
+    """Until another checkpoint is written, or the run ends."""
+    before = written_at(out)
+    while written_at(out) == before and running():
+        time.sleep(0.0005)
+
+
+def written_at(out: Path) -> int:
+    try:
+        return (out / NEWEST).stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals) -> None:
+    """Send this process a signal in the middle of a run's step, counted from 0 over the whole run."""
+    train_step = Run.train_step
+
+    def stopping(run: Run, batch: Batch) -> None:
+        if run.steps_done() == step:
+            signal.raise_signal(number)
+        train_step(run, batch)
+
+    monkeypatch.setattr(Run, "train_step", stopping)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_at_any_step_ends_that_step_and_the_rest_is_the_same(
+    tmp_path: Path, store: Store, val: str, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handlers = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)]
+    train_small(store, tmp_path / "whole", val=(val,))
+    for step in range(0, 15, 2):  # 8 steps an epoch; the 8th is the first one's last
+        with monkeypatch.context() as patch:
+            stop_at(patch, step, number)
+            with pytest.raises(Stopped, match=f"stopped at epoch {1 + (step + 1) // 8}, step {(step + 1) % 8};"):
+                train_small(store, tmp_path / "stopped", val=(val,))
+        assert position(tmp_path / "stopped") == divmod(step + 1, 8)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 15, number)
+        train_small(store, tmp_path / "stopped", val=(val,))  # nothing is left to do after the last step
+    check_same_run(tmp_path / "whole", tmp_path / "stopped")
+    assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)] == handlers
+
+
+def test_a_finished_run_trains_nothing_and_prints_the_table(tmp_path: Path, store: Store, val: str) -> None:
+    command = train_command(store, tmp_path / "out", val=val)
+    first, second = CliRunner().invoke(main, command), CliRunner().invoke(main, command)
+    assert first.exit_code == second.exit_code == 0, second.output
+    assert "epoch 2/2" in first.output
+    assert "epoch 2/2" not in second.output
+    table = [line for line in second.output.splitlines() if "small, " in line]
+    assert len(table) == 6
+    assert all(line in first.output for line in table)
+    assert len(rows(tmp_path / "out" / "steps.csv")) == 16
+
+
+@pytest.mark.parametrize(
+    ("overrides", "options", "message"),
+    [
+        (["batch_size=16"], {}, "recipe batch_size = 32, now it is 16"),
+        (["seed=1"], {}, "recipe seed = 0, now it is 1"),
+        (["repeats=1"], {}, "recipe repeats = 2, now it is 1"),
+        (["pool_batches=3"], {}, "recipe pool_batches = 2, now it is 3"),
+        (["lr=0.1"], {}, "recipe lr = 0.005, now it is 0.1"),
+        ([], {"views_used": 2}, "plan views_in_use = 4, now it is 2"),
+    ],
+)
+def test_another_setting_is_refused_by_name(
+    tmp_path: Path, store: Store, overrides: list[str], options: dict[str, Any], message: str
+) -> None:
+    train_small(store, tmp_path / "out")
+    before = (tmp_path / "out" / NEWEST).read_bytes()
+    with pytest.raises(CheckpointError, match=message):
+        train_small(store, tmp_path / "out", *overrides, **options)
+    assert (tmp_path / "out" / NEWEST).read_bytes() == before
+    assert len(rows(tmp_path / "out" / "steps.csv")) == 16
+
+
+def test_another_store_and_another_list_of_skipped_samples_are_refused(tmp_path: Path, store: Store) -> None:
+    no_labels = "distill=none"
+    unfilled = bright_store(tmp_path)
+    train_small(unfilled, tmp_path / "out", no_labels)
+    with pytest.raises(CheckpointError, match="store seed = 3, now it is 4"):
+        train_small(bright_store(tmp_path, seed=4, name="seed"), tmp_path / "out", no_labels)
+    (tmp_path / "others").mkdir()
+    other = bright_store(tmp_path / "others", counts=(130, 64, 65, 1))
+    with pytest.raises(CheckpointError, match="store index = "):
+        train_small(other, tmp_path / "out", no_labels)
+    spoil_image(unfilled, 70)
+    fill_store(unfilled, skip_bad=True)
+    with pytest.raises(CheckpointError, match=r"plan skipped = [0-9a-f]{57}.*, now it is"):
+        train_small(unfilled, tmp_path / "out", no_labels)
+
+
+def test_micro_batches_train_the_same_and_may_change(tmp_path: Path, store: Store) -> None:
+    train_small(store, tmp_path / "whole", student("plain"))
+    train_small(store, tmp_path / "parts", student("plain"), "micro_batch=8")
+    for name in ("loss", "class_loss", "distill_loss"):
+        whole, parts = (column(tmp_path / run / "steps.csv", name) for run in ("whole", "parts"))
+        assert np.allclose(whole, parts, rtol=1e-4)
+    assert checkpoint(tmp_path / "whole")["plan"] == checkpoint(tmp_path / "parts")["plan"]
+    train_small(store, tmp_path / "parts", student("plain"), "micro_batch=16")  # not refused
+
+
+def test_what_a_checkpoint_holds(tmp_path: Path, store: Store) -> None:
+    train_small(store, tmp_path / "out", "ema=0.9")
+    found = checkpoint(tmp_path / "out")
+    assert found["model"].keys() == found["model_ema"].keys()
+    assert not equal(found["model"], found["model_ema"])
+    assert found["class_names"] == [str(number) for number in range(10)]
+    assert (found["size"], found["mean"], found["std"]) == ([8, 8], list(store.policy.mean), list(store.policy.std))
+    assert found["recipe"] == small_recipe("ema=0.9").to_json()
+    assert found["position"] == {"epoch": 2, "step": 0}
+    assert found["optimizer"]["param_groups"][0]["lr"] < 5e-3
+    train_small(store, tmp_path / "none", "ema=none")
+    assert "model_ema" not in checkpoint(tmp_path / "none")
+
+
+# -- ranks ---------------------------------------------------------------------------------------------------------
+
+
+def test_two_ranks(tmp_path: Path, store: Store, val: str, forks: Forks) -> None:
+    """Uninterrupted, stopped by a signal to either and resumed, against one rank, and resumed by one."""
+    # plain gradient descent: a gradient summed instead of averaged over the ranks would show
+    # and pieces of 8 views, so that batch normalisation sees as many in any number of ranks
+    settings = ["epochs=30", "optimizer=sgd", "lr=0.05", "model_args.dropout=0.02", "micro_batch=8"]
+    ranks = forks.start_ranks(train_command(store, tmp_path / "whole", *settings, val=val), 2)
+    assert [rank.wait() for rank in ranks] == [0, 0], ranks[0].output
+    assert ["top-1 %" in rank.output for rank in ranks] == [True, False]
+
+    # one of the ranks has no validation block; the checkpoint alone gives what both reported
+    reported = json.loads((tmp_path / "whole" / "results.json").read_text())["accuracy"]
+    for kind in ("", "ema_"):
+        model, content = open_checkpoint(str(tmp_path / "whole" / NEWEST), ema=bool(kind))
+        index = index_validation([val], content["class_names"])
+        with ValidationSet(index, preprocessing_of(content), workers=0) as validation:
+            found = evaluate(model, validation, torch.device("cpu"))
+        assert found == {head: reported[f"{kind}{head}"] for head in ("class", "distillation", "fused")}
+
+    train_small(store, tmp_path / "alone", *settings, val=(val,))
+    one, two = (column(tmp_path / run / "epochs.csv", "loss") for run in ("alone", "whole"))
+    assert one[-1] < one[0] - 0.2
+    assert np.abs(one / two - 1).max() < 0.05, (one, two)
+
+    out = tmp_path / "stopped"
+    for stopped, number in enumerate((signal.SIGUSR1, signal.SIGTERM)):
+        ranks = forks.start_ranks(train_command(store, out, *settings, val=val, every_s=0.01), 2)
+        wait_for_checkpoint(out, ranks[0].running)
+        while not (out / EPOCH_END).exists() and ranks[0].running():
+            time.sleep(0.001)
+        assert ranks[0].running(), f"it ended before it was stopped: {ranks[0].output}"
+        os.kill(ranks[1 - stopped].id, number)
+        assert [rank.wait() for rank in ranks] == [STOPPED, STOPPED], ranks[0].output
+        epoch, step = position(out)
+        assert f"stopped at epoch {epoch + 1}, step {step}; the same command goes on" in ranks[0].output
+    shutil.copytree(out, tmp_path / "other")
+    ranks = forks.start_ranks(train_command(store, out, *settings, val=val), 2)
+    assert [rank.wait() for rank in ranks] == [0, 0], ranks[0].output
+    assert f"going on from {out}: epoch {epoch + 1}, step {step}" in ranks[0].output
+    check_same_run(tmp_path / "whole", out)
+
+    # one rank goes on from the last epoch's end, and has nowhere to go on from before the first
+    found = checkpoint(tmp_path / "other")
+    torch.save({**found, "position": {"epoch": epoch, "step": 3}}, tmp_path / "other" / NEWEST)
+    shutil.copytree(tmp_path / "other", tmp_path / "first epoch")
+    said: list[str] = []
+    train_small(store, tmp_path / "other", *settings, val=(val,), said=said)
+    assert said[0] == f"going on from {tmp_path / 'other'}: epoch {epoch + 1}, step 0"
+    steps = column(tmp_path / "other" / "steps.csv", "step")
+    assert np.array_equal(steps, np.arange(8 * 30))
+    assert np.array_equal(column(tmp_path / "other" / "epochs.csv", "epoch"), np.arange(30))
+    (tmp_path / "first epoch" / EPOCH_END).unlink()
+    with pytest.raises(CheckpointError, match="in the middle of the first epoch by 2 ranks"):
+        train_small(store, tmp_path / "first epoch", *settings)
+
+
+def test_torchrun_passes_sigterm_on_and_waits_for_the_checkpoint(tmp_path: Path, store: Store) -> None:
+    out = tmp_path / "out"
+    words = [*TORCHRUN, "-m", "student", *train_command(store, out, "epochs=2000", every_s=0.01)]
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_for_checkpoint(out, lambda: process.poll() is None)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    epoch, step = position(out)
+    assert process.returncode == 1, stderr
+    assert stderr.count(f"stopped at epoch {epoch + 1}, step {step}; the same command goes on") == 2
+
+
+# -- what is trained -----------------------------------------------------------------------------------------------
+
+
+def test_losses_are_the_frozen_ones(tmp_path: Path) -> None:
+    golden = json.loads(GOLDEN.read_text())
+    found = golden_losses(tmp_path)
+    assert found.keys() == golden.keys()
+    for name, losses in golden.items():
+        for loss, values in losses.items():
+            assert found[name][loss] == pytest.approx(values, rel=1e-3), (name, loss)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["label_smoothing=0"],
+        ["clip_grad=0.1"],
+        ["optimizer=sgd", "lr=0.1"],
+        ["distill=none"],
+        ["distill=none", student("one_head"), "repeats_order=together", "warmup_epochs=1"],
+    ],
+    ids=" ".join,
+)
+def test_options_change_what_is_trained_and_it_learns(tmp_path: Path, store: Store, overrides: list[str]) -> None:
+    train_small(store, tmp_path / "plain", "epochs=6")
+    train_small(store, tmp_path / "changed", "epochs=6", *overrides)
+    plain, changed = (column(tmp_path / run / "epochs.csv", "loss") for run in ("plain", "changed"))
+    assert not np.allclose(plain, changed, rtol=1e-4)
+    assert changed[-1] < changed[0] - 0.1
+    agreement = [row["teacher_agreement"] for row in rows(tmp_path / "changed" / "epochs.csv")]
+    if "distill=none" in overrides:
+        assert set(agreement) == {""}
+    else:
+        assert float(agreement[-1]) > float(agreement[0])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: bf16 and fp16 are for CUDA only")
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_half_precision_stays_near_full(tmp_path: Path, store: Store, val: str, amp: str) -> None:
+    train_small(store, tmp_path / "full", student("plain"), "amp=none", val=(val,), device="cuda")
+    train_small(store, tmp_path / "half", student("plain"), f"amp={amp}", val=(val,), device="cuda")
+    full, half = (column(tmp_path / run / "steps.csv", "loss") for run in ("full", "half"))
+    assert np.abs(full - half).max() < 0.05
+    assert not np.array_equal(full, half)
+
+
+# -- refusals ------------------------------------------------------------------------------------------------------
+
+
+def test_another_policy_needs_to_be_allowed(tmp_path: Path, store: Store) -> None:
+    with pytest.raises(RecipeError, match=r"expects a store of policy deit, .* has cifar: .* --allow-policy"):
+        check_policy(store, small_recipe("policy=deit"), allow_policy=False)
+    check_policy(store, small_recipe("policy=none"), allow_policy=False)
+    refused = CliRunner().invoke(main, train_command(store, tmp_path / "out", "policy=deit"))
+    assert refused.exit_code == 1
+    assert refused.output.startswith("error: recipe small expects a store of policy deit")
+    assert refused.output.count("\n") == 1
+    allowed = CliRunner().invoke(main, [*train_command(store, tmp_path / "out", "policy=deit"), "--allow-policy"])
+    assert allowed.exit_code == 0, allowed.output
+
+
+@pytest.mark.parametrize(
+    ("overrides", "options", "error", "message"),
+    [
+        (["epoch=3"], {}, RecipeError, "unknown setting epoch"),
+        ([student("one_head")], {}, RecipeError, "has no distillation head, which .* trains: .* distill=none"),
+        ([student("nobody")], {}, RecipeError, "has no function nobody"),
+        (["batch_size=600"], {}, PlanError, "less than one global batch of 600"),
+        (["repeats=5"], {}, PlanError, "5 repeats of a sample need as many views, 4 are in use"),
+        ([], {"views_used": 9}, PlanError, "--views-used 9 is not within the store's 1 to 4 views"),
+    ],
+)
+def test_runs_that_cannot_be(
+    tmp_path: Path, store: Store, overrides: list[str], options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        train_small(store, tmp_path / "out", *overrides, **options)
+    assert not (tmp_path / "out" / NEWEST).exists()
+
+
+def test_missing_labels_stop_before_the_first_step(tmp_path: Path) -> None:
+    store = bright_store(tmp_path)
+    fill_store(store, views=range(2))
+    with pytest.raises(MissingLabelError, match=r"520 of the 1040 labels.*teacher-cache fill --store .* --views 2:4"):
+        train_small(store, tmp_path / "out", "epochs=4")
+    assert list((tmp_path / "out").iterdir()) == []
+    result = CliRunner().invoke(main, train_command(store, tmp_path / "out", "epochs=4"))
+    assert result.exit_code == 1
+    assert result.output.startswith("error: 520 of the 1040 labels that the plan needs are missing")
+    said: list[str] = []
+    train_small(store, tmp_path / "out", "epochs=4", views_used=2, said=said)
+    assert said[0] == "labels: all 520 that the plan needs are there (260 samples x 2 views)"
+    assert "warning: 4 epochs with 2 repeats want 4 views of a sample, 2 are in use" in said[1]
+    assert "replayed views compared with the store's digests, 0 differ" in said[-1]
+
+
+def test_a_loss_that_is_not_finite_stops_and_is_not_saved(tmp_path: Path, store: Store) -> None:
+    with pytest.raises(TrainingError, match=r"the loss is nan at epoch 0, step 0, learning rate 0.005: lower --set lr"):
+        train_small(store, tmp_path / "out", student("infinite"), "distill=none")
+    assert not (tmp_path / "out" / NEWEST).exists()
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+def test_validation_shards_of_other_classes_stop_before_the_first_step(tmp_path: Path, store: Store) -> None:
+    other = validation_shard(tmp_path / "val.tar", 20, [f"class {number}" for number in range(10)])
+    result = CliRunner().invoke(main, train_command(store, tmp_path / "out", val=other))
+    assert result.exit_code == 1
+    assert "have other classes than the model (class 0 is class 0 there and 0 here)" in result.output
+    assert not (tmp_path / "out" / "steps.csv").exists()

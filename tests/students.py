@@ -1,0 +1,50 @@
+"""Students for tests, given as tests/students.py:NAME: two layers each."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Student(nn.Module):
+    """Dropout for the random state, batch normalisation for the buffers; a pair of logits where it has two heads."""
+
+    def __init__(self, num_classes: int, heads: int, image_size: tuple[int, int], dropout: float, norm: bool) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 16, 4, stride=4),
+            nn.BatchNorm2d(16) if norm else nn.Identity(),
+            nn.GELU(),
+            nn.Flatten(),
+            nn.Dropout(dropout),
+        )
+        width = 16 * (image_size[0] // 4) * (image_size[1] // 4)
+        self.heads = nn.ModuleList(nn.Linear(width, num_classes) for _ in range(heads))
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+        features = self.features(images)
+        logits = tuple(head(features) for head in self.heads)
+        return logits if len(logits) > 1 else logits[0]
+
+
+def one_head(num_classes: int, image_size: tuple[int, int], dropout: float = 0.1) -> nn.Module:
+    return Student(num_classes, 1, image_size, dropout, norm=True)
+
+
+def two_heads(num_classes: int, image_size: tuple[int, int], dropout: float = 0.1) -> nn.Module:
+    return Student(num_classes, 2, image_size, dropout, norm=True)
+
+
+def plain(num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+    """Nothing that looks at the batch as a whole, nothing random: the same for any micro batch and number of ranks."""
+    return Student(num_classes, 2, image_size, dropout=0.0, norm=False)
+
+
+def infinite(num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+    """Its loss is not finite once it trains."""
+
+    class Infinite(Student):
+        def forward(self, images: Tensor) -> Tensor:
+            logits = super().forward(images)
+            assert isinstance(logits, Tensor)
+            return logits * torch.inf if self.training else logits
+
+    return Infinite(num_classes, 1, image_size, dropout=0.0, norm=False)
