@@ -112,8 +112,8 @@ def train_epochs(
     for batch in run.loader:
         run.train_step(batch)
         ended = run.step == 0
-        stopping = any_rank(stop_asked(), run.ranks)
-        due = any_rank(time.monotonic() - saved_at > run.options.checkpoint_every_s, run.ranks)
+        overdue = time.monotonic() - saved_at > run.options.checkpoint_every_s
+        stopping, due = said_by_any_rank([stop_asked(), overdue], run.ranks)
         if ended or due or stopping or run.unlogged() >= LOG_STEPS:
             run.flush_steps(log)
         if ended:
@@ -290,7 +290,7 @@ class Run:
         sums = _gather(self._sums.tolist(), self.ranks)
         if self.ranks.first:
             self._write(generators, sums, epoch_end=epoch_end)
-        any_rank(False, self.ranks)  # torchrun ends the others once one rank has stopped
+        said_by_any_rank([False], self.ranks)  # torchrun ends the others once one rank has stopped: wait for each other
 
     def _write(self, generators: list[Any], sums: list[Any], *, epoch_end: bool) -> None:
         content = {
@@ -448,13 +448,13 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def any_rank(said: bool, ranks: Ranks) -> bool:
-    """Whether any rank said so; all ranks get the same answer, at the same step."""
+def said_by_any_rank(said: list[bool], ranks: Ranks) -> list[bool]:
+    """Which of these any rank said; all ranks get the same answer, at the same step."""
     if ranks.world_size == 1:
         return said
-    flag = torch.tensor([int(said)])
-    dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-    return bool(flag.item())
+    flags = torch.tensor(said, dtype=torch.int32)
+    dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+    return [bool(flag) for flag in flags.tolist()]
 
 
 def _gather(value: Any, ranks: Ranks) -> list[Any]:

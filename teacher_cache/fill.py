@@ -13,7 +13,7 @@ from teacher_cache.agreement import (
     renaming_gain,
 )
 from teacher_cache.drift import drift_message
-from teacher_cache.errors import AgreementError, DriftError, StoreError
+from teacher_cache.errors import AgreementError, DriftError, StoreError, TeacherError
 from teacher_cache.job import Job
 from teacher_cache.labels import LabelReader
 from teacher_cache.replay.block import BLOCK_SAMPLES
@@ -89,7 +89,7 @@ def fill(
             left = missing
             if missing and store.teacher is None:
                 first = label_first_unit(store, teacher, pool, job, missing[0], options, on_progress, warn)
-                store.publish_teacher(teacher.identity)
+                bind_teacher(store, teacher)
                 commit(store, first, teacher, job, on_progress)
                 left = missing[1:]
             job.publish("units", left)
@@ -135,6 +135,8 @@ def label_units(
                 return
             rendered = pool.get()
             labelled, number = blocks[rendered.task.id]
+            if rendered.view == rendered.task.views[-1]:
+                del blocks[rendered.task.id]
             rows = take_replay(labelled, number, rendered)
             pixels = rendered.block.pixels
             if rendered.block.skipped:
@@ -207,6 +209,15 @@ def label_first_unit(
             "teacher mostly calls them: compare its class list with the store's (a shifted list looks like this)"
         )
     return labelled
+
+
+def bind_teacher(store: Store, teacher: Teacher) -> None:
+    """Write the teacher's identity to the store. TeacherError where another job was first, with another teacher."""
+    try:
+        store.publish_teacher(teacher.identity)
+    except TeacherError:
+        assert store.teacher is not None
+        check_same_teacher(store.teacher, teacher.identity, any_device=store.any_device)
 
 
 def check_replay(store: Store, pool: RenderPool) -> None:

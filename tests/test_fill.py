@@ -213,6 +213,28 @@ def test_another_teacher_is_refused(tmp_path: Path) -> None:
         fill(store, open_test_teacher(store, batch_size=16), join_job(), FillOptions(workers=0), range(4))
 
 
+def test_a_job_that_was_second_to_bind_goes_on_with_the_same_teacher_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, refused in (("brightness", False), ("shifted", True)):
+        store = bright_store(tmp_path, name=name)
+        first = open_test_teacher(store).identity
+        publish = store.publish_teacher
+
+        def beaten(identity: dict[str, object], publish=publish, first=first) -> None:
+            publish(first)  # another job's, between our look and our own
+            publish(identity)
+
+        monkeypatch.setattr(store, "publish_teacher", beaten)
+        if refused:
+            with pytest.raises(TeacherError, match="weights_sha256"):
+                fill_store(store, name, allow_low_agreement=True)
+            assert not store.committed().any()
+        else:
+            fill_store(store, name)
+            assert store.committed().sum() == len(store.units())
+
+
 def test_another_device_needs_a_store_made_for_any(tmp_path: Path) -> None:
     for any_device in (False, True):
         store = bright_store(tmp_path, any_device=any_device, name=f"any-{any_device}")

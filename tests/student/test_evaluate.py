@@ -75,6 +75,21 @@ def test_every_sample_is_seen_by_one_of_two_ranks(tmp_path: Path, num_samples: i
     assert len(set(images)) == num_samples == sum(len(batch.classes) for batch in alone)
 
 
+def test_a_rank_without_samples_adds_up_with_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = two_heads(10, (12, 8))
+    path = validation_shard(tmp_path / "val-0000.tar", 40)
+    added: list[torch.Tensor] = []
+    alone = evaluate(model, validation_set(path), CPU)
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda counts: added.append(counts.clone()))
+    for rank in range(2):
+        evaluate(model, validation_set(path, rank=rank, world_size=2), CPU)
+    assert added[0].shape == added[1].shape
+    assert added[1].sum() == 0
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda counts: counts.add_(added[0]))
+    assert evaluate(model, validation_set(path, rank=1, world_size=2), CPU) == alone
+
+
 def test_normalise_is_the_formula() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3), dtype=np.uint8)
     shown = Normalise(VIEWED.mean, VIEWED.std, CPU)(torch.from_numpy(pixels)).numpy()
