@@ -89,7 +89,7 @@ def evaluate(
     with joined_ranks(device) as ranks:
         leave_cores(workers)
         model, content = open_checkpoint(checkpoint, ema=ema)
-        index = index_validation(val, content["class_names"])
+        index = index_validation(val, content["class_names"], content["class_from"])
         with ValidationSet(
             index, preprocessing_of(content), workers=workers, rank=ranks.rank, world_size=ranks.world_size
         ) as validation:

@@ -87,10 +87,13 @@ class ValidationSet:
         self.close()
 
 
-def index_validation(patterns: Sequence[str], class_names: Sequence[str]) -> Index:
-    """Index validation shards in memory. ShardError when their classes are not the model's, in the same order."""
+def index_validation(patterns: Sequence[str], class_names: Sequence[str], class_from: str = "cls") -> Index:
+    """Index validation shards in memory. class_from ("cls", "json:FIELD"): where the training shards have the class.
+
+    ShardError when their classes are not the model's, in the same order.
+    """
     paths = expand_shards(patterns)
-    index = index_shards(paths, class_rule(paths))
+    index = index_shards(paths, class_rule(paths, class_from))
     if not index.num_samples:
         raise ShardError(f"validation shards {', '.join(patterns)} hold no samples: name shards that do")
     if index.class_names == tuple(class_names):

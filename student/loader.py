@@ -185,6 +185,8 @@ class ViewLoader:
             if (epoch.row_of[wanted] < 0).any():
                 rows_coming -= self._receive(in_flight, rows)
                 continue
+            while self._pool.pending and self._pool.ready():  # so that workers go on while this batch is trained
+                rows_coming -= self._receive(in_flight, rows)
             yield self._gather(epoch, wanted, rows)
         self.close()
 

@@ -41,14 +41,27 @@ class RunLog:
 
 
 def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Add rows; where they have columns that the file does not know (a resumed run with --val), it gets them."""
     if not rows:
         return
-    fresh = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        if fresh:
+    old: list[dict[str, str]] = []
+    columns, new = list(rows[0]), list(rows[0])
+    if path.exists():
+        with path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            known = list(reader.fieldnames or [])
+            new = [name for name in columns if name not in known]
+            columns = known + new
+            old = list(reader) if new else []
+    if new:
+        aside = path.with_suffix(".csv.partial")
+        with aside.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
             writer.writeheader()
-        writer.writerows(rows)
+            writer.writerows(old)
+        aside.replace(path)
+    with path.open("a", newline="") as file:
+        csv.DictWriter(file, columns).writerows(rows)
 
 
 def _drop_beyond(path: Path, counter: str, done: int) -> None:

@@ -224,7 +224,7 @@ class Run:
             if not math.isfinite(shares["loss"]):
                 raise TrainingError(
                     f"the loss is {shares['loss']} at epoch {epoch}, step {step}, learning rate {lr:.3g}: "
-                    f"lower --set lr, or set clip_grad; the last checkpoint in {self.options.out} is good"
+                    f"lower --set lr, or set clip_grad; a checkpoint in {self.options.out} is from before it"
                 )
             rows.append({"step": step, "epoch": epoch, "lr": lr} | {name: shares[name] for name in SUMS[1:4]})
         self._step_rows = []
@@ -307,6 +307,7 @@ class Run:
             "crop_pct": self.preprocessing.crop_pct,
             "interpolation": self.preprocessing.interpolation,
             "class_names": list(self.store.class_names),
+            "class_from": self.store.index.class_from,
         }
         if self.ema is not None:
             content["model_ema"] = self.ema.module.state_dict()
@@ -373,7 +374,7 @@ def open_validation(
     """The validation shards, if there are any, held open for the whole run."""
     if not options.val:
         return None
-    index = index_validation(options.val, store.class_names)
+    index = index_validation(options.val, store.class_names, store.index.class_from)
     return ValidationSet(index, preprocessing, workers=options.workers, rank=ranks.rank, world_size=ranks.world_size)
 
 

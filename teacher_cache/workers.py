@@ -29,6 +29,7 @@ from teacher_cache.replay.policy import Policy
 from teacher_cache.shards import BlockPlace, read_block
 
 SLOTS_PER_WORKER = 3  # one being rendered, one on its way, one being copied out
+PARENTS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # sent to all; the parent decides when workers end
 GONE = (EOFError, BrokenPipeError, ConnectionResetError)  # the other end of a pipe
 TASKS_PER_WORKER = 2  # one being rendered, one waiting: a worker never idles for the parent's next turn
 
@@ -102,7 +103,12 @@ class RenderPool:
             ours, theirs = context.Pipe()
             work = _Work(self._policy, self._store_seed, self._skip_bad, slots)
             process = context.Process(target=_serve, args=(theirs, work), name=f"render-{number}", daemon=True)
-            process.start()
+            # a worker inherits what is blocked, so a signal to the whole group cannot end it while it still imports
+            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, PARENTS_SIGNALS)
+            try:
+                process.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             theirs.close()
             self._connections.append(ours)
             self._processes.append(process)
@@ -122,6 +128,10 @@ class RenderPool:
         self.wait_s += time.perf_counter() - start
         self.pending -= 1
         return rendered
+
+    def ready(self) -> bool:
+        """Whether a worker has something for get(); never where the calling process renders."""
+        return bool(self._arrived) or bool(self._connections and wait(self._connections, timeout=0))
 
     def close(self) -> None:
         """End the workers; what is in flight is lost."""
@@ -226,8 +236,9 @@ def render_all(pool: RenderPool, tasks: Sequence[RenderTask]) -> Iterator[Render
 
 def _serve(connection: Connection, work: _Work) -> None:
     """A worker's life: render tasks into free slots until the parent closes the pipe."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)  # sent to the whole group; the parent decides when we end
+    for number in PARENTS_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, PARENTS_SIGNALS)
     torch.set_num_threads(1)
     with contextlib.suppress(*GONE):  # the parent has closed the pipe, or is gone
         _render_tasks(connection, work)

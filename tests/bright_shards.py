@@ -70,3 +70,28 @@ def bright_store(
         unit_samples=64,
         any_device=any_device,
     )
+
+
+def spoil_image(store: Store, sample: int) -> tuple[str, str]:
+    """Overwrite the start of one sample's image in its shard. -> shard name, key."""
+    shard = store.index.shard_of(sample)
+    with open(store.index.shards[shard].path, "r+b") as file:
+        file.seek(int(store.index.offsets[sample]))
+        file.write(b"not an image")
+    return store.index.shards[shard].name, store.index.key(sample)
+
+
+def change_pixel(store: Store, sample: int) -> tuple[str, int]:
+    """Change one byte of one image's pixels (its PNG is stored uncompressed). -> shard name, block number."""
+    shard = store.index.shard_of(sample)
+    size, offset = int(store.index.sizes[sample]), int(store.index.offsets[sample])
+    with open(store.index.shards[shard].path, "r+b") as file:
+        file.seek(offset)
+        pixels = np.asarray(Image.open(io.BytesIO(file.read(size)))).copy()
+        pixels[6, 5] ^= 64
+        stream = io.BytesIO()
+        Image.fromarray(pixels).save(stream, "png", compress_level=0)
+        assert len(stream.getvalue()) == size
+        file.seek(offset)
+        file.write(stream.getvalue())
+    return store.index.shards[shard].name, (sample - int(store.index.starts[shard])) // 64

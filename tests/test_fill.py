@@ -28,31 +28,13 @@ from teacher_cache.job import join_job
 from teacher_cache.replay.block import replay
 from teacher_cache.shards import read_block
 from teacher_cache.store import Store, Unit
-from teacher_cache.teacher import Teacher, TeacherSettings, open_teacher
+from teacher_cache.teacher import TeacherSettings, open_teacher
 from teacher_cache.verify import verify
 from teacher_cache.workers import RenderPool, RenderTask, render_all
-from tests.bright_shards import bright_store, small_policy, write_bright_shards
+from tests.bright_shards import bright_store, change_pixel, small_policy, spoil_image, write_bright_shards
 from tests.filled_store import files
+from tests.filling import TEACHERS, fill_store, open_test_teacher
 from tests.shard_files import write_shard
-
-TEACHERS = str(Path(__file__).with_name("teachers.py"))
-
-
-def open_test_teacher(store: Store, name: str = "brightness", **settings: object) -> Teacher:
-    chosen = TeacherSettings(spec=f"{TEACHERS}:{name}", device="cpu", **{"batch_size": 32, **settings})
-    return open_teacher(chosen, num_classes=store.num_classes, view_size=store.policy.size, stored=store.teacher)
-
-
-def fill_store(
-    store: Store, name: str = "brightness", *, views: range | None = None, workers: int = 0, **options
-) -> int:
-    return fill(
-        store,
-        open_test_teacher(store, name),
-        join_job(),
-        FillOptions(workers=workers, **options),
-        views or range(store.views),
-    )
 
 
 def all_labels(store: Store) -> dict[Unit, np.ndarray]:
@@ -103,7 +85,7 @@ def test_two_ranks_fill_the_same_store(tmp_path: Path) -> None:
 
 
 def test_killed_ten_times_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
-    counts, views = (200, 64, 1, 65, 130), 8
+    counts, views = (200, 64, 1, 65, 130), 24  # 132 units: more than ten kills can leave behind
     fill_store(bright_store(tmp_path, counts=counts, views=views, name="whole"))
     store = bright_store(tmp_path, counts=counts, views=views, name="killed")
     draw = random.Random(5)
@@ -320,15 +302,6 @@ def test_checkpoint_layouts(tmp_path: Path, layout: str) -> None:
 # -- bad images, drift ---------------------------------------------------------------------------------------------
 
 
-def spoil_image(store: Store, sample: int) -> tuple[str, str]:
-    """Overwrite the start of one sample's image in its shard. -> shard name, key."""
-    shard = store.index.shard_of(sample)
-    with open(store.index.shards[shard].path, "r+b") as file:
-        file.seek(int(store.index.offsets[sample]))
-        file.write(b"not an image")
-    return store.index.shards[shard].name, store.index.key(sample)
-
-
 def test_a_bad_image_stops_naming_shard_and_key(tmp_path: Path) -> None:
     store = bright_store(tmp_path)
     shard, key = spoil_image(store, 70)
@@ -346,27 +319,6 @@ def test_skip_bad_counts_and_lists_the_sample_and_its_partner_stays_whole(tmp_pa
     assert "1 samples" in result.output
     assert store.index.key(70) in result.output.replace("\n", "")
     assert verify(store, 1.0).exact
-
-
-def change_pixel(store: Store, sample: int) -> tuple[str, int]:
-    """Change one byte of one image's pixels (its PNG is stored uncompressed). -> shard name, block number."""
-    import io
-    import zlib
-
-    from PIL import Image
-
-    shard = store.index.shard_of(sample)
-    size, offset = int(store.index.sizes[sample]), int(store.index.offsets[sample])
-    with open(store.index.shards[shard].path, "r+b") as file:
-        file.seek(offset)
-        pixels = np.asarray(Image.open(io.BytesIO(file.read(size)))).copy()
-        pixels[6, 5] ^= 64
-        stream = io.BytesIO()
-        Image.fromarray(pixels).save(stream, "png", compress_level=0)
-        assert len(stream.getvalue()) == size, zlib
-        file.seek(offset)
-        file.write(stream.getvalue())
-    return store.index.shards[shard].name, (sample - int(store.index.starts[shard])) // 64
 
 
 def test_fill_refuses_to_add_to_a_store_whose_pixels_it_cannot_repeat(tmp_path: Path) -> None:

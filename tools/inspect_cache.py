@@ -33,7 +33,7 @@ def main(store: str, as_json: bool) -> None:
             task = progress.add_task("reading labels", total=None)
             report = audit(opened, lambda done, total: progress.update(task, completed=done, total=total))
     except TeacherCacheError as error:
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"error: {error}", err=True)
         sys.exit(1)
     if as_json:
         click.echo(json.dumps(report, indent=2))

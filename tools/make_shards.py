@@ -27,7 +27,8 @@ import numpy as np
 import webdataset
 from PIL import Image
 
-from teacher_cache.errors import ShardError, TeacherCacheError
+from teacher_cache.cli import OneLineErrors
+from teacher_cache.errors import ShardError
 from teacher_cache.index import CLASSES_FILE, IMAGE_EXTENSIONS, read_class_names
 from teacher_cache.replay.seeds import Stream, derive
 
@@ -335,15 +336,7 @@ def open_torchvision(name: str, root: Path, split: str | None) -> Any:
         raise ShardError(f"the data set {name} cannot be opened in {root}: {error}") from None
 
 
-class _Main(click.Group):
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except TeacherCacheError as error:
-            raise click.ClickException(str(error)) from None
-
-
-@click.group(cls=_Main)
+@click.group(cls=OneLineErrors)
 def main() -> None:
     """Write an image data set as shuffled WebDataset shards, the same bytes for the same input."""
 

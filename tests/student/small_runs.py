@@ -12,8 +12,8 @@ from student.recipe import Recipe, load_recipe
 from student.train import TrainOptions, train
 from teacher_cache.store import Store
 from tests.bright_shards import bright_image, bright_store
+from tests.filling import fill_store
 from tests.shard_files import write_shard
-from tests.test_fill import fill_store
 
 ROOT = Path(__file__).parents[2]
 STUDENTS = str(ROOT / "tests" / "students.py")

@@ -23,6 +23,8 @@ from student.model import build_model
 from teacher_cache.errors import CheckpointError, ShardError
 from teacher_cache.replay.render import decode
 from teacher_cache.shards import class_rule, index_shards, read_block
+from tests.bright_shards import bright_image
+from tests.shard_files import write_shard
 from tests.student.small_runs import filled_store, small_recipe, student, train_small, validation_shard
 from tests.students import two_heads
 
@@ -201,3 +203,13 @@ def test_numbered_classes_may_lack_the_highest_but_not_exceed_it(tmp_path: Path)
 def test_validation_without_samples_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match="hold no samples"):
         index_validation([validation_shard(tmp_path / "val.tar", 0, NAMES)], NAMES)
+
+
+def test_classes_come_from_where_the_training_shards_have_them(tmp_path: Path) -> None:
+    samples = [
+        {"__key__": f"v{n}", "png": bright_image(n), "json": json.dumps({"label": n}).encode()} for n in range(10)
+    ]
+    path = str(write_shard(tmp_path / "val.tar", samples))
+    assert index_validation([path], NAMES, "json:label").classes.tolist() == list(range(10))
+    with pytest.raises(ShardError, match=r"no \.json|has no class"):
+        index_validation([path], NAMES)

@@ -18,9 +18,9 @@ from teacher_cache.replay.block import BLOCK_SAMPLES, ReplayedBlock, replay
 from teacher_cache.replay.mix import LAMBDA_ONE
 from teacher_cache.shards import read_block
 from teacher_cache.store import Store, Unit
-from tests.bright_shards import bright_store
+from tests.bright_shards import bright_store, change_pixel, spoil_image
+from tests.filling import fill_store
 from tests.student.small_runs import SMALL, filled_store, student
-from tests.test_fill import change_pixel, fill_store, spoil_image
 
 Item = tuple[int, int]  # sample, view
 

@@ -24,7 +24,8 @@ from student.loader import Batch
 from student.train import STOPPED, Run, Stopped, check_policy
 from teacher_cache.errors import CheckpointError, MissingLabelError, PlanError, RecipeError, TrainingError
 from teacher_cache.store import Store
-from tests.bright_shards import bright_store
+from tests.bright_shards import bright_store, spoil_image
+from tests.filling import fill_store
 from tests.student.forked import Forks
 from tests.student.freeze_losses import GOLDEN, golden_losses
 from tests.student.small_runs import (
@@ -39,7 +40,6 @@ from tests.student.small_runs import (
     train_small,
     validation_shard,
 )
-from tests.test_fill import fill_store, spoil_image
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 

@@ -1,0 +1,39 @@
+"""Logs hold each step once, and all columns that any row has."""
+
+import csv
+from pathlib import Path
+
+from student.log import EPOCHS, STEPS, RunLog
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_resumed_run_drops_what_a_killed_one_wrote_beyond_its_checkpoint(tmp_path: Path) -> None:
+    log = RunLog(tmp_path, steps_done=0, epochs_done=0)
+    log.write_steps([{"step": step, "epoch": 0, "loss": 0.5} for step in range(5)])
+    log.close()
+    with (tmp_path / STEPS).open("a") as file:
+        file.write("5,0")  # half a line
+    resumed = RunLog(tmp_path, steps_done=3, epochs_done=0)
+    resumed.write_steps([{"step": step, "epoch": 0, "loss": 0.25} for step in (3, 4)])
+    resumed.close()
+    assert [(row["step"], row["loss"]) for row in rows(tmp_path / STEPS)] == [
+        ("0", "0.5"),
+        ("1", "0.5"),
+        ("2", "0.5"),
+        ("3", "0.25"),
+        ("4", "0.25"),
+    ]
+
+
+def test_a_run_resumed_with_validation_gets_its_column_and_one_without_keeps_it(tmp_path: Path) -> None:
+    for number, row in enumerate(({"loss": 3.0}, {"loss": 2.0, "class_top1": 0.5}, {"loss": 1.0})):
+        log = RunLog(tmp_path, steps_done=10 * number, epochs_done=number)
+        log.write_epoch({"epoch": number, **row}, 10 * (number + 1))
+        log.close()
+    found = rows(tmp_path / EPOCHS)
+    assert [row["loss"] for row in found] == ["3.0", "2.0", "1.0"]
+    assert [row["class_top1"] for row in found] == ["", "0.5", ""]
