@@ -136,11 +136,14 @@ class ViewLoader:
             say(f"warning: {warning}")
 
     def describe_checks(self) -> str:
-        """How many views were compared with the store's digests."""
-        text = f"{self.views_checked} replayed views compared with the store's digests, {self.views_drifted} differ"
-        return text + (
-            f"; {self.views_unchecked} were not labelled yet, so not compared" if self.views_unchecked else ""
+        """How many views this rank has compared with the store's digests."""
+        rank = f"rank {self.settings.rank}: " if self.settings.world_size > 1 else ""
+        text = (
+            f"{rank}{self.views_checked} replayed views compared with the store's digests, {self.views_drifted} differ"
         )
+        if self.views_unchecked:
+            text += f"; {self.views_unchecked} were not labelled yet, so not compared"
+        return text
 
     def _check_labels(self) -> None:
         store = self.store
