@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from teacher_cache.durable import sync
 from teacher_cache.errors import CheckpointError
 from teacher_cache.teacher import read_checkpoint
 
@@ -21,19 +22,14 @@ def write_checkpoint(out: Path, content: Mapping[str, Any], *, epoch_end: bool) 
     aside = out / f"{NEWEST}.partial"
     with aside.open("wb") as file:
         torch.save({"format": FORMAT, **content}, file)
-        file.flush()
-        os.fsync(file.fileno())
+    sync(aside)
     if epoch_end:
         link = out / f"{EPOCH_END}.partial"
         link.unlink(missing_ok=True)
         os.link(aside, link)
         link.replace(out / EPOCH_END)
     aside.replace(out / NEWEST)
-    folder = os.open(out, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync(out)
 
 
 def find_checkpoint(out: Path, world_size: int) -> dict[str, Any] | None:

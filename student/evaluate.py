@@ -1,9 +1,9 @@
 """Accuracy of a checkpoint on validation shards: class head, distillation head, fused."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -46,7 +46,7 @@ class Batch:
     classes: Tensor
 
 
-class ValidationSet:
+class ValidationSet(AbstractContextManager["ValidationSet"]):
     """Validation shards, indexed in memory and rendered by the same code as training views. A rank reads its part."""
 
     def __init__(
@@ -78,12 +78,7 @@ class ValidationSet:
     def close(self) -> None:
         self._pool.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *details: object) -> None:
         self.close()
 
 

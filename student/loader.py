@@ -3,10 +3,10 @@
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 import torch
@@ -52,7 +52,7 @@ class Batch:
     view_ids: Tensor  # (B,) int64
 
 
-class ViewLoader:
+class ViewLoader(AbstractContextManager["ViewLoader"]):
     """Iterate over the batches of a training plan, from `start` to the last epoch's end.
 
     batch_size is global: a rank gets batch_size / world_size views. repeats views of a sample are used in an epoch,
@@ -106,10 +106,9 @@ class ViewLoader:
         self._labels, self._on_drift, self._pin, self._warn = labels, on_drift, pin, warn
         self._workers = workers
         self._reader = LabelReader(self.store)
-        skipped = self.store.skipped()
-        self._blocks = pass_blocks(self.store.counts, skipped)
-        self._skipped = skipped_by_block(self._blocks, skipped)
-        self.num_skipped = len(skipped)
+        self.skipped = self.store.skipped()  # as the plan leaves them out: a fill may add to the store's meanwhile
+        self._blocks = pass_blocks(self.store.counts, self.skipped)
+        self._skipped_positions = skipped_by_block(self._blocks, self.skipped)
         check_settings(self.settings, self._blocks, self.store.views)
         self.views_needed = views_needed(epochs, repeats, self.settings.views_in_use)
         if labels:
@@ -130,8 +129,8 @@ class ViewLoader:
             say(f"labels: all {need} that the plan needs are there ({num_samples} samples x {views} views)")
         else:
             say(f"no labels are read; {num_samples} samples x {views} views are rendered")
-        if self.num_skipped:
-            say(f"{self.num_skipped} samples that stage one skipped are left out")
+        if len(self.skipped):
+            say(f"{len(self.skipped)} samples that stage one skipped are left out")
         if warning := reuse_warning(self.epochs, self.settings.repeats, self.settings.views_in_use):
             say(f"warning: {warning}")
 
@@ -199,12 +198,7 @@ class ViewLoader:
             self._pool.close()
             self._pool = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *details: object) -> None:
         self.close()
 
     def _capacity(self) -> int:
@@ -228,7 +222,7 @@ class ViewLoader:
                 yield _Task(epoch, task)
 
     def _place(self, task: BlockTask) -> BlockPlace:
-        return self.store.index.place(task.shard, task.number, self._skipped.get(task.block, frozenset()))
+        return self.store.index.place(task.shard, task.number, self._skipped_positions.get(task.block, frozenset()))
 
     def _receive(self, in_flight: dict[int, "_Task"], rows: "_Rows") -> int:
         """Get one replayed (block, view), check it, keep the rows that the plan wants of it; their number."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from student.recipe import Recipe
 from teacher_cache.errors import RecipeError, TeacherError
-from teacher_cache.teacher import import_function
+from teacher_cache.teacher import check_timm_name, import_function
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,10 @@ def fused(outputs: Heads) -> Tensor:
 
 def _build_from_timm(recipe: Recipe, num_classes: int, size: tuple[int, int]) -> nn.Module:
     name = recipe.model
-    if not timm.is_model(name):
-        close = ", ".join(timm.list_models(f"*{name.split('.')[0].split('_')[0]}*")[:4])
-        raise RecipeError(f"model: timm has no {name}" + (f" (it has {close})" if close else "") + ": check the name")
+    try:
+        check_timm_name(name)
+    except TeacherError as error:
+        raise RecipeError(f"model: {error}") from error
     settings: dict[str, Any] = {"num_classes": num_classes}
     config = timm.get_pretrained_cfg(name)
     if config is not None and config.fixed_input_size:

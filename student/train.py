@@ -150,7 +150,6 @@ class Run:
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self._dtype() is torch.float16)
         self.normalise = Normalise(policy.mean, policy.std, ranks.device)
         self.forward = self._wrapped()
-        self.skipped = store.skipped()
         self.loader = self._make_loader()
         self._sums = torch.zeros(len(SUMS), dtype=torch.float64, device=ranks.device)
         self._step_rows: list[tuple[int, int, float, Tensor]] = []
@@ -280,7 +279,7 @@ class Run:
         index = hashlib.sha256(json.dumps([shards, list(store.class_names)]).encode()).hexdigest()
         return {
             "recipe": self.recipe.to_json(),
-            "plan": {**asdict(self.loader.settings), "rank": 0, "skipped": _hash(self.skipped)},
+            "plan": {**asdict(self.loader.settings), "rank": 0, "skipped": _hash(self.loader.skipped)},
             "store": {"seed": store.seed, "index": index, "policy": json.dumps(store.policy.to_json(), sort_keys=True)},
         }
 
@@ -324,7 +323,7 @@ class Run:
         if len(checkpoint["generators"]) == self.ranks.world_size:
             _set_random_state(checkpoint["generators"][self.ranks.rank], self.ranks.device)
             self._sums.copy_(torch.tensor(checkpoint["sums"][self.ranks.rank], dtype=torch.float64))
-        self.loader = self._make_loader()
+        self.loader.start = (self.epoch, self.step)
 
     # -- parts ---------------------------------------------------------------------------------------------------
 
@@ -343,7 +342,6 @@ class Run:
             pool_batches=recipe.pool_batches,
             workers=options.workers,
             labels=recipe.distill != "none",
-            start=(self.epoch, self.step),
             on_drift=options.on_drift,
             pin=self.ranks.device.type == "cuda",
         )

@@ -136,7 +136,7 @@ def fill(
     only_estimate: bool,
 ) -> None:
     """Label the views that have no label yet. Run it again to go on; under torchrun every rank takes units."""
-    from teacher_cache.fill import FillOptions
+    from teacher_cache.fill import FillOptions, may_differ
     from teacher_cache.fill import fill as fill_store
     from teacher_cache.job import join_job
     from teacher_cache.places import open_moved
@@ -152,15 +152,16 @@ def fill(
         teacher, checkpoint, _numbers(mean), _numbers(std), input_size, device, dtype, batch_size, compiled
     )
     opened = open_teacher(settings, num_classes=store.num_classes, view_size=store.policy.size, stored=store.teacher)
-    if store.teacher is not None:
-        check_same_teacher(store.teacher, opened.identity, any_device=store.any_device)
+    leave_cores(workers)
     if only_estimate:
         from teacher_cache.estimate import estimate
 
-        click.echo(estimate(store, opened, workers=workers, skip_bad=skip_bad))
+        if store.teacher is not None:
+            check_same_teacher(store.teacher, opened.identity, may_differ=may_differ(store))
+        if job.rank == 0:
+            click.echo(estimate(store, opened, workers=workers, skip_bad=skip_bad))
         return
     _end_on_sigterm()
-    leave_cores(workers)
     options = FillOptions(workers, skip_bad, allow_low_agreement)
     with filling_bar(job.rank == 0) as (on_start, on_progress):
         try:
@@ -241,7 +242,7 @@ def verify(
             settings, num_classes=store.num_classes, view_size=store.policy.size, stored=store.teacher
         )
         same_kind = all(opened.identity[field] == store.teacher[field] for field in ("device", "dtype"))
-        check_same_teacher({**store.teacher, "dtype": opened.identity["dtype"]}, opened.identity, any_device=True)
+        check_same_teacher(store.teacher, opened.identity, may_differ=("device", "dtype"))
     with counting_bar("views") as bar:
         task = bar.add_task("replaying", total=None)
         report = verify_store(

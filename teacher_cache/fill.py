@@ -95,7 +95,7 @@ def fill(
             job.publish("units", left)
         units = [Unit(*unit) for unit in job.read("units")]
         if store.teacher is not None:
-            check_same_teacher(store.teacher, teacher.identity, any_device=store.any_device)
+            check_same_teacher(store.teacher, teacher.identity, may_differ=may_differ(store))
             check_replay(store, pool)
         todo = (units[number] for number in job.draw("drawn", len(units)))
         for labelled in label_units(store, teacher, pool, todo, lambda views: advance(job, views, on_progress)):
@@ -217,7 +217,12 @@ def bind_teacher(store: Store, teacher: Teacher) -> None:
         store.publish_teacher(teacher.identity)
     except TeacherError:
         assert store.teacher is not None
-        check_same_teacher(store.teacher, teacher.identity, any_device=store.any_device)
+        check_same_teacher(store.teacher, teacher.identity, may_differ=may_differ(store))
+
+
+def may_differ(store: Store) -> tuple[str, ...]:
+    """What another fill's teacher may have other than the store's."""
+    return ("device",) if store.any_device else ()
 
 
 def check_replay(store: Store, pool: RenderPool) -> None:

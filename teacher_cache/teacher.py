@@ -5,7 +5,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ from teacher_cache.replay.render import pixel_libraries
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DECIDING_FIELDS = ("weights_sha256", "mean", "std", "input_size", "batch_size", "dtype", "compile", "device")
 TIMM_HUBS = ("hf_hub:", "hf-hub:", "local-dir:")  # timm's own names with a colon in them
 
 Tag = TypeVar("Tag")
@@ -170,13 +171,15 @@ def open_teacher(
     return teacher
 
 
-def check_same_teacher(stored: Mapping[str, Any], teacher: Mapping[str, Any], *, any_device: bool) -> None:
-    """Refuse, with TeacherError, a teacher that would not give the labels that the store's teacher gives."""
-    fixed = ["weights_sha256", "mean", "std", "input_size", "batch_size", "dtype", "compile"]
-    if not any_device:
-        fixed.append("device")
-    for field in fixed:
-        if stored[field] == teacher[field]:
+def check_same_teacher(
+    stored: Mapping[str, Any], teacher: Mapping[str, Any], *, may_differ: Collection[str] = ()
+) -> None:
+    """Refuse, with TeacherError, a teacher that would not give the labels that the store's teacher gives.
+
+    may_differ: fields of the identity ("device", "dtype") that need not be equal.
+    """
+    for field in DECIDING_FIELDS:
+        if field in may_differ or stored[field] == teacher[field]:
             continue
         advice = (
             "make the store with `teacher-cache index --devices any` to mix devices"
@@ -298,10 +301,16 @@ def make_numerics_repeatable() -> None:
     torch.backends.cudnn.deterministic = True
 
 
-def _build_from_timm(name: str, num_classes: int, *, pretrained: bool, **model_args: Any) -> nn.Module:
-    if not name.startswith(TIMM_HUBS) and not timm.is_model(name):
+def check_timm_name(name: str) -> None:
+    """Raise TeacherError, with names that are close, for a model that timm does not have."""
+    if not timm.is_model(name):
         close = ", ".join(timm.list_models(f"*{name.split('.')[0].split('_')[0]}*")[:4])
         raise TeacherError(f"timm has no model {name}" + (f" (it has {close})" if close else "") + ": check the name")
+
+
+def _build_from_timm(name: str, num_classes: int, *, pretrained: bool, **model_args: Any) -> nn.Module:
+    if not name.startswith(TIMM_HUBS):
+        check_timm_name(name)
     if not pretrained:
         return timm.create_model(name, num_classes=num_classes, **model_args)
     try:

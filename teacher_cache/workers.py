@@ -17,8 +17,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 import torch
@@ -69,7 +67,7 @@ class _Work:
     slots: torch.Tensor  # (slots, BLOCK_SAMPLES, H, W, 3) uint8, shared
 
 
-class RenderPool:
+class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
     """Processes that render blocks: submit() tasks, get() views until `pending` is 0.
 
     A task's views come in the order asked for; tasks come in any order. With workers=0 the calling process
@@ -144,12 +142,7 @@ class RenderPool:
                 process.join()
         self._connections, self._processes = [], []
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *details: object) -> None:
         self.close()
 
     def _feed(self) -> None:
