@@ -1,8 +1,12 @@
-"""Test pictures made by code: photograph-like, the same on every machine, in every encoding that a shard may hold."""
+"""Test pictures: made by code, photograph-like, the same on every machine, in every encoding that a shard may hold; and
+two real photographs."""
 
+import functools
+import importlib.util
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -26,6 +30,16 @@ def picture(seed: int, height: int = 120, width: int = 160) -> np.ndarray:
     coarse = _enlarged(grid(2 + height // 6, 2 + width // 6, 61), height, width) - 30
     fine = _smoothed(grid(height, width, 101) - 50)
     return (pixels + coarse + fine).clip(0, 255).astype(np.uint8)
+
+
+@functools.cache
+def photographs() -> dict[str, np.ndarray]:
+    """Two photographs that come with scikit-learn, (427, 640, 3) uint8: a temple full of edges, a soft flower."""
+    package = importlib.util.find_spec("sklearn")
+    assert package is not None
+    assert package.origin is not None
+    folder = Path(package.origin).parent / "datasets" / "images"
+    return {name: np.array(Image.open(folder / f"{name}.jpg").convert("RGB")) for name in ("china", "flower")}
 
 
 def _enlarged(grid: np.ndarray, height: int, width: int) -> np.ndarray:

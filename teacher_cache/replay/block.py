@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import xxhash
 
-from teacher_cache.errors import ImageError
+from teacher_cache.errors import ImageError, PolicyError
 from teacher_cache.replay.mix import MixPlan, apply_mix, class_pairs, draw_mix
 from teacher_cache.replay.policy import Policy
 from teacher_cache.replay.recipe import Recipe, draw_recipe
@@ -108,8 +108,11 @@ def view_mix(
 def replay_view(
     policy: Policy, store_seed: int, decoded: DecodedBlock, view: int, out: np.ndarray | None = None
 ) -> ReplayedBlock:
-    """Render, mix and digest one view of a block; the pixels are written into out, (n, H, W, 3) uint8, when given."""
-    block = decoded.block
+    """Render, mix and digest one view of a block; the pixels are written into out, (n, H, W, 3) uint8, when given.
+
+    Raises ImageError, and PolicyError where one of the policy's own operations is missing or fails.
+    """
+    block, own = decoded.block, policy.own_functions
     shape = (decoded.num_samples, *policy.size, 3)
     pixels = np.empty(shape, dtype=np.uint8) if out is None else out
     assert pixels.shape == shape
@@ -122,7 +125,12 @@ def replay_view(
         image = decoded.image(position)
         height, width = image.shape[:2]
         recipe = view_recipe(policy, store_seed, block.shard, key, view, (height, width))
-        pixels[position] = render_pixels(image, recipe)
+        try:
+            pixels[position] = render_pixels(image, recipe, own)
+        except PolicyError as error:
+            raise PolicyError(
+                f"shard {block.shard}, key {key}, view {view}: {error}; correct it and index a new store"
+            ) from error
     plan = view_mix(policy, store_seed, block.shard, block.number, decoded.num_samples, decoded.skipped, view)
     apply_mix(pixels, plan, out=pixels)
     pairs = class_pairs(block.classes, plan, decoded.skipped)

@@ -3,19 +3,21 @@
 A setting is on or absent: a section that is left out is not done.
 """
 
-from collections.abc import Sequence
+import keyword
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from teacher_cache.errors import PolicyError
+from teacher_cache.replay.operations import OperationsFile, OwnOperation
 from teacher_cache.settings import parse_override, put_setting, read_settings, shipped, validated
 
 POLICY_VERSION = 1
 
 # timm's names (timm.data.auto_augment, the 'increasing' set: rand-...-inc1)
-OperationName = Literal[
+OPERATIONS = (
     "AutoContrast",
     "Equalize",
     "Invert",
@@ -31,8 +33,18 @@ OperationName = Literal[
     "ShearY",
     "TranslateXRel",
     "TranslateYRel",
-]
-OPERATIONS: tuple[OperationName, ...] = OperationName.__args__  # type: ignore[attr-defined]
+)
+
+# a recipe's names for them and for the jitter's, and timm's operations that are none of ours: nobody else's names
+TAKEN_NAMES = frozenset(
+    {
+        *OPERATIONS,
+        *("autocontrast", "equalize", "invert", "rotate", "posterize", "solarize", "solarize_add", "color", "contrast"),
+        *("brightness", "sharpness", "shear_x", "shear_y", "translate_x", "translate_y", "hue"),
+        *("Posterize", "PosterizeOriginal", "Solarize", "Color", "Contrast", "Brightness", "Sharpness"),
+        *("TranslateX", "TranslateY", "Desaturate", "GaussianBlur", "GaussianBlurRand"),
+    }
+)
 
 Interpolation = Literal["bicubic", "bilinear"]
 
@@ -45,6 +57,17 @@ def _not_empty(names: tuple[str, ...]) -> tuple[str, ...]:
     if not names:
         raise ValueError("names no operation; leave the section out")
     return names
+
+
+def _own_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if not name.isidentifier() or keyword.iskeyword(name):
+            raise ValueError(f"{name!r} is no name for an operation: letters, digits and _, the first no digit")
+        if name in TAKEN_NAMES:
+            raise ValueError(f"{name!r} is an operation of timm or of this program already; choose another name")
+    if len(set(names)) < len(names):
+        raise ValueError("names an operation twice")
+    return _not_empty(names)
 
 
 def _ordered(limits: tuple[float, float]) -> tuple[float, float]:
@@ -108,7 +131,7 @@ class RandAugment(_Section):
     magnitude: Annotated[float, Field(strict=True, ge=0, le=10)] = 9.0
     magnitude_std: NonNegative = 0.5
     probability: Probability = 0.5
-    operations: Annotated[tuple[OperationName, ...], AfterValidator(_not_empty)] = OPERATIONS
+    operations: Annotated[tuple[str, ...], AfterValidator(_not_empty)] = OPERATIONS  # and the policy's own
     interpolation: Interpolation = "bicubic"  # of the geometric operations; DeiT's is its crop's
 
 
@@ -155,6 +178,14 @@ class Mix(_Section):
         return self
 
 
+class OwnOperations(_Section):
+    """Operations of a user's own file, which RandAugment may name: see teacher_cache.replay.operations."""
+
+    function: Annotated[str, Field(min_length=1)]  # the file's, that gives them
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]  # of the file
+    names: Annotated[tuple[str, ...], AfterValidator(_own_names)]
+
+
 class Policy(_Section):
     """Everything that a view's pixels depend on, besides store seed, sample and view index."""
 
@@ -169,9 +200,41 @@ class Policy(_Section):
     jitter: Jitter | None = None
     erase: Erase | None = None
     mix: Mix | None = None
+    own_operations: OwnOperations | None = None
+
+    _operations_file: OperationsFile | None = PrivateAttr(default=None)  # where this machine has it
+
+    @model_validator(mode="after")
+    def _operations_are_known(self) -> Self:
+        own = self.own_operations.names if self.own_operations is not None else ()
+        if own and self.rand_augment is None:
+            raise ValueError("own_operations are RandAugment's, but there is no section rand_augment; add one")
+        for number, name in enumerate(self.rand_augment.operations if self.rand_augment is not None else ()):
+            if name not in OPERATIONS and name not in own:
+                known = ", ".join((*OPERATIONS, *own))
+                raise ValueError(
+                    f"rand_augment.operations.{number}: {name!r} is none of {known}; --ops FILE.py:FUNCTION gives more"
+                )
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        """Equal settings; whether the file of own operations is at hand does not matter."""
+        return isinstance(other, Policy) and self.__dict__ == other.__dict__
+
+    @property
+    def own_functions(self) -> Mapping[str, OwnOperation]:
+        """Own operations by name. PolicyError when there are some and their file was not given."""
+        if self.own_operations is None:
+            return {}
+        if self._operations_file is None:
+            raise PolicyError(f"policy {self.name} {_describe(self.own_operations)}")
+        return self._operations_file.functions
 
     def to_json(self) -> dict[str, Any]:
-        return self.model_dump(mode="json")
+        values = self.model_dump(mode="json")
+        if self.own_operations is None:
+            del values["own_operations"]  # as releases wrote it that did not know this section
+        return values
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Policy":
@@ -183,11 +246,12 @@ def shipped_policies() -> list[str]:
     return shipped(_FOLDER)
 
 
-def load_policy(name_or_path: str, overrides: Sequence[str] = ()) -> Policy:
+def load_policy(name_or_path: str, overrides: Sequence[str] = (), operations: OperationsFile | None = None) -> Policy:
     """Read a shipped policy, or a TOML file, and put `key=value` settings over it.
 
-    Keys are dotted (`crop.scale=[0.25,1]`), values are TOML, or a bare word; `mix=none` removes a section. Raises
-    PolicyError, which names the setting.
+    Keys are dotted (`crop.scale=[0.25,1]`), values are TOML, or a bare word; `mix=none` removes a section. Own
+    operations join those of RandAugment, unless its list names some of them already. Raises PolicyError, which names
+    the setting.
     """
     values = read_settings(name_or_path, _FOLDER, "policy", PolicyError)
     for override in overrides:
@@ -197,7 +261,68 @@ def load_policy(name_or_path: str, overrides: Sequence[str] = ()) -> Policy:
             for foreign in ("scale", "ratio", "crop_pct"):  # the settings of the kind that goes
                 crop.pop(foreign, None)
         put_setting(values, key, value, PolicyError)
-    return _validated(values, f"policy {name_or_path}")
+    where = f"policy {name_or_path}"
+    if operations is not None:
+        _add_operations(values, operations, where)
+    return bind_operations(_validated(values, where), operations, where)
+
+
+def bind_operations(policy: Policy, operations: OperationsFile | None, where: str) -> Policy:
+    """The policy with the file of its own operations at hand; as it is where it has none.
+
+    PolicyError when the file is missing, is given in vain, or is not the one that the policy knows. where: whose
+    policy it is, for messages.
+    """
+    own = policy.own_operations
+    if own is None:
+        if operations is None:
+            return policy
+        raise PolicyError(
+            f"{where} has no operations of its own: leave --ops {operations.path}:{operations.function} out, "
+            "or index a new store with it"
+        )
+    if operations is None:
+        raise PolicyError(f"{where} {_describe(own)}")
+    given = f"{where}: --ops {operations.path}:{operations.function}"
+    if operations.function != own.function:
+        raise PolicyError(f"{given}, but the policy's operations are those of function {own.function}: name that one")
+    if operations.sha256 != own.sha256:
+        raise PolicyError(
+            f"{given} has sha256 {operations.sha256[:12]}, the policy's file had {own.sha256[:12]}: give the file as "
+            "it was, or index a new store with this one"
+        )
+    if operations.names != own.names:
+        raise PolicyError(
+            f"{given} gives {', '.join(operations.names)}, the policy has {', '.join(own.names)}: the function must "
+            "give the same operations every time"
+        )
+    bound = policy.model_copy()
+    bound._operations_file = operations
+    return bound
+
+
+def _describe(own: OwnOperations) -> str:
+    return (
+        f"has operations of its own ({', '.join(own.names)}; function {own.function} of a file with sha256 "
+        f"{own.sha256[:12]}): give --ops FILE.py:{own.function}"
+    )
+
+
+def _add_operations(values: dict[str, Any], operations: OperationsFile, where: str) -> None:
+    """The section of own operations, in place; a section that names another file stays, to be refused."""
+    section = values.get("rand_augment")
+    if not isinstance(section, dict):
+        raise PolicyError(
+            f"{where} has no section rand_augment, to which --ops adds operations: take another policy, or add it "
+            "(--set rand_augment.num_ops=2)"
+        )
+    named = section.get("operations", OPERATIONS)
+    if isinstance(named, list | tuple) and not any(name in named for name in operations.names):
+        section["operations"] = [*named, *operations.names]
+    values.setdefault(
+        "own_operations",
+        {"function": operations.function, "sha256": operations.sha256, "names": list(operations.names)},
+    )
 
 
 _FOLDER = Path(__file__).with_name("policies")

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from teacher_cache.replay.policy import Crop, Erase, Interpolation, Jitter, Policy, RandAugment
+from teacher_cache.replay.policy import OPERATIONS, Crop, Erase, Interpolation, Jitter, Policy, RandAugment
 from teacher_cache.replay.seeds import Stream, on_grid
 
 
@@ -24,7 +24,7 @@ class Box(NamedTuple):
 class Operation(NamedTuple):
     """A colour or geometry operation. value: degrees (rotate), shear, share of the side (translate), bits kept
     (posterize), threshold (solarize), level added (solarize_add), Pillow's factor (color, contrast, brightness,
-    sharpness), share of the circle (hue)."""
+    sharpness), share of the circle (hue); level in [-1, 1] (an operation of the policy's own)."""
 
     name: str
     value: float | int | None = None
@@ -145,7 +145,7 @@ def _draw_rand_augment(settings: RandAugment, stream: Stream) -> list[Operation]
 
 
 def _draw_operation(name: str, level: float, stream: Stream) -> Operation:
-    """timm's level-to-argument rules. level: magnitude / 10, in [0, 1]."""
+    """timm's level-to-argument rules; own operations get the level. level: magnitude / 10, in [0, 1]."""
 
     def either_sign(value: float) -> float:
         return -value if stream.uniform() > 0.5 else value
@@ -168,7 +168,8 @@ def _draw_operation(name: str, level: float, stream: Stream) -> Operation:
             return Operation(f"shear_{name[-1].lower()}", on_grid(either_sign(level * 0.3)))
         case "TranslateXRel" | "TranslateYRel":
             return Operation(f"translate_{name[-4].lower()}", on_grid(either_sign(level * 0.45)))
-    raise AssertionError(name)
+    assert name not in OPERATIONS, name
+    return Operation(name, on_grid(either_sign(level)))
 
 
 def _draw_jitter(settings: Jitter, stream: Stream) -> list[Operation]:

@@ -9,7 +9,8 @@ import io
 import itertools
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 
 import cv2
 import numpy as np
@@ -19,11 +20,13 @@ import torchvision
 from PIL import Image, ImageFile
 from torchvision.io import ImageReadMode
 
-from teacher_cache.errors import ImageError
+from teacher_cache.errors import ImageError, PolicyError
+from teacher_cache.replay.operations import OwnOperation, one_line
 from teacher_cache.replay.recipe import Box, Operation, Recipe
 from teacher_cache.replay.seeds import GRID, Stream, on_grid
 
 _RGB = ImageReadMode.RGB.value
+_NONE: Mapping[str, OwnOperation] = MappingProxyType({})
 
 
 def pixel_libraries() -> dict[str, str]:
@@ -44,15 +47,21 @@ def render(image: bytes, recipes: Iterable[Recipe]) -> Iterator[np.ndarray]:
         yield render_pixels(decoded, recipe)
 
 
-def render_pixels(decoded: np.ndarray, recipe: Recipe) -> np.ndarray:
-    """decoded (H, W, 3) uint8 -> the view, (h, w, 3) uint8, contiguous, sharing no memory with decoded."""
+def render_pixels(decoded: np.ndarray, recipe: Recipe, own: Mapping[str, OwnOperation] = _NONE) -> np.ndarray:
+    """decoded (H, W, 3) uint8 -> the view, (h, w, 3) uint8, contiguous, sharing no memory with decoded.
+
+    own: the policy's own operations. Raises PolicyError (without shard and key) where one of them fails.
+    """
     _quiet_opencv()
     pixels = _resize(_cut(decoded, recipe.crop), recipe.resized, recipe.interpolation)
     pixels = np.ascontiguousarray(_cut(pixels, recipe.window))
     if recipe.flip:
         pixels = cv2.flip(pixels, 1)
     for operation in recipe.operations:
-        pixels = _operate(pixels, operation, recipe)
+        if operation.name in own:
+            pixels = _operate_own(pixels, operation, own[operation.name])
+        else:
+            pixels = _operate(pixels, operation, recipe)
     if recipe.erased:
         if np.may_share_memory(pixels, decoded):
             pixels = pixels.copy()
@@ -131,7 +140,23 @@ def _resize(pixels: np.ndarray, size: tuple[int, int], interpolation: str) -> np
     return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
 
 
-# Operations, as Pillow's and timm's
+# Operations, as Pillow's and timm's; and a user's own
+
+
+def _operate_own(pixels: np.ndarray, operation: Operation, function: OwnOperation) -> np.ndarray:
+    name, level = operation
+    assert level is not None
+    expected = pixels.shape
+    try:
+        result = function(pixels.copy(), float(level))
+    except Exception as error:
+        raise PolicyError(f"operation {name} at level {level:.4f} failed: {one_line(error)}") from error
+    if isinstance(result, np.ndarray) and result.shape == expected and result.dtype == np.uint8:
+        return np.array(result, order="C")  # a copy: what it returned may be its own
+    what = f"a {type(result).__name__}"
+    if isinstance(result, np.ndarray):
+        what = f"an array {result.shape} of {result.dtype}"
+    raise PolicyError(f"operation {name} at level {level:.4f} returned {what}, expected {expected} of uint8")
 
 
 def _operate(pixels: np.ndarray, operation: Operation, recipe: Recipe) -> np.ndarray:

@@ -21,6 +21,7 @@ SETTINGS = {
     "cifar": [],
     "digits": [],
     "none": ["size=[60,80]", "crop.crop_pct=0.9", "flip=0.5"],
+    "transfer": ["size=96"],
 }
 VIEWS = range(6)
 

@@ -1,29 +1,28 @@
 """Two-sample tests, as the distributions must be timm's though the draws are not."""
 
-import math
 from collections import Counter
 from collections.abc import Hashable, Sequence
 
 import numpy as np
+from scipy import stats
+
+ALPHA = 1e-3  # a p-value below is a difference; seeds are fixed, so it is one on every run
+RARE = 10  # outcomes seen less often count as one: chi-square's approximation wants some of each
 
 
-def ks_p_value(a: Sequence[float], b: Sequence[float]) -> float:
-    """Kolmogorov and Smirnov's two-sample test: the asymptotic chance of a distance this large between equals."""
-    values = np.sort(np.concatenate([a, b]))
-    below_a = np.searchsorted(np.sort(a), values, side="right") / len(a)
-    below_b = np.searchsorted(np.sort(b), values, side="right") / len(b)
-    reach = float(np.abs(below_a - below_b).max()) * math.sqrt(len(a) * len(b) / (len(a) + len(b)))
-    if reach < 0.2:
-        return 1.0
-    return min(1.0, 2 * sum((-1) ** (k - 1) * math.exp(-2 * (k * reach) ** 2) for k in range(1, 101)))
+def same_values(a: Sequence[float], b: Sequence[float]) -> float:
+    """Kolmogorov and Smirnov's p-value that two samples of reals are of one distribution."""
+    assert min(len(a), len(b)) >= 100
+    return float(stats.ks_2samp(a, b, method="asymp").pvalue)
 
 
-def counts_fit(a: Sequence[Hashable], b: Sequence[Hashable], *, sigmas: float = 4.5) -> bool:
-    """Whether every outcome's share is equal in both, but for chance."""
+def same_counts(a: Sequence[Hashable], b: Sequence[Hashable]) -> float:
+    """Pearson's chi-square p-value that two samples of outcomes are of one distribution."""
+    assert min(len(a), len(b)) >= 100
     counts_a, counts_b = Counter(a), Counter(b)
-    for outcome in counts_a | counts_b:
-        share_a, share_b = counts_a[outcome] / len(a), counts_b[outcome] / len(b)
-        share = (counts_a[outcome] + counts_b[outcome]) / (len(a) + len(b))
-        if abs(share_a - share_b) > sigmas * math.sqrt(share * (1 - share) * (1 / len(a) + 1 / len(b))) + 1e-12:
-            return False
-    return True
+    outcomes = counts_a | counts_b
+    often = [outcome for outcome in outcomes if counts_a[outcome] + counts_b[outcome] >= RARE]
+    table = np.array([[counts[outcome] for outcome in often] for counts in (counts_a, counts_b)], dtype=np.int64)
+    rest = np.array([[len(a)], [len(b)]]) - table.sum(axis=1, keepdims=True)
+    table = np.hstack([table, rest]) if rest.sum() >= RARE else table
+    return float(stats.chi2_contingency(table).pvalue) if table.shape[1] > 1 else 1.0

@@ -7,7 +7,7 @@ from teacher_cache.replay.policy import OPERATIONS, Crop, Policy, load_policy, s
 
 
 def test_shipped_policies_survive_json() -> None:
-    assert shipped_policies() == ["cifar", "deit", "digits", "none"]
+    assert shipped_policies() == ["cifar", "deit", "digits", "none", "transfer"]
     for name in shipped_policies():
         policy = load_policy(name)
         assert policy.name == name
@@ -89,7 +89,7 @@ def test_a_wrong_setting_is_refused_by_name(setting: str, said: str) -> None:
 def test_a_mix_of_nothing_and_an_absent_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match="mix: has neither mixup_alpha nor cutmix_alpha"):
         load_policy("deit", ["mix.mixup_alpha=none", "mix.cutmix_alpha=none"])
-    with pytest.raises(PolicyError, match="neither a file nor one of cifar, deit, digits, none"):
+    with pytest.raises(PolicyError, match="neither a file nor one of cifar, deit, digits, none, transfer"):
         load_policy("diet")
     (tmp_path / "broken.toml").write_text("size = ")
     with pytest.raises(PolicyError, match="cannot be read"):

@@ -1,12 +1,13 @@
-import math
-import random
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from teacher_cache.replay.seeds import GRID, Stream, derive
-from tests.replay.statistics import ks_p_value
+from tests.replay.statistics import ALPHA
 
 
 def test_identities_do_not_collide() -> None:
@@ -55,13 +56,25 @@ def test_ranges_and_grids() -> None:
     assert stream.permutation(0).tolist() == []
 
 
-@pytest.mark.parametrize("shape", [0.2, 0.8, 1.0, 3.5])
-def test_distributions(shape: float) -> None:
-    stream = Stream(derive(1, "plan", str(shape)))
-    reference = random.Random(1)
-    num = 4000
-    assert ks_p_value([stream.uniform() for _ in range(num)], [reference.random() for _ in range(num)]) > 1e-3
-    assert ks_p_value([stream.normal() for _ in range(num)], [reference.gauss() for _ in range(num)]) > 1e-3
-    drawn = [stream.beta(shape, shape) for _ in range(num)]
-    assert ks_p_value(drawn, [reference.betavariate(shape, shape) for _ in range(num)]) > 1e-3
-    assert math.isclose(float(np.mean(drawn)), 0.5, abs_tol=0.03)
+@pytest.mark.parametrize(
+    ("draw", "distribution"),
+    [
+        (lambda stream: stream.uniform(), stats.uniform()),
+        (lambda stream: stream.uniform(-3, 5), stats.uniform(-3, 8)),
+        (lambda stream: stream.normal(), stats.norm()),
+        *((lambda stream, shape=shape: stream.beta(shape, shape), stats.beta(shape, shape)) for shape in (0.8, 1, 3.5)),
+        (lambda stream: stream.beta(0.8, 2), stats.beta(0.8, 2)),
+    ],
+    ids=["uniform", "uniform -3 to 5", "normal", "beta 0.8", "beta 1", "beta 3.5", "beta 0.8 and 2"],
+)
+def test_distributions(draw: Callable[[Stream], float], distribution: Any) -> None:
+    stream = Stream(derive(1, "plan"))
+    assert stats.kstest([draw(stream) for _ in range(10_000)], distribution.cdf).pvalue > ALPHA
+
+
+def test_integers_and_permutations_are_uniform() -> None:
+    stream = Stream(derive(1, "plan"))
+    assert stats.chisquare(np.bincount([stream.integer(7) for _ in range(7000)])).pvalue > ALPHA
+    orders = Counter(tuple(stream.permutation(4).tolist()) for _ in range(6000))
+    assert len(orders) == 24
+    assert stats.chisquare(list(orders.values())).pvalue > ALPHA

@@ -1,0 +1,187 @@
+"""Pixels of photographs against Pillow's and timm's own functions, operation by operation and view by view.
+
+Exact: what looks levels up in a table, what brings nothing in and moves nothing. Within a level: what blends. Within a
+level on the mean: geometry, for OpenCV's warps place a source pixel to a 32nd and blend the edge with the fill colour.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torchvision.transforms
+from PIL import Image
+from timm.data import auto_augment
+from timm.data.transforms import RandomResizedCropAndInterpolation
+
+from teacher_cache.replay.block import view_recipe
+from teacher_cache.replay.policy import OPERATIONS, load_policy
+from teacher_cache.replay.recipe import Box, Operation, Recipe, _draw_operation
+from teacher_cache.replay.render import render_pixels
+from tests.images import photographs, picture
+from tests.replay.test_render import levels_apart, operated, recipe_of
+from tests.replay.timms import OUR_NAMES
+
+FILL = (124, 116, 104)  # ImageNet's mean colour
+TIMMS_NAMES = {ours: timms for timms, ours in OUR_NAMES.items()}
+GEOMETRY = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
+BLENDS = ("color", "contrast", "brightness", "sharpness")
+TABLES = ("autocontrast", "equalize", "invert", "posterize", "solarize", "solarize_add")
+LEVELS = (0.0, 0.1, 0.45, 0.72, 0.9, 0.97, 1.0)  # magnitude / 10
+IDENTITIES = [
+    *((name, 0.0) for name in GEOMETRY),
+    *((name, -0.0) for name in GEOMETRY),
+    *((name, 1.0) for name in BLENDS),
+    ("posterize", 8),
+    ("solarize", 256),
+    ("solarize_add", 0),
+]
+
+
+def timms(operation: Operation) -> auto_augment.AugmentOp:
+    """timm's operation, as DeiT makes it, always applied, with this value."""
+    hparams = {"img_mean": FILL, "interpolation": Image.Resampling.BICUBIC}
+    made = auto_augment.AugmentOp(TIMMS_NAMES[operation.name], prob=1.0, hparams=hparams)
+    made.level_fn = None if operation.value is None else lambda level, hparams: (operation.value,)
+    if operation == ("posterize", 0):  # Pillow 13 refuses to keep no bits; 12 and before make it black, as timm means
+        made.aug_fn = lambda image, bits, **options: Image.new("RGB", image.size)
+    return made
+
+
+def sources() -> dict[str, np.ndarray]:
+    """The photographs at a view's size, and a made picture."""
+    pictures = {**photographs(), "made": picture(0, 300, 400)}
+    return {
+        name: render_pixels(pixels, recipe_of(pixels.shape[:2], resized=(224, 224), window=Box(0, 0, 224, 224)))
+        for name, pixels in pictures.items()
+    }
+
+
+def operations_at(level: float, names: tuple[str, ...]) -> list[Operation]:
+    """RandAugment's operations at a level, with either sign."""
+    found = []
+    for sign in (0.0, 1.0):
+        always: Any = SimpleNamespace(uniform=lambda sign=sign: sign)
+        found += [_draw_operation(name, level, always) for name in OPERATIONS if OUR_NAMES[name] in names]
+    return sorted(set(found), key=str)
+
+
+def apart(pixels: np.ndarray, operation: Operation, **changes: object) -> np.ndarray:
+    return levels_apart(operated(pixels, *operation, **changes), timms(operation)(Image.fromarray(pixels)))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_are_exact(name: str, level: float) -> None:
+    for pixels in sources().values():
+        for operation in operations_at(level, (name,)):
+            assert not apart(pixels, operation).any(), operation
+
+
+@pytest.mark.parametrize("bits", range(9))
+def test_posterize_is_exact_down_to_no_bits(bits: int) -> None:
+    for pixels in sources().values():
+        assert not apart(pixels, Operation("posterize", bits)).any()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", BLENDS)
+def test_blends_are_within_a_level(name: str, level: float) -> None:
+    for pixels in sources().values():
+        for operation in operations_at(level, (name,)):
+            difference = apart(pixels, operation)
+            assert difference.max() <= (0 if name == "brightness" else 1), operation
+            assert difference.mean() < 0.05, operation
+
+
+@pytest.mark.parametrize("name", GEOMETRY)
+def test_geometry_is_within_a_level_on_the_mean(name: str) -> None:
+    """And told from bilinear, and from another fill colour."""
+    bicubic, bilinear, grey = [], [], []
+    for pixels in sources().values():
+        for level in LEVELS[1:]:
+            for operation in operations_at(level, (name,)):
+                bicubic.append(apart(pixels, operation).mean())
+                bilinear.append(apart(pixels, operation, geometry="bilinear").mean())
+                grey.append(apart(pixels, operation, fill=(128, 128, 128)).mean())
+    assert np.mean(bicubic) < 1
+    assert np.max(bicubic) < 1.5
+    assert np.mean(bilinear) > 1.5 * np.mean(bicubic)
+    assert np.mean(grey) > 1.2 * np.mean(bicubic)
+
+
+@pytest.mark.parametrize("name", GEOMETRY)
+def test_geometry_brings_in_the_fill_colour_where_timm_does(name: str) -> None:
+    white = np.full((224, 224, 3), 255, dtype=np.uint8)
+    for operation in operations_at(0.9, (name,)):
+        ours, theirs = operated(white, *operation), np.asarray(timms(operation)(Image.fromarray(white)))
+        filled, expected = (ours == FILL).all(axis=2), (theirs == FILL).all(axis=2)
+        assert 0.05 < expected.mean() < 0.95
+        assert (filled != expected).mean() < 0.02, operation  # the edge between
+        assert {tuple(colour) for colour in ours[filled & expected].tolist()} == {FILL}
+
+
+@pytest.mark.parametrize(("name", "value"), IDENTITIES)
+def test_the_identity_changes_nothing(name: str, value: float | int) -> None:
+    for pixels in sources().values():
+        assert np.array_equal(operated(pixels, name, value), pixels)
+        assert np.array_equal(np.asarray(timms(Operation(name, value))(Image.fromarray(pixels))), pixels)
+
+
+def test_magnitude_nought_is_the_identity_of_all_but_tables() -> None:
+    pixels = sources()["china"]
+    for operation in operations_at(0.0, GEOMETRY + BLENDS):
+        assert np.array_equal(operated(pixels, *operation), pixels)
+
+
+# Whole views
+
+
+def timms_view(decoded: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """timm's transforms, told what the recipe has drawn."""
+    crop = RandomResizedCropAndInterpolation(recipe.resized, interpolation=recipe.interpolation)
+    crop.get_params = lambda image, scale, ratio: tuple(recipe.crop)
+    flip = torchvision.transforms.RandomHorizontalFlip(float(recipe.flip))
+    image = flip(crop(Image.fromarray(decoded)))
+    for operation in recipe.operations:
+        image = timms(operation)(image)
+    return np.asarray(image)
+
+
+def views_apart(decoded: np.ndarray, change: Callable[[Recipe], Recipe] = lambda recipe: recipe) -> np.ndarray:
+    """Mean differences of 60 views, (60,)."""
+    policy = load_policy("deit", ["erase=none"])
+    recipes = [view_recipe(policy, 0, "train-0000.tar", "key", view, decoded.shape[:2]) for view in range(60)]
+    assert sum(any(operation.name in GEOMETRY for operation in recipe.operations) for recipe in recipes) > 15
+    means = [
+        levels_apart(render_pixels(decoded, change(recipe)), timms_view(decoded, recipe)).mean() for recipe in recipes
+    ]
+    return np.array(means)
+
+
+@pytest.mark.parametrize("name", ["china", "flower", "made"])
+def test_whole_views_are_timms(name: str) -> None:
+    """Half a level on the mean, next to nothing where no geometry is; a table after it, equalize say, enlarges it."""
+    means = views_apart({**photographs(), "made": picture(0, 300, 400)}[name])
+    assert means.mean() < 0.5
+    assert np.median(means) < 0.05
+    assert np.quantile(means, 0.9) < 1.2
+    assert means.max() < 3
+
+
+WRONG: dict[str, Callable[[Recipe], Recipe]] = {
+    "bilinear crop": lambda recipe: dataclasses.replace(recipe, interpolation="bilinear"),
+    "bilinear geometry": lambda recipe: dataclasses.replace(recipe, geometry="bilinear"),
+    "grey fill": lambda recipe: dataclasses.replace(recipe, fill=(128, 128, 128)),
+    "crop a pixel off": lambda recipe: dataclasses.replace(
+        recipe, crop=recipe.crop._replace(left=max(0, recipe.crop.left - 1))
+    ),
+    "operations the other way round": lambda recipe: dataclasses.replace(recipe, operations=recipe.operations[::-1]),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_slightly_wrong_view_is_told(wrong: str) -> None:
+    assert views_apart(photographs()["china"], WRONG[wrong]).mean() > 0.5
