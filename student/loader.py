@@ -27,12 +27,13 @@ from student.plan import (
     views_needed,
 )
 from teacher_cache.drift import drift_message
-from teacher_cache.errors import DriftError, MissingLabelError, PlanError
+from teacher_cache.errors import DriftError, MissingLabelError, PlanError, StoreError
 from teacher_cache.labels import LabelReader
 from teacher_cache.replay.block import BLOCK_SAMPLES, ReplayedBlock
 from teacher_cache.replay.mix import LAMBDA_ONE
 from teacher_cache.shards import BlockPlace
 from teacher_cache.store import Store
+from teacher_cache.topk import SoftLabels
 from teacher_cache.workers import Rendered, RenderPool, RenderTask
 
 DRIFTS_TOLD = 10  # with on_drift="warn"; the rest are counted
@@ -50,17 +51,20 @@ class Batch:
     labels: Tensor | None  # (B,) int64, the teacher's
     samples: Tensor  # (B,) int64, numbers in the store's index
     view_ids: Tensor  # (B,) int64
+    soft: SoftLabels[Tensor] | None = None  # with soft=True: the teacher's probabilities at the store's tau
 
 
 class ViewLoader(AbstractContextManager["ViewLoader"]):
     """Iterate over the batches of a training plan, from `start` to the last epoch's end.
 
     batch_size is global: a rank gets batch_size / world_size views. repeats views of a sample are used in an epoch,
-    "together" or "apart" in its order. With labels=False an unfilled store will do. Every view is checked against
-    the store's digest where there is one; on_drift says whether a difference stops or warns.
+    "together" or "apart" in its order. With labels=False an unfilled store will do; soft=True reads labels with the
+    teacher's largest probabilities, of a store filled with --topk. Every view is checked against the store's digest
+    where there is one; on_drift says whether a difference stops or warns.
 
-    Raises PlanError where batch, ranks, repeats and views do not fit; MissingLabelError, before anything is
-    rendered, where a label that the plan needs is not there; DriftError while iterating.
+    Raises StoreError for soft labels that the store does not hold; PlanError where batch, ranks, repeats and views do
+    not fit; MissingLabelError, before anything is rendered, where a label that the plan needs is not there; DriftError
+    while iterating.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
         pool_batches: int = 12,
         workers: int = 2,
         labels: bool = True,
+        soft: bool = False,
         start: tuple[int, int] = (0, 0),
         on_drift: Literal["stop", "warn"] = "stop",
         pin: bool = False,
@@ -103,7 +108,8 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
         self.start = start
         self.wait_s = 0.0  # time that batches have waited for pixels
         self.views_checked = self.views_unchecked = self.views_drifted = 0
-        self._labels, self._on_drift, self._pin, self._warn = labels, on_drift, pin, warn
+        self._labels, self._soft = labels or soft, soft
+        self._on_drift, self._pin, self._warn = on_drift, pin, warn
         self._workers = workers
         self._reader = LabelReader(self.store)
         self.skipped = self.store.skipped()  # as the plan leaves them out: a fill may add to the store's meanwhile
@@ -111,7 +117,9 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
         self._skipped_positions = skipped_by_block(self._blocks, self.skipped)
         check_settings(self.settings, self._blocks, self.store.views)
         self.views_needed = views_needed(epochs, repeats, self.settings.views_in_use)
-        if labels:
+        if soft:
+            self._check_topk()
+        if self._labels:
             self._check_labels()
         self._pool: RenderPool | None = None
 
@@ -144,6 +152,19 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
             text += f"; {self.views_unchecked} were not labelled yet, so not compared"
         return text
 
+    def _check_topk(self) -> None:
+        store = self.store
+        if store.topk:
+            return
+        fill = "`teacher-cache fill --store {} --topk K --tau T`"
+        if store.teacher is None:
+            raise StoreError(f"{store.path} is not filled yet, soft labels are wanted: run {fill.format(store.path)}")
+        raise StoreError(
+            f"{store.path} holds labels alone (topk 0), soft labels are wanted: make another store with "
+            f"`teacher-cache index --like {store.path} --store OTHER --policy {store.policy.name} --views "
+            f"{store.views}` and run {fill.format('OTHER')}"
+        )
+
     def _check_labels(self) -> None:
         store = self.store
         groups = sorted({view // store.group for view in self.views_needed})
@@ -166,7 +187,7 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
     def __iter__(self) -> Iterator[Batch]:
         self.close()
         self._pool = RenderPool(self.store.policy, self.store.seed, workers=self._workers)
-        rows = _Rows(self._capacity(), self.store.policy.size)
+        rows = _Rows(self._capacity(), self.store.policy.size, self.store.topk if self._soft else 0)
         begun: deque[_Epoch] = deque()  # the epoch being trained, and the next once its rendering has begun
         tasks = self._tasks(begun)
         waiting = next(tasks, None)
@@ -207,7 +228,7 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
         ahead = (self._workers + 2) * BLOCK_SAMPLES * self.settings.repeats
         capacity = self.settings.pool_batches * local_batch + local_batch + ahead
         height, width = self.store.policy.size
-        _check_memory(capacity * height * width * 3)
+        _check_memory(capacity * _row_bytes((height, width), self.store.topk if self._soft else 0))
         return capacity
 
     def _tasks(self, begun: deque["_Epoch"]) -> Iterator["_Task"]:
@@ -236,7 +257,10 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
             del in_flight[rendered.task.id]
         self._check_drift(task, rendered)
         items = np.flatnonzero(task.item_views == rendered.view)
-        wanted.epoch.row_of[task.bases[items]] = rows.put(rendered.block, task.positions[items])
+        positions = task.positions[items]
+        # Here and not by batch: the views of a batch lie in as many units, whose probabilities are large.
+        soft = self._reader.soft(task.shard, task.number, rendered.view, positions) if self._soft else None
+        wanted.epoch.row_of[task.bases[items]] = rows.put(rendered.block, positions, soft)
         rendered.release()
         return len(items)
 
@@ -261,15 +285,22 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
         samples, view_ids = epoch.plan.samples[wanted], epoch.plan.views[wanted]
         views = torch.empty((len(taken), *rows.pixels.shape[1:]), dtype=torch.uint8, pin_memory=self._pin)
         np.take(rows.pixels, taken, axis=0, out=views.numpy())
+        soft = labels = None
+        if self._soft:
+            soft = rows.soft(taken)
+            labels = soft.classes[:, 0].clone()
+        elif self._labels:
+            labels = torch.from_numpy(self._reader.labels(samples, view_ids))
         batch = Batch(
             epoch.plan.epoch,
             epoch.next_step,
             views,
             torch.from_numpy(rows.class_pairs[taken].astype(np.int64)),
             torch.from_numpy((rows.lambdas[taken] / LAMBDA_ONE).astype(np.float32)),
-            torch.from_numpy(self._reader.labels(samples, view_ids)) if self._labels else None,
+            labels,
             torch.from_numpy(samples),
             torch.from_numpy(view_ids),
+            soft,
         )
         rows.free(taken)
         epoch.next_step += 1
@@ -301,25 +332,36 @@ class _Task:
 
 
 class _Rows:
-    """The shuffle pool's memory: rows of pixels with their class pairs and lambdas, taken and given back."""
+    """The shuffle pool's memory: rows of pixels with their class pairs, lambdas and topk probabilities (topk 0: none),
+    taken and given back."""
 
-    def __init__(self, capacity: int, size: tuple[int, int]) -> None:
+    def __init__(self, capacity: int, size: tuple[int, int], topk: int) -> None:
         self.capacity = capacity
         self.pixels = np.empty((capacity, *size, 3), np.uint8)
         self.class_pairs = np.empty((capacity, 2), np.int32)
         self.lambdas = np.empty(capacity, np.uint32)
+        self._classes = np.empty((capacity, topk), np.int32)
+        self._probabilities = np.empty((capacity, topk + 1), np.float32)  # the tail's last
         self._free = np.arange(capacity)[::-1].tolist()
 
     @property
     def held(self) -> int:
         return self.capacity - len(self._free)
 
-    def put(self, block: ReplayedBlock, which: np.ndarray) -> np.ndarray:
-        """Copy some rows of a replayed block in; their places."""
+    def put(self, block: ReplayedBlock, which: np.ndarray, soft: SoftLabels[np.ndarray] | None) -> np.ndarray:
+        """Copy some rows of a replayed block in, with their soft labels; their places."""
         taken = np.array([self._free.pop() for _ in which], np.int64)
         self.pixels[taken] = block.pixels[which]
         self.class_pairs[taken], self.lambdas[taken] = block.class_pairs[which], block.lambdas[which]
+        if soft is not None:
+            self._classes[taken] = soft.classes
+            self._probabilities[taken, :-1], self._probabilities[taken, -1] = soft.probabilities, soft.tail
         return taken
+
+    def soft(self, taken: np.ndarray) -> SoftLabels[Tensor]:
+        """The soft labels of some places."""
+        classes, parts = torch.from_numpy(self._classes[taken]).long(), torch.from_numpy(self._probabilities[taken])
+        return SoftLabels(classes, parts[:, :-1].contiguous(), parts[:, -1].contiguous())
 
     def free(self, taken: np.ndarray) -> None:
         self._free += taken.tolist()
@@ -332,6 +374,11 @@ def skipped_by_block(blocks: Blocks, skipped: np.ndarray) -> dict[int, frozenset
         block = int(np.searchsorted(blocks.first, sample, side="right")) - 1
         found.setdefault(block, set()).add(sample - int(blocks.first[block]))
     return {block: frozenset(positions) for block, positions in found.items()}
+
+
+def _row_bytes(size: tuple[int, int], topk: int) -> int:
+    """What a row of the pool takes: pixels, and 4 bytes each for topk classes and topk + 1 probabilities."""
+    return size[0] * size[1] * 3 + (4 * (2 * topk + 1) if topk else 0)
 
 
 def _check_memory(num_bytes: int) -> None:

@@ -40,6 +40,7 @@ def main() -> None:
 @click.option("--store", "store_path", required=True, help="Folder of the new store.")
 @click.option("--policy", required=True, help="Shipped policy (deit, digits, cifar, none) or a TOML file.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a policy setting: size=32.")
+@click.option("--ops", metavar="FILE.py:FUNCTION", help="RandAugment operations of your own, by name.")
 @click.option("--views", required=True, type=click.IntRange(1), help="Augmented views per sample.")
 @click.option("--seed", default=None, type=click.IntRange(0), help="The store's seed.  [default: 0, or --like's]")
 @click.option("--group", default=None, type=click.IntRange(1), help="Views filled together.  [default: min(16, views)]")
@@ -54,6 +55,7 @@ def index(
     store_path: str,
     policy: str,
     overrides: tuple[str, ...],
+    ops: str | None,
     views: int,
     seed: int | None,
     group: int | None,
@@ -65,13 +67,14 @@ def index(
     workers: int,
 ) -> None:
     """Index WebDataset SHARDS (paths, globs, brace patterns) into a new store, with its policy and seed frozen."""
+    from teacher_cache.replay.operations import open_operations
     from teacher_cache.replay.policy import load_policy
     from teacher_cache.shards import class_order_warning
     from teacher_cache.store import Store
 
     if bool(shards) == bool(like):
         raise click.UsageError("give either SHARDS or --like OTHER_STORE")
-    chosen = load_policy(policy, overrides)
+    chosen = load_policy(policy, overrides, open_operations(ops) if ops is not None else None)
     if Path(store_path).exists():
         raise StoreError(f"{store_path} exists already: choose another --store, or remove it")
     if like:
@@ -112,8 +115,11 @@ def index(
 @click.option("--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), help="[default: bf16 on CUDA, else fp32]")
 @click.option("--batch-size", type=click.IntRange(1), help="The one batch shape.  [default: 256 on CUDA, else 64]")
 @click.option("--compile/--no-compile", "compiled", default=None, help="torch.compile the teacher.  [default: no]")
+@click.option("--topk", type=click.IntRange(0), help="Store K largest probabilities too.  [default: the store's or 0]")
+@click.option("--tau", type=float, help="Temperature of these probabilities.  [default: the store's or 1]")
 @click.option("--workers", default=2, type=click.IntRange(0), help="Rendering processes for each rank.")
 @click.option("--shards", multiple=True, help="Where the indexed shards are now, if they moved.")
+@click.option("--ops", metavar="FILE.py:FUNCTION", help="The own operations of the store's policy, if it has some.")
 @click.option("--skip-bad", is_flag=True, help="Skip and list images that cannot be decoded.")
 @click.option("--allow-low-agreement", is_flag=True, help="Go on though labels agree no better than chance.")
 @click.option("--estimate", "only_estimate", is_flag=True, help="Time one unit, commit nothing, print the cost.")
@@ -129,8 +135,11 @@ def fill(
     dtype: str | None,
     batch_size: int | None,
     compiled: bool | None,
+    topk: int | None,
+    tau: float | None,
     workers: int,
     shards: tuple[str, ...],
+    ops: str | None,
     skip_bad: bool,
     allow_low_agreement: bool,
     only_estimate: bool,
@@ -144,12 +153,14 @@ def fill(
     from teacher_cache.workers import leave_cores
 
     job = join_job()
-    store = open_moved(store_path, shards, writable=True)
+    store = open_moved(store_path, shards, ops=ops, writable=True)
     views = _view_range(store, view_range, loud=job.rank == 0)
     if device is None and job.world_size > 1:
         device = _device_of_rank(job.local_rank)
     settings = TeacherSettings(
-        teacher, checkpoint, _numbers(mean), _numbers(std), input_size, device, dtype, batch_size, compiled
+        *(teacher, checkpoint, _numbers(mean), _numbers(std), input_size, device, dtype, batch_size, compiled),
+        topk=topk,
+        tau=tau,
     )
     opened = open_teacher(settings, num_classes=store.num_classes, view_size=store.policy.size, stored=store.teacher)
     leave_cores(workers)
@@ -214,6 +225,7 @@ def status(store_path: str, as_json: bool) -> None:
 @click.option("--dtype", type=click.Choice(["fp32", "bf16", "fp16"]))
 @click.option("--workers", default=2, type=click.IntRange(0))
 @click.option("--shards", multiple=True, help="Where the indexed shards are now, if they moved.")
+@click.option("--ops", metavar="FILE.py:FUNCTION", help="The own operations of the store's policy, if it has some.")
 def verify(
     store_path: str,
     fraction: float,
@@ -224,6 +236,7 @@ def verify(
     dtype: str | None,
     workers: int,
     shards: tuple[str, ...],
+    ops: str | None,
 ) -> None:
     """Check every record; render, and with --teacher label, a random fraction again. Exits with 1 on a difference."""
     from teacher_cache.places import open_moved
@@ -232,7 +245,7 @@ def verify(
     from teacher_cache.workers import leave_cores
 
     leave_cores(workers)
-    store = open_moved(store_path, shards)
+    store = open_moved(store_path, shards, ops=ops)
     opened, same_kind = None, True
     if teacher is not None or checkpoint is not None:
         if store.teacher is None:
@@ -348,6 +361,13 @@ def _size(found: dict[str, Any]) -> str:
     return "no bytes yet" if per_view is None else f"{per_view:.2f} bytes a view"
 
 
+def _soft(found: dict[str, Any]) -> str:
+    if not found["topk"]:
+        return "none"
+    megabytes = sum(found["bytes"][name] for name in ("topk_classes", "topk_probabilities")) / 1e6
+    return f"the {found['topk']} largest probabilities of a view at tau {found['tau']:g}, {megabytes:.2f} MB"
+
+
 def _agreement(found: dict[str, Any]) -> str:
     if found["agreement"] is None:
         return "no labels yet"
@@ -369,6 +389,7 @@ def _print_status(found: dict[str, Any]) -> None:
         "coverage": f"{100 * found['coverage']['share']:.1f} % ({found['units_committed']} of {found['units']} units)",
         "agreement": _agreement(found),
         "size": _size(found),
+        "soft labels": _soft(found),
         "teacher": "none yet" if not teacher else f"{teacher['name']}, weights {teacher['weights_sha256'][:12]}, "
         f"{teacher['dtype']}, batches of {teacher['batch_size']} on {teacher['device']}, torch {teacher['torch']}",
         "policy": f"{found['policy']['name']} at {found['policy']['size'][0]} x {found['policy']['size'][1]}",

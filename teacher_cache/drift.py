@@ -9,6 +9,8 @@ def drift_message(store: Store, shard: int, block: int, view: int) -> str:
     then, now = (store.teacher or {}).get("libraries", {}), pixel_libraries()
     changed = [name for name in now if then.get(name) != now[name]]
     cause = f"changed: {', '.join(changed)}" if changed else "same libraries, so an image file or the processor differs"
+    if store.policy.own_operations is not None:
+        cause += ", or an operation of --ops gives other pixels each time"
     return (
         f"shard {store.index.shards[shard].name}, block {block}, view {view}: the replayed pixels are not those that "
         f"the teacher labelled ({cause}; filled with {_listed(then)}; here {_listed(now)}): "

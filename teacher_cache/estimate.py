@@ -10,8 +10,6 @@ from teacher_cache.store import Store
 from teacher_cache.teacher import Teacher
 from teacher_cache.workers import RenderPool
 
-FILES_PER_UNIT = 3  # a chunk of labels, one of digests, a record
-
 
 def estimate(store: Store, teacher: Teacher, *, workers: int, skip_bad: bool) -> str:
     """Label the store's first unit and print hours, bytes and files for 16, 32, 64 ... views, at this speed."""
@@ -21,7 +19,7 @@ def estimate(store: Store, teacher: Teacher, *, workers: int, skip_bad: bool) ->
         (labelled,) = label_units(store, teacher, pool, [unit], lambda views: None)
         wall_s = time.perf_counter() - start
     views = count_views(store, unit)
-    unit_bytes = _bytes_on_disk(store, labelled)
+    unit_bytes, unit_files = _on_disk(store, labelled, teacher)
     units_per_group = len(store.units()) // store.num_groups
     lines = [
         f"{describe(store, unit)}: {views} views in {wall_s:.1f} s, {views / wall_s:.0f} views/s with this process "
@@ -31,15 +29,15 @@ def estimate(store: Store, teacher: Teacher, *, workers: int, skip_bad: bool) ->
     num_views = 16
     while num_views <= max(512, store.views):
         total = num_views * store.index.num_samples
-        files = FILES_PER_UNIT * units_per_group * -(-num_views // store.group)
+        files = unit_files * units_per_group * -(-num_views // store.group)
         hours, megabytes = total * wall_s / views / 3600, total * unit_bytes / views / 1e6
         lines.append(f"{num_views:>6} {hours:>9.2f} {megabytes:>9.2f} {files:>9}")
         num_views *= 2
     return "\n".join(lines)
 
 
-def _bytes_on_disk(store: Store, labelled: LabelledUnit) -> int:
-    """What one unit takes: committed to a store of the same shape that is thrown away."""
+def _on_disk(store: Store, labelled: LabelledUnit, teacher: Teacher) -> tuple[int, int]:
+    """Bytes and files that one unit takes: committed to a store of the same shape that is thrown away."""
     with tempfile.TemporaryDirectory() as folder:
         tried = Store.create(
             Path(folder, "store"),
@@ -50,6 +48,8 @@ def _bytes_on_disk(store: Store, labelled: LabelledUnit) -> int:
             group=store.group,
             unit_samples=store.unit_samples,
         )
-        before = sum(status(tried)["bytes"][name] for name in ("labels", "digests", "records"))
+        tried.publish_teacher(teacher.identity)  # which makes the arrays of its topk
+        before = sum(status(tried)["bytes"][name] for name in tried.array_names)
         tried.commit_unit(labelled.unit._replace(group=0), labelled.values(), labelled.counts(), device="")
-        return sum(status(tried)["bytes"][name] for name in ("labels", "digests", "records")) - before
+        after = sum(status(tried)["bytes"][name] for name in tried.array_names)
+        return after - before, len(tried.array_names)  # a chunk of each array is a file

@@ -19,6 +19,7 @@ from teacher_cache.labels import LabelReader
 from teacher_cache.replay.block import BLOCK_SAMPLES
 from teacher_cache.store import Store, Unit, UnitCounts, UnitValues
 from teacher_cache.teacher import Teacher, check_same_teacher, classify_views
+from teacher_cache.topk import top_classes
 from teacher_cache.workers import Rendered, RenderPool, RenderTask
 
 TASKS_AHEAD = 4  # blocks submitted for each worker: what keeps them busy while a unit ends and the next begins
@@ -56,9 +57,11 @@ class LabelledUnit:
     lambdas: np.ndarray
     digests: np.ndarray  # (blocks, views) uint64
     missing: int  # (block, view)s still to come
+    topk_classes: np.ndarray | None = None  # (samples, views, K)
+    topk_probabilities: np.ndarray | None = None  # (samples, views, K + 1) float16
 
     def values(self) -> UnitValues:
-        return UnitValues(self.labels, self.digests)
+        return UnitValues(self.labels, self.digests, self.topk_classes, self.topk_probabilities)
 
     def counts(self) -> UnitCounts:
         return count_agreement(self.labels.reshape(-1), self.class_pairs.reshape(-1, 2), self.lambdas.reshape(-1))
@@ -125,7 +128,7 @@ def label_units(
                 unit = next(coming, None)
                 if unit is None:
                     break
-                labelled = begin_unit(store, unit)
+                labelled = begin_unit(store, unit, teacher)
                 for number, block in enumerate(store.unit_blocks(unit)):
                     blocks[task_id] = (labelled, number)
                     views = tuple(store.group_views(unit.group))
@@ -145,21 +148,24 @@ def label_units(
             rendered.release()
 
     for (labelled, rows, column), logits in classify_views(teacher, rendered_views()):
-        labelled.labels[rows, column] = logits.argmax(1)
+        take_logits(labelled, rows, column, logits, teacher)
         labelled.missing -= 1
         advance(len(rows))
         if not labelled.missing:
             yield labelled
 
 
-def begin_unit(store: Store, unit: Unit) -> LabelledUnit:
+def begin_unit(store: Store, unit: Unit, teacher: Teacher) -> LabelledUnit:
     """An empty unit to label."""
     _, num_samples = store.unit_rows(unit)
     views, blocks = store.group_views(unit.group), store.unit_blocks(unit)
+    topk: int = teacher.identity["topk"]
     return LabelledUnit(
         unit,
         views[0],
         labels=np.full((num_samples, len(views)), -1, np.int32),
+        topk_classes=np.full((num_samples, len(views), topk), -1, np.int32) if topk else None,
+        topk_probabilities=np.zeros((num_samples, len(views), topk + 1), np.float16) if topk else None,
         class_pairs=np.zeros((num_samples, len(views), 2), np.int32),
         lambdas=np.zeros((num_samples, len(views)), np.uint32),
         digests=np.zeros((len(blocks), len(views)), np.uint64),
@@ -176,7 +182,18 @@ def take_replay(labelled: LabelledUnit, number: int, rendered: Rendered) -> np.n
     labelled.digests[number, column] = block.digest
     skipped = np.array(sorted(block.skipped), np.int64)
     labelled.labels[rows[skipped], column] = -2
+    if labelled.topk_classes is not None:
+        labelled.topk_classes[rows[skipped], column] = -2
     return np.delete(rows, skipped)
+
+
+def take_logits(labelled: LabelledUnit, rows: np.ndarray, column: int, logits: np.ndarray, teacher: Teacher) -> None:
+    """Note what the teacher says of some rows at a view: the label, and its probabilities where it gives any."""
+    labelled.labels[rows, column] = logits.argmax(1)
+    if labelled.topk_classes is not None and labelled.topk_probabilities is not None:
+        topk, tau = teacher.identity["topk"], teacher.identity["tau"]
+        classes, probabilities = top_classes(logits, topk, tau)
+        labelled.topk_classes[rows, column], labelled.topk_probabilities[rows, column] = classes, probabilities
 
 
 def label_first_unit(

@@ -8,6 +8,7 @@ import numpy as np
 from teacher_cache.errors import MissingLabelError
 from teacher_cache.replay.block import BLOCK_SAMPLES
 from teacher_cache.store import SKIPPED, Store, Unit
+from teacher_cache.topk import SoftLabels, renormalise
 
 
 class LabelReader:
@@ -46,6 +47,29 @@ class LabelReader:
         for position in np.flatnonzero(labels < 0)[:1]:
             raise self._missing(int(samples[position]), int(views[position]), int(labels[position]))
         return labels
+
+    def soft(self, shard: int, block: int, view: int, positions: np.ndarray) -> SoftLabels[np.ndarray]:
+        """The teacher's probabilities for positions (B,) of a shard's block at a view; the first class is the label.
+
+        A unit's take megabytes (27 in full size at K = 100), so that views are best read a block at a time. StoreError
+        where the store holds none, MissingLabelError as `labels` has it.
+        """
+        return renormalise(*self.topk(shard, block, view, positions))
+
+    def topk(self, shard: int, block: int, view: int, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same as it is stored: classes (B, K), probabilities (B, K + 1) float16 with the tail's mass last."""
+        store = self._store
+        unit_number, number = divmod(block, store.unit_samples // BLOCK_SAMPLES)
+        group, column = divmod(view, store.group)
+        unit, rows = Unit(shard, unit_number, group), number * BLOCK_SAMPLES + positions
+        start = int(self._starts[shard]) + block * BLOCK_SAMPLES
+        if not self._is_committed(unit):
+            raise self._missing(start + int(next(iter(positions), 0)), view)
+        classes = self._chunk("topk_classes", unit, store.read_topk_classes)[rows, column]
+        probabilities = self._chunk("topk_probabilities", unit, store.read_topk_probabilities)[rows, column]
+        for row in np.flatnonzero((classes < 0).any(axis=1))[:1]:
+            raise self._missing(start + int(positions[row]), view, int(classes[row].min()))
+        return classes, probabilities
 
     def digest(self, shard: int, block: int, view: int) -> int | None:
         """Digest of a shard's block (counted within the shard) at a view; None where its unit is not committed."""

@@ -15,7 +15,8 @@ def status(store: Store) -> dict[str, Any]:
     """All of it as plain JSON. A view counts as committed when it is labelled or skipped in a committed unit.
 
     `coverage` has one row a group; `agreement` holds shares of the labels, None while there are none; `bytes` are
-    those on disk under labels/, digests/ and records/, `per_view` for each committed view (the index is left out).
+    those on disk under labels/, digests/, records/ and those of topk, `per_view` for each committed view (the index is
+    left out). `topk` is 0 and `tau` None where labels alone are stored.
     """
     records = store.read_records()
     records[records[..., 0] != 1] = 0
@@ -37,7 +38,7 @@ def status(store: Store) -> dict[str, Any]:
         )
     labelled, skipped_views = sum(sums["labelled"]), sum(sums["skipped"])
     skipped = store.skipped() if skipped_views else np.zeros(0, np.int64)
-    sizes = {name: _bytes_under(store.path / name) for name in ("labels", "digests", "records")}
+    sizes = {name: _bytes_under(store.path / name) for name in store.array_names}
     done = labelled + skipped_views
     return {
         "store": str(store.path),
@@ -63,6 +64,8 @@ def status(store: Store) -> dict[str, Any]:
         },
         "agreement": {name: sum(sums[name]) / labelled for name in ("own", "larger", "either")} if labelled else None,
         "bytes": {**sizes, "per_view": sum(sizes.values()) / done if done else None},
+        "topk": store.topk,
+        "tau": store.tau,
         "teacher": store.teacher,
         "any_device": store.any_device,
         "devices": store.devices,

@@ -7,9 +7,12 @@ Anyone can read it with plain zarr:
     teacher/     attributes: the teacher's identity; device-<hash>/ where the store takes any device
     labels[shard, position, view]         int16 or int32, -1 not labelled yet, -2 sample skipped
     digests[shard, block, view]           uint64
+    topk_classes[shard, position, view, K]            as labels, the most probable first
+    topk_probabilities[shard, position, view, K + 1]  float16, the last being the mass of all other classes
     records[shard, unit, group, field]    uint64, RECORD_FIELDS
 
-A unit is one chunk of each of the last three. Writers write whole chunks, the record last, so they need no locks.
+The two of topk are there where the teacher's identity says K > 0 (`fill --topk K --tau T`).
+A unit is one chunk of each but index and teacher. Writers write whole chunks, the record last, so they need no locks.
 """
 
 import contextlib
@@ -39,6 +42,7 @@ from teacher_cache.shards import Index, ShardEntry
 SCHEMA = 1
 NOT_LABELLED = -1
 SKIPPED = -2
+TOPK_ARRAYS = ("topk_classes", "topk_probabilities")
 RECORD_FIELDS = ("committed", "hash", "labelled", "own", "larger", "either", "skipped", "device")
 
 _INDEX_CHUNK_ITEMS = 1 << 22
@@ -55,13 +59,17 @@ class Unit(NamedTuple):
 
 @dataclass(frozen=True)
 class UnitValues:
-    """What a unit holds: labels (rows, group) int, digests (blocks, group) uint64.
+    """What a unit holds: labels (rows, group) int, digests (blocks, group) uint64; in a store of topk also
+    topk_classes (rows, group, K) int and topk_probabilities (rows, group, K + 1) float16, as topk.top_classes gives
+    them, -2 and 0 where a sample was skipped.
 
     Rows and blocks are either the unit's own, or padded with -1 and 0 to unit_samples and unit_samples // 64.
     """
 
     labels: np.ndarray
     digests: np.ndarray
+    topk_classes: np.ndarray | None = None
+    topk_probabilities: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +105,7 @@ class Store:
         self._labels = _open_array(root, "labels")
         self._digests = _open_array(root, "digests")
         self._records = _open_array(root, "records")
+        self._topk: dict[str, zarr.Array] = {}
         self._index: Index | None = None
         self._record_values = np.zeros((*self._records.shape[:2], 0, len(RECORD_FIELDS)), np.uint64)
         self._record_stamps = np.zeros((*self._records.shape[:2], 0), np.int64)
@@ -197,6 +206,9 @@ class Store:
         try:
             store = cls(path, root, writable)
             store._check_shapes()
+            store._open_topk()
+        except StoreError:
+            raise
         except PolicyError as error:
             raise StoreError(
                 f"the policy of {path} is of another version or damaged ({error}): "
@@ -212,6 +224,13 @@ class Store:
         """The same store, its shards read from where `index` says (from `check_shards`); nothing is written."""
         other = copy.copy(self)
         other._index = index
+        return other
+
+    def with_policy(self, policy: Policy) -> "Store":
+        """The same store; its own policy, with the file of its operations at hand (from `bind_operations`)."""
+        assert policy == self.policy
+        other = copy.copy(self)
+        other.policy = policy
         return other
 
     def _check_shapes(self) -> None:
@@ -237,6 +256,21 @@ class Store:
     @property
     def num_groups(self) -> int:
         return self.views // self.group
+
+    @property
+    def topk(self) -> int:
+        """How many of a view's largest probabilities are stored; 0 for labels alone, and while there is no teacher."""
+        return int((self.teacher or {}).get("topk", 0))
+
+    @property
+    def tau(self) -> float | None:
+        """The temperature of the stored probabilities; None where there are none."""
+        return (self.teacher or {}).get("tau")
+
+    @property
+    def array_names(self) -> tuple[str, ...]:
+        """The arrays whose chunks are units, in the order in which a unit is written."""
+        return ("labels", "digests", *(TOPK_ARRAYS if self.topk else ()), "records")
 
     @property
     def num_classes(self) -> int:
@@ -318,6 +352,25 @@ class Store:
         """(unit_samples // 64, group) uint64, padding and what is not there yet 0. Committed or not."""
         return self._read_chunk(self._digests, "digests", unit, self.unit_samples // BLOCK_SAMPLES)
 
+    def read_topk_classes(self, unit: Unit) -> np.ndarray:
+        """(unit_samples, group, K), of labels' type, padding and what is not labelled yet -1. Committed or not."""
+        return self._read_topk("topk_classes", unit)
+
+    def read_topk_probabilities(self, unit: Unit) -> np.ndarray:
+        """(unit_samples, group, K + 1) float16, padding and what is not labelled yet 0. Committed or not."""
+        return self._read_topk("topk_probabilities", unit)
+
+    def _read_topk(self, name: str, unit: Unit) -> np.ndarray:
+        self._open_topk()
+        if not self._topk:
+            raise StoreError(f"{self.path} holds no {name}: {self._fill(unit)}")
+        return self._read_chunk(self._topk[name], name, unit, self.unit_samples)
+
+    def read_unit(self, unit: Unit) -> UnitValues:
+        """All that a unit holds, padded. Committed or not."""
+        topk = (self.read_topk_classes(unit), self.read_topk_probabilities(unit)) if self.topk else ()
+        return UnitValues(self.read_labels(unit), self.read_digests(unit), *topk)
+
     def _read_chunk(self, array: zarr.Array, name: str, unit: Unit, rows: int) -> np.ndarray:
         views = self.group_views(unit.group)
         try:
@@ -369,8 +422,7 @@ class Store:
         record = self.read_record(unit)
         if record[_FIELD["committed"]] != 1:
             raise StoreError(f"{self._where(unit)} is not filled: {self._fill(unit)}")
-        values = UnitValues(self.read_labels(unit), self.read_digests(unit))
-        if _hash_values(values) != int(record[_FIELD["hash"]]):
+        if _hash_values(self.read_unit(unit)) != int(record[_FIELD["hash"]]):
             raise StoreError(f"values of {self._where(unit)} are not those that its record names: {self._redo(unit)}")
 
     def skipped(self) -> np.ndarray:
@@ -387,7 +439,7 @@ class Store:
     # -- writing -------------------------------------------------------------------------------------------------
 
     def commit_unit(self, unit: Unit, values: UnitValues, counts: UnitCounts, device: str) -> None:
-        """Write a whole unit: labels and digests to disk first, then the record that makes it count.
+        """Write a whole unit: its values to disk first, then the record that makes it count.
 
         Nothing is read, so a chunk that a killed writer left damaged does not matter. What is written depends on the
         arguments alone: no time, host, path or rank. `device` is recorded where the store takes any device.
@@ -407,43 +459,54 @@ class Store:
         )
         views = self.group_views(unit.group)
         columns = slice(views.start, views.stop)
-        files = {name: self._chunk_file(name, unit) for name in ("labels", "digests", "records")}
-        for file in files.values():
-            _sweep(file)
-        for name, array, chunk in (
-            ("labels", self._labels, padded.labels),
-            ("digests", self._digests, padded.digests),
-        ):
+        for name in self.array_names:
+            _sweep(self._chunk_file(name, unit))
+        for name, array in self._value_arrays().items():
+            chunk = getattr(padded, name)
             rows = slice(unit.unit * len(chunk), (unit.unit + 1) * len(chunk))
             array[unit.shard, rows, columns] = chunk
-            sync_up(files[name], self.path / name)
+            sync_up(self._chunk_file(name, unit), self.path / name)
         self._records[unit.shard, unit.unit, unit.group] = np.array(record, np.uint64)
-        sync_up(files["records"], self.path / "records")
+        sync_up(self._chunk_file("records", unit), self.path / "records")
+
+    def _value_arrays(self) -> dict[str, zarr.Array]:
+        """The arrays of a unit's values, named as UnitValues has them, in the order in which they are written."""
+        self._open_topk()
+        return {"labels": self._labels, "digests": self._digests, **self._topk}
 
     def _pad(self, unit: Unit, values: UnitValues) -> UnitValues:
         samples = self.unit_rows(unit)[1]
         assert samples > 0, f"{unit} is not a unit of {self.path}"
         blocks = len(self.unit_blocks(unit))
-        padded = UnitValues(
-            np.full((self.unit_samples, self.group), NOT_LABELLED, self._labels.dtype),
-            np.zeros((self.unit_samples // BLOCK_SAMPLES, self.group), np.uint64),
-        )
-        for name, own, given, full in (
-            ("labels", samples, values.labels, padded.labels),
-            ("digests", blocks, values.digests, padded.digests),
-        ):
-            padding = full.flat[0]
-            if given.shape not in ((own, self.group), full.shape) or not (given[own:] == padding).all():
+        arrays = self._value_arrays()
+        given_topk = [name for name in TOPK_ARRAYS if getattr(values, name) is not None]
+        if given_topk != [name for name in TOPK_ARRAYS if name in arrays]:
+            raise StoreError(
+                f"values of {self._where(unit)} hold {' and '.join(given_topk) or 'no topk'}, the store's teacher says "
+                f"topk {self.topk}: they must fit each other"
+            )
+        padded = {}
+        for name, array in arrays.items():
+            given, own = getattr(values, name), blocks if name == "digests" else samples
+            padding, expected = array.fill_value, (own, *array.chunks[2:])
+            full = padded[name] = np.full(array.chunks[1:], padding, array.dtype)
+            if given.shape not in (expected, full.shape) or not (given[own:] == padding).all():
                 raise StoreError(
-                    f"{name} of {self._where(unit)} have shape {given.shape}: expected ({own}, {self.group}), or "
+                    f"{name} of {self._where(unit)} have shape {given.shape}: expected {expected}, or "
                     f"{full.shape} padded with {padding}"
                 )
-            if name == "labels" and not ((given[:own] >= SKIPPED) & (given[:own] < self.num_classes)).all():
-                raise StoreError(f"labels of {self._where(unit)} are not all below its {self.num_classes} classes")
+            if name.endswith(("labels", "classes")) and not self._are_classes(given[:own]):
+                raise StoreError(f"{name} of {self._where(unit)} are not all below its {self.num_classes} classes")
             full[:own] = given[:own]
-        if (padded.labels[:samples] == NOT_LABELLED).any():
+        if (padded["labels"][:samples] == NOT_LABELLED).any():
             raise StoreError(f"{self._where(unit)} has views without a label: a unit is whole or absent")
-        return padded
+        whole = UnitValues(**padded)
+        if self._topk and (fault := _topk_fault(whole)):
+            raise StoreError(f"topk of {self._where(unit)}: {fault}")
+        return whole
+
+    def _are_classes(self, values: np.ndarray) -> bool:
+        return bool(((values >= SKIPPED) & (values < self.num_classes)).all())
 
     def extend(self, views: int) -> None:
         """Add views, rounded up to groups, without touching those that are there. Killed at any point, it is run again.
@@ -454,10 +517,12 @@ class Store:
         views = _round_up(views, self.group)
         if views < self.views:
             raise StoreError(f"{self.path} has {self.views} views already: it cannot shrink to {views}")
-        for name in ("", "digests", "records", "labels"):
+        self._open_topk()
+        arrays = {"digests": self._digests, "records": self._records, "labels": self._labels, **self._topk}
+        for name in ("", *arrays):
             _sweep(self.path / name / "zarr.json")
         # The attribute comes last: until then the longer arrays are there but nobody looks beyond the old views.
-        for name, array in (("digests", self._digests), ("records", self._records), ("labels", self._labels)):
+        for name, array in arrays.items():
             shape = (*array.shape[:2], views // self.group if name == "records" else views, *array.shape[3:])
             if shape != array.shape:
                 array.resize(shape)
@@ -483,7 +548,8 @@ class Store:
         return sorted(str(attributes["device"]) for attributes in published if attributes is not None)
 
     def publish_teacher(self, identity: dict[str, Any]) -> None:
-        """Bind the store to a teacher. TeacherError when there is one already, whoever was first."""
+        """Bind the store to a teacher, and make the arrays of its topk, if it says any. TeacherError when there is a
+        teacher already, whoever was first."""
         self._check_writable()
         if not self._publish("teacher", identity):
             there = self.teacher or {}
@@ -491,6 +557,76 @@ class Store:
                 f"{self.path} is bound to teacher {there.get('name', '?')} already, {identity.get('name', '?')} cannot "
                 "fill it: use that teacher, or make another store with `teacher-cache index --like`"
             )
+        self._open_topk()
+
+    def _open_topk(self) -> None:
+        """Open the arrays of topk, once there are any. A writer makes those that are absent: a `fill` may have been
+        killed right after it had bound its teacher, or be about to make them; whoever does it writes the same bytes.
+        """
+        if self._topk or not self.topk:
+            return
+        if self.writable:
+            self._make_topk()
+        if not all((self.path / name / "zarr.json").exists() for name in TOPK_ARRAYS):
+            return
+        try:
+            topk = {name: _open_array(self._root, name) for name in TOPK_ARRAYS}
+            self._check_topk_shapes(topk)
+        except Exception as error:
+            raise _damaged_metadata(self.path, error) from error
+        self._topk = topk
+
+    def _check_topk_shapes(self, topk: dict[str, zarr.Array]) -> None:
+        for name, array in topk.items():
+            last = self.topk + (name == "topk_probabilities")
+            if not (
+                array.shape[:2] == self._labels.shape[:2]
+                and array.shape[2] >= self.views
+                and array.shape[3:] == (last,)
+                and array.chunks == (1, self.unit_samples, self.group, last)
+            ):
+                raise ValueError(f"the shape and chunks of {name} do not fit the teacher's topk of {self.topk}")
+
+    def _make_topk(self) -> None:
+        """Make the arrays of topk that are absent: each a folder, written aside and renamed."""
+        labels = _open_array(self._root, "labels")  # as it is now: another process may have extended the store
+        for name, more, dtype, fill_value in (
+            ("topk_classes", 0, str(labels.dtype), NOT_LABELLED),
+            ("topk_probabilities", 1, "float16", 0),
+        ):
+            last = self.topk + more
+            memory: dict[str, Any] = {}
+            _make_array(
+                zarr.create_group(memory, zarr_format=3),
+                name,
+                (*labels.shape, last),
+                (*labels.chunks, last),
+                dtype,
+                fill_value,
+            )
+            self._publish_folder(name, memory[f"{name}/zarr.json"].to_bytes())
+
+    def _publish_folder(self, name: str, document: bytes) -> None:
+        """Make the folder `name` with this zarr.json, unless it is there."""
+        aside = self._aside()
+        while not (self.path / name / "zarr.json").exists():
+            try:
+                aside.mkdir(exist_ok=True)
+                (aside / "zarr.json").write_bytes(document)
+                sync_tree(aside)
+                aside.rename(self.path / name)  # fails where another process was first: that folder is not empty
+                sync(self.path)
+            except FileNotFoundError:
+                continue  # another process swept it aside
+            except OSError as error:
+                if not (self.path / name / "zarr.json").exists():  # chunks without it: somebody removed it
+                    raise _damaged_metadata(self.path, error) from error
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
+
+    def _aside(self) -> Path:
+        # Zarr lists what lies in a group but not what lies in an array's folder: what is left there disturbs nobody.
+        return self.path / "labels" / f"publishing.{uuid.uuid4().hex}.partial"
 
     def _publish_device(self, device: str) -> int:
         device_hash = xxhash.xxh3_64_intdigest(device.encode())
@@ -502,8 +638,7 @@ class Store:
     def _publish(self, name: str, attributes: dict[str, Any]) -> bool:
         """Make the group `name` with these attributes, unless it is there: then False."""
         document = {"attributes": attributes, "zarr_format": 3, "node_type": "group"}
-        # Zarr lists what lies in a group but not what lies in an array's folder: a file left there disturbs nobody.
-        aside = self.path / "labels" / f"publishing.{uuid.uuid4().hex}.partial"
+        aside = self._aside()
         folder = self.path / name
         while not (folder / "zarr.json").exists():
             try:
@@ -520,14 +655,17 @@ class Store:
         return False
 
     def _sweep_publishing(self) -> None:
-        """Remove what a killed `_publish` left."""
+        """Remove what a killed `_publish` or `_publish_folder` left."""
         with contextlib.suppress(FileNotFoundError):  # other processes may sweep at the same time
             for folder in (*self.path.glob("teacher/device-*"), self.path / "teacher"):
                 if not (folder / "zarr.json").exists():
                     with contextlib.suppress(OSError):
                         folder.rmdir()
-        for file in (self.path / "labels").glob("publishing.*.partial"):
-            file.unlink(missing_ok=True)
+        for aside in (self.path / "labels").glob("publishing.*.partial"):
+            if aside.is_dir():
+                shutil.rmtree(aside, ignore_errors=True)
+            else:
+                aside.unlink(missing_ok=True)
 
     def _read_published(self, name: str) -> dict[str, Any] | None:
         file = self.path / name / "zarr.json"
@@ -547,7 +685,8 @@ class Store:
     def _chunk_file(self, name: str, unit: Unit) -> Path:
         if name == "records":
             return Path(self.record_file(unit))
-        return self.path / name / "c" / str(unit.shard) / str(unit.unit) / str(unit.group)
+        chunk = self.path / name / "c" / str(unit.shard) / str(unit.unit) / str(unit.group)
+        return chunk / "0" if name in TOPK_ARRAYS else chunk
 
     def _where(self, unit: Unit) -> str:
         views = self.group_views(unit.group)
@@ -586,6 +725,8 @@ def _write_index(root: zarr.Group, index: Index) -> None:
 _DIMENSIONS = {
     "labels": ("shard", "position", "view"),
     "digests": ("shard", "block", "view"),
+    "topk_classes": ("shard", "position", "view", "rank"),
+    "topk_probabilities": ("shard", "position", "view", "rank"),
     "records": ("shard", "unit", "group", "field"),
 }
 
@@ -617,7 +758,30 @@ def _open_array(root: zarr.Group, name: str) -> zarr.Array:
 def _hash_values(values: UnitValues) -> int:
     hasher = xxhash.xxh3_64(np.ascontiguousarray(values.labels, values.labels.dtype.newbyteorder("<")).tobytes())
     hasher.update(np.ascontiguousarray(values.digests, "<u8").tobytes())
+    for topk in (values.topk_classes, values.topk_probabilities):
+        if topk is not None:
+            hasher.update(np.ascontiguousarray(topk, topk.dtype.newbyteorder("<")).tobytes())
     return hasher.intdigest()
+
+
+def _topk_fault(values: UnitValues) -> str | None:
+    """What is wrong with a padded unit's topk; None where nothing is."""
+    assert values.topk_classes is not None
+    assert values.topk_probabilities is not None
+    labelled = values.labels >= 0
+    classes, parts = values.topk_classes[labelled], values.topk_probabilities[labelled].astype(np.float32)
+    largest = parts[:, :-1]
+    if not (classes[:, 0] == values.labels[labelled]).all() or (classes < 0).any():
+        return "the first class is not the label everywhere, or a labelled view lacks classes"
+    if not ((parts >= 0) & (parts <= 1)).all() or (largest[:, 1:] > largest[:, :-1]).any():
+        return "probabilities are not all in [0, 1] and descending"
+    # Each part may be off by 2**-11 of itself, and those below 6e-5 by 2**-25.
+    if (abs(parts.sum(axis=1, dtype=np.float64) - 1) > 2**-10 + parts.shape[1] * 2**-25).any():
+        return "the probabilities of a view do not sum to 1"
+    skipped = values.labels == SKIPPED
+    if (values.topk_classes[skipped] != SKIPPED).any() or values.topk_probabilities[skipped].any():
+        return f"a skipped sample has other than classes {SKIPPED} and probabilities 0"
+    return None
 
 
 def _damaged_metadata(path: Path, error: Exception) -> StoreError:

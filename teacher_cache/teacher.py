@@ -5,6 +5,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,12 @@ from teacher_cache.replay.render import pixel_libraries
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-DECIDING_FIELDS = ("weights_sha256", "mean", "std", "input_size", "batch_size", "dtype", "compile", "device")
+DECIDING_FIELDS = (
+    *("weights_sha256", "mean", "std", "input_size", "batch_size", "dtype", "compile"),
+    *("topk", "tau", "device"),
+)
+NO_TOPK = {"topk": 0, "tau": None}  # what the identity of a teacher says that gives labels alone
+MISFIT = "another number of classes, or another variant of the model"
 TIMM_HUBS = ("hf_hub:", "hf-hub:", "local-dir:")  # timm's own names with a colon in them
 
 Tag = TypeVar("Tag")
@@ -40,6 +46,8 @@ class TeacherSettings:
     dtype: str | None = None  # a key of DTYPES; bf16 on CUDA, else fp32
     batch_size: int | None = None
     compile: bool | None = None
+    topk: int | None = None  # of how many classes the probabilities are stored besides the label; 0: of none
+    tau: float | None = None  # the temperature of these probabilities
 
 
 class Teacher:
@@ -65,27 +73,33 @@ class Teacher:
 
         Raises TeacherError for outputs that are not finite.
         """
-        padded = np.zeros((self.batch_size, *views.shape[1:]), np.uint8)
-        padded[: len(views)] = views
-        logits = self._run(padded)[: len(views)].numpy()
-        if not np.isfinite(logits).all():
+        assert len(views) <= self.batch_size
+        return self.answer(torch.from_numpy(views)).cpu().numpy()
+
+    def answer(self, views: Tensor) -> Tensor:
+        """The same for any number of views, on any device -> (n, classes) float32 on the teacher's device."""
+        with torch.inference_mode():
+            logits = torch.cat([self._run(batch) for batch in views.split(self.batch_size)])
+        if not torch.isfinite(logits).all():
             raise TeacherError(
                 f"teacher {self.identity['name']} gives logits that are not finite at {self.identity['dtype']}: "
                 "use --dtype fp32 or bf16, or another checkpoint"
             )
-        return logits
+        return logits.clone()  # an ordinary tensor, which a loss may keep for its gradient
 
-    @torch.inference_mode()
-    def _run(self, views: np.ndarray) -> Tensor:
-        images = torch.from_numpy(views).to(self._device).permute(0, 3, 1, 2).float()
+    def _run(self, views: Tensor) -> Tensor:
+        batch = views.to(self._device, non_blocking=True)
+        if len(views) < self.batch_size:
+            batch = torch.cat([batch, batch.new_zeros((self.batch_size - len(views), *views.shape[1:]))])
+        images = batch.permute(0, 3, 1, 2).float()
         if self._input_size is not None and images.shape[-2:] != (self._input_size, self._input_size):
             size = (self._input_size, self._input_size)
             images = functional.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 255)
         images = (images - self._shift) / self._scale
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
-            logits = self._model(images)
-        return logits.float().cpu()
+            logits: Tensor = self._model(images)
+        return logits[: len(views)].float()
 
 
 def classify_views(teacher: Teacher, views: Iterable[tuple[Tag, np.ndarray]]) -> Iterator[tuple[Tag, np.ndarray]]:
@@ -146,7 +160,7 @@ def open_teacher(
     identity: dict[str, Any] = {
         "name": spec if settings.checkpoint is None else f"{spec} ({Path(settings.checkpoint).name})",
         "spec": spec,
-        "weights_sha256": weights_sha256(model),
+        "weights_sha256": state_sha256(model.state_dict()),
         "num_classes": num_classes,
         "mean": list(
             _first(settings.mean, known.get("mean"), checkpoint.get("mean"), config.get("mean"), IMAGENET_MEAN)
@@ -156,6 +170,7 @@ def open_teacher(
         "batch_size": _first(settings.batch_size, known.get("batch_size"), 256 if device.type == "cuda" else 64),
         "dtype": _first(settings.dtype, known.get("dtype"), "bf16" if device.type == "cuda" else "fp32"),
         "compile": _first(settings.compile, known.get("compile"), False),
+        **_soft_settings(settings, known, num_classes),
         "device": device_name(device),
         "torch": torch.__version__,
         "cuda": torch.version.cuda if device.type == "cuda" else None,
@@ -167,7 +182,7 @@ def open_teacher(
     make_numerics_repeatable()
     model = model.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
     teacher = Teacher(model, identity, device)
-    _check_num_classes(teacher, num_classes, view_size)
+    _check_num_classes(teacher, num_classes, view_size, adapting_advice(spec, settings.checkpoint))
     return teacher
 
 
@@ -178,6 +193,7 @@ def check_same_teacher(
 
     may_differ: fields of the identity ("device", "dtype") that need not be equal.
     """
+    stored = {**NO_TOPK, **stored}  # a store that an earlier version filled names neither
     for field in DECIDING_FIELDS:
         if field in may_differ or stored[field] == teacher[field]:
             continue
@@ -186,6 +202,8 @@ def check_same_teacher(
             if field == "device"
             else "one store holds one teacher's labels: use its settings, or fill another store"
         )
+        if field in NO_TOPK:
+            advice += ", made with `teacher-cache index --like`"
         raise TeacherError(
             f"the store was filled by {stored['name']}, whose {field} is {stored[field]}; "
             f"this teacher's {field} is {teacher[field]}: {advice}"
@@ -206,7 +224,7 @@ def load_model(
     else:
         model = _build_from_timm(spec, num_classes, pretrained=checkpoint is None, **model_args)
     if checkpoint is not None:
-        load_weights(model, checkpoint)
+        load_weights(model, checkpoint, f"if it has other classes, {adapting_advice(spec, checkpoint)}")
     return model
 
 
@@ -253,9 +271,13 @@ def state_of(
     return tensors
 
 
-def load_weights(model: nn.Module, path: str) -> None:
+def load_weights(model: nn.Module, path: str, advice: str = MISFIT) -> None:
     """Load a checkpoint strictly. Raises CheckpointError naming the first things that do not fit."""
-    state = state_of(read_checkpoint(path))
+    load_state(model, state_of(read_checkpoint(path)), path, advice)
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str, advice: str = MISFIT) -> None:
+    """Load a state dict strictly; path is where it was read. Raises CheckpointError as load_weights does."""
     own = model.state_dict()
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     misshapen = [name for name in own.keys() & state.keys() if tuple(own[name].shape) != tuple(state[name].shape)]
@@ -268,15 +290,15 @@ def load_weights(model: nn.Module, path: str) -> None:
         name = sorted(misshapen)[0]
         raise CheckpointError(
             f"checkpoint {path} does not fit: {name} is {tuple(state[name].shape)}, the model's is "
-            f"{tuple(own[name].shape)}: another number of classes, or another variant of the model"
+            f"{tuple(own[name].shape)}: {advice}"
         )
     model.load_state_dict(state, strict=True)
 
 
-def weights_sha256(model: nn.Module) -> str:
-    """sha256 over the state dict in order of name: name, dtype, shape, bytes."""
+def state_sha256(state: Mapping[str, Tensor]) -> str:
+    """sha256 over a state dict in order of name: name, dtype, shape, bytes."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(state.items()):
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
@@ -344,7 +366,31 @@ def import_function(spec: str) -> Callable[..., Any]:
     return function
 
 
-def _check_num_classes(teacher: Teacher, num_classes: int, view_size: tuple[int, int]) -> None:
+def adapting_advice(spec: str, checkpoint: str | None) -> str:
+    """What to do about a teacher of other classes."""
+    return (
+        f"bring it to the store's classes first, `student finetune --checkpoint {checkpoint or spec} --store STORE "
+        f"--recipe finetune_teacher --out TEACHER`, then fill with `--teacher {spec} --checkpoint "
+        "TEACHER/checkpoint.pt`; or index the shards with the teacher's classes.json"
+    )
+
+
+def _soft_settings(settings: TeacherSettings, known: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
+    """topk and tau of an identity: tau is 1 where topk is asked for and nothing says otherwise."""
+    topk = _first(settings.topk, known.get("topk"), 0)
+    if not 0 <= topk <= num_classes:
+        raise TeacherError(f"--topk {topk} is not within the {num_classes} classes of the store: lower it")
+    if not topk:
+        if settings.tau is not None:
+            raise TeacherError(f"--tau {settings.tau:g} says nothing without probabilities: give --topk K too")
+        return NO_TOPK
+    tau = float(_first(settings.tau, known.get("tau"), 1.0))
+    if not 0 < tau < math.inf:
+        raise TeacherError(f"--tau {tau} is not a positive number: the temperature divides the logits")
+    return {"topk": topk, "tau": tau}
+
+
+def _check_num_classes(teacher: Teacher, num_classes: int, view_size: tuple[int, int], advice: str) -> None:
     try:
         logits = teacher.logits(np.zeros((1, *view_size, 3), np.uint8))
     except (RuntimeError, AssertionError) as error:
@@ -355,8 +401,7 @@ def _check_num_classes(teacher: Teacher, num_classes: int, view_size: tuple[int,
     if logits.ndim != 2 or logits.shape[1] != num_classes:
         found = logits.shape[1] if logits.ndim == 2 else f"an output of shape {logits.shape}"
         raise TeacherError(
-            f"teacher {teacher.identity['name']} gives {found} classes, the store has {num_classes}: "
-            "use a teacher of these classes, or index the shards with their own classes.json"
+            f"teacher {teacher.identity['name']} gives {found} classes, the store has {num_classes}: {advice}"
         )
 
 

@@ -13,6 +13,7 @@ from teacher_cache.replay.block import BLOCK_SAMPLES
 from teacher_cache.replay.seeds import Stream, derive
 from teacher_cache.store import Store, Unit
 from teacher_cache.teacher import Teacher, classify_views
+from teacher_cache.topk import top_classes
 from teacher_cache.workers import RenderPool, RenderTask
 
 
@@ -44,7 +45,8 @@ def verify(
     """Check every committed unit's record, and replay a random fraction of the committed (block, group)s.
 
     With a teacher the replayed views are labelled again. same_kind says that it runs on the store's device and
-    dtype: then a label that differs is a difference; else it is counted with its top-2 margin (in logits).
+    dtype: then a label that differs is a difference, and so are other probabilities than those that the store holds;
+    else a label is counted with its top-2 margin (in logits), and probabilities are not compared.
     """
     report = VerifyReport()
     atoms: list[tuple[Unit, int]] = []  # unit, block in the shard
@@ -67,6 +69,8 @@ def verify(
         else:
             for seen, logits in classify_views(teacher, views):
                 _compare_labels(store, reader, seen, logits, same_kind, report)
+                if same_kind and store.topk:
+                    _compare_topk(store, reader, seen, logits, report)
     return report
 
 
@@ -130,4 +134,27 @@ def _compare_labels(
             f"shard {store.shard_name(seen.shard)}, key {store.index.key(int(samples[number]))}, view {seen.view}: "
             f"stored label {stored[number]}, the teacher says {found[number]} (top-2 margin {margin:.2g}): "
             "the label is not this teacher's"
+        )
+
+
+def _compare_topk(store: Store, reader: LabelReader, seen: _Seen, logits: np.ndarray, report: VerifyReport) -> None:
+    """Stored classes and probabilities against the teacher's, to the last bit; where the label differs it is told."""
+    tau = store.tau
+    assert tau is not None
+    stored_classes, stored = reader.topk(seen.shard, seen.block, seen.view, seen.positions)
+    found_classes, found = top_classes(logits, store.topk, tau)
+    differ = stored != found
+    differ[:, :-1] |= stored_classes != found_classes
+    first = store.index.starts[seen.shard] + seen.block * BLOCK_SAMPLES
+    for row in np.flatnonzero(differ.any(axis=1) & (stored_classes[:, 0] == found_classes[:, 0])):
+        place = int(differ[row].argmax())
+        said, says = (
+            f"{probabilities[row, place]:.4g} for "
+            + ("all other classes" if place == store.topk else f"class {classes[row, place]}")
+            for classes, probabilities in ((stored_classes, stored), (found_classes, found))
+        )
+        report.differences.append(
+            f"shard {store.shard_name(seen.shard)}, key {store.index.key(int(first + seen.positions[row]))}, "
+            f"view {seen.view}: stored is {said}, the teacher says {says} at tau {tau:g}: the probabilities are not "
+            "this teacher's"
         )

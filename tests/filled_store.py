@@ -8,6 +8,7 @@ import xxhash
 from teacher_cache.replay.policy import Policy, load_policy
 from teacher_cache.shards import Index, ShardEntry
 from teacher_cache.store import Store, Unit, UnitCounts, UnitValues
+from teacher_cache.topk import top_classes
 
 COUNTS = (130, 1, 0, 200)  # with 128 samples a unit: a shard of two units, of one sample, of none, of two
 
@@ -53,12 +54,26 @@ def make_store(
 
 
 def draw_values(store: Store, unit: Unit, *, skip: tuple[int, ...] = ()) -> UnitValues:
-    """Labels and digests that depend on the unit alone. `skip`: rows of the unit that are skipped."""
+    """Labels and digests that depend on the unit alone; topk where the store's teacher says so. `skip`: rows of the
+    unit that are skipped."""
     rng = np.random.default_rng(unit)
     samples, blocks = store.unit_rows(unit)[1], len(store.unit_blocks(unit))
     labels = rng.integers(0, store.num_classes, (samples, store.group))
     labels[list(skip)] = -2
-    return UnitValues(labels, rng.integers(1, 2**64, (blocks, store.group), dtype=np.uint64))
+    digests = rng.integers(1, 2**64, (blocks, store.group), dtype=np.uint64)
+    if not store.topk:
+        return UnitValues(labels, digests)
+    classes, probabilities = top_classes(draw_logits(store, unit, labels), store.topk, store.tau or 1.0)
+    classes, probabilities = (part.reshape(*labels.shape, -1) for part in (classes, probabilities))
+    classes[list(skip)], probabilities[list(skip)] = -2, 0
+    return UnitValues(labels, digests, classes, probabilities)
+
+
+def draw_logits(store: Store, unit: Unit, labels: np.ndarray) -> np.ndarray:
+    """Logits whose largest are at these labels, (views of the unit, classes) float32, by sample and then view."""
+    logits = np.random.default_rng(unit).normal(0, 2, (labels.size, store.num_classes)).astype(np.float32)
+    logits[np.arange(labels.size), labels.reshape(-1)] = logits.max(axis=1) + 1
+    return logits
 
 
 def count(store: Store, unit: Unit, values: UnitValues) -> UnitCounts:

@@ -16,11 +16,18 @@ def open_test_teacher(store: Store, name: str = "brightness", **settings: object
 
 
 def fill_store(
-    store: Store, name: str = "brightness", *, views: range | None = None, workers: int = 0, **options
+    store: Store,
+    name: str = "brightness",
+    *,
+    views: range | None = None,
+    workers: int = 0,
+    topk: int | None = None,
+    tau: float | None = None,
+    **options,
 ) -> int:
     return fill(
         store,
-        open_test_teacher(store, name),
+        open_test_teacher(store, name, topk=topk, tau=tau),
         join_job(),
         FillOptions(workers=workers, **options),
         views or range(store.views),

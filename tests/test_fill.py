@@ -1,5 +1,6 @@
 """Stage one, from shards to labels: exact, resumable, and refusing what would make labels wrong."""
 
+import json
 import os
 import random
 import shutil
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +29,9 @@ from teacher_cache.fill import FillOptions, fill
 from teacher_cache.job import join_job
 from teacher_cache.replay.block import replay
 from teacher_cache.shards import read_block
-from teacher_cache.store import Store, Unit
+from teacher_cache.store import TOPK_ARRAYS, Store, Unit, UnitCounts
 from teacher_cache.teacher import TeacherSettings, open_teacher
+from teacher_cache.topk import top_classes
 from teacher_cache.verify import verify
 from teacher_cache.workers import RenderPool, RenderTask, render_all
 from tests.bright_shards import bright_store, change_pixel, small_policy, spoil_image, write_bright_shards
@@ -75,24 +78,27 @@ def test_groups_filled_one_by_one_and_last_first_give_the_same_store(tmp_path: P
     assert files(tmp_path / "at once") == files(tmp_path / "in parts")
 
 
-def test_two_ranks_fill_the_same_store(tmp_path: Path) -> None:
-    fill_store(bright_store(tmp_path, name="one"))
+@pytest.mark.parametrize("topk", [0, 3])
+def test_two_ranks_fill_the_same_store(tmp_path: Path, topk: int) -> None:
+    fill_store(bright_store(tmp_path, name="one"), topk=topk)
     bright_store(tmp_path, name="two")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    finished = run_fill(tmp_path / "two", launcher=torchrun)
+    finished = run_fill(tmp_path / "two", launcher=torchrun, topk=topk)
     assert finished.returncode == 0, finished.stderr
     assert files(tmp_path / "one") == files(tmp_path / "two")
 
 
-def test_killed_ten_times_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("topk", "wanted_kills"), [(0, 10), (3, 3)])
+def test_killed_many_times_and_resumed_equals_uninterrupted(tmp_path: Path, topk: int, wanted_kills: int) -> None:
     counts, views = (200, 64, 1, 65, 130), 24  # 132 units: more than ten kills can leave behind
-    fill_store(bright_store(tmp_path, counts=counts, views=views, name="whole"))
+    fill_store(bright_store(tmp_path, counts=counts, views=views, name="whole"), topk=topk)
     store = bright_store(tmp_path, counts=counts, views=views, name="killed")
     draw = random.Random(5)
     kills = 0
-    while kills < 10:
+    command = fill_command(store.path, topk=topk)
+    while kills < wanted_kills:
         before = len(list((store.path / "records").rglob("c/*/*/*/0")))
-        process = subprocess.Popen(fill_command(store.path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         wanted = before + draw.randint(0, 4)
         while len(list((store.path / "records").rglob("c/*/*/*/0"))) < wanted and process.poll() is None:
             time.sleep(0.001)
@@ -101,7 +107,7 @@ def test_killed_ten_times_and_resumed_equals_uninterrupted(tmp_path: Path) -> No
         assert process.wait() == -signal.SIGKILL, "it ended before it was killed: give it more to do"
         kills += 1
     assert store.missing_units(), "everything was committed before the last kill: the test shows nothing"
-    assert run_fill(store.path).returncode == 0
+    assert run_fill(store.path, topk=topk).returncode == 0
     assert files(tmp_path / "whole") == files(tmp_path / "killed")
 
 
@@ -299,6 +305,176 @@ def test_checkpoint_layouts(tmp_path: Path, layout: str) -> None:
     assert teacher.identity["weights_sha256"] != open_test_teacher(store).identity["weights_sha256"]
 
 
+# -- topk ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_cached_probability_is_what_an_online_teacher_says(tmp_path: Path) -> None:
+    store = bright_store(tmp_path, counts=(130, 1))
+    fill_store(store, "convnet", topk=4, tau=2.0, allow_low_agreement=True)
+    assert (store.topk, store.tau) == (4, 2.0)
+    teacher = open_test_teacher(store, "convnet")
+    compared = 0
+    for shard in range(store.index.num_shards):
+        for number in range(store.index.num_blocks(shard)):
+            block = read_block(store.index.place(shard, number))
+            for replayed in replay(store.policy, store.seed, block, range(store.views)):
+                group, column = divmod(replayed.view, store.group)
+                values = store.read_unit(Unit(shard, number, group))
+                rows = len(replayed.pixels)
+                logits = [teacher.logits(replayed.pixels[first : first + 32]) for first in range(0, rows, 32)]
+                classes, parts = top_classes(np.concatenate(logits), 4, 2.0)
+                assert values.topk_classes is not None
+                assert values.topk_probabilities is not None
+                np.testing.assert_array_equal(values.topk_classes[:rows, column], classes)
+                np.testing.assert_array_equal(values.topk_probabilities[:rows, column], parts)
+                np.testing.assert_array_equal(values.labels[:rows, column], classes[:, 0])
+                compared += rows
+    assert compared == 131 * 4
+
+
+def test_labels_and_digests_do_not_depend_on_topk(tmp_path: Path) -> None:
+    hard, soft = bright_store(tmp_path, name="hard"), bright_store(tmp_path, name="soft")
+    fill_store(hard, "convnet", allow_low_agreement=True)
+    fill_store(soft, "convnet", allow_low_agreement=True, topk=10)
+    for name in ("labels", "digests"):
+        assert files(hard.path / name) == files(soft.path / name)
+    assert not (hard.path / "topk_classes").exists()
+    assert soft.tau == 1.0
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked", "message"),
+    [
+        ((3, 2.0), {"topk": 4}, "topk is 3; this teacher's topk is 4: one store holds .*`teacher-cache index --like`"),
+        ((3, 2.0), {"topk": 0}, "topk is 3; this teacher's topk is 0"),
+        ((3, 2.0), {"tau": 1.0}, "tau is 2.0; this teacher's tau is 1.0: .*`teacher-cache index --like`"),
+        ((None, None), {"topk": 3}, "topk is 0; this teacher's topk is 3: .*`teacher-cache index --like`"),
+        ((None, None), {"tau": 2.0}, "--tau 2 says nothing without probabilities: give --topk K too"),
+        ((None, None), {"topk": 11}, "--topk 11 is not within the 10 classes of the store"),
+        ((3, 2.0), {"topk": 3, "tau": 0.0}, "--tau 0.0 is not a positive number"),
+        ((3, 2.0), {"tau": float("nan")}, "--tau nan is not a positive number"),
+    ],
+)
+def test_one_store_holds_one_topk_and_tau(
+    tmp_path: Path, stored: tuple[int | None, float | None], asked: dict[str, float], message: str
+) -> None:
+    store = bright_store(tmp_path, counts=(65,))
+    fill_store(store, views=range(2), topk=stored[0], tau=stored[1])
+    before = files(store.path)
+    with pytest.raises(TeacherError, match=message):
+        fill_store(store, **asked)
+    assert files(store.path) == before
+    fill_store(store)  # takes the store's
+    assert not store.missing_units()
+
+
+def test_a_store_that_an_earlier_version_filled_is_one_of_labels_alone(tmp_path: Path) -> None:
+    store = bright_store(tmp_path, counts=(65,))
+    fill_store(store, views=range(2))
+    file = store.path / "teacher" / "zarr.json"
+    document = json.loads(file.read_text())
+    assert (document["attributes"].pop("topk"), document["attributes"].pop("tau")) == (0, None)
+    file.write_text(json.dumps(document))
+    store = Store.open(store.path, writable=True)
+    with pytest.raises(TeacherError, match="topk is 0; this teacher's topk is 3"):
+        fill_store(store, topk=3)
+    fill_store(store)
+    assert verify(store, 1.0, teacher=open_test_teacher(store)).exact
+
+
+def test_of_two_first_fills_with_different_topk_the_second_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = bright_store(tmp_path)
+    first = open_test_teacher(store, topk=3).identity
+    publish = store.publish_teacher
+
+    def beaten(identity: dict[str, object]) -> None:
+        Store.open(store.path, writable=True).publish_teacher(first)  # another job's, between our look and our own
+        publish(identity)
+
+    monkeypatch.setattr(store, "publish_teacher", beaten)
+    with pytest.raises(TeacherError, match="topk is 3; this teacher's topk is 5"):
+        fill_store(store, topk=5)
+    assert not store.committed().any()
+    monkeypatch.undo()
+    fill_store(store)
+    assert store.read_topk_classes(Unit(0, 0, 0)).shape == (64, 2, 3)
+
+
+def test_skipped_samples_have_no_probabilities(tmp_path: Path) -> None:
+    store = bright_store(tmp_path)
+    spoil_image(store, 70)
+    fill_store(store, skip_bad=True, topk=3)
+    values = store.read_unit(Unit(0, 1, 0))
+    assert values.topk_classes is not None
+    assert values.topk_probabilities is not None
+    assert (values.topk_classes[70 - 64] == -2).all()
+    assert not values.topk_probabilities[70 - 64].any()
+    assert verify(store, 1.0, teacher=open_test_teacher(store)).exact
+
+
+@pytest.mark.parametrize("name", TOPK_ARRAYS)
+def test_verify_finds_other_probabilities_than_the_teachers(tmp_path: Path, name: str) -> None:
+    """Committed whole, with a sound record: only the teacher can tell."""
+    store = bright_store(tmp_path, counts=(130,))
+    fill_store(store, topk=3, tau=0.1)
+    teacher = open_test_teacher(store)
+    assert verify(store, 1.0, teacher=teacher).exact
+    unit = Unit(0, 1, 1)
+    values = store.read_unit(unit)
+    planted = getattr(values, name)[:64].copy()
+    if name == "topk_classes":
+        planted[9, 1, 1:] = planted[9, 1, :0:-1]
+    else:
+        planted[9, 1, 3] = np.nextafter(planted[9, 1, 3], np.float16(1))
+    record = store.read_record(unit).tolist()
+    values = replace(values, **{name: planted, "labels": values.labels[:64]})
+    store.commit_unit(unit, values, UnitCounts(*record[2:7]), "cpu")
+    assert verify(store, 1.0).exact
+    report = verify(store, 1.0, teacher=teacher)
+    (difference,) = report.differences
+    where = f"shard train-0000.tar, key {store.index.key(64 + 9)}, view 3: stored is "
+    assert difference.startswith(where)
+    assert ("all other classes" in difference) == (name == "topk_probabilities")
+    assert "at tau 0.1: the probabilities are not this teacher's" in difference
+    assert verify(store, 1.0, teacher=teacher, same_kind=False).exact
+
+
+def test_topk_from_the_command_line(tmp_path: Path) -> None:
+    store = bright_store(tmp_path, counts=(130,))
+    run = CliRunner()
+    command = [*fill_command(store.path, topk=3)[3:], "--tau", "2"]
+    estimate = run.invoke(main, [*command, "--estimate"])
+    assert estimate.exit_code == 0, estimate.output
+    files_told = [line.split()[-1] for line in estimate.output.splitlines()[2:]]
+    assert files_told[0] == str(5 * 3 * 8)  # 5 files a unit, 3 units a group, 16 views in groups of 2
+    assert Store.open(store.path).teacher is None
+    part = run.invoke(main, [*command, "--views", "0:2"])
+    assert part.exit_code == 0, part.output
+    other = run.invoke(main, [*fill_command(store.path)[3:], "--tau", "3"])
+    assert other.exit_code == 1
+    assert other.output.splitlines()[-1].startswith("error: the store was filled by")
+    assert "tau is 2.0; this teacher's tau is 3.0" in other.output
+    done = run.invoke(main, fill_command(store.path)[3:])
+    assert "520 of 520 views are labelled" in done.output
+    shown = run.invoke(main, ["status", str(store.path)]).output
+    assert "the 3 largest probabilities of a view at tau 2" in shown
+    found = json.loads(run.invoke(main, ["status", str(store.path), "--json"]).output)
+    assert (found["topk"], found["tau"]) == (3, 2.0)
+    assert found["bytes"]["topk_probabilities"] > 0
+    teacher = ["--teacher", f"{TEACHERS}:brightness", "--device", "cpu", "--workers", "0", "--fraction", "1"]
+    checked = run.invoke(main, ["verify", str(store.path), *teacher])
+    assert checked.exit_code == 0, checked.output
+    assert "520 labels checked: 0 differences" in checked.output
+    coarse = run.invoke(main, ["verify", str(store.path), *teacher, "--dtype", "bf16"])
+    assert coarse.exit_code == 0, coarse.output
+    alone = bright_store(tmp_path, counts=(130,), name="alone")
+    refused = run.invoke(main, [*fill_command(alone.path)[3:], "--tau", "2"])
+    assert refused.exit_code == 1
+    assert "error: --tau 2 says nothing without probabilities: give --topk K too" in refused.output
+
+
 # -- bad images, drift ---------------------------------------------------------------------------------------------
 
 
@@ -423,10 +599,20 @@ def test_views_come_whole_from_any_number_of_workers(tmp_path: Path) -> None:
 # -- the command line ----------------------------------------------------------------------------------------------
 
 
-def fill_command(store: Path, *, workers: int = 0, launcher: list[str] | None = None) -> list[str]:
+def fill_command(store: Path, *, workers: int = 0, topk: int = 0, launcher: list[str] | None = None) -> list[str]:
     teacher = ["--teacher", f"{TEACHERS}:brightness", "--device", "cpu", "--batch-size", "32"]
     launcher = launcher or [sys.executable, "-m"]
-    return [*launcher, "teacher_cache", "fill", "--store", str(store), *teacher, "--workers", str(workers)]
+    return [
+        *launcher,
+        "teacher_cache",
+        "fill",
+        "--store",
+        str(store),
+        *teacher,
+        "--workers",
+        str(workers),
+        *(("--topk", str(topk)) if topk else ()),
+    ]
 
 
 def run_fill(store: Path, **options) -> subprocess.CompletedProcess[str]:

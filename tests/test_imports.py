@@ -12,8 +12,17 @@ DOORS = {
     "PIL": {"teacher_cache/replay/render.py", "tools/make_shards.py"},
     "webdataset": {"tools/make_shards.py"},
     "zarr": {"teacher_cache/store.py"},
-    "timm": {"teacher_cache/teacher.py", "student/model.py", "student/train.py"},
+    "timm": {
+        "teacher_cache/teacher.py",
+        "student/model.py",
+        "student/trained.py",
+        "student/export.py",
+        "student/train.py",
+    },
     "sklearn": {"tools/make_shards.py"},
+    "scipy": {"teacher_cache/agreement.py", "student/report.py"},
+    "safetensors": {"teacher_cache/teacher.py", "student/trained.py", "student/export.py"},
+    "onnxruntime": {"student/export.py"},
 }
 
 

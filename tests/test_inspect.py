@@ -182,6 +182,16 @@ def test_tool_says_that_views_are_mixed(tmp_path: Path) -> None:
     assert audit(store)["mixed"] is True
 
 
+def test_tool_tells_of_soft_labels(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s")
+    store.publish_teacher({"name": "soft", "topk": 3, "tau": 2.0})
+    fill(store, range(2))
+    report = audit(store)
+    size = (report["bytes"]["topk_classes"] + report["bytes"]["topk_probabilities"]) / 1e6
+    text = CliRunner().invoke(main, [str(store.path)])
+    assert f"Soft labels: the 3 largest probabilities of each view at tau 2, {size:.2f} MB" in text.output
+
+
 def test_tool_says_that_nothing_is_filled(tmp_path: Path) -> None:
     path = make_store(tmp_path / "s").path
     result = CliRunner().invoke(main, [str(path)])

@@ -6,7 +6,10 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,10 +23,13 @@ from teacher_cache.errors import MissingLabelError, StoreError, TeacherError
 from teacher_cache.labels import LabelReader
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.status import status
-from teacher_cache.store import RECORD_FIELDS, Store, Unit, UnitCounts, UnitValues
-from tests.filled_store import COUNTS, commit, count, draw_values, files, fill, make_index, make_store
+from teacher_cache.store import RECORD_FIELDS, TOPK_ARRAYS, Store, Unit, UnitCounts, UnitValues
+from tests.filled_store import COUNTS, commit, count, draw_logits, draw_values, files, fill, make_index, make_store
 
 UNIT = Unit(0, 1, 1)
+
+
+TOPK = {"name": "soft", "topk": 3, "tau": 2.0}  # a teacher's identity, as far as the store looks at it
 
 
 class Killed(BaseException):
@@ -32,7 +38,14 @@ class Killed(BaseException):
 
 def chunk(store: Store, name: str, unit: Unit) -> Path:
     tail = (str(unit.shard), str(unit.unit), str(unit.group))
-    return store.path.joinpath(name, "c", *tail, *(("0",) if name == "records" else ()))
+    return store.path.joinpath(name, "c", *tail, *(("0",) if name in ("records", *TOPK_ARRAYS) else ()))
+
+
+def make_soft_store(path: Path, **options: Any) -> Store:
+    """tests.filled_store.make_store for a teacher of three probabilities at tau 2."""
+    store = make_store(path, **options)
+    store.publish_teacher(TOPK)
+    return store
 
 
 # -- create, open, index ---------------------------------------------------------------------------------------------
@@ -154,11 +167,11 @@ def test_stores_filled_alike_are_equal_file_by_file(tmp_path: Path) -> None:
 
 
 def test_leftovers_are_swept_for_the_own_unit_only(tmp_path: Path) -> None:
-    store = make_store(tmp_path / "s", views=24)
+    store = make_soft_store(tmp_path / "s", views=24)
     own, others = Unit(0, 1, 1), (Unit(0, 1, 11), Unit(0, 0, 1), Unit(0, 1, 0))
     leftovers = {}
     for unit in (own, *others):
-        for name in ("labels", "digests", "records"):
+        for name in store.array_names:
             file = chunk(store, name, unit)
             file.parent.mkdir(parents=True, exist_ok=True)
             leftovers[unit, name] = file.with_suffix(".0123456789abcdef.partial")
@@ -168,10 +181,10 @@ def test_leftovers_are_swept_for_the_own_unit_only(tmp_path: Path) -> None:
         assert file.exists() == (unit != own)
 
 
-@pytest.mark.parametrize("at", ["labels", "digests", "records"])
+@pytest.mark.parametrize("at", ["labels", "digests", *TOPK_ARRAYS, "records"])
 def test_record_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
     """Killed before the chunk of `at` is on disk: the unit is absent, and committing it again gives the same files."""
-    store, whole = make_store(tmp_path / "s"), make_store(tmp_path / "whole")
+    store, whole = make_soft_store(tmp_path / "s"), make_soft_store(tmp_path / "whole")
     commit(whole, UNIT)
     real = store_module.sync_up
 
@@ -193,7 +206,7 @@ def test_record_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: 
 
 
 def test_fsync_comes_before_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = make_store(tmp_path / "s")
+    store = make_soft_store(tmp_path / "s")
     synced: list[Path] = []
     record_there: list[bool] = []
     real = durable.sync
@@ -205,7 +218,7 @@ def test_fsync_comes_before_the_record(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(durable, "sync", spy)
     commit(store, UNIT)
-    for name in ("labels", "digests", "records"):
+    for name in store.array_names:
         file = chunk(store, name, UNIT)
         # The file, and every folder that may be new.
         for path in (file, *(parent for parent in file.parents if store.path / name in (parent, *parent.parents))):
@@ -213,9 +226,9 @@ def test_fsync_comes_before_the_record(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_damaged_uncommitted_chunk_is_overwritten(tmp_path: Path) -> None:
-    store, whole = make_store(tmp_path / "s"), make_store(tmp_path / "whole")
+    store, whole = make_soft_store(tmp_path / "s"), make_soft_store(tmp_path / "whole")
     commit(whole, UNIT)
-    for name in ("labels", "digests", "records"):
+    for name in store.array_names:
         file = chunk(store, name, UNIT)
         file.parent.mkdir(parents=True)
         file.write_bytes(b"damaged")
@@ -258,10 +271,10 @@ def test_check_unit_passes_what_was_committed_and_no_other(tmp_path: Path) -> No
         store.check_unit(UNIT)
 
 
-@pytest.mark.parametrize("name", ["labels", "digests"])
+@pytest.mark.parametrize("name", ["labels", "digests", *TOPK_ARRAYS])
 def test_check_unit_finds_a_missing_chunk(tmp_path: Path, name: str) -> None:
     """Zarr reads it as the fill value, without any error."""
-    store = make_store(tmp_path / "s")
+    store = make_soft_store(tmp_path / "s")
     commit(store, UNIT)
     chunk(store, name, UNIT).unlink()
     with pytest.raises(StoreError, match=r"unit 1, views 2:4 .*delete its record \S+/records/c/0/1/1/0 and run"):
@@ -278,9 +291,9 @@ def test_check_unit_finds_a_foreign_chunk(tmp_path: Path) -> None:
         store.check_unit(Unit(0, 0, 0))
 
 
-@pytest.mark.parametrize("name", ["labels", "digests", "records"])
+@pytest.mark.parametrize("name", ["labels", "digests", *TOPK_ARRAYS, "records"])
 def test_every_flipped_bit_is_found_and_the_unit_can_be_redone(tmp_path: Path, name: str) -> None:
-    store = make_store(tmp_path / "s")
+    store = make_soft_store(tmp_path / "s")
     commit(store, UNIT)
     commit(store, Unit(0, 0, 1))
     whole = files(store.path)
@@ -455,10 +468,10 @@ def test_extend_touches_no_old_unit(tmp_path: Path) -> None:
         store.extend(5)
 
 
-@pytest.mark.parametrize("writes", range(8))
+@pytest.mark.parametrize("writes", range(12))
 def test_extend_killed_at_any_point_is_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int) -> None:
-    """Killed before or after each of its four writes, `extend` leaves a sound store of the old views."""
-    store, whole = make_store(tmp_path / "s"), make_store(tmp_path / "whole", views=8)
+    """Killed before or after each of its six writes, `extend` leaves a sound store of the old views."""
+    store, whole = make_soft_store(tmp_path / "s"), make_soft_store(tmp_path / "whole", views=8)
     fill(store)
     fill(whole, range(4))
     real = Path.replace
@@ -480,13 +493,339 @@ def test_extend_killed_at_any_point_is_run_again(tmp_path: Path, monkeypatch: py
         store.extend(8)
     monkeypatch.undo()
     reopened = Store.open(store.path, writable=True)
-    assert reopened.views == (8 if writes == 7 else 4)
+    assert reopened.views == (8 if writes == 11 else 4)
     assert reopened.committed()[:, :, :2].sum() == 10
     if reopened.views == 4:
         assert not reopened.missing_units()
     reopened.extend(8)
     assert len(reopened.missing_units()) == 10
     assert files(store.path) == files(whole.path)
+
+
+# -- topk ------------------------------------------------------------------------------------------------------------
+
+
+def test_plain_zarr_reads_topk(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s")
+    assert (store.topk, store.tau, store.array_names) == (0, None, ("labels", "digests", "records"))
+    reader = Store.open(store.path)
+    store.publish_teacher(TOPK)
+    values = commit(store, UNIT, skip=(1,))
+    for opened in (store, reader, Store.open(store.path)):
+        assert (opened.topk, opened.tau) == (3, 2.0)
+        assert opened.array_names == ("labels", "digests", *TOPK_ARRAYS, "records")
+        assert opened.read_topk_classes(UNIT).shape == (128, 2, 3)
+    group = zarr.open_group(str(store.path), mode="r")
+    assert {name for name, _ in group.members()} == {*store.array_names, "index", "teacher"}
+    classes, probabilities = (group[name] for name in TOPK_ARRAYS)
+    assert (classes.shape, classes.chunks, classes.dtype) == ((4, 256, 4, 3), (1, 128, 2, 3), np.int16)
+    assert (probabilities.shape, probabilities.chunks) == ((4, 256, 4, 4), (1, 128, 2, 4))
+    assert probabilities.dtype == np.float16
+    assert classes.metadata.dimension_names == ("shard", "position", "view", "rank")
+    np.testing.assert_array_equal(classes[0, 128:130, 2:], values.topk_classes)
+    np.testing.assert_array_equal(probabilities[0, 128:130, 2:], values.topk_probabilities)
+    assert (classes[0, 129, 2:] == -2).all()
+    assert not probabilities[0, 129, 2:].any()
+    for untouched, padding in ((classes, -1), (probabilities, 0)):
+        assert (untouched[0, 130:] == padding).all()
+        assert (untouched[0, :, :2] == padding).all()
+    hasher = xxhash.xxh3_64()
+    for name in ("labels", "digests", *TOPK_ARRAYS):
+        rows = slice(2, 4) if name == "digests" else slice(128, 256)
+        hasher.update(np.ascontiguousarray(group[name][0, rows, 2:]).tobytes())
+    record = dict(zip(RECORD_FIELDS, store.read_record(UNIT).tolist(), strict=True))
+    assert record["hash"] == hasher.intdigest()
+    store.check_unit(UNIT)
+
+
+def test_many_classes_take_wider_topk(tmp_path: Path) -> None:
+    store = make_soft_store(tmp_path / "s", index=make_index(num_classes=40_000))
+    values = commit(store, UNIT)
+    assert store.read_topk_classes(UNIT).dtype == np.int32
+    np.testing.assert_array_equal(store.read_topk_classes(UNIT)[:2], values.topk_classes)
+
+
+@pytest.mark.parametrize("name", TOPK_ARRAYS)
+def test_check_unit_finds_a_changed_value_of_topk(tmp_path: Path, name: str) -> None:
+    store = make_soft_store(tmp_path / "s")
+    commit(store, UNIT)
+    array = zarr.open_array(str(store.path / name), mode="r+")
+    array[0, 129, 3, 2] = array[0, 129, 3, 2] + 1
+    with pytest.raises(StoreError, match="unit 1, views 2:4 are not those that its record names"):
+        store.check_unit(UNIT)
+
+
+def test_soft_stores_filled_alike_are_equal_file_by_file(tmp_path: Path) -> None:
+    first, second = make_soft_store(tmp_path / "a" / "s"), make_soft_store(tmp_path / "b" / "other")
+    fill(first)
+    for unit in reversed(second.units()):
+        commit(Store.open(second.path, writable=True), unit)
+    second.commit_unit(UNIT, first.read_unit(UNIT), count(second, UNIT, first.read_unit(UNIT)), "cpu")
+    assert files(first.path) == files(second.path)
+
+
+def change(values: UnitValues, name: str, place: tuple[Any, ...], value: object) -> UnitValues:
+    changed = getattr(values, name).copy()
+    changed[place] = value
+    return replace(values, **{name: changed})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda v: replace(v, topk_classes=None), "hold topk_probabilities, the store's teacher says topk 3"),
+        (lambda v: UnitValues(v.labels, v.digests), "hold no topk, the store's teacher says topk 3"),
+        (lambda v: replace(v, topk_classes=v.topk_classes[..., :2]), r"shape \(2, 2, 2\): expected \(2, 2, 3\), or "),
+        (lambda v: replace(v, topk_probabilities=v.topk_probabilities[:1]), r"topk_probabilities of .* padded with 0"),
+        (lambda v: change(v, "topk_classes", (0, 0, 2), 10), "topk_classes of .* not all below its 10 classes"),
+        (lambda v: change(v, "topk_classes", (0, 0, 2), -1), "the first class is not the label .* or a .* lacks"),
+        (lambda v: replace(v, topk_classes=v.topk_classes[..., ::-1]), "the first class is not the label everywhere"),
+        (lambda v: change(v, "topk_probabilities", (0, 0, 0), 1.5), r"not all in \[0, 1\] and descending"),
+        (lambda v: change(v, "topk_probabilities", (0, 0, 3), np.nan), r"not all in \[0, 1\] and descending"),
+        (lambda v: change(v, "topk_probabilities", (0, 0, 3), -0.25), r"not all in \[0, 1\] and descending"),
+        (
+            lambda v: replace(v, topk_probabilities=v.topk_probabilities[..., [2, 1, 0, 3]]),
+            r"not all in \[0, 1\] and descending",
+        ),
+        (lambda v: change(v, "topk_probabilities", (0, 0, 3), 1), "do not sum to 1"),
+        (lambda v: change(v, "topk_probabilities", (1, 0, 0), 0.5), "a skipped sample has other than classes -2"),
+        (lambda v: change(v, "topk_classes", (1, 0, 1), 3), "a skipped sample has other than classes -2"),
+    ],
+)
+def test_topk_that_does_not_fit_is_refused(
+    tmp_path: Path, spoil: Callable[[UnitValues], UnitValues], message: str
+) -> None:
+    store = make_soft_store(tmp_path / "s")
+    values = draw_values(store, UNIT, skip=(1,))
+    before = files(store.path)
+    with pytest.raises(StoreError, match=message):
+        store.commit_unit(UNIT, spoil(values), count(store, UNIT, values), "cpu")
+    assert files(store.path) == before
+    store.commit_unit(UNIT, values, count(store, UNIT, values), "cpu")
+
+
+def test_topk_for_a_store_of_labels_alone_is_refused(tmp_path: Path) -> None:
+    soft, hard = make_soft_store(tmp_path / "soft"), make_store(tmp_path / "hard")
+    values = draw_values(soft, UNIT)
+    with pytest.raises(StoreError, match="hold topk_classes and topk_probabilities, the store's teacher says topk 0"):
+        hard.commit_unit(UNIT, values, count(hard, UNIT, values), "cpu")
+    with pytest.raises(StoreError, match="hard holds no topk_classes"):
+        hard.read_topk_classes(UNIT)
+
+
+@pytest.mark.parametrize("budget_bytes", [1, 10**9])
+def test_soft_labels_come_back_within_float16(tmp_path: Path, budget_bytes: int) -> None:
+    store = make_soft_store(tmp_path / "s")
+    fill(store)
+    reader = LabelReader(store, budget_bytes)
+    for shard, block, view, positions in (
+        (0, 2, 3, [1, 0]),
+        (3, 3, 0, [7, 2, 2]),
+        (3, 1, 1, list(range(64))),
+        (1, 0, 2, []),
+    ):
+        soft = reader.soft(shard, block, view, np.array(positions, np.int64))
+        unit = Unit(shard, block // 2, view // 2)
+        labels = draw_values(store, unit).labels
+        logits = draw_logits(store, unit, labels).reshape(*labels.shape, -1)
+        rows = np.array(positions, np.int64) + 64 * (block % 2)
+        exact = np.exp(logits[rows, view % 2].astype(np.float64) / 2)
+        exact /= exact.sum(axis=1, keepdims=True)
+        assert soft.classes.shape == soft.probabilities.shape == (len(positions), 3)
+        np.testing.assert_array_equal(soft.classes, np.argsort(-exact, axis=1)[:, :3])
+        largest = np.take_along_axis(exact, soft.classes, axis=1)
+        np.testing.assert_allclose(soft.probabilities, largest, rtol=2**-10)
+        np.testing.assert_allclose(soft.tail, 1 - largest.sum(axis=1), rtol=2**-10)
+        start = int(store.index.starts[shard]) + 64 * block
+        np.testing.assert_array_equal(
+            soft.classes[:, 0], reader.labels(start + np.array(positions, np.int64), np.full(len(positions), view))
+        )
+    assert budget_bytes > 1 or len(reader._held) == 1
+
+
+def test_soft_labels_that_are_missing_are_named(tmp_path: Path) -> None:
+    store = make_soft_store(tmp_path / "s")
+    commit(store, Unit(0, 1, 0), skip=(1,))
+    reader = LabelReader(store)
+    command = rf"run `teacher-cache fill --store {store.path} --views 2:4`"
+    with pytest.raises(MissingLabelError, match=rf"shard-0\.tar, key 0-0129, view 3 is not labelled: {command}"):
+        reader.soft(0, 2, 3, np.array([1]))
+    with pytest.raises(MissingLabelError, match="key 0-0129, view 1: the sample was skipped"):
+        reader.soft(0, 2, 1, np.array([0, 1]))
+    chunk(store, "topk_classes", Unit(0, 1, 0)).unlink()
+    with pytest.raises(MissingLabelError, match=r"key 0-0128, view 0 is not labelled: delete .*records/c/0/1/0/0 and"):
+        LabelReader(store).soft(0, 2, 0, np.array([0]))
+
+
+@pytest.mark.parametrize("at", ["mkdir", "write", "sync", "rename", "between"])
+def test_killed_between_binding_a_teacher_and_making_its_arrays_heals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    whole = make_soft_store(tmp_path / "whole")
+    fill(whole)
+    store = make_store(tmp_path / "s")
+    made = 0
+
+    def killed_before(real: Callable[..., Any], match: str) -> Callable[..., Any]:
+        def call(path: Path, *arguments: Any, **options: Any) -> Any:
+            nonlocal made
+            if match in str((path, *arguments)):
+                made += 1
+                if made > (at == "between"):  # "between": the first array is there, the second is not
+                    raise Killed
+            return real(path, *arguments, **options)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        if at == "mkdir":
+            patch.setattr(Path, "mkdir", killed_before(Path.mkdir, "publishing"))
+        elif at == "write":
+            patch.setattr(Path, "write_bytes", killed_before(Path.write_bytes, "publishing"))
+        elif at == "sync":
+            patch.setattr(store_module, "sync_tree", killed_before(store_module.sync_tree, "publishing"))
+        else:
+            patch.setattr(Path, "rename", killed_before(Path.rename, "topk"))
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # a process that is dead tidies nothing
+        with pytest.raises(Killed):
+            store.publish_teacher(TOPK)
+    assert Store.open(store.path).teacher == TOPK
+    assert sum((store.path / name).exists() for name in TOPK_ARRAYS) == (at == "between")
+    list(zarr.open_group(str(store.path), mode="r").members())  # warns of stray files, were there any
+    with pytest.raises(StoreError, match="holds no topk_classes: run `teacher-cache fill"):
+        Store.open(store.path).read_topk_classes(UNIT)
+    reopened = Store.open(store.path, writable=True)
+    assert not list(reopened.path.rglob("*.partial"))
+    fill(reopened)
+    assert files(reopened.path) == files(whole.path)
+
+
+def test_a_second_job_makes_the_arrays_that_the_first_has_not_made_yet(tmp_path: Path) -> None:
+    """Two stores opened before there was a teacher; the one that binds it is slow to make the arrays."""
+    first, second = make_store(tmp_path / "s"), Store.open(tmp_path / "s", writable=True)
+    assert first._publish("teacher", TOPK)
+    with pytest.raises(TeacherError, match="bound to teacher soft already"):
+        second.publish_teacher(TOPK)
+    commit(second, UNIT)
+    commit(first, Unit(0, 0, 0))
+    whole = make_soft_store(tmp_path / "whole")
+    commit(whole, UNIT)
+    commit(whole, Unit(0, 0, 0))
+    assert files(first.path) == files(whole.path)
+
+
+def test_of_teachers_at_once_with_different_topk_the_arrays_are_the_winners(tmp_path: Path) -> None:
+    path = make_store(tmp_path / "s").path
+    start = threading.Barrier(6)
+    refused: list[int] = []
+
+    def publish(topk: int) -> None:
+        start.wait()
+        store = Store.open(path, writable=True)
+        try:
+            store.publish_teacher({"name": "t", "topk": topk, "tau": 1.0})
+        except TeacherError:
+            refused.append(topk)
+
+    threads = [threading.Thread(target=publish, args=(topk,)) for topk in range(1, 7)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    store = Store.open(path, writable=True)
+    assert sorted([*refused, store.topk]) == list(range(1, 7))
+    assert store.read_topk_classes(UNIT).shape[2] == store.topk
+    assert store.read_topk_probabilities(UNIT).shape[2] == store.topk + 1
+    list(zarr.open_group(str(path), mode="r").members())
+    assert not list(path.rglob("*.partial"))
+
+
+def test_many_writers_at_once_make_the_same_arrays(tmp_path: Path) -> None:
+    store, whole = make_store(tmp_path / "s"), make_soft_store(tmp_path / "whole")
+    assert store._publish("teacher", TOPK)
+    start = threading.Barrier(8)
+    opened: list[Store] = []
+
+    def open_it() -> None:
+        start.wait()
+        opened.append(Store.open(store.path, writable=True))
+
+    threads = [threading.Thread(target=open_it) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(opened) == 8
+    assert files(store.path) == files(whole.path)
+
+
+def test_extend_while_the_first_fill_has_no_teacher_yet(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s")
+    Store.open(store.path, writable=True).extend(8)
+    store.publish_teacher(TOPK)
+    commit(store, UNIT)
+    reopened = Store.open(store.path, writable=True)
+    commit(reopened, Unit(0, 1, 3))
+    reopened.check_unit(UNIT)
+
+
+def test_extend_adds_views_to_topk(tmp_path: Path) -> None:
+    store, direct = make_soft_store(tmp_path / "s"), make_soft_store(tmp_path / "direct", views=8)
+    fill(store)
+    before = files(store.path)
+    store.extend(7)
+    after = files(store.path)
+    assert {name for name in before if before[name] != after[name]} == {
+        "zarr.json",
+        *(f"{name}/zarr.json" for name in store.array_names),
+    }
+    fill(store, range(4, 8))
+    fill(direct)
+    assert files(direct.path) == files(store.path)
+
+
+def test_damaged_metadata_of_topk_are_one_line(tmp_path: Path) -> None:
+    path = make_soft_store(tmp_path / "s").path
+    file = path / "topk_classes" / "zarr.json"
+    sound = file.read_text()
+    for spoilt in (sound[:50], sound.replace("128", "64"), sound.replace("256", "128")):
+        assert spoilt != sound
+        file.write_text(spoilt)
+        with pytest.raises(StoreError, match=r"metadata of \S+ are damaged .*restore its zarr\.json") as refused:
+            Store.open(path)
+        assert "\n" not in str(refused.value)
+    file.write_text(sound)
+    commit(Store.open(path, writable=True), UNIT)
+    file.unlink()
+    with pytest.raises(StoreError, match=r"metadata of \S+ are damaged .*restore its zarr\.json"):
+        Store.open(path, writable=True)
+    assert not list(path.rglob("*.partial"))
+    with pytest.raises(StoreError, match="holds no topk_classes"):
+        Store.open(path).check_unit(UNIT)
+    file.write_text(sound)
+    Store.open(path).check_unit(UNIT)
+    teacher = path / "teacher" / "zarr.json"
+    teacher.write_text(teacher.read_text().replace('"topk": 3', '"topk": 5'))
+    with pytest.raises(StoreError, match=r"topk_classes do not fit the teacher's topk of 5"):
+        Store.open(path)
+    teacher.write_text("{")
+    with pytest.raises(StoreError, match=r"teacher/zarr\.json is damaged"):
+        Store.open(path)
+
+
+def test_status_counts_topk(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s")
+    empty = status(store)
+    assert (empty["topk"], empty["tau"], set(empty["bytes"])) == (0, None, {"labels", "digests", "records", "per_view"})
+    store.publish_teacher(TOPK)
+    fill(store, range(2))
+    found = json.loads(json.dumps(status(Store.open(store.path))))
+    assert (found["topk"], found["tau"]) == (3, 2.0)
+    sizes = {
+        name: sum(file.stat().st_size for file in (store.path / name).rglob("*") if file.is_file())
+        for name in ("labels", "digests", *TOPK_ARRAYS, "records")
+    }
+    assert found["bytes"] == {**sizes, "per_view": sum(sizes.values()) / (2 * sum(COUNTS))}
 
 
 # -- status ----------------------------------------------------------------------------------------------------------

@@ -52,6 +52,13 @@ def show(report: dict[str, Any], console: Console) -> None:
     if not report["units_committed"]:
         _say(console, f"Nothing is filled yet: run `teacher-cache fill --store {report['store']} --teacher T`.")
         return
+    if report["topk"]:
+        size = sum(report["bytes"][name] for name in ("topk_classes", "topk_probabilities"))
+        _say(
+            console,
+            f"Soft labels: the {report['topk']} largest probabilities of each view at tau {report['tau']:g}, "
+            f"{size / 1e6:.2f} MB",
+        )
     if report["mixed"]:
         _say(
             console,

@@ -19,7 +19,7 @@ from teacher_cache.replay.mix import LAMBDA_ONE
 from teacher_cache.shards import read_block
 from teacher_cache.store import Store, Unit
 from tests.bright_shards import bright_store, change_pixel, spoil_image
-from tests.filling import fill_store
+from tests.filling import fill_store, open_test_teacher
 from tests.student.small_runs import SMALL, filled_store, student
 
 Item = tuple[int, int]  # sample, view
@@ -29,6 +29,14 @@ Item = tuple[int, int]  # sample, view
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """Shards of 130, 64, 1 and 65 samples, 4 views in groups of 2. Tests leave it as it is."""
     return filled_store(tmp_path_factory.mktemp("filled"))
+
+
+@pytest.fixture(scope="module")
+def soft_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """The same shards, with four probabilities at tau 2 of a teacher that looks at every pixel."""
+    store = bright_store(tmp_path_factory.mktemp("soft"))
+    fill_store(store, "convnet", topk=4, tau=2.0, allow_low_agreement=True)
+    return Store.open(store.path)
 
 
 def make_loader(store: Store, batch_size: int = 24, **options: Any) -> ViewLoader:
@@ -41,7 +49,8 @@ def load(store: Store, **options: Any) -> list[Batch]:
 
 
 def fields(batch: Batch) -> tuple[Any, ...]:
-    tensors = (batch.views, batch.class_pairs, batch.lambdas, batch.labels, batch.samples, batch.view_ids)
+    soft = () if batch.soft is None else (batch.soft.classes, batch.soft.probabilities, batch.soft.tail)
+    tensors = (batch.views, batch.class_pairs, batch.lambdas, batch.labels, batch.samples, batch.view_ids, *soft)
     return (batch.epoch, batch.step, *(None if tensor is None else tensor.numpy().tobytes() for tensor in tensors))
 
 
@@ -162,6 +171,92 @@ def test_iterating_again_begins_again(store: Store) -> None:
     with make_loader(store, epochs=1) as loader:
         first = [fields(batch) for batch, _ in zip(loader, range(3), strict=False)]
         assert [fields(batch) for batch in loader][:3] == first
+
+
+# -- soft labels ---------------------------------------------------------------------------------------------------
+
+
+def test_soft_labels_are_what_the_teacher_says_of_each_views_pixels(soft_store: Store) -> None:
+    teacher = open_test_teacher(soft_store, "convnet")
+    batches = load(soft_store, soft=True, repeats=2, epochs=4)
+    check_batches(soft_store, batches)
+    assert {view for _, view in items(batches)} == {0, 1, 2, 3}
+    for batch in batches:
+        assert batch.soft is not None
+        assert batch.labels is not None
+        logits = teacher.logits(batch.views.numpy()).astype(np.float64) / 2
+        whole = np.exp(logits - logits.max(axis=1, keepdims=True))
+        whole /= whole.sum(axis=1, keepdims=True)
+        classes, probabilities, tail = batch.soft.classes, batch.soft.probabilities, batch.soft.tail
+        assert (classes.dtype, probabilities.dtype, tail.dtype) == (torch.int64, torch.float32, torch.float32)
+        assert (classes.shape, probabilities.shape, tail.shape) == ((24, 4), (24, 4), (24,))
+        assert np.array_equal(classes.numpy(), np.argsort(-whole, axis=1)[:, :4])
+        assert torch.equal(classes[:, 0], batch.labels)
+        largest = np.take_along_axis(whole, classes.numpy(), axis=1)
+        np.testing.assert_allclose(probabilities.numpy(), largest, rtol=2**-10)
+        np.testing.assert_allclose(tail.numpy(), 1 - largest.sum(axis=1), rtol=2**-10)
+        np.testing.assert_allclose((probabilities.sum(1) + tail).numpy(), 1, atol=1e-6)
+
+
+def test_soft_labels_change_nothing_else(soft_store: Store) -> None:
+    soft, hard = (load(soft_store, soft=soft, repeats=2, seed=5, labels=not soft) for soft in (True, False))
+    assert [fields(batch)[:-3] for batch in soft] == [fields(batch) for batch in hard]
+    assert all(batch.soft is None for batch in hard)
+
+
+def test_soft_labels_do_not_depend_on_workers_ranks_or_the_start(soft_store: Store) -> None:
+    options: dict[str, Any] = {"soft": True, "repeats": 2, "seed": 5, "epochs": 2}
+    whole = [fields(batch) for batch in load(soft_store, **options)]
+    assert [fields(batch) for batch in load(soft_store, workers=2, **options)] == whole
+    steps = make_loader(soft_store, **options).steps(0)
+    for done in (1, steps - 1, steps + 3):
+        start = divmod(done, steps)
+        assert [fields(batch) for batch in load(soft_store, start=start, workers=2, **options)] == whole[done:]
+    ranks = [load(soft_store, rank=rank, world_size=2, **options) for rank in range(2)]
+    said: list[dict[Item, list[float]]] = []
+    for batches in (ranks[0] + ranks[1], load(soft_store, **options)):
+        said.append({})
+        for batch in batches:
+            assert batch.soft is not None
+            said[-1].update(zip(items([batch]), batch.soft.probabilities.tolist(), strict=True))
+    assert said[0] == said[1]
+
+
+def test_soft_labels_of_a_store_with_skipped_samples(tmp_path: Path) -> None:
+    store = bright_store(tmp_path)
+    for sample in (3, 70, 194):
+        spoil_image(store, sample)
+    fill_store(store, skip_bad=True, topk=2)
+    check_batches(store, load(store, soft=True, batch_size=20), frozenset({3, 70, 194}))
+
+
+def test_soft_labels_that_the_store_does_not_hold(tmp_path: Path, store: Store) -> None:
+    advice = rf"`teacher-cache index --like {store.path} --store OTHER --policy cifar --views 4`"
+    with pytest.raises(StoreError, match=rf"topk 0.*{advice} and run `teacher-cache fill --store OTHER --topk K --tau"):
+        make_loader(store, soft=True)
+    empty = bright_store(tmp_path)
+    with pytest.raises(StoreError, match=rf"not filled yet.*run `teacher-cache fill --store {empty.path} --topk K"):
+        make_loader(empty, soft=True)
+    fill_store(empty, topk=2, views=range(2))
+    with pytest.raises(MissingLabelError, match="520 of the 1040 labels"):
+        make_loader(empty, soft=True, labels=False, epochs=4)
+
+
+def test_a_changed_pixel_stops_before_its_soft_labels_are_read(tmp_path: Path) -> None:
+    store = bright_store(tmp_path)
+    fill_store(store, topk=2)
+    change_pixel(store, 70)
+    with pytest.raises(DriftError, match=r"shard train-0000\.tar, block 1"):
+        load(store, soft=True, repeats=2, epochs=2)
+
+
+def test_memory_for_soft_labels_is_counted(soft_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr("student.loader._check_memory", asked.append)
+    for soft in (False, True):
+        next(iter(make_loader(soft_store, soft=soft)))
+    rows = asked[0] // (8 * 8 * 3)
+    assert asked[1] - asked[0] == rows * 4 * (4 + 4 + 1)
 
 
 # -- skipped samples -----------------------------------------------------------------------------------------------

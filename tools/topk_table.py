@@ -1,0 +1,228 @@
+"""What soft labels cost and lose: bytes a view of K = 0, 10, 100, and the error of the distillation loss.
+
+python tools/topk_table.py [--store STORE]
+
+A teacher is simulated: a sample's class scores are drawn from Student's t with 4 degrees of freedom, whose heavy tail
+gives a few classes that stand out and some that are nearly as likely; each view adds normal noise of standard deviation
+0.5; then all is scaled so that the largest probability at tau 1 is 0.7 on average. Its labels go through a real store
+and come back by its reader. The loss is tau^2 KL(teacher at tau || student at tau); its error is the mean over views of
+|loss - loss against the full distribution| over the mean of the latter; its gradient's, with respect to the student's
+logits, the same with Euclidean norms. The gradient is what trains: a tail that is spread evenly changes the teacher's
+entropy, hence the loss, for every student alike. Two students: one that knows nothing (logits of standard deviation 1),
+and one close to the teacher (the teacher's logits and noise of standard deviation 1). With K = 0 the distribution is
+the label alone.
+"""
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import numpy as np
+
+from teacher_cache.errors import TeacherCacheError
+from teacher_cache.labels import LabelReader
+from teacher_cache.replay.block import BLOCK_SAMPLES
+from teacher_cache.replay.policy import load_policy
+from teacher_cache.shards import Index, ShardEntry
+from teacher_cache.status import status
+from teacher_cache.store import Store, Unit, UnitCounts, UnitValues
+from teacher_cache.topk import SoftLabels, spread, top_classes
+
+TOPKS, TAUS = (0, 10, 100), (1.0, 3.0)
+DEGREES_OF_FREEDOM = 4
+VIEW_NOISE, STUDENT_NOISE = 0.5, 1.0
+MEAN_TOP1 = 0.7
+
+
+class Simulated(NamedTuple):
+    """A teacher of this many classes on one shard of samples x views."""
+
+    samples: int
+    views: int
+    classes: int
+    seed: int
+    scale: float
+
+    def logits(self, block: int) -> np.ndarray:
+        """(samples of the block, views, classes) float32."""
+        rng = np.random.default_rng([self.seed, block, 0])
+        samples = min(BLOCK_SAMPLES, self.samples - block * BLOCK_SAMPLES)
+        scores = rng.standard_t(DEGREES_OF_FREEDOM, (samples, 1, self.classes)).astype(np.float32)
+        noise = rng.standard_normal((samples, self.views, self.classes), np.float32)
+        return np.float32(self.scale) * (scores + np.float32(VIEW_NOISE) * noise)
+
+    @property
+    def blocks(self) -> range:
+        return range(-(-self.samples // BLOCK_SAMPLES))
+
+
+class Row(NamedTuple):
+    topk: int
+    tau: float
+    bytes_per_view: float
+    errors: list[float]  # of the loss and of its gradient, student that knows nothing; the same, student close by
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--samples", default=4096, type=click.IntRange(1))
+@click.option("--views", default=16, type=click.IntRange(1))
+@click.option("--classes", default=1000, type=click.IntRange(max(TOPKS)))
+@click.option("--seed", default=0, type=click.IntRange(0))
+@click.option("--store", "store_path", help="Print the bytes a view of this store too.")
+def main(samples: int, views: int, classes: int, seed: int, store_path: str | None) -> None:
+    """Print the table of README: bytes a view, and error of the soft distillation loss, by K and tau."""
+    try:
+        found = status(Store.open(store_path)) if store_path else None
+    except TeacherCacheError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    click.echo(
+        "| K | tau | bytes a view | student knows nothing: loss | gradient | student is close: loss | gradient |"
+    )
+    click.echo("| --- | --- | --- | --- | --- | --- | --- |")
+    for row in table(simulate(samples, views, classes, seed)):
+        errors = " | ".join(percent(error) for error in row.errors)
+        click.echo(f"| {row.topk} | {row.tau:g} | {row.bytes_per_view:.2f} | {errors} |")
+    if found is not None:
+        tau = "" if found["tau"] is None else f", tau {found['tau']:g}"
+        per_view = found["bytes"]["per_view"]
+        size = "nothing is filled" if per_view is None else f"{per_view:.2f} bytes a view"
+        click.echo(f"\n{store_path}: K {found['topk']}{tau}, {size}")
+
+
+def simulate(samples: int, views: int, classes: int, seed: int) -> Simulated:
+    """The teacher with the scale at which the largest probability is MEAN_TOP1 on average (bisected on a block)."""
+    teacher = Simulated(samples, views, classes, seed, scale=1.0)
+    scores = teacher.logits(0)
+    low, high = 0.0, 100.0
+    for _ in range(30):
+        scale = (low + high) / 2
+        below = softmax(scale * scores, 1.0).max(axis=-1).mean() < MEAN_TOP1
+        low, high = (scale, high) if below else (low, scale)
+    return teacher._replace(scale=low)
+
+
+def table(teacher: Simulated) -> Iterator[Row]:
+    """One row for each tau and K."""
+    with tempfile.TemporaryDirectory() as folder:
+        stores = {
+            (tau, topk): make_store(Path(folder, f"{topk}-{tau}"), teacher, topk, tau) for tau in TAUS for topk in TOPKS
+        }
+        errors = loss_errors(teacher, stores)
+        for (tau, topk), store in stores.items():
+            yield Row(topk, tau, status(store)["bytes"]["per_view"], errors[tau, topk])
+
+
+def make_store(path: Path, teacher: Simulated, topk: int, tau: float) -> Store:
+    """A store of one shard, filled by the simulated teacher."""
+    store = Store.create(
+        path, one_shard(teacher), load_policy("none"), views=teacher.views, group=teacher.views, seed=teacher.seed
+    )
+    store.publish_teacher({"name": "simulated", "topk": topk, "tau": tau if topk else None})
+    for unit in store.units():
+        store.commit_unit(unit, label_unit(store, unit, teacher, topk, tau), counts(store, unit), device="")
+    return store
+
+
+def one_shard(teacher: Simulated) -> Index:
+    """The index of a shard that is nowhere: only labels are read."""
+    numbers = np.arange(teacher.samples, dtype=np.int64)
+    return Index(
+        shards=(ShardEntry(name="simulated.tar", path="simulated.tar", num_bytes=0, hash=0),),
+        counts=np.array([teacher.samples], np.int64),
+        key_bytes=np.frombuffer(b"".join(b"%08d" % number for number in numbers), np.uint8),
+        key_ends=8 * (numbers + 1),
+        classes=(numbers % teacher.classes).astype(np.int32),
+        offsets=1024 * numbers,
+        sizes=np.full(teacher.samples, 512, np.int64),
+        class_names=tuple(str(number) for number in range(teacher.classes)),
+    )
+
+
+def label_unit(store: Store, unit: Unit, teacher: Simulated, topk: int, tau: float) -> UnitValues:
+    """What `fill` would commit; digests are random, as hashes are."""
+    blocks = store.unit_blocks(unit)
+    digests = np.random.default_rng([teacher.seed, unit.unit, 1]).integers(
+        0, 2**64, (len(blocks), store.group), np.uint64
+    )
+    labels, classes, probabilities = [], [], []
+    for block in blocks:
+        logits = teacher.logits(block)
+        labels.append(logits.argmax(axis=-1))
+        if topk:
+            largest, parts = top_classes(logits.reshape(-1, teacher.classes), topk, tau)
+            classes.append(largest.reshape(*logits.shape[:2], -1))
+            probabilities.append(parts.reshape(*logits.shape[:2], -1))
+    if not topk:
+        return UnitValues(np.concatenate(labels), digests)
+    return UnitValues(np.concatenate(labels), digests, np.concatenate(classes), np.concatenate(probabilities))
+
+
+def counts(store: Store, unit: Unit) -> UnitCounts:
+    return UnitCounts(labelled=store.unit_rows(unit)[1] * store.group, own=0, larger=0, either=0, skipped=0)
+
+
+def loss_errors(teacher: Simulated, stores: dict[tuple[float, int], Store]) -> dict[tuple[float, int], list[float]]:
+    """For each store the errors of the loss and of its gradient, for either student."""
+    readers = {key: LabelReader(store) for key, store in stores.items()}
+    differences = {key: np.zeros((2, 2)) for key in stores}
+    sums = {tau: np.zeros((2, 2)) for tau in TAUS}
+    for block in teacher.blocks:
+        rng = np.random.default_rng([teacher.seed, block, 2])
+        all_logits = teacher.logits(block)
+        for view in range(teacher.views):
+            logits = all_logits[:, view]
+            noise = rng.standard_normal((2, *logits.shape), np.float32)
+            students = (noise[0], logits + np.float32(STUDENT_NOISE) * noise[1])
+            for tau in TAUS:
+                exact = softmax(logits, tau)
+                log_shares = [log_softmax(student, tau) for student in students]
+                losses = [soft_loss(exact, shares, tau) for shares in log_shares]
+                for number, shares in enumerate(log_shares):
+                    sums[tau][number] += losses[number].sum(), length(np.exp(shares) - exact)
+                for key in ((tau, topk) for topk in TOPKS):
+                    read = spread(read_soft(readers[key], stores[key], block, view, len(logits)), teacher.classes)
+                    for number, shares in enumerate(log_shares):
+                        error = abs(soft_loss(read, shares, tau) - losses[number]).sum()
+                        differences[key][number] += error, length(read - exact)
+    return {(tau, topk): (differences[tau, topk] / sums[tau]).reshape(-1).tolist() for tau, topk in stores}
+
+
+def read_soft(reader: LabelReader, store: Store, block: int, view: int, num_samples: int) -> SoftLabels[np.ndarray]:
+    """What the store says of a block at a view; of labels alone, all the mass on them."""
+    positions = np.arange(num_samples)
+    if store.topk:
+        return reader.soft(0, block, view, positions)
+    labels = reader.labels(block * BLOCK_SAMPLES + positions, np.full(num_samples, view))
+    return SoftLabels(labels[:, None], np.ones((num_samples, 1), np.float32), np.zeros(num_samples, np.float32))
+
+
+def soft_loss(distribution: np.ndarray, log_shares: np.ndarray, tau: float) -> np.ndarray:
+    """tau^2 KL(distribution || student), the student's log-probabilities at tau given. (B, C), (B, C) -> (B,)."""
+    logs = np.log(distribution, where=distribution > 0, out=np.zeros_like(distribution))
+    return tau**2 * (distribution * (logs - log_shares)).sum(axis=1)
+
+
+def length(gradients: np.ndarray) -> float:
+    """Sum over the views of the Euclidean norm; the factor tau of the gradient drops out."""
+    return float(np.linalg.norm(gradients, axis=1).sum())
+
+
+def log_softmax(logits: np.ndarray, tau: float) -> np.ndarray:
+    scaled = (logits - logits.max(axis=-1, keepdims=True)) / np.float32(tau)
+    return scaled - np.log(np.exp(scaled).sum(axis=-1, keepdims=True))
+
+
+def softmax(logits: np.ndarray, tau: float) -> np.ndarray:
+    return np.exp(log_softmax(logits, tau))
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.2g} %" if share < 0.995 else f"{100 * share:.0f} %"
+
+
+if __name__ == "__main__":
+    main()
