@@ -1,182 +1,156 @@
-"""Accuracy of a checkpoint on validation shards: class head, distillation head, fused."""
+"""Counting what a model answers on validation shards: class head, distillation head, both fused; its teacher too."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from student.model import build_model, fused, heads
-from student.recipe import Recipe
-from teacher_cache.errors import CheckpointError, ShardError
-from teacher_cache.replay.block import BLOCK_SAMPLES
-from teacher_cache.replay.policy import Crop, Policy
-from teacher_cache.shards import Index, class_rule, expand_shards, index_shards
-from teacher_cache.teacher import read_checkpoint, state_of
-from teacher_cache.workers import RenderPool, RenderTask, render_all
+from student.model import Fusion, Heads, fused, heads, token_blocks
+from student.tokens import hear_tokens
+from student.validation import Batch, Normalise, ValidationSet
+from teacher_cache.teacher import Teacher, classify_views
 
 Accuracy = dict[str, dict[str, float]]  # head -> {"top1", "top5"} in [0, 1]
-HEADS = ("class", "distillation", "fused")
+ANSWERS = ("truth", "teacher", "class", "distillation", "fused_softmax_sum", "fused_logit_mean")
 
 
 @dataclass(frozen=True)
-class Preprocessing:
-    """How a model sees an image at evaluation: resize so that the crop is crop_pct of it, centre crop, normalise."""
+class Tally:
+    """Counts over all ranks' samples, each counted once; A = len(ANSWERS), in that order."""
 
-    size: tuple[int, int]  # (H, W) pixels
-    crop_pct: float
-    interpolation: Literal["bicubic", "bilinear"]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    given: Tensor  # (A,) samples answered; 0 where this model, or a run without teacher, has no such answer
+    top1: Tensor  # (A,) right
+    top5: Tensor  # (A,) right among the five
+    real_top1: Tensor  # (A,) one of the true classes, of samples that have any
+    real_samples: int  # samples that have a true class
+    differing: Tensor  # (A, A) samples on which two answer differently
+    token_cosine: tuple[float, ...]  # mean cosine of class and distillation token after each block; () without both
 
-    def policy(self) -> Policy:
-        crop = Crop(kind="center", crop_pct=self.crop_pct, interpolation=self.interpolation)
-        return Policy(name="validation", size=self.size, mean=self.mean, std=self.std, crop=crop)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """views (B, H, W, 3) uint8, classes (B,) int64."""
-
-    views: Tensor
-    classes: Tensor
+    @property
+    def answers(self) -> list[str]:
+        """Those that were given."""
+        return [name for name, given in zip(ANSWERS, self.given.tolist(), strict=True) if given]
 
 
-class ValidationSet(AbstractContextManager["ValidationSet"]):
-    """Validation shards, indexed in memory and rendered by the same code as training views. A rank reads its part."""
+def evaluate(
+    model: nn.Module,
+    validation: ValidationSet,
+    device: torch.device,
+    *,
+    batch_size: int = 256,
+    fusion: Fusion = "softmax_sum",
+) -> Accuracy:
+    """Top-1 and top-5 over all ranks' samples by "class", "distillation" and "fused".
 
-    def __init__(
-        self, index: Index, preprocessing: Preprocessing, *, workers: int, rank: int = 0, world_size: int = 1
-    ) -> None:
-        self._index = index
-        self.preprocessing = preprocessing
-        self._pool = RenderPool(preprocessing.policy(), 0, workers=workers)
-        blocks = [(shard, block) for shard in range(index.num_shards) for block in range(index.num_blocks(shard))]
-        self._mine = blocks[rank::world_size]
-
-    def batches(self, batch_size: int) -> Iterator[Batch]:
-        """This rank's samples, each once, in batches of up to batch_size views."""
-        views: list[np.ndarray] = []
-        classes: list[np.ndarray] = []
-        tasks = [
-            RenderTask(number, self._index.place(shard, block), (0,))
-            for number, (shard, block) in enumerate(self._mine)
-        ]
-        for rendered in render_all(self._pool, tasks):
-            views.append(rendered.block.pixels.copy())
-            classes.append(rendered.block.class_pairs[:, 0])
-            if (len(views) + 1) * BLOCK_SAMPLES > batch_size:
-                yield _join(views, classes)
-                views, classes = [], []
-        if views:
-            yield _join(views, classes)
-
-    def close(self) -> None:
-        self._pool.close()
-
-    def __exit__(self, *details: object) -> None:
-        self.close()
-
-
-def index_validation(patterns: Sequence[str], class_names: Sequence[str], class_from: str = "cls") -> Index:
-    """Index validation shards in memory. class_from ("cls", "json:FIELD"): where the training shards have the class.
-
-    ShardError when their classes are not the model's, in the same order.
+    A model without a distillation head has only "class". The model is left in the mode it was in.
     """
-    paths = expand_shards(patterns)
-    index = index_shards(paths, class_rule(paths, class_from))
-    if not index.num_samples:
-        raise ShardError(f"validation shards {', '.join(patterns)} hold no samples: name shards that do")
-    if index.class_names == tuple(class_names):
-        return index
-    numbered = tuple(str(number) for number in range(len(index.class_names)))
-    if index.class_names == numbered and tuple(class_names[: len(numbered)]) == numbered:
-        return index  # no names on either side, and the highest class may be absent here
-    differing = next(
-        (
-            f"class {number} is {theirs} there and {ours} here"
-            for number, (theirs, ours) in enumerate(zip(index.class_names, class_names, strict=False))
-            if theirs != ours
-        ),
-        f"{len(index.class_names)} classes there and {len(class_names)} here",
-    )
-    raise ShardError(
-        f"validation shards {', '.join(patterns)} have other classes than the model ({differing}): "
-        "put the training shards' classes.json beside them"
-    )
+    counts = tally(model, validation, device, batch_size=batch_size)
+    names = {"class": "class", "distillation": "distillation", f"fused_{fusion}": "fused"}
+    numbers = {ANSWERS.index(answer): head for answer, head in names.items() if answer in counts.answers}
+    given, top1, top5 = counts.given.tolist(), counts.top1.tolist(), counts.top5.tolist()
+    return {
+        head: {"top1": top1[number] / given[number], "top5": top5[number] / given[number]}
+        for number, head in numbers.items()
+    }
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, validation: ValidationSet, device: torch.device, *, batch_size: int = 256) -> Accuracy:
-    """Top-1 and top-5 over all ranks' samples, by head; a model without a distillation head has only "class".
+def tally(
+    model: nn.Module,
+    validation: ValidationSet,
+    device: torch.device,
+    *,
+    batch_size: int = 256,
+    tta: Literal["flip"] | None = None,
+    teacher: Teacher | None = None,
+    real: Tensor | None = None,
+) -> Tally:
+    """Run a model, and a teacher, over the validation views. Every rank must call it; all get the same counts.
 
-    The model is left in the mode it was in.
+    tta "flip": logits are the mean over a view and its mirror image; the teacher sees the view alone. real is
+    student.real.read_real's. The model is left in the mode it was in.
     """
     was_training = model.training
     model.eval()
     normalise = Normalise(validation.preprocessing.mean, validation.preprocessing.std, device)
-    # of every head: right at first, right among five, samples seen; a rank without samples knows no heads, and adds up
-    counts = torch.zeros((len(HEADS), 3), dtype=torch.int64)
-    for batch in validation.batches(batch_size):
-        outputs = heads(model, normalise(batch.views.to(device)))
-        logits = {"class": outputs.class_logits.float()}
-        if outputs.distill_logits is not None:
-            logits["distillation"] = outputs.distill_logits.float()
-            logits["fused"] = fused(outputs)
-        for head, values in logits.items():
-            top = values.topk(min(5, values.shape[1]), dim=1).indices.cpu() == batch.classes[:, None]
-            counts[HEADS.index(head)] += torch.tensor([top[:, 0].sum(), top.sum(), len(top)])
+    # float64 holds counts exactly; a rank without samples knows no answers, and adds up all the same
+    num = len(ANSWERS)
+    shapes = ((num,), (num,), (num,), (num,), (1,), (num, num), (len(token_blocks(model)),))
+    given, top1, top5, real_top1, real_samples, differing, cosines = sums = [
+        torch.zeros(shape, dtype=torch.float64) for shape in shapes
+    ]
+    for batch, said in _with_teacher(validation.batches(batch_size), teacher):
+        images = normalise(batch.views.to(device))
+        with hear_tokens(model) as heard:
+            outputs = heads(model, images)
+        if heard:
+            cosines += torch.stack(heard).double().sum(dim=1).cpu()
+        if tta == "flip":
+            outputs = _mean(outputs, heads(model, images.flip(3)))
+        five = {
+            ANSWERS.index(name): scores.topk(min(5, scores.shape[1])).indices.cpu()
+            for name, scores in _scores(outputs, said).items()
+        }
+        first = {number: ranking[:, 0] for number, ranking in five.items()} | {0: batch.classes}
+        true = None if real is None else real[batch.samples]
+        for number, answer in first.items():
+            given[number] += len(answer)
+            top1[number] += (answer == batch.classes).sum()
+            top5[number] += (five[number] == batch.classes[:, None]).sum() if number else len(answer)
+            if true is not None:
+                real_top1[number] += true.gather(1, answer[:, None]).sum()
+            for other in first:
+                differing[number, other] += (answer != first[other]).sum()
+        if true is not None:
+            real_samples += true.any(dim=1).sum()
     model.train(was_training)
-    if dist.is_initialized():
-        counts = counts.to(device)
-        dist.all_reduce(counts)
-    return {
-        head: {"top1": top1 / seen, "top5": top5 / seen}
-        for head, (top1, top5, seen) in zip(HEADS, counts.tolist(), strict=True)
-        if seen
-    }
-
-
-class Normalise:
-    """uint8 (B, H, W, 3) on the device -> float (B, 3, H, W), channels last in memory."""
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
-        self._shift = 255 * torch.tensor(mean, device=device).view(1, 3, 1, 1)
-        self._scale = 255 * torch.tensor(std, device=device).view(1, 3, 1, 1)
-
-    def __call__(self, views: Tensor) -> Tensor:
-        return (views.permute(0, 3, 1, 2).float() - self._shift) / self._scale
-
-
-def open_checkpoint(path: str, *, ema: bool = False) -> tuple[nn.Module, dict[str, Any]]:
-    """Rebuild a training checkpoint's model, with its weights or their moving average. -> model, checkpoint."""
-    checkpoint = read_checkpoint(path)
-    if "recipe" not in checkpoint:
-        raise CheckpointError(f"{path} is not a checkpoint of `student train`: it has no recipe in it")
-    if ema and "model_ema" not in checkpoint:
-        raise CheckpointError(f"{path} has no EMA weights: leave out --ema, or train with --set ema=0.9999")
-    model = build_model(
-        Recipe.from_json(checkpoint["recipe"]), len(checkpoint["class_names"]), tuple(checkpoint["size"])
-    )
-    model.load_state_dict(state_of(checkpoint, prefer=["model_ema" if ema else "model"]), strict=True)
-    return model, checkpoint
-
-
-def preprocessing_of(checkpoint: dict[str, Any]) -> Preprocessing:
-    """The preprocessing that a checkpoint carries."""
-    height, width = checkpoint["size"]
-    return Preprocessing(
-        (height, width),
-        checkpoint["crop_pct"],
-        checkpoint["interpolation"],
-        tuple(checkpoint["mean"]),
-        tuple(checkpoint["std"]),
+    _add_ranks(sums, device)
+    return Tally(
+        given.long(),
+        top1.long(),
+        top5.long(),
+        real_top1.long(),
+        int(real_samples),
+        differing.long(),
+        tuple((cosines / given[0]).tolist()),
     )
 
 
-def _join(views: list[np.ndarray], classes: list[np.ndarray]) -> Batch:
-    return Batch(torch.from_numpy(np.concatenate(views)), torch.from_numpy(np.concatenate(classes)).long())
+def _scores(outputs: Heads, said: np.ndarray | None) -> dict[str, Tensor]:
+    """Answer -> scores (B, C), of those that there are."""
+    scores = {"class": outputs.class_logits.float()}
+    if outputs.distill_logits is not None:
+        scores["distillation"] = outputs.distill_logits.float()
+        scores["fused_softmax_sum"] = fused(outputs, "softmax_sum")
+        scores["fused_logit_mean"] = fused(outputs, "logit_mean")
+    if said is not None:
+        scores["teacher"] = torch.from_numpy(said)
+    return scores
+
+
+def _mean(one: Heads, two: Heads) -> Heads:
+    if one.distill_logits is None or two.distill_logits is None:
+        return Heads((one.class_logits + two.class_logits) / 2, None)
+    return Heads((one.class_logits + two.class_logits) / 2, (one.distill_logits + two.distill_logits) / 2)
+
+
+def _with_teacher(batches: Iterable[Batch], teacher: Teacher | None) -> Iterator[tuple[Batch, np.ndarray | None]]:
+    """Each batch with the teacher's logits (B, C); they come at the teacher's own batch shape."""
+    if teacher is None:
+        yield from ((batch, None) for batch in batches)
+    else:
+        yield from classify_views(teacher, ((batch, batch.views.numpy()) for batch in batches))
+
+
+def _add_ranks(sums: list[Tensor], device: torch.device) -> None:
+    """Add up all ranks' counts, in place."""
+    if not dist.is_initialized():
+        return
+    together = torch.cat([part.flatten() for part in sums]).to(device)
+    dist.all_reduce(together)
+    for part, added in zip(sums, together.cpu().split([part.numel() for part in sums]), strict=True):
+        part.copy_(added.view(part.shape))

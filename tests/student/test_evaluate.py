@@ -1,102 +1,211 @@
-"""Accuracy by head against a plain loop, every sample once, and what a checkpoint brings with it."""
+"""What a model answers, against plain loops: by head, fused, mirrored, beside a teacher, over ranks; the command."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from click.testing import CliRunner
+from torch import Tensor, nn
 
 from student.cli import main
-from student.evaluate import (
-    Normalise,
-    Preprocessing,
-    ValidationSet,
-    evaluate,
-    index_validation,
-    open_checkpoint,
-    preprocessing_of,
-)
-from student.model import build_model
-from teacher_cache.errors import CheckpointError, ShardError
+from student.evaluate import ANSWERS, Tally, evaluate, tally
+from student.model import Fusion
+from student.trained import build_trained, read_trained
+from student.validation import Preprocessing, ValidationSet, index_validation
 from teacher_cache.replay.render import decode
 from teacher_cache.shards import class_rule, index_shards, read_block
+from teacher_cache.teacher import Teacher, TeacherSettings, open_teacher
 from tests.bright_shards import bright_image
 from tests.shard_files import write_shard
-from tests.student.small_runs import filled_store, small_recipe, student, train_small, validation_shard
-from tests.students import two_heads
+from tests.student.small_runs import filled_store, train_small, validation_shard
+from tests.student.trained_files import DEIT, DEIT_SETTINGS, checkpoint, filled, pth
+from tests.students import one_head, two_heads
 
-NAMES = [str(number) for number in range(10)]
 CPU = torch.device("cpu")
 VIEWED = Preprocessing((12, 8), 1.0, "bicubic", (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+CONVNET = "tests/teachers.py:convnet"
+HEADS = ("class", "distillation", "fused")
 
 
 def validation_set(path: str, **options: Any) -> ValidationSet:
     return ValidationSet(index_shards([path], class_rule([path])), VIEWED, **{"workers": 0, **options})
 
 
-def test_top1_and_top5_by_head_are_those_of_a_plain_loop(tmp_path: Path) -> None:
-    torch.manual_seed(1)
-    model = two_heads(10, (12, 8)).train()
-    path = validation_shard(tmp_path / "val-0000.tar", 150)
-    with validation_set(path) as validation:
-        found = evaluate(model, validation, CPU, batch_size=100)
-        assert evaluate(model, validation, CPU, batch_size=1) == found
-    assert model.training
-    index = index_shards([path], class_rule([path]))
-    hits = {(head, top): 0 for head in ("class", "distillation", "fused") for top in ("top1", "top5")}
+def varied(model: nn.Module) -> nn.Module:
+    """With larger heads: else most samples get the same answer."""
+    with torch.no_grad():
+        for head in model.get_submodule("heads").children():
+            head.weight.mul_(4)
+    return model
+
+
+def open_convnet() -> Teacher:
+    settings = TeacherSettings(CONVNET, mean=(0.1, 0.2, 0.3), std=(0.3, 0.2, 0.1), device="cpu", batch_size=48)
+    return open_teacher(settings, num_classes=10, view_size=VIEWED.size, stored=None)
+
+
+@torch.no_grad()
+def plain_loop(
+    model: nn.Module,
+    path: str,
+    *,
+    flip: bool = False,
+    mean: Sequence[float] = VIEWED.mean,
+    std: Sequence[float] = VIEWED.std,
+) -> tuple[Tensor, ...]:
+    """One sample at a time: truths (N,), and of each head its logits (N, 10)."""
     model.eval()
+    truths, logits = [], []
+    index = index_shards([path], class_rule([path]))
     for number in range(index.num_blocks(0)):
         block = read_block(index.place(0, number))
         for image, truth in zip(block.images, block.classes.tolist(), strict=True):
             pixels = decode(image)[:, 1:9] / 255  # 12 x 10 pixels: nothing is resized, two columns are cut
-            shown = (pixels - np.array(VIEWED.mean)) / np.array(VIEWED.std)
-            with torch.no_grad():
-                one, two = model(torch.from_numpy(shown.astype(np.float32)).permute(2, 0, 1)[None])
-            scores = {"class": one[0], "distillation": two[0], "fused": one[0].softmax(0) + two[0].softmax(0)}
-            for head, values in scores.items():
-                ranking = values.argsort(descending=True).tolist()
-                hits[head, "top1"] += ranking[0] == truth
-                hits[head, "top5"] += truth in ranking[:5]
-    assert found == {
-        head: {top: hits[head, top] / 150 for top in ("top1", "top5")} for head in ("class", "distillation", "fused")
-    }
-    assert len({values["top5"] for values in found.values()}) > 1, "all heads are alike: the test shows little"
+            shown = torch.from_numpy(((pixels - np.array(mean)) / np.array(std)).astype(np.float32)).permute(2, 0, 1)
+            said = [model(view[None]) for view in (shown, shown.flip(2))[: 2 if flip else 1]]
+            by_head = zip(*(one if isinstance(one, tuple) else (one,) for one in said), strict=True)
+            logits.append(torch.stack([sum(head)[0] / len(said) for head in by_head]))
+            truths.append(truth)
+    return torch.tensor(truths), *torch.stack(logits, dim=1)
 
 
-@pytest.mark.parametrize("num_samples", [40, 150])
-def test_every_sample_is_seen_by_one_of_two_ranks(tmp_path: Path, num_samples: int) -> None:
-    path = validation_shard(tmp_path / "val-0000.tar", num_samples)
-    alone = list(validation_set(path).batches(100))
-    parts = [list(validation_set(path, rank=rank, world_size=2).batches(100)) for rank in range(2)]
-    assert bool(parts[1]) == (num_samples > 64)  # 40 samples are one block: the second rank has none
-    images = sorted(view.numpy().tobytes() for batch in alone for view in batch.views)
-    assert sorted(view.numpy().tobytes() for part in parts for batch in part for view in batch.views) == images
-    assert len(set(images)) == num_samples == sum(len(batch.classes) for batch in alone)
+def scores(one: Tensor, two: Tensor) -> dict[str, Tensor]:
+    softmaxes = one.softmax(1) + two.softmax(1)
+    return {"class": one, "distillation": two, "fused_softmax_sum": softmaxes, "fused_logit_mean": (one + two) / 2}
 
 
-def test_a_rank_without_samples_adds_up_with_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = two_heads(10, (12, 8))
-    path = validation_shard(tmp_path / "val-0000.tar", 40)
-    added: list[torch.Tensor] = []
-    alone = evaluate(model, validation_set(path), CPU)
-    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
-    monkeypatch.setattr("torch.distributed.all_reduce", lambda counts: added.append(counts.clone()))
-    for rank in range(2):
-        evaluate(model, validation_set(path, rank=rank, world_size=2), CPU)
-    assert added[0].shape == added[1].shape
-    assert added[1].sum() == 0
-    monkeypatch.setattr("torch.distributed.all_reduce", lambda counts: counts.add_(added[0]))
-    assert evaluate(model, validation_set(path, rank=1, world_size=2), CPU) == alone
+def assert_counts(counts: Tally, truths: Tensor, answers: dict[str, Tensor]) -> None:
+    """Counts are those of the answers' scores (N, C)."""
+    assert set(counts.answers) == {"truth", *answers}
+    first = {"truth": truths} | {name: values.argmax(1) for name, values in answers.items()}
+    for name, values in answers.items():
+        number = ANSWERS.index(name)
+        ranking = values.argsort(dim=1, descending=True).tolist()
+        assert counts.given[number] == len(truths)
+        assert counts.top1[number] == sum(ranks[0] == truth for ranks, truth in zip(ranking, truths, strict=True))
+        assert counts.top5[number] == sum(
+            truth in ranks[:5] for ranks, truth in zip(ranking, truths.tolist(), strict=True)
+        )
+    for one, ones in first.items():
+        for two, twos in first.items():
+            differing = sum(a != b for a, b in zip(ones.tolist(), twos.tolist(), strict=True))
+            assert counts.differing[ANSWERS.index(one), ANSWERS.index(two)] == differing, (one, two)
 
 
-def test_normalise_is_the_formula() -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3), dtype=np.uint8)
-    shown = Normalise(VIEWED.mean, VIEWED.std, CPU)(torch.from_numpy(pixels)).numpy()
-    expected = (pixels / 255 - np.array(VIEWED.mean)) / np.array(VIEWED.std)
-    assert np.abs(shown - expected.transpose(0, 3, 1, 2)).max() < 1e-6
+@pytest.fixture(scope="module")
+def shard(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return validation_shard(tmp_path_factory.mktemp("shard") / "val-0000.tar", 150)
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(1)
+    return varied(two_heads(10, (12, 8))).train()
+
+
+def test_answers_are_those_of_a_plain_loop(shard: str, model: nn.Module) -> None:
+    with validation_set(shard) as validation:
+        counts = tally(model, validation, CPU, batch_size=100)
+        assert model.training
+        again = tally(model, validation, CPU, batch_size=1)
+    truths, one, two = plain_loop(model, shard)
+    assert_counts(counts, truths, scores(one, two))
+    assert_counts(again, truths, scores(one, two))
+    off = counts.differing[[0, 2, 3, 4, 5]][:, [0, 2, 3, 4, 5]] + torch.eye(5)
+    assert off.min() > 0, "two answer alike on every sample: the test shows little"
+    assert counts.token_cosine == ()
+    assert counts.real_samples == 0
+
+
+@pytest.mark.parametrize("fusion", ["softmax_sum", "logit_mean"])
+def test_training_asks_for_one_fusion(shard: str, model: nn.Module, fusion: Fusion) -> None:
+    with validation_set(shard) as validation:
+        found = evaluate(model, validation, CPU, batch_size=100, fusion=fusion)
+    assert model.training
+    truths, one, two = plain_loop(model, shard)
+    for head, name in zip(HEADS, ("class", "distillation", f"fused_{fusion}"), strict=True):
+        values = scores(one, two)[name]
+        top5 = (values.topk(5).indices == truths[:, None]).any(1)
+        top1 = values.argmax(1) == truths
+        assert found[head] == {"top1": top1.sum().item() / 150, "top5": top5.sum().item() / 150}
+    assert list(found) == list(HEADS)
+
+
+def test_a_model_of_one_head(shard: str) -> None:
+    torch.manual_seed(1)
+    model = varied(one_head(10, (12, 8)))
+    with validation_set(shard) as validation:
+        assert list(evaluate(model, validation, CPU)) == ["class"]
+        counts = tally(model, validation, CPU, tta="flip")
+    truths, logits = plain_loop(model, shard, flip=True)
+    assert_counts(counts, truths, {"class": logits})
+
+
+def test_mirrored_views_give_the_mean_of_both_logits(shard: str, model: nn.Module) -> None:
+    with validation_set(shard) as validation:
+        counts = tally(model, validation, CPU, tta="flip")
+        without = tally(model, validation, CPU)
+    truths, one, two = plain_loop(model, shard, flip=True)
+    assert_counts(counts, truths, scores(one, two))
+    assert not torch.equal(counts.differing, without.differing), "mirroring changes nothing: the test shows little"
+
+
+def test_a_teacher_sees_the_same_views_with_its_own_mean_and_std(shard: str, model: nn.Module) -> None:
+    with validation_set(shard) as validation:
+        counts = tally(model, validation, CPU, tta="flip", teacher=open_convnet())
+    truths, one, two = plain_loop(model, shard, flip=True)
+    teacher = open_convnet()
+    _, said = plain_loop(teacher._model, shard, mean=teacher.identity["mean"], std=teacher.identity["std"])
+    assert_counts(counts, truths, {**scores(one, two), "teacher": said})
+    assert len(said.argmax(1).unique()) > 1, "the teacher always says the same: the test shows little"
+
+
+def test_true_classes_of_images_that_have_any(shard: str, model: nn.Module) -> None:
+    _, one, two = plain_loop(model, shard)
+    real = torch.rand((150, 10), generator=torch.Generator().manual_seed(0)) < 0.2
+    assert 0 < (~real.any(1)).sum() < 60
+    with validation_set(shard) as validation:
+        counts = tally(model, validation, CPU, batch_size=100, real=real)
+    assert counts.real_samples == real.any(1).sum()
+    for name, values in scores(one, two).items():
+        right = sum(bool(row[answer]) for row, answer in zip(real, values.argmax(1).tolist(), strict=True))
+        assert counts.real_top1[ANSWERS.index(name)] == right
+
+
+# -- ranks ---------------------------------------------------------------------------------------------------------
+
+
+def test_ranks_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ranks, of which the second has no samples; and a model with both tokens."""
+    path, model, _ = checkpoint(tmp_path, *DEIT_SETTINGS, names="0123456789", class_from="cls")
+    seen = read_trained(str(path)).preprocessing
+    for num_samples, second in ((40, 0), (150, 64)):
+        shard = validation_shard(tmp_path / f"val-{num_samples}.tar", num_samples)
+        index = index_shards([shard], class_rule([shard]))
+
+        def ranked(rank: int = 0, world_size: int = 1, index: Any = index) -> Tally:
+            with ValidationSet(index, seen, workers=0, rank=rank, world_size=world_size) as validation:
+                return tally(model, validation, CPU, batch_size=64)
+
+        alone = ranked()
+        added: list[Tensor] = []
+        with monkeypatch.context() as patch:
+            patch.setattr("torch.distributed.is_initialized", lambda: True)
+            patch.setattr("torch.distributed.all_reduce", lambda sums, into=added: into.append(sums.clone()))
+            parts = [ranked(rank, 2) for rank in range(2)]
+            assert parts[1].given[0] == second
+            patch.setattr("torch.distributed.all_reduce", lambda sums, others=added: sums.add_(others[0]))
+            together = ranked(1, 2)
+        assert added[0].shape == added[1].shape
+        for field in ("given", "top1", "top5", "differing"):
+            assert torch.equal(getattr(together, field), getattr(alone, field))
+        assert together.token_cosine == pytest.approx(alone.token_cosine)
+        assert len(alone.token_cosine) == 2
 
 
 # -- checkpoints ---------------------------------------------------------------------------------------------------
@@ -118,32 +227,32 @@ def test_a_checkpoint_alone_repeats_what_training_reported(trained: Path) -> Non
     assert set(reported) == {f"{kind}{head}" for kind in ("", "ema_") for head in ("class", "distillation", "fused")}
     assert max(values["top5"] for values in reported.values()) > 0.6, "nothing was learned: the test shows little"
     for kind in ("", "ema_"):
-        model, content = open_checkpoint(str(trained / "out" / "checkpoint.pt"), ema=bool(kind))
-        index = index_validation([str(trained / "val.tar")], content["class_names"])
-        with ValidationSet(index, preprocessing_of(content), workers=0) as validation:
-            found = evaluate(model, validation, CPU)
+        read = read_trained(str(trained / "out" / "checkpoint.pt"), ema=bool(kind))
+        index = index_validation([str(trained / "val.tar")], read.class_names)
+        with ValidationSet(index, read.preprocessing, workers=0) as validation:
+            found = evaluate(build_trained(read), validation, CPU)
         assert found == {head: reported[f"{kind}{head}"] for head in ("class", "distillation", "fused")}
 
 
-def test_evaluate_command_prints_json_and_a_table(trained: Path) -> None:
+def evaluate_command(*options: str) -> str:
+    done = CliRunner().invoke(main, ["evaluate", "--workers", "0", "--device", "cpu", *options])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_evaluate_command_prints_what_training_reported(trained: Path) -> None:
     reported = json.loads((trained / "out" / "results.json").read_text())["accuracy"]
-    command = ["evaluate", "--checkpoint", str(trained / "out" / "checkpoint.pt"), "--val", str(trained / "val.tar")]
-    command += ["--workers", "0", "--device", "cpu"]
-    plain = CliRunner().invoke(main, [*command, "--json"])
-    assert plain.exit_code == 0, plain.output
-    assert json.loads(plain.output)["samples"] == 100
-    heads = ("class", "distillation", "fused")
-    assert json.loads(plain.output)["accuracy"] == {head: reported[head] for head in heads}
-    averaged = CliRunner().invoke(main, [*command, "--json", "--ema"])
-    assert json.loads(averaged.output)["accuracy"] == {head: reported[f"ema_{head}"] for head in heads}
-    table = CliRunner().invoke(main, command).output.splitlines()
-    assert table[0].split() == ["validation", "top-1", "%", "top-5", "%"]
-    assert table[1].split() == [
-        *("small,", "class", "head"),
-        f"{100 * reported['class']['top1']:.2f}",
-        f"{100 * reported['class']['top5']:.2f}",
-    ]
-    assert [row.split(",")[1].split()[0] for row in table[1:]] == ["class", "distillation", "fused"]
+    given = ["--checkpoint", str(trained / "out" / "checkpoint.pt"), "--val", str(trained / "val.tar")]
+    for kind, options in (("", []), ("ema_", ["--ema"])):
+        values = json.loads(evaluate_command(*given, "--json", *options))
+        assert (values["samples"], values["name"], values["ema"]) == (100, "small", bool(kind))
+        names = {"class": "class", "distillation": "distillation", "fused_softmax_sum": "fused"}
+        for name, head in names.items():
+            for top in ("top1", "top5"):
+                assert values["accuracy"][name][top] == reported[f"{kind}{head}"][top]
+    table = evaluate_command(*given).splitlines()
+    assert table[0] == "small: 100 samples, 8 x 8, crop 1 bicubic"
+    assert table[3].split()[:3] == ["class", "head", f"{100 * reported['class']['top1']:.2f}"]
 
 
 def test_results_command_joins_runs(trained: Path) -> None:
@@ -156,60 +265,77 @@ def test_results_command_joins_runs(trained: Path) -> None:
     assert "has no results.json: its training is not finished" in unfinished.output
 
 
-def test_a_checkpoint_that_is_none_of_ours(tmp_path: Path) -> None:
-    torch.save({"model": {}}, tmp_path / "other.pt")
-    with pytest.raises(CheckpointError, match="not a checkpoint of `student train`"):
-        open_checkpoint(str(tmp_path / "other.pt"))
-    with pytest.raises(CheckpointError, match=r"nothing\.pt is absent"):
-        open_checkpoint(str(tmp_path / "nothing.pt"))
-    (tmp_path / "torn.pt").write_bytes(b"half a file")
-    with pytest.raises(CheckpointError, match=r"torn\.pt cannot be read"):
-        open_checkpoint(str(tmp_path / "torn.pt"))
+# -- the command -----------------------------------------------------------------------------------------------------
 
 
-def test_ema_is_refused_where_there_is_none(tmp_path: Path) -> None:
-    recipe = small_recipe(student("plain"))
-    model = build_model(recipe, 10, (8, 8))
-    content = {"recipe": recipe.to_json(), "model": model.state_dict(), "class_names": NAMES, "size": [8, 8]}
-    torch.save(content, tmp_path / "checkpoint.pt")
-    opened, _ = open_checkpoint(str(tmp_path / "checkpoint.pt"))
-    assert all(torch.equal(value, opened.state_dict()[name]) for name, value in model.state_dict().items())
-    with pytest.raises(CheckpointError, match="has no EMA weights: leave out --ema"):
-        open_checkpoint(str(tmp_path / "checkpoint.pt"), ema=True)
+@pytest.fixture(scope="module")
+def deit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """checkpoint.pt of a DeiT with random weights and val.tar, of ten classes."""
+    folder = tmp_path_factory.mktemp("deit")
+    checkpoint(folder, *DEIT_SETTINGS, "fusion=logit_mean", names="0123456789", class_from="cls")
+    validation_shard(folder / "val.tar", 100)
+    return folder
 
 
-# -- classes -------------------------------------------------------------------------------------------------------
+def test_everything_at_once(deit: Path) -> None:
+    given = ["--checkpoint", str(deit / "checkpoint.pt"), "--val", str(deit / "val.tar")]
+    given += ["--crop-pct", "0.5", "--tta", "flip", "--teacher", CONVNET]
+    values = json.loads(evaluate_command(*given, "--json"))
+    heads = ["class", "distillation", "fused_softmax_sum", "fused_logit_mean"]
+    assert sorted(values["accuracy"]) == sorted(["teacher", *heads])
+    assert (values["crop_pct"], values["tta"], values["teacher"]) == (0.5, "flip", CONVNET)
+    assert (values["size"], values["interpolation"], values["fusion"]) == ([16, 24], "bilinear", "logit_mean")
+    assert set(values["disagreement"]) == {"truth", "teacher", *heads}
+    assert values["disagreement"]["truth"]["class"] == pytest.approx(1 - values["accuracy"]["class"]["top1"])
+    assert len(values["token_cosine"]) == 2
+    table = evaluate_command(*given)
+    assert "fused, mean of logits *" in table
+    assert f"teacher: {CONVNET}" in table
+    assert max(len(line) for line in table.splitlines()) <= 100
+    assert table.splitlines()[-1].startswith("cosine of class and distillation token after each block: ")
 
 
-def test_other_class_names_are_refused(tmp_path: Path) -> None:
-    animals = ["cat", "dog", "emu", *"defghij"]
-    path = validation_shard(tmp_path / "val.tar", 20, animals)
-    assert index_validation([path], animals).num_samples == 20
-    with pytest.raises(ShardError, match=r"class 2 is emu there and gnu here.*classes\.json beside them"):
-        index_validation([path], ["cat", "dog", "gnu", *"defghij"])
-    with pytest.raises(ShardError, match="10 classes there and 11 here"):
-        index_validation([path], [*animals, "k"])
-    with pytest.raises(ShardError, match="class 0 is cat there and 0 here"):
-        index_validation([path], NAMES)
-
-
-def test_numbered_classes_may_lack_the_highest_but_not_exceed_it(tmp_path: Path) -> None:
-    path = validation_shard(tmp_path / "val.tar", 8)  # classes 0 to 7
-    assert index_validation([path], NAMES).num_samples == 8
-    with pytest.raises(ShardError, match="8 classes there and 7 here"):
-        index_validation([path], NAMES[:7])
-
-
-def test_validation_without_samples_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ShardError, match="hold no samples"):
-        index_validation([validation_shard(tmp_path / "val.tar", 0, NAMES)], NAMES)
-
-
-def test_classes_come_from_where_the_training_shards_have_them(tmp_path: Path) -> None:
+def test_real_by_command(tmp_path: Path) -> None:
+    path, model, _ = checkpoint(tmp_path, *DEIT_SETTINGS, names=[str(n) for n in range(1000)], class_from="cls")
+    with torch.no_grad():  # always class 3: what is right is then known
+        for head in (model.head, model.head_dist):
+            head.bias[3] = 1e3
+    torch.save(torch.load(path) | {"model": model.state_dict()}, path)
     samples = [
-        {"__key__": f"v{n}", "png": bright_image(n), "json": json.dumps({"label": n}).encode()} for n in range(10)
+        {"__key__": f"ILSVRC2012_val_{n + 1:08d}", "png": bright_image(n), "cls": str(n % 10).encode()}
+        for n in range(20)
     ]
-    path = str(write_shard(tmp_path / "val.tar", samples))
-    assert index_validation([path], NAMES, "json:label").classes.tolist() == list(range(10))
-    with pytest.raises(ShardError, match=r"no \.json|has no class"):
-        index_validation([path], NAMES)
+    shard = write_shard(tmp_path / "val.tar", samples)
+    entries = [[] if n % 4 == 0 else [n, 3] if n < 6 else [n % 10] for n in range(30)]  # of 20, 5 have no true class
+    (tmp_path / "real.json").write_text(json.dumps(entries))
+    given = ["--checkpoint", str(path), "--val", str(shard), "--real", str(tmp_path / "real.json")]
+    values = json.loads(evaluate_command(*given, "--json"))
+    assert values["accuracy"]["class"]["top1"] == 2 / 20
+    assert values["real"]["samples"] == 15
+    assert values["real"]["fused_logit_mean"]["top1"] == (4 + 1) / 15  # 1, 2, 3, 5, and 13
+    assert "ReaL %, 15" in evaluate_command(*given)
+    unnumbered = validation_shard(tmp_path / "other.tar", 3)
+    refused = CliRunner().invoke(main, ["evaluate", *given[:2], "--val", unnumbered, *given[4:], "--device", "cpu"])
+    assert refused.exit_code == 1
+    assert "shard other.tar, key 'v10000' has no ILSVRC2012_val_ number" in refused.output
+
+
+def test_a_released_file_takes_its_class_names_from_the_shards(deit: Path, tmp_path: Path) -> None:
+    for num_classes in (10, 9):
+        model = filled(timm.create_model(DEIT, img_size=32, num_classes=num_classes))
+        given = ["--checkpoint", str(pth("model")(model.state_dict(), tmp_path)), "--val", str(deit / "val.tar")]
+        if num_classes == 10:
+            values = json.loads(evaluate_command(*given, "--model", DEIT, "--json"))
+            assert (values["name"], values["size"], values["crop_pct"]) == (DEIT, [32, 32], 0.875)
+            assert (values["fusion"], values["samples"], len(values["token_cosine"])) == (None, 100, 12)
+        else:
+            refused = CliRunner().invoke(main, ["evaluate", *given, "--model", DEIT, "--device", "cpu"])
+            assert refused.exit_code == 1
+            assert "have 10 classes, the model has 9" in refused.output
+
+
+def test_a_teachers_weights_without_a_teacher(deit: Path) -> None:
+    given = ["--checkpoint", str(deit / "checkpoint.pt"), "--val", str(deit / "val.tar")]
+    refused = CliRunner().invoke(main, ["evaluate", *given, "--teacher-checkpoint", "weights.pt"])
+    assert refused.exit_code == 2
+    assert "--teacher-checkpoint is for a --teacher: name it" in refused.output

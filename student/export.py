@@ -1,0 +1,223 @@
+"""Writing trained models for others: timm-compatible safetensors, ONNX, torch.export; each read back and compared."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from student.model import Fusion, fused, heads
+from student.trained import Trained, build_trained, describe_trained, first_line, read_trained
+from teacher_cache.durable import sync
+from teacher_cache.errors import CheckpointError
+
+Format = Literal["safetensors", "onnx", "torch-export"]
+Outputs = Literal["fused", "heads"]
+
+ENDINGS: dict[Format, str] = {"safetensors": ".safetensors", "onnx": ".onnx", "torch-export": ".pt2"}
+TOLERANCES: dict[Format, float] = {"safetensors": 1e-5, "onnx": 1e-4, "torch-export": 1e-4}
+METADATA = "metadata.json"  # in a torch.export file, among its extra files
+CHECKED_BATCHES = (1, 3)
+MAX_BATCH = 2**31 - 1  # torch 2.6 demands that it be below 2^63 - 1, which it takes for 'to the end' of a slice
+EXTRA = "pip install 'deit-teacher-cache[export]'"
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written and how it compares: names of the outputs, the largest difference (None: not compared)."""
+
+    outputs: tuple[str, ...]
+    difference: float | None
+    how: str  # it was read back, or why not
+
+
+class Graph(nn.Module):
+    """What an exported graph computes: normalised images (B, 3, H, W) float32 -> its outputs, (B, classes) each.
+
+    "fused": `scores`, both heads by `fusion`; of a single head its softmax (softmax_sum) or logits (logit_mean).
+    "heads": `class_logits`, and `distillation_logits` where there are two.
+    """
+
+    def __init__(self, model: nn.Module, outputs: Outputs, fusion: Fusion) -> None:
+        super().__init__()
+        self.model, self.outputs, self.fusion = model, outputs, fusion
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        said = heads(self.model, images)
+        if self.outputs == "fused":
+            return (fused(said, self.fusion),)
+        return tuple(logits for logits in (said.class_logits, said.distill_logits) if logits is not None)
+
+
+def export(
+    trained: Trained,
+    path: Path,
+    file_format: Format,
+    *,
+    ema: bool = False,
+    outputs: Outputs = "fused",
+    fusion: Fusion = "softmax_sum",
+) -> Written:
+    """Write a trained model, and publish the file once it has been read back and gives the same as PyTorch.
+
+    ema tells which weights `trained` holds. outputs and fusion are of a graph, see Graph; its batch size is free. The
+    file says which preprocessing it needs, and more (student.trained.describe_trained): in the header of safetensors,
+    in metadata_props of ONNX, in the extra file METADATA of torch.export. Raises CheckpointError.
+    """
+    if path.suffix != ENDINGS[file_format]:
+        raise CheckpointError(f"{path}: a file of --format {file_format} is called *{ENDINGS[file_format]}")
+    model = build_trained(trained)
+    metadata = describe_trained(trained, ema=ema)
+    graph = Graph(model, outputs, fusion).eval()
+    names = ("scores",) if outputs == "fused" else ("class_logits", "distillation_logits")[: len(_run(graph, trained))]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    difference: float | None
+    aside = path.with_name(f"{path.stem}.partial{path.suffix}")  # ends as it will: readers look at it
+    try:
+        if file_format == "safetensors":
+            _write_safetensors(model, metadata, aside)
+            names = ()
+            difference, how = _compare_safetensors(trained, model, aside)
+        else:
+            metadata |= {"outputs": json.dumps(names), **({"fusion": fusion} if outputs == "fused" else {})}
+            if file_format == "onnx":
+                _write_onnx(graph, trained, names, metadata, aside)
+                difference, how = _compare_onnx(graph, trained, names, aside)
+            else:
+                _write_torch_export(graph, trained, metadata, aside)
+                difference, how = _compare_torch_export(graph, trained, aside)
+        if difference is not None and not difference <= TOLERANCES[file_format]:
+            raise CheckpointError(
+                f"{path} was not written: {how}, it differs from PyTorch by {difference:.2g}, "
+                f"{TOLERANCES[file_format]:g} is allowed: keep the checkpoint, and try another version of torch"
+            )
+        sync(aside)
+        aside.replace(path)
+        sync(path.parent)
+    finally:
+        aside.unlink(missing_ok=True)
+    return Written(names, difference, how)
+
+
+def timm_arguments(trained: Trained) -> dict[str, Any]:
+    """What timm.create_model must be told, beside the name, to load a safetensors file of a timm model."""
+    config = timm.get_pretrained_cfg(trained.model)
+    size = {"img_size": trained.preprocessing.size} if config is not None and config.fixed_input_size else {}
+    return {"num_classes": trained.num_classes, **size, **trained.model_args}
+
+
+def timm_call(trained: Trained, path: Path) -> str:
+    """The call that loads a safetensors file of a timm model."""
+    arguments = "".join(f", {name}={value!r}" for name, value in timm_arguments(trained).items())
+    return f"timm.create_model({trained.model!r}{arguments}, checkpoint_path={str(path)!r})"
+
+
+# -- safetensors ---------------------------------------------------------------------------------------------------
+
+
+def _write_safetensors(model: nn.Module, metadata: dict[str, str], path: Path) -> None:
+    # clones: the format has no tensors that share memory
+    state = {name: value.contiguous().clone() for name, value in model.state_dict().items()}
+    path.write_bytes(save(state, metadata))  # its own save_file makes files that others may not read
+
+
+def _compare_safetensors(trained: Trained, model: nn.Module, path: Path) -> tuple[float, str]:
+    again = build_trained(read_trained(str(path), model=trained.model))
+    difference = _difference(Graph(model, "heads", "softmax_sum"), Graph(again, "heads", "softmax_sum").eval(), trained)
+    if ":" in trained.model:
+        return difference, "read back"
+    theirs = timm.create_model(trained.model, checkpoint_path=str(path), **timm_arguments(trained)).eval()
+    return max(difference, _difference(model, theirs, trained)), "read back by timm.create_model"
+
+
+# -- graphs --------------------------------------------------------------------------------------------------------
+
+
+def _captured(graph: Graph, trained: Trained) -> torch.export.ExportedProgram:
+    batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
+    images = _images(trained, 2)  # two: a batch of one would be taken for a constant
+    try:
+        with torch.no_grad():
+            return torch.export.export(graph, (images,), dynamic_shapes={"images": {0: batch}}, strict=False)
+    except Exception as error:
+        raise CheckpointError(
+            f"{trained.source}: torch.export cannot follow what {trained.model} computes ({first_line(error)}): "
+            "write --format safetensors, or change the model"
+        ) from error
+
+
+def _write_torch_export(graph: Graph, trained: Trained, metadata: dict[str, str], path: Path) -> None:
+    torch.export.save(_captured(graph, trained), path, extra_files={METADATA: json.dumps(metadata, indent=2)})
+
+
+def _compare_torch_export(graph: Graph, trained: Trained, path: Path) -> tuple[float, str]:
+    return _difference(graph, torch.export.load(path).module(), trained), "read back by torch.export.load"
+
+
+def _write_onnx(graph: Graph, trained: Trained, names: tuple[str, ...], metadata: dict[str, str], path: Path) -> None:
+    missing = [library for library in ("onnx", "onnxscript") if find_spec(library) is None]  # torch.onnx imports them
+    if missing:
+        raise CheckpointError(f"--format onnx needs {' and '.join(missing)}, not installed here: {EXTRA}")
+    program = torch.onnx.export(
+        _captured(graph, trained),
+        dynamo=True,
+        input_names=["images"],
+        output_names=list(names),
+        dynamic_shapes={"images": {0: "batch"}},
+        verbose=False,
+    )
+    assert program is not None
+    program.model.metadata_props.update(metadata)
+    program.save(path, external_data=False)  # one file
+
+
+def _compare_onnx(graph: Graph, trained: Trained, names: tuple[str, ...], path: Path) -> tuple[float | None, str]:
+    try:
+        import onnxruntime
+    except ImportError:
+        return None, f"not compared: onnxruntime is not installed ({EXTRA})"
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def run(images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.from_numpy(output) for output in session.run(list(names), {"images": images.numpy()}))
+
+    return _difference(graph, run, trained), "read back by ONNX Runtime"
+
+
+# -- comparing -----------------------------------------------------------------------------------------------------
+
+
+def _difference(one: Callable[[Tensor], Any], two: Callable[[Tensor], Any], trained: Trained) -> float:
+    """The largest difference of two models' outputs on random images, at several batch sizes; inf for other shapes."""
+    largest = 0.0
+    for batch_size in CHECKED_BATCHES:
+        images = _images(trained, batch_size)
+        with torch.no_grad():
+            ours, theirs = (_tuple(model(images)) for model in (one, two))
+        if [output.shape for output in ours] != [output.shape for output in theirs]:
+            return float("inf")
+        for output, other in zip(ours, theirs, strict=True):
+            found = float((output - other).abs().max())
+            largest = max(largest, found) if found == found else float("inf")
+    return largest
+
+
+def _run(graph: Graph, trained: Trained) -> tuple[Tensor, ...]:
+    with torch.no_grad():
+        return graph(_images(trained, 1))
+
+
+def _images(trained: Trained, batch_size: int) -> Tensor:
+    """Random normalised images, always the same."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(batch_size, 3, *trained.preprocessing.size, generator=generator)
+
+
+def _tuple(outputs: Any) -> tuple[Tensor, ...]:
+    return tuple(outputs) if isinstance(outputs, tuple | list) else (outputs,)

@@ -1,0 +1,297 @@
+"""Trained models, wherever they come from: our checkpoints and exports, DeiT's released files, timm's weights."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from student.checkpoint import FORMAT
+from student.model import build_model
+from student.recipe import Recipe
+from student.validation import Preprocessing
+from teacher_cache.errors import CheckpointError, RecipeError, TeacherError
+from teacher_cache.teacher import TIMM_HUBS, check_timm_name, load_state, read_checkpoint, state_of
+
+MARK = "deit_teacher_cache"  # the metadata key by which our own exports are known; its value is the layout's number
+LAYOUT = "1"
+FILE_ENDINGS = (".pt", ".pth", ".bin", ".safetensors")
+TEXTS = ("model", "weights", "class_from", "interpolation")  # metadata as it is, the others are JSON
+DEIT_CROP = {"crop_pct": 0.875, "interpolation": "bicubic"}  # of files that say nothing of it: DeiT's evaluation
+NUMBERS = ("model_args", "num_classes", "class_names", "size", "crop_pct", "mean", "std", "recipe")
+EMA_KEYS = ("model_ema", "state_dict_ema")  # ours and DeiT's; timm's
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model before it is built: what a checkpoint, or timm, says of it."""
+
+    source: str  # as given
+    recipe: Recipe | None  # of our own checkpoints and exports
+    model: str  # timm name, path/file.py:function or package.module:function
+    model_args: dict[str, Any]
+    state: dict[str, Tensor]
+    num_classes: int
+    class_names: tuple[str, ...] | None
+    class_from: str | None  # where the training shards have the class: "cls", "json:FIELD"
+    preprocessing: Preprocessing
+
+
+def read_trained(source: str, *, model: str | None = None, ema: bool = False) -> Trained:
+    """Read a trained model. Raises CheckpointError.
+
+    source is a file, or a timm name for timm's pretrained weights. A checkpoint of `student train` and a safetensors
+    file of `student export` say everything themselves; `model` overrides what they say (a function that has moved).
+    Any other file, with a state dict bare or under "model" or "state_dict" (the released DeiT files, timm's), needs
+    `model`, a timm name: mean and std are what timm's configuration of that name says, the crop is DeiT's, the number
+    of classes that of the head in the file, the size that of its position embedding. ema takes the moving average of
+    the weights.
+    """
+    path = Path(source)
+    if path.is_dir():
+        raise CheckpointError(f"{source} is a folder: name a file in it, checkpoint.pt for instance")
+    if not path.exists() and path.suffix not in FILE_ENDINGS and (source.startswith(TIMM_HUBS) or "/" not in source):
+        return _from_timm(source, model, ema)
+    content = read_checkpoint(source)
+    metadata = _read_metadata(source)
+    if MARK in metadata:
+        return _from_export(source, content, metadata, model, ema)
+    if isinstance(content.get("recipe"), Mapping) and "class_names" in content:
+        return _from_checkpoint(source, content, model, ema)
+    return _from_foreign(source, content, model, ema)
+
+
+def build_trained(trained: Trained) -> nn.Module:
+    """The model with its weights, in evaluation mode; both heads where it has them. Raises CheckpointError."""
+    made_for_it = Recipe(
+        name="trained", model=trained.model, distill="none", epochs=1, batch_size=1, lr=1e-3, weight_decay=0.0
+    )
+    # a function may demand the drop path that its recipe gives; whether it distilled does not matter any more
+    recipe = (trained.recipe or made_for_it).model_copy(
+        update={"model": trained.model, "model_args": trained.model_args, "distill": "none"}
+    )
+    try:
+        model = build_model(recipe, trained.num_classes, trained.preprocessing.size)
+    except RecipeError as error:
+        raise CheckpointError(f"{trained.source}: {error}") from error
+    load_state(model, trained.state, trained.source)
+    return model.eval()
+
+
+def describe_trained(trained: Trained, *, ema: bool) -> dict[str, str]:
+    """What an exported file carries beside the weights, as strings: read_trained reads it back. ema: of which weights.
+
+    Values that are no strings are JSON.
+    """
+    seen = trained.preprocessing
+    values: dict[str, Any] = {
+        MARK: LAYOUT,
+        "model": trained.model,
+        "model_args": trained.model_args,
+        "weights": "ema" if ema else "raw",
+        "num_classes": trained.num_classes,
+        "class_names": trained.class_names,
+        "class_from": trained.class_from,
+        "size": seen.size,
+        "crop_pct": seen.crop_pct,
+        "interpolation": seen.interpolation,
+        "mean": seen.mean,
+        "std": seen.std,
+        "recipe": None if trained.recipe is None else trained.recipe.to_json(),
+    }
+    return {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def first_line(error: Exception) -> str:
+    """What a library says of its error, on one line."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def _from_checkpoint(source: str, content: dict[str, Any], model: str | None, ema: bool) -> Trained:
+    if content.get("format", FORMAT) > FORMAT:  # what is read here is the same in earlier ones
+        raise CheckpointError(
+            f"{source} has format {content['format']}, this program reads up to {FORMAT}: use the version that wrote it"
+        )
+    if ema and "model_ema" not in content:
+        raise CheckpointError(f"{source} has no EMA weights: leave out --ema, or train with --set ema=0.9999")
+    recipe = _recipe(source, content["recipe"])
+    name = model or recipe.model
+    if name is None:
+        raise CheckpointError(f"{source} does not say which model it is: name it with --model")
+    return Trained(
+        source,
+        recipe,
+        name,
+        recipe.model_args,
+        _tensors(source, state_of(content, prefer=["model_ema" if ema else "model"])),
+        len(content["class_names"]),
+        tuple(content["class_names"]),
+        content.get("class_from"),
+        _preprocessing(source, content, tuple(content["size"])),
+    )
+
+
+def _from_export(
+    source: str, state: dict[str, Any], metadata: Mapping[str, str], model: str | None, ema: bool
+) -> Trained:
+    if metadata[MARK] != LAYOUT:
+        raise CheckpointError(
+            f"{source} has layout {metadata[MARK]}, this program reads {LAYOUT}: use the version that wrote it"
+        )
+    if ema and metadata["weights"] != "ema":
+        raise CheckpointError(f"{source} holds the weights without averaging: leave out --ema, or export with it")
+    values: dict[str, Any] = {name: metadata[name] for name in TEXTS if name in metadata}
+    values |= {name: json.loads(metadata[name]) for name in NUMBERS if name in metadata}
+    return Trained(
+        source,
+        _recipe(source, values["recipe"]) if "recipe" in values else None,
+        model or values["model"],
+        values["model_args"],
+        _tensors(source, state),
+        values["num_classes"],
+        tuple(values["class_names"]) if "class_names" in values else None,
+        values.get("class_from"),
+        _preprocessing(source, values, tuple(values["size"])),
+    )
+
+
+def _from_foreign(source: str, content: dict[str, Any], model: str | None, ema: bool) -> Trained:
+    if model is None:
+        raise CheckpointError(
+            f"{source} does not say which model it is (no checkpoint of `student train` or `student export`): "
+            "name it with --model, a timm name"
+        )
+    config = _timm_config(model)
+    if ema:
+        if not any(key in content for key in EMA_KEYS):
+            raise CheckpointError(f"{source} has no EMA weights ({' or '.join(EMA_KEYS)}): leave out --ema")
+        state = _tensors(source, state_of(content, prefer=EMA_KEYS))
+    else:
+        state = _tensors(source, state_of(content))
+    return Trained(
+        source,
+        None,
+        model,
+        {},
+        state,
+        _num_classes(source, state, model, config),
+        None,
+        None,
+        _preprocessing(source, config | DEIT_CROP, _size(state, config)),
+    )
+
+
+def _from_timm(name: str, model: str | None, ema: bool) -> Trained:
+    if model is not None or ema:
+        raise CheckpointError(f"{name} is no file: --model and --ema are for files")
+    if not name.startswith(TIMM_HUBS):
+        _timm_config(name)
+    try:
+        built: Any = timm.create_model(name, pretrained=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"timm could not load pretrained weights of {name} ({first_line(error)}): "
+            "download them on a machine with a network, and give the file with --model"
+        ) from error
+    config: Mapping[str, Any] = built.pretrained_cfg
+    plain = name if not name.startswith(TIMM_HUBS) else config["architecture"]
+    return Trained(
+        name,
+        None,
+        plain,
+        dict(built.pretrained_model_args),
+        built.state_dict(),
+        built.num_classes,
+        None,
+        None,
+        _preprocessing(name, config, tuple(config["input_size"][1:])),
+    )
+
+
+def _timm_config(name: str) -> dict[str, Any]:
+    """What timm says of a model's preprocessing and head."""
+    try:
+        check_timm_name(name)
+    except TeacherError as error:
+        raise CheckpointError(f"{error}, or the path of a checkpoint") from error
+    try:
+        config = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    except RuntimeError as error:
+        raise CheckpointError(f"timm has no configuration of {name}: {error} Check what stands after a dot") from error
+    assert config is not None
+    return config.to_dict()
+
+
+def _num_classes(source: str, state: Mapping[str, Tensor], model: str, config: Mapping[str, Any]) -> int:
+    head = config["classifier"]
+    head = head if isinstance(head, str) or head is None else head[0]
+    if f"{head}.weight" not in state:
+        raise CheckpointError(
+            f"{source} holds no {head}.weight, from which the number of classes of {model} is read: "
+            f"check --model; it holds {', '.join(sorted(state)[:3])} and others"
+        )
+    return len(state[f"{head}.weight"])
+
+
+def _size(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> tuple[int, int]:
+    """(H, W) pixels: the configuration's, or where a position embedding has another square grid of patches, that."""
+    height, width = config["input_size"][1:]
+    if "pos_embed" not in state or "patch_embed.proj.weight" not in state or state["pos_embed"].ndim != 3:
+        return height, width
+    patch_height, patch_width = state["patch_embed.proj.weight"].shape[-2:]
+    length = state["pos_embed"].shape[1]
+    prefix = sum(state[name].shape[1] for name in ("cls_token", "dist_token", "reg_token") if name in state)
+    grids = (length - prefix, length)  # some models, DeiT III for one, have no positions of their tokens
+    if (height // patch_height) * (width // patch_width) in grids:
+        return height, width
+    for grid in grids:
+        side = round(grid**0.5) if grid > 0 else 0
+        if side and side * side == grid:
+            return side * patch_height, side * patch_width
+    return height, width
+
+
+def _preprocessing(source: str, values: Mapping[str, Any], size: tuple[int, ...]) -> Preprocessing:
+    if values["interpolation"] not in ("bicubic", "bilinear"):
+        raise CheckpointError(
+            f"{source} wants images resized by {values['interpolation']}: bicubic and bilinear are known here"
+        )
+    if len(values["mean"]) != 3 or len(size) != 2:
+        raise CheckpointError(f"{source} is for {len(values['mean'])} channels: images have three here")
+    return Preprocessing(
+        (size[0], size[1]), values["crop_pct"], values["interpolation"], tuple(values["mean"]), tuple(values["std"])
+    )
+
+
+def _recipe(source: str, values: dict[str, Any]) -> Recipe:
+    try:
+        return Recipe.from_json(values)
+    except RecipeError as error:
+        raise CheckpointError(f"{source}: {error}: use the version that wrote it") from error
+
+
+def _tensors(source: str, state: Mapping[str, Any]) -> dict[str, Tensor]:
+    others = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if others or not state:
+        found = ", ".join(others[:3]) or "nothing"
+        raise CheckpointError(
+            f"{source} holds no state dict, bare or under model or state_dict (found {found}): check the file"
+        )
+    return dict(state)
+
+
+def _read_metadata(source: str) -> dict[str, str]:
+    """The strings in a safetensors file's header; none in any other file."""
+    if not source.endswith(".safetensors"):
+        return {}
+    with safe_open(source, framework="pt") as file:
+        return dict(file.metadata() or {})

@@ -1,0 +1,141 @@
+"""Validation shards as batches of views, and how a model wants to see them."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from teacher_cache.errors import ShardError
+from teacher_cache.replay.block import BLOCK_SAMPLES
+from teacher_cache.replay.policy import Crop, Interpolation, Policy
+from teacher_cache.shards import Index, class_rule, expand_shards, index_shards
+from teacher_cache.workers import RenderPool, RenderTask, render_all
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a model sees an image at evaluation: resize so that the crop is crop_pct of it, centre crop, normalise."""
+
+    size: tuple[int, int]  # (H, W) pixels
+    crop_pct: float
+    interpolation: Interpolation
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def policy(self) -> Policy:
+        crop = Crop(kind="center", crop_pct=self.crop_pct, interpolation=self.interpolation)
+        return Policy(name="validation", size=self.size, mean=self.mean, std=self.std, crop=crop)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """views (B, H, W, 3) uint8; classes and samples (B,) int64, the samples' numbers in the index."""
+
+    views: Tensor
+    classes: Tensor
+    samples: Tensor
+
+
+class ValidationSet(AbstractContextManager["ValidationSet"]):
+    """Validation shards, indexed in memory and rendered by the same code as training views. A rank reads its part."""
+
+    def __init__(
+        self, index: Index, preprocessing: Preprocessing, *, workers: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.index = index
+        self.preprocessing = preprocessing
+        self._pool = RenderPool(preprocessing.policy(), 0, workers=workers)
+        blocks = [(shard, block) for shard in range(index.num_shards) for block in range(index.num_blocks(shard))]
+        self._mine = blocks[rank::world_size]
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        """This rank's samples, each once, in batches of up to batch_size views, at least a block."""
+        waiting: list[Batch] = []
+        tasks = [
+            RenderTask(number, self.index.place(shard, block), (0,)) for number, (shard, block) in enumerate(self._mine)
+        ]
+        for rendered in render_all(self._pool, tasks):
+            waiting.append(self._batch(rendered.task.id, rendered.block.pixels, rendered.block.class_pairs[:, 0]))
+            if (len(waiting) + 1) * BLOCK_SAMPLES > batch_size:
+                yield _join(waiting)
+                waiting = []
+        if waiting:
+            yield _join(waiting)
+
+    def _batch(self, number: int, pixels: np.ndarray, classes: np.ndarray) -> Batch:
+        shard, block = self._mine[number]
+        first = int(self.index.starts[shard]) + block * BLOCK_SAMPLES
+        samples = torch.arange(first, first + len(pixels))
+        return Batch(torch.from_numpy(pixels.copy()), torch.from_numpy(classes).long(), samples)
+
+    def close(self) -> None:
+        self._pool.close()
+
+    def __exit__(self, *details: object) -> None:
+        self.close()
+
+
+class Normalise:
+    """uint8 (B, H, W, 3) on the device -> float (B, 3, H, W), channels last in memory."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
+        self._shift = 255 * torch.tensor(mean, device=device).view(1, 3, 1, 1)
+        self._scale = 255 * torch.tensor(std, device=device).view(1, 3, 1, 1)
+
+    def __call__(self, views: Tensor) -> Tensor:
+        return (views.permute(0, 3, 1, 2).float() - self._shift) / self._scale
+
+
+def index_validation(
+    patterns: Sequence[str],
+    class_names: Sequence[str] | None,
+    class_from: str | None = None,
+    *,
+    num_classes: int | None = None,
+) -> Index:
+    """Index validation shards in memory. class_from ("cls", "json:FIELD"): where the training shards have the class.
+
+    ShardError when their classes are not the model's, in the same order. A model that does not name its classes takes
+    the shards', which must be num_classes.
+    """
+    paths = expand_shards(patterns)
+    index = index_shards(paths, class_rule(paths, class_from or "cls"))
+    if not index.num_samples:
+        raise ShardError(f"validation shards {', '.join(patterns)} hold no samples: name shards that do")
+    numbered = tuple(str(number) for number in range(len(index.class_names)))
+    if class_names is None:
+        found = len(index.class_names)
+        # without names the highest class may be absent here
+        if found == num_classes or (index.class_names == numbered and num_classes is not None and found < num_classes):
+            return index
+        raise ShardError(
+            f"validation shards {', '.join(patterns)} have {found} classes, the model has {num_classes}: "
+            "name the shards of its data, with its classes.json beside them"
+        )
+    if index.class_names == tuple(class_names):
+        return index
+    if index.class_names == numbered and tuple(class_names[: len(numbered)]) == numbered:
+        return index  # no names on either side, and the highest class may be absent here
+    differing = next(
+        (
+            f"class {number} is {theirs} there and {ours} here"
+            for number, (theirs, ours) in enumerate(zip(index.class_names, class_names, strict=False))
+            if theirs != ours
+        ),
+        f"{len(index.class_names)} classes there and {len(class_names)} here",
+    )
+    raise ShardError(
+        f"validation shards {', '.join(patterns)} have other classes than the model ({differing}): "
+        "put the training shards' classes.json beside them"
+    )
+
+
+def _join(batches: list[Batch]) -> Batch:
+    return Batch(
+        torch.cat([batch.views for batch in batches]),
+        torch.cat([batch.classes for batch in batches]),
+        torch.cat([batch.samples for batch in batches]),
+    )

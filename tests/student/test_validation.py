@@ -1,0 +1,114 @@
+"""Validation views: every sample once, preprocessing that shows, and classes that must be the model's."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from student.validation import Normalise, Preprocessing, ValidationSet, index_validation
+from teacher_cache.errors import ShardError
+from teacher_cache.shards import class_rule, index_shards
+from tests.bright_shards import bright_image
+from tests.shard_files import write_shard
+from tests.student.small_runs import validation_shard
+
+NAMES = [str(number) for number in range(10)]
+CPU = torch.device("cpu")
+VIEWED = Preprocessing((12, 8), 1.0, "bicubic", (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+
+
+def validation_set(path: str, seen: Preprocessing = VIEWED, **options: Any) -> ValidationSet:
+    return ValidationSet(index_shards([path], class_rule([path])), seen, **{"workers": 0, **options})
+
+
+@pytest.mark.parametrize("num_samples", [40, 150])
+def test_every_sample_is_seen_by_one_of_two_ranks(tmp_path: Path, num_samples: int) -> None:
+    path = validation_shard(tmp_path / "val-0000.tar", num_samples)
+    alone = list(validation_set(path).batches(100))
+    parts = [list(validation_set(path, rank=rank, world_size=2).batches(100)) for rank in range(2)]
+    assert bool(parts[1]) == (num_samples > 64)  # 40 samples are one block: the second rank has none
+    images = sorted(view.numpy().tobytes() for batch in alone for view in batch.views)
+    assert sorted(view.numpy().tobytes() for part in parts for batch in part for view in batch.views) == images
+    assert len(set(images)) == num_samples == sum(len(batch.classes) for batch in alone)
+
+
+def test_a_sample_is_known_by_its_number_in_the_index(tmp_path: Path) -> None:
+    path = validation_shard(tmp_path / "val-0000.tar", 150)
+    index = index_shards([path], class_rule([path]))
+    for rank in range(2):
+        for batch in validation_set(path, rank=rank, world_size=2).batches(64):
+            assert index.classes[batch.samples.numpy()].tolist() == batch.classes.tolist()
+            assert len(batch.views) == len(batch.samples)
+    samples = [batch.samples for batch in validation_set(path).batches(100)]
+    assert torch.cat(samples).tolist() == list(range(150))
+
+
+def test_the_crops_share_changes_the_views(tmp_path: Path) -> None:
+    path = validation_shard(tmp_path / "val-0000.tar", 10)
+    views = {
+        share: next(validation_set(path, replace(VIEWED, crop_pct=share)).batches(64)).views
+        for share in (1.0, 0.6, 0.5)
+    }
+    assert all(view.shape == (10, 12, 8, 3) for view in views.values())
+    assert not torch.equal(views[1.0], views[0.6])
+    assert not torch.equal(views[0.6], views[0.5])
+
+
+def test_normalise_is_the_formula() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3), dtype=np.uint8)
+    shown = Normalise(VIEWED.mean, VIEWED.std, CPU)(torch.from_numpy(pixels)).numpy()
+    expected = (pixels / 255 - np.array(VIEWED.mean)) / np.array(VIEWED.std)
+    assert np.abs(shown - expected.transpose(0, 3, 1, 2)).max() < 1e-6
+
+
+# -- classes -------------------------------------------------------------------------------------------------------
+
+
+def test_other_class_names_are_refused(tmp_path: Path) -> None:
+    animals = ["cat", "dog", "emu", *"defghij"]
+    path = validation_shard(tmp_path / "val.tar", 20, animals)
+    assert index_validation([path], animals).num_samples == 20
+    with pytest.raises(ShardError, match=r"class 2 is emu there and gnu here.*classes\.json beside them"):
+        index_validation([path], ["cat", "dog", "gnu", *"defghij"])
+    with pytest.raises(ShardError, match="10 classes there and 11 here"):
+        index_validation([path], [*animals, "k"])
+    with pytest.raises(ShardError, match="class 0 is cat there and 0 here"):
+        index_validation([path], NAMES)
+
+
+def test_numbered_classes_may_lack_the_highest_but_not_exceed_it(tmp_path: Path) -> None:
+    path = validation_shard(tmp_path / "val.tar", 8)  # classes 0 to 7
+    assert index_validation([path], NAMES).num_samples == 8
+    with pytest.raises(ShardError, match="8 classes there and 7 here"):
+        index_validation([path], NAMES[:7])
+
+
+def test_a_model_without_class_names_takes_the_shards(tmp_path: Path) -> None:
+    numbered = validation_shard(tmp_path / "val.tar", 8)  # classes 0 to 7
+    assert index_validation([numbered], None, num_classes=8).num_samples == 8
+    assert index_validation([numbered], None, num_classes=1000).num_samples == 8  # the highest may be absent
+    with pytest.raises(ShardError, match=r"have 8 classes, the model has 7: name the shards of its data"):
+        index_validation([numbered], None, num_classes=7)
+    named = validation_shard(tmp_path / "named" / "val.tar", 8, list("abcdefghij"))
+    assert index_validation([named], None, num_classes=10).class_names == tuple("abcdefghij")
+    with pytest.raises(ShardError, match="have 10 classes, the model has 11"):
+        index_validation([named], None, num_classes=11)
+
+
+def test_validation_without_samples_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match="hold no samples"):
+        index_validation([validation_shard(tmp_path / "val.tar", 0, NAMES)], NAMES)
+
+
+def test_classes_come_from_where_the_training_shards_have_them(tmp_path: Path) -> None:
+    samples = [
+        {"__key__": f"v{n}", "png": bright_image(n), "json": json.dumps({"label": n}).encode()} for n in range(10)
+    ]
+    path = str(write_shard(tmp_path / "val.tar", samples))
+    assert index_validation([path], NAMES, "json:label").classes.tolist() == list(range(10))
+    with pytest.raises(ShardError, match=r"no \.json|has no class"):
+        index_validation([path], NAMES)
