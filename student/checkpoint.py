@@ -11,9 +11,10 @@ from teacher_cache.durable import sync
 from teacher_cache.errors import CheckpointError
 from teacher_cache.teacher import read_checkpoint
 
-FORMAT = 1
+FORMAT = 2
 NEWEST = "checkpoint.pt"
 EPOCH_END = "epoch.pt"  # the last epoch's end: what another world size goes on from
+PARTS = ("recipe", "plan", "store", "weights", "answers")  # what a run is, besides its position
 MAY_CHANGE = ("micro_batch", "compile")  # recipe fields that do not change what is trained
 
 
@@ -54,9 +55,9 @@ def find_checkpoint(out: Path, world_size: int) -> dict[str, Any] | None:
 def check_resumable(out: Path, stored: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
     """Refuse, with CheckpointError, to go on with another recipe, store, plan or list of skipped samples.
 
-    Both mappings hold "recipe", "store" and "plan". The world size may differ (see find_checkpoint).
+    Both mappings hold PARTS. The world size may differ (see find_checkpoint).
     """
-    for part in ("recipe", "plan", "store"):
+    for part in PARTS:
         for field in sorted(stored[part].keys() | ours[part].keys()):
             then, now = stored[part].get(field), ours[part].get(field)
             if then == now or (part == "recipe" and field in MAY_CHANGE) or (part == "plan" and field == "world_size"):

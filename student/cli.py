@@ -1,8 +1,11 @@
-"""`student train | evaluate | results`."""
+"""`student train | finetune | recipes | evaluate | export | results`."""
 
 import json
+import os
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,22 +24,77 @@ def main() -> None:
     """Train students from a store of teacher labels, and evaluate them."""
 
 
+def _training_options(default_recipe: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """What `train` and `finetune` have in common."""
+    options = [
+        click.option("--store", "store_path", required=True, help="The store that `teacher-cache` made."),
+        click.option(
+            "--recipe",
+            "recipe_name",
+            required=default_recipe is None,
+            default=default_recipe,
+            help="Shipped recipe (`student recipes` lists them), or a TOML file.",
+        ),
+        click.option("--val", multiple=True, help="Validation shards; may be repeated."),
+        click.option(
+            "--out", required=True, type=click.Path(path_type=Path), help="Folder of the run; the same one resumes."
+        ),
+        click.option(
+            "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe setting: epochs=100."
+        ),
+        click.option("--views-used", type=click.IntRange(1), help="Use views 0 to N-1.  [default: all of the store's]"),
+        click.option("--workers", default=2, type=click.IntRange(0), help="Rendering processes for each rank."),
+        click.option("--device", help="cuda, cpu ...  [default: a GPU if there is one]"),
+        click.option("--shards", multiple=True, help="Where the indexed shards are now, if they moved."),
+        click.option(
+            "--ops", metavar="FILE.py:FUNCTION", help="The own operations of the store's policy, if it has some."
+        ),
+        click.option(
+            "--on-drift", type=click.Choice(["stop", "warn"]), default="stop", help="When pixels are not the store's."
+        ),
+        click.option("--allow-policy", is_flag=True, help="Train on a store of another policy than the recipe's."),
+        click.option("--checkpoint-every", "checkpoint_every_s", default=600.0, help="Seconds between checkpoints."),
+        click.option("--teacher", help="Ask this teacher online instead of reading labels: timm name or FILE.py:F."),
+        click.option("--teacher-checkpoint", help="The online teacher's weights."),
+    ]
+
+    def add(command: Callable[..., None]) -> Callable[..., None]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
 @main.command()
-@click.option("--store", "store_path", required=True, help="The store that `teacher-cache` made.")
-@click.option("--recipe", "recipe_name", required=True, help="Shipped recipe, or a TOML file.")
-@click.option("--val", multiple=True, help="Validation shards; may be repeated.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the run; the same one resumes.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe setting: epochs=100.")
-@click.option("--views-used", type=click.IntRange(1), help="Use views 0 to N-1.  [default: all of the store's]")
-@click.option("--workers", default=2, type=click.IntRange(0), help="Rendering processes for each rank.")
-@click.option("--device", help="cuda, cpu ...  [default: a GPU if there is one]")
-@click.option("--shards", multiple=True, help="Where the indexed shards are now, if they moved.")
-@click.option(
-    "--on-drift", type=click.Choice(["stop", "warn"]), default="stop", help="When pixels are not the store's."
-)
-@click.option("--allow-policy", is_flag=True, help="Train on a store of another policy than the recipe expects.")
-@click.option("--checkpoint-every", "checkpoint_every_s", default=600.0, help="Seconds between checkpoints.")
-def train(
+@_training_options()
+def train(**settings: Any) -> None:
+    """Train a student. After SIGTERM, SIGUSR1 or Ctrl-C it writes a checkpoint and exits with 75: run it again."""
+    _train(**settings)
+
+
+@main.command()
+@click.option("--checkpoint", required=True, help="A trained model: a file, or a timm name for timm's weights.")
+@click.option("--model", help="timm name of the model in a file that does not say it.")
+@click.option("--ema", is_flag=True, help="Start from the moving average of its weights.")
+@click.option("--resolution", metavar="N or HxW", help="The views' size in pixels; checked against the store's.")
+@click.option("--reset-heads", is_flag=True, help="Draw the heads anew even where the classes are the same.")
+@_training_options(default_recipe="deit_base_384")
+def finetune(
+    checkpoint: str, model: str | None, ema: bool, resolution: str | None, reset_heads: bool, **settings: Any
+) -> None:
+    """Train a trained model further: at another resolution, or on another data set's classes.
+
+    The position embedding is resized to the store's views, heads are drawn anew where the classes are others, and
+    the model is evaluated before the first step. Signals as for `train`.
+    """
+    from student.trained import read_trained
+
+    trained = read_trained(checkpoint, model=model, ema=ema)
+    _train(**settings, trained=trained, resolution=_resolution(resolution), reset_heads=reset_heads)
+
+
+def _train(
     store_path: str,
     recipe_name: str,
     val: tuple[str, ...],
@@ -46,22 +104,38 @@ def train(
     workers: int,
     device: str | None,
     shards: tuple[str, ...],
+    ops: str | None,
     on_drift: Literal["stop", "warn"],
     allow_policy: bool,
     checkpoint_every_s: float,
+    teacher: str | None,
+    teacher_checkpoint: str | None,
+    trained: Any = None,
+    resolution: tuple[int, int] | None = None,
+    reset_heads: bool = False,
 ) -> None:
-    """Train a student. After SIGTERM, SIGUSR1 or Ctrl-C it writes a checkpoint and exits with 75: run it again."""
+    from student.finetune import adapt, check_resolution
     from student.recipe import load_recipe
     from student.train import STOPPED, Stopped, TrainOptions, check_policy
     from student.train import train as train_student
     from teacher_cache.places import open_moved
+    from teacher_cache.teacher import TeacherSettings
 
     recipe = load_recipe(recipe_name, overrides)
-    store = open_moved(store_path, shards)
+    store = open_moved(store_path, shards, ops=ops)
     check_policy(store, recipe, allow_policy)
-    options = TrainOptions(out, val, views_used, workers, device, on_drift, checkpoint_every_s)
+    check_resolution(store, resolution)
+    online = TeacherSettings(teacher, teacher_checkpoint) if teacher or teacher_checkpoint else None
+    options = TrainOptions(out, val, views_used, workers, device, on_drift, checkpoint_every_s, online)
+    initial = None
+    if trained is not None:
+        start = adapt(trained, recipe, store, reset_heads=reset_heads)
+        recipe, initial = start.recipe, start.state
+        if os.environ.get("RANK", "0") == "0":
+            for note in start.notes:
+                click.echo(note)
     try:
-        accuracy = train_student(store, recipe, options, click.echo)
+        accuracy = train_student(store, recipe, options, click.echo, initial=initial)
     except Stopped as stopped:
         click.echo(str(stopped), err=True)
         sys.exit(STOPPED)
@@ -69,37 +143,177 @@ def train(
         Console().print(accuracy_table({recipe.name: accuracy}))
 
 
+def _resolution(text: str | None) -> tuple[int, int] | None:
+    """N or HxW."""
+    if text is None:
+        return None
+    try:
+        sides = [int(side) for side in text.lower().split("x")]
+    except ValueError:
+        sides = []
+    if len(sides) not in (1, 2) or min(sides) < 1:
+        raise click.BadParameter(f"{text!r} is neither one number nor HxW", param_hint="--resolution")
+    return sides[0], sides[-1]
+
+
+@main.group(invoke_without_command=True)
+@click.pass_context
+def recipes(context: click.Context) -> None:
+    """List the shipped recipes; `student recipes show NAME` prints every setting of one."""
+    from student.plan import num_views_read
+    from student.recipe import load_recipe, read_header, shipped_recipes
+
+    if context.invoked_subcommand is not None:
+        return
+    names = shipped_recipes()
+    width = max(map(len, names))
+    columns = shutil.get_terminal_size((120, 24)).columns
+    click.echo(f"{'recipe':<{width}}  policy    distill  epochs  views  what")
+    for name in names:
+        recipe = load_recipe(name)
+        views = num_views_read(recipe.epochs, recipe.repeats)
+        row = f"{name:<{width}}  {recipe.policy or 'any':<8}  {recipe.distill:<7}  {recipe.epochs:>6}  {views:>5}  "
+        what = read_header(name).partition("\n")[0]
+        click.echo(row + (what if len(row + what) <= columns else f"{what[: columns - len(row) - 3]}..."))
+
+
+@recipes.command()
+@click.argument("name")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Show it with a setting overridden.")
+def show(name: str, overrides: tuple[str, ...]) -> None:
+    """Print a recipe whole, as a TOML file: every setting with its source, and how many views it needs."""
+    from student.recipe import describe_recipe, load_sourced_recipe
+
+    click.echo(describe_recipe(load_sourced_recipe(name, overrides)))
+
+
 @main.command()
-@click.option("--checkpoint", required=True, help="A checkpoint of `student train`.")
+@click.option("--checkpoint", required=True, help="A trained model: a file, or a timm name for timm's weights.")
+@click.option("--model", "model_name", help="timm name of the model in a file that does not say it.")
 @click.option("--val", multiple=True, required=True, help="Validation shards; may be repeated.")
 @click.option("--ema", is_flag=True, help="The moving average of the weights.")
+@click.option(
+    "--crop-pct",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="The centre crop's share of the resized image.  [default: the recipe's or timm's; other files 0.875]",
+)
+@click.option("--tta", type=click.Choice(["flip"]), help="Mean logits of each view and its mirror image.")
+@click.option("--teacher", "teacher_spec", help="Compare with this teacher: timm name, or path/file.py:function.")
+@click.option("--teacher-checkpoint", help="The teacher's weights, where not timm's own.")
+@click.option("--real", "real_path", help="ImageNet-ReaL's real.json, for ImageNet's validation images.")
 @click.option("--json", "as_json", is_flag=True)
 @click.option("--batch-size", default=256, type=click.IntRange(1))
 @click.option("--workers", default=2, type=click.IntRange(0))
 @click.option("--device", help="[default: a GPU if there is one]")
 def evaluate(
-    checkpoint: str, val: tuple[str, ...], ema: bool, as_json: bool, batch_size: int, workers: int, device: str | None
+    checkpoint: str,
+    model_name: str | None,
+    val: tuple[str, ...],
+    ema: bool,
+    crop_pct: float | None,
+    tta: Literal["flip"] | None,
+    teacher_spec: str | None,
+    teacher_checkpoint: str | None,
+    real_path: str | None,
+    as_json: bool,
+    batch_size: int,
+    workers: int,
+    device: str | None,
 ) -> None:
-    """Top-1 and top-5 of a checkpoint by class head, distillation head and fused."""
-    from student.evaluate import ValidationSet, index_validation, open_checkpoint, preprocessing_of
-    from student.evaluate import evaluate as evaluate_model
+    """Who is how good on validation shards: class head, distillation head, both fused, and a teacher.
+
+    Top-1 with its 95 % interval and top-5, on which share of samples two of them disagree, and how alike class and
+    distillation token are after each block. Under torchrun each rank takes its part.
+    """
+    from student.evaluate import tally
+    from student.real import read_real
+    from student.report import Evaluated, report, tables
     from student.train import joined_ranks
+    from student.trained import build_trained, read_trained
+    from student.validation import ValidationSet, index_validation
+    from teacher_cache.teacher import TeacherSettings, open_teacher
     from teacher_cache.workers import leave_cores
 
+    if teacher_checkpoint and not teacher_spec:
+        raise click.UsageError("--teacher-checkpoint is for a --teacher: name it")
     with joined_ranks(device) as ranks:
         leave_cores(workers)
-        model, content = open_checkpoint(checkpoint, ema=ema)
-        index = index_validation(val, content["class_names"], content["class_from"])
-        with ValidationSet(
-            index, preprocessing_of(content), workers=workers, rank=ranks.rank, world_size=ranks.world_size
-        ) as validation:
-            accuracy = evaluate_model(model.to(ranks.device), validation, ranks.device, batch_size=batch_size)
-    if not ranks.first:
-        return
+        trained = read_trained(checkpoint, model=model_name, ema=ema)
+        seen = trained.preprocessing if crop_pct is None else replace(trained.preprocessing, crop_pct=crop_pct)
+        model = build_trained(trained).to(ranks.device)
+        index = index_validation(val, trained.class_names, trained.class_from, num_classes=trained.num_classes)
+        real = read_real(real_path, index, trained.num_classes) if real_path else None
+        teacher = None
+        if teacher_spec:
+            teacher = open_teacher(
+                TeacherSettings(teacher_spec, teacher_checkpoint, device=str(ranks.device)),
+                num_classes=trained.num_classes,
+                view_size=seen.size,
+                stored=None,
+            )
+        with ValidationSet(index, seen, workers=workers, rank=ranks.rank, world_size=ranks.world_size) as validation:
+            counts = tally(model, validation, ranks.device, batch_size=batch_size, tta=tta, teacher=teacher, real=real)
+        if not ranks.first:
+            return
+    recipe = trained.recipe
+    evaluated = Evaluated(
+        checkpoint,
+        recipe.name if recipe else trained.model,
+        ema,
+        recipe.fusion if recipe else None,
+        seen,
+        tta,
+        teacher.identity["name"] if teacher else None,
+    )
+    values = report(evaluated, counts)
     if as_json:
-        click.echo(json.dumps({"checkpoint": checkpoint, "samples": index.num_samples, "accuracy": accuracy}, indent=2))
+        click.echo(json.dumps(values, indent=2))
     else:
-        Console().print(accuracy_table({content["recipe"]["name"]: accuracy}))
+        Console().print(tables(values))
+
+
+@main.command()
+@click.option("--checkpoint", required=True, help="A trained model: a file, or a timm name for timm's weights.")
+@click.option("--model", "model_name", help="timm name of the model in a file that does not say it.")
+@click.option("--ema", is_flag=True, help="The moving average of the weights.")
+@click.option("--format", "file_format", required=True, type=click.Choice(["safetensors", "onnx", "torch-export"]))
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="*.safetensors, *.onnx or *.pt2."
+)
+@click.option(
+    "--outputs", type=click.Choice(["fused", "heads"]), default="fused", help="Of a graph: scores, or logits by head."
+)
+@click.option(
+    "--fusion", type=click.Choice(["softmax_sum", "logit_mean"]), help="Of both heads.  [default: the recipe's]"
+)
+def export(
+    checkpoint: str,
+    model_name: str | None,
+    ema: bool,
+    file_format: Literal["safetensors", "onnx", "torch-export"],
+    out: Path,
+    outputs: Literal["fused", "heads"],
+    fusion: Literal["softmax_sum", "logit_mean"] | None,
+) -> None:
+    """Write a trained model for others, read it back and compare it with PyTorch.
+
+    safetensors holds the weights, as timm reads them. onnx and torch-export hold a graph of any batch size: `images`,
+    normalised, float32, (B, 3, H, W) -> `scores`, or `class_logits` and `distillation_logits`. Every file says which
+    preprocessing it needs.
+    """
+    from student.export import CHECKED_BATCHES, timm_call
+    from student.export import export as write
+    from student.trained import read_trained
+
+    trained = read_trained(checkpoint, model=model_name, ema=ema)
+    chosen = fusion or (trained.recipe.fusion if trained.recipe else "softmax_sum")
+    written = write(trained, out, file_format, ema=ema, outputs=outputs, fusion=chosen)
+    holds = f" ({', '.join(written.outputs)})" if written.outputs else ""
+    compared = "" if written.difference is None else f", largest difference {written.difference:.2g}"
+    batches = "" if written.difference is None else f" at batches of {' and '.join(map(str, CHECKED_BATCHES))}"
+    click.echo(f"wrote {out}{holds}; {written.how}{compared}{batches}")
+    if file_format == "safetensors" and ":" not in trained.model:
+        click.echo(timm_call(trained, out))
 
 
 @main.command()

@@ -4,6 +4,7 @@ Views come mixed from the store, and so do their classes; nothing is mixed here 
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,29 +16,70 @@ from student.recipe import Recipe
 
 @dataclass(frozen=True)
 class StudentLoss:
-    """Means over a batch, float32 scalars: the class head's loss, the distillation head's, and what is minimised."""
+    """Means over a batch, float32 scalars: what is minimised, the truth's part and the teacher's, before weighting."""
 
     total: Tensor
-    class_loss: Tensor
-    distill_loss: Tensor  # 0 where there is no distillation head
+    class_loss: Tensor  # the class head on the mixed truth
+    distill_loss: Tensor  # the distillation head, or the class head where there is no other, on the teacher's answers
 
 
-def student_loss(recipe: Recipe, outputs: Heads, target: Tensor, labels: Tensor | None) -> StudentLoss:
-    """The loss that the recipe asks for. target (B, C) from mixed_target, labels (B,) int64 where it distils."""
-    if recipe.distill == "hard":
-        assert labels is not None, "hard distillation reads labels"
-        return hard_distillation_loss(outputs, target, labels, recipe.distill_alpha)
-    return truth_loss(outputs, target, recipe.distill_alpha)
+@dataclass(frozen=True)
+class TeacherAnswers:
+    """What a teacher says of a batch. probabilities are at the recipe's temperature, for soft distillation only."""
+
+    labels: Tensor  # (B,) int64
+    probabilities: Tensor | None = None  # (B, C) float32
+
+    def rows(self, rows: slice) -> "TeacherAnswers":
+        return TeacherAnswers(self.labels[rows], None if self.probabilities is None else self.probabilities[rows])
+
+
+def student_loss(recipe: Recipe, outputs: Heads, target: Tensor, answers: TeacherAnswers | None) -> StudentLoss:
+    """The loss that the recipe asks for. target (B, C) from mixed_target; answers where it distils."""
+    alpha = recipe.distill_alpha
+    if recipe.distill == "none":
+        return truth_loss(outputs, target, alpha)
+    assert answers is not None, "distillation needs a teacher's answers"
+    if recipe.distill == "soft":
+        assert answers.probabilities is not None, "soft distillation needs probabilities"
+        return soft_distillation_loss(
+            outputs, target, answers.probabilities, alpha, recipe.distill_tau, recipe.soft_mean
+        )
+    if outputs.distill_logits is None and recipe.hard_without_token == "teacher":
+        alpha = 1.0
+    return hard_distillation_loss(outputs, target, answers.labels, alpha)
 
 
 def hard_distillation_loss(outputs: Heads, target: Tensor, labels: Tensor, alpha: float) -> StudentLoss:
     """(1 - alpha) x the class head on the mixed truth + alpha x the distillation head on the teacher's labels.
 
-    arXiv 2012.12877, equation 3, with the distillation token. The labels are never smoothed.
+    arXiv 2012.12877, equation 3: with the distillation token; without one the class head learns both. The labels are
+    never smoothed.
     """
-    assert outputs.distill_logits is not None, "build_model refuses hard distillation without a distillation head"
     class_loss = soft_cross_entropy(outputs.class_logits, target)
-    distill_loss = functional.cross_entropy(outputs.distill_logits.float(), labels)
+    distill_loss = functional.cross_entropy(_taught(outputs).float(), labels)
+    return StudentLoss((1 - alpha) * class_loss + alpha * distill_loss, class_loss, distill_loss)
+
+
+def soft_distillation_loss(
+    outputs: Heads,
+    target: Tensor,
+    probabilities: Tensor,
+    alpha: float,
+    tau: float,
+    mean: Literal["views", "elements"],
+) -> StudentLoss:
+    """(1 - alpha) x the class head on the mixed truth + alpha tau^2 KL(teacher || student), both at temperature tau.
+
+    arXiv 2012.12877, equation 2, is of one sample, so its mean is over "views"; the released code divides by views x
+    classes ("elements"). The paper writes KL(student, teacher) and does not say which is which; its code, and the soft
+    distillation that it cites, measure the student by the teacher. probabilities (B, C): the teacher's, at tau.
+    """
+    class_loss = soft_cross_entropy(outputs.class_logits, target)
+    log_student = functional.log_softmax(_taught(outputs).float() / tau, dim=1)
+    divergence = functional.kl_div(log_student, probabilities, reduction="sum")
+    count = probabilities.numel() if mean == "elements" else len(probabilities)
+    distill_loss = tau**2 * divergence / count
     return StudentLoss((1 - alpha) * class_loss + alpha * distill_loss, class_loss, distill_loss)
 
 
@@ -53,6 +95,16 @@ def truth_loss(outputs: Heads, target: Tensor, alpha: float) -> StudentLoss:
     return StudentLoss((1 - alpha) * class_loss + alpha * distill_loss, class_loss, distill_loss)
 
 
+def spread_tail(classes: Tensor, probabilities: Tensor, tail: Tensor, num_classes: int) -> Tensor:
+    """The K largest probabilities, and the mass of all other classes spread evenly over them.
+
+    classes (B, K) int64, probabilities (B, K), tail (B,) -> (B, num_classes) float32.
+    """
+    others = num_classes - classes.shape[1]
+    even = tail.float()[:, None] / max(1, others)
+    return even.expand(-1, num_classes).scatter(1, classes, probabilities.float())
+
+
 def mixed_target(class_pairs: Tensor, lambdas: Tensor, num_classes: int, smoothing: float) -> Tensor:
     """Smooth and blend the classes of mixed views, as timm's Mixup does.
 
@@ -64,6 +116,11 @@ def mixed_target(class_pairs: Tensor, lambdas: Tensor, num_classes: int, smoothi
     first, second = one_hot.scatter_(2, class_pairs.T[:, :, None], on)
     share = lambdas[:, None].float()
     return first * share + second * (1.0 - share)
+
+
+def _taught(outputs: Heads) -> Tensor:
+    """The logits that learn from the teacher."""
+    return outputs.class_logits if outputs.distill_logits is None else outputs.distill_logits
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:

@@ -2,16 +2,19 @@
 
 import inspect
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
+from timm.layers import resample_abs_pos_embed, trunc_normal_
 from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
 
 from student.recipe import Recipe
 from teacher_cache.errors import RecipeError, TeacherError
 from teacher_cache.teacher import check_timm_name, import_function
+
+Fusion = Literal["softmax_sum", "logit_mean"]  # of both heads
 
 
 @dataclass(frozen=True)
@@ -30,12 +33,17 @@ def build_model(recipe: Recipe, num_classes: int, size: tuple[int, int]) -> nn.M
     distillation head when it returns a pair of logits, in training and in evaluation mode. State dicts are the model's
     own: nothing is wrapped. Raises RecipeError.
     """
-    if ":" in recipe.model:
-        model = _build_from_function(recipe, num_classes, size)
-    else:
-        model = _build_from_timm(recipe, num_classes, size)
+    if recipe.model is None:
+        raise RecipeError(
+            f"recipe {recipe.name} names no model: it takes that of a checkpoint (`student finetune --checkpoint`), "
+            "or --set model=NAME"
+        )
+    build = _build_from_function if ":" in recipe.model else _build_from_timm
+    model = build(recipe.model, recipe, num_classes, size)
     if isinstance(model, VisionTransformerDistilled):
         model.set_distilled_training(True)  # else it averages its heads in training, too
+    if recipe.token_init_std is not None:
+        _draw_tokens(model, recipe, recipe.token_init_std)
     _check_outputs(model, recipe, num_classes, size)
     return model
 
@@ -52,14 +60,52 @@ def heads(model: nn.Module, images: Tensor) -> Heads:
     return Heads(*outputs) if isinstance(outputs, tuple) else Heads(outputs, None)
 
 
-def fused(outputs: Heads) -> Tensor:
-    """Sum of both heads' softmaxes (arXiv 2012.12877, section 5), or the class head's; (B, num_classes) float32."""
-    scores = outputs.class_logits.float().softmax(dim=1)
-    return scores if outputs.distill_logits is None else scores + outputs.distill_logits.float().softmax(dim=1)
+def fused(outputs: Heads, fusion: Fusion = "softmax_sum") -> Tensor:
+    """What both heads say together, (B, num_classes) float32; without a distillation head what the class head says.
+
+    softmax_sum: the sum of both softmaxes (arXiv 2012.12877, section 4). logit_mean: the mean of both heads' logits
+    (the released DeiT code).
+    """
+    both = [logits.float() for logits in (outputs.class_logits, outputs.distill_logits) if logits is not None]
+    if fusion == "softmax_sum":
+        both = [logits.softmax(dim=1) for logits in both]
+    total = both[0] if len(both) == 1 else both[0] + both[1]
+    return total / len(both) if fusion == "logit_mean" else total
 
 
-def _build_from_timm(recipe: Recipe, num_classes: int, size: tuple[int, int]) -> nn.Module:
-    name = recipe.model
+def token_blocks(model: nn.Module) -> list[nn.Module]:
+    """Blocks after which class and distillation token can be compared; none of a model that has not both."""
+    return list(model.blocks.children()) if isinstance(model, VisionTransformerDistilled) else []
+
+
+def patch_grid(model: nn.Module) -> tuple[int, int] | None:
+    """Rows and columns of patches that have a position embedding; None for a model without one, a convnet."""
+    patches = getattr(model, "patch_embed", None)
+    if not isinstance(getattr(model, "pos_embed", None), Tensor) or not hasattr(patches, "grid_size"):
+        return None
+    rows, columns = patches.grid_size  # type: ignore[union-attr]
+    return int(rows), int(columns)
+
+
+def resize_positions(
+    pos_embed: Tensor,
+    grid: tuple[int, int],
+    new_grid: tuple[int, int],
+    *,
+    interpolation: Literal["bicubic", "bilinear"],
+    antialias: bool,
+) -> Tensor:
+    """Position embedding (1, prefix + patches, C) for another grid of patches; the tokens' positions are kept.
+
+    DeiT's released way is bicubic without antialiasing (arXiv 2012.12877, sections 3 and 6).
+    """
+    prefix = pos_embed.shape[1] - grid[0] * grid[1]
+    return resample_abs_pos_embed(
+        pos_embed, list(new_grid), list(grid), prefix, interpolation=interpolation, antialias=antialias
+    )
+
+
+def _build_from_timm(name: str, recipe: Recipe, num_classes: int, size: tuple[int, int]) -> nn.Module:
     try:
         check_timm_name(name)
     except TeacherError as error:
@@ -79,9 +125,9 @@ def _build_from_timm(recipe: Recipe, num_classes: int, size: tuple[int, int]) ->
         ) from error
 
 
-def _build_from_function(recipe: Recipe, num_classes: int, size: tuple[int, int]) -> nn.Module:
+def _build_from_function(name: str, recipe: Recipe, num_classes: int, size: tuple[int, int]) -> nn.Module:
     try:
-        function = import_function(recipe.model)
+        function = import_function(name)
     except TeacherError as error:
         raise RecipeError(f"model: {error}") from error
     parameters = inspect.signature(function).parameters
@@ -90,14 +136,25 @@ def _build_from_function(recipe: Recipe, num_classes: int, size: tuple[int, int]
     demanded = dict(recipe.model_args)
     if recipe.drop_path is not None:
         demanded["drop_path_rate"] = recipe.drop_path
-    unknown = [] if takes_all else [name for name in demanded if name not in parameters]
+    unknown = [] if takes_all else [argument for argument in demanded if argument not in parameters]
     if unknown:
-        raise RecipeError(f"model: {recipe.model} takes no {', '.join(unknown)}: leave it out of the recipe")
-    taken = {name: value for name, value in offered.items() if takes_all or name in parameters}
+        raise RecipeError(f"model: {name} takes no {', '.join(unknown)}: leave it out of the recipe")
+    taken = {argument: value for argument, value in offered.items() if takes_all or argument in parameters}
     model = function(**{**taken, **demanded})
     if not isinstance(model, nn.Module):
-        raise RecipeError(f"model: {recipe.model} returned a {type(model).__name__}, a torch.nn.Module is expected")
+        raise RecipeError(f"model: {name} returned a {type(model).__name__}, a torch.nn.Module is expected")
     return model
+
+
+@torch.no_grad()
+def _draw_tokens(model: nn.Module, recipe: Recipe, std: float) -> None:
+    """Class and distillation token anew, from a normal distribution that is cut off at two."""
+    tokens = [getattr(model, name, None) for name in ("cls_token", "dist_token")]
+    if not isinstance(tokens[0], nn.Parameter):
+        raise RecipeError(f"model: {recipe.model} has no class token to draw: set token_init_std=none")
+    for token in tokens:
+        if isinstance(token, nn.Parameter):
+            trunc_normal_(token, std=std)
 
 
 @torch.no_grad()
@@ -119,11 +176,6 @@ def _check_outputs(model: nn.Module, recipe: Recipe, num_classes: int, size: tup
                 f"model: {recipe.model} gives an output of shape {tuple(logits.shape)} for one view, "
                 f"(1, {num_classes}) is expected: the store has {num_classes} classes"
             )
-    if recipe.distill == "hard" and outputs.distill_logits is None:
-        raise RecipeError(
-            f'model: {recipe.model} has no distillation head, which distill = "hard" trains: use a model that has '
-            "one (deit_tiny_distilled_patch16_224 for instance), or set distill=none"
-        )
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

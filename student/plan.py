@@ -161,12 +161,12 @@ def epoch_steps(settings: PlanSettings, blocks: Blocks, epoch: int) -> int:
 
 def views_needed(epochs: int, repeats: int, views_in_use: int) -> list[int]:
     """The views that training will read, ascending: R a pass of R epochs, as far as there are so many."""
-    return list(range(min(_views_read(epochs, repeats), views_in_use)))
+    return list(range(min(num_views_read(epochs, repeats), views_in_use)))
 
 
 def reuse_warning(epochs: int, repeats: int, views_in_use: int) -> str | None:
     """What to say when views are used again; None when each is trained on once at most."""
-    read = _views_read(epochs, repeats)
+    read = num_views_read(epochs, repeats)
     if read <= views_in_use:
         return None
     return (
@@ -270,7 +270,8 @@ def _part(num_samples: int, repeats: int, part: int) -> tuple[int, int]:
     return part * num_samples // repeats, (part + 1) * num_samples // repeats
 
 
-def _views_read(epochs: int, repeats: int) -> int:
+def num_views_read(epochs: int, repeats: int) -> int:
+    """Views of a sample that training wants, each used once: R a pass of R epochs."""
     return repeats * -(-epochs // repeats)
 
 

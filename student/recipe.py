@@ -1,14 +1,20 @@
 """A training recipe's settings, and the recipes that ship with the program (recipes/*.toml).
 
 A setting is on or absent. Augmentation is no part of it: that is the policy of the store, whose name a recipe gives.
+A recipe may name another one as its `base` and say only what differs; "none" makes a setting of the base absent. In a
+file, what stands behind a setting as its comment is its source, which `student recipes show` prints.
 """
 
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from student.plan import num_views_read
 from teacher_cache.errors import RecipeError
 from teacher_cache.settings import parse_override, put_setting, read_settings, shipped, validated
 
@@ -36,13 +42,24 @@ class Recipe(BaseModel):
     name: Name
     policy: Name | None = None  # the store's; None: any
 
-    model: Name  # timm name, path/file.py:function or package.module:function
+    # timm name, path/file.py:function or package.module:function; None: the checkpoint's, when fine-tuning
+    model: Name | None = None
     model_args: dict[str, Any] = {}
     drop_path: Fraction | None = None
+    token_init_std: Positive | None = None  # of class and distillation token, truncated normal; None: the model's own
+    # how fine-tuning brings a position embedding to another grid
+    pos_embed_interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    pos_embed_antialias: Switch = False
 
-    distill: Annotated[Literal["hard", "none"], BeforeValidator(_none_word)]
-    distill_alpha: Share = 0.5  # the distillation head's share of the loss
+    # through the distillation token where the model has one, else by the class head
+    distill: Annotated[Literal["hard", "soft", "none"], BeforeValidator(_none_word)]
+    distill_alpha: Share = 0.5  # the teacher's share of the loss
+    distill_tau: Positive = 1.0  # soft: temperature of both distributions
+    soft_mean: Literal["views", "elements"] = "views"  # soft: the divergence is a mean over views, or views x classes
+    # hard, without a distillation token: (1 - alpha) truth + alpha teacher, or the teacher alone
+    hard_without_token: Literal["both", "teacher"] = "both"
     label_smoothing: Fraction = 0.1  # of the ground truth; teacher labels are never smoothed
+    fusion: Literal["softmax_sum", "logit_mean"] = "softmax_sum"  # of both heads, in evaluation
 
     epochs: Count
     batch_size: Count  # views, over all ranks
@@ -52,15 +69,19 @@ class Recipe(BaseModel):
     pool_batches: Count = 12  # global batches in the shuffle pool
 
     optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: Fraction = 0.9  # of SGD, Nesterov's
     lr: Positive
     lr_batch: Count | None = None  # lr is for this global batch and grows with batch_size; None: lr as it is
-    weight_decay: NonNegative
+    weight_decay: NonNegative  # not of biases, norms, position embedding and tokens
+    decay_dist_token: Switch = False  # but of the distillation token
     min_lr: NonNegative = 1e-5
     warmup_epochs: CountOrZero = 0
     warmup_lr: NonNegative = 1e-6
     schedule_step: Literal["epoch", "step"] = "epoch"
+    schedule_lag: Switch = False  # each epoch at the rate of the one before it
     clip_grad: Positive | None = None
     ema: Annotated[float, Field(strict=True, gt=0, lt=1)] | None = None  # decay of the weights' moving average
+    train_mode: Switch = True  # False: the model in evaluation mode: no stochastic depth, dropout or batch statistics
 
     amp: Annotated[Literal["bf16", "fp16", "none"], BeforeValidator(_none_word)] = "bf16"  # on CUDA only
     compile: Switch = False
@@ -101,10 +122,102 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     Keys may be dotted (`model_args.depth=6`), values are TOML, or a bare word; `none` makes a setting absent. Raises
     RecipeError, which names the setting.
     """
-    values = read_settings(name_or_path, _FOLDER, "recipe", RecipeError)
+    values: dict[str, Any] = {}
+    for file in _read_bases(name_or_path):
+        values |= file.values
     for override in overrides:
         put_setting(values, *parse_override(override, RecipeError), RecipeError)
     return validated(Recipe, values, f"recipe {name_or_path}", RecipeError)
+
+
+class Source(NamedTuple):
+    """Where a setting comes from: the comment on its line, and the recipe, option or program that sets it."""
+
+    comment: str
+    place: str
+
+
+@dataclass(frozen=True)
+class SourcedRecipe:
+    """A recipe, what its file says of itself, and where each of its settings comes from."""
+
+    recipe: Recipe
+    header: str
+    sources: dict[str, Source]
+
+
+def load_sourced_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> SourcedRecipe:
+    """Read a recipe as load_recipe does, with the source of every setting. Raises RecipeError."""
+    files = _read_bases(name_or_path)
+    sources = dict.fromkeys(Recipe.model_fields, Source("", "default"))
+    for file in files:
+        sources |= {name: Source(file.comments.get(name, ""), file.name) for name in file.values}
+    for override in overrides:
+        name = parse_override(override, RecipeError)[0].partition(".")[0]
+        sources[name] = Source("", "--set")
+    return SourcedRecipe(load_recipe(name_or_path, overrides), files[-1].header, sources)
+
+
+def describe_recipe(sourced: SourcedRecipe) -> str:
+    """The whole recipe as a TOML file that load_recipe reads, each setting with its source as its comment."""
+    recipe = sourced.recipe
+    views = num_views_read(recipe.epochs, recipe.repeats)
+    lines = [f"# {line}".rstrip() for line in sourced.header.splitlines()]
+    lines += ["#", f"# {views} views of each sample: {recipe.epochs} epochs, {recipe.repeats} views in each pass.", ""]
+    for name, value in recipe.to_json().items():
+        comment, place = sourced.sources[name]
+        lines.append(f"{name} = {_toml(value)}  # {f'{comment} ({place})' if comment else place}")
+    return "\n".join(lines)
+
+
+def read_header(name_or_path: str) -> str:
+    """What a recipe's file says of itself at its top."""
+    return _read_bases(name_or_path)[-1].header
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{name} = {_toml(item)}" for name, item in value.items()) + " }" if value else "{}"
+    if isinstance(value, float):
+        return repr(value)
+    return json.dumps("none" if value is None else value)
+
+
+@dataclass(frozen=True)
+class _File:
+    name: str
+    values: dict[str, Any]  # "none" read as None
+    comments: Mapping[str, str]  # what stands behind a setting on its line
+    header: str
+
+
+def _read_bases(name_or_path: str) -> list[_File]:
+    """A recipe's file after the one that it names as its base, and so on; the last one is its own."""
+    files: list[_File] = []
+    wanted: str | None = name_or_path
+    while wanted is not None:
+        values = read_settings(wanted, _FOLDER, "recipe", RecipeError)
+        base = values.pop("base", None)
+        if not isinstance(base, str | None):
+            raise RecipeError(f"recipe {wanted}: base is the name of a recipe, not {base!r}")
+        path = _FOLDER / f"{wanted}.toml"
+        text = (path if path.is_file() else Path(wanted)).read_text()
+        values = {name: None if value == "none" else value for name, value in values.items()}
+        files.append(_File(wanted, values, dict(_COMMENT.findall(text)), _header(text)))
+        if base in [file.name for file in files]:
+            raise RecipeError(f"recipe {wanted}: its base {base} is based on itself: name another base")
+        wanted = base
+    return files[::-1]
+
+
+_COMMENT = re.compile(r"^(\w+) = .*?  # (.+)$", re.MULTILINE)
+
+
+def _header(text: str) -> str:
+    """The comment at a file's top, without its marks."""
+    lines = text.splitlines()
+    end = next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    return "\n".join(line.removeprefix("#").removeprefix(" ") for line in lines[:end])
 
 
 _FOLDER = Path(__file__).with_name("recipes")

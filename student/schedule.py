@@ -14,9 +14,12 @@ def learning_rate(recipe: Recipe, epoch: int, step: int, steps_per_epoch: int) -
     """Learning rate of a step (from 0) of an epoch (from 0), constant over an epoch unless schedule_step is "step".
 
     timm's CosineLRScheduler: the warm-up is cut out of the cosine, not put before it. min_lr and warmup_lr are not
-    scaled by the batch.
+    scaled by the batch. With schedule_lag everything comes an epoch later, as in DeiT's released code, which sets the
+    rate of epoch e after epoch e: its first two epochs run at warmup_lr.
     """
     passed = float(epoch) if recipe.schedule_step == "epoch" else epoch + step / steps_per_epoch
+    if recipe.schedule_lag:
+        passed = max(0.0, passed - 1)
     peak = scaled_lr(recipe)
     if passed < recipe.warmup_epochs:
         return recipe.warmup_lr + passed * (peak - recipe.warmup_lr) / recipe.warmup_epochs

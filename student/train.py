@@ -6,7 +6,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,16 +21,19 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from student.checkpoint import check_resumable, find_checkpoint, write_checkpoint
-from student.evaluate import Accuracy, Normalise, Preprocessing, ValidationSet, evaluate, index_validation
+from student.answers import open_answers
+from student.checkpoint import NEWEST, check_resumable, find_checkpoint, write_checkpoint
+from student.evaluate import Accuracy, evaluate
 from student.loader import Batch, ViewLoader
 from student.log import RunLog
-from student.losses import mixed_target, student_loss
+from student.losses import TeacherAnswers, mixed_target, student_loss
 from student.model import build_model, heads
 from student.recipe import Recipe
 from student.schedule import learning_rate, scaled_lr
+from student.validation import Normalise, Preprocessing, ValidationSet, index_validation
 from teacher_cache.errors import RecipeError, TrainingError
 from teacher_cache.store import Store
+from teacher_cache.teacher import TeacherSettings, state_sha256
 from teacher_cache.workers import leave_cores
 
 STOPPED = 75  # exit code of a run that a signal stopped after it wrote a checkpoint (EX_TEMPFAIL: run it again)
@@ -40,7 +43,7 @@ SUMS = ("views", "loss", "class_loss", "distill_loss", "agreed")
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What a run needs besides its store and recipe. None of these changes what is trained, but views_used."""
+    """What a run needs besides its store and recipe. Only views_used, and another teacher, change what is trained."""
 
     out: Path
     val: tuple[str, ...] = ()
@@ -49,6 +52,7 @@ class TrainOptions:
     device: str | None = None
     on_drift: Literal["stop", "warn"] = "stop"
     checkpoint_every_s: float = 600
+    teacher: TeacherSettings | None = None  # one that runs online, instead of the store's labels
 
 
 @dataclass(frozen=True)
@@ -66,27 +70,36 @@ class Stopped(Exception):  # noqa: N818 - a request, not an error
     """A signal asked the run to stop; its checkpoint is written."""
 
 
-def train(store: Store, recipe: Recipe, options: TrainOptions, say: Callable[[str], None]) -> Accuracy:
+def train(
+    store: Store,
+    recipe: Recipe,
+    options: TrainOptions,
+    say: Callable[[str], None],
+    *,
+    initial: Mapping[str, Tensor] | None = None,
+) -> Accuracy:
     """Train a student from a store and evaluate it; the same `out` goes on where it stopped.
 
-    Returns the final accuracy by head, of the EMA too under "ema_..." where the recipe keeps one; empty without
-    validation shards, and on all ranks but the first. Raises Stopped after SIGTERM, SIGUSR1 or Ctrl-C, when the
-    checkpoint is written.
+    initial: the model's weights at the start, evaluated before the first step; None: fresh ones. Returns the final
+    accuracy by head, of the EMA too under "ema_..." where the recipe keeps one; empty without validation shards, and on
+    all ranks but the first. Raises Stopped after SIGTERM, SIGUSR1 or Ctrl-C, when the checkpoint is written.
     """
     with joined_ranks(options.device) as ranks, stop_signals() as stop_asked:
         leave_cores(options.workers)
         say = say if ranks.first else lambda message: None
         options.out.mkdir(parents=True, exist_ok=True)
-        run = Run(store, recipe, options, ranks)
+        run = Run(store, recipe, options, ranks, initial)
         resumed = find_checkpoint(options.out, ranks.world_size)
         if resumed is not None:
             check_resumable(options.out, resumed, run.identity())
             run.load(resumed)
             say(f"going on from {options.out}: epoch {run.epoch + 1}, step {run.step}")
-        run.loader.announce(say)
+        run.announce(say)
         validation = open_validation(store, options, ranks, run.preprocessing)
         log = RunLog(options.out, steps_done=run.steps_done(), epochs_done=run.epoch) if ranks.first else None
         try:
+            if initial is not None and resumed is None and validation is not None:
+                say(f"before the first step  {describe_accuracy(run.accuracy(validation))}")
             accuracy = train_epochs(run, validation, log, stop_asked, say)
         finally:
             run.loader.close()
@@ -134,19 +147,31 @@ def train_epochs(
 class Run:
     """A student in training: model, optimiser, average, and the position in the plan."""
 
-    def __init__(self, store: Store, recipe: Recipe, options: TrainOptions, ranks: Ranks) -> None:
+    def __init__(
+        self,
+        store: Store,
+        recipe: Recipe,
+        options: TrainOptions,
+        ranks: Ranks,
+        initial: Mapping[str, Tensor] | None = None,
+    ) -> None:
         self.store, self.recipe, self.options, self.ranks = store, recipe, options, ranks
         self.epoch, self.step = 0, 0  # of the next batch
+        self.answers = open_answers(store, recipe, options.teacher, ranks.device)  # before the seed: building one draws
+        self._initial_sha256 = None if initial is None else state_sha256(initial)
+        self._saved: str | None = None  # the last checkpoint, for people
         torch.manual_seed(recipe.seed)
         policy = store.policy
         self.preprocessing = Preprocessing(
             policy.size, recipe.crop_pct, recipe.val_interpolation, policy.mean, policy.std
         )
-        self.model = build_model(recipe, store.num_classes, policy.size).to(ranks.device)
+        self.model = build_model(recipe, store.num_classes, policy.size)
+        if initial is not None:
+            self.model.load_state_dict(initial)
+        self.model = self.model.to(ranks.device)
+        self._set_mode()
         self.ema = timm.utils.ModelEmaV3(self.model, decay=recipe.ema) if recipe.ema is not None else None
-        self.optimizer = timm.optim.create_optimizer_v2(
-            self.model, opt=recipe.optimizer, lr=scaled_lr(recipe), weight_decay=recipe.weight_decay
-        )
+        self.optimizer = build_optimizer(self.model, recipe)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self._dtype() is torch.float16)
         self.normalise = Normalise(policy.mean, policy.std, ranks.device)
         self.forward = self._wrapped()
@@ -164,13 +189,14 @@ class Run:
         lr = learning_rate(recipe, batch.epoch, batch.step, self.loader.steps(batch.epoch))
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
+        answers = self.answers.of(batch)
         num_views = len(batch.views)
         piece = recipe.micro_batch or num_views
         sums = torch.zeros_like(self._sums)
         for start in range(0, num_views, piece):
             last = start + piece >= num_views
             with nullcontext() if last else self._without_sync():
-                sums += self._backward(batch, slice(start, start + piece), num_views)
+                sums += self._backward(batch, answers, slice(start, start + piece))
         self.scaler.unscale_(self.optimizer)
         if recipe.clip_grad is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_grad)
@@ -186,7 +212,7 @@ class Run:
         if self.step == self.loader.steps(self.epoch):
             self.epoch, self.step = self.epoch + 1, 0
 
-    def _backward(self, batch: Batch, rows: slice, num_views: int) -> Tensor:
+    def _backward(self, batch: Batch, answers: TeacherAnswers | None, rows: slice) -> Tensor:
         """Gradients of some rows of a batch; their sums of SUMS."""
         device, recipe = self.ranks.device, self.recipe
         images = self.normalise(batch.views[rows].to(device, non_blocking=True))
@@ -196,16 +222,16 @@ class Run:
             self.store.num_classes,
             recipe.label_smoothing,
         )
-        labels = None if batch.labels is None else batch.labels[rows].to(device)
+        taught = None if answers is None else answers.rows(rows)
         with self._autocast():
             outputs = heads(self.forward, images)
-        loss = student_loss(recipe, outputs, target, labels)
+        loss = student_loss(recipe, outputs, target, taught)
         count = len(images)
-        self.scaler.scale(loss.total * (count / num_views)).backward()
+        self.scaler.scale(loss.total * (count / len(batch.views))).backward()
         agreed = torch.zeros((), device=device)
-        if labels is not None:
+        if taught is not None:
             answer = outputs.class_logits if outputs.distill_logits is None else outputs.distill_logits
-            agreed = (answer.detach().argmax(1) == labels).sum()
+            agreed = (answer.detach().argmax(1) == taught.labels).sum()
         means = torch.stack([loss.total.detach(), loss.class_loss.detach(), loss.distill_loss.detach()])
         return torch.cat([torch.full((1,), count, device=device), means * count, agreed[None]]).double()
 
@@ -221,9 +247,10 @@ class Run:
         for step, epoch, lr, sums in self._step_rows:
             shares = dict(zip(SUMS, sums.tolist(), strict=True))
             if not math.isfinite(shares["loss"]):
+                saved = f"the last good checkpoint is {self._saved}" if self._saved else "no checkpoint was written yet"
                 raise TrainingError(
-                    f"the loss is {shares['loss']} at epoch {epoch}, step {step}, learning rate {lr:.3g}: "
-                    f"lower --set lr, or set clip_grad; a checkpoint in {self.options.out} is from before it"
+                    f"the loss is {shares['loss']} at epoch {epoch + 1}, step {step}, learning rate {lr:.3g}: "
+                    f"{saved}; lower --set lr, or set clip_grad, and start anew in another --out"
                 )
             rows.append({"step": step, "epoch": epoch, "lr": lr} | {name: shares[name] for name in SUMS[1:4]})
         self._step_rows = []
@@ -253,10 +280,11 @@ class Run:
         if validation is None:
             return {}
         self._share_statistics()
-        found = evaluate(self.model, validation, self.ranks.device)
+        found = evaluate(self.model, validation, self.ranks.device, fusion=self.recipe.fusion)
         if self.ema is not None:
-            averaged = evaluate(self.ema.module, validation, self.ranks.device)
+            averaged = evaluate(self.ema.module, validation, self.ranks.device, fusion=self.recipe.fusion)
             found |= {f"ema_{head}": values for head, values in averaged.items()}
+        self._set_mode()
         return found
 
     def _share_statistics(self) -> None:
@@ -281,6 +309,8 @@ class Run:
             "recipe": self.recipe.to_json(),
             "plan": {**asdict(self.loader.settings), "rank": 0, "skipped": _hash(self.loader.skipped)},
             "store": {"seed": store.seed, "index": index, "policy": json.dumps(store.policy.to_json(), sort_keys=True)},
+            "weights": {"teacher": self.answers.weights_sha256, "initial": self._initial_sha256},
+            "answers": {"topk": self.answers.topk},
         }
 
     def save(self, *, epoch_end: bool) -> None:
@@ -290,6 +320,7 @@ class Run:
         if self.ranks.first:
             self._write(generators, sums, epoch_end=epoch_end)
         said_by_any_rank([False], self.ranks)  # torchrun ends the others once one rank has stopped: wait for each other
+        self._note_saved()
 
     def _write(self, generators: list[Any], sums: list[Any], *, epoch_end: bool) -> None:
         content = {
@@ -324,8 +355,25 @@ class Run:
             _set_random_state(checkpoint["generators"][self.ranks.rank], self.ranks.device)
             self._sums.copy_(torch.tensor(checkpoint["sums"][self.ranks.rank], dtype=torch.float64))
         self.loader.start = (self.epoch, self.step)
+        self._note_saved()
+
+    def _note_saved(self) -> None:
+        self._saved = f"{self.options.out / NEWEST} (epoch {self.epoch + 1}, step {self.step})"
 
     # -- parts ---------------------------------------------------------------------------------------------------
+
+    def announce(self, say: Callable[[str], None]) -> None:
+        """Say what the training will read, and of whom it will learn."""
+        self.loader.announce(say)
+        if line := self.answers.describe():
+            say(line)
+
+    def _set_mode(self) -> None:
+        """Training mode; with train_mode off, evaluation mode of all parts but the whole, which gives both heads."""
+        self.model.train()
+        if not self.recipe.train_mode:
+            for part in self.model.children():
+                part.eval()
 
     def _make_loader(self) -> ViewLoader:
         recipe, options = self.recipe, self.options
@@ -341,7 +389,8 @@ class Run:
             views_in_use=options.views_used,
             pool_batches=recipe.pool_batches,
             workers=options.workers,
-            labels=recipe.distill != "none",
+            labels=self.answers.labels,
+            soft=self.answers.soft,
             on_drift=options.on_drift,
             pin=self.ranks.device.type == "cuda",
         )
@@ -364,6 +413,14 @@ class Run:
     def _autocast(self) -> torch.autocast:
         dtype = self._dtype()
         return torch.autocast(self.ranks.device.type, dtype, enabled=dtype is not torch.float32)
+
+
+def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """timm's optimiser of that name; what the model spares from weight decay, biases and norms are spared."""
+    own_list: Callable[[], Iterable[str]] = getattr(model, "no_weight_decay", tuple)
+    spared = set(own_list()) - ({"dist_token"} if recipe.decay_dist_token else set())
+    groups = timm.optim.param_groups_weight_decay(model, recipe.weight_decay, no_weight_decay_list=spared)
+    return timm.optim.create_optimizer_v2(groups, opt=recipe.optimizer, lr=scaled_lr(recipe), momentum=recipe.momentum)
 
 
 def open_validation(
@@ -407,6 +464,10 @@ def describe_epoch(row: Mapping[str, Any], epochs: int) -> str:
     parts += [f"{name.removesuffix('_top1')} {100 * row[name]:.2f} %" for name in row if name.endswith("_top1")]
     parts.append(f"{row['images_per_s']:.0f} images/s, {100 * row['wait_share']:.0f} % waiting")
     return "  ".join(parts)
+
+
+def describe_accuracy(accuracy: Accuracy) -> str:
+    return "  ".join(f"{head} {100 * values['top1']:.2f} %" for head, values in accuracy.items())
 
 
 @contextmanager

@@ -48,3 +48,18 @@ def infinite(num_classes: int, image_size: tuple[int, int]) -> nn.Module:
             return logits * torch.inf if self.training else logits
 
     return Infinite(num_classes, 1, image_size, dropout=0.0, norm=False)
+
+
+def infinite_later(num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+    """Its loss is not finite from its sixth training step on."""
+
+    class InfiniteLater(Student):
+        steps = 0
+
+        def forward(self, images: Tensor) -> Tensor:
+            logits = super().forward(images)
+            assert isinstance(logits, Tensor)
+            self.steps += self.training
+            return logits * torch.inf if self.steps > 5 else logits
+
+    return InfiniteLater(num_classes, 1, image_size, dropout=0.0, norm=False)

@@ -10,7 +10,7 @@ from timm.layers import DropPath
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from student.losses import mixed_target, student_loss
+from student.losses import TeacherAnswers, mixed_target, student_loss
 from student.model import Heads, build_model, fused, heads
 from student.recipe import load_recipe
 from teacher_cache.errors import RecipeError
@@ -95,6 +95,15 @@ def test_fused_is_the_sum_of_softmaxes() -> None:
     torch.testing.assert_close(fused(alone), alone.class_logits.float().softmax(1))
 
 
+def test_fused_may_be_the_mean_of_both_logits() -> None:
+    outputs = heads(build(), IMAGES)
+    assert outputs.distill_logits is not None
+    expected = (outputs.class_logits + outputs.distill_logits) / 2
+    torch.testing.assert_close(fused(outputs, "logit_mean"), expected)
+    alone = Heads(outputs.class_logits.bfloat16(), None)
+    assert torch.equal(fused(alone, "logit_mean"), alone.class_logits.float())
+
+
 def test_ddp_and_compile_give_both_heads_and_all_gradients(process_group: None) -> None:
     model = build()
     recipe = load_recipe("digits_distilled")
@@ -103,7 +112,7 @@ def test_ddp_and_compile_give_both_heads_and_all_gradients(process_group: None) 
     wrapped = DistributedDataParallel(torch.compile(model, backend="eager"))
     outputs = heads(wrapped, IMAGES)
     assert_same(outputs, expected)
-    student_loss(recipe, outputs, target, torch.tensor([0, 1, 2, 3])).total.backward()
+    student_loss(recipe, outputs, target, TeacherAnswers(torch.tensor([0, 1, 2, 3]))).total.backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     wrapped.eval()
     assert_same(heads(wrapped, IMAGES), expected)
@@ -130,6 +139,21 @@ def test_deit_is_the_published_model() -> None:
         assert sum(parameter.numel() for parameter in model.parameters()) == count
         rates = [module.drop_prob for module in model.modules() if isinstance(module, DropPath)]
         assert max(rates) == pytest.approx(0.1)
+
+
+def test_tokens_are_drawn_with_deits_deviation() -> None:
+    recipe = load_recipe("deit_base_distilled")
+    model = build_model(recipe, 10, (224, 224))
+    for token in (model.cls_token, model.dist_token):
+        assert isinstance(token, nn.Parameter)
+        assert token.std().item() == pytest.approx(0.02, rel=0.1)  # of 768 numbers: three standard errors are 8 %
+    plain = build_model(load_recipe("deit_base", ["token_init_std=none"]), 10, (224, 224))
+    assert isinstance(plain.cls_token, nn.Parameter)
+    assert plain.cls_token.std().item() < 1e-5  # timm's own
+
+
+def test_hard_distillation_without_a_token_has_one_head() -> None:
+    assert heads(build("model=deit_tiny_patch16_224"), IMAGES).distill_logits is None
 
 
 @pytest.mark.parametrize("recipe", ["digits_teacher", "digits_undistilled", "digits_distilled"])
@@ -163,7 +187,8 @@ def test_a_function_in_a_file_may_have_two_heads(model_file: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model=deit_tiny_patch16_224"], 'has no distillation head, which distill = "hard" trains'),
+        (["model=none"], "names no model: it takes that of a checkpoint"),
+        (["token_init_std=0.02", "model=resnet10t", "model_args={}"], "has no class token to draw"),
         (["model=deit_tiny_distilled_patch8"], "timm has no model deit_tiny_distilled_patch8 .it has deit"),
         (["model_args.widht=3"], "does not take one of drop_path, model_args .*widht"),
         (["model=vgg11", "model_args={}", "drop_path=0.1"], "does not take one of drop_path.*set drop_path=none"),

@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from student.recipe import Recipe, load_recipe, shipped_recipes
+from student.cli import main
+from student.plan import num_views_read
+from student.recipe import Recipe, load_recipe, load_sourced_recipe, shipped_recipes
 from teacher_cache.errors import RecipeError
-from teacher_cache.replay.policy import shipped_policies
+from teacher_cache.replay.policy import OPERATIONS, load_policy, shipped_policies
 
 MINIMAL = """
 model = "resnet10t"
@@ -25,27 +28,41 @@ def minimal(tmp_path: Path) -> str:
     return str(path)
 
 
+SIZES = ("tiny", "small", "base")
+TRANSFERS = ("cifar10", "cars", "cifar100", "flowers", "inat")
+
+
 def test_shipped_recipes() -> None:
-    deit = {f"deit_{size}{distilled}" for size in ("tiny", "small", "base") for distilled in ("", "_distilled")}
+    deit = {f"deit_{size}{way}" for size in SIZES for way in ("", "_distilled", "_hard", "_soft")}
+    finer = {
+        "deit_base_384",
+        "deit_base_distilled_384",
+        "finetune_teacher",
+        *(f"transfer_{name}" for name in TRANSFERS),
+    }
     digits = {"digits_teacher", "digits_distilled", "digits_undistilled"}
-    cifar = {"cifar_teacher", "cifar_tiny", "cifar_tiny_distilled"}
-    assert set(shipped_recipes()) == deit | digits | cifar
+    cifar = {"cifar_teacher", "cifar_tiny", "cifar_tiny_distilled", "cifar_tiny_hard", "cifar_tiny_soft"}
+    assert set(shipped_recipes()) == deit | finer | digits | cifar
     for name in shipped_recipes():
         recipe = load_recipe(name)
         assert recipe.name == name
-        assert recipe.policy in shipped_policies()
-        assert recipe.distill == ("hard" if name.endswith("_distilled") else "none")
+        assert recipe.policy in [*shipped_policies(), None]
+        ways = {"distilled": "hard", "hard": "hard", "soft": "soft"}
+        assert recipe.distill == next((ways[part] for part in name.split("_") if part in ways), "none")
 
 
-@pytest.mark.parametrize("distilled", ["", "_distilled"])
-@pytest.mark.parametrize("size", ["tiny", "small", "base"])
-def test_deit_recipes_are_the_published_one(size: str, distilled: str) -> None:
-    recipe = load_recipe(f"deit_{size}{distilled}")
+@pytest.mark.parametrize("way", ["", "_distilled", "_hard", "_soft"])
+@pytest.mark.parametrize("size", SIZES)
+def test_deit_recipes_are_the_published_one(size: str, way: str) -> None:
+    recipe = load_recipe(f"deit_{size}{way}")
     published = {
         "policy": "deit",
-        "model": f"deit_{size}{distilled}_patch16_224",
+        "model": f"deit_{size}{'_distilled' if way == '_distilled' else ''}_patch16_224",
+        "model_args": {},
         "drop_path": 0.1,
+        "token_init_std": 0.02,
         "label_smoothing": 0.1,
+        "fusion": "softmax_sum",
         "epochs": 300,
         "batch_size": 1024,
         "repeats": 3,
@@ -54,17 +71,156 @@ def test_deit_recipes_are_the_published_one(size: str, distilled: str) -> None:
         "lr": 5e-4,
         "lr_batch": 512,
         "weight_decay": 0.05,
+        "decay_dist_token": True,
         "min_lr": 1e-5,
         "warmup_epochs": 5,
         "warmup_lr": 1e-6,
         "schedule_step": "epoch",
+        "schedule_lag": True,
         "clip_grad": None,
         "ema": 0.99996,
+        "train_mode": True,
         "crop_pct": 0.875,
         "val_interpolation": "bicubic",
     }
     assert {name: getattr(recipe, name) for name in published} == published
-    assert recipe.distill_alpha == 0.5
+    ways = {
+        "": ("none", 0.5, 1.0),
+        "_distilled": ("hard", 0.5, 1.0),
+        "_hard": ("hard", 0.5, 1.0),
+        "_soft": ("soft", 0.1, 3.0),
+    }
+    assert (recipe.distill, recipe.distill_alpha, recipe.distill_tau) == ways[way]
+    assert recipe.hard_without_token == ("teacher" if way == "_hard" else "both")
+    assert recipe.soft_mean == "views"
+
+
+def test_the_policy_that_deit_recipes_expect_is_the_published_one() -> None:
+    policy = load_policy("deit")
+    assert (policy.size, policy.flip, policy.jitter) == ((224, 224), 0.5, None)
+    assert policy.rand_augment is not None
+    assert policy.erase is not None
+    assert policy.mix is not None
+    assert (policy.crop.kind, policy.crop.scale, policy.crop.interpolation) == (
+        "random_resized",
+        (0.08, 1.0),
+        "bicubic",
+    )
+    augment, mix = policy.rand_augment, policy.mix
+    assert (augment.num_ops, augment.magnitude, augment.magnitude_std, augment.probability) == (2, 9, 0.5, 0.5)
+    assert (augment.operations, augment.interpolation) == (OPERATIONS, "bicubic")
+    assert (policy.erase.probability, policy.erase.mode, policy.erase.count) == (0.25, "pixel", 1)
+    assert (mix.mixup_alpha, mix.cutmix_alpha, mix.probability, mix.switch_probability) == (0.8, 1.0, 1.0, 0.5)
+    transfer = load_policy("transfer").to_json()
+    assert transfer == policy.to_json() | {"name": "transfer", "erase": None}
+
+
+@pytest.mark.parametrize("way", ["", "_distilled"])
+def test_fine_tuning_recipes_are_the_published_one(way: str) -> None:
+    recipe = load_recipe(f"deit_base{way}_384")
+    published = {
+        "model": None,
+        "epochs": 30,
+        "batch_size": 512,
+        "lr": 5e-6,
+        "lr_batch": 512,
+        "min_lr": 5e-6,
+        "warmup_epochs": 5,
+        "weight_decay": 1e-8,
+        "drop_path": 0.1,
+        "pos_embed_interpolation": "bicubic",
+        "pos_embed_antialias": False,
+        "train_mode": True,
+        "distill": "hard" if way else "none",
+    }
+    assert {name: getattr(recipe, name) for name in published} == published
+    assert load_recipe(f"deit_base{way}_384", ["epochs=25", "optimizer=sgd", "train_mode=false"]).epochs == 25
+
+
+@pytest.mark.parametrize("name", TRANSFERS)
+def test_transfer_recipes(name: str) -> None:
+    recipe = load_recipe(f"transfer_{name}")
+    authors = {
+        "optimizer": "sgd",
+        "lr": 0.01,
+        "lr_batch": None,
+        "weight_decay": 1e-4,
+        "epochs": 1000,
+        "drop_path": None,
+    }
+    if name == "inat":
+        authors = {"optimizer": "adamw", "lr": 7.5e-5, "weight_decay": 0.05, "epochs": 360, "drop_path": 0.1}
+    authors |= {"policy": "transfer", "batch_size": 768, "model": None, "distill": "none"}
+    assert {setting: getattr(recipe, setting) for setting in authors} == authors
+    ours = "these are ours" in load_sourced_recipe(f"transfer_{name}").header
+    assert ours == (name in ("cifar100", "flowers"))
+
+
+def test_a_thousand_epochs_are_one_setting() -> None:
+    recipe = load_recipe("deit_base_distilled", ["epochs=1000"])
+    assert num_views_read(recipe.epochs, recipe.repeats) == 1002
+    assert num_views_read(300, 3) == 300
+
+
+@pytest.mark.parametrize("name", [name for name in shipped_recipes() if name.startswith(("deit_", "transfer_"))])
+def test_every_setting_of_a_published_recipe_has_a_source(name: str) -> None:
+    sourced = load_sourced_recipe(name, ["seed=3"])
+    assert sourced.sources["seed"] == ("", "--set")
+    for setting, source in sourced.sources.items():
+        if setting != "name" and source.place not in ("default", "--set"):
+            assert source.comment, f"{setting}, set by {source.place}"
+    assert sourced.sources.keys() == Recipe.model_fields.keys()
+
+
+@pytest.mark.parametrize("name", ["deit_base_distilled_384", "digits_distilled", "transfer_cars"])
+def test_a_shown_recipe_is_a_file_that_reads_back(name: str, tmp_path: Path) -> None:
+    shown = CliRunner().invoke(main, ["recipes", "show", name, "--set", "model_args.depth=3"])
+    assert shown.exit_code == 0, shown.output
+    path = tmp_path / "copy.toml"
+    path.write_text(shown.output)
+    assert load_recipe(str(path)) == load_recipe(name, ["model_args.depth=3"])
+    assert "model_args = " in shown.output
+    line = next(line for line in shown.output.splitlines() if line.startswith("model_args"))
+    assert line.endswith("# --set")
+
+
+def test_recipes_are_listed_with_the_views_that_they_need() -> None:
+    listed = CliRunner().invoke(main, ["recipes"])
+    assert listed.exit_code == 0
+    lines = listed.output.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == shipped_recipes()
+    tiny = next(line for line in lines if line.startswith("deit_tiny_soft "))
+    assert tiny.split()[1:5] == ["deit", "soft", "300", "300"]
+
+
+def test_a_base_is_overridden_and_undone(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('base = "deit_tiny"\nema = "none"\ndistill = "none"\nlr = 1e-3  # tried\n')
+    recipe = load_recipe(str(path))
+    assert (recipe.name, recipe.ema, recipe.lr, recipe.distill, recipe.weight_decay) == (
+        "mine",
+        None,
+        1e-3,
+        "none",
+        0.05,
+    )
+    sources = load_sourced_recipe(str(path)).sources
+    assert sources["lr"] == ("tried", str(path))
+    assert sources["weight_decay"] == ("table 9", "deit_tiny")
+    assert sources["seed"] == ("", "default")
+
+
+def test_bases_that_make_no_sense_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f'base = "{path}"\n')
+    with pytest.raises(RecipeError, match="is based on itself"):
+        load_recipe(str(path))
+    path.write_text("base = 3\n")
+    with pytest.raises(RecipeError, match="base is the name of a recipe, not 3"):
+        load_recipe(str(path))
+    path.write_text('base = "deit_giant"\n')
+    with pytest.raises(RecipeError, match="no recipe 'deit_giant'"):
+        load_recipe(str(path))
 
 
 def test_overrides(minimal: str) -> None:

@@ -19,9 +19,11 @@ from click.testing import CliRunner
 
 from student.checkpoint import EPOCH_END, NEWEST
 from student.cli import main
-from student.evaluate import ValidationSet, evaluate, index_validation, open_checkpoint, preprocessing_of
+from student.evaluate import evaluate
 from student.loader import Batch
 from student.train import STOPPED, Run, Stopped, check_policy
+from student.trained import build_trained, read_trained
+from student.validation import ValidationSet, index_validation
 from teacher_cache.errors import CheckpointError, MissingLabelError, PlanError, RecipeError, TrainingError
 from teacher_cache.store import Store
 from tests.bright_shards import bright_store, spoil_image
@@ -277,10 +279,10 @@ def test_two_ranks(tmp_path: Path, store: Store, forks: Forks) -> None:
     # the checkpoint alone gives what the ranks reported, each for its part
     reported = json.loads((tmp_path / "whole" / "results.json").read_text())["accuracy"]
     for kind in ("", "ema_"):
-        model, content = open_checkpoint(str(tmp_path / "whole" / NEWEST), ema=bool(kind))
-        index = index_validation([val], content["class_names"])
-        with ValidationSet(index, preprocessing_of(content), workers=0) as validation:
-            found = evaluate(model, validation, torch.device("cpu"))
+        trained = read_trained(str(tmp_path / "whole" / NEWEST), ema=bool(kind))
+        index = index_validation([val], trained.class_names)
+        with ValidationSet(index, trained.preprocessing, workers=0) as validation:
+            found = evaluate(build_trained(trained), validation, torch.device("cpu"))
         assert found == {head: reported[f"{kind}{head}"] for head in ("class", "distillation", "fused")}
 
     train_small(store, tmp_path / "alone", *settings, val=(val,))
@@ -398,7 +400,6 @@ def test_another_policy_needs_to_be_allowed(tmp_path: Path, store: Store) -> Non
     ("overrides", "options", "error", "message"),
     [
         (["epoch=3"], {}, RecipeError, "unknown setting epoch"),
-        ([student("one_head")], {}, RecipeError, "has no distillation head, which .* trains: .* distill=none"),
         ([student("nobody")], {}, RecipeError, "has no function nobody"),
         (["batch_size=600"], {}, PlanError, "less than one global batch of 600"),
         (["repeats=5"], {}, PlanError, "5 repeats of a sample need as many views, 4 are in use"),
@@ -430,10 +431,23 @@ def test_missing_labels_stop_before_the_first_step(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_and_is_not_saved(tmp_path: Path, store: Store) -> None:
-    with pytest.raises(TrainingError, match=r"the loss is nan at epoch 0, step 0, learning rate 0.005: lower --set lr"):
+    message = r"the loss is nan at epoch 1, step 0, learning rate 0.005: no checkpoint was written yet; lower --set lr"
+    with pytest.raises(TrainingError, match=message):
         train_small(store, tmp_path / "out", student("infinite"), "distill=none")
     assert not (tmp_path / "out" / NEWEST).exists()
     assert not (tmp_path / "out" / "results.json").exists()
+
+
+def test_a_loss_that_is_no_longer_finite_names_the_last_good_checkpoint(tmp_path: Path, store: Store) -> None:
+    out = tmp_path / "out"
+    message = rf"at epoch 1, step 5, learning rate .*: the last good checkpoint is {out / NEWEST} \(epoch 1, step 5\)"
+    with pytest.raises(TrainingError, match=message):
+        train_small(store, out, student("infinite_later"), "distill=none", checkpoint_every_s=0)
+    assert position(out) == (0, 5)
+    good = checkpoint(out)
+    assert all(value.isfinite().all() for name in ("model", "model_ema") for value in good[name].values())
+    with pytest.raises(TrainingError, match=rf"step 10, .*checkpoint is {out / NEWEST} \(epoch 2, step 2\)"):
+        train_small(store, out, student("infinite_later"), "distill=none", checkpoint_every_s=0)  # it counts anew
 
 
 def test_validation_shards_of_other_classes_stop_before_the_first_step(tmp_path: Path, store: Store) -> None:

@@ -1,0 +1,96 @@
+"""What a teacher says of a batch: read from the store, or asked again, on the very same views."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from student.loader import Batch
+from student.losses import TeacherAnswers, spread_tail
+from student.recipe import Recipe
+from teacher_cache.errors import RecipeError
+from teacher_cache.store import Store
+from teacher_cache.teacher import DECIDING_FIELDS, TeacherSettings, open_teacher
+
+
+class StoredAnswers:
+    """The store's labels and, for soft distillation, its K largest probabilities. Raises RecipeError."""
+
+    def __init__(self, store: Store, recipe: Recipe, device: torch.device) -> None:
+        self.labels = recipe.distill != "none"  # what the loader shall read
+        self.soft = recipe.distill == "soft"
+        self._num_classes, self._device = store.num_classes, device
+        if self.soft and store.topk and store.tau != recipe.distill_tau:
+            raise RecipeError(
+                f"recipe {recipe.name} distils at distill_tau {recipe.distill_tau:g}, the probabilities of "
+                f"{store.path} are at tau {store.tau:g}: --set distill_tau={store.tau:g}, or fill another "
+                f"store with --tau {recipe.distill_tau:g}"
+            )
+        identity = (store.teacher or {}) if self.labels else {}
+        self.weights_sha256: str | None = identity.get("weights_sha256")
+        self.topk: int | None = store.topk if self.soft else None
+
+    def of(self, batch: Batch) -> TeacherAnswers | None:
+        """The batch's answers on the device; None without distillation."""
+        if batch.labels is None:
+            return None
+        labels = batch.labels.to(self._device, non_blocking=True)
+        if batch.soft is None:
+            return TeacherAnswers(labels)
+        classes, probabilities, tail = (
+            part.to(self._device, non_blocking=True)
+            for part in (batch.soft.classes, batch.soft.probabilities, batch.soft.tail)
+        )
+        return TeacherAnswers(labels, spread_tail(classes, probabilities, tail, self._num_classes))
+
+    def describe(self) -> str | None:
+        return None
+
+
+class OnlineAnswers:
+    """A teacher that runs while the student trains: what the store spares, and the baseline of all comparisons.
+
+    It runs as the store's teacher does (batch shape, dtype, normalisation), so on the same kind of device its labels
+    are the store's. Its probabilities are those of all classes.
+    """
+
+    labels = soft = False  # nothing is read from the store
+    topk: int | None = None
+
+    def __init__(self, store: Store, recipe: Recipe, settings: TeacherSettings) -> None:
+        if recipe.distill == "none":
+            raise RecipeError(f"recipe {recipe.name} does not distil: leave out --teacher, or --set distill=hard")
+        self._stored: dict[str, Any] | None = store.teacher
+        self._teacher = open_teacher(
+            settings, num_classes=store.num_classes, view_size=store.policy.size, stored=self._stored
+        )
+        self._tau = recipe.distill_tau if recipe.distill == "soft" else None
+        self.weights_sha256: str | None = self._teacher.identity["weights_sha256"]
+
+    def of(self, batch: Batch) -> TeacherAnswers | None:
+        """The batch's answers, on the teacher's device."""
+        logits = self._teacher.answer(batch.views)
+        probabilities = None if self._tau is None else torch.softmax(logits / self._tau, dim=1)
+        return TeacherAnswers(logits.argmax(1), probabilities)
+
+    def describe(self) -> str | None:
+        """One line about the teacher, and how it stands to the one that filled the store."""
+        identity, stored = self._teacher.identity, self._stored
+        line = f"teacher {identity['name']} runs online, {identity['batch_size']} views at a time, {identity['dtype']}"
+        if stored is None:
+            return line
+        fields = [field for field in DECIDING_FIELDS if field not in ("topk", "tau")]
+        differing = [field for field in fields if stored[field] != identity[field]]
+        if not differing:
+            return f"{line}; it is the store's teacher, no label is read"
+        return f"{line}; warning: it is not the store's teacher ({', '.join(differing)} differ)"
+
+
+Answers = StoredAnswers | OnlineAnswers
+
+
+def open_answers(store: Store, recipe: Recipe, teacher: TeacherSettings | None, device: torch.device) -> Answers:
+    """The store's answers, or those of a teacher that runs online."""
+    if teacher is None:
+        return StoredAnswers(store, recipe, device)
+    return OnlineAnswers(store, recipe, replace(teacher, device=str(device)))

@@ -1,0 +1,221 @@
+"""Distillation in every way of the paper's table 3, from cached and from online answers."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import nn
+
+from student.answers import OnlineAnswers, StoredAnswers
+from student.checkpoint import NEWEST
+from student.cli import main
+from student.losses import spread_tail
+from student.model import build_model
+from student.recipe import load_recipe
+from student.train import build_optimizer
+from teacher_cache.errors import CheckpointError, RecipeError, StoreError
+from teacher_cache.fill import FillOptions, fill
+from teacher_cache.job import join_job
+from teacher_cache.store import Store
+from teacher_cache.teacher import TeacherSettings, state_sha256
+from tests.bright_shards import bright_store
+from tests.filling import TEACHERS, open_test_teacher
+from tests.student.small_runs import SMALL, column, rows, small_recipe, student, train_small
+
+CONVNET = f"{TEACHERS}:convnet"  # its labels depend on every pixel
+
+
+def convnet_store(folder: Path, **settings: Any) -> Store:
+    """A store that the convnet has filled at batches of 32."""
+    store = bright_store(folder)
+    teacher = open_test_teacher(store, "convnet", **settings)
+    fill(store, teacher, join_job(), FillOptions(workers=0, allow_low_agreement=True), range(store.views))
+    return Store.open(store.path)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return convnet_store(tmp_path_factory.mktemp("hard"))
+
+
+@pytest.fixture(scope="module")
+def soft_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """All ten classes' probabilities at temperature 2."""
+    return convnet_store(tmp_path_factory.mktemp("soft"), topk=10, tau=2.0)
+
+
+ROWS = {
+    "none": [student("one_head"), "distill=none"],
+    "soft": [student("one_head"), "distill=soft", "distill_tau=2.0", "distill_alpha=0.1"],
+    "hard, teacher only": [student("one_head"), "distill=hard", "hard_without_token=teacher"],
+    "hard, half truth": [student("one_head"), "distill=hard", "hard_without_token=both"],
+    "soft through the token": [student("two_heads"), "distill=soft", "distill_tau=2.0"],
+    "hard through the token": [student("two_heads"), "distill=hard"],
+}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_every_row_of_table_3_trains(tmp_path: Path, soft_store: Store, row: str) -> None:
+    train_small(soft_store, tmp_path / "out", *ROWS[row], "epochs=8")
+    totals, truth, taught = (
+        column(tmp_path / "out" / "epochs.csv", name) for name in ("loss", "class_loss", "distill_loss")
+    )
+    assert totals[-1] < totals[0] - 0.01
+    alpha = {"none": 0.0, "soft": 0.1, "hard, teacher only": 1.0}.get(row, 0.5)
+    np.testing.assert_allclose(totals, (1 - alpha) * truth + alpha * taught, rtol=1e-4)
+
+
+def online(**settings: Any) -> TeacherSettings:
+    return TeacherSettings(spec=CONVNET, **settings)
+
+
+@pytest.mark.parametrize("overrides", [["epochs=3"], ["micro_batch=8", student("one_head")]], ids=["token", "no token"])
+def test_cached_and_online_losses_are_the_same_bits(tmp_path: Path, store: Store, overrides: list[str]) -> None:
+    cached, asked = tmp_path / "cached", tmp_path / "online"
+    train_small(store, cached, *overrides)
+    said: list[str] = []
+    train_small(store, asked, *overrides, teacher=online(), said=said)
+    assert (cached / "steps.csv").read_bytes() == (asked / "steps.csv").read_bytes()
+    one, other = (torch.load(run / NEWEST, weights_only=True) for run in (cached, asked))
+    assert state_sha256(one["model"]) == state_sha256(other["model"])
+    assert any("32 views at a time, fp32; it is the store's teacher, no label is read" in line for line in said)
+
+
+def test_another_teacher_online_gives_other_losses_and_says_so(tmp_path: Path, store: Store) -> None:
+    train_small(store, tmp_path / "cached")
+    said: list[str] = []
+    brightness = TeacherSettings(spec=f"{TEACHERS}:brightness", device="cpu")
+    train_small(store, tmp_path / "online", teacher=brightness, said=said)
+    steps = [(tmp_path / run / "steps.csv").read_bytes() for run in ("cached", "online")]
+    assert steps[0] != steps[1]
+    assert any("warning: it is not the store's teacher (weights_sha256 differ)" in line for line in said)
+
+
+def test_an_unfilled_store_will_do_for_an_online_teacher(tmp_path: Path, store: Store) -> None:
+    unfilled = bright_store(tmp_path)
+    said: list[str] = []
+    train_small(unfilled, tmp_path / "online", teacher=online(batch_size=32), said=said)
+    train_small(store, tmp_path / "cached")
+    steps = [(tmp_path / run / "steps.csv").read_bytes() for run in ("cached", "online")]
+    assert steps[0] == steps[1]
+    assert any("were not labelled yet, so not compared" in line for line in said)
+
+
+def test_all_probabilities_cached_are_nearly_the_online_ones(tmp_path: Path, soft_store: Store) -> None:
+    overrides = ["distill=soft", "distill_tau=2.0", "epochs=3"]
+    train_small(soft_store, tmp_path / "cached", *overrides)
+    train_small(soft_store, tmp_path / "online", *overrides, teacher=online())
+    losses = [column(tmp_path / run / "steps.csv", "distill_loss") for run in ("cached", "online")]
+    np.testing.assert_allclose(*losses, rtol=0.01, atol=1e-5)
+    assert losses[0].max() > 0.01
+
+
+def test_stored_and_online_answers_of_one_batch(soft_store: Store) -> None:
+    from student.loader import ViewLoader
+
+    recipe = small_recipe("distill=soft", "distill_tau=2.0")
+    stored = StoredAnswers(soft_store, recipe, torch.device("cpu"))
+    asked = OnlineAnswers(soft_store, recipe, online(device="cpu"))
+    assert stored.weights_sha256 == asked.weights_sha256
+    with ViewLoader(soft_store, 64, epochs=1, workers=0, labels=stored.labels, soft=stored.soft) as loader:
+        for batch in loader:
+            one, other = stored.of(batch), asked.of(batch)
+            assert one is not None
+            assert one.probabilities is not None
+            assert other.probabilities is not None
+            assert torch.equal(one.labels, other.labels)
+            assert one.probabilities.shape == (64, 10)
+            torch.testing.assert_close(one.probabilities.sum(1), torch.ones(64))
+            torch.testing.assert_close(one.probabilities, other.probabilities, rtol=2e-3, atol=1e-6)
+
+
+def test_a_tail_that_is_spread_is_what_training_sees(tmp_path: Path) -> None:
+    """Three of ten classes are kept; the other seven share the rest."""
+    store = convnet_store(tmp_path, topk=3, tau=1.0)
+    from student.loader import ViewLoader
+
+    recipe = small_recipe("distill=soft")
+    stored = StoredAnswers(store, recipe, torch.device("cpu"))
+    asked = OnlineAnswers(store, recipe, online(device="cpu"))
+    with ViewLoader(store, 64, epochs=1, workers=0, soft=True) as loader:
+        batch = next(iter(loader))
+    one, other = stored.of(batch), asked.of(batch)
+    assert one is not None
+    assert other.probabilities is not None
+    assert one.probabilities is not None
+    top = other.probabilities.topk(3, dim=1)
+    tail = 1 - top.values.sum(1)
+    expected = spread_tail(top.indices, top.values, tail, 10)
+    torch.testing.assert_close(one.probabilities, expected, rtol=3e-3, atol=1e-5)
+    assert (one.probabilities.sort(dim=1).values[:, :7].std(dim=1) < 1e-6).all()
+
+
+# -- going on, and refusals ----------------------------------------------------------------------------------------
+
+
+def test_a_run_goes_on_with_the_same_teacher_only(tmp_path: Path, store: Store) -> None:
+    train_small(store, tmp_path / "out")
+    train_small(store, tmp_path / "out", teacher=online())  # its answers are the store's
+    with pytest.raises(CheckpointError, match="was trained with weights teacher = "):
+        train_small(store, tmp_path / "out", teacher=TeacherSettings(spec=f"{TEACHERS}:brightness", device="cpu"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "options", "error", "message"),
+    [
+        (["distill=soft"], {}, StoreError, r"topk.* --topk K --tau T"),
+        (["distill=none"], {"teacher": online()}, RecipeError, "does not distil: leave out --teacher"),
+    ],
+)
+def test_refusals(
+    tmp_path: Path,
+    store: Store,
+    overrides: list[str],
+    options: dict[str, Any],
+    error: type[Exception],
+    message: str,
+) -> None:
+    with pytest.raises(error, match=message):
+        train_small(store, tmp_path / "out", *overrides, **options)
+    assert not (tmp_path / "out" / NEWEST).exists()
+
+
+def test_another_temperature_is_refused(tmp_path: Path, soft_store: Store) -> None:
+    with pytest.raises(RecipeError, match=r"distils at distill_tau 3, .* are at tau 2: --set distill_tau=2, or fill"):
+        train_small(soft_store, tmp_path / "out", "distill=soft", "distill_tau=3.0")
+
+
+def test_the_command_takes_a_teacher(tmp_path: Path, store: Store) -> None:
+    command = ["train", "--store", str(store.path), "--recipe", SMALL, "--set", student("plain"), "--workers", "0"]
+    command += ["--set", "epochs=1", "--device", "cpu"]
+    for out, words in (("cached", []), ("online", ["--teacher", CONVNET])):
+        result = CliRunner().invoke(main, [*command, "--out", str(tmp_path / out), *words])
+        assert result.exit_code == 0, result.output
+        assert ("runs online" in result.output) == bool(words)
+    assert rows(tmp_path / "cached" / "steps.csv") == rows(tmp_path / "online" / "steps.csv")
+
+
+# -- weight decay --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("decay", [True, False])
+def test_weight_decay_spares_what_deit_spares(decay: bool) -> None:
+    recipe = load_recipe("digits_distilled", [f"decay_dist_token={str(decay).lower()}", "optimizer=sgd"])
+    model = build_model(recipe, 10, (16, 16))
+    optimizer = build_optimizer(model, recipe)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    spared = {
+        names[id(parameter)]
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        if group["weight_decay"] == 0
+    }
+    shapes = dict(model.named_parameters())
+    expected = {name for name in shapes if shapes[name].ndim == 1} | {"cls_token", "pos_embed"}
+    assert spared == (expected if decay else expected | {"dist_token"})
+    assert {group["momentum"] for group in optimizer.param_groups} == {0.9}
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert all(isinstance(parameter, nn.Parameter) for group in optimizer.param_groups for parameter in group["params"])
