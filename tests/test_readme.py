@@ -42,3 +42,15 @@ def test_commands_policies_and_recipes_that_it_names_exist() -> None:
     assert commands <= set(teacher_cache.commands)
     assert "deit" in shipped_policies()
     assert "deit_tiny_distilled" in shipped_recipes()
+
+
+def test_tests_that_the_feature_table_names_exist() -> None:
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", README)
+    assert len(named) > 40
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / "tests" / file).read_text(), f"{file}::{test}"
+
+
+def test_recipes_that_it_names_exist() -> None:
+    named = set(re.findall(r"--recipe (\w+)(?=[ \n`])", README)) - {"R", "NAME"}
+    assert {"deit_tiny_soft", "finetune_teacher", "transfer_cifar10"} <= named <= set(shipped_recipes())
