@@ -226,9 +226,9 @@ def evaluate(
     distillation token are after each block. Under torchrun each rank takes its part.
     """
     from student.evaluate import tally
+    from student.ranks import joined_ranks
     from student.real import read_real
     from student.report import Evaluated, report, tables
-    from student.train import joined_ranks
     from student.trained import build_trained, read_trained
     from student.validation import ValidationSet, index_validation
     from teacher_cache.teacher import TeacherSettings, open_teacher

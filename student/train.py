@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -28,6 +27,7 @@ from student.loader import Batch, ViewLoader
 from student.log import RunLog
 from student.losses import TeacherAnswers, mixed_target, student_loss
 from student.model import build_model, heads
+from student.ranks import Ranks, gather, joined_ranks, said_by_any_rank
 from student.recipe import Recipe
 from student.schedule import learning_rate, scaled_lr
 from student.validation import Normalise, Preprocessing, ValidationSet, index_validation
@@ -53,17 +53,6 @@ class TrainOptions:
     on_drift: Literal["stop", "warn"] = "stop"
     checkpoint_every_s: float = 600
     teacher: TeacherSettings | None = None  # one that runs online, instead of the store's labels
-
-
-@dataclass(frozen=True)
-class Ranks:
-    rank: int
-    world_size: int
-    device: torch.device
-
-    @property
-    def first(self) -> bool:
-        return self.rank == 0
 
 
 class Stopped(Exception):  # noqa: N818 - a request, not an error
@@ -100,6 +89,7 @@ def train(
         try:
             if initial is not None and resumed is None and validation is not None:
                 say(f"before the first step  {describe_accuracy(run.accuracy(validation))}")
+                run.begin_epoch()
             accuracy = train_epochs(run, validation, log, stop_asked, say)
         finally:
             run.loader.close()
@@ -130,8 +120,10 @@ def train_epochs(
         if ended or due or stopping or run.unlogged() >= LOG_STEPS:
             run.flush_steps(log)
         if ended:
+            row = run.end_epoch()
             accuracy = run.accuracy(validation)
-            row = run.end_epoch(accuracy)
+            row |= {f"{head}_top1": values["top1"] for head, values in accuracy.items()}
+            run.begin_epoch()
             if log is not None:
                 log.write_epoch(row, run.steps_done())
             say(describe_epoch(row, run.recipe.epochs))
@@ -178,7 +170,7 @@ class Run:
         self.loader = self._make_loader()
         self._sums = torch.zeros(len(SUMS), dtype=torch.float64, device=ranks.device)
         self._step_rows: list[tuple[int, int, float, Tensor]] = []
-        self._epoch_started, self._epoch_waited, self._epoch_views = time.perf_counter(), 0.0, 0
+        self.begin_epoch()
         torch.manual_seed(recipe.seed + 1 + ranks.rank)  # stochastic depth differs between ranks, weights do not
 
     # -- what a step is ------------------------------------------------------------------------------------------
@@ -257,7 +249,11 @@ class Run:
         if log is not None:
             log.write_steps(rows)
 
-    def end_epoch(self, accuracy: Accuracy) -> dict[str, Any]:
+    def begin_epoch(self) -> None:
+        """Count time and views from here on: what comes before an epoch is not its own."""
+        self._epoch_started, self._epoch_waited, self._epoch_views = time.perf_counter(), self.loader.wait_s, 0
+
+    def end_epoch(self) -> dict[str, Any]:
         """The row of the epoch that has just ended, over all ranks; the next one's sums begin."""
         sums = self._sums.clone()
         if dist.is_initialized():
@@ -270,9 +266,7 @@ class Run:
         row["teacher_agreement"] = total["agreed"] / total["views"] if labelled else None
         row["images_per_s"] = self._epoch_views * self.ranks.world_size / wall_s
         row["wait_share"] = (self.loader.wait_s - self._epoch_waited) / wall_s
-        row |= {f"{head}_top1": values["top1"] for head, values in accuracy.items()}
         self._sums.zero_()
-        self._epoch_started, self._epoch_waited, self._epoch_views = time.perf_counter(), self.loader.wait_s, 0
         return row
 
     def accuracy(self, validation: ValidationSet | None) -> Accuracy:
@@ -315,8 +309,8 @@ class Run:
 
     def save(self, *, epoch_end: bool) -> None:
         """Write a checkpoint. Every rank must call it, and comes back when it is written."""
-        generators = _gather(_random_state(self.ranks.device), self.ranks)
-        sums = _gather(self._sums.tolist(), self.ranks)
+        generators = gather(_random_state(self.ranks.device), self.ranks)
+        sums = gather(self._sums.tolist(), self.ranks)
         if self.ranks.first:
             self._write(generators, sums, epoch_end=epoch_end)
         said_by_any_rank([False], self.ranks)  # torchrun ends the others once one rank has stopped: wait for each other
@@ -471,26 +465,6 @@ def describe_accuracy(accuracy: Accuracy) -> str:
 
 
 @contextmanager
-def joined_ranks(device: str | None) -> Iterator[Ranks]:
-    """This process's place among torchrun's ranks; the process group is there inside, if there are several."""
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    on_cuda = torch.cuda.is_available() if device is None else device.startswith("cuda")
-    chosen = torch.device(device or (f"cuda:{local_rank}" if on_cuda else "cpu"))
-    if on_cuda:
-        torch.cuda.set_device(chosen)
-    if world_size == 1:
-        yield Ranks(0, 1, chosen)
-        return
-    # gloo beside nccl: what the ranks agree on between steps must not wait for the device
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo")
-    try:
-        yield Ranks(dist.get_rank(), world_size, chosen)
-    finally:
-        dist.destroy_process_group()
-
-
-@contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
     """SIGTERM, SIGUSR1 and Ctrl-C ask the run to stop; inside, tells whether one came. A second Ctrl-C interrupts."""
     asked: list[int] = []
@@ -506,23 +480,6 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def said_by_any_rank(said: list[bool], ranks: Ranks) -> list[bool]:
-    """Which of these any rank said; all ranks get the same answer, at the same step."""
-    if ranks.world_size == 1:
-        return said
-    flags = torch.tensor(said, dtype=torch.int32)
-    dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-    return [bool(flag) for flag in flags.tolist()]
-
-
-def _gather(value: Any, ranks: Ranks) -> list[Any]:
-    if ranks.world_size == 1:
-        return [value]
-    gathered: list[Any] = [None] * ranks.world_size
-    dist.all_gather_object(gathered, value)
-    return gathered
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:

@@ -66,7 +66,7 @@ def test_a_write_that_fails_leaves_the_last_checkpoint(tmp_path: Path) -> None:
 
 def test_another_format_and_damage_are_refused(tmp_path: Path) -> None:
     torch.save({"format": 99}, tmp_path / NEWEST)
-    with pytest.raises(CheckpointError, match="has format 99, this program reads 1"):
+    with pytest.raises(CheckpointError, match="has format 99, this program reads 2"):
         find_checkpoint(tmp_path, 1)
     (tmp_path / NEWEST).write_bytes(b"half a checkpoint")
     with pytest.raises(CheckpointError, match="cannot be read"):
@@ -77,6 +77,8 @@ IDENTITY: dict[str, dict[str, Any]] = {
     "recipe": {"batch_size": 32, "micro_batch": None, "compile": False, "clip_grad": None},
     "plan": {"world_size": 1, "skipped": "abc"},
     "store": {"seed": 3, "policy": "p" * 100},
+    "weights": {"teacher": "abc", "initial": None},
+    "answers": {"topk": None},
 }
 
 
@@ -88,6 +90,8 @@ IDENTITY: dict[str, dict[str, Any]] = {
         ("recipe", "new_setting", 2, "recipe new_setting = None, now it is 2"),
         ("plan", "skipped", "def", "plan skipped = abc, now it is def"),
         ("store", "seed", 4, "store seed = 3, now it is 4"),
+        ("weights", "teacher", "def", "weights teacher = abc, now it is def"),
+        ("answers", "topk", 10, "answers topk = None, now it is 10"),
         ("store", "policy", "q", rf"store policy = {'p' * 57}\.\.\., now it is q"),
     ],
 )
