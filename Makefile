@@ -35,6 +35,7 @@ STUDENT := $(OUT)/student
 RUN     := $(BIN)/python -m
 LAUNCH  := $(if $(NPROC),$(BIN)/torchrun --standalone --nproc-per-node $(NPROC) -m,$(RUN))
 INSTALLED := $(VENV)/.installed
+WITH_OPS  = $(if $(OPS),--ops '$(OPS)')
 quoted = $(foreach word,$(1),'$(word)')
 
 .DEFAULT_GOAL := help
@@ -50,8 +51,10 @@ help: ## list targets and variables
 	@echo '  STORE=       the store of labels                    [$(STORE)]'
 	@echo '  TEACHER=     timm name or path/file.py:function'
 	@echo '  CHECKPOINT=  the teacher'"'"'s weights, where not timm'"'"'s own'
-	@echo '  POLICY=      augmentation: deit, digits, cifar, none or a TOML file   [$(POLICY)]'
+	@echo '  POLICY=      augmentation: deit, transfer, cifar, digits, none or a TOML file   [$(POLICY)]'
 	@echo '  SET=         policy settings to override: SET="size=192 flip=none"'
+	@echo '  OPS=         RandAugment operations of your own: FILE.py:FUNCTION'
+	@echo '  TOPK= TAU=   keep the K largest probabilities at this temperature, for soft distillation'
 	@echo '  VIEWS=       augmented views per sample             [$(VIEWS)]'
 	@echo '  RECIPE=      training recipe, shipped or a TOML file   [$(RECIPE)]'
 	@echo '  NPROC=       processes (GPUs) on this machine, through torchrun'
@@ -73,24 +76,24 @@ train-student: $(STUDENT)/results.json ## stage two: train a student from the la
 
 $(STORE)/zarr.json: | $(INPUTS) $(INSTALLED)
 	$(RUN) teacher_cache index $(call quoted,$(INDEXED)) --store $(STORE) --policy $(POLICY) --views $(VIEWS) \
-		$(foreach setting,$(SET),--set '$(setting)')
+		$(foreach setting,$(SET),--set '$(setting)') $(WITH_OPS)
 
 ifneq ($(MADE_TEACHER),)
 $(INPUTS): | $(INSTALLED)
 	$(BIN)/python tools/make_shards.py digits $(DATA)
 
 $(MADE_TEACHER): | $(STORE)/zarr.json
-	$(RUN) student train --store $(STORE) --recipe digits_teacher $(foreach word,$(VAL),--val '$(word)') --out $(OUT)/teacher --workers $(WORKERS)
+	$(RUN) student train --store $(STORE) --recipe digits_teacher $(foreach word,$(VAL),--val '$(word)') --out $(OUT)/teacher --workers $(WORKERS) $(WITH_OPS)
 endif
 
 $(STORE).filled: $(STORE)/zarr.json $(MADE_TEACHER)
 	$(LAUNCH) teacher_cache fill --store $(STORE) --workers $(WORKERS) $(if $(TEACHER),--teacher '$(TEACHER)') \
-		$(if $(CHECKPOINT),--checkpoint $(CHECKPOINT))
+		$(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) $(if $(TOPK),--topk $(TOPK)) $(if $(TAU),--tau $(TAU)) $(WITH_OPS)
 	touch $@
 
 $(STUDENT)/results.json: $(STORE).filled
 	$(LAUNCH) student train --store $(STORE) --recipe $(RECIPE) $(if $(VAL),$(foreach word,$(VAL),--val '$(word)')) \
-		--out $(STUDENT) --workers $(WORKERS)
+		--out $(STUDENT) --workers $(WORKERS) $(WITH_OPS)
 
 test: $(INSTALLED) ## run all tests
 	$(BIN)/python -m pytest -q

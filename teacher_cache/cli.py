@@ -38,7 +38,7 @@ def main() -> None:
 @main.command()
 @click.argument("shards", nargs=-1)
 @click.option("--store", "store_path", required=True, help="Folder of the new store.")
-@click.option("--policy", required=True, help="Shipped policy (deit, digits, cifar, none) or a TOML file.")
+@click.option("--policy", required=True, help="Shipped policy (deit, transfer, cifar, digits, none) or a TOML file.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a policy setting: size=32.")
 @click.option("--ops", metavar="FILE.py:FUNCTION", help="RandAugment operations of your own, by name.")
 @click.option("--views", required=True, type=click.IntRange(1), help="Augmented views per sample.")

@@ -15,14 +15,25 @@ from student.checkpoint import NEWEST
 from student.cli import main
 from student.finetune import adapt, check_resolution
 from student.model import build_model
+from student.ranks import Ranks
 from student.recipe import Recipe, load_recipe
+from student.train import Run, TrainOptions
 from student.trained import Trained, read_trained
 from teacher_cache.cli import main as teacher_cache
 from teacher_cache.errors import CheckpointError, RecipeError
 from teacher_cache.store import Store
 from tests.bright_shards import bright_store, small_policy
 from tests.filling import TEACHERS, fill_store
-from tests.student.small_runs import SMALL, STUDENTS, filled_store, rows, student, train_small, validation_shard
+from tests.student.small_runs import (
+    SMALL,
+    STUDENTS,
+    filled_store,
+    rows,
+    small_recipe,
+    student,
+    train_small,
+    validation_shard,
+)
 
 DEIT = [
     "model=deit_tiny_distilled_patch16_224",
@@ -185,6 +196,15 @@ def test_evaluation_mode_draws_nothing_and_keeps_batch_statistics(tmp_path: Path
         train_small(store, tmp_path / f"norm-{mode}", student("two_heads"), f"train_mode={mode}", "epochs=1")
         state = read_trained(str(tmp_path / f"norm-{mode}" / NEWEST)).state
         assert bool(state["features.1.running_mean"].abs().max() > 0) == moved
+
+
+def test_evaluation_mode_leaves_the_whole_in_training_mode(source: Path, tmp_path: Path) -> None:
+    """A DeiT as a whole in evaluation mode is not called itself to have both heads, so DDP would sync no gradients."""
+    options = TrainOptions(tmp_path, workers=0, device="cpu")
+    store = Store.open(source / "store")
+    run = Run(store, small_recipe(*DEIT, "train_mode=false"), options, Ranks(0, 1, torch.device("cpu")))
+    assert run.model.training
+    assert not any(part.training for child in run.model.children() for part in child.modules())
 
 
 # -- classes -------------------------------------------------------------------------------------------------------
