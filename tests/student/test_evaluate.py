@@ -215,10 +215,8 @@ def test_ranks_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """out/ of a finished run with an EMA, and val.tar, on which it was evaluated."""
     folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        val = validation_shard(folder / "val.tar", 100)
-        train_small(filled_store(folder), folder / "out", "epochs=4", val=(val,))
+    val = validation_shard(folder / "val.tar", 100)
+    train_small(filled_store(folder), folder / "out", "epochs=4", val=(val,))
     return folder
 
 

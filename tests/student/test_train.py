@@ -54,10 +54,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="module")
 def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        with Forks(tmp_path_factory.mktemp("logs")) as started:
-            yield started
+    with Forks(tmp_path_factory.mktemp("logs")) as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
