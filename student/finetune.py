@@ -64,8 +64,8 @@ def check_resolution(store: Store, resolution: tuple[int, int] | None) -> None:
     size = str(height) if height == width else f"[{height},{width}]"
     raise RecipeError(
         f"--resolution is {height} x {width}, views of {store.path} are {store.policy.size[0]} x "
-        f"{store.policy.size[1]}: make a store of that size, `teacher-cache index --like {store.path} --policy "
-        f"{store.policy.name} --set size={size} --views N --store OTHER`"
+        f"{store.policy.size[1]}: make a store of that size, `teacher-cache index --like {store.path} "
+        f"--set size={size} --views N --store OTHER`"
     )
 
 

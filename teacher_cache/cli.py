@@ -38,7 +38,9 @@ def main() -> None:
 @main.command()
 @click.argument("shards", nargs=-1)
 @click.option("--store", "store_path", required=True, help="Folder of the new store.")
-@click.option("--policy", required=True, help="Shipped policy (deit, transfer, cifar, digits, none) or a TOML file.")
+@click.option(
+    "--policy", help="Shipped (deit, transfer, cifar, digits, none) or a TOML file.  [default: that of --like]"
+)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a policy setting: size=32.")
 @click.option("--ops", metavar="FILE.py:FUNCTION", help="RandAugment operations of your own, by name.")
 @click.option("--views", required=True, type=click.IntRange(1), help="Augmented views per sample.")
@@ -47,13 +49,13 @@ def main() -> None:
 @click.option("--unit-samples", default=4096, type=click.IntRange(64), help="Samples filled together, times 64.")
 @click.option("--class-from", default="cls", help="Where a sample's class stands: cls, or json:FIELD.")
 @click.option("--classes", "classes_file", help="Class names in order (JSON).  [default: classes.json by the shards]")
-@click.option("--like", help="Take index, seed and groups from another store instead of reading shards.")
+@click.option("--like", help="Take index, policy, seed and groups from another store instead of reading shards.")
 @click.option("--devices", type=click.Choice(["one", "any"]), default="one", help="May fills use other devices?")
 @click.option("--workers", default=4, type=click.IntRange(1), help="Processes that walk shards.")
 def index(
     shards: tuple[str, ...],
     store_path: str,
-    policy: str,
+    policy: str | None,
     overrides: tuple[str, ...],
     ops: str | None,
     views: int,
@@ -68,17 +70,24 @@ def index(
 ) -> None:
     """Index WebDataset SHARDS (paths, globs, brace patterns) into a new store, with its policy and seed frozen."""
     from teacher_cache.replay.operations import open_operations
-    from teacher_cache.replay.policy import load_policy
+    from teacher_cache.replay.policy import change_policy, load_policy
     from teacher_cache.shards import class_order_warning
     from teacher_cache.store import Store
 
     if bool(shards) == bool(like):
         raise click.UsageError("give either SHARDS or --like OTHER_STORE")
-    chosen = load_policy(policy, overrides, open_operations(ops) if ops is not None else None)
+    if policy is None and not like:
+        raise click.UsageError("name a --policy: deit, transfer, cifar, digits, none or a TOML file")
+    operations = open_operations(ops) if ops is not None else None
+    other = Store.open(like) if like else None
+    if policy is None:
+        assert other is not None
+        chosen = change_policy(other.policy, overrides, operations, f"the policy of {like}")
+    else:
+        chosen = load_policy(policy, overrides, operations)
     if Path(store_path).exists():
         raise StoreError(f"{store_path} exists already: choose another --store, or remove it")
-    if like:
-        other = Store.open(like)
+    if other is not None:
         if seed is not None and seed != other.seed:
             raise StoreError(f"{like} has seed {other.seed}, --seed says {seed}: leave --seed out, or index shards")
         found, seed, group, unit_samples = other.index, other.seed, group or other.group, other.unit_samples

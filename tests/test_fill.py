@@ -649,6 +649,13 @@ def test_index_fill_status_verify_extend_from_the_command_line(tmp_path: Path) -
     like = run.invoke(main, ["index", "--like", store, "--store", f"{store}-2", "--views", "2", *settings[:-2]])
     assert like.exit_code == 0, like.output
     assert Store.open(f"{store}-2").index.num_samples == 195
+    same = run.invoke(main, ["index", "--like", store, "--store", f"{store}-3", "--views", "2", "--set", "size=16"])
+    assert same.exit_code == 0, same.output
+    policy = Store.open(store).policy
+    assert Store.open(f"{store}-3").policy == policy.model_copy(update={"size": (16, 16)})
+    nothing = run.invoke(main, ["index", shards, "--store", f"{store}-4", "--views", "2"])
+    assert nothing.exit_code == 2
+    assert "name a --policy" in nothing.output
 
 
 def test_moved_shards_are_found_and_other_shards_refused(tmp_path: Path) -> None:

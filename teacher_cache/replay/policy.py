@@ -254,6 +254,17 @@ def load_policy(name_or_path: str, overrides: Sequence[str] = (), operations: Op
     the setting.
     """
     values = read_settings(name_or_path, _FOLDER, "policy", PolicyError)
+    return _overridden(values, overrides, operations, f"policy {name_or_path}")
+
+
+def change_policy(policy: Policy, overrides: Sequence[str], operations: OperationsFile | None, where: str) -> Policy:
+    """A policy with `key=value` settings put over it, as load_policy does. where: whose it is, for messages."""
+    return _overridden(policy.to_json(), overrides, operations, where)
+
+
+def _overridden(
+    values: dict[str, Any], overrides: Sequence[str], operations: OperationsFile | None, where: str
+) -> Policy:
     for override in overrides:
         key, value = parse_override(override, PolicyError)
         crop = values.get("crop")
@@ -261,7 +272,6 @@ def load_policy(name_or_path: str, overrides: Sequence[str] = (), operations: Op
             for foreign in ("scale", "ratio", "crop_pct"):  # the settings of the kind that goes
                 crop.pop(foreign, None)
         put_setting(values, key, value, PolicyError)
-    where = f"policy {name_or_path}"
     if operations is not None:
         _add_operations(values, operations, where)
     return bind_operations(_validated(values, where), operations, where)
