@@ -122,7 +122,7 @@ def head_names(model: nn.Module, recipe: Recipe, store: Store) -> set[str]:
 
 
 def _grid_of(num_patches: int, trained: Trained) -> tuple[int, int]:
-    """Rows and columns of a checkpoint's patches: by its size, in the proportion of which they stand."""
+    """Rows and columns of a checkpoint's patches: those of its size, else a square. Raises CheckpointError."""
     height, width = trained.preprocessing.size
     weight = trained.state.get("patch_embed.proj.weight")
     if weight is not None:

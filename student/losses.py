@@ -20,7 +20,7 @@ class StudentLoss:
 
     total: Tensor
     class_loss: Tensor  # the class head on the mixed truth
-    distill_loss: Tensor  # the distillation head, or the class head where there is no other, on the teacher's answers
+    distill_loss: Tensor  # on the teacher's answers, by the distillation head or the only one; see truth_loss for none
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from student.plan import num_views_read
 from teacher_cache.errors import RecipeError
-from teacher_cache.settings import parse_override, put_setting, read_settings, shipped, validated
+from teacher_cache.settings import parse_override, put_setting, read_settings, settings_path, shipped, validated
 
 
 def _none_word(value: Any) -> Any:
@@ -200,8 +200,7 @@ def _read_bases(name_or_path: str) -> list[_File]:
         base = values.pop("base", None)
         if not isinstance(base, str | None):
             raise RecipeError(f"recipe {wanted}: base is the name of a recipe, not {base!r}")
-        path = _FOLDER / f"{wanted}.toml"
-        text = (path if path.is_file() else Path(wanted)).read_text()
+        text = settings_path(wanted, _FOLDER).read_text()
         values = {name: None if value == "none" else value for name, value in values.items()}
         files.append(_File(wanted, values, dict(_COMMENT.findall(text)), _header(text)))
         if base in [file.name for file in files]:

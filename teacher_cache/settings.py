@@ -17,17 +17,23 @@ def shipped(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.toml"))
 
 
+def settings_path(name_or_path: str, folder: Path) -> Path:
+    """Where a settings file is: in `folder` if it ships there, else at this path."""
+    return folder / f"{name_or_path}.toml" if name_or_path in shipped(folder) else Path(name_or_path)
+
+
 def read_settings(name_or_path: str, folder: Path, what: str, error_type: type[TeacherCacheError]) -> dict[str, Any]:
     """The values of a file shipped in `folder`, or of any TOML file; "name" is the file's unless it says otherwise.
 
     what ("policy") names the kind of file in messages. Raises error_type.
     """
-    names = shipped(folder)
-    path = folder / f"{name_or_path}.toml" if name_or_path in names else Path(name_or_path)
+    path = settings_path(name_or_path, folder)
     try:
         values = tomllib.loads(path.read_text())
     except FileNotFoundError:
-        raise error_type(f"no {what} {name_or_path!r}: neither a file nor one of {', '.join(names)}") from None
+        raise error_type(
+            f"no {what} {name_or_path!r}: neither a file nor one of {', '.join(shipped(folder))}"
+        ) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise error_type(f"{what} {name_or_path} cannot be read: {error}") from error
     values.setdefault("name", path.stem)

@@ -53,11 +53,3 @@ def renormalise(classes: np.ndarray, probabilities: np.ndarray) -> SoftLabels[np
     parts /= parts.sum(axis=1, keepdims=True)
     parts = parts.astype(np.float32)
     return SoftLabels(classes.astype(np.int64), parts[:, :-1], parts[:, -1])
-
-
-def spread(soft: SoftLabels[np.ndarray], num_classes: int) -> np.ndarray:
-    """The whole distribution, the tail's mass shared out evenly over the other classes. -> (B, num_classes) float32."""
-    others = max(1, num_classes - soft.classes.shape[1])
-    distribution = np.repeat((soft.tail / np.float32(others))[:, None], num_classes, axis=1)
-    np.put_along_axis(distribution, soft.classes, soft.probabilities, axis=1)
-    return distribution

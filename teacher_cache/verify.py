@@ -67,10 +67,11 @@ def verify(
             for _ in views:
                 pass
         else:
+            topk, tau = store.topk, store.tau
             for seen, logits in classify_views(teacher, views):
                 _compare_labels(store, reader, seen, logits, same_kind, report)
-                if same_kind and store.topk:
-                    _compare_topk(store, reader, seen, logits, report)
+                if same_kind and tau is not None:
+                    _compare_topk(store, reader, seen, logits, topk, tau, report)
     return report
 
 
@@ -137,12 +138,12 @@ def _compare_labels(
         )
 
 
-def _compare_topk(store: Store, reader: LabelReader, seen: _Seen, logits: np.ndarray, report: VerifyReport) -> None:
+def _compare_topk(
+    store: Store, reader: LabelReader, seen: _Seen, logits: np.ndarray, topk: int, tau: float, report: VerifyReport
+) -> None:
     """Stored classes and probabilities against the teacher's, to the last bit; where the label differs it is told."""
-    tau = store.tau
-    assert tau is not None
     stored_classes, stored = reader.topk(seen.shard, seen.block, seen.view, seen.positions)
-    found_classes, found = top_classes(logits, store.topk, tau)
+    found_classes, found = top_classes(logits, topk, tau)
     differ = stored != found
     differ[:, :-1] |= stored_classes != found_classes
     first = store.index.starts[seen.shard] + seen.block * BLOCK_SAMPLES
@@ -150,7 +151,7 @@ def _compare_topk(store: Store, reader: LabelReader, seen: _Seen, logits: np.nda
         place = int(differ[row].argmax())
         said, says = (
             f"{probabilities[row, place]:.4g} for "
-            + ("all other classes" if place == store.topk else f"class {classes[row, place]}")
+            + ("all other classes" if place == topk else f"class {classes[row, place]}")
             for classes, probabilities in ((stored_classes, stored), (found_classes, found))
         )
         report.differences.append(

@@ -4,8 +4,16 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
-from teacher_cache.topk import renormalise, spread, top_classes
+from student.losses import spread_tail
+from teacher_cache.topk import SoftLabels, renormalise, top_classes
+
+
+def spread(soft: SoftLabels[np.ndarray], num_classes: int) -> np.ndarray:
+    """What training makes of them."""
+    classes, probabilities, tail = map(torch.from_numpy, (soft.classes, soft.probabilities, soft.tail))
+    return spread_tail(classes, probabilities, tail, num_classes).numpy()
 
 
 def draw_logits(num_views: int = 200, num_classes: int = 50, scale: float = 3.0) -> np.ndarray:

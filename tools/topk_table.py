@@ -21,7 +21,9 @@ from typing import NamedTuple
 
 import click
 import numpy as np
+import torch
 
+from student.losses import spread_tail
 from teacher_cache.errors import TeacherCacheError
 from teacher_cache.labels import LabelReader
 from teacher_cache.replay.block import BLOCK_SAMPLES
@@ -29,7 +31,7 @@ from teacher_cache.replay.policy import load_policy
 from teacher_cache.shards import Index, ShardEntry
 from teacher_cache.status import status
 from teacher_cache.store import Store, Unit, UnitCounts, UnitValues
-from teacher_cache.topk import SoftLabels, spread, top_classes
+from teacher_cache.topk import SoftLabels, top_classes
 
 TOPKS, TAUS = (0, 10, 100), (1.0, 3.0)
 DEGREES_OF_FREEDOM = 4
@@ -184,7 +186,7 @@ def loss_errors(teacher: Simulated, stores: dict[tuple[float, int], Store]) -> d
                 for number, shares in enumerate(log_shares):
                     sums[tau][number] += losses[number].sum(), length(np.exp(shares) - exact)
                 for key in ((tau, topk) for topk in TOPKS):
-                    read = spread(read_soft(readers[key], stores[key], block, view, len(logits)), teacher.classes)
+                    read = whole(read_soft(readers[key], stores[key], block, view, len(logits)), teacher.classes)
                     for number, shares in enumerate(log_shares):
                         error = abs(soft_loss(read, shares, tau) - losses[number]).sum()
                         differences[key][number] += error, length(read - exact)
@@ -198,6 +200,12 @@ def read_soft(reader: LabelReader, store: Store, block: int, view: int, num_samp
         return reader.soft(0, block, view, positions)
     labels = reader.labels(block * BLOCK_SAMPLES + positions, np.full(num_samples, view))
     return SoftLabels(labels[:, None], np.ones((num_samples, 1), np.float32), np.zeros(num_samples, np.float32))
+
+
+def whole(soft: SoftLabels[np.ndarray], num_classes: int) -> np.ndarray:
+    """The distribution that training makes of soft labels. -> (B, num_classes) float32."""
+    classes, probabilities, tail = map(torch.from_numpy, (soft.classes, soft.probabilities, soft.tail))
+    return spread_tail(classes, probabilities, tail, num_classes).numpy()
 
 
 def soft_loss(distribution: np.ndarray, log_shares: np.ndarray, tau: float) -> np.ndarray:
