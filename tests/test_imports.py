@@ -7,9 +7,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 DOORS = {
-    "torchvision": {"teacher_cache/replay/render.py", "tools/make_shards.py"},
-    "cv2": {"teacher_cache/replay/render.py", "teacher_cache/replay/mix.py"},
-    "PIL": {"teacher_cache/replay/render.py", "tools/make_shards.py"},
+    "torchvision": {"teacher_cache/replay/decode.py", "teacher_cache/replay/render.py", "tools/make_shards.py"},
+    "cv2": {f"teacher_cache/replay/{name}.py" for name in ("render", "geometry", "colour", "erase", "mix")},
+    "PIL": {f"teacher_cache/replay/{name}.py" for name in ("decode", "colour", "render")} | {"tools/make_shards.py"},
     "webdataset": {"tools/make_shards.py"},
     "zarr": {"teacher_cache/store.py"},
     "timm": {

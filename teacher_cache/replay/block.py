@@ -7,10 +7,11 @@ import numpy as np
 import xxhash
 
 from teacher_cache.errors import ImageError, PolicyError
+from teacher_cache.replay.decode import decode
 from teacher_cache.replay.mix import MixPlan, apply_mix, class_pairs, draw_mix
 from teacher_cache.replay.policy import Policy
 from teacher_cache.replay.recipe import Recipe, draw_recipe
-from teacher_cache.replay.render import decode, render_pixels
+from teacher_cache.replay.render import render_pixels
 from teacher_cache.replay.seeds import Stream, derive
 
 BLOCK_SAMPLES = 64

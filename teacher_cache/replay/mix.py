@@ -91,19 +91,20 @@ def apply_mix(views: np.ndarray, plan: MixPlan, out: np.ndarray | None = None) -
             b[:] = kept
         else:
             lam = int(plan.lambdas[first])
-            mixed = blend(out[first], out[second], lam), blend(out[second], out[first], lam)
-            out[first], out[second] = mixed
+            kept = out[first].copy()
+            blend(kept, out[second], lam, out=out[first])
+            blend(out[second], kept, lam, out=out[second])
     return out
 
 
-def blend(a: np.ndarray, b: np.ndarray, lam: int) -> np.ndarray:
+def blend(a: np.ndarray, b: np.ndarray, lam: int, out: np.ndarray | None = None) -> np.ndarray:
     """(a lam + b (LAMBDA_ONE - lam) + LAMBDA_ONE / 2) >> 16 for uint8 arrays and an even lam in 0..LAMBDA_ONE.
 
     OpenCV does it in 32-bit floats, exactly: every product and sum is a multiple of 1 / LAMBDA_ONE below 256, so it has
     24 bits. It rounds halves to even; for even lam, one more 1 / LAMBDA_ONE turns them upward and moves nothing else.
     """
     assert lam % 2 == 0, lam
-    return cv2.addWeighted(a, lam / LAMBDA_ONE, b, (LAMBDA_ONE - lam) / LAMBDA_ONE, 1 / LAMBDA_ONE)
+    return cv2.addWeighted(a, lam / LAMBDA_ONE, b, (LAMBDA_ONE - lam) / LAMBDA_ONE, 1 / LAMBDA_ONE, dst=out)
 
 
 def class_pairs(classes: np.ndarray, plan: MixPlan, skipped: frozenset[int]) -> np.ndarray:

@@ -14,7 +14,7 @@ from teacher_cache.errors import PolicyError
 from teacher_cache.replay.operations import OperationsFile, OwnOperation
 from teacher_cache.settings import parse_override, put_setting, read_settings, shipped, validated
 
-POLICY_VERSION = 1
+POLICY_VERSION = 2  # of the pixels too: what a release renders otherwise than the one before has another version
 
 # timm's names (timm.data.auto_augment, the 'increasing' set: rand-...-inc1)
 OPERATIONS = (
@@ -342,6 +342,7 @@ def _validated(values: dict[str, Any], where: str) -> Policy:
     version = values.get("version", POLICY_VERSION)
     if version != POLICY_VERSION or isinstance(version, bool):
         raise PolicyError(
-            f"{where}: version {version!r}, but this program reads {POLICY_VERSION}; use the release that wrote it"
+            f"{where}: version {version!r}, but this program reads {POLICY_VERSION}, whose pixels are others; "
+            "use the release that wrote it, or index a new store"
         )
     return validated(Policy, values, where, PolicyError)

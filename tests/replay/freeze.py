@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from teacher_cache.replay.block import Block, replay, view_mix, view_recipe
+from teacher_cache.replay.decode import decode
 from teacher_cache.replay.policy import load_policy, shipped_policies
-from teacher_cache.replay.render import decode
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SEED = 20201223

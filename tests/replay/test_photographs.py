@@ -1,7 +1,8 @@
 """Pixels of photographs against Pillow's and timm's own functions, operation by operation and view by view.
 
-Exact: what looks levels up in a table, what brings nothing in and moves nothing. Within a level: what blends. Within a
-level on the mean: geometry, for OpenCV's warps place a source pixel to a 32nd and blend the edge with the fill colour.
+Exact: what looks levels up in a table, what brings nothing in and moves nothing. Within a level: what blends, shears
+or translates. Within a level on the mean: rotation, for OpenCV places a source pixel to a 32nd, its cubic has another
+coefficient, and it blends the edge with the fill colour.
 """
 
 import dataclasses
@@ -26,7 +27,8 @@ from tests.replay.timms import OUR_NAMES
 
 FILL = (124, 116, 104)  # ImageNet's mean colour
 TIMMS_NAMES = {ours: timms for timms, ours in OUR_NAMES.items()}
-GEOMETRY = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
+MOVES = ("shear_x", "shear_y", "translate_x", "translate_y")
+GEOMETRY = ("rotate", *MOVES)
 BLENDS = ("color", "contrast", "brightness", "sharpness")
 TABLES = ("autocontrast", "equalize", "invert", "posterize", "solarize", "solarize_add")
 LEVELS = (0.0, 0.1, 0.45, 0.72, 0.9, 0.97, 1.0)  # magnitude / 10
@@ -110,6 +112,21 @@ def test_geometry_is_within_a_level_on_the_mean(name: str) -> None:
     assert np.max(bicubic) < 1.5
     assert np.mean(bilinear) > 1.5 * np.mean(bicubic)
     assert np.mean(grey) > 1.2 * np.mean(bicubic)
+
+
+@pytest.mark.parametrize("geometry", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("name", MOVES)
+def test_shears_and_translations_are_within_a_level_everywhere(name: str, geometry: str) -> None:
+    """Edges and what is brought in included, on squares and on others."""
+    hparams = {"img_mean": FILL, "interpolation": Image.Resampling[geometry.upper()]}
+    values = (-1.7, -0.45, -0.301, -1 / 64, -0.003, 0.0, 0.002, 0.0625, 0.1, 0.2871, 0.3, 0.5, 1.0, 2.5)
+    for pixels in (*sources().values(), picture(3, 61, 97), picture(4, 97, 61), picture(5, 1, 9), picture(6, 3, 2)):
+        for value in (round(value * 2**20) / 2**20 for value in values):
+            made = auto_augment.AugmentOp(TIMMS_NAMES[name], prob=1.0, hparams=hparams)
+            made.level_fn = lambda level, hparams, value=value: (value,)
+            difference = levels_apart(operated(pixels, name, value, geometry=geometry), made(Image.fromarray(pixels)))
+            assert difference.max(initial=0) <= 1, (value, pixels.shape)
+            assert difference.mean() < 0.06, (value, pixels.shape)
 
 
 @pytest.mark.parametrize("name", GEOMETRY)

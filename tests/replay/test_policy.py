@@ -75,7 +75,7 @@ def test_policy_files_and_settings(tmp_path: Path) -> None:
         ("erase.count=0", "erase.count"),
         ("mix.mixup_alpha=0", "mix.mixup_alpha"),
         ("std=[0,1,1]", "std.0"),
-        ("version=2", "version 2, but this program reads 1"),
+        ("version=1", "version 1, but this program reads 2, whose pixels are others; use the release that wrote it"),
         ("size.height=3", "size is not a section"),
         ("size", "not of the form key=value"),
     ],

@@ -12,9 +12,10 @@ from PIL import Image, ImageFile
 from timm.data import auto_augment
 
 from teacher_cache.errors import ImageError
+from teacher_cache.replay.decode import _decode_with_pillow, decode
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.replay.recipe import Box, Operation, Recipe, draw_recipe
-from teacher_cache.replay.render import _decode_with_pillow, decode, pixel_libraries, render, render_pixels
+from teacher_cache.replay.render import pixel_libraries, render, render_pixels
 from teacher_cache.replay.seeds import Stream, derive
 from tests import images
 from tests.images import ENCODERS, picture

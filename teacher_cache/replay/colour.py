@@ -1,0 +1,119 @@
+"""What levels become: RandAugment's and the jitter's operations that move no pixel. Their results are Pillow's."""
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from teacher_cache.replay.seeds import GRID
+
+_LEVELS = np.arange(256, dtype=np.uint8)
+_FACTOR_ONE = (
+    1 << 12
+)  # factors of a blend are multiples of 1 / _FACTOR_ONE: times 8 bits, and summed, they have 24 bits
+_FLOOR = -0.5 + 0.5 / _FACTOR_ONE  # added before OpenCV rounds to the nearest, it cuts off instead, as Pillow does
+
+
+def recolour(pixels: np.ndarray, name: str, value: float | int | None) -> np.ndarray:
+    """An operation of a Recipe that is no warp and no own one. pixels (H, W, 3) uint8 -> the same shape, new memory."""
+    match name:
+        case "autocontrast":
+            return cv2.LUT(pixels, _autocontrast_tables(_histograms(pixels)))
+        case "equalize":
+            return cv2.LUT(pixels, _equalize_tables(_histograms(pixels)))
+        case "invert":
+            return ~pixels
+    assert value is not None, name
+    match name:
+        case "posterize":
+            return pixels & np.uint8(0xFF00 >> min(int(value), 8) & 0xFF)
+        case "solarize":  # levels from value on are inverted
+            return pixels ^ -(pixels >= int(value)).view(np.uint8)
+        case "solarize_add":
+            brighter = np.minimum(_LEVELS.astype(np.int32) + int(value), 255).astype(np.uint8)
+            return cv2.LUT(pixels, np.where(_LEVELS < 128, brighter, _LEVELS))
+        case "brightness":
+            return cv2.LUT(pixels, _blended_levels(0, value))
+        case "contrast":
+            grey = _grey(pixels)
+            mean = int(cv2.sumElems(grey)[0] / grey.size + 0.5)
+            return cv2.LUT(pixels, _blended_levels(mean, value))
+        case "color":
+            return _blend(cv2.cvtColor(_grey(pixels), cv2.COLOR_GRAY2RGB), pixels, value)
+        case "sharpness":
+            return _blend(_smooth(pixels), pixels, value)
+        case "hue":
+            return _shift_hue(pixels, value)
+    raise AssertionError(name)
+
+
+def _blended_levels(degenerate: int, factor: float) -> np.ndarray:
+    """Pillow's Image.blend of one degenerate level and each of the 256: clipped, then cut off. A table (256,) uint8."""
+    difference = _LEVELS.astype(np.int64) - degenerate
+    return np.clip((difference * round(factor * GRID) >> 20) + degenerate, 0, 255).astype(np.uint8)
+
+
+def _blend(degenerate: np.ndarray, pixels: np.ndarray, factor: float) -> np.ndarray:
+    """Pillow's Image.blend(degenerate, pixels, factor): clipped, then cut off; factor below 8.
+
+    OpenCV does it in 32-bit floats, exactly, whether it fuses multiplication and addition or not.
+    """
+    factor = round(factor * _FACTOR_ONE) / _FACTOR_ONE
+    return cv2.addWeighted(pixels, factor, degenerate, 1.0 - factor, _FLOOR)
+
+
+def _grey(pixels: np.ndarray) -> np.ndarray:
+    """Pillow's convert("L") but for the last bit of its weights: (H, W) uint8."""
+    return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+
+
+def _smooth(pixels: np.ndarray) -> np.ndarray:
+    """Pillow's ImageFilter.SMOOTH: weights 1 (centre 5), over 13, rounded; the outermost pixels stay."""
+    smoothed = pixels.copy()
+    if min(pixels.shape[:2]) > 2:
+        total = cv2.boxFilter(pixels, cv2.CV_16U, (3, 3), normalize=False)
+        total = cv2.scaleAdd(pixels.astype(np.uint16), 4.0, total)
+        # a thirteenth is never half a level away from a level, so that any rounding of it gives the same
+        smoothed[1:-1, 1:-1] = cv2.convertScaleAbs(total, alpha=1.0 / 13.0)[1:-1, 1:-1]
+    return smoothed
+
+
+def _histograms(pixels: np.ndarray) -> np.ndarray:
+    """(3, 256) int64; OpenCV counts in 32-bit floats, exactly up to 2**24 pixels."""
+    counts = [cv2.calcHist([channel], [0], None, [256], [0, 256]).ravel() for channel in cv2.split(pixels)]
+    return np.array(counts).astype(np.int64)
+
+
+def _autocontrast_tables(histograms: np.ndarray) -> np.ndarray:
+    """ImageOps.autocontrast: (1, 256, 3)."""
+    tables = np.empty((1, 256, 3), np.uint8)
+    for channel, histogram in enumerate(histograms):
+        present = np.flatnonzero(histogram)
+        low, high = int(present[0]), int(present[-1])
+        if high <= low:
+            tables[0, :, channel] = _LEVELS
+            continue
+        scale = 255.0 / (high - low)
+        offset = -low * scale
+        tables[0, :, channel] = np.clip(_LEVELS * scale + offset, 0, 255).astype(np.uint8)
+    return tables
+
+
+def _equalize_tables(histograms: np.ndarray) -> np.ndarray:
+    """ImageOps.equalize: (1, 256, 3)."""
+    tables = np.empty((1, 256, 3), np.uint8)
+    for channel, histogram in enumerate(histograms):
+        present = histogram[histogram > 0]
+        step = (int(present.sum()) - int(present[-1])) // 255
+        if len(present) <= 1 or not step:
+            tables[0, :, channel] = _LEVELS
+            continue
+        below = np.cumsum(histogram) - histogram + step // 2
+        tables[0, :, channel] = np.minimum(below // step, 255)
+    return tables
+
+
+def _shift_hue(pixels: np.ndarray, shift: float) -> np.ndarray:
+    """torchvision's adjust_hue on Pillow images."""
+    hsv = np.array(Image.fromarray(pixels).convert("HSV"))
+    hsv[:, :, 0] += np.uint8(int(shift * 255) & 0xFF)  # wraps around
+    return np.array(Image.fromarray(hsv, "HSV").convert("RGB"))
