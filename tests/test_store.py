@@ -365,7 +365,7 @@ def test_label_reader_equals_plain_reading(tmp_path: Path, budget_bytes: int) ->
 
 
 @pytest.mark.parametrize("budget_bytes", [1, 600, 2903, 2904, 40_000])
-def test_label_reader_keeps_to_its_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget_bytes: int) -> None:
+def test_label_reader_keeps_to_its_budget(tmp_path: Path, budget_bytes: int) -> None:
     """A group of labels takes 331 x 2 x 2 bytes, its digests 8 x 2 x 8: two of both 2,904; here 8 groups."""
     store = make_store(tmp_path / "s", views=16)
     fill(store)
