@@ -167,12 +167,12 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
 
     def _check_labels(self) -> None:
         store = self.store
-        groups = sorted({view // store.group for view in self.views_needed})
-        units = [unit for group in groups for unit in store.missing_units(store.group_views(group))]
+        units = store.missing_units(range(len(self.views_needed)))
         if not units:
             return
         lacking = sum(store.unit_rows(unit)[1] for unit in units)
-        needed = store.index.num_samples * len(groups)
+        num_groups = -(-len(self.views_needed) // store.group)
+        needed = store.index.num_samples * num_groups
         first = units[0]
         views = range(store.group_views(first.group).start, store.group_views(units[-1].group).stop)
         raise MissingLabelError(

@@ -75,4 +75,4 @@ def status(store: Store) -> dict[str, Any]:
 
 
 def _bytes_under(folder: Path) -> int:
-    return sum(os.path.getsize(Path(top, file)) for top, _, files in os.walk(folder) for file in files)
+    return sum(os.path.getsize(f"{top}/{file}") for top, _, files in os.walk(folder) for file in files)

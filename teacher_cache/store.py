@@ -32,6 +32,7 @@ import xxhash
 import zarr
 import zarr.codecs
 
+from teacher_cache.chunks import Chunks, Stamp, file_stamp, open_chunks, read_file
 from teacher_cache.durable import sync, sync_tree, sync_up
 from teacher_cache.errors import PolicyError, StoreError, TeacherError
 from teacher_cache.replay.block import BLOCK_SAMPLES
@@ -106,9 +107,10 @@ class Store:
         self._digests = _open_array(root, "digests")
         self._records = _open_array(root, "records")
         self._topk: dict[str, zarr.Array] = {}
+        self._chunks = {name: open_chunks(path / name) for name in ("labels", "digests", "records")}
         self._index: Index | None = None
         self._record_values = np.zeros((*self._records.shape[:2], 0, len(RECORD_FIELDS)), np.uint64)
-        self._record_stamps = np.zeros((*self._records.shape[:2], 0), np.int64)
+        self._record_stamps = np.zeros((*self._records.shape[:2], 0, 2), np.int64)
         self._devices_published: set[str] = set()
 
     # -- create and open -----------------------------------------------------------------------------------------
@@ -320,9 +322,13 @@ class Store:
                 f"views {views.start}:{views.stop} are not within the store's 0:{self.views}: "
                 f"`teacher-cache extend {self.path} --views N` adds views"
             )
-        per_group = [(shard, unit) for shard in range(len(self._shards)) for unit in range(self.num_units(shard))]
         groups = range(views.start // self.group, (views.stop - 1) // self.group + 1)
-        return [Unit(shard, unit, group) for group in groups for shard, unit in per_group]
+        return [Unit(shard, unit, group) for group in groups for shard, unit in self._unit_rows]
+
+    @cached_property
+    def _unit_rows(self) -> list[tuple[int, int]]:
+        """(shard, unit) of all units of one group."""
+        return [(shard, unit) for shard in range(len(self._shards)) for unit in range(self.num_units(shard))]
 
     def missing_units(self, views: range | None = None) -> list[Unit]:
         """Units of `views` (default: all) that are not committed, group by group."""
@@ -346,72 +352,95 @@ class Store:
 
     def read_labels(self, unit: Unit) -> np.ndarray:
         """(unit_samples, group) int16 or int32, padding and what is not labelled yet -1. Committed or not."""
-        return self._read_chunk(self._labels, "labels", unit, self.unit_samples)
+        return self.read_array("labels", unit)
 
     def read_digests(self, unit: Unit) -> np.ndarray:
         """(unit_samples // 64, group) uint64, padding and what is not there yet 0. Committed or not."""
-        return self._read_chunk(self._digests, "digests", unit, self.unit_samples // BLOCK_SAMPLES)
+        return self.read_array("digests", unit)
 
     def read_topk_classes(self, unit: Unit) -> np.ndarray:
         """(unit_samples, group, K), of labels' type, padding and what is not labelled yet -1. Committed or not."""
-        return self._read_topk("topk_classes", unit)
+        return self.read_array("topk_classes", unit)
 
     def read_topk_probabilities(self, unit: Unit) -> np.ndarray:
         """(unit_samples, group, K + 1) float16, padding and what is not labelled yet 0. Committed or not."""
-        return self._read_topk("topk_probabilities", unit)
-
-    def _read_topk(self, name: str, unit: Unit) -> np.ndarray:
-        self._open_topk()
-        if not self._topk:
-            raise StoreError(f"{self.path} holds no {name}: {self._fill(unit)}")
-        return self._read_chunk(self._topk[name], name, unit, self.unit_samples)
+        return self.read_array("topk_probabilities", unit)
 
     def read_unit(self, unit: Unit) -> UnitValues:
         """All that a unit holds, padded. Committed or not."""
         topk = (self.read_topk_classes(unit), self.read_topk_probabilities(unit)) if self.topk else ()
         return UnitValues(self.read_labels(unit), self.read_digests(unit), *topk)
 
-    def _read_chunk(self, array: zarr.Array, name: str, unit: Unit, rows: int) -> np.ndarray:
-        views = self.group_views(unit.group)
+    def read_array(self, name: str, unit: Unit) -> np.ndarray:
+        """A unit's chunk of an array of values, by name: what read_labels and the others give."""
+        chunks = self._value_chunks(name)
         try:
-            return np.asarray(array[unit.shard, unit.unit * rows : (unit.unit + 1) * rows, views.start : views.stop])
+            return chunks.read(*unit)[0]
         except Exception as error:
             raise StoreError(f"{name} of {self._where(unit)} are damaged ({error}): {self._redo(unit)}") from error
+
+    def empty_rows(self, name: str, rows: int) -> np.ndarray:
+        """Memory for so many rows of an array of values: (rows, group, ...), undefined."""
+        chunks = self._value_chunks(name)
+        return np.empty((rows, *chunks.shape[2:]), chunks.dtype)
+
+    def _value_chunks(self, name: str) -> Chunks:
+        if name not in self._chunks:
+            self._open_topk()
+        if name not in self._chunks:
+            raise StoreError(f"{self.path} holds no {name}: run `teacher-cache fill --store {self.path}`")
+        return self._chunks[name]
 
     def read_records(self) -> np.ndarray:
         """(S, U, G, F) uint64, all zero where a unit is not committed; F is RECORD_FIELDS. A copy.
 
-        Zarr takes a third of a millisecond a record, so only those whose file changed since the last call are read.
+        Only those whose file changed since the last call are read.
         """
         held = self._record_values.shape[2]
         if held != self.num_groups:
             grown = (*self._record_values.shape[:2], self.num_groups)
-            values, stamps = np.zeros((*grown, len(RECORD_FIELDS)), np.uint64), np.zeros(grown, np.int64)
+            values, stamps = np.zeros((*grown, len(RECORD_FIELDS)), np.uint64), np.zeros((*grown, 2), np.int64)
             values[:, :, :held], stamps[:, :, :held] = self._record_values, self._record_stamps
             self._record_values, self._record_stamps = values, stamps
-        found = np.zeros_like(self._record_stamps)
-        for unit in self.units():
-            with contextlib.suppress(FileNotFoundError):
-                found[unit] = os.stat(self.record_file(unit)).st_mtime_ns
-        for group in range(self.num_groups):
-            shards = np.flatnonzero((found != self._record_stamps)[:, :, group].any(axis=1))
-            if not len(shards):
-                continue
-            rows = slice(int(shards[0]), int(shards[-1]) + 1)
-            try:
-                self._record_values[rows, :, group] = np.asarray(self._records[rows, :, group])
-            except Exception:
-                for unit in self.units(self.group_views(group)):
-                    self._record_values[unit] = self.read_record(unit)
-        self._record_stamps = found
+        changed: dict[Unit, tuple[bytes | None, Stamp]] = {}
+        for shard, number in self._unit_rows:
+            for group, (time_ns, inode) in enumerate(self._record_stamps[shard, number, : self.num_groups].tolist()):
+                unit = Unit(shard, number, group)
+                if inode == 0 or file_stamp(self.record_file(unit)) != (time_ns, inode):
+                    changed[unit] = self._read_record_file(unit)
+        for unit, record in self._decode_records({unit: data for unit, (data, _) in changed.items()}):
+            self._record_values[unit] = record
+            self._record_stamps[unit] = changed[unit][1]
         return self._record_values.copy()
 
     def read_record(self, unit: Unit) -> np.ndarray:
         """(F,) uint64, RECORD_FIELDS; all zero where the unit is not committed."""
+        return self._decode_record(unit, self._read_record_file(unit)[0])
+
+    def _read_record_file(self, unit: Unit) -> tuple[bytes | None, Stamp]:
         try:
-            return np.asarray(self._records[unit.shard, unit.unit, unit.group])
+            return read_file(self.record_file(unit))
+        except OSError as error:
+            raise self._damaged_record(unit, error) from error
+
+    def _decode_record(self, unit: Unit, data: bytes | None) -> np.ndarray:
+        try:
+            return self._chunks["records"].decode(data)[0, 0, 0]
         except Exception as error:
-            raise StoreError(f"the record of {self._where(unit)} is damaged ({error}): {self._redo(unit)}") from error
+            raise self._damaged_record(unit, error) from error
+
+    def _decode_records(self, files: dict[Unit, bytes | None]) -> Iterator[tuple[Unit, np.ndarray]]:
+        """The same of many at once."""
+        there = {unit: data for unit, data in files.items() if data is not None}
+        try:
+            records = dict(zip(there, self._chunks["records"].decode_all(list(there.values())), strict=True))
+        except (RuntimeError, ValueError):
+            records = {}
+        for unit, data in files.items():
+            yield unit, records[unit][0, 0, 0] if unit in records else self._decode_record(unit, data)
+
+    def _damaged_record(self, unit: Unit, error: Exception) -> StoreError:
+        return StoreError(f"the record of {self._where(unit)} is damaged ({error}): {self._redo(unit)}")
 
     def committed(self) -> np.ndarray:
         """(S, U, G) bool."""
@@ -438,11 +467,15 @@ class Store:
 
     # -- writing -------------------------------------------------------------------------------------------------
 
-    def commit_unit(self, unit: Unit, values: UnitValues, counts: UnitCounts, device: str) -> None:
+    def commit_unit(
+        self, unit: Unit, values: UnitValues, counts: UnitCounts, device: str, *, durable: bool = True
+    ) -> None:
         """Write a whole unit: its values to disk first, then the record that makes it count.
 
         Nothing is read, so a chunk that a killed writer left damaged does not matter. What is written depends on the
-        arguments alone: no time, host, path or rank. `device` is recorded where the store takes any device.
+        arguments alone: no time, host, path or rank. `device` is recorded where the store takes any device. With
+        durable=False nothing waits for the disk, so that a power cut may leave a record without its values: for stores
+        that are simulated.
         """
         self._check_writable()
         padded = self._pad(unit, values)
@@ -457,17 +490,14 @@ class Store:
             *(1, _hash_values(padded), counts.labelled, counts.own, counts.larger, counts.either, counts.skipped),
             device_hash,
         )
-        views = self.group_views(unit.group)
-        columns = slice(views.start, views.stop)
-        for name in self.array_names:
+        names = self.array_names
+        for name in names:
             _sweep(self._chunk_file(name, unit))
-        for name, array in self._value_arrays().items():
-            chunk = getattr(padded, name)
-            rows = slice(unit.unit * len(chunk), (unit.unit + 1) * len(chunk))
-            array[unit.shard, rows, columns] = chunk
-            sync_up(self._chunk_file(name, unit), self.path / name)
-        self._records[unit.shard, unit.unit, unit.group] = np.array(record, np.uint64)
-        sync_up(self._chunk_file("records", unit), self.path / "records")
+        for name in names:
+            chunk = np.array(record, np.uint64) if name == "records" else getattr(padded, name)
+            self._chunks[name].write(chunk, *unit)
+            if durable:
+                sync_up(self._chunk_file(name, unit), self.path / name)
 
     def _value_arrays(self) -> dict[str, zarr.Array]:
         """The arrays of a unit's values, named as UnitValues has them, in the order in which they are written."""
@@ -572,9 +602,11 @@ class Store:
         try:
             topk = {name: _open_array(self._root, name) for name in TOPK_ARRAYS}
             self._check_topk_shapes(topk)
+            chunks = {name: open_chunks(self.path / name) for name in TOPK_ARRAYS}
         except Exception as error:
             raise _damaged_metadata(self.path, error) from error
         self._topk = topk
+        self._chunks |= chunks
 
     def _check_topk_shapes(self, topk: dict[str, zarr.Array]) -> None:
         for name, array in topk.items():
@@ -680,13 +712,10 @@ class Store:
 
     def record_file(self, unit: Unit) -> str:
         """The file that makes a unit count: without it, `fill` does the unit anew."""
-        return f"{self.path}/records/c/{unit.shard}/{unit.unit}/{unit.group}/0"
+        return self._chunks["records"].file(*unit)
 
     def _chunk_file(self, name: str, unit: Unit) -> Path:
-        if name == "records":
-            return Path(self.record_file(unit))
-        chunk = self.path / name / "c" / str(unit.shard) / str(unit.unit) / str(unit.group)
-        return chunk / "0" if name in TOPK_ARRAYS else chunk
+        return Path(self._chunks[name].file(*unit))
 
     def _where(self, unit: Unit) -> str:
         views = self.group_views(unit.group)

@@ -12,6 +12,7 @@ DOORS = {
     "PIL": {f"teacher_cache/replay/{name}.py" for name in ("decode", "colour", "render")} | {"tools/make_shards.py"},
     "webdataset": {"tools/make_shards.py"},
     "zarr": {"teacher_cache/store.py"},
+    "numcodecs": {"teacher_cache/chunks.py"},
     "timm": {
         "teacher_cache/teacher.py",
         "student/model.py",
@@ -20,7 +21,7 @@ DOORS = {
         "student/train.py",
     },
     "sklearn": {"tools/make_shards.py"},
-    "scipy": {"teacher_cache/agreement.py", "student/report.py"},
+    "scipy": {"teacher_cache/agreement.py", "teacher_cache/audit.py", "student/report.py"},
     "safetensors": {"teacher_cache/teacher.py", "student/trained.py", "student/export.py"},
     "onnxruntime": {"student/export.py"},
 }

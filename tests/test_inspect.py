@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from teacher_cache import audit as audit_module
 from teacher_cache.audit import audit
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.store import Store, Unit, UnitValues
@@ -107,7 +108,11 @@ def naive_audit(store: Store) -> dict[str, Any]:
     }
 
 
-def test_statistics_equal_a_loop_over_single_labels(tmp_path: Path) -> None:
+@pytest.mark.parametrize("waiting", [audit_module.CONFUSIONS_WAITING, 0])
+def test_statistics_equal_a_loop_over_single_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waiting: int
+) -> None:
+    monkeypatch.setattr(audit_module, "CONFUSIONS_WAITING", waiting)
     store = partly_filled(tmp_path / "s")
     rows_done: list[tuple[int, int]] = []
     found = json.loads(json.dumps(audit(store, lambda done, total: rows_done.append((done, total)))))

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from teacher_cache.simulated import MEAN_TOP1, log_softmax, simulate, softmax
 from teacher_cache.topk import renormalise, top_classes
 from tests.filled_store import fill, make_store
-from tools.topk_table import MEAN_TOP1, log_softmax, main, simulate, soft_loss, softmax, table
+from tools.topk_table import main, soft_loss, table
 
 SMALL = ["--samples", "70", "--views", "2", "--classes", "120"]
 

@@ -2,15 +2,13 @@
 
 python tools/topk_table.py [--store STORE]
 
-A teacher is simulated: a sample's class scores are drawn from Student's t with 4 degrees of freedom, whose heavy tail
-gives a few classes that stand out and some that are nearly as likely; each view adds normal noise of standard deviation
-0.5; then all is scaled so that the largest probability at tau 1 is 0.7 on average. Its labels go through a real store
-and come back by its reader. The loss is tau^2 KL(teacher at tau || student at tau); its error is the mean over views of
-|loss - loss against the full distribution| over the mean of the latter; its gradient's, with respect to the student's
-logits, the same with Euclidean norms. The gradient is what trains: a tail that is spread evenly changes the teacher's
-entropy, hence the loss, for every student alike. Two students: one that knows nothing (logits of standard deviation 1),
-and one close to the teacher (the teacher's logits and noise of standard deviation 1). With K = 0 the distribution is
-the label alone.
+A teacher is simulated (teacher_cache/simulated.py), scaled so that the largest probability at tau 1 is 0.7 on average.
+Its labels go through a real store and come back by its reader. The loss is tau^2 KL(teacher at tau || student at tau);
+its error is the mean over views of |loss - loss against the full distribution| over the mean of the latter; its
+gradient's, with respect to the student's logits, the same with Euclidean norms. The gradient is what trains: a tail
+that is spread evenly changes the teacher's entropy, hence the loss, for every student alike. Two students: one that
+knows nothing (logits of standard deviation 1), and one close to the teacher (the teacher's logits and noise of standard
+deviation 1). With K = 0 the distribution is the label alone.
 """
 
 import sys
@@ -29,36 +27,13 @@ from teacher_cache.labels import LabelReader
 from teacher_cache.replay.block import BLOCK_SAMPLES
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.shards import Index, ShardEntry
+from teacher_cache.simulated import Simulated, log_softmax, simulate, softmax
 from teacher_cache.status import status
 from teacher_cache.store import Store, Unit, UnitCounts, UnitValues
 from teacher_cache.topk import SoftLabels, top_classes
 
 TOPKS, TAUS = (0, 10, 100), (1.0, 3.0)
-DEGREES_OF_FREEDOM = 4
-VIEW_NOISE, STUDENT_NOISE = 0.5, 1.0
-MEAN_TOP1 = 0.7
-
-
-class Simulated(NamedTuple):
-    """A teacher of this many classes on one shard of samples x views."""
-
-    samples: int
-    views: int
-    classes: int
-    seed: int
-    scale: float
-
-    def logits(self, block: int) -> np.ndarray:
-        """(samples of the block, views, classes) float32."""
-        rng = np.random.default_rng([self.seed, block, 0])
-        samples = min(BLOCK_SAMPLES, self.samples - block * BLOCK_SAMPLES)
-        scores = rng.standard_t(DEGREES_OF_FREEDOM, (samples, 1, self.classes)).astype(np.float32)
-        noise = rng.standard_normal((samples, self.views, self.classes), np.float32)
-        return np.float32(self.scale) * (scores + np.float32(VIEW_NOISE) * noise)
-
-    @property
-    def blocks(self) -> range:
-        return range(-(-self.samples // BLOCK_SAMPLES))
+STUDENT_NOISE = 1.0
 
 
 class Row(NamedTuple):
@@ -93,18 +68,6 @@ def main(samples: int, views: int, classes: int, seed: int, store_path: str | No
         per_view = found["bytes"]["per_view"]
         size = "nothing is filled" if per_view is None else f"{per_view:.2f} bytes a view"
         click.echo(f"\n{store_path}: K {found['topk']}{tau}, {size}")
-
-
-def simulate(samples: int, views: int, classes: int, seed: int) -> Simulated:
-    """The teacher with the scale at which the largest probability is MEAN_TOP1 on average (bisected on a block)."""
-    teacher = Simulated(samples, views, classes, seed, scale=1.0)
-    scores = teacher.logits(0)
-    low, high = 0.0, 100.0
-    for _ in range(30):
-        scale = (low + high) / 2
-        below = softmax(scale * scores, 1.0).max(axis=-1).mean() < MEAN_TOP1
-        low, high = (scale, high) if below else (low, scale)
-    return teacher._replace(scale=low)
 
 
 def table(teacher: Simulated) -> Iterator[Row]:
@@ -217,15 +180,6 @@ def soft_loss(distribution: np.ndarray, log_shares: np.ndarray, tau: float) -> n
 def length(gradients: np.ndarray) -> float:
     """Sum over the views of the Euclidean norm; the factor tau of the gradient drops out."""
     return float(np.linalg.norm(gradients, axis=1).sum())
-
-
-def log_softmax(logits: np.ndarray, tau: float) -> np.ndarray:
-    scaled = (logits - logits.max(axis=-1, keepdims=True)) / np.float32(tau)
-    return scaled - np.log(np.exp(scaled).sum(axis=-1, keepdims=True))
-
-
-def softmax(logits: np.ndarray, tau: float) -> np.ndarray:
-    return np.exp(log_softmax(logits, tau))
 
 
 def percent(share: float) -> str:
