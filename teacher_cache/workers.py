@@ -247,8 +247,8 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
 def share_cores(workers: int) -> None:
     """Let torch use the cores of this rank; OMP_NUM_THREADS overrules.
 
-    Where torch's threads wait for each other by spinning (OMP_WAIT_POLICY says nothing else, see teacher_cache.threads),
-    rendering processes get cores of their own: with fewer cores than threads a step would take ten times as long.
+    Where torch's threads wait for each other by spinning (see teacher_cache.threads), rendering processes get cores of
+    their own: with fewer cores than threads a step would take ten times as long.
     """
     if "OMP_NUM_THREADS" not in os.environ:
         ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
