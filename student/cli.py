@@ -15,6 +15,7 @@ from rich.table import Table
 
 from teacher_cache.cli import OneLineErrors
 from teacher_cache.errors import CheckpointError
+from teacher_cache.threads import wait_asleep
 
 HEADS = {"class": "class head", "distillation": "distillation head", "fused": "fused"}
 
@@ -22,6 +23,7 @@ HEADS = {"class": "class head", "distillation": "distillation head", "fused": "f
 @click.group(cls=OneLineErrors, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Train students from a store of teacher labels, and evaluate them."""
+    wait_asleep()
 
 
 def _training_options(default_recipe: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -232,12 +234,12 @@ def evaluate(
     from student.trained import build_trained, read_trained
     from student.validation import ValidationSet, index_validation
     from teacher_cache.teacher import TeacherSettings, open_teacher
-    from teacher_cache.workers import leave_cores
+    from teacher_cache.workers import share_cores
 
     if teacher_checkpoint and not teacher_spec:
         raise click.UsageError("--teacher-checkpoint is for a --teacher: name it")
     with joined_ranks(device) as ranks:
-        leave_cores(workers)
+        share_cores(workers)
         trained = read_trained(checkpoint, model=model_name, ema=ema)
         seen = trained.preprocessing if crop_pct is None else replace(trained.preprocessing, crop_pct=crop_pct)
         model = build_trained(trained).to(ranks.device)

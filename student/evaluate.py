@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from student.model import Fusion, Heads, fused, heads, token_blocks
 from student.tokens import hear_tokens
-from student.validation import Batch, Normalise, ValidationSet
+from student.validation import Batch, ValidationSet
+from teacher_cache.device import Normalise
 from teacher_cache.teacher import Teacher, classify_views
 
 Accuracy = dict[str, dict[str, float]]  # head -> {"top1", "top5"} in [0, 1]

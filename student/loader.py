@@ -2,9 +2,9 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +26,7 @@ from student.plan import (
     reuse_warning,
     views_needed,
 )
+from teacher_cache.device import Recycled
 from teacher_cache.drift import drift_message
 from teacher_cache.errors import DriftError, MissingLabelError, PlanError, StoreError
 from teacher_cache.labels import LabelReader
@@ -52,6 +53,20 @@ class Batch:
     samples: Tensor  # (B,) int64, numbers in the store's index
     view_ids: Tensor  # (B,) int64
     soft: SoftLabels[Tensor] | None = None  # with soft=True: the teacher's probabilities at the store's tau
+
+    def tensors(self) -> list[Tensor]:
+        """What a training step needs of it, in the order of the fields: all but samples and view_ids."""
+        soft = () if self.soft is None else (self.soft.classes, self.soft.probabilities, self.soft.tail)
+        labels = () if self.labels is None else (self.labels,)
+        return [self.views, self.class_pairs, self.lambdas, *labels, *soft]
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> "Batch":
+        """The same batch over other tensors, such as copies on a device; in the order of tensors()."""
+        left = iter(tensors)
+        views, class_pairs, lambdas = next(left), next(left), next(left)
+        labels = None if self.labels is None else next(left)
+        soft = None if self.soft is None else SoftLabels(next(left), next(left), next(left))
+        return replace(self, views=views, class_pairs=class_pairs, lambdas=lambdas, labels=labels, soft=soft)
 
 
 class ViewLoader(AbstractContextManager["ViewLoader"]):
@@ -111,6 +126,7 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
         self._labels, self._soft = labels or soft, soft
         self._on_drift, self._pin, self._warn = on_drift, pin, warn
         self._workers = workers
+        self._memory = Recycled(pin=pin)
         self._reader = LabelReader(self.store)
         self.skipped = self.store.skipped()  # as the plan leaves them out: a fill may add to the store's meanwhile
         self._blocks = pass_blocks(self.store.counts, self.skipped)
@@ -186,31 +202,47 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
 
     def __iter__(self) -> Iterator[Batch]:
         self.close()
-        self._pool = RenderPool(self.store.policy, self.store.seed, workers=self._workers)
-        rows = _Rows(self._capacity(), self.store.policy.size, self.store.topk if self._soft else 0)
+        capacity = self._capacity()
+        pool = self._pool = RenderPool(
+            self.store.policy,
+            self.store.seed,
+            workers=self._workers,
+            num_rows=capacity,
+            tasks_ahead=self._tasks_ahead(),
+        )
+        rows = _Rows(pool.rows, self.store.topk if self._soft else 0)
         begun: deque[_Epoch] = deque()  # the epoch being trained, and the next once its rendering has begun
         tasks = self._tasks(begun)
         waiting = next(tasks, None)
         in_flight: dict[int, _Task] = {}
-        rows_coming = task_id = 0
-        while begun:
-            if waiting is not None and rows.held + rows_coming + len(waiting.task.bases) <= rows.capacity:
-                in_flight[task_id] = waiting
-                rows_coming += len(waiting.task.bases)
-                self._pool.submit(RenderTask(task_id, self._place(waiting.task), waiting.task.views))
+        task_id = 0
+
+        def submit() -> None:
+            """Give out every task whose rows are free."""
+            nonlocal task_id, waiting
+            while waiting is not None and len(waiting[1].bases) <= rows.num_free:
+                epoch, task = waiting
+                in_flight[task_id] = _Task(epoch, task, rows.take(len(task.bases)))
+                pool.submit(in_flight[task_id].render_task(task_id, self._place(task)))
                 task_id, waiting = task_id + 1, next(tasks, None)
-                continue
+
+        submit()
+        while begun:
             epoch = begun[0]
             if epoch.next_step == epoch.plan.steps:
                 begun.popleft()
+                submit()
                 continue
             wanted = epoch.wanted()
             if (epoch.row_of[wanted] < 0).any():
-                rows_coming -= self._receive(in_flight, rows)
+                self._receive(in_flight, rows)
                 continue
-            while self._pool.pending and self._pool.ready():  # so that workers go on while this batch is trained
-                rows_coming -= self._receive(in_flight, rows)
-            yield self._gather(epoch, wanted, rows)
+            while pool.pending and pool.ready():
+                self._receive(in_flight, rows)
+            batch = self._gather(epoch, wanted, rows)
+            submit()  # so that workers go on while this batch is trained
+            yield batch
+            del batch  # its memory serves the next one, unless the caller holds it
         self.close()
 
     def close(self) -> None:
@@ -231,7 +263,13 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
         _check_memory(capacity * _row_bytes((height, width), self.store.topk if self._soft else 0))
         return capacity
 
-    def _tasks(self, begun: deque["_Epoch"]) -> Iterator["_Task"]:
+    def _tasks_ahead(self) -> int:
+        """Tasks that each worker has at once: what a batch takes, one being rendered, one waiting."""
+        local_batch = self.settings.batch_size // self.settings.world_size
+        views_each = BLOCK_SAMPLES * self.settings.repeats * max(1, self._workers)
+        return 2 + -(-local_batch // views_each)
+
+    def _tasks(self, begun: deque["_Epoch"]) -> Iterator[tuple["_Epoch", BlockTask]]:
         """What to render, epoch after epoch; an epoch joins `begun` when its first block is asked for."""
         for number in range(self.start[0], self.epochs):
             epoch = _Epoch(
@@ -240,13 +278,13 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
             )
             begun.append(epoch)
             for task in block_tasks(epoch.plan, self._blocks, epoch.next_step):
-                yield _Task(epoch, task)
+                yield epoch, task
 
     def _place(self, task: BlockTask) -> BlockPlace:
         return self.store.index.place(task.shard, task.number, self._skipped_positions.get(task.block, frozenset()))
 
-    def _receive(self, in_flight: dict[int, "_Task"], rows: "_Rows") -> int:
-        """Get one replayed (block, view), check it, keep the rows that the plan wants of it; their number."""
+    def _receive(self, in_flight: dict[int, "_Task"], rows: "_Rows") -> None:
+        """Get one replayed (block, view), check it, note the rows that the plan wants of it."""
         assert self._pool is not None
         waited = self._pool.wait_s
         rendered = self._pool.get()
@@ -257,12 +295,11 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
             del in_flight[rendered.task.id]
         self._check_drift(task, rendered)
         items = np.flatnonzero(task.item_views == rendered.view)
-        positions = task.positions[items]
+        positions, taken = task.positions[items], wanted.rows[items]
         # Here and not by batch: the views of a batch lie in as many units, whose probabilities are large.
         soft = self._reader.soft(task.shard, task.number, rendered.view, positions) if self._soft else None
-        wanted.epoch.row_of[task.bases[items]] = rows.put(rendered.block, positions, soft)
-        rendered.release()
-        return len(items)
+        rows.put(taken, rendered.block, positions, soft)
+        wanted.epoch.row_of[task.bases[items]] = taken
 
     def _check_drift(self, task: BlockTask, rendered: Rendered) -> None:
         block = rendered.block
@@ -283,8 +320,8 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
     def _gather(self, epoch: "_Epoch", wanted: np.ndarray, rows: "_Rows") -> Batch:
         taken = epoch.row_of[wanted]
         samples, view_ids = epoch.plan.samples[wanted], epoch.plan.views[wanted]
-        views = torch.empty((len(taken), *rows.pixels.shape[1:]), dtype=torch.uint8, pin_memory=self._pin)
-        np.take(rows.pixels, taken, axis=0, out=views.numpy())
+        views = self._memory.empty((len(taken), *rows.pixels.shape[1:]), torch.uint8)
+        np.take(rows.pixels, taken, axis=0, out=views.numpy(), mode="clip")  # "raise" would copy into a buffer first
         soft = labels = None
         if self._soft:
             soft = rows.soft(taken)
@@ -302,6 +339,8 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
             torch.from_numpy(view_ids),
             soft,
         )
+        if self._pin:
+            batch = batch.with_tensors([tensor.pin_memory() for tensor in batch.tensors()])
         rows.free(taken)
         epoch.next_step += 1
         return batch
@@ -329,15 +368,23 @@ class _Task:
 
     epoch: _Epoch
     task: BlockTask
+    rows: np.ndarray  # (m,) int64: the pool's row of each of the task's items
+
+    def render_task(self, number: int, place: BlockPlace) -> RenderTask:
+        """What the workers are told: which position of the block goes where at each view."""
+        task = self.task
+        rows = np.full((len(task.views), len(place.keys)), -1, np.int64)
+        rows[np.searchsorted(task.views, task.item_views), task.positions] = self.rows
+        return RenderTask(number, place, task.views, rows)
 
 
 class _Rows:
     """The shuffle pool's memory: rows of pixels with their class pairs, lambdas and topk probabilities (topk 0: none),
-    taken and given back."""
+    taken and given back. A row is taken when its task is given out, and the workers render into it."""
 
-    def __init__(self, capacity: int, size: tuple[int, int], topk: int) -> None:
-        self.capacity = capacity
-        self.pixels = np.empty((capacity, *size, 3), np.uint8)
+    def __init__(self, pixels: np.ndarray, topk: int) -> None:
+        self.pixels = pixels  # (capacity, H, W, 3) uint8, the workers' too
+        capacity = len(pixels)
         self.class_pairs = np.empty((capacity, 2), np.int32)
         self.lambdas = np.empty(capacity, np.uint32)
         self._classes = np.empty((capacity, topk), np.int32)
@@ -345,18 +392,21 @@ class _Rows:
         self._free = np.arange(capacity)[::-1].tolist()
 
     @property
-    def held(self) -> int:
-        return self.capacity - len(self._free)
+    def num_free(self) -> int:
+        return len(self._free)
 
-    def put(self, block: ReplayedBlock, which: np.ndarray, soft: SoftLabels[np.ndarray] | None) -> np.ndarray:
-        """Copy some rows of a replayed block in, with their soft labels; their places."""
-        taken = np.array([self._free.pop() for _ in which], np.int64)
-        self.pixels[taken] = block.pixels[which]
+    def take(self, number: int) -> np.ndarray:
+        """That many rows, as int64: nobody else's until they are freed."""
+        return np.array([self._free.pop() for _ in range(number)], np.int64)
+
+    def put(
+        self, taken: np.ndarray, block: ReplayedBlock, which: np.ndarray, soft: SoftLabels[np.ndarray] | None
+    ) -> None:
+        """Note what is known of some positions of a replayed block besides their pixels, which are in these rows."""
         self.class_pairs[taken], self.lambdas[taken] = block.class_pairs[which], block.lambdas[which]
         if soft is not None:
             self._classes[taken] = soft.classes
             self._probabilities[taken, :-1], self._probabilities[taken, -1] = soft.probabilities, soft.tail
-        return taken
 
     def soft(self, taken: np.ndarray) -> SoftLabels[Tensor]:
         """The soft labels of some places."""

@@ -30,11 +30,12 @@ from student.model import build_model, heads
 from student.ranks import Ranks, gather, joined_ranks, said_by_any_rank
 from student.recipe import Recipe
 from student.schedule import learning_rate, scaled_lr
-from student.validation import Normalise, Preprocessing, ValidationSet, index_validation
+from student.validation import Preprocessing, ValidationSet, index_validation
+from teacher_cache.device import Normalise, Upload
 from teacher_cache.errors import RecipeError, TrainingError
 from teacher_cache.store import Store
 from teacher_cache.teacher import TeacherSettings, state_sha256
-from teacher_cache.workers import leave_cores
+from teacher_cache.workers import share_cores
 
 STOPPED = 75  # exit code of a run that a signal stopped after it wrote a checkpoint (EX_TEMPFAIL: run it again)
 LOG_STEPS = 50  # losses are fetched from the device and written this often
@@ -74,7 +75,7 @@ def train(
     all ranks but the first. Raises Stopped after SIGTERM, SIGUSR1 or Ctrl-C, when the checkpoint is written.
     """
     with joined_ranks(options.device) as ranks, stop_signals() as stop_asked:
-        leave_cores(options.workers)
+        share_cores(options.workers)
         say = say if ranks.first else lambda message: None
         options.out.mkdir(parents=True, exist_ok=True)
         run = Run(store, recipe, options, ranks, initial)
@@ -166,6 +167,7 @@ class Run:
         self.optimizer = build_optimizer(self.model, recipe)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self._dtype() is torch.float16)
         self.normalise = Normalise(policy.mean, policy.std, ranks.device)
+        self.upload = Upload(ranks.device)
         self.forward = self._wrapped()
         self.loader = self._make_loader()
         self._sums = torch.zeros(len(SUMS), dtype=torch.float64, device=ranks.device)
@@ -181,6 +183,7 @@ class Run:
         lr = learning_rate(recipe, batch.epoch, batch.step, self.loader.steps(batch.epoch))
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
+        batch = batch.with_tensors(self.upload(batch.tensors()))
         answers = self.answers.of(batch)
         num_views = len(batch.views)
         piece = recipe.micro_batch or num_views
@@ -207,12 +210,9 @@ class Run:
     def _backward(self, batch: Batch, answers: TeacherAnswers | None, rows: slice) -> Tensor:
         """Gradients of some rows of a batch; their sums of SUMS."""
         device, recipe = self.ranks.device, self.recipe
-        images = self.normalise(batch.views[rows].to(device, non_blocking=True))
+        images = self.normalise(batch.views[rows])
         target = mixed_target(
-            batch.class_pairs[rows].to(device),
-            batch.lambdas[rows].to(device),
-            self.store.num_classes,
-            recipe.label_smoothing,
+            batch.class_pairs[rows], batch.lambdas[rows], self.store.num_classes, recipe.label_smoothing
         )
         taught = None if answers is None else answers.rows(rows)
         with self._autocast():

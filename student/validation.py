@@ -78,17 +78,6 @@ class ValidationSet(AbstractContextManager["ValidationSet"]):
         self.close()
 
 
-class Normalise:
-    """uint8 (B, H, W, 3) on the device -> float (B, 3, H, W), channels last in memory."""
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
-        self._shift = 255 * torch.tensor(mean, device=device).view(1, 3, 1, 1)
-        self._scale = 255 * torch.tensor(std, device=device).view(1, 3, 1, 1)
-
-    def __call__(self, views: Tensor) -> Tensor:
-        return (views.permute(0, 3, 1, 2).float() - self._shift) / self._scale
-
-
 def index_validation(
     patterns: Sequence[str],
     class_names: Sequence[str] | None,

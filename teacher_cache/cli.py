@@ -15,6 +15,7 @@ from rich.table import Table
 
 from teacher_cache.errors import StoreError, TeacherCacheError
 from teacher_cache.progress import counting_bar, filling_bar
+from teacher_cache.threads import wait_asleep
 
 INTERRUPTED = 130  # exit code after Ctrl-C or SIGTERM, as shells have it
 
@@ -33,6 +34,7 @@ class OneLineErrors(click.Group):
 @click.group(cls=OneLineErrors, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Label every augmented view with a convnet teacher once, in a store that any number of students train from."""
+    wait_asleep()
 
 
 @main.command()
@@ -159,7 +161,7 @@ def fill(
     from teacher_cache.job import join_job
     from teacher_cache.places import open_moved
     from teacher_cache.teacher import TeacherSettings, check_same_teacher, open_teacher
-    from teacher_cache.workers import leave_cores
+    from teacher_cache.workers import share_cores
 
     job = join_job()
     store = open_moved(store_path, shards, ops=ops, writable=True)
@@ -172,7 +174,7 @@ def fill(
         tau=tau,
     )
     opened = open_teacher(settings, num_classes=store.num_classes, view_size=store.policy.size, stored=store.teacher)
-    leave_cores(workers)
+    share_cores(workers)
     if only_estimate:
         from teacher_cache.estimate import estimate
 
@@ -251,9 +253,9 @@ def verify(
     from teacher_cache.places import open_moved
     from teacher_cache.teacher import TeacherSettings, check_same_teacher, open_teacher
     from teacher_cache.verify import verify as verify_store
-    from teacher_cache.workers import leave_cores
+    from teacher_cache.workers import share_cores
 
-    leave_cores(workers)
+    share_cores(workers)
     store = open_moved(store_path, shards, ops=ops)
     opened, same_kind = None, True
     if teacher is not None or checkpoint is not None:

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import math
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from teacher_cache.device import Normalise, Recycled, Upload
 from teacher_cache.errors import CheckpointError, TeacherError
 from teacher_cache.replay.render import pixel_libraries
 
@@ -65,79 +67,134 @@ class Teacher:
         self._dtype = DTYPES[identity["dtype"]]
         self._input_size: int | None = identity["input_size"]
         self._model = torch.compile(model) if identity["compile"] else model
-        self._scale = 255 * torch.tensor(identity["std"], device=device).view(1, 3, 1, 1)
-        self._shift = 255 * torch.tensor(identity["mean"], device=device).view(1, 3, 1, 1)
+        self._normalise = Normalise(identity["mean"], identity["std"], device)
+        self._upload = Upload(device)
+
+    @property
+    def on_cuda(self) -> bool:
+        """Whether ask() comes back before the answer is there."""
+        return self._device.type == "cuda"
 
     def logits(self, views: np.ndarray) -> np.ndarray:
         """The model's outputs. views (n, H, W, 3) uint8, n <= batch_size -> (n, classes) float32.
 
         Raises TeacherError for outputs that are not finite.
         """
+        return self.fetch(self.ask(torch.from_numpy(views)))
+
+    def ask(self, views: Tensor) -> "Asked":
+        """Give views (n, H, W, 3) uint8, n <= batch_size, to the model. On CUDA the answer comes later, and
+        pinned views must stay as they are until it is there."""
         assert len(views) <= self.batch_size
-        return self.answer(torch.from_numpy(views)).cpu().numpy()
+        with torch.inference_mode():
+            logits = self._run(*self._upload([views]))
+            if not self.on_cuda:
+                return Asked(logits.cpu(), None)
+            copied = torch.empty(logits.shape, dtype=logits.dtype, pin_memory=True)
+            copied.copy_(logits, non_blocking=True)
+            return Asked(copied, torch.cuda.current_stream(self._device).record_event())
+
+    def fetch(self, asked: "Asked") -> np.ndarray:
+        """The answer, (n, classes) float32. Raises TeacherError for outputs that are not finite."""
+        if asked.there is not None:
+            asked.there.synchronize()
+        logits = asked.logits.numpy()
+        self._check_finite(bool(np.isfinite(logits).all()))
+        return logits
 
     def answer(self, views: Tensor) -> Tensor:
         """The same for any number of views, on any device -> (n, classes) float32 on the teacher's device."""
         with torch.inference_mode():
             logits = torch.cat([self._run(batch) for batch in views.split(self.batch_size)])
-        if not torch.isfinite(logits).all():
+        self._check_finite(bool(torch.isfinite(logits).all()))
+        return logits.clone()  # an ordinary tensor, which a loss may keep for its gradient
+
+    def _check_finite(self, finite: bool) -> None:
+        if not finite:
             raise TeacherError(
                 f"teacher {self.identity['name']} gives logits that are not finite at {self.identity['dtype']}: "
                 "use --dtype fp32 or bf16, or another checkpoint"
             )
-        return logits.clone()  # an ordinary tensor, which a loss may keep for its gradient
 
     def _run(self, views: Tensor) -> Tensor:
         batch = views.to(self._device, non_blocking=True)
         if len(views) < self.batch_size:
             batch = torch.cat([batch, batch.new_zeros((self.batch_size - len(views), *views.shape[1:]))])
-        images = batch.permute(0, 3, 1, 2).float()
-        if self._input_size is not None and images.shape[-2:] != (self._input_size, self._input_size):
-            size = (self._input_size, self._input_size)
-            images = functional.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 255)
-        images = (images - self._shift) / self._scale
+        size = self._input_size
+        if size is not None and batch.shape[1:3] != (size, size):
+            images = functional.interpolate(
+                batch.permute(0, 3, 1, 2).float(), (size, size), mode="bicubic", antialias=True
+            )
+            images = self._normalise(images.clamp_(0, 255).permute(0, 2, 3, 1))
+        else:
+            images = self._normalise(batch)
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
             logits: Tensor = self._model(images)
         return logits[: len(views)].float()
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Logits (n, classes) float32 in memory, which are there after the event; None: at once."""
+
+    logits: Tensor
+    there: torch.cuda.Event | None
+
+
 def classify_views(teacher: Teacher, views: Iterable[tuple[Tag, np.ndarray]]) -> Iterator[tuple[Tag, np.ndarray]]:
     """Run a teacher over views in full batches: (tag, (n, H, W, 3) uint8)s -> (tag, (n, classes) float32)s, in order.
 
-    Pixels are copied before the next item is asked for, so their memory may be used again then.
+    Pixels are used or copied before the next item is asked for, so their memory may be used again then. On CUDA a
+    batch is put together while the device works on the one before, whose logits are fetched once it has the next.
     """
-    batch: np.ndarray | None = None
+    ahead = 1 if teacher.on_cuda else 0
+    memory = Recycled(pin=teacher.on_cuda)
+    batch: Tensor | None = None
     filled = 0
-    waiting: list[tuple[Tag, int]] = []  # items not yet handed over, with their number of rows
-    done: list[np.ndarray] = []  # logits of full batches, not yet handed over
+    asked: deque[Asked] = deque()
+    waiting: deque[tuple[Tag, int]] = deque()  # items not yet handed over, with their number of rows
+    done = np.empty((0, teacher.num_classes), np.float32)  # logits of batches, not yet handed over
+
+    def ask(whole: Tensor) -> None:
+        asked.append(teacher.ask(whole))
+        if len(asked) > ahead:
+            fetch()
+
+    def fetch() -> None:
+        nonlocal done
+        logits = teacher.fetch(asked.popleft())
+        done = np.concatenate([done, logits]) if len(done) else logits
 
     def hand_over() -> Iterator[tuple[Tag, np.ndarray]]:
         nonlocal done
-        ready = np.concatenate(done) if done else np.empty((0, teacher.num_classes), np.float32)
-        start = 0
-        while waiting and start + waiting[0][1] <= len(ready):
-            tag, rows = waiting.pop(0)
-            yield tag, ready[start : start + rows]
-            start += rows
-        done = [ready[start:]]
+        while waiting and waiting[0][1] <= len(done):
+            tag, rows = waiting.popleft()
+            yield tag, done[:rows]
+            done = done[rows:]
 
     for tag, pixels in views:
         waiting.append((tag, len(pixels)))
-        if batch is None:
-            batch = np.empty((teacher.batch_size, *pixels.shape[1:]), np.uint8)
         taken = 0
         while taken < len(pixels):
             rows = min(len(pixels) - taken, teacher.batch_size - filled)
-            batch[filled : filled + rows] = pixels[taken : taken + rows]
-            filled, taken = filled + rows, taken + rows
+            some = torch.from_numpy(pixels[taken : taken + rows])
+            taken += rows
+            if rows == teacher.batch_size and not teacher.on_cuda:
+                ask(some)  # where it lies
+                continue
+            if batch is None:
+                batch = memory.empty((teacher.batch_size, *pixels.shape[1:]), torch.uint8)
+            batch[filled : filled + rows] = some
+            filled += rows
             if filled == teacher.batch_size:
-                done.append(teacher.logits(batch))
-                filled = 0
+                ask(batch)
+                batch, filled = None, 0
         yield from hand_over()
-    if filled:
-        assert batch is not None
-        done.append(teacher.logits(batch[:filled]))
+    if batch is not None:
+        ask(batch[:filled])
+    while asked:
+        fetch()
     yield from hand_over()
 
 

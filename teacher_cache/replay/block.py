@@ -8,7 +8,7 @@ import xxhash
 
 from teacher_cache.errors import ImageError, PolicyError
 from teacher_cache.replay.decode import decode
-from teacher_cache.replay.mix import MixPlan, apply_mix, class_pairs, draw_mix
+from teacher_cache.replay.mix import MixPlan, class_pairs, draw_mix, mix_in_place
 from teacher_cache.replay.policy import Policy
 from teacher_cache.replay.recipe import Recipe, draw_recipe
 from teacher_cache.replay.render import render_pixels
@@ -36,7 +36,7 @@ class ReplayedBlock:
     pixels."""
 
     view: int
-    pixels: np.ndarray  # (n, H, W, 3) uint8
+    pixels: np.ndarray  # (n, H, W, 3) uint8; (0, H, W, 3) where they were written into rows that the caller has
     class_pairs: np.ndarray  # (n, 2) int32
     lambdas: np.ndarray  # (n,) uint32, in units of 1 / LAMBDA_ONE
     digest: int  # uint64
@@ -107,37 +107,41 @@ def view_mix(
 
 
 def replay_view(
-    policy: Policy, store_seed: int, decoded: DecodedBlock, view: int, out: np.ndarray | None = None
+    policy: Policy,
+    store_seed: int,
+    decoded: DecodedBlock,
+    view: int,
+    out: np.ndarray | Sequence[np.ndarray] | None = None,
 ) -> ReplayedBlock:
-    """Render, mix and digest one view of a block; the pixels are written into out, (n, H, W, 3) uint8, when given.
+    """Render, mix and digest one view of a block; the pixels are written into out when given: an array (n, H, W, 3)
+    uint8, or n arrays (H, W, 3) that lie anywhere.
 
     Raises ImageError, and PolicyError where one of the policy's own operations is missing or fails.
     """
     block, own = decoded.block, policy.own_functions
-    shape = (decoded.num_samples, *policy.size, 3)
-    pixels = np.empty(shape, dtype=np.uint8) if out is None else out
-    assert pixels.shape == shape
-    assert pixels.dtype == np.uint8
-    assert pixels.flags.c_contiguous
+    pixels = np.empty((decoded.num_samples, *policy.size, 3), dtype=np.uint8) if out is None else out
+    assert len(pixels) == decoded.num_samples
     for position, key in enumerate(block.keys):
+        row = pixels[position]
+        assert (row.shape, row.dtype, row.flags.c_contiguous) == ((*policy.size, 3), np.uint8, True)
         if position in decoded.skipped:
-            pixels[position] = 0
+            row[:] = 0
             continue
         image = decoded.image(position)
         height, width = image.shape[:2]
         recipe = view_recipe(policy, store_seed, block.shard, key, view, (height, width))
         try:
-            pixels[position] = render_pixels(image, recipe, own)
+            row[:] = render_pixels(image, recipe, own)
         except PolicyError as error:
             raise PolicyError(
                 f"shard {block.shard}, key {key}, view {view}: {error}; correct it and index a new store"
             ) from error
     plan = view_mix(policy, store_seed, block.shard, block.number, decoded.num_samples, decoded.skipped, view)
-    apply_mix(pixels, plan, out=pixels)
+    mix_in_place(pixels, plan)
     pairs = class_pairs(block.classes, plan, decoded.skipped)
     return ReplayedBlock(
         view=view,
-        pixels=pixels,
+        pixels=pixels if isinstance(pixels, np.ndarray) else np.empty((0, *policy.size, 3), np.uint8),
         class_pairs=pairs,
         lambdas=plan.lambdas,
         digest=_digest(pixels, pairs, plan.lambdas, decoded.skipped),
@@ -154,11 +158,13 @@ def replay(
         yield replay_view(policy, store_seed, decoded, view)
 
 
-def _digest(pixels: np.ndarray, pairs: np.ndarray, lambdas: np.ndarray, skipped: frozenset[int]) -> int:
+def _digest(
+    pixels: np.ndarray | Sequence[np.ndarray], pairs: np.ndarray, lambdas: np.ndarray, skipped: frozenset[int]
+) -> int:
     hasher = xxhash.xxh3_64()
-    for position in range(len(pixels)):
+    for position, row in enumerate(pixels):
         hasher.update(pairs[position].astype("<i4").tobytes())
         if position not in skipped:
             hasher.update(lambdas[position].astype("<u4").tobytes())
-            hasher.update(pixels[position].data)
+            hasher.update(row.data)
     return hasher.intdigest()

@@ -1,6 +1,7 @@
 """(policy, block, view) -> partners, lambdas, boxes; and applying them. The two of a pair share lambda and box."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -79,13 +80,19 @@ def apply_mix(views: np.ndarray, plan: MixPlan, out: np.ndarray | None = None) -
         out = np.empty_like(views)
     if out is not views:
         np.copyto(out, views)
+    mix_in_place(out, plan)
+    return out
+
+
+def mix_in_place(out: np.ndarray | Sequence[np.ndarray], plan: MixPlan) -> None:
+    """The same where the views lie: one array (n, H, W, 3) uint8, or n arrays (H, W, 3)."""
     for first, second in enumerate(plan.partners.tolist()):
         if first >= second:
             continue  # alone, or done
         top, left, height, width = plan.boxes[first].tolist()
         if height > 0:
-            a = out[first, top : top + height, left : left + width]
-            b = out[second, top : top + height, left : left + width]
+            a = out[first][top : top + height, left : left + width]
+            b = out[second][top : top + height, left : left + width]
             kept = a.copy()
             a[:] = b
             b[:] = kept
@@ -94,7 +101,6 @@ def apply_mix(views: np.ndarray, plan: MixPlan, out: np.ndarray | None = None) -
             kept = out[first].copy()
             blend(kept, out[second], lam, out=out[first])
             blend(out[second], kept, lam, out=out[second])
-    return out
 
 
 def blend(a: np.ndarray, b: np.ndarray, lam: int, out: np.ndarray | None = None) -> np.ndarray:

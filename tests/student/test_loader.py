@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner
 
 from student.cli import main
-from student.loader import Batch, ViewLoader, skipped_by_block
+from student.loader import Batch, ViewLoader, _Rows, skipped_by_block
 from student.plan import pass_blocks
 from teacher_cache.errors import DriftError, ImageError, MissingLabelError, PlanError, StoreError
 from teacher_cache.replay import render
@@ -171,6 +171,56 @@ def test_iterating_again_begins_again(store: Store) -> None:
     with make_loader(store, epochs=1) as loader:
         first = [fields(batch) for batch, _ in zip(loader, range(3), strict=False)]
         assert [fields(batch) for batch in loader][:3] == first
+
+
+# -- memory --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_stays_as_it_is_while_it_is_held(store: Store, workers: int) -> None:
+    held, copies = [], []
+    for batch in make_loader(store, workers=workers):
+        held.append(batch.views[3:])  # a part of it is enough
+        copies.append(batch.views[3:].clone())
+    assert len(held) > 20
+    assert all(torch.equal(part, copy) for part, copy in zip(held, copies, strict=True))
+
+
+def test_batches_that_nobody_holds_share_memory(store: Store) -> None:
+    places = [batch.views.data_ptr() for batch in make_loader(store)]
+    assert len(places) > 20
+    assert len(set(places)) <= 2  # a loop's variable holds one while the next is made
+
+
+@pytest.mark.parametrize("order", ["apart", "together"])
+def test_a_row_has_one_owner_at_a_time(store: Store, monkeypatch: pytest.MonkeyPatch, order: str) -> None:
+    taken: set[int] = set()
+    take, free = _Rows.take, _Rows.free
+
+    def taking(rows: _Rows, number: int) -> np.ndarray:
+        given = take(rows, number)
+        assert taken.isdisjoint(given.tolist())
+        assert len(set(given.tolist())) == number
+        taken.update(given.tolist())
+        return given
+
+    def freeing(rows: _Rows, freed: np.ndarray) -> None:
+        assert taken.issuperset(freed.tolist())
+        taken.difference_update(freed.tolist())
+        free(rows, freed)
+
+    monkeypatch.setattr(_Rows, "take", taking)
+    monkeypatch.setattr(_Rows, "free", freeing)
+    batches = load(store, repeats=2, order=order, workers=1, epochs=4, pool_batches=1)
+    check_batches(store, batches)
+    num_left = sum(len(epoch) for epoch in ({0}, {1}, {2}, {3})) * 24 + 2 * 2 * 2
+    assert len(taken) <= num_left  # an epoch's last views, which do not fill a batch
+
+
+def test_tensors_of_a_batch_go_and_come_back_in_their_fields(soft_store: Store) -> None:
+    for options in ({"soft": True}, {"labels": True}, {"labels": False}):
+        batch = load(soft_store, epochs=1, **options)[0]
+        assert fields(batch.with_tensors([tensor.clone() for tensor in batch.tensors()])) == fields(batch)
 
 
 # -- soft labels ---------------------------------------------------------------------------------------------------

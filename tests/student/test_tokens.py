@@ -11,7 +11,8 @@ from student.evaluate import tally
 from student.model import token_blocks
 from student.tokens import hear_tokens
 from student.trained import read_trained
-from student.validation import Normalise, ValidationSet
+from student.validation import ValidationSet
+from teacher_cache.device import Normalise
 from teacher_cache.shards import class_rule, index_shards
 from tests.student.small_runs import validation_shard
 from tests.student.trained_files import DEIT, DEIT_SETTINGS, checkpoint, filled

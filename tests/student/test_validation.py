@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from student.validation import Normalise, Preprocessing, ValidationSet, index_validation
+from student.validation import Preprocessing, ValidationSet, index_validation
+from teacher_cache.device import Normalise
 from teacher_cache.errors import ShardError
 from teacher_cache.shards import class_rule, index_shards
 from tests.bright_shards import bright_image

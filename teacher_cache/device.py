@@ -1,0 +1,97 @@
+"""What lies between pixels in memory and a model, in both stages: memory that serves again, copies to the device beside
+its work, and normalisation."""
+
+import math
+import weakref
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+KEPT = 3  # pieces of memory that wait for their next use
+PIECE = 1 << 19  # elements that are normalised at a time on the CPU: 2 MB of float32, which stay in a cache
+BATCHES_AHEAD = 1  # of the device's work, for copies to it
+
+
+class Recycled:
+    """Memory for tensors that are made again and again: what nobody holds any more serves once more.
+
+    Fresh memory is cleared by the kernel, page by page as it is touched, which can take longer than what is done in it.
+    """
+
+    def __init__(self, *, pin: bool = False) -> None:
+        self._pin = pin
+        self._free: list[np.ndarray] = []
+
+    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """An uninitialised tensor; its memory is its own until the last tensor or array over it is gone."""
+        if self._pin:  # torch recycles pinned memory itself, and waits until copies from it are through
+            return torch.empty(tuple(shape), dtype=dtype, pin_memory=True)
+        num_bytes = math.prod(shape) * dtype.itemsize
+        fitting = [number for number, memory in enumerate(self._free) if memory.nbytes == num_bytes]
+        memory = self._free.pop(fitting[0]) if fitting else _aligned(num_bytes)
+        lent = memory[:]  # the tensor's storage holds this array, and it alone
+        weakref.finalize(lent, _give_back, self._free, memory).atexit = False
+        return torch.from_numpy(lent).view(dtype).view(tuple(shape))
+
+
+def _aligned(num_bytes: int) -> np.ndarray:
+    """Fresh bytes that start where torch's own do. NumPy asks for huge pages, a first touch of which costs less."""
+    memory = np.empty(num_bytes + 64, np.uint8)
+    return memory[-memory.ctypes.data % 64 :][:num_bytes]
+
+
+def _give_back(free: list[np.ndarray], memory: np.ndarray) -> None:
+    free.append(memory)
+    del free[:-KEPT]
+
+
+class Upload:
+    """Tensors to the device. On CUDA pinned ones travel on a stream of their own while the device computes what came
+    before, and the calling process gets at most a batch ahead of it. On the CPU nothing is copied."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._given: deque[torch.cuda.Event] = deque()  # each after all that the device was given before an upload
+
+    def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The tensors on the device; what the device is given from now on may use them."""
+        if self._stream is None:
+            return [tensor.to(self._device) for tensor in tensors]
+        computing = torch.cuda.current_stream(self._device)
+        self._given.append(computing.record_event())
+        if len(self._given) > BATCHES_AHEAD:
+            self._given.popleft().synchronize()
+        with torch.cuda.stream(self._stream):
+            moved = [tensor.to(self._device, non_blocking=True) for tensor in tensors]
+        computing.wait_stream(self._stream)
+        for tensor in moved:
+            tensor.record_stream(computing)  # its memory is the other stream's, which must not use it again too soon
+        return moved
+
+
+class Normalise:
+    """uint8 (B, H, W, 3) on the device -> float32 (B, 3, H, W), channels last in memory: (value / 255 - mean) / std."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
+        self._shift = 255 * torch.tensor(mean, device=device)
+        self._scale = 1 / (255 * torch.tensor(std, device=device))
+        self._memory = Recycled()
+
+    def __call__(self, views: Tensor) -> Tensor:
+        if views.device.type != "cpu":  # one pass: bytes are read, floats written
+            images = torch.addcmul(-self._shift * self._scale, views, self._scale)
+            return images.permute(0, 3, 1, 2)
+        num_views, height, width, _ = views.shape
+        images = self._memory.empty(views.shape, torch.float32)
+        lines, pixels = images.view(-1, 3 * width), views.reshape(-1, 3 * width)
+        # of whole lines, as runs of three values are slow
+        shift, scale = self._shift.repeat(width), self._scale.repeat(width)
+        step = max(1, PIECE // (3 * width))
+        for start in range(0, num_views * height, step):
+            piece = lines[start : start + step]
+            piece.copy_(pixels[start : start + step]).sub_(shift).mul_(scale)
+        return images.permute(0, 3, 1, 2)

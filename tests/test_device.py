@@ -1,0 +1,190 @@
+"""Memory that serves again only when nobody holds it, normalisation to the bit, copies beside the device's work."""
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from teacher_cache.device import KEPT, PIECE, Normalise, Recycled, Upload
+from teacher_cache.teacher import NO_TOPK, Asked, Teacher, classify_views
+
+CPU = torch.device("cpu")
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def drawn_views(*shape: int, seed: int = 0) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8))
+
+
+# -- memory --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hold", [lambda t: t, lambda t: t[1:, :2], lambda t: t.numpy(), lambda t: t.untyped_storage()])
+def test_memory_serves_again_only_when_nobody_holds_it(hold: Callable[[Tensor], Any]) -> None:
+    memory = Recycled()
+    first = memory.empty((4, 3), torch.float32)
+    place = first.data_ptr()
+    held = hold(first)
+    del first
+    second = memory.empty((4, 3), torch.float32)
+    assert second.data_ptr() != place
+    del held
+    third = memory.empty((3, 4), torch.int32)  # as many bytes
+    assert third.data_ptr() == place
+    assert (third.shape, third.dtype, place % 64) == ((3, 4), torch.int32, 0)
+
+
+def test_other_sizes_do_not_share_memory_and_little_is_kept() -> None:
+    memory = Recycled()
+    many = [memory.empty((number + 1,), torch.uint8) for number in range(KEPT + 3)]
+    assert len({tensor.data_ptr() for tensor in many}) == len(many)
+    del many
+    assert len(memory._free) == KEPT
+
+
+# -- normalisation -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(7, 5), (8, 8), (224, 224)])
+def test_a_views_bits_depend_on_nothing_but_the_view(size: tuple[int, int]) -> None:
+    views = drawn_views(9, *size)
+    assert size != (224, 224) or views.numel() > PIECE  # in pieces
+    normalise = Normalise(MEAN, STD, CPU)
+    together = normalise(views)
+    assert together.is_contiguous(memory_format=torch.channels_last)
+    expected = (views.numpy() / 255 - np.array(MEAN)) / np.array(STD)
+    np.testing.assert_allclose(together.permute(0, 2, 3, 1).numpy(), expected, atol=1e-6)
+    alone = torch.cat([normalise(view[None]) for view in views])
+    assert torch.equal(alone, together)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert torch.equal(normalise(views), together)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_normalised_views_stay_as_they_are_while_they_are_held() -> None:
+    normalise = Normalise(MEAN, STD, CPU)
+    weight = torch.ones(4, 3, 1, 1, requires_grad=True)
+    first, second = drawn_views(2, 6, 6, seed=1), drawn_views(2, 6, 6, seed=2)
+    loss = (nn.functional.conv2d(normalise(first), weight) ** 2).sum()  # autograd holds the images
+    normalise(second)
+    loss.backward()
+    held = weight.grad.clone()  # type: ignore[union-attr]
+    weight.grad = None
+    (nn.functional.conv2d(normalise(first), weight) ** 2).sum().backward()
+    assert torch.equal(weight.grad, held)
+
+
+# -- copies and answers beside the device's work -------------------------------------------------------------------
+
+
+def test_on_the_cpu_nothing_is_copied() -> None:
+    views = drawn_views(2, 4, 4)
+    assert [tensor.data_ptr() for tensor in Upload(CPU)([views])] == [views.data_ptr()]
+
+
+class LateTeacher:
+    """Answers when it is fetched, as a device does that is still at work; its answer is each view's sum."""
+
+    on_cuda = True
+    num_classes = 1
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.under_way: list[Tensor] = []
+        self.most = 0
+
+    def ask(self, views: Tensor) -> Asked:
+        self.under_way.append(views)
+        self.most = max(self.most, len(self.under_way))
+        return Asked(torch.empty(0), None)
+
+    def fetch(self, asked: Asked) -> np.ndarray:
+        return self.under_way.pop(0).float().sum((1, 2, 3))[:, None].numpy()
+
+
+@pytest.mark.parametrize("batch_size", [4, 5, 64])
+def test_a_batch_is_put_together_while_the_one_before_is_under_way(
+    monkeypatch: pytest.MonkeyPatch, batch_size: int
+) -> None:
+    monkeypatch.setattr("teacher_cache.teacher.Recycled", lambda *, pin: Recycled())  # no CUDA, no pinned memory
+    teacher = LateTeacher(batch_size)
+    views = drawn_views(23, 4, 4).numpy()
+    slot = np.empty((6, 4, 4, 3), np.uint8)  # used again for every item
+
+    def items() -> Iterator[tuple[int, np.ndarray]]:
+        for start in range(0, 23, 6):
+            some = views[start : start + 6]
+            slot[: len(some)] = some
+            yield start, slot[: len(some)]
+            slot[:] = 0
+
+    answers = list(classify_views(teacher, items()))  # type: ignore[arg-type]
+    assert [start for start, _ in answers] == [0, 6, 12, 18]
+    assert np.array_equal(np.concatenate([logits for _, logits in answers])[:, 0], views.sum((1, 2, 3)))
+    assert teacher.most == min(2, -(-23 // batch_size))
+
+
+def small_teacher(device: torch.device, batch_size: int) -> Teacher:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.LazyLinear(5)).eval()
+    model(torch.zeros(1, 3, 8, 8))
+    identity = {"name": "small", "batch_size": batch_size, "num_classes": 5, "dtype": "fp32", "input_size": None}
+    identity |= {"compile": False, "mean": MEAN, "std": STD, **NO_TOPK}
+    return Teacher(model.to(device).to(memory_format=torch.channels_last), identity, device)
+
+
+def check_classified(device: torch.device) -> None:
+    teacher = small_teacher(device, 16)
+    views = drawn_views(70, 8, 8).numpy()
+    cuts = (0, 16, 32, 40, 64, 70)  # whole batches where they lie, parts of one, a short last one
+    found = classify_views(teacher, ((cut, views[cut:stop]) for cut, stop in pairwise(cuts)))
+    together = np.concatenate([logits for _, logits in found])
+    assert np.array_equal(together, np.concatenate([teacher.logits(views[n : n + 16]) for n in range(0, 70, 16)]))
+    assert np.array_equal(together, teacher.answer(torch.from_numpy(views)).cpu().numpy())
+
+
+def test_answers_are_the_same_however_they_are_asked_for() -> None:
+    check_classified(CPU)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_answers_are_the_same_however_they_are_asked_for_on_cuda() -> None:
+    check_classified(torch.device("cuda"))
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_normalise_on_cuda_is_the_formula_in_channels_last() -> None:
+    views = drawn_views(9, 7, 5)
+    shown = Normalise(MEAN, STD, torch.device("cuda"))(views.cuda())
+    assert (shown.dtype, shown.is_contiguous(memory_format=torch.channels_last)) == (torch.float32, True)
+    torch.testing.assert_close(shown.cpu(), Normalise(MEAN, STD, CPU)(views), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_uploaded_batches_are_whole_although_memory_serves_again() -> None:
+    device = torch.device("cuda")
+    upload, memory = Upload(device), Recycled(pin=True)
+    busy = torch.randn(4096, 4096, device=device)
+    sums = []
+    for number in range(40):
+        views = memory.empty((64, 64, 64, 3), torch.uint8)
+        assert views.is_pinned()
+        views.fill_(number)
+        (moved,) = upload([views])
+        for _ in range(4):  # so that the device is behind
+            busy = busy @ busy.T / 4096
+        sums.append(moved.double().mean())
+        del views, moved
+        assert len(upload._given) <= 1
+    assert [float(total) for total in sums] == list(range(40))

@@ -1,0 +1,121 @@
+"""Rendering processes that write into rows of one pool: what was asked for, where it was asked for, nothing else."""
+
+import os
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from student.loader import ViewLoader
+from teacher_cache import threads
+from teacher_cache.errors import RenderError
+from teacher_cache.replay.block import replay
+from teacher_cache.shards import read_block
+from teacher_cache.store import Store
+from teacher_cache.workers import RenderPool, RenderTask, render_all, share_cores
+from tests.bright_shards import bright_store
+
+UNTOUCHED = 77
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Ten whole blocks and one of five samples, 16 views."""
+    return bright_store(tmp_path_factory.mktemp("rows"), counts=(645,), views=16, group=16)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_views_are_rendered_into_the_rows_that_a_task_names(store: Store, workers: int) -> None:
+    rng = np.random.default_rng(workers)
+    expected: dict[int, np.ndarray] = {}  # row -> pixels
+    tasks = []
+    with RenderPool(store.policy, store.seed, workers=workers, num_rows=900, tasks_ahead=3) as pool:
+        pool.rows[:] = UNTOUCHED
+        free = rng.permutation(900).tolist()
+        for number in (0, 3, 9, 10):
+            place, views = store.index.place(0, number), (2, 5, 11)
+            rows = np.full((3, len(place.keys)), -1, np.int64)
+            for (line, position), wanted in np.ndenumerate(rng.random(rows.shape) < 0.8):
+                rows[line, position] = free.pop() if wanted else -1
+            tasks.append(RenderTask(number, place, views, rows))
+            for block, line in zip(replay(store.policy, store.seed, read_block(place), views), rows, strict=True):
+                expected |= {row: block.pixels[at] for at, row in enumerate(line.tolist()) if row >= 0}
+        digests = {(r.task.id, r.view): r.block.digest for r in render_all(pool, tasks)}
+        for row in range(900):
+            assert np.array_equal(pool.rows[row], expected.get(row, np.full_like(pool.rows[row], UNTOUCHED)))
+    assert len(expected) > 400
+    for task in tasks:
+        for block in replay(store.policy, store.seed, read_block(task.place), task.views):
+            assert digests[task.id, block.view] == block.digest
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_parent_that_gives_much_and_reads_late_is_served(store: Store, workers: int) -> None:
+    views = tuple(range(16))
+    tasks = [
+        RenderTask(number, store.index.place(0, 10), views, np.full((16, 5), -1, np.int64)) for number in range(150)
+    ]
+    with RenderPool(store.policy, store.seed, workers=workers, num_rows=1, tasks_ahead=1000) as pool:
+        for task in tasks:
+            pool.submit(task)
+        first = pool.get()  # both ways of the pipe fill up meanwhile
+        seen = [(first.task.id, first.view)]
+        while pool.pending:
+            rendered = pool.get()
+            seen.append((rendered.task.id, rendered.view))
+    assert sorted(seen) == [(number, view) for number in range(150) for view in views]
+
+
+def test_a_worker_that_dies_while_training_is_an_error_not_a_hang(store: Store) -> None:
+    with ViewLoader(store, 32, epochs=16, workers=1, pool_batches=1, labels=False) as loader:
+        batches = iter(loader)
+        next(batches)
+        assert loader._pool is not None
+        loader._pool._processes[0].kill()
+        with pytest.raises(RenderError, match=r"rendering process 0 died \(exit code -9"):
+            list(batches)
+
+
+def test_too_little_shared_memory_is_refused_with_its_bytes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=20, f_frsize=1000))
+    num_views = 2 * 32 + 32 + 3 * 64  # the pool, a batch, and three blocks on their way
+    message = rf"{num_views} views of the shuffle pool need {num_views * 8 * 8 * 3 / 1e6:.0f} MB of shared memory, "
+    with pytest.raises(RenderError, match=message + r"/dev/shm has 0 MB free: lower pool_batches.*--shm-size"):
+        next(iter(ViewLoader(store, 32, epochs=1, workers=1, pool_batches=2, labels=False)))
+    next(iter(ViewLoader(store, 32, epochs=1, workers=0, pool_batches=2, labels=False)))
+
+
+# -- torch's threads beside them -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def chosen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Numbers of threads that torch is told, on eight cores."""
+    told: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", told.append)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "")  # noted, so that it is as it was afterwards
+        monkeypatch.delenv(name)
+    return told
+
+
+def test_threads_that_sleep_while_they_wait_use_all_cores(chosen: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    share_cores(3)
+    assert chosen == [5]  # those that spin leave workers their own
+    threads.wait_asleep()
+    share_cores(3)
+    assert chosen == [5, 8]
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    share_cores(3)
+    assert chosen == [5, 8, 4]
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    share_cores(3)
+    assert chosen == [5, 8, 4]
+
+
+def test_a_users_own_way_of_waiting_stays(chosen: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    threads.wait_asleep()
+    assert threads.threads_spin()
