@@ -8,7 +8,7 @@ import xxhash
 
 from teacher_cache.errors import ImageError, PolicyError
 from teacher_cache.replay.decode import decode
-from teacher_cache.replay.mix import MixPlan, class_pairs, draw_mix, mix_in_place
+from teacher_cache.replay.mix import MixPlan, apply_mix, class_pairs, draw_mix
 from teacher_cache.replay.policy import Policy
 from teacher_cache.replay.recipe import Recipe, draw_recipe
 from teacher_cache.replay.render import render_pixels
@@ -137,7 +137,7 @@ def replay_view(
                 f"shard {block.shard}, key {key}, view {view}: {error}; correct it and index a new store"
             ) from error
     plan = view_mix(policy, store_seed, block.shard, block.number, decoded.num_samples, decoded.skipped, view)
-    mix_in_place(pixels, plan)
+    apply_mix(pixels, plan)
     pairs = class_pairs(block.classes, plan, decoded.skipped)
     return ReplayedBlock(
         view=view,

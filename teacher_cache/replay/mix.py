@@ -74,33 +74,23 @@ def _draw_pair(mix: Mix, stream: Stream, height: int, width: int) -> tuple[int, 
     return corrected, (top, left, bottom - top, right - left)
 
 
-def apply_mix(views: np.ndarray, plan: MixPlan, out: np.ndarray | None = None) -> np.ndarray:
-    """Blend or paste each view with its partner. views (n, H, W, 3) uint8 -> the same shape; out may be views."""
-    if out is None:
-        out = np.empty_like(views)
-    if out is not views:
-        np.copyto(out, views)
-    mix_in_place(out, plan)
-    return out
-
-
-def mix_in_place(out: np.ndarray | Sequence[np.ndarray], plan: MixPlan) -> None:
-    """The same where the views lie: one array (n, H, W, 3) uint8, or n arrays (H, W, 3)."""
+def apply_mix(views: np.ndarray | Sequence[np.ndarray], plan: MixPlan) -> None:
+    """Blend or paste each view with its partner, in place. views: (n, H, W, 3) uint8, or n arrays (H, W, 3)."""
     for first, second in enumerate(plan.partners.tolist()):
         if first >= second:
             continue  # alone, or done
         top, left, height, width = plan.boxes[first].tolist()
         if height > 0:
-            a = out[first][top : top + height, left : left + width]
-            b = out[second][top : top + height, left : left + width]
+            a = views[first][top : top + height, left : left + width]
+            b = views[second][top : top + height, left : left + width]
             kept = a.copy()
             a[:] = b
             b[:] = kept
         else:
             lam = int(plan.lambdas[first])
-            kept = out[first].copy()
-            blend(kept, out[second], lam, out=out[first])
-            blend(out[second], kept, lam, out=out[second])
+            kept = views[first].copy()
+            blend(kept, views[second], lam, out=views[first])
+            blend(views[second], kept, lam, out=views[second])
 
 
 def blend(a: np.ndarray, b: np.ndarray, lam: int, out: np.ndarray | None = None) -> np.ndarray:

@@ -48,7 +48,8 @@ def test_a_block_is_recipes_pixels_and_mix() -> None:
         ]
     )
     plan = view_mix(POLICY, 5, block.shard, block.number, len(block.keys), frozenset(), 2)
-    assert np.array_equal(replayed.pixels, apply_mix(views, plan))
+    apply_mix(views, plan)
+    assert np.array_equal(replayed.pixels, views)
     assert np.array_equal(replayed.lambdas, plan.lambdas)
     hasher = xxhash.xxh3_64()
     for position in range(len(block.keys)):
