@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from teacher_cache.audit import audit
+from teacher_cache.audit.summary import summarise as audit
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.store import Store, Unit, UnitValues
 from tests.filled_store import commit, count, fill, make_index, make_store

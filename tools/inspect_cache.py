@@ -14,7 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from teacher_cache.audit import audit
+from teacher_cache.audit.summary import summarise as audit
 from teacher_cache.errors import TeacherCacheError
 from teacher_cache.store import Store
 
@@ -31,7 +31,7 @@ def main(store: str, as_json: bool) -> None:
         opened = Store.open(store)
         with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
             task = progress.add_task("reading labels", total=None)
-            report = audit(opened, lambda done, total: progress.update(task, completed=done, total=total))
+            report = audit(opened, on_labels=lambda done, total: progress.update(task, completed=done, total=total))
     except TeacherCacheError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
