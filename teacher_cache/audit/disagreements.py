@@ -98,8 +98,11 @@ def disagreements(
     found = _plain(votes, samples)
     views_weighed = store.views
     if store.policy.mix is not None:
-        candidates = _candidates(found, classes, max(CANDIDATES, 20 * limit))
-        found, views_weighed = weigh(store, candidates, plans, seed, on_plans)
+        if _num_plans(store, samples) > plans:
+            samples_weighed = _candidates(found, classes, max(CANDIDATES, 20 * limit))
+        else:
+            samples_weighed = samples
+        found, views_weighed = weigh(store, samples_weighed, plans, seed, on_plans)
     other, other_share = found.other(classes)
     margins = other_share - found.own_share
     wanted = (found.evidence >= least / 2) & (np.ones(len(other), bool) if margin is None else margins >= margin)
@@ -168,6 +171,13 @@ def _plain(votes: Votes, samples: np.ndarray) -> Weighed:
         own_share=votes.own_share[samples],
         entropy=votes.entropy[samples].astype(float),
     )
+
+
+def _num_plans(store: Store, samples: np.ndarray) -> int:
+    """How many mix plans weighing all views of these samples takes."""
+    shards = np.searchsorted(store.index.starts, samples, side="right") - 1
+    blocks = (samples - store.index.starts[shards]) // BLOCK_SAMPLES
+    return len(_runs_of(shards, blocks)) * store.views
 
 
 def _candidates(plain: Weighed, classes: np.ndarray, each: int) -> np.ndarray:

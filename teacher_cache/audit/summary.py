@@ -16,10 +16,6 @@ SHARE_BINS = 10
 BITS_PER_BIN = 0.5
 
 
-def _quiet(done: int, total: int) -> None:
-    pass
-
-
 def summarise(
     store: Store,
     *,
@@ -66,7 +62,7 @@ def summarise(
     if views_sampled:
         try:
             result["sampled"] = sampled_agreement(
-                store, store.committed(), views=views_sampled, seed=seed, on_progress=on_recipes
+                store, census.committed, views=views_sampled, seed=seed, on_progress=on_recipes
             )
         except ShardError as error:
             result["sampled_missing"] = str(error)

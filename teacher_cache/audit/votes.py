@@ -174,11 +174,15 @@ class Confusions:
 
     def add(self, runs: Runs, classes: np.ndarray) -> None:
         """Count the labels of rows whose ground truth is classes (n,)."""
-        codes = classes[runs.rows].astype(np.int64) * self.num_classes + runs.labels
+        self.add_pairs(classes[runs.rows].astype(np.int64), runs.labels, runs.counts)
+
+    def add_pairs(self, truth: np.ndarray, labels: np.ndarray, counts: np.ndarray | int = 1) -> None:
+        """Count pairs (n,) int64, so many times each."""
+        codes = truth * self.num_classes + labels
         if self._matrix is not None:
-            np.add.at(self._matrix, codes, runs.counts)
+            np.add.at(self._matrix, codes, counts)
             return
-        self._pending.append((codes, runs.counts))
+        self._pending.append((codes, np.broadcast_to(counts, codes.shape)))
         self._waiting += len(codes)
         if self._waiting > PENDING:
             self._merge()
@@ -205,11 +209,13 @@ class Confusions:
 
 @dataclass(frozen=True)
 class Census:
-    """All labels of a store, read once: the votes of every sample, confusions, and committed views a shard (S,)."""
+    """All labels of a store, read once: the votes of every sample, confusions, committed (sample, view)s a shard (S,),
+    and the units (S, U, G) that were read."""
 
     votes: Votes
     confusions: Confusions
     views_done: np.ndarray
+    committed: np.ndarray
 
 
 def take_census(store: Store, on_progress: OnProgress | None = None) -> Census:
@@ -222,4 +228,4 @@ def take_census(store: Store, on_progress: OnProgress | None = None) -> Census:
         confusions.add(runs, truth)
         parts.append(count_votes(row.labels, truth, runs))
         views_done[row.shard] += int(committed[row.shard, row.unit].sum()) * store.group * len(row.labels)
-    return Census(join_votes(parts), confusions, views_done)
+    return Census(join_votes(parts), confusions, views_done, committed)
