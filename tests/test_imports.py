@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 DOORS = {
     "torchvision": {"teacher_cache/replay/render.py", "tools/make_shards.py"},
     "cv2": {"teacher_cache/replay/render.py", "teacher_cache/replay/mix.py"},
-    "PIL": {"teacher_cache/replay/render.py", "tools/make_shards.py"},
+    "PIL": {"teacher_cache/replay/render.py", "teacher_cache/audit/pictures.py", "tools/make_shards.py"},
     "webdataset": {"tools/make_shards.py"},
     "zarr": {"teacher_cache/store.py"},
     "timm": {
@@ -20,9 +20,10 @@ DOORS = {
         "student/train.py",
     },
     "sklearn": {"tools/make_shards.py"},
-    "scipy": {"teacher_cache/agreement.py", "student/report.py"},
+    "scipy": {"teacher_cache/agreement.py", "teacher_cache/audit/intervals.py", "student/report.py"},
     "safetensors": {"teacher_cache/teacher.py", "student/trained.py", "student/export.py"},
     "onnxruntime": {"student/export.py"},
+    "pyarrow": {"teacher_cache/audit/export.py"},
 }
 
 

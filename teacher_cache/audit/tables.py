@@ -174,11 +174,12 @@ def _show_sampled(sampled: dict[str, Any], console: Console) -> None:
             for row in rows
         ),
     )
-    classes = [row for row in sampled["by_class"] if row["small_crops"]["views"] and row["large_crops"]["views"]]
+    classes = [row for row in sampled["by_class"] if _apart(row["small_crops"], row["large_crops"])]
     classes.sort(key=lambda row: row["small_crops"]["share"] - row["large_crops"]["share"])
     _table(
         console,
-        "Classes that small crops cost most: at most a third of the image shown, against more than two thirds",
+        f"Classes that small crops cost, beyond both intervals ({len(classes)} of {len(sampled['by_class'])}): "
+        "at most a third of the image shown, against more than two thirds",
         ("class", "small crops", "95 %", "large crops", "95 % of them"),
         (
             (row["class"], *_share_and_interval(row["small_crops"]), *_share_and_interval(row["large_crops"]))
@@ -186,6 +187,10 @@ def _show_sampled(sampled: dict[str, Any], console: Console) -> None:
         ),
     )
     say(console, f"\nIntervals: {sampled['interval']}")
+
+
+def _apart(lower: dict[str, Any], higher: dict[str, Any]) -> bool:
+    return bool(lower["views"] and higher["views"] and lower["interval"][1] < higher["interval"][0])
 
 
 def _measured(console: Console, title: str, rows: list[dict[str, Any]], name: Callable[[dict[str, Any]], str]) -> None:
