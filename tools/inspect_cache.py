@@ -105,7 +105,7 @@ def summary(store: str, views_sampled: int, seed: int, shards: tuple[str, ...], 
     """
     from teacher_cache.audit.summary import summarise
 
-    opened = open_moved(store, shards, ops=ops)
+    opened = _open(store, shards, ops)
     with _progress("reading labels", "drawing recipes") as (on_labels, on_recipes):
         report = summarise(opened, views_sampled=views_sampled, seed=seed, on_labels=on_labels, on_recipes=on_recipes)
     _print(report, as_json, show_summary)
@@ -192,7 +192,7 @@ def sample(
     from teacher_cache.audit.pictures import contact_sheet, save_png
     from teacher_cache.audit.sample import describe_sample, render_views
 
-    opened = open_moved(store, shards, ops=ops)
+    opened = _open(store, shards, ops)
     number = find_sample(opened, sample)
     found = describe_sample(opened, number, limit=limit)
     found |= {"png": None, "digests_differ": []}
@@ -236,7 +236,7 @@ def view(
     from teacher_cache.audit.pictures import save_png, side_by_side
     from teacher_cache.audit.sample import describe_view, render_views
 
-    opened = open_moved(store, shards, ops=ops)
+    opened = _open(store, shards, ops)
     chosen = find_sample(opened, sample)
     found = describe_view(opened, chosen, number)
     (pictures,) = render_views(opened, chosen, (number,))[1]
@@ -291,6 +291,11 @@ def export(store: str, out: str, rows: Literal["views", "samples"], as_json: boo
 
 
 # Running
+
+
+def _open(store: str, shards: tuple[str, ...], ops: str | None) -> Store:
+    """What needs own operations asks for --ops itself: recipes do not."""
+    return open_moved(store, shards, ops=ops) if shards or ops is not None else Store.open(store)
 
 
 @contextmanager

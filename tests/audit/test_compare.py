@@ -61,9 +61,7 @@ def test_counts_are_those_of_loops(tmp_path: Path, units: int) -> None:
     assert samples["compared"] == len(seen)
     assert samples["agree"] == pytest.approx(np.mean([x == y for x, y in zip(*majority, strict=True)]))
     assert samples["kappa"] == pytest.approx(cohen_kappa_score(*majority))
-    only = [
-        sum(x == c != y for x, y, c in zip(*order, own, strict=True)) for order in (majority, majority[::-1])
-    ]
+    only = [sum(x == c != y for x, y, c in zip(*order, own, strict=True)) for order in (majority, majority[::-1])]
     assert [samples["only_first"], samples["only_second"]] == only
     assert samples["mcnemar_p"] == pytest.approx(binomtest(only[0], sum(only), 0.5).pvalue)
     rows = found["differ_most"]["rows"]

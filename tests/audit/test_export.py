@@ -1,6 +1,7 @@
 """Tables of labels, read back."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,15 @@ def read(path: Path) -> list[dict[str, Any]]:
         if text == "":
             return None
         kind = kinds[name]
-        return text == "true" if kind == "bool" else int(text) if "int" in kind else float(text) if "float" in kind else text
+        return (
+            text == "true"
+            if kind == "bool"
+            else int(text)
+            if "int" in kind
+            else float(text)
+            if "float" in kind
+            else text
+        )
 
     with open(path, newline="", encoding="utf-8") as file:
         return [{name: cell(name, text) for name, text in row.items()} for row in csv.DictReader(file)]
@@ -80,7 +89,9 @@ def test_a_row_a_sample(store: Store, tmp_path: Path, suffix: str) -> None:
         assert (row["key"], row["class"]) == (store.index.key(sample), store.index.classes[sample])
         assert (row["labels"], row["skipped"]) == (votes.num_labels[sample], votes.skipped[sample])
         if not row["labels"]:
-            assert {row[name] for name in ("label", "label_name", "share", "second", "own_share", "entropy_bits")} == {None}
+            assert {row[name] for name in ("label", "label_name", "share", "second", "own_share", "entropy_bits")} == {
+                None
+            }
             continue
         assert (row["label"], row["label_name"]) == (votes.label[sample], names[votes.label[sample]])
         assert row["second_name"] == (names[votes.second[sample]] if votes.second[sample] >= 0 else None)
@@ -91,8 +102,6 @@ def test_a_row_a_sample(store: Store, tmp_path: Path, suffix: str) -> None:
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_names_of_strangers(tmp_path: Path, suffix: str) -> None:
-    from dataclasses import replace
-
     shards = bright_store(tmp_path, counts=(8,))
     names = ('a,"b"\n;', "\x1b[2J", "é日", "half \ud800", "=1+1", "\t", "", "x" * 3000, "8", "9")
     store = Store.create(

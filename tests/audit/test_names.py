@@ -56,7 +56,6 @@ def test_a_sample_is_found_by_its_name(tmp_path: Path) -> None:
 
 def test_keys_with_slashes_and_the_same_key_twice(tmp_path: Path) -> None:
 
-
     def member(key: str) -> dict[str, str | bytes]:
         return {"__key__": key, "png": bright_image(0), "cls": b"0"}
 

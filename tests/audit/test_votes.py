@@ -49,7 +49,10 @@ def test_confusions_are_counted_one_by_one(monkeypatch: pytest.MonkeyPatch, dens
         labels, truth = rng.integers(-2, 7, (11, 6)).astype(np.int16), rng.integers(0, 7, 11)
         counted.add(count_labels(labels), truth)
         expected.update(
-            (own, label) for own, row in zip(truth.tolist(), labels.tolist(), strict=True) for label in row if label >= 0
+            (own, label)
+            for own, row in zip(truth.tolist(), labels.tolist(), strict=True)
+            for label in row
+            if label >= 0
         )
     pairs = [array.tolist() for array in counted.pairs()]
     assert list(zip(*pairs, strict=True)) == [(*pair, count) for pair, count in sorted(expected.items())]
