@@ -1,6 +1,8 @@
 """Which way imports go, and by which doors the large libraries come in."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,3 +71,9 @@ def test_imports_go_one_way(path: Path) -> None:
 def test_libraries_come_in_by_their_doors(library: str) -> None:
     users = {str(path.relative_to(ROOT)) for path in modules() if imports_from(path, library)}
     assert users == DOORS[library]
+
+
+def test_importing_the_package_brings_nothing_heavy() -> None:
+    script = "import sys, teacher_cache; print({'numpy', 'torch', 'zarr', 'PIL', 'rich'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "set()", done.stderr

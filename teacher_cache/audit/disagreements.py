@@ -29,7 +29,7 @@ MIN_LABELS = 4  # fewer say nothing about stability; a store of fewer views want
 SECOND_SHARE, BOTH_SHARES = 0.25, 0.9  # two stable labels: what the second has at least, and both together
 UNSTABLE_SHARE = 0.5  # the commonest label has less
 PLANS = 40_000  # mix plans, of two thirds of a millisecond each, that are drawn at most
-CANDIDATES = 2_000  # samples of each kind whose mixed views are weighed, at least
+VIEWS_WEIGHED = 64  # of each sample, where there are too many samples for all: fewer samples rather than fewer views
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def disagreements(
     views_weighed = store.views
     if store.policy.mix is not None:
         if _num_plans(store, samples) > plans:
-            samples_weighed = _candidates(found, classes, max(CANDIDATES, 20 * limit))
+            samples_weighed = _candidates(found, classes, max(5 * limit, plans // (3 * VIEWS_WEIGHED)))
         else:
             samples_weighed = samples
         found, views_weighed = weigh(store, samples_weighed, plans, seed, on_plans)

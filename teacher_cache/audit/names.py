@@ -1,7 +1,6 @@
 """Keys and class names come from strangers: finding a sample by its name, and names fit for a terminal or a file."""
 
 import re
-import unicodedata
 from typing import Any
 
 import xxhash
@@ -45,9 +44,7 @@ def place(store: Store, sample: int) -> dict[str, Any]:
 def printable(text: str, limit: int | None = SHOWN) -> str:
     """Text of one line that cannot move a cursor, turn the direction of writing, or fill a screen."""
     cut = text if limit is None or len(text) <= limit else text[: limit - 1] + "…"
-    return "".join(
-        letter if letter.isprintable() and unicodedata.category(letter) != "Cf" else _escaped(letter) for letter in cut
-    )
+    return "".join(letter if letter.isprintable() else _escaped(letter) for letter in cut)
 
 
 def _escaped(letter: str) -> str:

@@ -144,12 +144,11 @@ def test_filters(tmp_path: Path) -> None:
 
 
 def test_few_plans_weigh_the_most_suspicious_on_some_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CANDIDATES", 20)
     store = drawn_store(tmp_path, mixed=True, views=8)
     drawn: list[int] = []
     monkeypatch.setattr(module, "view_mix", lambda *given: drawn.append(given[-1]) or view_mix(*given))
     found = disagreements(store, limit=1, plans=16)
-    assert 20 <= found["weighed"] <= 60
+    assert 5 <= found["weighed"] <= 15
     assert 0 < len(drawn) <= 16
     assert found["views_weighed"] == len(set(drawn)) < 8
     assert f"{found['views_weighed']} of 8 views of the {found['weighed']} most suspicious" in found["evidence"]
