@@ -1,6 +1,8 @@
 """Which way imports go, and by which doors the large libraries come in."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,8 @@ ROOT = Path(__file__).parents[1]
 DOORS = {
     "torchvision": {"teacher_cache/replay/decode.py", "teacher_cache/replay/render.py", "tools/make_shards.py"},
     "cv2": {f"teacher_cache/replay/{name}.py" for name in ("render", "geometry", "colour", "erase", "mix")},
-    "PIL": {f"teacher_cache/replay/{name}.py" for name in ("decode", "colour", "render")} | {"tools/make_shards.py"},
+    "PIL": {f"teacher_cache/replay/{name}.py" for name in ("decode", "colour", "render")}
+    | {"teacher_cache/audit/pictures.py", "tools/make_shards.py"},
     "webdataset": {"tools/make_shards.py"},
     "zarr": {"teacher_cache/store.py"},
     "numcodecs": {"teacher_cache/chunks.py"},
@@ -21,9 +24,10 @@ DOORS = {
         "student/train.py",
     },
     "sklearn": {"tools/make_shards.py"},
-    "scipy": {"teacher_cache/agreement.py", "teacher_cache/audit.py", "student/report.py"},
+    "scipy": {"teacher_cache/agreement.py", "teacher_cache/audit/intervals.py", "student/report.py"},
     "safetensors": {"teacher_cache/teacher.py", "student/trained.py", "student/export.py"},
     "onnxruntime": {"student/export.py"},
+    "pyarrow": {"teacher_cache/audit/export.py"},
 }
 
 
@@ -69,3 +73,9 @@ def test_imports_go_one_way(path: Path) -> None:
 def test_libraries_come_in_by_their_doors(library: str) -> None:
     users = {str(path.relative_to(ROOT)) for path in modules() if imports_from(path, library)}
     assert users == DOORS[library]
+
+
+def test_importing_the_package_brings_nothing_heavy() -> None:
+    script = "import sys, teacher_cache; print({'numpy', 'torch', 'zarr', 'PIL', 'rich'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "set()", done.stderr

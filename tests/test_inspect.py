@@ -2,7 +2,11 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +14,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from teacher_cache import audit as audit_module
-from teacher_cache.audit import audit
+from teacher_cache.audit.summary import summarise
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.store import Store, Unit, UnitValues
+from tests.audit.drawn import drawn_store
+from tests.bright_shards import bright_store
 from tests.filled_store import commit, count, fill, make_index, make_store
 from tools.inspect_cache import main
 
@@ -47,6 +52,8 @@ def naive_audit(store: Store) -> dict[str, Any]:
     committed, index, names = store.committed(), store.index, store.class_names
     confused: Counter[tuple[int, int]] = Counter()
     shares, entropies, contradictions, skipped = [], [], [], []
+    majorities: Counter[tuple[int, int]] = Counter()
+    by_group = [[0, 0] for _ in range(store.num_groups)]
     views_done = [0] * index.num_shards
     for sample in range(index.num_samples):
         shard = index.shard_of(sample)
@@ -65,13 +72,16 @@ def naive_audit(store: Store) -> dict[str, Any]:
             else:
                 votes.append(label)
                 confused[truth, label] += 1
-        place = {"shard": index.shards[shard].name, "key": index.key(sample)}
+                by_group[view // store.group][0] += 1
+                by_group[view // store.group][1] += label == truth
+        place = {"shard": index.shards[shard].name, "key": index.key(sample), "sample": sample}
         if was_skipped:
             skipped.append(place)
         if not votes:
             continue
         commonest, most = min(Counter(votes).items(), key=lambda item: (-item[1], item[0] != truth, item[0]))
         share = most / len(votes)
+        majorities[truth, commonest] += 1
         if len(votes) >= 2:
             shares.append(share)
             entropies.append(-sum(n / len(votes) * math.log2(n / len(votes)) for n in Counter(votes).values()))
@@ -94,7 +104,14 @@ def naive_audit(store: Store) -> dict[str, Any]:
             for name, (labels, own) in zip(names, by_class, strict=True)
         ],
         "confused": [
-            {"class": names[truth], "label": names[label], "count": -n, "share": -n / by_class[truth][0]}
+            {
+                "class": names[truth],
+                "label": names[label],
+                "count": -n,
+                "share": -n / by_class[truth][0],
+                "back": confused[label, truth] / by_class[label][0],
+                "samples": majorities[truth, label],
+            }
             for n, (truth, label) in wrong[:20]
         ],
         "shares": shares,
@@ -105,21 +122,21 @@ def naive_audit(store: Store) -> dict[str, Any]:
         "contradictions": [entry[3] for entry in contradictions[:20]],
         "skipped": skipped,
         "own": sum(own for _, own in by_class) / sum(labels for labels, _ in by_class),
+        "by_group": by_group,
     }
 
 
-@pytest.mark.parametrize("waiting", [audit_module.CONFUSIONS_WAITING, 0])
-def test_statistics_equal_a_loop_over_single_labels(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waiting: int
-) -> None:
-    monkeypatch.setattr(audit_module, "CONFUSIONS_WAITING", waiting)
+def test_statistics_equal_a_loop_over_single_labels(tmp_path: Path) -> None:
     store = partly_filled(tmp_path / "s")
     rows_done: list[tuple[int, int]] = []
-    found = json.loads(json.dumps(audit(store, lambda done, total: rows_done.append((done, total)))))
+    found = json.loads(json.dumps(summarise(store, on_labels=lambda done, total: rows_done.append((done, total)))))
     expected = naive_audit(store)
     assert rows_done == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert [row["share"] for row in found["coverage"]["shards"]] == expected["shards"]
     assert found["agreement_by_class"] == expected["by_class"]
+    assert [[row["labels"], row["own"]] for row in found["agreement_by_group"]] == [
+        [labels, own / labels] for labels, own in expected["by_group"]
+    ]
     assert found["agreement"]["own"] == pytest.approx(expected["own"])
     assert found["confused"] == expected["confused"]
     assert len(found["confused"]) == 20
@@ -142,9 +159,12 @@ def test_a_tie_is_settled_for_the_own_class(tmp_path: Path) -> None:
     store = make_store(tmp_path / "s", index=index, unit_samples=64)
     commit_labels(store, Unit(0, 0, 0), np.array([[1, 2], [3, 1], [0, 0]]))
     commit_labels(store, Unit(0, 0, 1), np.array([[2, 1], [1, 3], [0, 0]]))
-    found = audit(store)
+    found = summarise(store)
     assert found["contradictions"]["first"] == [
-        {"shard": "shard-0.tar", "key": "0-0001", "class": "class 2", "label": "class 1", "share": 0.5, "labels": 4}
+        {
+            **{"shard": "shard-0.tar", "key": "0-0001", "sample": 1},
+            **{"class": "class 2", "label": "class 1", "share": 0.5, "labels": 4},
+        }
     ]
     assert found["stability"]["mean_entropy_bits"] == pytest.approx(2 / 3)
 
@@ -152,10 +172,10 @@ def test_a_tie_is_settled_for_the_own_class(tmp_path: Path) -> None:
 def test_labels_of_uncommitted_units_do_not_count(tmp_path: Path) -> None:
     store = make_store(tmp_path / "s")
     fill(store, range(2))
-    expected = audit(store)
+    expected = summarise(store)
     commit(store, Unit(0, 0, 1))
     Path(store.record_file(Unit(0, 0, 1))).unlink()
-    found = audit(store)
+    found = summarise(store)
     for report in (found, expected):
         del report["bytes"]
     assert found == expected
@@ -178,20 +198,20 @@ def test_tool_prints_tables_and_json(tmp_path: Path) -> None:
         assert title in text.output
     assert "mixed" not in text.output
     as_json = CliRunner().invoke(main, [str(store.path), "--json"])
-    assert json.loads(as_json.output) == json.loads(json.dumps(audit(store)))
+    assert json.loads(as_json.output) == json.loads(json.dumps(summarise(store)))
 
 
 def test_tool_says_that_views_are_mixed(tmp_path: Path) -> None:
     store = partly_filled(tmp_path / "s", policy="deit")
     assert "Views are mixed (Mixup or CutMix)" in CliRunner().invoke(main, [str(store.path)]).output
-    assert audit(store)["mixed"] is True
+    assert summarise(store)["mixed"] is True
 
 
 def test_tool_tells_of_soft_labels(tmp_path: Path) -> None:
     store = make_store(tmp_path / "s")
     store.publish_teacher({"name": "soft", "topk": 3, "tau": 2.0})
     fill(store, range(2))
-    report = audit(store)
+    report = summarise(store)
     size = (report["bytes"]["topk_classes"] + report["bytes"]["topk_probabilities"]) / 1e6
     text = CliRunner().invoke(main, [str(store.path)])
     assert f"Soft labels: the 3 largest probabilities of each view at tau 2, {size:.2f} MB" in text.output
@@ -210,3 +230,152 @@ def test_tool_ends_with_the_store_error(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, [str(tmp_path / "none")])
     assert result.exit_code == 1
     assert "there is no store at" in result.output
+
+
+# The commands
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Mixed views over real shards, labels drawn."""
+    return drawn_store(tmp_path, mixed=True, views=8, own=0.3)
+
+
+def run(store: Store, *arguments: str, code: int = 0) -> str:
+    result = CliRunner().invoke(main, [str(store.path), *arguments])
+    assert result.exit_code == code, result.output
+    if code == 0:
+        assert result.stderr == ""
+    return result.output
+
+
+def test_a_store_alone_is_its_summary(store: Store) -> None:
+    assert run(store) == run(store, "summary")
+    as_json = run(store, "--json")
+    assert as_json == run(store, "summary", "--json") == CliRunner().invoke(main, ["--json", str(store.path)]).output
+    assert json.loads(as_json) == json.loads(json.dumps(summarise(store)))
+
+
+def test_help_names_every_command_and_shows_examples(store: Store) -> None:
+    text = CliRunner().invoke(main, ["--help"]).output
+    assert CliRunner().invoke(main, [str(store.path), "--help"]).output.splitlines()[1:] == text.splitlines()[1:]
+    assert set(main.commands) >= {"summary", "disagreements", "confusions", "sample", "view", "compare", "export"}
+    for name in main.commands:
+        assert name in text
+        assert f" {name} " in run(store, name, "--help").split("python tools/inspect_cache.py", 1)[1]
+
+
+def test_summary_measures_crops_and_mixes(store: Store) -> None:
+    text = run(store, "--views-sampled", "500")
+    for part in (
+        "share of the image that is shown",
+        "share of the view that is erased",
+        "own share",
+        "Intervals: Wilson",
+    ):
+        assert part in text
+    assert json.loads(run(store, "--json", "--views-sampled", "500"))["sampled"]["views"] < 700
+    assert json.loads(run(store, "--json", "--views-sampled", "0"))["sampled"] is None
+
+
+def test_summary_without_shards_says_so_in_one_line(store: Store, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    (tmp_path / "shards").rename(moved)
+    lines = [line for line in run(store).splitlines() if "Nothing about crops" in line]
+    assert len(lines) == 1
+    assert "cannot be opened" in lines[0]
+    assert "Stability of" in run(store)
+    given = json.loads(run(store, "--json", "--shards", f"{moved}/*.tar"))
+    assert given["sampled"]["views"] == given["labelled"]
+
+
+def test_disagreements(store: Store) -> None:
+    found = json.loads(run(store, "disagreements", "--json", "--limit", "3", "--class", "3"))
+    assert {row["class"] for row in found["label_errors"]["rows"]} == {"3"}
+    text = run(store, "disagreements", "--margin", "0.1", "--shard", "train-0000.tar")
+    assert "each counts by the sample's own share of the mix" in text
+    assert f"train-0000.tar/{store.index.key(0)[:3]}" in text
+    assert "Likely label errors" in text
+    assert "no class 'x'" in run(store, "disagreements", "--class", "x", code=1)
+
+
+def test_confusions(store: Store) -> None:
+    found = json.loads(run(store, "confusions", "--class", "3", "--limit", "4", "--json"))
+    assert len(found["confused"]) == 4
+    assert all("3" in (row["class"], row["label"]) for row in found["confused"])
+    assert [row["class"] for row in found["classes"]] == ["3"]
+    labels = np.concatenate([store.read_labels(unit)[: store.unit_rows(unit)[1]].reshape(-1) for unit in store.units()])
+    whole = json.loads(run(store, "confusions", "--json"))["classes"]
+    assert [row["given"] for row in whole] == [(labels == number).sum() for number in range(10)]
+    assert whole[3]["precision"] == pytest.approx(whole[3]["own"] * whole[3]["labels"] / whole[3]["given"])
+    assert whole[3]["taken_for"][0]["count"] == max(row["count"] for row in found["confused"] if row["class"] == "3")
+    assert "a pair counts partners too" in run(store, "confusions")
+
+
+def test_sample_and_view_write_pictures(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    key = store.index.key(70)
+    found = json.loads(run(store, "sample", f"train-0000.tar/{key}", "--json", "--limit", "5"))
+    assert (found["png"], len(found["views"])) == (f"train-0000_{key}.png", 5)
+    assert Path(found["png"]).read_bytes()[:4] == b"\x89PNG"
+    assert found["digests_differ"] == [0, 1, 2, 3, 4]  # those of drawn labels are none
+    assert f"sheet: train-0000_{key}.png" in run(store, "sample", key, "--limit", "5")
+    found = json.loads(run(store, "view", key, "1", "--json"))
+    assert (found["view"], found["digest_equal"], found["png"]) == (1, False, f"train-0000_{key}_v1.png")
+    text = run(store, "view", key, "1", "--unmixed", "--scale", "4", "--out", "v.png")
+    for part in ("crop", "operations", "lambda", "partner's crop", "are not the pixels that were labelled", "v.png"):
+        assert part in text
+    assert "there is no view 8" in run(store, "view", key, "8", code=1)
+    assert "no sample 'k'" in run(store, "sample", "k", code=1)
+
+
+def test_compare_and_export(store: Store, tmp_path: Path) -> None:
+    other = drawn_store(tmp_path, views=8, seed=3, name="other")
+    assert "policies differ in mix" in run(store, "compare", str(other.path))
+    assert json.loads(run(other, "compare", str(other.path), "--json"))["views"]["agree"] == 1.0
+    assert "kappa 1.000" in run(other, "compare", str(other.path))
+    out = tmp_path / "labels.csv"
+    assert run(store, "export", "--out", str(out)).strip().endswith("labels.csv: 2,080 rows")
+    assert (
+        json.loads(run(store, "export", "--rows", "samples", "--out", str(tmp_path / "s.csv"), "--json"))["written"]
+        == 260
+    )
+    assert "exists already" in run(store, "export", "--out", str(out), code=1)
+
+
+def test_names_of_strangers_do_not_break_the_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys and class names with escapes, markup, newlines, or very long."""
+    monkeypatch.chdir(tmp_path)
+    bad = "\x1b[2J[red]\u202ek\n" + "long" * 30
+    index = bright_store(tmp_path, counts=(64,)).index
+    keys = [(f"{number}-{bad}").encode() for number in range(64)]
+    index = replace(
+        index,
+        key_bytes=np.frombuffer(b"".join(keys), np.uint8),
+        key_ends=np.cumsum([len(key) for key in keys]).astype(np.int64),
+        class_names=tuple(f"{number}{bad}" for number in range(10)),
+    )
+    store = make_store(tmp_path / "bad", index=index, policy=load_policy("cifar", ["size=8"]))
+    rng = np.random.default_rng(0)
+    for unit in store.units():
+        commit_labels(store, unit, rng.integers(0, 10, (64, 2)))
+    texts = [run(store), run(store, "disagreements"), run(store, "confusions"), run(store, "compare", str(store.path))]
+    texts += [run(store, "sample", f"7-{bad}"), run(store, "view", f"7-{bad}", "1")]
+    texts += [run(store, "disagreements", "--class", bad, code=1), run(store, "sample", bad, code=1)]
+    for text in texts:
+        assert not set(text) & set("\x1b\u202e")
+        assert "\nlonglong" not in text
+    pictures = sorted(path.name for path in tmp_path.glob("*.png"))
+    assert len(pictures) == 2
+    assert all(len(name) < 120 and name.isprintable() and "/" not in name for name in pictures)
+    json.loads(run(store, "--json"))
+
+
+def test_progress_is_on_standard_error(store: Store) -> None:
+    script = "import sys; sys.stderr.isatty = lambda: True; from tools.inspect_cache import main; main()"
+    environment = os.environ | {"FORCE_COLOR": "1", "TERM": "xterm"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, store.path, "--json"], capture_output=True, text=True, env=environment
+    )
+    assert "reading labels" in done.stderr
+    json.loads(done.stdout)

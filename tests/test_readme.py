@@ -15,8 +15,28 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
+def shown(first_line: str) -> str:
+    """The Python block that begins with this line."""
+    (block,) = [
+        block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if block.startswith(first_line)
+    ]
+    return block
+
+
+def test_the_notebook_lines_run(tmp_path: Path) -> None:
+    store = bright_store(tmp_path, counts=(64,), views=16)
+    fill_store(store)
+    lines = shown("import teacher_cache\n")
+    changed = lines.replace('"runs/digits/store"', repr(str(store.path)))
+    assert changed != lines
+    (tmp_path / "lines.py").write_text(changed)
+    done = subprocess.run([sys.executable, tmp_path / "lines.py"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "'crop'" in done.stdout
+
+
 def test_the_training_loop_of_your_own_runs(tmp_path: Path) -> None:
-    (loop,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    loop = shown("import timm\n")
     assert loop.count("\n") <= 30
     store = bright_store(tmp_path, counts=(640,), views=4)
     fill_store(store)

@@ -1,172 +1,325 @@
-"""Audit a store: coverage, agreement of teacher and ground truth, confusions, stability, contradictions, skips.
+"""Look into a store: where, on which crops and why the teacher disagrees, and the very pixels that it saw.
 
-python tools/inspect_cache.py STORE [--json]
+python tools/inspect_cache.py STORE [summary | disagreements | confusions | sample | view | compare | export] [--json]
 """
 
 import json
 import sys
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
 
 import click
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
-from rich.text import Text
 
-from teacher_cache.audit import audit
+from teacher_cache.audit.names import file_stem, find_sample, printable
+from teacher_cache.audit.recipes import VIEWS_SAMPLED
+from teacher_cache.audit.tables import (
+    ROWS_SHOWN,
+    say,
+    show_comparison,
+    show_confusions,
+    show_disagreements,
+    show_sample,
+    show_summary,
+    show_view,
+)
 from teacher_cache.errors import TeacherCacheError
+from teacher_cache.places import open_moved
 from teacher_cache.store import Store
 
-ROWS_SHOWN = 20
-BAR_CHARACTERS = 40
+VIEWS_ON_A_SHEET = 48
+
+Decorated = Callable[..., Any]
 
 
-@click.command()
+class _Commands(click.Group):
+    """STORE first, then a command; without one it is the summary."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        leading = [argument for argument in args if argument.startswith("-")]
+        if args[1:2] == ["--help"]:
+            args = ["--help"]
+        elif args and args[0].startswith("-") and args[0] != "--help":
+            rest = [argument for argument in args if not argument.startswith("-")]
+            args = [*rest[:1], *(rest[1:] or ["summary"]), *leading]
+        elif args and args[0] != "--help" and (len(args) == 1 or args[1].startswith("-")):
+            args = [args[0], "summary", *args[1:]]
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TeacherCacheError as error:
+            click.echo(f"error: {printable(str(error), None)}", err=True)
+            ctx.exit(1)
+
+
+def _json_option(command: Decorated) -> Decorated:
+    return click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")(command)
+
+
+def _picture_options(command: Decorated) -> Decorated:
+    command = click.option(
+        "--ops", metavar="FILE.py:FUNCTION", help="The own operations of the store's policy, if it has some."
+    )(command)
+    return click.option("--shards", multiple=True, help="Where the indexed shards are now, if they moved.")(command)
+
+
+@click.group(cls=_Commands, subcommand_metavar="[COMMAND [ARGS]...]")
 @click.argument("store", type=click.Path())
-@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, all shards and classes included.")
-def main(store: str, as_json: bool) -> None:
-    """Audit STORE. Reads labels only: no shard, no teacher."""
-    try:
-        opened = Store.open(store)
-        with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-            task = progress.add_task("reading labels", total=None)
-            report = audit(opened, lambda done, total: progress.update(task, completed=done, total=total))
-    except TeacherCacheError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(1)
+@click.pass_context
+def main(ctx: click.Context, store: str) -> None:
+    """Look into STORE. Without a command: its summary.
+
+    \b
+    python tools/inspect_cache.py runs/digits/store
+    python tools/inspect_cache.py runs/digits/store --json
+    python tools/inspect_cache.py runs/digits/store disagreements --class 3
+    """
+    ctx.obj = store
+
+
+@main.command()
+@click.option(
+    "--views-sampled",
+    default=VIEWS_SAMPLED,
+    type=click.IntRange(0),
+    show_default=True,
+    help="How many views' recipes are looked at, at random; 0: none.",
+)
+@click.option("--seed", default=0, type=click.IntRange(0), help="Which ones.")
+@_picture_options
+@_json_option
+@click.pass_obj
+def summary(store: str, views_sampled: int, seed: int, shards: tuple[str, ...], ops: str | None, as_json: bool) -> None:
+    """Coverage, agreement with the ground truth, confusions, stability, and what crops, mixes and operations do.
+
+    Reads all labels. What needs recipes is measured on whole blocks of a random sample of views, whose images' headers
+    are read; where the shards are not where the store says, that part is left out.
+
+    \b
+    python tools/inspect_cache.py runs/digits/store summary --views-sampled 20000
+    """
+    from teacher_cache.audit.summary import summarise
+
+    opened = _open(store, shards, ops)
+    with _progress("reading labels", "drawing recipes") as (on_labels, on_recipes):
+        report = summarise(opened, views_sampled=views_sampled, seed=seed, on_labels=on_labels, on_recipes=on_recipes)
+    _print(report, as_json, show_summary)
+
+
+@main.command()
+@click.option("--class", "of_class", metavar="NAME", help="Only samples of this class.")
+@click.option("--shard", metavar="NAME", help="Only samples of this shard.")
+@click.option("--margin", type=click.FloatRange(-1, 1), help="Only where another label leads the own class by so much.")
+@click.option("--limit", default=ROWS_SHOWN, type=click.IntRange(1), show_default=True, help="Rows of each list.")
+@_json_option
+@click.pass_obj
+def disagreements(
+    store: str, of_class: str | None, shard: str | None, margin: float | None, limit: int, as_json: bool
+) -> None:
+    """Likely label errors, pictures of two classes, and samples without a stable label, each ranked.
+
+    Shares of the labels over a sample's views serve as probabilities. A mixed view counts by the sample's own share of
+    the mix, and not at all where the label is its partner's class.
+
+    \b
+    python tools/inspect_cache.py runs/digits/store disagreements --margin 0.5
+    python tools/inspect_cache.py runs/digits/store disagreements --class 8 --limit 5 --json
+    """
+    from teacher_cache.audit.disagreements import disagreements as find
+
+    opened = Store.open(store)
+    with _progress("reading labels", "drawing mixes") as (on_labels, on_plans):
+        report = find(
+            opened,
+            limit=limit,
+            of_class=of_class,
+            shard=shard,
+            margin=margin,
+            on_labels=on_labels,
+            on_plans=on_plans,
+        )
+    _print(report, as_json, show_disagreements)
+
+
+@main.command()
+@click.option("--class", "of_class", metavar="NAME", help="Only pairs that this class takes part in.")
+@click.option("--limit", default=ROWS_SHOWN, type=click.IntRange(1), show_default=True, help="Pairs and classes shown.")
+@_json_option
+@click.pass_obj
+def confusions(store: str, of_class: str | None, limit: int, as_json: bool) -> None:
+    """Which class is taken for which, and every class with what it is taken for.
+
+    \b
+    python tools/inspect_cache.py runs/digits/store confusions --class 9
+    """
+    from teacher_cache.audit.confusions import confusions as find
+
+    opened = Store.open(store)
+    with _progress("reading labels") as (on_labels,):
+        report = find(opened, limit=limit, of_class=of_class, on_progress=on_labels)
+    _print(report, as_json, lambda found, console: show_confusions(found, console, limit))
+
+
+@main.command()
+@click.argument("sample", metavar="SHARD/KEY")
+@click.option("--out", type=click.Path(path_type=Path), help="The sheet's file.  [default: SHARD_KEY.png here]")
+@click.option(
+    "--limit",
+    default=VIEWS_ON_A_SHEET,
+    type=click.IntRange(1),
+    show_default=True,
+    help="Views on the sheet, from 0 on.",
+)
+@_picture_options
+@_json_option
+@click.pass_obj
+def sample(
+    store: str, sample: str, out: Path | None, limit: int, shards: tuple[str, ...], ops: str | None, as_json: bool
+) -> None:
+    """A sample, and a sheet (PNG) of its image with the crops and all its views with their labels.
+
+    SHARD may be left out where one shard only has the key.
+
+    \b
+    python tools/inspect_cache.py runs/digits/store sample train-0000.tar/00017
+    python tools/inspect_cache.py runs/digits/store sample 00017 --limit 16 --out 17.png
+    """
+    from teacher_cache.audit.pictures import contact_sheet, save_png
+    from teacher_cache.audit.sample import describe_sample, render_views
+
+    opened = _open(store, shards, ops)
+    number = find_sample(opened, sample)
+    found = describe_sample(opened, number, limit=limit)
+    found |= {"png": None, "digests_differ": []}
+    if found["views_missing"] is None:
+        out = out or _default_file(found["shard"], found["key"])
+        image, views = render_views(opened, number, [view["view"] for view in found["views"]])
+        pictures = list(views)
+        save_png(contact_sheet(found, image, pictures), out)
+        found |= {"png": str(out), "digests_differ": [each.view for each in pictures if each.digest_equal is False]}
+    _print(found, as_json, show_sample)
+
+
+@main.command()
+@click.argument("sample", metavar="SHARD/KEY")
+@click.argument("number", metavar="VIEW", type=click.IntRange(0))
+@click.option("--out", type=click.Path(path_type=Path), help="The picture's file.  [default: SHARD_KEY_vVIEW.png here]")
+@click.option("--unmixed", is_flag=True, help="Beside it, the sample's own view before mixing and its partner's.")
+@click.option(
+    "--scale", default=1, type=click.IntRange(1, 32), show_default=True, help="Enlarge every pixel to a square."
+)
+@_picture_options
+@_json_option
+@click.pass_obj
+def view(
+    store: str,
+    sample: str,
+    number: int,
+    out: Path | None,
+    unmixed: bool,
+    scale: int,
+    shards: tuple[str, ...],
+    ops: str | None,
+    as_json: bool,
+) -> None:
+    """One view: what was drawn for it, what the teacher said, and the pixels (PNG) that it saw.
+
+    \b
+    python tools/inspect_cache.py runs/digits/store view train-0000.tar/00017 3
+    python tools/inspect_cache.py runs/digits/store view 00017 3 --unmixed --scale 8 --out view.png
+    """
+    from teacher_cache.audit.pictures import save_png, side_by_side
+    from teacher_cache.audit.sample import describe_view, render_views
+
+    opened = _open(store, shards, ops)
+    chosen = find_sample(opened, sample)
+    found = describe_view(opened, chosen, number)
+    (pictures,) = render_views(opened, chosen, (number,))[1]
+    panes = [pictures.mixed]
+    if unmixed and pictures.partner is not None:
+        panes += [pictures.unmixed, pictures.partner]
+    out = out or _default_file(found["shard"], found["key"], f"v{number}")
+    save_png(side_by_side(panes, scale), out)
+    _print(found | {"digest_equal": pictures.digest_equal, "png": str(out)}, as_json, show_view)
+
+
+@main.command()
+@click.argument("other", metavar="OTHER_STORE", type=click.Path())
+@click.option("--limit", default=ROWS_SHOWN, type=click.IntRange(1), show_default=True, help="Rows of each list.")
+@_json_option
+@click.pass_obj
+def compare(store: str, other: str, limit: int, as_json: bool) -> None:
+    """Two stores of the same shards: two teachers, two dtypes, two checkpoints.
+
+    Agreement, Cohen's kappa, McNemar's test on who is right about the ground truth, and the samples where the two
+    differ most.
+
+    \b
+    python tools/inspect_cache.py stores/regnety160 compare stores/convnext
+    """
+    from teacher_cache.audit.compare import compare as compare_stores
+
+    with _progress("reading labels") as (on_labels,):
+        report = compare_stores(Store.open(store), Store.open(other), limit=limit, on_progress=on_labels)
+    _print(report, as_json, show_comparison)
+
+
+@main.command()
+@click.option("--out", required=True, type=click.Path(), help="A file that ends in .parquet or .csv.")
+@click.option("--rows", default="views", type=click.Choice(["views", "samples"]), show_default=True)
+@_json_option
+@click.pass_obj
+def export(store: str, out: str, rows: Literal["views", "samples"], as_json: bool) -> None:
+    """Write labels as a table for pandas or DuckDB: a row a (sample, view), or a row a sample.
+
+    Parquet wants the extra `audit` (pyarrow).
+
+    \b
+    python tools/inspect_cache.py runs/digits/store export --out labels.parquet
+    python tools/inspect_cache.py runs/digits/store export --rows samples --out samples.csv
+    """
+    from teacher_cache.audit.export import export as write
+
+    with _progress("writing") as (on_rows,):
+        report = write(Store.open(store), out, rows, on_progress=on_rows)
+    _print(report, as_json, lambda found, console: say(console, f"{found['out']}: {found['written']:,} rows"))
+
+
+# Running
+
+
+def _open(store: str, shards: tuple[str, ...], ops: str | None) -> Store:
+    """What needs own operations asks for --ops itself: recipes do not."""
+    return open_moved(store, shards, ops=ops) if shards or ops is not None else Store.open(store)
+
+
+@contextmanager
+def _progress(*steps: str) -> Iterator[tuple[Callable[[int, int], None], ...]]:
+    """A bar on standard error for each step, which shows from its first call on."""
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+
+        def bar(step: str) -> Callable[[int, int], None]:
+            task = progress.add_task(step, total=None, visible=False)
+            return lambda done, total: progress.update(task, completed=done, total=total, visible=True)
+
+        yield tuple(bar(step) for step in steps)
+
+
+def _print(found: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any], Console], None]) -> None:
     if as_json:
-        click.echo(json.dumps(report, indent=2))
+        click.echo(json.dumps(found, indent=2, allow_nan=False))
     else:
-        show(report, Console(width=None if sys.stdout.isatty() else 120))
+        show(found, Console(width=None if sys.stdout.isatty() else 120))
 
 
-def show(report: dict[str, Any], console: Console) -> None:
-    coverage = report["coverage"]
-    _say(
-        console,
-        f"{report['store']}: {report['samples']:,} samples in {report['shards']} shards x {report['views']} views, "
-        f"{report['classes']} classes; {report['units_committed']} of {report['units']} units are filled "
-        f"({_percent(coverage['share'])})",
-    )
-    if not report["units_committed"]:
-        _say(console, f"Nothing is filled yet: run `teacher-cache fill --store {report['store']} --teacher T`.")
-        return
-    if report["topk"]:
-        size = sum(report["bytes"][name] for name in ("topk_classes", "topk_probabilities"))
-        _say(
-            console,
-            f"Soft labels: the {report['topk']} largest probabilities of each view at tau {report['tau']:g}, "
-            f"{size / 1e6:.2f} MB",
-        )
-    if report["mixed"]:
-        _say(
-            console,
-            "Views are mixed (Mixup or CutMix): the teacher labels the mixed image, so agreement with a sample's own "
-            "class is expected to be lower, and its labels to vary more from view to view.",
-        )
-    shards = sorted(coverage["shards"], key=lambda row: (row["share"] is None, row["share"]))
-    _table(
-        console,
-        f"Coverage by shard, the least filled first ({min(ROWS_SHOWN, len(shards))} of {len(shards)})",
-        ("shard", "samples", "filled"),
-        ((row["shard"], f"{row['samples']:,}", _percent(row["share"])) for row in shards[:ROWS_SHOWN]),
-    )
-    if report["agreement"] is not None:
-        _show_agreement(report, console)
-    if report["stability"] is not None:
-        _show_stability(report["stability"], console)
-    contradictions = report["contradictions"]
-    _table(
-        console,
-        f"Samples whose commonest label is not their class: {contradictions['samples']:,}, by share of their labels",
-        ("shard", "key", "class", "commonest label", "share", "labels"),
-        (
-            (row["shard"], row["key"], row["class"], row["label"], _percent(row["share"]), str(row["labels"]))
-            for row in contradictions["first"]
-        ),
-    )
-    skipped = report["skipped"]["all"]
-    _table(
-        console,
-        f"Skipped samples: {len(skipped):,}",
-        ("shard", "key"),
-        ((row["shard"], row["key"]) for row in skipped[:ROWS_SHOWN]),
-    )
-
-
-def _show_agreement(report: dict[str, Any], console: Console) -> None:
-    agreement = report["agreement"]
-    _table(
-        console,
-        f"Agreement of {report['labelled']:,} labels with the ground truth",
-        ("label is", "share"),
-        (
-            ("the sample's own class", _percent(agreement["own"])),
-            ("the class with the larger lambda", _percent(agreement["larger"])),
-            ("either class of the pair", _percent(agreement["either"])),
-        ),
-    )
-    classes = sorted((row for row in report["agreement_by_class"] if row["labels"]), key=lambda row: row["own"])
-    _table(
-        console,
-        f"Agreement by class, the lowest first ({min(ROWS_SHOWN, len(classes))} of {len(classes)})",
-        ("class", "labels", "own class"),
-        ((row["class"], f"{row['labels']:,}", _percent(row["own"])) for row in classes[:ROWS_SHOWN]),
-    )
-    _table(
-        console,
-        "Most confused pairs",
-        ("class", "label", "count", "share of the class"),
-        ((row["class"], row["label"], f"{row['count']:,}", _percent(row["share"])) for row in report["confused"]),
-    )
-
-
-def _show_stability(stability: dict[str, Any], console: Console) -> None:
-    _say(
-        console,
-        f"\nStability of {stability['samples']:,} samples with two labels or more: their commonest label has "
-        f"{_percent(stability['mean_share'])} of the labels on average, entropy {stability['mean_entropy_bits']:.2f} "
-        f"bits; {_percent(stability['unanimous'] / stability['samples'])} have one label in all views",
-    )
-    for title, bins in (
-        ("share of the commonest label", stability["share_bins"]),
-        ("entropy in bits", stability["entropy_bins"]),
-    ):
-        edges, counts = bins["edges"], bins["samples"]
-        most = max(counts)
-        _table(
-            console,
-            None,
-            (title, "samples", ""),
-            (
-                (f"{low:.1f} to {high:.1f}", f"{count:,}", "█" * round(BAR_CHARACTERS * count / most))
-                for low, high, count in zip(edges, edges[1:], counts, strict=False)
-            ),
-        )
-
-
-def _say(console: Console, text: str, style: str | None = None) -> None:
-    """Print prose as it is: paths and commands stay in one piece."""
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
-
-
-def _table(console: Console, title: str | None, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
-    """Print a title and, where there are rows, a table. Names from shards are no markup."""
-    table = Table(show_edge=False)
-    for column in columns:
-        table.add_column(column, justify="right" if column in {"samples", "labels", "count"} else "left")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    console.print()
-    if title is not None:
-        _say(console, title, style="bold")
-    if table.row_count:
-        console.print(table)
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.1%}"
+def _default_file(*names: str) -> Path:
+    shard, key, *rest = names
+    return Path(file_stem(shard.removesuffix(".tar"), key, *rest) + ".png")
 
 
 if __name__ == "__main__":

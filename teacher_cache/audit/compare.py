@@ -1,0 +1,196 @@
+"""Two stores over the same index: two teachers, two dtypes, two checkpoints."""
+
+from typing import Any
+
+import numpy as np
+
+from teacher_cache.audit.intervals import kappa, mcnemar
+from teacher_cache.audit.names import place
+from teacher_cache.audit.votes import Confusions, OnProgress, Votes, count_labels, count_votes, join_votes
+from teacher_cache.audit.votes import read_unit_row as read_row
+from teacher_cache.errors import StoreError
+from teacher_cache.store import NOT_LABELLED, Store
+
+LISTED = 20
+
+
+def compare(
+    store: Store, other: Store, *, limit: int = LISTED, on_progress: OnProgress | None = None
+) -> dict[str, Any]:
+    """How far two stores agree, view by view where both labelled the same pixels, and sample by sample.
+
+        {"store": "runs/a", "other": "runs/b", "teachers": ["regnety_160", "resnet50"],
+         "same_pixels": true, "why_not": null,     one line where the labels are of different pixels: then views is null
+         "views": {"compared": 160000, "agree": 0.93, "kappa": 0.92, "hits": [0.71, 0.70],
+                   "only_first": 4100, "only_second": 3600,
+                   "confused": [{"first": "cat", "second": "dog", "count": 812}, ...]},
+         "samples": {"compared": 10000, "agree": 0.95, "kappa": 0.94, "hits": [0.80, 0.79], "only_first": 150,
+                     "only_second": 120, "mcnemar_p": 0.08},
+         "differ_most": {"samples": 500, "rows": [{"shard": ..., "key": ..., "sample": 17, "class": "cat",
+                     "first": "cat", "first_share": 1.0, "second": "dog", "second_share": 0.9,
+                     "views": 16, "differ": 15}, ...]}}
+
+    Views are those that both have labelled; samples are compared by their commonest label over these (over all labels
+    of either where pixels differ), and samples without any are left out. hits: shares of labels that are the ground
+    truth, in mixed views the sample's own class; only_first: how many times the first store's label is it and the
+    second's is not. mcnemar_p is the exact two-sided p-value of that, of samples alone: views of a sample are no
+    independent trials. differ_most has samples of different commonest labels, by the smaller of the two shares; differ
+    counts views, null where pixels differ.
+
+    StoreError where the two are not over the same samples and classes.
+    """
+    _check_same_index(store, other)
+    why_not = _why_other_pixels(store, other)
+    first, second, tables = _read_both(store, other, why_not is None, on_progress)
+    classes, names = store.index.classes, store.class_names
+    both = (first.label >= 0) & (second.label >= 0)
+    hits = [(votes.label == classes) & both for votes in (first, second)]
+    only_first, only_second = int((hits[0] & ~hits[1]).sum()), int((hits[1] & ~hits[0]).sum())
+    compared, agree = int(both.sum()), both & (first.label == second.label)
+    given = [np.bincount(votes.label[both], minlength=len(names)) for votes in (first, second)]
+    against = np.flatnonzero(both & ~agree)
+    surer = np.minimum(first.share[against], second.share[against])
+    most = against[np.lexsort((against, -surer))[:limit]].tolist()
+    return {
+        "store": str(store.path),
+        "other": str(other.path),
+        "teachers": [(each.teacher or {}).get("name") for each in (store, other)],
+        "same_pixels": why_not is None,
+        "why_not": why_not,
+        "views": None if why_not is not None else tables.report(classes, names, limit),
+        "samples": {
+            "compared": compared,
+            "agree": int(agree.sum()) / compared if compared else None,
+            "kappa": kappa(int(agree.sum()) / compared, *given) if compared else None,
+            "hits": [int(hit.sum()) / compared if compared else None for hit in hits],
+            "only_first": only_first,
+            "only_second": only_second,
+            "mcnemar_p": mcnemar(only_first, only_second),
+        },
+        "differ_most": {
+            "samples": len(against),
+            "rows": [
+                {
+                    **place(store, sample),
+                    "class": names[classes[sample]],
+                    "first": names[first.label[sample]],
+                    "first_share": float(first.share[sample]),
+                    "second": names[second.label[sample]],
+                    "second_share": float(second.share[sample]),
+                    "views": int(first.num_labels[sample]),
+                    "differ": int(tables.differ[sample]) if why_not is None else None,
+                }
+                for sample in most
+            ],
+        },
+    }
+
+
+def _check_same_index(store: Store, other: Store) -> None:
+    ours, theirs = store.index, other.index
+    what = ""
+    if [entry.name for entry in ours.shards] != [entry.name for entry in theirs.shards]:
+        what = f"are over other shards ({len(ours.shards)} and {len(theirs.shards)})"
+    elif ours.class_names != theirs.class_names:
+        what = f"have other classes ({len(ours.class_names)} and {len(theirs.class_names)})"
+    else:
+        for one, two in zip(ours.shards, theirs.shards, strict=True):
+            if one.hash != two.hash:
+                what = f"are over other contents of shard {one.name} (index hash {one.hash:016x} and {two.hash:016x})"
+                break
+    if what:
+        raise StoreError(
+            f"{store.path} and {other.path} {what}: compare stores of the same shards, as `index --like` makes them"
+        )
+
+
+def _why_other_pixels(store: Store, other: Store) -> str | None:
+    """Why the labels of the two are of different pixels, in one line; None where they are of the same."""
+    if store.seed != other.seed:
+        return f"the stores' seeds differ ({store.seed} and {other.seed}), so labels are of different pixels"
+    ours, theirs = store.policy.to_json(), other.policy.to_json()
+    differing = [name for name in ours | theirs if name != "name" and ours.get(name) != theirs.get(name)]
+    if differing:
+        return f"the stores' policies differ in {', '.join(differing)}, so labels are of different pixels"
+    return None
+
+
+class _ViewTables:
+    """What is counted of views that both stores labelled."""
+
+    def __init__(self, store: Store) -> None:
+        self.pairs = Confusions(store.num_classes)  # of the first store's label and the second's
+        self.hits = np.zeros((2, 2), np.int64)  # [is the first's the ground truth, is the second's]
+        self.differ = np.zeros(store.index.num_samples, np.int32)
+
+    def add(self, start: int, classes: np.ndarray, first: np.ndarray, second: np.ndarray, both: np.ndarray) -> None:
+        self.pairs.add_pairs(first[both].astype(np.int64), second[both].astype(np.int64))
+        self.differ[start : start + len(classes)] = (both & (first != second)).sum(axis=1)
+        right = [(labels == classes[:, None])[both].astype(np.int64) for labels in (first, second)]
+        self.hits += np.bincount(2 * right[0] + right[1], minlength=4).reshape(2, 2)
+
+    def report(self, classes: np.ndarray, names: tuple[str, ...], limit: int) -> dict[str, Any]:
+        first, second, counts = self.pairs.pairs()
+        compared, same = int(counts.sum()), int(counts[first == second].sum())
+        given = [np.zeros(len(names), np.int64) for _ in range(2)]
+        for numbers, labels in zip(given, (first, second), strict=True):
+            np.add.at(numbers, labels, counts)
+        wrong = np.flatnonzero(first != second)
+        order = wrong[np.argsort(-counts[wrong], kind="stable")[:limit]].tolist()
+        hits = (self.hits[1].sum(), self.hits[:, 1].sum())
+        return {
+            "compared": compared,
+            "agree": same / compared if compared else None,
+            "kappa": kappa(same / compared, *given) if compared else None,
+            "hits": [int(hit) / compared if compared else None for hit in hits],
+            "only_first": int(self.hits[1, 0]),
+            "only_second": int(self.hits[0, 1]),
+            "confused": [
+                {"first": names[first[i]], "second": names[second[i]], "count": int(counts[i])} for i in order
+            ],
+        }
+
+
+def _read_both(
+    store: Store, other: Store, same_pixels: bool, on_progress: OnProgress | None
+) -> tuple[Votes, Votes, _ViewTables]:
+    """Votes of every sample in both stores: of the views that both labelled, or of all where pixels differ."""
+    tables = _ViewTables(store)
+    parts: tuple[list[Votes], list[Votes]] = ([], [])
+    committed, reader = store.committed(), _Rows(other)
+    views = min(store.views, other.views)
+    units = store.units(store.group_views(0))
+    for done, unit in enumerate(units):
+        row = read_row(store, committed, unit.shard, unit.unit)
+        classes = store.index.classes[row.start : row.start + len(row.labels)]
+        first, second = row.labels, reader.labels(unit.shard, row.start, len(row.labels))
+        if same_pixels:
+            first, second = first[:, :views].copy(), second[:, :views].copy()
+            both = (first >= 0) & (second >= 0)
+            first[~both] = second[~both] = NOT_LABELLED
+            tables.add(row.start, classes, first, second, both)
+        for part, labels in zip(parts, (first, second), strict=True):
+            part.append(count_votes(labels, classes, count_labels(labels)))
+        if on_progress is not None:
+            on_progress(done + 1, len(units))
+    return join_votes(parts[0]), join_votes(parts[1]), tables
+
+
+class _Rows:
+    """Labels of any samples of a shard, whatever the store's units: the last unit row read is held."""
+
+    def __init__(self, store: Store) -> None:
+        self._store, self._committed = store, store.committed()
+        self._held = read_row(store, self._committed, *store.units()[0][:2])
+
+    def labels(self, shard: int, start: int, count: int) -> np.ndarray:
+        """(count, views) of samples from `start` on, all in this shard."""
+        store, parts, at = self._store, [], start
+        while at < start + count:
+            unit = (at - int(store.index.starts[shard])) // store.unit_samples
+            if (self._held.shard, self._held.unit) != (shard, unit):
+                self._held = read_row(store, self._committed, shard, unit)
+            first = at - self._held.start
+            parts.append(self._held.labels[first : first + start + count - at])
+            at += len(parts[-1])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -1,0 +1,109 @@
+"""Which classes the teacher agrees with, and which it takes for which."""
+
+import difflib
+from typing import Any
+
+import numpy as np
+
+from teacher_cache.audit.votes import Census, Confusions, OnProgress, take_census
+from teacher_cache.errors import StoreError
+from teacher_cache.store import Store
+
+LISTED = 20
+TAKEN_FOR = 5
+
+
+def confusions(
+    store: Store,
+    *,
+    limit: int = LISTED,
+    of_class: str | None = None,
+    census: Census | None = None,
+    on_progress: OnProgress | None = None,
+) -> dict[str, Any]:
+    """The pairs of classes that differ most often, over all labels; every class with what it is taken for most.
+
+        {"store": "runs/store", "mixed": false, "labels": 160000, "own": 0.71, "of_class": null,
+         "confused": [{"class": "cat", "label": "dog", "count": 3121, "share": 0.19,
+                       "back": 0.12, "samples": 170}, ...],
+         "classes": [{"class": "cat", "samples": 1000, "labels": 16000, "own": 0.55, "given": 14211, "precision": 0.62,
+                      "taken_for": [{"label": "dog", "count": 3121, "share": 0.19}, ...]}, ...]}
+
+    share: of the class's labels; back: the share of the label's own samples that are called this class; samples: those
+    whose commonest label it is. given: labels that are this class, whatever the sample; precision: the share of them
+    that are right. taken_for: the five most frequent. With of_class, the name of a class, pairs that it takes part in.
+    own, share, back and precision are None where there is nothing to divide by.
+
+    In a store of mixed views a label may be the partner's class: a pair then counts partners too.
+    """
+    census = take_census(store, on_progress) if census is None else census
+    names, number = store.class_names, None if of_class is None else class_number(store, of_class)
+    truth, labels, counts = census.confusions.pairs()
+    labelled, own, given = margins(census.confusions)
+    wrong = truth != labels
+    chosen = np.flatnonzero(wrong if number is None else wrong & ((truth == number) | (labels == number)))
+    taken_for: dict[int, list[dict[str, Any]]] = {}
+    for i in np.lexsort((-counts, truth)).tolist():
+        row = taken_for.setdefault(int(truth[i]), [])
+        if wrong[i] and len(row) < TAKEN_FOR:
+            row.append(
+                {"label": names[labels[i]], "count": int(counts[i]), "share": ratio(counts[i], labelled[truth[i]])}
+            )
+    return {
+        "store": str(store.path),
+        "mixed": store.policy.mix is not None,
+        "labels": int(labelled.sum()),
+        "own": ratio(own.sum(), labelled.sum()),
+        "of_class": of_class,
+        "confused": [
+            {
+                "class": names[truth[i]],
+                "label": names[labels[i]],
+                "count": int(counts[i]),
+                "share": ratio(counts[i], labelled[truth[i]]),
+                "back": ratio(counts[(truth == labels[i]) & (labels == truth[i])].sum(), labelled[labels[i]]),
+                "samples": int(((store.index.classes == truth[i]) & (census.votes.label == labels[i])).sum()),
+            }
+            for i in chosen[np.argsort(-counts[chosen], kind="stable")[:limit]].tolist()
+        ],
+        "classes": [
+            {
+                "class": names[c],
+                "samples": samples,
+                "labels": int(labelled[c]),
+                "own": ratio(own[c], labelled[c]),
+                "given": int(given[c]),
+                "precision": ratio(own[c], given[c]),
+                "taken_for": taken_for.get(c, []),
+            }
+            for c, samples in enumerate(np.bincount(store.index.classes, minlength=store.num_classes).tolist())
+            if number is None or c == number
+        ],
+    }
+
+
+def margins(counted: Confusions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels of samples of each class, how many of them are that class, and how often each class is given; int64."""
+    truth, labels, counts = counted.pairs()
+    found = [np.zeros(counted.num_classes, np.int64) for _ in range(3)]
+    np.add.at(found[0], truth, counts)
+    np.add.at(found[1], truth[truth == labels], counts[truth == labels])
+    np.add.at(found[2], labels, counts)
+    return found[0], found[1], found[2]
+
+
+def class_number(store: Store, name: str) -> int:
+    """The number of a class by its name, or by the number itself; StoreError where there is no such class."""
+    if name in store.class_names:
+        return store.class_names.index(name)
+    if name.isdecimal() and int(name) < store.num_classes:
+        return int(name)
+    close = difflib.get_close_matches(name, store.class_names, 3)
+    raise StoreError(
+        f"{store.path} has no class {name!r} among its {store.num_classes}: "
+        + (f"did you mean {' or '.join(map(repr, close))}?" if close else "give a name of classes.json, or its number")
+    )
+
+
+def ratio(part: int, whole: int) -> float | None:
+    return int(part) / int(whole) if whole else None

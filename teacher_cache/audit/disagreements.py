@@ -1,0 +1,307 @@
+"""Samples about which teacher and ground truth differ, the most convincing first: likely label errors, pictures of two
+classes, and pictures that the teacher calls something else in every view.
+
+The shares of the labels over a sample's views serve as its class probabilities; a likely error is ranked by its
+normalised margin (Northcutt, Jiang and Chuang 2021, "Confident learning"; cleanlab's label quality score of that name):
+half of 1 + share of the own class - share of the most frequent other one. cleanlab itself would want all samples'
+probabilities of all classes at once (10 GB for ImageNet's training set), and brings pandas for this one line.
+
+A mixed view is evidence about its own class in proportion to its own share of the mix, and none at all where the label
+is the partner's class: then the teacher saw the partner.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from teacher_cache.audit.confusions import class_number
+from teacher_cache.audit.names import place
+from teacher_cache.audit.votes import Census, OnProgress, Votes, read_unit_row, take_census
+from teacher_cache.errors import StoreError
+from teacher_cache.replay.block import BLOCK_SAMPLES, view_mix
+from teacher_cache.replay.mix import LAMBDA_ONE
+from teacher_cache.replay.seeds import Stream, derive
+from teacher_cache.store import SKIPPED, Store
+
+LISTED = 50
+MIN_LABELS = 4  # fewer say nothing about stability; a store of fewer views wants them all
+SECOND_SHARE, BOTH_SHARES = 0.25, 0.9  # two stable labels: what the second has at least, and both together
+UNSTABLE_SHARE = 0.5  # the commonest label has less
+PLANS = 40_000  # mix plans, of two thirds of a millisecond each, that are drawn at most
+VIEWS_WEIGHED = 64  # of each sample, where there are too many samples for all: fewer samples rather than fewer views
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """Evidence about samples (n,) each: its sum in views, and the shares of it. entropy is in bits."""
+
+    samples: np.ndarray
+    labels: np.ndarray  # how many labels were looked at
+    evidence: np.ndarray
+    label: np.ndarray
+    share: np.ndarray
+    second: np.ndarray  # -1: there is one label only
+    second_share: np.ndarray
+    own_share: np.ndarray
+    entropy: np.ndarray
+
+    def other(self, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The label with most evidence but the own class, -1 where there is none, and its share."""
+        is_own = self.label == classes[self.samples]
+        return np.where(is_own, self.second, self.label), np.where(is_own, self.second_share, self.share)
+
+
+def disagreements(
+    store: Store,
+    *,
+    limit: int = LISTED,
+    of_class: str | None = None,
+    shard: str | None = None,
+    margin: float | None = None,
+    plans: int = PLANS,
+    seed: int = 0,
+    census: Census | None = None,
+    on_labels: OnProgress | None = None,
+    on_plans: OnProgress | None = None,
+) -> dict[str, Any]:
+    """Likely label errors, pictures of two classes and unstable samples, each ranked, the first `limit` of each.
+
+        {"store": "runs/store", "mixed": true, "class": null, "shard": null, "margin": null, "min_labels": 4,
+         "evidence": "what counts, one sentence", "samples": 10000, "weighed": 6000, "views_weighed": 16,
+         "label_errors": {"samples": 812, "rows": [ROW, ...]},
+         "multi_label": {"samples": 90, "rows": [ROW, ...]},
+         "unstable": {"samples": 300, "rows": [ROW, ...]}}
+
+        ROW {"shard": "train-0000.tar", "key": "00017", "sample": 17, "class": "cat", "label": "dog", "share": 0.9,
+             "second": "cat", "second_share": 0.1, "own_share": 0.1, "margin": 0.8, "score": 0.1,
+             "entropy_bits": 0.5, "labels": 16, "evidence": 7.2}
+
+    label and second have the largest shares of the evidence, second is null where there is one label only; margin is
+    the share of the largest other label less that of the own class, score = (1 - margin) / 2: 0 is a sure error.
+    evidence is in views, labels counts those looked at. Samples of fewer than min_labels labels are left out, and rows
+    of less than half as much evidence.
+
+    samples of each list counts all that belong to it, of those weighed: where views are mixed, the most suspicious ones
+    by plain votes; views_weighed views of each are looked at, so that no more than `plans` mix plans are drawn.
+    of_class (a name) and shard narrow the samples, margin the rows: those of at least that.
+    """
+    census = take_census(store, on_labels) if census is None else census
+    votes, classes = census.votes, store.index.classes
+    least = min(MIN_LABELS, store.views)
+    inside = votes.num_labels >= least
+    if of_class is not None:
+        inside &= classes == class_number(store, of_class)
+    if shard is not None:
+        inside &= _in_shard(store, shard)
+    samples = np.flatnonzero(inside)
+    found = _plain(votes, samples)
+    views_weighed = store.views
+    if store.policy.mix is not None:
+        if _num_plans(store, samples) > plans:
+            samples_weighed = _candidates(found, classes, max(5 * limit, plans // (3 * VIEWS_WEIGHED)))
+        else:
+            samples_weighed = samples
+        found, views_weighed = weigh(store, samples_weighed, plans, seed, on_plans)
+    other, other_share = found.other(classes)
+    margins = other_share - found.own_share
+    wanted = (found.evidence >= least / 2) & (np.ones(len(other), bool) if margin is None else margins >= margin)
+    rarity = _confusion_of(census, classes[found.samples], other)
+    truth = classes[found.samples]
+    lists = {
+        "label_errors": (
+            wanted & (found.label != truth),
+            (found.samples, rarity, -found.evidence, -margins),
+        ),
+        "multi_label": (
+            wanted & (found.second_share >= SECOND_SHARE) & (found.share + found.second_share >= BOTH_SHARES),
+            (found.samples, -found.share - found.second_share, -found.second_share),
+        ),
+        "unstable": (wanted & (found.share < UNSTABLE_SHARE), (found.samples, found.share, -found.entropy)),
+    }
+    result: dict[str, Any] = {
+        "store": str(store.path),
+        "mixed": store.policy.mix is not None,
+        "class": of_class,
+        "shard": shard,
+        "margin": margin,
+        "min_labels": least,
+        "evidence": _what_counts(store, len(found.samples), len(samples), views_weighed),
+        "samples": len(samples),
+        "weighed": len(found.samples),
+        "views_weighed": views_weighed,
+    }
+    for name, (belongs, order) in lists.items():
+        members = np.flatnonzero(belongs)
+        ranked = members[np.lexsort(tuple(key[members] for key in order))][:limit]
+        rows = [_row(store, found, number, float(margins[number])) for number in ranked.tolist()]
+        result[name] = {"samples": len(members), "rows": rows}
+    return result
+
+
+def _what_counts(store: Store, weighed: int, samples: int, views: int) -> str:
+    if store.policy.mix is None:
+        return f"all labels of {samples:,} samples; no view is mixed"
+    which = "all" if weighed == samples else f"the {weighed:,} most suspicious by plain votes"
+    return (
+        f"views are mixed: each counts by the sample's own share of the mix, and not at all where the label is the "
+        f"partner's class; {views} of {store.views} views of {which} of {samples:,} samples were weighed"
+    )
+
+
+def _in_shard(store: Store, shard: str) -> np.ndarray:
+    numbers = [number for number, entry in enumerate(store.index.shards) if entry.name == shard]
+    if not numbers:
+        raise StoreError(f"{store.path} has no shard {shard!r}: give a shard's file name")
+    starts, inside = store.index.starts, np.zeros(store.index.num_samples, bool)
+    inside[starts[numbers[0]] : starts[numbers[0] + 1]] = True
+    return inside
+
+
+def _plain(votes: Votes, samples: np.ndarray) -> Weighed:
+    """Votes as evidence: every label counts one."""
+    return Weighed(
+        samples=samples,
+        labels=votes.num_labels[samples],
+        evidence=votes.num_labels[samples].astype(float),
+        label=votes.label[samples],
+        share=votes.share[samples],
+        second=votes.second[samples],
+        second_share=votes.second_share[samples],
+        own_share=votes.own_share[samples],
+        entropy=votes.entropy[samples].astype(float),
+    )
+
+
+def _num_plans(store: Store, samples: np.ndarray) -> int:
+    """How many mix plans weighing all views of these samples takes."""
+    shards = np.searchsorted(store.index.starts, samples, side="right") - 1
+    blocks = (samples - store.index.starts[shards]) // BLOCK_SAMPLES
+    return len(_runs_of(shards, blocks)) * store.views
+
+
+def _candidates(plain: Weighed, classes: np.ndarray, each: int) -> np.ndarray:
+    """The samples that plain votes make most suspicious, of each kind so many, sorted."""
+    if len(plain.samples) <= each:
+        return plain.samples
+    _, other_share = plain.other(classes)
+    chosen = [
+        plain.samples[np.argsort(key, kind="stable")[:each]]
+        for key in (plain.own_share - other_share, -plain.second_share, -plain.entropy)
+    ]
+    return np.unique(np.concatenate(chosen))
+
+
+def weigh(
+    store: Store, samples: np.ndarray, plans: int = PLANS, seed: int = 0, on_progress: OnProgress | None = None
+) -> tuple[Weighed, int]:
+    """The evidence of mixed views about these samples (n,), sorted; and how many views of each were looked at.
+
+    All views, or so many at random, the same ones for all samples, that no more than `plans` mix plans are drawn.
+    """
+    index, committed = store.index, store.committed()
+    shards = np.searchsorted(index.starts, samples, side="right") - 1
+    within = samples - index.starts[shards]
+    units, blocks = within // store.unit_samples, within // BLOCK_SAMPLES
+    runs = _runs_of(shards, blocks)
+    filled = np.flatnonzero(np.repeat(committed.any(axis=(0, 1)), store.group))
+    number = min(len(filled), max(1, plans // max(1, len(runs))))
+    views = np.sort(filled[Stream(derive(seed, "audit views")).permutation(len(filled))[:number]])
+    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # labels, weights (n, views) of a block's samples
+    row = None
+    for done, (first, last) in enumerate(runs):
+        shard, unit, block = int(shards[first]), int(units[first]), int(blocks[first])
+        if row is None or (row.shard, row.unit) != (shard, unit):
+            row = read_unit_row(store, committed, shard, unit)
+        start = int(index.starts[shard]) + block * BLOCK_SAMPLES
+        labels = row.labels[start - row.start : start - row.start + BLOCK_SAMPLES][:, views].astype(np.int64)
+        weights = _weights(store, shard, block, index.classes[start : start + len(labels)], labels, views)
+        members = samples[first:last] - start
+        parts.append((labels[members], weights[members], samples[first:last]))
+        if on_progress is not None:
+            on_progress(done + 1, len(runs))
+    return _weighed(store.index.classes, parts), number
+
+
+def _runs_of(shards: np.ndarray, blocks: np.ndarray) -> list[tuple[int, int]]:
+    """First and end of every run of entries of the same block."""
+    if not len(shards):
+        return []
+    cuts = np.flatnonzero((np.diff(shards) != 0) | (np.diff(blocks) != 0)) + 1
+    return list(zip([0, *cuts.tolist()], [*cuts.tolist(), len(shards)], strict=True))
+
+
+def _weights(
+    store: Store, shard: int, block: int, classes: np.ndarray, labels: np.ndarray, views: np.ndarray
+) -> np.ndarray:
+    """What each label of a block says about its sample, in views. labels (n, views) -> (n, views) float."""
+    weights = np.zeros(labels.shape)
+    for column, view in enumerate(views.tolist()):
+        said = labels[:, column]
+        if not (said >= 0).any():
+            continue
+        skipped = frozenset(np.flatnonzero(said == SKIPPED).tolist())
+        plan = view_mix(store.policy, store.seed, store.shard_name(shard), block, len(labels), skipped, view)
+        partners = (said == classes[plan.partners]) & (said != classes)
+        weights[:, column] = np.where((said >= 0) & ~partners, plan.lambdas / LAMBDA_ONE, 0)
+    return weights
+
+
+def _weighed(classes: np.ndarray, parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Weighed:
+    rows: list[tuple[float, ...]] = []
+    for labels, weights, samples in parts:
+        for said, counted, sample in zip(labels, weights, samples.tolist(), strict=True):
+            rows.append((sample, int((said >= 0).sum()), *_shares(said, counted, int(classes[sample]))))
+    columns = np.array(rows, float).reshape(len(rows), 9).T
+    whole = [columns[number].astype(np.int64) for number in (0, 1, 3, 5)]
+    return Weighed(whole[0], whole[1], columns[2], whole[2], columns[4], whole[3], *columns[6:])
+
+
+def _shares(said: np.ndarray, weights: np.ndarray, own: int) -> tuple[float, ...]:
+    """evidence, label, share, second, second_share, own_share, entropy of one sample's labels."""
+    counted = weights > 0
+    kinds, numbers = np.unique(said[counted], return_inverse=True)
+    total = float(weights.sum())
+    if not len(kinds):
+        return 0.0, -1, 0.0, -1, 0.0, 0.0, 0.0
+    shares = np.bincount(numbers, weights[counted]) / total
+    order = np.lexsort((kinds, kinds != own, -shares))
+    second = order[1] if len(order) > 1 else None
+    return (
+        total,
+        int(kinds[order[0]]),
+        float(shares[order[0]]),
+        -1 if second is None else int(kinds[second]),
+        0.0 if second is None else float(shares[second]),
+        float(shares[kinds == own].sum()),
+        max(0.0, -float((shares * np.log2(shares)).sum())),
+    )
+
+
+def _confusion_of(census: Census, truth: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """How often the teacher gives samples of the class `truth` the label, over the whole store, (n,) int64."""
+    first, second, counts = census.confusions.pairs()
+    if not len(counts):
+        return np.zeros(len(truth), np.int64)
+    codes = first * census.confusions.num_classes + second
+    wanted = truth.astype(np.int64) * census.confusions.num_classes + labels
+    at = np.minimum(np.searchsorted(codes, wanted), len(codes) - 1)
+    return np.where((codes[at] == wanted) & (labels >= 0), counts[at], 0)
+
+
+def _row(store: Store, found: Weighed, number: int, margin: float) -> dict[str, Any]:
+    sample, second, names = int(found.samples[number]), int(found.second[number]), store.class_names
+    return {
+        **place(store, sample),
+        "class": names[store.index.classes[sample]],
+        "label": names[int(found.label[number])],
+        "share": float(found.share[number]),
+        "second": names[second] if second >= 0 else None,
+        "second_share": float(found.second_share[number]),
+        "own_share": float(found.own_share[number]),
+        "margin": margin,
+        "score": (1 - margin) / 2,
+        "entropy_bits": float(found.entropy[number]),
+        "labels": int(found.labels[number]),
+        "evidence": float(found.evidence[number]),
+    }

@@ -1,0 +1,227 @@
+"""A sample's views on one sheet, and one view as a picture."""
+
+import io
+import os
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from teacher_cache.audit.names import printable
+from teacher_cache.audit.sample import Pictures
+from teacher_cache.errors import StoreError
+
+SHEET_WIDTH = 1200
+COLUMNS = 8
+MARGIN, GAP = 16, 10
+LINE = 17  # pixels from one line of text to the next
+ORIGINAL_SIDE = 400
+TOP_VOTES = 12
+
+PAPER, INK, FAINT = (255, 255, 255), (24, 24, 24), (105, 105, 105)
+COLOURS = {  # of a label; told apart by the colour-blind too (Okabe and Ito 2008)
+    "own": (0, 120, 90),
+    "partner": (0, 95, 170),
+    "neither": (200, 75, 0),
+    None: (130, 130, 130),
+}
+MEANING = {
+    "own": "label is the sample's class",
+    "partner": "label is the partner's class",
+    "neither": "another label",
+    None: "not labelled",
+}
+
+
+def side_by_side(panes: Sequence[np.ndarray], scale: int = 1) -> Image.Image:
+    """Pictures of one size, (H, W, 3) uint8, each pixel `scale` pixels wide, with a gap of paper between them."""
+    height, width = panes[0].shape[:2]
+    sheet = Image.new("RGB", ((len(panes) * width * scale) + (len(panes) - 1) * GAP, height * scale), PAPER)
+    for number, pane in enumerate(panes):
+        larger = Image.fromarray(pane).resize((width * scale, height * scale), Image.Resampling.NEAREST)
+        sheet.paste(larger, (number * (width * scale + GAP), 0))
+    return sheet
+
+
+def contact_sheet(sample: dict[str, Any], image: np.ndarray, views: Sequence[Pictures]) -> Image.Image:
+    """The image with the crop boxes of its views, the votes, and the views themselves with what each was called.
+
+    sample: of `describe_sample`; image (H, W, 3) uint8; views: those of sample["views"], in the same order.
+    """
+    columns = min(COLUMNS, max(1, len(views)))
+    side = (SHEET_WIDTH - 2 * MARGIN - (COLUMNS - 1) * GAP) // COLUMNS
+    caption_lines = max((len(_caption(view)) for view in sample["views"]), default=0)
+    original = _with_crops(image, sample["views"])
+    top = MARGIN + 2 * LINE + GAP
+    votes_height = LINE * (4 + len(COLOURS) + min(TOP_VOTES, len(sample["votes"])))
+    grid = top + max(original.height, votes_height) + 2 * GAP
+    tile = _tile_size(views[0].mixed.shape[:2], side) if views else (side, side)
+    row_height = tile[0] + caption_lines * LINE + 2 * GAP
+    rows = -(-len(views) // columns)
+    sheet = Image.new("RGB", (SHEET_WIDTH, grid + rows * row_height + MARGIN), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    title = f"{printable(sample['key'])}   class {printable(sample['class'])}"
+    draw.text((MARGIN, MARGIN), _fitted(title, SHEET_WIDTH - 2 * MARGIN, 17), INK, _font(17))
+    height, width = image.shape[:2]
+    shown = f"{len(views)} of {len(sample['labels'])} views" if len(views) < len(sample["labels"]) else "all views"
+    line = f"{printable(sample['shard'])}, block {sample['block']}, {width} x {height} pixels, {shown}"
+    draw.text((MARGIN, MARGIN + 1.3 * LINE), _fitted(line, SHEET_WIDTH - 2 * MARGIN, 13), FAINT, _font(13))
+    sheet.paste(original, (MARGIN, top))
+    _draw_votes(draw, sample, MARGIN + original.width + 3 * GAP, top)
+    for number, (view, pictures) in enumerate(zip(sample["views"], views, strict=True)):
+        row, column = divmod(number, columns)
+        left, above = MARGIN + column * (side + GAP), grid + row * row_height
+        _draw_tile(sheet, draw, view, pictures, left, above, tile)
+    return sheet
+
+
+def _tile_size(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """Height and width of a tile: whole multiples where pictures are small, so that pixels stay pixels."""
+    longest = max(size)
+    if longest <= side:
+        return size[0] * (side // longest), size[1] * (side // longest)
+    return max(1, size[0] * side // longest), max(1, size[1] * side // longest)
+
+
+def _scaled(pixels: np.ndarray, size: tuple[int, int]) -> Image.Image:
+    """Pixels at a height and width: enlarged to squares, made smaller smoothly."""
+    larger = size[0] >= pixels.shape[0]
+    how = Image.Resampling.NEAREST if larger else Image.Resampling.LANCZOS
+    return Image.fromarray(pixels).resize((size[1], size[0]), how)
+
+
+def _with_crops(image: np.ndarray, views: Sequence[dict[str, Any]]) -> Image.Image:
+    height, width = image.shape[:2]
+    scale = ORIGINAL_SIDE / max(height, width)
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    drawn = _scaled(image, size)
+    draw = ImageDraw.Draw(drawn)
+    numbered = len(views) <= 2 * COLUMNS
+    for view in views:
+        crop, colour = view["recipe"]["crop"], COLOURS[view["agrees"]]
+        left, top = crop["left"] * scale, crop["top"] * scale
+        right = min(size[1] - 1, left + crop["width"] * scale - 1)
+        bottom = min(size[0] - 1, top + crop["height"] * scale - 1)
+        # a pale line under the coloured one shows on any picture
+        draw.rectangle((left, top, max(left, right), max(top, bottom)), outline=PAPER, width=3)
+        draw.rectangle(
+            (left, top, max(left, right), max(top, bottom)), outline=colour, width=1 if len(views) > 24 else 2
+        )
+    for view in views if numbered else ():
+        crop = view["recipe"]["crop"]
+        place = crop["left"] * scale + 4, crop["top"] * scale + 3
+        draw.text(place, str(view["view"]), COLOURS[view["agrees"]], _font(13), stroke_width=2, stroke_fill=PAPER)
+    return drawn
+
+
+def _draw_votes(draw: ImageDraw.ImageDraw, sample: dict[str, Any], left: int, top: int) -> None:
+    font, width = _font(14), SHEET_WIDTH - MARGIN - left
+    if not sample["num_labels"]:
+        draw.text((left, top), "no view is labelled yet", INK, font)
+        top += 2 * LINE
+    else:
+        summary = f"{sample['num_labels']} labels, own class {sample['own_share']:.0%}"
+        draw.text((left, top), f"{summary}, entropy {sample['entropy_bits']:.2f} bits", INK, font)
+        top += 3 * LINE // 2
+    for vote in sample["votes"][:TOP_VOTES]:
+        own = vote["label"] == sample["class"]
+        name_width = min(260, width // 2)
+        draw.text((left, top), _fitted(printable(vote["label"]), name_width - GAP, 14), INK, font)
+        bar = left + name_width
+        longest = max(1, width - name_width - 110)
+        draw.rectangle(
+            (bar, top + 3, bar + max(1, round(longest * vote["share"])), top + 14),
+            fill=COLOURS["own"] if own else COLOURS[None],
+        )
+        draw.text((bar + longest * vote["share"] + 8, top), f"{vote['votes']}  {vote['share']:.0%}", INK, font)
+        top += LINE
+    if len(sample["votes"]) > TOP_VOTES:
+        draw.text((left, top), f"and {len(sample['votes']) - TOP_VOTES} more", FAINT, font)
+    top += LINE
+    present = {view["agrees"] for view in sample["views"]}
+    for kind, colour in COLOURS.items():
+        if kind in present:
+            draw.rectangle((left, top + 3, left + 11, top + 14), outline=colour, width=3)
+            draw.text((left + 20, top), MEANING[kind], INK, font)
+            top += LINE
+
+
+def _draw_tile(
+    sheet: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    view: dict[str, Any],
+    pictures: Pictures,
+    left: int,
+    top: int,
+    size: tuple[int, int],
+) -> None:
+    colour, side = COLOURS[view["agrees"]], (SHEET_WIDTH - 2 * MARGIN - (COLUMNS - 1) * GAP) // COLUMNS
+    sheet.paste(_scaled(pictures.mixed, size), (left, top))
+    draw.rectangle((left - 2, top - 2, left + size[1] + 1, top + size[0] + 1), outline=colour, width=2)
+    for number, text in enumerate(_caption(view)):
+        font_size = 14 if number == 0 else 12
+        draw.text(
+            (left, top + size[0] + 5 + number * LINE),
+            _fitted(text, side, font_size),
+            colour if number == 0 else FAINT,
+            _font(font_size),
+        )
+
+
+def _caption(view: dict[str, Any]) -> list[str]:
+    """What stands under a view: its number and label, what it shows, how much of whom is mixed in, its operations."""
+    label = "skipped" if view["skipped"] else "-" if view["label"] is None else printable(view["label"])
+    shown = f"shows {view['visible_share']:.0%}"
+    if view["recipe"]["flip"]:
+        shown += ", flipped"
+    lines = [f"{view['view']}: {label}", shown]
+    if view["mix"] is not None:
+        mix = view["mix"]
+        lines.append(f"{mix['kind']} {1 - mix['lambda']:.0%} {printable(mix['partner']['class'])}")
+    operations = [operation["name"] for operation in view["recipe"]["operations"]]
+    if view["erased_share"]:
+        operations.append(f"erased {view['erased_share']:.0%}")
+    return [*lines, *operations]
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    try:
+        return ImageFont.load_default(size)
+    except ImportError:  # a Pillow without FreeType
+        return ImageFont.load_default()
+
+
+def _fitted(text: str, width: int, font_size: int) -> str:
+    """The text, cut where it would be wider than so many pixels."""
+    font = _font(font_size)
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text + "..."
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "png")
+    return stream.getvalue()
+
+
+def save_png(image: Image.Image, path: str | os.PathLike[str]) -> None:
+    """Write a PNG aside and rename it. StoreError where another file is there already; the same one may be."""
+    path, content = Path(path), png_bytes(image)
+    aside = path.with_name(f".{path.name[:80]}.{uuid.uuid4().hex}.partial")
+    try:
+        if path.exists():
+            if path.is_file() and path.read_bytes() == content:
+                return
+            raise StoreError(f"{path} exists and is not this picture: remove it, or choose another --out")
+        aside.write_bytes(content)
+        os.rename(aside, path)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written ({error.strerror}): choose another --out") from error
+    finally:
+        aside.unlink(missing_ok=True)

@@ -1,0 +1,352 @@
+"""What needs recipes: how agreement depends on what the crop shows, on the mix, on operations, on what is erased.
+
+A recipe needs the image's size alone, which its header tells: images are not decoded. Whole (block, view)s are drawn
+at random: one chunk of labels and one mix plan serve 64 views. The same pictures then come in several views, and the
+two of a pair share their lambda, so intervals take blocks for clusters (audit/intervals.py).
+"""
+
+import itertools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from teacher_cache.agreement import larger_class
+from teacher_cache.audit.intervals import CONFIDENCE, HOW, measured
+from teacher_cache.audit.votes import OnProgress
+from teacher_cache.errors import ImageError, ShardError
+from teacher_cache.replay.block import BLOCK_SAMPLES, view_mix, view_recipe
+from teacher_cache.replay.mix import LAMBDA_ONE, class_pairs
+from teacher_cache.replay.recipe import Box, Recipe
+from teacher_cache.replay.render import decode
+from teacher_cache.replay.seeds import Stream, derive
+from teacher_cache.shards import BlockPlace
+from teacher_cache.store import SKIPPED, Store, Unit
+
+VIEWS_SAMPLED = 100_000
+VISIBLE_EDGES = tuple(number / 10 for number in range(11))
+LAMBDA_EDGES = VISIBLE_EDGES
+ERASED_EDGES = (0.0, 0.05, 0.1, 0.2, 0.3, 1.0)
+SMALL_CROP, LARGE_CROP = 1 / 3, 2 / 3
+MIXES = ("none", "mixup", "cutmix")
+
+_HEADER = 4096  # bytes of an image that are read first
+
+
+# Image sizes
+
+
+def image_sizes(place: BlockPlace) -> np.ndarray:
+    """Height and width of a block's images, (n, 2) int64, from their headers; zeros for skipped ones.
+
+    ShardError where the shard cannot be read, ImageError where what lies there is no image.
+    """
+    sizes = np.zeros((len(place.keys), 2), np.int64)
+    try:
+        fd = os.open(place.path, os.O_RDONLY)
+    except OSError as error:
+        raise ShardError(
+            f"shard {place.shard}: {place.path} cannot be opened ({error.strerror}): give its place with --shards"
+        ) from None
+    try:
+        for position, (offset, length) in enumerate(zip(place.offsets.tolist(), place.sizes.tolist(), strict=True)):
+            if position in place.skipped:
+                continue
+            try:
+                sizes[position] = _image_size(fd, offset, length)
+            except ImageError as error:
+                raise ImageError(f"shard {place.shard}, key {place.keys[position]}: {error}") from error
+    except OSError as error:
+        raise ShardError(f"shard {place.shard}: {place.path} cannot be read ({error.strerror})") from None
+    finally:
+        os.close(fd)
+    return sizes
+
+
+def _image_size(fd: int, offset: int, length: int) -> tuple[int, int]:
+    found = header_size(os.pread(fd, min(_HEADER, length), offset))
+    if found is None:  # a long header, or another format
+        image = os.pread(fd, length, offset)
+        found = header_size(image) or decode(image).shape[:2]
+    return found
+
+
+def header_size(image: bytes) -> tuple[int, int] | None:
+    """Height and width of a PNG or JPEG whose beginning this is; None where it does not tell."""
+    if image[:8] == b"\x89PNG\r\n\x1a\n" and image[12:16] == b"IHDR" and len(image) >= 24:
+        return int.from_bytes(image[20:24], "big"), int.from_bytes(image[16:20], "big")
+    if image[:2] != b"\xff\xd8":
+        return None
+    place = 2
+    while place + 9 <= len(image) and image[place] == 0xFF:
+        marker = image[place + 1]
+        if marker == 0xFF:  # a fill byte
+            place += 1
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = (int.from_bytes(image[place + at : place + at + 2], "big") for at in (5, 7))
+            return (height, width) if height and width else None
+        else:
+            place += 2 + int.from_bytes(image[place + 2 : place + 4], "big")
+    return None
+
+
+# Shares of a recipe
+
+
+def visible_share(recipe: Recipe, image_size: tuple[int, int]) -> float:
+    """The share of the image's area that the view shows, before anything is erased or shifted out."""
+    crop, window, (height, width) = recipe.crop, recipe.window, recipe.resized
+    shown = window.height * window.width / (height * width)
+    return crop.height * crop.width / (image_size[0] * image_size[1]) * min(1.0, shown)
+
+
+def erased_share(erased: tuple[Box, ...], size: tuple[int, int]) -> float:
+    """The share of the view's area that is erased; where boxes overlap it counts once."""
+    if len(erased) < 2:
+        return sum(box.height * box.width for box in erased) / (size[0] * size[1])
+    covered = np.zeros(size, bool)
+    for box in erased:
+        covered[box.top : box.top + box.height, box.left : box.left + box.width] = True
+    return float(covered.mean())
+
+
+# Drawing views
+
+
+class BlockView(NamedTuple):
+    """A committed (block, view); block counts within the shard."""
+
+    shard: int
+    block: int
+    view: int
+
+
+def draw_block_views(store: Store, committed: np.ndarray, views: int, seed: int) -> tuple[list[BlockView], int]:
+    """Committed (block, view)s at random, none twice, until they hold so many views or there is none left, in the
+    store's order; and how many there are to draw from. The same seed draws the same ones.
+    """
+    units = [Unit(*row) for row in np.argwhere(committed).tolist()]
+    blocks = np.array([len(store.unit_blocks(unit)) for unit in units], np.int64)
+    ends = np.cumsum(blocks * store.group)
+    total = int(ends[-1]) if len(ends) else 0
+    stream, drawn, held = Stream(derive(seed, "audit")), dict[int, None](), 0
+    chosen: list[BlockView] = []
+    for number in _draw_without_repeats(stream, total):
+        if held >= views:
+            break
+        at = int(np.searchsorted(ends, number, side="right"))
+        unit, within = units[at], number - int(ends[at] - blocks[at] * store.group)
+        block, column = divmod(within, store.group)
+        drawn[number] = None
+        chosen.append(BlockView(unit.shard, store.unit_blocks(unit)[block], unit.group * store.group + column))
+        first = chosen[-1].block * BLOCK_SAMPLES
+        held += min(BLOCK_SAMPLES, int(store.counts[unit.shard]) - first)
+    return sorted(chosen), total
+
+
+def _draw_without_repeats(stream: Stream, total: int) -> Iterator[int]:
+    if total <= 1 << 20:
+        yield from stream.permutation(total).tolist()
+        return
+    seen: set[int] = set()
+    while len(seen) < total:
+        number = stream.integer(total)
+        if number not in seen:
+            seen.add(number)
+            yield number
+
+
+# Facts of the views drawn
+
+
+@dataclass(frozen=True)
+class ViewFacts:
+    """One entry a labelled view, all (n,) but operations.
+
+    blocks int64: equal for views of the same block; lambdas float64: the own share of the mix; mixes int64: an index
+    into MIXES; operations (n, len(names)) bool: which are applied.
+    """
+
+    blocks: np.ndarray
+    classes: np.ndarray
+    labels: np.ndarray
+    own: np.ndarray
+    larger: np.ndarray
+    either: np.ndarray
+    lambdas: np.ndarray
+    mixes: np.ndarray
+    visible: np.ndarray
+    erased: np.ndarray
+    operations: np.ndarray
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def read_facts(store: Store, chosen: list[BlockView], on_progress: OnProgress | None = None) -> ViewFacts:
+    """Recipes, mix and label of every labelled view of these (block, view)s, in the order given. Decodes nothing.
+
+    ShardError where a shard is not where the store says.
+    """
+    parts: list[dict[str, np.ndarray]] = []
+    applied: list[list[tuple[str, ...]]] = []
+    chunk: tuple[Unit, np.ndarray] | None = None
+    held: tuple[tuple[int, int, frozenset[int]], BlockPlace, np.ndarray] | None = None
+    unit_blocks = store.unit_samples // BLOCK_SAMPLES
+    for done, (shard, block, view) in enumerate(chosen):
+        unit = Unit(shard, block // unit_blocks, view // store.group)
+        if chunk is None or chunk[0] != unit:
+            chunk = unit, store.read_labels(unit)
+        first = block % unit_blocks * BLOCK_SAMPLES
+        labels = chunk[1][first : first + BLOCK_SAMPLES, view % store.group].astype(np.int64)
+        skipped = frozenset(np.flatnonzero(labels == SKIPPED).tolist())
+        if held is None or held[0] != (shard, block, skipped):
+            place = store.index.place(shard, block, skipped)
+            held = (shard, block, skipped), place, image_sizes(place)
+        part, operations = _facts(store, held[1], held[2], view, labels[: len(held[1].keys)])
+        parts.append(part | {"blocks": np.full(len(operations), int(store.index.starts[shard]) + block)})
+        applied.append(operations)
+        if on_progress is not None:
+            on_progress(done + 1, len(chosen))
+    rows = [names for part_rows in applied for names in part_rows]
+    names = tuple(sorted({name for row in rows for name in row}))
+    table = np.array([[name in row for name in names] for row in rows], bool).reshape(len(rows), len(names))
+    return ViewFacts(
+        **{name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, operations=table, names=names
+    )
+
+
+def _facts(
+    store: Store, place: BlockPlace, sizes: np.ndarray, view: int, labels: np.ndarray
+) -> tuple[dict[str, np.ndarray], list[tuple[str, ...]]]:
+    """ViewFacts of one (block, view), and of each view the names of its operations."""
+    plan = view_mix(store.policy, store.seed, place.shard, place.number, len(labels), place.skipped, view)
+    kept = np.flatnonzero(labels >= 0)
+    visible, erased, operations = [], [], []
+    for position in kept.tolist():
+        size = int(sizes[position, 0]), int(sizes[position, 1])
+        recipe = view_recipe(store.policy, store.seed, place.shard, place.keys[position], view, size)
+        visible.append(visible_share(recipe, size))
+        erased.append(erased_share(recipe.erased, store.policy.size))
+        operations.append(tuple(operation.name for operation in recipe.operations))
+    pairs, lambdas, said = class_pairs(place.classes, plan, place.skipped)[kept], plan.lambdas[kept], labels[kept]
+    return {
+        "classes": pairs[:, 0].astype(np.int64),
+        "labels": said,
+        "own": said == pairs[:, 0],
+        "larger": said == larger_class(pairs, lambdas),
+        "either": (said[:, None] == pairs).any(axis=1),
+        "lambdas": lambdas / LAMBDA_ONE,
+        "mixes": np.where(plan.partners[kept] == kept, 0, np.where(plan.boxes[kept, 2] > 0, 2, 1)),
+        "visible": np.array(visible, float),
+        "erased": np.array(erased, float),
+    }, operations
+
+
+# Tables
+
+
+def sampled_agreement(
+    store: Store,
+    committed: np.ndarray,
+    *,
+    views: int = VIEWS_SAMPLED,
+    seed: int = 0,
+    on_progress: OnProgress | None = None,
+) -> dict[str, Any] | None:
+    """How agreement depends on what recipes say, on a random sample of views; None where nothing is labelled.
+
+    MEASURED is what `intervals.measured` gives: {"views": 640, "blocks": 10, "share": 0.6, "interval": [0.5, 0.7]}.
+
+        {"views": 100032, "block_views": 1563, "block_views_committed": 380608, "seed": 0,
+         "confidence": 0.95, "interval": "how intervals are made, one sentence",
+         "dominant": "which views by_visible_share, by_operation, by_erased_share and by_class.*_crops count",
+         "own": MEASURED, "larger": MEASURED, "either": MEASURED,
+         "by_visible_share": [{"from": 0.0, "to": 0.1, **MEASURED}, ...],   label is the own class
+         "by_operation": [{"operation": "rotate", **MEASURED}, ...],        None: no operation; the lowest share first
+         "by_erased_share": [{"from": 0.0, "to": 0.0, **MEASURED}, ...],    the first: nothing erased
+         "by_lambda": [{"mix": "cutmix", "from": 0.0, "to": 0.1, "own": MEASURED, "partner": MEASURED}, ...],
+         "by_class": [{"class": "cat", "own": MEASURED, "larger": MEASURED, "either": MEASURED,
+                       "small_crops": MEASURED, "large_crops": MEASURED}, ...]}
+
+    Bins hold from < x <= to, the first one 0 too. Raises as `read_facts` does.
+    """
+    chosen, total = draw_block_views(store, committed, views, seed)
+    if not chosen:
+        return None
+    return {
+        "views": 0,
+        "block_views": len(chosen),
+        "block_views_committed": total,
+        "seed": seed,
+        "confidence": CONFIDENCE,
+        "interval": HOW,
+        **tabulate(read_facts(store, chosen, on_progress), store.class_names),
+    }
+
+
+def tabulate(facts: ViewFacts, class_names: tuple[str, ...]) -> dict[str, Any]:
+    """The tables of `sampled_agreement`."""
+    everything = np.ones(len(facts), bool)
+
+    def share(which: np.ndarray, hits: np.ndarray = facts.own) -> dict[str, Any]:
+        return measured(hits[which], facts.blocks[which])
+
+    dominant = facts.lambdas >= 0.5
+    partner = facts.either & ~facts.own
+    plain = dominant & ~facts.operations.any(axis=1)
+    operations = [{"operation": None, **share(plain)}] + [
+        {"operation": name, **share(dominant & facts.operations[:, number])} for number, name in enumerate(facts.names)
+    ]
+    mixed = [(name, facts.mixes == number) for number, name in enumerate(MIXES) if name != "none"]
+    order = np.argsort(facts.classes, kind="stable")
+    cuts = np.searchsorted(facts.classes[order], np.arange(len(class_names) + 1)).tolist()
+    small, large = dominant & (facts.visible <= SMALL_CROP), dominant & (facts.visible > LARGE_CROP)
+    return {
+        "views": len(facts),
+        "dominant": "all views"
+        if not facts.mixes.any()
+        else "views in which the sample's own share of the mix is at least half",
+        "own": share(everything),
+        "larger": share(everything, facts.larger),
+        "either": share(everything, facts.either),
+        "by_visible_share": [
+            {"from": low, "to": high, **share(dominant & inside)}
+            for low, high, inside in _bins(facts.visible, VISIBLE_EDGES)
+        ],
+        "by_operation": sorted(operations, key=lambda row: (row["share"] is None, row["share"])),
+        "by_erased_share": [
+            {"from": 0.0, "to": 0.0, **share(dominant & (facts.erased == 0))},
+            *(
+                {"from": low, "to": high, **share(dominant & inside & (facts.erased > 0))}
+                for low, high, inside in _bins(facts.erased, ERASED_EDGES)
+            ),
+        ],
+        "by_lambda": [
+            {"mix": name, "from": low, "to": high, "own": share(inside & of), "partner": share(inside & of, partner)}
+            for name, of in mixed
+            if of.any()
+            for low, high, inside in _bins(facts.lambdas, LAMBDA_EDGES)
+        ],
+        "by_class": [
+            {
+                "class": name,
+                "own": share(rows),
+                "larger": share(rows, facts.larger),
+                "either": share(rows, facts.either),
+                "small_crops": share(rows[small[rows]]),
+                "large_crops": share(rows[large[rows]]),
+            }
+            for name, rows in zip(class_names, (order[low:high] for low, high in itertools.pairwise(cuts)), strict=True)
+        ],
+    }
+
+
+def _bins(values: np.ndarray, edges: tuple[float, ...]) -> Iterator[tuple[float, float, np.ndarray]]:
+    """(low, high, which are inside: low < value <= high) of each bin; 0 is in the first."""
+    numbers = np.maximum(0, np.searchsorted(edges, values, side="left") - 1)
+    for number, (low, high) in enumerate(itertools.pairwise(edges)):
+        yield low, high, numbers == number

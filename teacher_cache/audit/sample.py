@@ -1,0 +1,273 @@
+"""One sample, one view: what was drawn, what the teacher said, and the pixels that it saw."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from teacher_cache.audit.names import place
+from teacher_cache.audit.recipes import erased_share, image_sizes, visible_share
+from teacher_cache.audit.votes import count_votes, read_unit_row
+from teacher_cache.errors import ShardError, StoreError
+from teacher_cache.replay.block import (
+    BLOCK_SAMPLES,
+    Block,
+    DecodedBlock,
+    decode_block,
+    replay_view,
+    view_mix,
+    view_recipe,
+)
+from teacher_cache.replay.mix import LAMBDA_ONE, MixPlan
+from teacher_cache.replay.render import render_pixels
+from teacher_cache.shards import read_block
+from teacher_cache.store import SKIPPED, Store, Unit
+
+
+@dataclass(frozen=True)
+class Spot:
+    """Where a sample is in the store: block in its shard, position in the block, row in its unit."""
+
+    sample: int
+    shard: int
+    block: int
+    position: int
+    unit: int
+    row: int
+
+
+def spot_of(store: Store, sample: int) -> Spot:
+    shard = store.index.shard_of(sample)
+    within = sample - int(store.index.starts[shard])
+    unit, row = divmod(within, store.unit_samples)
+    return Spot(sample, shard, *divmod(within, BLOCK_SAMPLES), unit, row)
+
+
+class BlockLabels:
+    """All labels of the block that holds a sample, (n, views): -1 where its unit is not committed, -2 where skipped."""
+
+    def __init__(self, store: Store, spot: Spot) -> None:
+        self.committed = np.zeros((len(store.counts), store.num_units(spot.shard), store.num_groups), bool)
+        for group in range(store.num_groups):
+            self.committed[spot.shard, spot.unit, group] = store.read_record(Unit(spot.shard, spot.unit, group))[0] == 1
+        row = read_unit_row(store, self.committed, spot.shard, spot.unit)
+        first = spot.row - spot.position
+        self.labels = row.labels[first : first + BLOCK_SAMPLES]
+
+    def skipped(self, view: int) -> frozenset[int]:
+        return frozenset(np.flatnonzero(self.labels[:, view] == SKIPPED).tolist())
+
+
+def describe_sample(store: Store, sample: int, *, limit: int | None = None) -> dict[str, Any]:
+    """A sample with its labels and, where its shard can be read, the recipes of its first `limit` views.
+
+    {"store": "runs/store", "shard": "train-0000.tar", "key": "00017", "sample": 17, "class": "cat",
+     "block": 0, "position": 17, "image_size": [32, 32], "mixed": true,
+     "labels": ["cat", null, ...],            of every view; null: not labelled, or skipped
+     "skipped": [],                           views in which it was skipped
+     "votes": [{"label": "cat", "votes": 12, "share": 0.75}, ...],    the commonest first
+     "num_labels": 16, "own_share": 0.75, "entropy_bits": 0.8,
+     "views": [VIEW, ...],                    "view" to "mix" of `describe_view`, partners without recipes
+     "views_missing": null}                   why there are no image_size and views, in one line
+    """
+    spot = spot_of(store, sample)
+    held = BlockLabels(store, spot)
+    labels = held.labels[spot.position]
+    names, truth = store.class_names, int(store.index.classes[sample])
+    votes = count_votes(labels[None], np.array([truth]))
+    kinds, counts = np.unique(labels[labels >= 0], return_counts=True)
+    ranked = sorted(
+        zip(kinds.tolist(), counts.tolist(), strict=True), key=lambda kind: (-kind[1], kind[0] != truth, kind[0])
+    )
+    num_labels = int(votes.num_labels[0])
+    found: dict[str, Any] = {
+        "store": str(store.path),
+        **place(store, sample),
+        "class": names[truth],
+        "block": spot.block,
+        "position": spot.position,
+        "image_size": None,
+        "mixed": store.policy.mix is not None,
+        "labels": [names[label] if label >= 0 else None for label in labels.tolist()],
+        "skipped": np.flatnonzero(labels == SKIPPED).tolist(),
+        "votes": [{"label": names[label], "votes": n, "share": n / num_labels} for label, n in ranked],
+        "num_labels": num_labels,
+        "own_share": float(votes.own_share[0]) if num_labels else None,
+        "entropy_bits": float(votes.entropy[0]) if num_labels else None,
+        "views": [],
+        "views_missing": None,
+    }
+    try:
+        size = image_size(store, spot)
+    except ShardError as error:
+        return found | {"views_missing": str(error)}
+    shown = range(store.views if limit is None else min(limit, store.views))
+    return found | {
+        "image_size": list(size),
+        "views": [_describe(store, spot, held, size, view)[0] for view in shown],
+    }
+
+
+def describe_view(store: Store, sample: int, view: int) -> dict[str, Any]:
+    """One view of a sample: what was drawn for it, whom it is mixed with, what the teacher said.
+
+        {"store": "runs/store", "shard": "train-0000.tar", "key": "00017", "sample": 17, "class": "cat",
+         "block": 0, "position": 17, "image_size": [32, 32], "num_views": 16,
+         "view": 3, "label": "dog", "skipped": false,    label null: not labelled, or skipped
+         "agrees": "partner",                            own, partner, neither; null without a label
+         "recipe": {"crop": {"top": 0, "left": 4, "height": 20, "width": 24}, "flip": true, ...},   `Recipe.to_json`
+         "visible_share": 0.47, "erased_share": 0.0,     of the image's area, of the view's
+         "mix": {"kind": "cutmix", "lambda": 0.43, "box": [3, 0, 20, 18],    null: unmixed; box null: Mixup
+                 "partner": {"shard": ..., "key": ..., "sample": 40, "class": "dog", "image_size": [32, 32],
+                             "recipe": {...}, "visible_share": 0.8, "erased_share": 0.0}},
+         "probabilities": [{"class": "dog", "probability": 0.7}, ...], "other": 0.1, "tau": 1.0}
+
+    lambda is the sample's own share of the mix; box is top, left, height, width in the view, of the partner's pixels.
+    probabilities and other (the mass of all other classes) are null where the store keeps labels alone.
+    StoreError for a view that the store does not have, ShardError where the shard is not where the store says.
+    """
+    if not 0 <= view < store.views:
+        raise StoreError(f"{store.path} has views 0 to {store.views - 1}, there is no view {view}")
+    spot = spot_of(store, sample)
+    held = BlockLabels(store, spot)
+    size = image_size(store, spot)
+    described, plan = _describe(store, spot, held, size, view)
+    if described["mix"] is not None:
+        partner = spot_of(store, sample - spot.position + int(plan.partners[spot.position]))
+        partner_size = image_size(store, partner)
+        described["mix"]["partner"] |= {"image_size": list(partner_size), **_recipe(store, partner, partner_size, view)}
+    return {
+        "store": str(store.path),
+        **place(store, sample),
+        "class": store.class_names[store.index.classes[sample]],
+        "block": spot.block,
+        "position": spot.position,
+        "image_size": list(size),
+        "num_views": store.views,
+        **described,
+        **_probabilities(store, spot, held, view),
+    }
+
+
+def image_size(store: Store, spot: Spot) -> tuple[int, int]:
+    """Height and width of a sample's image, from its header. ShardError where it cannot be read."""
+    everything = store.index.place(spot.shard, spot.block)
+    others = frozenset(range(len(everything.keys))) - {spot.position}
+    height, width = image_sizes(replace(everything, skipped=others))[spot.position].tolist()
+    return height, width
+
+
+def _recipe(store: Store, spot: Spot, size: tuple[int, int], view: int) -> dict[str, Any]:
+    key = store.index.key(spot.sample)
+    recipe = view_recipe(store.policy, store.seed, store.shard_name(spot.shard), key, view, size)
+    return {
+        "recipe": recipe.to_json(),
+        "visible_share": visible_share(recipe, size),
+        "erased_share": erased_share(recipe.erased, store.policy.size),
+    }
+
+
+def _describe(
+    store: Store, spot: Spot, held: BlockLabels, size: tuple[int, int], view: int
+) -> tuple[dict[str, Any], MixPlan]:
+    """A view without its sample, and the mix plan of its block."""
+    plan = view_mix(
+        *(store.policy, store.seed, store.shard_name(spot.shard), spot.block, len(held.labels)),
+        *(held.skipped(view), view),
+    )
+    label, at = int(held.labels[spot.position, view]), spot.position
+    partner = spot.sample - at + int(plan.partners[at])
+    truth = [store.class_names[store.index.classes[sample]] for sample in (spot.sample, partner)]
+    mix = None
+    if partner != spot.sample:
+        cut = plan.boxes[at, 2] > 0
+        mix = {
+            "kind": "cutmix" if cut else "mixup",
+            "lambda": int(plan.lambdas[at]) / LAMBDA_ONE,
+            "box": plan.boxes[at].tolist() if cut else None,
+            "partner": place(store, partner) | {"class": truth[1]},
+        }
+    name = store.class_names[label] if label >= 0 else None
+    return {
+        "view": view,
+        "label": name,
+        "skipped": label == SKIPPED,
+        "agrees": None if name is None else ("own", "partner", "neither")[[*truth, name].index(name)],
+        **_recipe(store, spot, size, view),
+        "mix": mix,
+    }, plan
+
+
+def _probabilities(store: Store, spot: Spot, held: BlockLabels, view: int) -> dict[str, Any]:
+    found: dict[str, Any] = {"probabilities": None, "other": None, "tau": store.tau}
+    if not store.topk or held.labels[spot.position, view] < 0:
+        return found
+    unit, column = Unit(spot.shard, spot.unit, view // store.group), view % store.group
+    classes = store.read_topk_classes(unit)[spot.row, column].tolist()
+    parts = [float(part) for part in store.read_topk_probabilities(unit)[spot.row, column]]
+    pairs = zip(classes, parts[:-1], strict=True)
+    return found | {
+        "probabilities": [{"class": store.class_names[number], "probability": part} for number, part in pairs],
+        "other": parts[-1],
+    }
+
+
+# Pixels
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A view as pixels, all (H, W, 3) uint8: mixed is what the teacher saw; unmixed is before mixing, partner the other
+    one's, None where it is mixed with nobody. digest_equal: whether the whole block's pixels are those that the store
+    labelled; None where its unit is not filled.
+    """
+
+    view: int
+    mixed: np.ndarray
+    unmixed: np.ndarray
+    partner: np.ndarray | None
+    digest_equal: bool | None
+
+
+def render_views(store: Store, sample: int, views: Sequence[int]) -> tuple[np.ndarray, Iterator[Pictures]]:
+    """The sample's image, (H, W, 3) uint8, and its views, replayed with their block as both stages do it.
+
+    Raises ShardError, ImageError and PolicyError.
+    """
+    spot = spot_of(store, sample)
+    held = BlockLabels(store, spot)
+    block = read_block(store.index.place(spot.shard, spot.block, held.skipped(views[0]) if len(views) else frozenset()))
+    decoded = decode_block(block)
+    return decoded.image(spot.position), _render(store, spot, held, block, decoded, views)
+
+
+def _render(
+    store: Store, spot: Spot, held: BlockLabels, block: Block, decoded: DecodedBlock, views: Sequence[int]
+) -> Iterator[Pictures]:
+    unit_blocks = store.unit_samples // BLOCK_SAMPLES
+    for view in views:
+        if held.skipped(view) != decoded.skipped:
+            decoded = decode_block(replace(block, skipped=held.skipped(view)))
+        replayed = replay_view(store.policy, store.seed, decoded, view)
+        plan = view_mix(
+            *(store.policy, store.seed, block.shard, block.number, decoded.num_samples, decoded.skipped, view)
+        )
+        partner = int(plan.partners[spot.position])
+        unit, equal = Unit(spot.shard, spot.unit, view // store.group), None
+        if held.committed[unit]:
+            stored = store.read_digests(unit)[spot.block % unit_blocks, view % store.group]
+            equal = int(stored) == replayed.digest
+        yield Pictures(
+            view=view,
+            mixed=replayed.pixels[spot.position].copy(),
+            unmixed=_unmixed(store, decoded, spot.position, view),
+            partner=None if partner == spot.position else _unmixed(store, decoded, partner, view),
+            digest_equal=equal,
+        )
+
+
+def _unmixed(store: Store, decoded: DecodedBlock, position: int, view: int) -> np.ndarray:
+    image, block = decoded.image(position), decoded.block
+    recipe = view_recipe(store.policy, store.seed, block.shard, block.keys[position], view, image.shape[:2])
+    return render_pixels(image, recipe, store.policy.own_functions)

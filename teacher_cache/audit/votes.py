@@ -1,0 +1,231 @@
+"""Labels -> votes: what each sample was called in its views, and how often each class is called which."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import numpy as np
+
+from teacher_cache.errors import StoreError
+from teacher_cache.store import NOT_LABELLED, SKIPPED, Store, Unit
+
+DENSE_CLASSES = 2048  # up to here confusions are a matrix of counts: 32 MB
+PENDING = 1 << 22  # confusions that wait to be merged where they are not
+LAST_LABEL = (1 << 31) - 1
+
+OnProgress = Callable[[int, int], None]
+
+
+class Runs(NamedTuple):
+    """How often each sample got each label: one entry a (row, label) that occurs, by row and then label."""
+
+    rows: np.ndarray
+    labels: np.ndarray
+    counts: np.ndarray
+
+
+@dataclass(frozen=True)
+class Votes:
+    """One entry a sample, all (n,). A sample without labels has zeros, and -1 for labels.
+
+    Of equally common labels the own class comes first, else the smaller number. entropy is in bits.
+    """
+
+    num_labels: np.ndarray  # int32
+    own: np.ndarray  # int32: labels that are the ground truth
+    label: np.ndarray  # int32: the commonest label
+    votes: np.ndarray  # int32: how many are it
+    second: np.ndarray  # int32: the second commonest, -1 where there is one label only
+    second_votes: np.ndarray  # int32
+    entropy: np.ndarray  # float32
+    skipped: np.ndarray  # bool: in any view
+
+    def __len__(self) -> int:
+        return len(self.num_labels)
+
+    @property
+    def share(self) -> np.ndarray:
+        """The commonest label's share of the labels, NaN where there is none."""
+        return _divide(self.votes, self.num_labels)
+
+    @property
+    def second_share(self) -> np.ndarray:
+        return _divide(self.second_votes, self.num_labels)
+
+    @property
+    def own_share(self) -> np.ndarray:
+        return _divide(self.own, self.num_labels)
+
+
+def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
+
+
+class UnitRow(NamedTuple):
+    """All views of one unit's samples. labels (n, views), -1 where a unit is not committed, -2 where skipped."""
+
+    shard: int
+    unit: int
+    start: int  # the first sample
+    labels: np.ndarray
+
+
+def read_unit_row(store: Store, committed: np.ndarray, shard: int, unit: int) -> UnitRow:
+    """Read the committed groups of a unit's samples. committed (S, U, G), as `store.committed` gives it."""
+    first, samples = store.unit_rows(Unit(shard, unit, 0))
+    start = int(store.index.starts[shard]) + first
+    chunks = {
+        group: store.read_labels(Unit(shard, unit, group)) for group in np.flatnonzero(committed[shard, unit]).tolist()
+    }
+    dtype = next(iter(chunks.values())).dtype if chunks else np.dtype(np.int16)
+    labels = np.full((samples, store.views), NOT_LABELLED, dtype)
+    for group, chunk in chunks.items():
+        views = store.group_views(group)
+        labels[:, views.start : views.stop] = chunk[:samples]
+        where = f"shard {store.shard_name(shard)}, unit {unit}, views {views.start}:{views.stop}"
+        if (chunk[:samples] == NOT_LABELLED).any():
+            raise StoreError(
+                f"{store.path}, {where}: labels are missing in a unit that is committed: delete its record "
+                f"{store.record_file(Unit(shard, unit, group))} and run `teacher-cache fill` again"
+            )
+    return UnitRow(shard, unit, start, labels)
+
+
+def unit_rows(
+    store: Store, committed: np.ndarray | None = None, on_progress: OnProgress | None = None
+) -> Iterator[UnitRow]:
+    """Every unit row in the store's order; those without a committed unit too. on_progress(done, total)."""
+    committed = store.committed() if committed is None else committed
+    units = store.units(store.group_views(0))
+    for done, unit in enumerate(units):
+        yield read_unit_row(store, committed, unit.shard, unit.unit)
+        if on_progress is not None:
+            on_progress(done + 1, len(units))
+
+
+def count_labels(labels: np.ndarray) -> Runs:
+    """labels (n, views) -> how often each sample got each label; negative ones are left out."""
+    ordered = np.sort(labels, axis=1)
+    starts_run = np.ones(ordered.shape, bool)
+    np.not_equal(ordered[:, 1:], ordered[:, :-1], out=starts_run[:, 1:])
+    starts = np.flatnonzero(starts_run)
+    counts = np.diff(starts, append=ordered.size)
+    values = ordered.reshape(-1)[starts].astype(np.int64)
+    kept = values >= 0
+    return Runs((starts // max(1, labels.shape[1]))[kept], values[kept], counts[kept])
+
+
+def count_votes(labels: np.ndarray, classes: np.ndarray, runs: Runs | None = None) -> Votes:
+    """labels (n, views), ground truth (n,) -> the votes of each row. runs: those of labels, where they are at hand."""
+    runs = count_labels(labels) if runs is None else runs
+    found = _no_votes(len(classes))
+    found.skipped[:] = (labels == SKIPPED).any(axis=1)
+    if not len(runs.rows):
+        return found
+    firsts = np.flatnonzero(np.diff(runs.rows, prepend=-1))
+    rows, lengths = runs.rows[firsts], np.diff(firsts, append=len(runs.rows))
+    is_own = runs.labels == classes[runs.rows]
+    # one number a run, the larger the earlier it comes: more votes, then the own class, then the smaller label
+    keys = (runs.counts << 33) | (is_own.astype(np.int64) << 32) | (LAST_LABEL - runs.labels)
+    best = np.maximum.reduceat(keys, firsts)
+    second = np.maximum.reduceat(np.where(keys == np.repeat(best, lengths), 0, keys), firsts)
+    num_labels = np.add.reduceat(runs.counts, firsts)
+    logs = np.arange(labels.shape[1] + 1) * np.log2(np.maximum(1, np.arange(labels.shape[1] + 1)))
+    weighted = np.add.reduceat(logs[runs.counts], firsts)
+    found.num_labels[rows] = num_labels
+    found.own[rows] = np.add.reduceat(np.where(is_own, runs.counts, 0), firsts)
+    for key, label, votes in ((best, found.label, found.votes), (second, found.second, found.second_votes)):
+        label[rows] = np.where(key > 0, LAST_LABEL - (key & LAST_LABEL), -1)
+        votes[rows] = key >> 33
+    found.entropy[rows] = np.maximum(0.0, np.log2(num_labels) - weighted / num_labels)
+    return found
+
+
+def _no_votes(samples: int) -> Votes:
+    zeros = [np.zeros(samples, np.int32) for _ in range(4)]
+    absent = [np.full(samples, -1, np.int32) for _ in range(2)]
+    return Votes(
+        num_labels=zeros[0],
+        own=zeros[1],
+        label=absent[0],
+        votes=zeros[2],
+        second=absent[1],
+        second_votes=zeros[3],
+        entropy=np.zeros(samples, np.float32),
+        skipped=np.zeros(samples, bool),
+    )
+
+
+def join_votes(parts: Sequence[Votes]) -> Votes:
+    return Votes(
+        **{field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Votes)}
+    )
+
+
+class Confusions:
+    """Counts of (ground truth, label): a matrix, or with many classes only the pairs that occur."""
+
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        self._matrix = np.zeros(num_classes**2, np.int64) if num_classes <= DENSE_CLASSES else None
+        self._codes, self._counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
+        self._pending: list[tuple[np.ndarray, np.ndarray]] = []
+        self._waiting = 0
+
+    def add(self, runs: Runs, classes: np.ndarray) -> None:
+        """Count the labels of rows whose ground truth is classes (n,)."""
+        self.add_pairs(classes[runs.rows].astype(np.int64), runs.labels, runs.counts)
+
+    def add_pairs(self, truth: np.ndarray, labels: np.ndarray, counts: np.ndarray | int = 1) -> None:
+        """Count pairs (n,) int64, so many times each."""
+        codes = truth * self.num_classes + labels
+        if self._matrix is not None:
+            np.add.at(self._matrix, codes, counts)
+            return
+        self._pending.append((codes, np.broadcast_to(counts, codes.shape)))
+        self._waiting += len(codes)
+        if self._waiting > PENDING:
+            self._merge()
+
+    def _merge(self) -> None:
+        codes = np.concatenate([self._codes, *(codes for codes, _ in self._pending)])
+        counts = np.concatenate([self._counts, *(counts for _, counts in self._pending)])
+        self._codes, inverse = np.unique(codes, return_inverse=True)
+        self._counts = np.zeros(len(self._codes), np.int64)
+        np.add.at(self._counts, inverse, counts)
+        self._pending, self._waiting = [], 0
+
+    def pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(ground truth, label, count) of every pair that occurs, by ground truth and then label, int64."""
+        if self._matrix is not None:
+            codes = np.flatnonzero(self._matrix)
+            counts = self._matrix[codes]
+        else:
+            self._merge()
+            codes, counts = self._codes, self._counts
+        truth, labels = np.divmod(codes, self.num_classes)
+        return truth, labels, counts
+
+
+@dataclass(frozen=True)
+class Census:
+    """All labels of a store, read once: the votes of every sample, confusions, committed (sample, view)s a shard (S,),
+    and the units (S, U, G) that were read."""
+
+    votes: Votes
+    confusions: Confusions
+    views_done: np.ndarray
+    committed: np.ndarray
+
+
+def take_census(store: Store, on_progress: OnProgress | None = None) -> Census:
+    """Read all committed labels, a unit row at a time. Takes some 30 bytes a sample. on_progress counts unit rows."""
+    classes, committed = store.index.classes, store.committed()
+    confusions, views_done, parts = Confusions(store.num_classes), np.zeros(len(store.counts), np.int64), []
+    for row in unit_rows(store, committed, on_progress):
+        truth = classes[row.start : row.start + len(row.labels)]
+        runs = count_labels(row.labels)
+        confusions.add(runs, truth)
+        parts.append(count_votes(row.labels, truth, runs))
+        views_done[row.shard] += int(committed[row.shard, row.unit].sum()) * store.group * len(row.labels)
+    return Census(join_votes(parts), confusions, views_done, committed)

@@ -1,0 +1,74 @@
+"""Names that strangers chose."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from teacher_cache.audit.names import FILE_NAME, file_stem, find_sample, place, printable
+from teacher_cache.errors import ShardError
+from teacher_cache.shards import class_rule, index_shards
+from tests.bright_shards import bright_image
+from tests.filled_store import make_store
+from tests.shard_files import write_shard
+
+
+@given(st.text(st.characters(exclude_categories=[])), st.integers(1, 50))
+def test_printable_text_is_one_line_that_moves_nothing(text: str, limit: int) -> None:
+    shown = printable(text, limit)
+    assert shown.isprintable()
+    assert not set(shown) & set("\u202e\u200b\x1b\r\n\t")
+    assert len(shown) <= 10 * limit  # an escape is ten characters at most
+    if text.isprintable() and text.isascii():
+        assert printable(text, None) == text
+
+
+def test_printable_shows_what_was_there() -> None:
+    assert printable("a\x1b[2J\n\u202eb", None) == "a\\x1b[2J\\n\\u202eb"
+    assert printable("é日本😀[red]", None) == "é日本😀[red]"
+    assert printable("x" * 70) == "x" * 59 + "…"
+
+
+@given(st.text(st.characters(exclude_categories=[])), st.text(st.characters(exclude_categories=[])))
+def test_file_stems_are_plain_and_differ(first: str, second: str) -> None:
+    stem = file_stem("shard", first)
+    assert len(stem) <= FILE_NAME + 9
+    assert not set(stem) - set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+    assert stem[:1] not in {".", "-"}
+    if first != second:
+        assert stem != file_stem("shard", second)
+
+
+def test_file_stem_of_plain_names_is_readable() -> None:
+    assert file_stem("train-0000", "n01440764_10026") == "train-0000_n01440764_10026"
+
+
+def test_a_sample_is_found_by_its_name(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s")
+    assert find_sample(store, "3-0007") == find_sample(store, "shard-3.tar/3-0007") == 138
+    assert json.loads(json.dumps(place(store, 138))) == {"shard": "shard-3.tar", "key": "3-0007", "sample": 138}
+    for name in ("4-0000", "shard-0.tar/3-0007", "shard-9.tar/3-0007", "", "\ud800"):
+        with pytest.raises(ShardError, match="no sample"):
+            find_sample(store, name)
+
+
+def test_keys_with_slashes_and_the_same_key_twice(tmp_path: Path) -> None:
+
+    def member(key: str) -> dict[str, str | bytes]:
+        return {"__key__": key, "png": bright_image(0), "cls": b"0"}
+
+    paths = [
+        str(write_shard(tmp_path / "a.tar", [member("x/1"), member("b.tar/x/1"), member("twice")])),
+        str(write_shard(tmp_path / "b.tar", [member("twice"), member("y")])),
+    ]
+    keys = [["x/1", "b.tar/x/1", "twice"], ["twice", "y"]]
+    store = make_store(tmp_path / "s", index=index_shards(paths, class_rule(paths)))
+    assert [store.index.key(sample) for sample in range(5)] == [*keys[0], *keys[1]]
+    assert find_sample(store, "x/1") == find_sample(store, "a.tar/x/1") == 0
+    assert find_sample(store, "b.tar/y") == 4
+    assert find_sample(store, "b.tar/x/1") == 1  # no such sample in b.tar, but one whose key is all of it
+    assert find_sample(store, "b.tar/twice") == 3
+    with pytest.raises(ShardError, match="name the shard too"):
+        find_sample(store, "twice")

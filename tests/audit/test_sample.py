@@ -1,0 +1,198 @@
+"""One sample, one view: what is told is what was replayed, to the pixel."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import teacher_cache
+from teacher_cache.audit.pictures import SHEET_WIDTH, contact_sheet, png_bytes, save_png, side_by_side
+from teacher_cache.audit.sample import describe_sample, describe_view, render_views
+from teacher_cache.errors import ImageError, ShardError, StoreError
+from teacher_cache.replay.block import decode_block, replay_view, view_recipe
+from teacher_cache.replay.mix import LAMBDA_ONE
+from teacher_cache.replay.render import decode, render_pixels
+from teacher_cache.shards import read_block
+from teacher_cache.store import Store, Unit
+from tests.audit.drawn import all_labels, commit_labels, drawn_store
+from tests.bright_shards import bright_store, change_pixel, small_policy, spoil_image
+from tests.filling import fill_store
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    store = bright_store(tmp_path_factory.mktemp("filled"))
+    fill_store(store, topk=3)
+    return store
+
+
+def test_a_view_is_the_replayed_blocks_pixels(filled: Store) -> None:
+    for sample in (0, 63, 64, 129, 130, 194, 195):
+        shard = filled.index.shard_of(sample)
+        block, position = divmod(sample - int(filled.index.starts[shard]), 64)
+        decoded = decode_block(read_block(filled.index.place(shard, block)))
+        image, views = render_views(filled, sample, range(4))
+        assert (image == decoded.image(position)).all()
+        for view, pictures in enumerate(views):
+            replayed = replay_view(filled.policy, filled.seed, decoded, view)
+            found = describe_view(filled, sample, view)
+            assert (pictures.view, pictures.digest_equal) == (view, True)
+            assert (pictures.mixed == replayed.pixels[position]).all()
+            recipe = view_recipe(filled.policy, filled.seed, decoded.block.shard, found["key"], view, (12, 10))
+            assert found["recipe"] == recipe.to_json()
+            assert (pictures.unmixed == render_pixels(decoded.image(position), recipe)).all()
+            label = int(all_labels(filled)[sample, view])
+            assert found["label"] == filled.class_names[label]
+            assert found["probabilities"][0]["class"] == found["label"]
+            assert found["other"] + sum(each["probability"] for each in found["probabilities"]) == pytest.approx(
+                1, abs=2e-3
+            )
+            lam, (own, other) = int(replayed.lambdas[position]), replayed.class_pairs[position].tolist()
+            assert found["agrees"] == ("own" if label == own else "partner" if label == other else "neither")
+            if found["mix"] is None:
+                assert (lam, pictures.partner) == (LAMBDA_ONE, None)
+                continue
+            partner = found["mix"]["partner"]
+            assert found["mix"]["lambda"] == lam / LAMBDA_ONE
+            assert partner["class"] == filled.class_names[other]
+            (back,) = render_views(filled, partner["sample"], [view])[1]
+            assert (back.unmixed == pictures.partner).all()
+            assert describe_view(filled, partner["sample"], view)["recipe"] == partner["recipe"]
+            if found["mix"]["kind"] == "cutmix":
+                top, left, height, width = found["mix"]["box"]
+                expected = pictures.unmixed.copy()
+                cut = slice(top, top + height), slice(left, left + width)
+                expected[cut] = back.unmixed[cut]
+                assert (pictures.mixed == expected).all()
+            else:
+                assert found["mix"]["box"] is None
+
+
+def test_a_sample_lists_its_labels_and_views(filled: Store) -> None:
+    labels = all_labels(filled)[70]
+    found = describe_sample(filled, 70)
+    assert found["labels"] == [filled.class_names[label] for label in labels.tolist()]
+    assert {vote["label"]: vote["votes"] for vote in found["votes"]} == {
+        filled.class_names[label]: int((labels == label).sum()) for label in set(labels.tolist())
+    }
+    assert found["own_share"] == (labels == filled.index.classes[70]).mean()
+    assert found["image_size"] == [12, 10]
+    for view, described in enumerate(found["views"]):
+        whole = describe_view(filled, 70, view)
+        if described["mix"] is not None:
+            assert set(described["mix"]["partner"]) == {"shard", "key", "sample", "class"}
+            whole["mix"]["partner"] = described["mix"]["partner"]
+        assert described == {name: whole[name] for name in described}
+    assert len(describe_sample(filled, 70, limit=2)["views"]) == 2
+
+
+def test_skipped_and_unfilled_views(tmp_path: Path) -> None:
+    store = bright_store(tmp_path)
+    spoil_image(store, 3)
+    fill_store(store, skip_bad=True, views=range(2))
+    found = describe_view(store, 5, 3)
+    assert (found["label"], found["agrees"], found["probabilities"]) == (None, None, None)
+    pictures = list(render_views(store, 5, range(2))[1])
+    assert [each.digest_equal for each in pictures] == [True, True]
+    with pytest.raises(ImageError):  # nothing says yet that sample 3 is skipped there
+        list(render_views(store, 5, [3])[1])
+    skipped = describe_sample(store, 3)
+    assert skipped["skipped"] == [0, 1]
+    assert (skipped["num_labels"], skipped["own_share"], skipped["views"]) == (0, None, [])
+    assert f"key {skipped['key']}" in skipped["views_missing"]
+    with pytest.raises(StoreError, match="views 0 to 3, there is no view 4"):
+        describe_view(store, 5, 4)
+
+
+def test_other_pixels_are_told(tmp_path: Path) -> None:
+    path = bright_store(tmp_path, policy=small_policy("mix=none")).path
+    store = Store.open(path, writable=True)
+    fill_store(store)
+    change_pixel(store, 7)
+    (pictures,) = render_views(store, 7, [1])[1]
+    assert pictures.digest_equal is False
+    with pytest.raises(StoreError, match="not the pixels"):
+        teacher_cache.open_store(str(path)).render(7, 1)
+
+
+def test_without_shards_labels_are_told(tmp_path: Path) -> None:
+    store = drawn_store(tmp_path)
+    for shard in (tmp_path / "shards").glob("*.tar"):
+        shard.unlink()
+    found = describe_sample(store, 9)
+    assert found["num_labels"] == 4
+    assert found["views"] == []
+    assert "cannot be opened" in found["views_missing"]
+    with pytest.raises(ShardError):
+        describe_view(store, 9, 0)
+
+
+def test_notebook(filled: Store) -> None:
+    store, labels = teacher_cache.open_store(str(filled.path)), all_labels(filled)
+    assert (store.labels() == labels).all()
+    assert store.labels().dtype == np.int16
+    assert (store.labels([3, 0]) == labels[:, [3, 0]]).all()
+    assert (store.labels(range(1, 3)) == labels[:, 1:3]).all()
+    assert (store.labels(2) == labels[:, 2]).all()
+    assert (store.votes().own == (labels == filled.index.classes[:, None]).sum(axis=1)).all()
+    key = filled.index.key(66)
+    (pictures,) = render_views(filled, 66, [1])[1]
+    for name in (66, key, f"train-0000.tar/{key}"):
+        assert (store.render(name, 1) == pictures.mixed).all()
+        assert (store.render(name, 1, mixed=False) == pictures.unmixed).all()
+        assert (store.image(name) == render_views(filled, 66, [])[0]).all()
+        assert store.view(name, 1) == describe_view(filled, 66, 1)
+        assert store.sample(name) == describe_sample(filled, 66)
+    for number in (-1, 260):
+        with pytest.raises(StoreError, match="samples 0 to 259"):
+            store.render(number, 0)
+    with pytest.raises(StoreError, match="there is no view 4"):
+        store.render(0, 4)
+
+
+def test_labels_of_what_is_not_filled(tmp_path: Path) -> None:
+    store = bright_store(tmp_path)
+    commit_labels(store, Unit(0, 1, 1), np.full((64, 2), 7))
+    assert (teacher_cache.open_store(str(store.path)).labels() == all_labels(store)).all()
+
+
+@pytest.mark.parametrize(("limit", "size"), [(1, (12, 10)), (20, (300, 400)), (20, (7, 900))])
+def test_the_sheet_has_every_view(tmp_path: Path, limit: int, size: tuple[int, int]) -> None:
+    store = drawn_store(tmp_path, mixed=True, views=20)
+    found = describe_sample(store, 2, limit=limit)
+    _, views = render_views(store, 2, range(limit))
+    pictures = list(views)
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    found["class"] = "[bold]" + "long name " * 30 + "\x1b[2J\n"
+    sheet = contact_sheet(found, image, pictures)
+    assert sheet.width == SHEET_WIDTH
+    pixels = np.asarray(sheet)
+    for each in pictures:
+        tile = np.kron(each.mixed, np.ones((17, 17, 1), np.uint8))  # 8 pixels at 17 times their size
+        corner = tile[:17, :17].reshape(-1, 3)[0]
+        assert (pixels == corner).all(axis=2).sum() >= 17 * 17
+
+
+def test_a_picture_is_the_pixels(tmp_path: Path) -> None:
+    panes = [np.random.default_rng(n).integers(0, 256, (5, 7, 3), dtype=np.uint8) for n in range(2)]
+    image = side_by_side(panes[:1])
+    assert (np.asarray(Image.open(io.BytesIO(png_bytes(image)))) == panes[0]).all()
+    large = np.asarray(side_by_side(panes, scale=3))
+    assert (large[::3, :21:3] == panes[0]).all()
+    assert (large[::3, -21::3] == panes[1]).all()
+    file = tmp_path / "a.png"
+    save_png(image, file)
+    save_png(image, file)  # the same may be there
+    with pytest.raises(StoreError, match="is not this picture"):
+        save_png(side_by_side(panes), file)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    assert (np.asarray(Image.open(file)) == panes[0]).all()
+    with pytest.raises(StoreError, match="cannot be written"):
+        save_png(image, tmp_path / "none" / "a.png")
+
+
+def test_decode_is_the_rule(filled: Store) -> None:
+    block = read_block(filled.index.place(0, 0))
+    assert (render_views(filled, 4, [])[0] == decode(block.images[4])).all()
