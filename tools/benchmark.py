@@ -1,0 +1,138 @@
+"""How fast this is beside others, and how much of its most expensive part each stage keeps busy. One table of ratios.
+
+    python tools/benchmark.py [--shards 'train-*.tar'] [--rows 'views/s*'] [--json F] [--plot F] [--markdown F]
+    python tools/benchmark.py --gpu
+
+Ours and peer are measured in turns; a row shows both medians, the ratio of the medians, and the range of the paired
+ratios. A ratio is larger where ours is better, whatever the unit. Nothing fails because a figure is low.
+"""
+
+import fnmatch
+import json
+import shlex
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:  # run as a script: the rows are in the package `tools`
+    sys.path.insert(0, str(ROOT))
+
+import click  # noqa: E402
+import torch  # noqa: E402
+from rich.console import Console  # noqa: E402
+
+from teacher_cache.errors import TeacherCacheError  # noqa: E402
+from tools.benchmarks import gpu, pipeline, rendering, scaling, storage  # noqa: E402
+from tools.benchmarks.machine import describe_machine, describe_versions, now, write_aside  # noqa: E402
+from tools.benchmarks.plot import check_plotting, draw  # noqa: E402
+from tools.benchmarks.row import Bench, BenchmarkError, Row, RowPlan, measure_row  # noqa: E402
+from tools.benchmarks.scale import FULL, TINY  # noqa: E402
+from tools.benchmarks.table import markdown_table, notes, rich_table  # noqa: E402
+
+RATIO = "median of ours over median of peer (or limit), inverted where smaller is better; spread: paired ratios"
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--shards", multiple=True, help="Take images of these shards.  [default: made pictures]")
+@click.option("--rows", "pattern", default="*", help="Only rows whose name matches: 'stage two*'.")
+@click.option("--repeats", default=5, type=click.IntRange(1), help="Turns of either side; 5 or more to be reported.")
+@click.option("--filled", help="A filled store, whose bytes a view are counted too.")
+@click.option("--scratch", default=Path("runs/bench"), type=click.Path(path_type=Path), help="Where stores are made.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write everything as JSON.")
+@click.option("--plot", "plot_file", type=click.Path(path_type=Path, dir_okay=False), help="Draw ratios as a PNG.")
+@click.option("--markdown", "markdown_file", type=click.Path(path_type=Path, dir_okay=False), help="Write the table.")
+@click.option("--gpu", "on_gpu", is_flag=True, help="The rows that need a GPU, and only those.")
+@click.option("--list", "only_list", is_flag=True, help="Name the rows, measure nothing.")
+@click.option("--device", hidden=True, help="Run the GPU's rows there.")
+@click.option("--tiny", is_flag=True, hidden=True, help="Run every line in seconds; the figures say nothing.")
+def main(
+    shards: tuple[str, ...],
+    pattern: str,
+    repeats: int,
+    filled: str | None,
+    scratch: Path,
+    json_file: Path | None,
+    plot_file: Path | None,
+    markdown_file: Path | None,
+    on_gpu: bool,
+    only_list: bool,
+    device: str | None,
+    tiny: bool,
+) -> None:
+    """Measure ratios on this machine."""
+    try:
+        plans = choose(pattern, on_gpu)
+        if only_list:
+            click.echo("\n".join(plan.name for plan in plans))
+            return
+        if plot_file is not None:
+            check_plotting()
+        bench = Bench(
+            scale=TINY if tiny else FULL,
+            repeats=repeats,
+            scratch=scratch.resolve(),
+            shards=shards,
+            filled=filled,
+            device=choose_device(on_gpu, device),
+        )
+        found: dict[str, Any] = {
+            "date": now(),
+            "command": shlex.join(sys.argv),
+            "machine": describe_machine(bench.device),
+            "versions": describe_versions(),
+            "images": list(shards) or "made",
+            "ratio": RATIO,
+        }
+        rows = measure(plans, bench)
+        found["rows"] = [asdict(row) for row in rows]
+    except TeacherCacheError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    Console(width=None if sys.stdout.isatty() else 200).print(rich_table(rows))
+    for note in notes(rows):
+        click.echo(note)
+    if json_file is not None:
+        write_aside(json_file, json.dumps(found, indent=2) + "\n")
+    if markdown_file is not None:
+        write_aside(markdown_file, markdown_table(rows))
+    if plot_file is not None:
+        machine = found["machine"]
+        draw(rows, plot_file, f"{machine['device'] or machine['cpu']}, {machine['cores']} cores, {found['date'][:10]}")
+
+
+def choose(pattern: str, on_gpu: bool) -> list[RowPlan]:
+    """Rows of this kind whose name matches. BenchmarkError where none does."""
+    stories = (gpu,) if on_gpu else (rendering, pipeline, storage, scaling)
+    plans = [plan for story in stories for plan in story.plans()]
+    chosen = [plan for plan in plans if fnmatch.fnmatchcase(plan.name, pattern)]
+    if not chosen:
+        raise BenchmarkError(f"no row is named {pattern}: --list names them")
+    return chosen
+
+
+def choose_device(on_gpu: bool, device: str | None) -> torch.device:
+    if not on_gpu:
+        return torch.device("cpu")
+    if device is None and not torch.cuda.is_available():
+        raise BenchmarkError("no CUDA device is here: run it on a machine with a GPU, or leave --gpu out")
+    return torch.device(device or "cuda")
+
+
+def measure(plans: Sequence[RowPlan], bench: Bench) -> list[Row]:
+    """Row after row; what is going on goes to stderr."""
+    rows = []
+    for number, plan in enumerate(plans, start=1):
+        click.echo(f"[{number}/{len(plans)}] {plan.name} ...", err=True)
+        rows.append(measure_row(plan, bench))
+        ratio = "not measured" if rows[-1].ratio is None else f"ratio {rows[-1].ratio:.2f}, reach {plan.reach:.3g}"
+        click.echo(f"    {ratio}; {rows[-1].elapsed_s:.0f} s", err=True)
+    return rows
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore", module="nvidia")
+    main()

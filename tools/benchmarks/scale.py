@@ -1,0 +1,79 @@
+"""How large everything is that the benchmark makes. TINY runs every line in seconds; its figures say nothing."""
+
+from dataclasses import dataclass
+
+MODELS = "tools.benchmarks.models"
+
+
+@dataclass(frozen=True)
+class Scale:
+    images: int  # of rendering rows and of stage one; whole blocks
+    image_size: tuple[int, int]  # mean height and width
+    image_bytes: int  # mean
+    view_px: int
+    dali_batch: int
+    teacher: str  # the expensive one
+    teacher_batch: int  # its batch shape on a CPU, and the students' batch
+    teacher_images: int  # of a (block, view) of stage one with the expensive teacher: a whole number of its batches
+    recipe: str
+    student: tuple[str, ...]  # settings over the recipe
+    block_samples: int  # of the shards that stage two trains from: one block each
+    window_views: int  # that stage two trains in a turn: a block's three views
+    loader_batches: int  # of three views of a block that the loader yields in a turn
+    rendering_processes: int | None  # None: as the row says
+    digest_turns: int  # of the row that compares the cheapest things
+    simulated: tuple[int, int, int, int]  # samples, shards, views, classes of the simulated store
+    plan_samples: tuple[int, int, int]  # few, many, and those of ImageNet
+    gpu_largest_batch: int
+    gpu_copies: int  # of each image in the shards of the GPU's benchmark
+    gpu_views: int  # of a sample that stage one labels in a turn
+    gpu_steps: int  # of a turn
+
+
+FULL = Scale(
+    images=192,
+    image_size=(392, 474),
+    image_bytes=110_000,
+    view_px=224,
+    dali_batch=64,
+    teacher=f"{MODELS}:regnety_160",
+    teacher_batch=32,
+    teacher_images=32,
+    recipe="deit_tiny_distilled",
+    student=(),
+    block_samples=32,
+    window_views=96,
+    loader_batches=8,
+    rendering_processes=None,
+    digest_turns=15,
+    simulated=(1_281_167, 1024, 304, 1000),
+    plan_samples=(10_000, 1_000_000, 1_281_167),
+    gpu_copies=16,
+    gpu_views=16,
+    gpu_steps=20,
+    gpu_largest_batch=2048,
+)
+
+TINY = Scale(
+    images=16,
+    image_size=(40, 48),
+    image_bytes=1_500,
+    view_px=32,
+    dali_batch=8,
+    teacher=f"{MODELS}:one_layer",
+    teacher_batch=6,
+    teacher_images=6,
+    recipe="deit_tiny_distilled",
+    student=(f"model={MODELS}:small_student", "drop_path=none", "token_init_std=none"),
+    block_samples=4,
+    window_views=12,
+    loader_batches=1,
+    rendering_processes=0,
+    digest_turns=2,
+    simulated=(300, 2, 16, 20),
+    plan_samples=(2_000, 4_000, 5_000),
+    gpu_copies=3,
+    gpu_views=2,
+    gpu_steps=2,
+    gpu_largest_batch=16,
+)

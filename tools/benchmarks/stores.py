@@ -1,0 +1,109 @@
+"""Shards and stores that the rows share, made once in the scratch folder."""
+
+import importlib
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from teacher_cache.fill import FillOptions, FillProgress, fill
+from teacher_cache.index import class_rule
+from teacher_cache.job import join_job
+from teacher_cache.replay.policy import load_policy
+from teacher_cache.shards import index_shards
+from teacher_cache.store import Store
+from teacher_cache.teacher import Teacher, TeacherSettings, open_teacher
+from tools.benchmarks.row import Bench, UnavailableError, steady_rate
+from tools.benchmarks.scale import MODELS
+from tools.make_shards import Sample, write_shard
+
+CLASSES = 1000
+NEGLIGIBLE = f"{MODELS}:one_layer"
+
+
+def make_store(
+    bench: Bench, name: str, images: Sequence[bytes], *, shard_samples: int, views: int, group: int
+) -> Store:
+    """An empty store of DeiT's policy over shards of these images; what was there under this name goes."""
+    folder = bench.scratch / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    paths = []
+    for number, first in enumerate(range(0, len(images), shard_samples)):
+        samples = [
+            Sample(f"{first + place:06d}", (first + place) % CLASSES, partial(lambda image: ("jpg", image), image))
+            for place, image in enumerate(images[first : first + shard_samples])
+        ]
+        paths.append(folder / f"train-{number:04d}.tar")
+        write_shard(paths[-1], samples)
+    (folder / "classes.json").write_text("[" + ", ".join(f'"{number}"' for number in range(CLASSES)) + "]")
+    shards = [str(path) for path in paths]
+    index = index_shards(shards, class_rule(shards))
+    policy = load_policy("deit", [f"size={bench.scale.view_px}"])
+    return Store.create(folder / "store", index, policy, views=views, group=group, seed=0)
+
+
+def open_model(bench: Bench, store: Store, spec: str, batch: int, *, compiled: bool = False) -> Teacher:
+    """A network as a store's teacher, at this batch shape."""
+    settings = TeacherSettings(spec=spec, device=str(bench.device), batch_size=batch, compile=compiled)
+    return open_teacher(settings, num_classes=store.num_classes, view_size=store.policy.size, stored=None)
+
+
+def fill_views(
+    store: Store,
+    teacher: Teacher,
+    views: range,
+    workers: int,
+    on_progress: Callable[[FillProgress], None] = lambda progress: None,
+) -> None:
+    """Stage one as the command runs it. Random weights agree with nothing."""
+    options = FillOptions(workers=workers, allow_low_agreement=True)
+    fill(store, teacher, join_job(), options, views, on_progress=on_progress)
+
+
+def fill_rate(store: Store, teacher: Teacher, views: range, workers: int, settle: float = 0.0) -> float:
+    """Views a second of stage one, from the first labels on: starting processes is not in it, committing is."""
+    arrived: list[tuple[float, int]] = []
+    fill_views(store, teacher, views, workers, lambda progress: arrived.append((time.perf_counter(), progress.views)))
+    return steady_rate(arrived, settle)
+
+
+def training_store(bench: Bench, images: Sequence[bytes], workers: int = 0) -> Store:
+    """A store filled for training: shards of one block each, six views of a sample."""
+
+    def make() -> Store:
+        samples = bench.scale.block_samples
+        whole = images[: len(images) // (3 * samples) * (3 * samples)]  # an epoch of three repeats is a third: blocks
+        store = make_store(bench, "training", whole, shard_samples=samples, views=6, group=6)
+        teacher = open_model(bench, store, NEGLIGIBLE, bench.scale.teacher_batch)
+        fill_views(store, teacher, range(store.views), workers)
+        return store
+
+    store: Store = bench.shared("training store", make)
+    return store
+
+
+def simulated_store(bench: Bench) -> Path:
+    """A filled store without pictures, of ImageNet's size; it is kept in the scratch folder for the next time.
+
+    UnavailableError where tools/simulate_store.py is not there.
+    """
+
+    def make() -> Path:
+        try:
+            simulate = importlib.import_module("tools.simulate_store").make_store
+        except ModuleNotFoundError as error:
+            raise UnavailableError("tools/simulate_store.py, which makes the simulated store, is not there") from error
+        samples, shards, views, classes = bench.scale.simulated
+        path = bench.scratch / f"simulated-{samples}x{views}"
+        if not path.exists():
+            aside = path.with_suffix(".partial")
+            shutil.rmtree(aside, ignore_errors=True)
+            bench.scratch.mkdir(parents=True, exist_ok=True)
+            simulate(aside, samples, shards, views, classes, 0, lambda: None)
+            aside.rename(path)
+        return path
+
+    path: Path = bench.shared("simulated store", make)
+    return path

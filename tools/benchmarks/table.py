@@ -1,0 +1,43 @@
+"""Rows as a table: for the terminal, and for README."""
+
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from tools.benchmarks.row import Row
+
+COLUMNS = ("what", "against", "ours", "peer", "unit", "ratio", "spread", "reach")
+
+
+def rich_table(rows: Sequence[Row]) -> Table:
+    table = Table(show_edge=False, title="Ratios: larger is better on every row")
+    for column in (*COLUMNS, "took"):
+        table.add_column(column, justify="left" if column in {"what", "against", "unit"} else "right")
+    for row in rows:
+        style = "dim" if row.ratio is None else "green" if row.ratio >= row.reach else "yellow"
+        table.add_row(*(Text(cell) for cell in (*cells(row), f"{row.elapsed_s:.0f} s")), style=style)
+    return table
+
+
+def markdown_table(rows: Sequence[Row]) -> str:
+    lines = [COLUMNS, ("---",) * len(COLUMNS), *(cells(row) for row in rows)]
+    return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
+
+
+def notes(rows: Sequence[Row]) -> list[str]:
+    """What is in a row, or why it was not measured."""
+    return [f"{row.name}: {row.note}" for row in rows if row.note]
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    peer = "-" if row.peer is None else figure(row.peer)
+    spread = "-" if row.spread is None or row.spread[0] == row.spread[1] else "{:.2f}-{:.2f}".format(*row.spread)
+    ratio = "-" if row.ratio is None else f"{row.ratio:.2f}"
+    ours = "-" if row.ours is None else figure(row.ours)
+    return row.name, row.against, ours, peer, row.unit, ratio, spread, f"{row.reach:.3g}"
+
+
+def figure(value: float) -> str:
+    """Three digits or more: 1,234 or 12.3 or 0.123."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -1,0 +1,78 @@
+"""Stage two's steps, timed: from the loader, and on one batch that stays where it is."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from student.loader import Batch
+from student.ranks import Ranks
+from student.recipe import load_recipe
+from student.train import Run, TrainOptions
+from teacher_cache.replay.block import BLOCK_SAMPLES
+from teacher_cache.store import Store
+from teacher_cache.teacher import TeacherSettings
+from tools.benchmarks.row import Bench, now_s
+
+EPOCHS = 1_000_000  # never to end while it is measured
+
+
+class Training:
+    """A student in training, step by step. Nothing is evaluated or saved."""
+
+    def __init__(
+        self,
+        bench: Bench,
+        store: Store,
+        batch: int,
+        workers: int,
+        *,
+        teacher: TeacherSettings | None = None,
+        compiled: bool = False,
+    ) -> None:
+        scale = bench.scale
+        overrides = [
+            *(f"batch_size={batch}", "pool_batches=2", f"epochs={EPOCHS}", "warmup_epochs=0", "lr_batch=none"),
+            *(f"compile={str(compiled).lower()}", *scale.student),
+        ]
+        self._device = bench.device
+        options = TrainOptions(out=bench.scratch / "run", workers=workers, device=str(bench.device), teacher=teacher)
+        self.run = Run(store, load_recipe(scale.recipe, overrides), options, Ranks(0, 1, bench.device))
+        ahead = (workers + 2) * BLOCK_SAMPLES * self.run.recipe.repeats  # rendered besides the pool
+        self._settling = -(-ahead // batch) + 1 if workers else 0
+        self._batches: Iterator[Batch] = iter(self.run.loader)
+        self._resident = self._on_device(self._step())
+
+    def loader_s(self, steps: int) -> float:
+        """Seconds of a step on the loader's batches; what rendering processes had ready beforehand is trained first."""
+        for _ in range(self._settling):
+            self._step()
+        started = now_s(self._device)
+        for _ in range(steps):
+            self._step()
+        return (now_s(self._device) - started) / steps
+
+    def resident_s(self, steps: int) -> float:
+        """Seconds of a step on one batch that is on the device, with its labels."""
+        started = now_s(self._device)
+        for _ in range(steps):
+            self.run.train_step(self._resident)
+        seconds = (now_s(self._device) - started) / steps
+        self.run.flush_steps(None)
+        return seconds
+
+    def close(self) -> None:
+        self.run.loader.close()
+
+    def _step(self) -> Batch:
+        batch = next(self._batches)
+        self.run.train_step(batch)
+        self.run.flush_steps(None)
+        return batch
+
+    def _on_device(self, batch: Batch) -> Batch:
+        moved: dict[str, Any] = {
+            name: getattr(batch, name).to(self._device)
+            for name in ("views", "class_pairs", "lambdas", "labels")
+            if getattr(batch, name) is not None
+        }
+        return replace(batch, **moved)
