@@ -9,7 +9,12 @@ ROOT = Path(__file__).parents[1]
 DOORS = {
     "torchvision": {"teacher_cache/replay/render.py", "tools/make_shards.py"},
     "cv2": {"teacher_cache/replay/render.py", "teacher_cache/replay/mix.py"},
-    "PIL": {"teacher_cache/replay/render.py", "tools/make_shards.py"},
+    "PIL": {
+        "teacher_cache/replay/render.py",
+        "tools/make_shards.py",
+        "tools/benchmarks/photographs.py",
+        "tools/benchmarks/peers.py",
+    },
     "webdataset": {"tools/make_shards.py"},
     "zarr": {"teacher_cache/store.py"},
     "timm": {
@@ -18,11 +23,15 @@ DOORS = {
         "student/trained.py",
         "student/export.py",
         "student/train.py",
+        "tools/benchmarks/models.py",
+        "tools/benchmarks/peers.py",
     },
     "sklearn": {"tools/make_shards.py"},
     "scipy": {"teacher_cache/agreement.py", "student/report.py"},
     "safetensors": {"teacher_cache/teacher.py", "student/trained.py", "student/export.py"},
     "onnxruntime": {"student/export.py"},
+    "matplotlib": {"tools/benchmarks/plot.py"},
+    "nvidia": {"tools/benchmarks/peers.py"},
 }
 
 
