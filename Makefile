@@ -40,7 +40,7 @@ quoted = $(foreach word,$(1),'$(word)')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install cache-teacher train-student test check lock clean
+.PHONY: help install cache-teacher train-student test check bench bench-gpu lock clean
 
 help: ## list targets and variables
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -60,6 +60,14 @@ help: ## list targets and variables
 	@echo '  NPROC=       processes (GPUs) on this machine, through torchrun'
 	@echo '  WORKERS=     rendering processes for each of them   [$(WORKERS)]'
 	@echo '  OUT=         where the run goes                     [$(OUT)]'
+	@echo
+	@echo 'Variables of bench and bench-gpu:'
+	@echo '  BENCH_SHARDS=   take images of these shards, else pictures are made'
+	@echo '  BENCH_FILLED=   a filled store, whose bytes a view are counted too'
+	@echo '  BENCH_ROWS=     only rows whose name matches: "stage two*"   [$(BENCH_ROWS)]'
+	@echo '  BENCH_REPEATS=  turns of either side                [$(BENCH_REPEATS)]'
+	@echo '  BENCH_DALI=1    install DALI too (400 MB), a peer of rendering'
+	@echo '  BENCH_OUT=      where figures, plot and made stores go   [$(BENCH_OUT)]'
 
 install: $(INSTALLED) ## make the environment in .venv from the lock file
 
@@ -94,6 +102,26 @@ $(STORE).filled: $(STORE)/zarr.json $(MADE_TEACHER)
 $(STUDENT)/results.json: $(STORE).filled
 	$(LAUNCH) student train --store $(STORE) --recipe $(RECIPE) $(if $(VAL),$(foreach word,$(VAL),--val '$(word)')) \
 		--out $(STUDENT) --workers $(WORKERS) $(WITH_OPS)
+
+# The benchmark's own libraries are in no lock: no other target needs them. pip is told to keep what the lock gave.
+BENCH_ROWS    ?= *
+BENCH_REPEATS ?= 5
+BENCH_OUT     ?= runs/bench
+BENCH_GROUP   := $(VENV)/.bench$(if $(BENCH_DALI),-dali)
+BENCH = $(BIN)/python tools/benchmark.py --rows '$(BENCH_ROWS)' --repeats $(BENCH_REPEATS) --scratch $(BENCH_OUT) \
+	$(foreach word,$(BENCH_SHARDS),--shards '$(word)') $(if $(BENCH_FILLED),--filled '$(BENCH_FILLED)')
+
+$(BENCH_GROUP): $(INSTALLED)
+	$(BIN)/python -m pip freeze --exclude-editable >$(VENV)/.constraints
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(VENV)/.constraints 'matplotlib>=3.10' \
+		$(if $(BENCH_DALI),nvidia-dali-cuda130)
+	touch $@
+
+bench: $(BENCH_GROUP) ## measure ratios to timm, DALI and bare networks: table, JSON, plot
+	$(BENCH) --json $(BENCH_OUT)/bench.json --plot $(BENCH_OUT)/bench.png --markdown $(BENCH_OUT)/bench.md
+
+bench-gpu: $(BENCH_GROUP) ## the same of both stages on a GPU
+	$(BENCH) --gpu --json $(BENCH_OUT)/bench-gpu.json --plot $(BENCH_OUT)/bench-gpu.png --markdown $(BENCH_OUT)/bench-gpu.md
 
 test: $(INSTALLED) ## run all tests
 	$(BIN)/python -m pytest -q

@@ -12,7 +12,8 @@ DOORS = {
     "torchvision": {"teacher_cache/replay/decode.py", "teacher_cache/replay/render.py", "tools/make_shards.py"},
     "cv2": {f"teacher_cache/replay/{name}.py" for name in ("render", "geometry", "colour", "erase", "mix")},
     "PIL": {f"teacher_cache/replay/{name}.py" for name in ("decode", "colour", "render")}
-    | {"teacher_cache/audit/pictures.py", "tools/make_shards.py"},
+    | {"teacher_cache/audit/pictures.py", "tools/make_shards.py"}
+    | {"tools/benchmarks/photographs.py", "tools/benchmarks/peers.py"},
     "webdataset": {"tools/make_shards.py"},
     "zarr": {"teacher_cache/store.py"},
     "numcodecs": {"teacher_cache/chunks.py"},
@@ -22,12 +23,16 @@ DOORS = {
         "student/trained.py",
         "student/export.py",
         "student/train.py",
+        "tools/benchmarks/models.py",
+        "tools/benchmarks/peers.py",
     },
     "sklearn": {"tools/make_shards.py"},
     "scipy": {"teacher_cache/agreement.py", "teacher_cache/audit/intervals.py", "student/report.py"},
     "safetensors": {"teacher_cache/teacher.py", "student/trained.py", "student/export.py"},
     "onnxruntime": {"student/export.py"},
     "pyarrow": {"teacher_cache/audit/export.py"},
+    "matplotlib": {"tools/benchmarks/plot.py"},
+    "nvidia": {"tools/benchmarks/peers.py"},
 }
 
 

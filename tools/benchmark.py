@@ -9,6 +9,7 @@ ratios. A ratio is larger where ours is better, whatever the unit. Nothing fails
 
 import fnmatch
 import json
+import os
 import shlex
 import sys
 import warnings
@@ -20,6 +21,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:  # run as a script: the rows are in the package `tools`
     sys.path.insert(0, str(ROOT))
+
+# as the commands have it, and before torch is imported: threads that wait leave their core to others
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import click  # noqa: E402
 import torch  # noqa: E402

@@ -47,7 +47,7 @@ class TimmViews:
         """One view an image, (3, H, W) uint8."""
         for image in images:
             with Image.open(io.BytesIO(image)) as opened:
-                yield self.transform(opened.convert("RGB"))
+                yield np.asarray(self.transform(opened.convert("RGB")))
 
 
 def black_at_no_bits(posterize: Callable[..., Image.Image]) -> Callable[..., Image.Image]:

@@ -71,7 +71,7 @@ class Training:
 
     def _on_device(self, batch: Batch) -> Batch:
         moved: dict[str, Any] = {
-            name: getattr(batch, name).to(self._device)
+            name: getattr(batch, name).to(self._device, copy=True)
             for name in ("views", "class_pairs", "lambdas", "labels")
             if getattr(batch, name) is not None
         }
