@@ -104,9 +104,9 @@ class LabelReader:
     def skipped(self, shard: int, block: int, view: int) -> frozenset[int]:
         """Positions in a shard's block that stage one skipped at a view; its unit must be committed."""
         group, column = divmod(view, self._store.group)
-        page = self._page("labels", group, self._unit(shard, block))
-        start = self._block_start(shard, block)
-        stop = min(start + BLOCK_SAMPLES, int(self._sample_starts[-1]))
+        unit = self._unit(shard, block)
+        page, start = self._page("labels", group, unit), self._block_start(shard, block)
+        stop = min(start + BLOCK_SAMPLES, int(self._sample_starts[unit[0] + 1]))  # the next shard's rows follow
         labels = page.values[start - page.start : stop - page.start, column]
         return frozenset(np.flatnonzero(labels == SKIPPED).tolist())
 

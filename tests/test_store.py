@@ -364,6 +364,20 @@ def test_label_reader_equals_plain_reading(tmp_path: Path, budget_bytes: int) ->
     assert len(reader.labels(np.zeros(0, np.int64), np.zeros(0, np.int64))) == 0
 
 
+@pytest.mark.parametrize("budget_bytes", [1, 10**9])
+def test_skipped_samples_are_those_of_the_block_not_of_the_next_shard(tmp_path: Path, budget_bytes: int) -> None:
+    store = make_store(tmp_path / "s")
+    for unit in store.units():
+        commit(store, unit, skip=(0,))
+    reader = LabelReader(store, budget_bytes)
+    reader.labels(np.array([132]), np.array([0]))  # the rows of the shards after the first are in memory
+    reader.skipped(1, 0, 0)
+    for shard, number in ((0, 3), (1, 1), (3, 4)):
+        for block in range(number):
+            first_of_unit = block % 2 == 0
+            assert reader.skipped(shard, block, 0) == (frozenset({0}) if first_of_unit else frozenset())
+
+
 @pytest.mark.parametrize("budget_bytes", [1, 600, 2903, 2904, 40_000])
 def test_label_reader_keeps_to_its_budget(tmp_path: Path, budget_bytes: int) -> None:
     """A group of labels takes 331 x 2 x 2 bytes, its digests 8 x 2 x 8: two of both 2,904; here 8 groups."""
