@@ -1,13 +1,12 @@
 """A simulated store is one that every reader accepts, and says what its labels say."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from teacher_cache.audit import audit
+from teacher_cache.audit.summary import summarise
 from teacher_cache.cli import main as teacher_cache
 from teacher_cache.labels import LabelReader
 from teacher_cache.status import status
@@ -15,7 +14,7 @@ from teacher_cache.store import Store
 from tests.filled_store import files
 from tools import simulate_store
 from tools.inspect_cache import main as inspect_cache
-from tools.simulate_store import draw_pairs, labels_per_s, main, simulated_index
+from tools.simulate_store import draw_pairs, main, simulated_index
 
 SIZE = ["--samples", "7000", "--shards", "3", "--views", "33", "--classes", "20"]
 
@@ -59,7 +58,7 @@ def test_counts_are_those_of_the_labels(store: Store) -> None:
     agreement = status(store)["agreement"]
     assert agreement["own"] == pytest.approx(own)
     assert 0.3 < agreement["own"] < 0.6 < agreement["larger"] < agreement["either"] < 0.95
-    assert sum(row["labels"] for row in audit(store)["agreement_by_class"]) == labels.size
+    assert sum(row["labels"] for row in summarise(store)["agreement_by_class"]) == labels.size
 
 
 def test_the_seed_says_it_all(store: Store, tmp_path: Path) -> None:
@@ -95,26 +94,3 @@ def test_images_lie_in_their_shards_one_after_the_other() -> None:
         assert (offsets % 512 == 0).all()
         assert (offsets[1:] >= ends[:-1]).all()
         assert ends[-1] < entry.num_bytes
-
-
-def test_measures_are_of_this_store(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each figure is a time, or views over a time; the commands end well."""
-    asked: list[int] = []
-    real = LabelReader.labels
-
-    def spy(self: LabelReader, samples: np.ndarray, views: np.ndarray) -> np.ndarray:
-        asked.append(len(samples))
-        return real(self, samples, views)
-
-    monkeypatch.setattr(LabelReader, "labels", spy)
-    assert labels_per_s(store, 3, "together") > 0
-    assert sum(asked) == 2333 * 3 // 1024 * 1024
-    monkeypatch.undo()
-    result = CliRunner().invoke(main, [str(store.path), "--measure"])
-    assert result.exit_code == 0, result.output
-    figures = json.loads(result.output)
-    assert set(figures) == {
-        *("labels_per_s_repeats_3_together", "labels_per_s_repeats_1", "first_labels_s"),
-        *("status_s", "status_peak_gb", "inspect_cache_s", "inspect_cache_peak_gb"),
-    }
-    assert all(value > 0 for value in figures.values())

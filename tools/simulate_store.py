@@ -1,7 +1,6 @@
-"""A store of any size without pictures and without a teacher, and how fast such a store is read.
+"""A store of any size without pictures and without a teacher, to measure on how fast such a store is read.
 
 python tools/simulate_store.py OUT [--samples 1281167 --shards 1024 --views 304 --classes 1000 --seed 0]
-python tools/simulate_store.py OUT --measure
 
 Labels are drawn. The simulated teacher of teacher_cache/simulated.py sees a thousand samples, 128 views each; a sample
 of the store takes one of them with its labels renamed, so that the commonest is its own class for 85 %, and each of its
@@ -10,11 +9,7 @@ show the partner more, and then the label is the one that the partner's own view
 hashes are. Nothing waits for the disk, and a run that was stopped is begun anew.
 """
 
-import json
-import os
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -22,10 +17,7 @@ from typing import NamedTuple
 import click
 import numpy as np
 
-from student.loader import ViewLoader
-from student.plan import Order, PlanSettings, epoch_plan, pass_blocks
 from teacher_cache.errors import TeacherCacheError
-from teacher_cache.labels import LabelReader
 from teacher_cache.progress import counting_bar
 from teacher_cache.replay.block import BLOCK_SAMPLES
 from teacher_cache.replay.policy import load_policy
@@ -36,7 +28,6 @@ from teacher_cache.store import Store, Unit, UnitCounts, UnitValues
 
 PROTOTYPES, DRAWS = 1024, 128  # samples that the teacher sees, and views of each
 TOP1 = 0.85  # share of the samples whose commonest label is their own class
-BATCH, EPOCHS = 1024, 300
 TAR_BLOCK = 512
 
 
@@ -57,13 +48,9 @@ class ShardLabels(NamedTuple):
 @click.option("--views", default=304, type=click.IntRange(1))
 @click.option("--classes", default=1000, type=click.IntRange(2))
 @click.option("--seed", default=0, type=click.IntRange(0))
-@click.option("--measure", "measured", is_flag=True, help="Make nothing: print as JSON how fast the store OUT is read.")
-def main(out: Path, samples: int, shards: int, views: int, classes: int, seed: int, measured: bool) -> None:
+def main(out: Path, samples: int, shards: int, views: int, classes: int, seed: int) -> None:
     """Make the simulated store OUT."""
     try:
-        if measured:
-            click.echo(json.dumps(measure(out), indent=2))
-            return
         with counting_bar("shards") as bar:
             task = bar.add_task("labels", total=shards)
             store = make_store(out, samples, shards, views, classes, seed, lambda: bar.advance(task))
@@ -187,80 +174,6 @@ def draw_pairs(rng: np.random.Generator, n: int, views: int) -> tuple[np.ndarray
     partners = np.where(partners < n, partners, rows)
     shows_partner = rng.integers(0, 2, (n, views), np.uint8).astype(bool)
     return partners, np.take_along_axis(shows_partner, np.minimum(partners, rows), axis=0) & (partners != rows)
-
-
-# -- measuring how fast it is read -----------------------------------------------------------------------------------
-
-
-def measure(path: Path) -> dict[str, float]:
-    """All figures of a filled store. The first batch and the two audits have a process each."""
-    store = Store.open(path)
-    figures = {
-        "labels_per_s_repeats_3_together": labels_per_s(store, 3, "together"),
-        "labels_per_s_repeats_1": labels_per_s(store, 1, "apart"),
-    }
-    script = Path(__file__).resolve()
-    code = f"import sys; sys.path.insert(0, {str(script.parent)!r}); import simulate_store as s; "
-    first = subprocess.run(
-        [sys.executable, "-c", code + f"print(s.first_labels_s({str(path)!r}))"], check=True, capture_output=True
-    )
-    figures["first_labels_s"] = float(first.stdout)
-    for name, command in (
-        ("status", ["-m", "teacher_cache", "status", str(path)]),
-        ("inspect_cache", [str(script.with_name("inspect_cache.py")), str(path)]),
-    ):
-        figures[f"{name}_s"], figures[f"{name}_peak_gb"] = run(command)
-    return figures
-
-
-def labels_per_s(store: Store, repeats: int, order: Order, epoch: int = 0) -> float:
-    """Labels of an epoch in the plan's order, over the time that a new LabelReader takes for them; plan left out."""
-    settings = PlanSettings(
-        seed=0,
-        batch_size=BATCH,
-        world_size=1,
-        rank=0,
-        repeats=repeats,
-        order=order,
-        views_in_use=store.views,
-        pool_batches=12,
-    )
-    plan = epoch_plan(settings, pass_blocks(store.counts), epoch)
-    spent = 0.0
-    started = time.perf_counter()
-    reader = LabelReader(store)
-    spent += time.perf_counter() - started
-    for step in range(plan.steps):
-        wanted = plan.order[step * plan.local_batch : (step + 1) * plan.local_batch]
-        samples, views = plan.samples[wanted], plan.views[wanted]
-        started = time.perf_counter()
-        reader.labels(samples, views)
-        spent += time.perf_counter() - started
-    return plan.steps * plan.local_batch / spent
-
-
-def first_labels_s(path: str) -> float:
-    """Seconds that a training of EPOCHS epochs takes for its first batch's labels: opening the store, the loader, its
-    check of all labels that it needs, and the batch; the plan left out."""
-    started = time.perf_counter()
-    loader = ViewLoader(path, BATCH, epochs=EPOCHS, repeats=3, order="together")
-    spent = time.perf_counter() - started
-    plan = epoch_plan(loader.settings, pass_blocks(loader.store.counts, loader.skipped), 0)
-    wanted = plan.order[: plan.local_batch]
-    samples, views = plan.samples[wanted], plan.views[wanted]
-    started = time.perf_counter()
-    LabelReader(loader.store).labels(samples, views)
-    return spent + time.perf_counter() - started
-
-
-def run(command: list[str]) -> tuple[float, float]:
-    """Run a Python command to its end: seconds, and the largest memory that it held, in GB."""
-    started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL)
-    _, state, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(state)
-    assert state == 0, f"{' '.join(command)} ended with {state}"
-    return time.perf_counter() - started, usage.ru_maxrss * 1024 / 1e9
 
 
 if __name__ == "__main__":
