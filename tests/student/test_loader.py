@@ -467,8 +467,8 @@ def test_warned_drifts_are_counted_and_the_first_ones_told(tmp_path: Path) -> No
 
 
 def test_another_resize_stops(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    resize = render._resize
+    resize = render.resize
     assert store.policy.crop.interpolation == "bicubic"
-    monkeypatch.setattr(render, "_resize", lambda pixels, size, interpolation: resize(pixels, size, "bilinear"))
+    monkeypatch.setattr(render, "resize", lambda pixels, size, interpolation: resize(pixels, size, "bilinear"))
     with pytest.raises(DriftError, match=r"shard train-000\d.tar, block \d, view 0: .*same libraries"):
         load(store)
