@@ -1,6 +1,8 @@
 """Look into a store: where, on which crops and why the teacher disagrees, and the very pixels that it saw.
 
-python tools/inspect_cache.py STORE [summary | disagreements | confusions | sample | view | compare | export | report] [--json]
+python tools/inspect_cache.py STORE [COMMAND] [--json]
+
+Commands: summary, disagreements, confusions, sample, view, compare, export, report.
 """
 
 import json

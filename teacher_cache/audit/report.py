@@ -226,7 +226,7 @@ def data_uri(pixels: np.ndarray) -> str:
 
 
 def render(data: dict[str, Any], plotly: str) -> str:
-    """data of `collect` and the text of plotly.js -> HTML. All names are escaped, and shown as `printable` shows them."""
+    """data of `collect` and the text of plotly.js -> HTML. Names are escaped, and shown as `printable` shows them."""
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_PAGE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )

@@ -3,7 +3,7 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const at = (id) => document.getElementById(id);
-const percent = (share, digits = 1) => (share === null ? "–" : `${(100 * share).toFixed(digits)} %`);
+const percent = (share, digits = 1) => (share === null ? "–" : `${(100 * share).toFixed(digits)}\u00a0%`);
 const count = (number) => number.toLocaleString("en-US");
 const MARKS = { own: "✓", partner: "⇄", neither: "✗", unlabelled: "·" };
 const MEANING = { own: "own class", partner: "partner's class", neither: "another class", unlabelled: "no label" };
@@ -312,7 +312,7 @@ function fillFilters() {
   // every class of a confusion may be asked for, with or without samples in the lists
   filters.class.append(...options(data.class_names));
   filters.label.append(...options(data.class_names));
-  for (const each of Object.values(filters)) each.addEventListener("input", showGallery);
+  for (const each of Object.values(filters)) each.addEventListener(each === filters.key ? "input" : "change", showGallery);
   at("filters").addEventListener("reset", () => setTimeout(showGallery));
   at("filters").addEventListener("submit", (event) => event.preventDefault());
 }
