@@ -57,8 +57,9 @@ function layout(more) {
 
 const SETTINGS = { responsive: true, displayModeBar: false };
 
-/** A chart with its numbers as a table. series: [{name, colour, rows: [{x, y, n, low, high, label}], line}] */
-function chart({ title, note, x, y, unit, series, swap = false, asShare = true }) {
+/** A chart with its numbers as a table. series: [{name, colour, rows: [{x, y, n, low, high, label}], line}];
+ * whole: x are whole numbers; swap: x goes upwards; asShare: y are shares with their n. */
+function chart({ title, note, x, y, unit, series, swap = false, asShare = true, whole = false }) {
   const plot = el("div", { className: "plot" });
   plot.setAttribute("role", "img");
   plot.setAttribute("aria-label", `${title}; the table below says the same`);
@@ -96,7 +97,7 @@ function chart({ title, note, x, y, unit, series, swap = false, asShare = true }
       };
     });
     const value = { title: asShare ? `${y} (%)` : y, rangemode: "tozero" };
-    const place = { title: swap ? "" : x, type: typeof series[0].rows[0].x === "string" ? "category" : "-" };
+    const place = { title: swap ? "" : x, ...(typeof series[0].rows[0].x === "string" ? { type: "category" } : {}), ...(whole ? { dtick: Math.max(1, Math.ceil(rows / 8)) } : {}) };
     Plotly.react(plot, traces, layout({ xaxis: swap ? value : place, yaxis: swap ? place : value, showlegend: series.length > 1, bargap: 0.15 }), SETTINGS);
   };
   drawings.push(draw);
@@ -117,7 +118,7 @@ function drawCharts() {
     const series = made.series.map((each) => ({ ...each, rows: seen(each.rows) })).filter((each) => each.rows.length);
     if (series.length) chart({ ...made, series });
   };
-  add({ title: "Coverage by shard", note: `Filled views of all ${count(summary.samples * summary.views)}; n counts samples.`, x: "shard", y: "filled",
+  add({ title: "Coverage by shard", note: `Filled views of all ${count(summary.samples * summary.views)}; n counts samples.`, x: "shard", y: "filled", whole: true,
     series: [{ name: "filled", colour: "own", rows: summary.coverage.shards.map((row, number) => ({ x: number, label: row.shard, y: row.share, n: row.samples })) }] });
   const groups = summary.agreement_by_group;
   add({ title: "Agreement by group of views", note: "All labels; n counts labels.", x: "views", y: "agreement",
