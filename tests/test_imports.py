@@ -12,7 +12,7 @@ DOORS = {
     "torchvision": {"teacher_cache/replay/decode.py", "teacher_cache/replay/render.py", "tools/make_shards.py"},
     "cv2": {f"teacher_cache/replay/{name}.py" for name in ("render", "geometry", "colour", "erase", "mix")},
     "PIL": {f"teacher_cache/replay/{name}.py" for name in ("decode", "colour", "render")}
-    | {"teacher_cache/audit/pictures.py", "tools/make_shards.py"}
+    | {"teacher_cache/audit/pictures.py", "teacher_cache/audit/report.py", "tools/make_shards.py"}
     | {"tools/benchmarks/photographs.py", "tools/benchmarks/peers.py"},
     "webdataset": {"tools/make_shards.py"},
     "zarr": {"teacher_cache/store.py"},
@@ -31,6 +31,8 @@ DOORS = {
     "safetensors": {"teacher_cache/teacher.py", "student/trained.py", "student/export.py"},
     "onnxruntime": {"student/export.py"},
     "pyarrow": {"teacher_cache/audit/export.py"},
+    "plotly": {"teacher_cache/audit/report.py"},
+    "jinja2": {"teacher_cache/audit/report.py"},
     "matplotlib": {"tools/benchmarks/plot.py"},
     "nvidia": {"tools/benchmarks/peers.py"},
 }

@@ -1,6 +1,8 @@
 """Look into a store: where, on which crops and why the teacher disagrees, and the very pixels that it saw.
 
-python tools/inspect_cache.py STORE [summary | disagreements | confusions | sample | view | compare | export] [--json]
+python tools/inspect_cache.py STORE [COMMAND] [--json]
+
+Commands: summary, disagreements, confusions, sample, view, compare, export, report.
 """
 
 import json
@@ -22,6 +24,7 @@ from teacher_cache.audit.tables import (
     show_comparison,
     show_confusions,
     show_disagreements,
+    show_report,
     show_sample,
     show_summary,
     show_view,
@@ -288,6 +291,68 @@ def export(store: str, out: str, rows: Literal["views", "samples"], as_json: boo
     with _progress("writing") as (on_rows,):
         report = write(Store.open(store), out, rows, on_progress=on_rows)
     _print(report, as_json, lambda found, console: say(console, f"{found['out']}: {found['written']:,} rows"))
+
+
+@main.command()
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The page's file.")
+@click.option(
+    "--max-megabytes",
+    default=10.0,
+    type=click.FloatRange(0, min_open=True),
+    show_default=True,
+    help="The page is smaller: pictures are left out, and it says how many.",
+)
+@click.option("--limit", default=30, type=click.IntRange(1), show_default=True, help="Samples of each kind.")
+@click.option("--views", default=16, type=click.IntRange(1), show_default=True, help="Views of each sample, from 0 on.")
+@click.option(
+    "--views-sampled",
+    default=VIEWS_SAMPLED,
+    type=click.IntRange(0),
+    show_default=True,
+    help="How many views' recipes are looked at, at random; 0: none.",
+)
+@click.option("--seed", default=0, type=click.IntRange(0), help="Which ones.")
+@_picture_options
+@_json_option
+@click.pass_obj
+def report(
+    store: str,
+    out: Path,
+    max_megabytes: float,
+    limit: int,
+    views: int,
+    views_sampled: int,
+    seed: int,
+    shards: tuple[str, ...],
+    ops: str | None,
+    as_json: bool,
+) -> None:
+    """One HTML page of everything, with the pictures: charts, confusions, classes, and the samples worth a look.
+
+    It loads nothing and opens from disk. Wants the extra `audit` (plotly).
+
+    \b
+    python tools/inspect_cache.py runs/digits/store report --out report.html
+    """
+    from teacher_cache.audit.report import write_report
+
+    opened = _open(store, shards, ops)
+    steps = ("reading labels", "drawing mixes", "drawing recipes", "rendering views")
+    with _progress(*steps) as (on_labels, on_plans, on_recipes, on_pictures):
+        found = write_report(
+            opened,
+            out,
+            max_megabytes=max_megabytes,
+            samples=limit,
+            views=views,
+            views_sampled=views_sampled,
+            seed=seed,
+            on_labels=on_labels,
+            on_plans=on_plans,
+            on_recipes=on_recipes,
+            on_pictures=on_pictures,
+        )
+    _print(found, as_json, show_report)
 
 
 # Running

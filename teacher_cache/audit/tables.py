@@ -460,3 +460,11 @@ def _bar(share: float) -> str:
 
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.1%}"
+
+
+def show_report(found: dict[str, Any], console: Console) -> None:
+    left = f", {found['left_out']:,} left out for lack of room" if found["left_out"] else ""
+    size = f"{found['bytes'] / 1e6:.1f} MB"
+    say(console, f"{found['out']}: {size}, {found['samples']:,} samples, {found['pictures']:,} pictures{left}")
+    if found["pictures_missing"] is not None:
+        say(console, f"pictures are missing: {found['pictures_missing']}")

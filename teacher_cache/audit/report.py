@@ -1,0 +1,291 @@
+"""A store as one web page that opens from disk: charts, confusions, classes, and the samples that are worth a look."""
+
+import base64
+import io
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import markupsafe
+import numpy as np
+from PIL import Image
+
+from teacher_cache.audit.confusions import confusions
+from teacher_cache.audit.disagreements import disagreements
+from teacher_cache.audit.names import printable
+from teacher_cache.audit.pictures import png_bytes
+from teacher_cache.audit.recipes import VIEWS_SAMPLED
+from teacher_cache.audit.sample import describe_sample, render_views
+from teacher_cache.audit.summary import summarise
+from teacher_cache.audit.votes import Census, OnProgress, take_census
+from teacher_cache.errors import ShardError, StoreError
+from teacher_cache.store import Store
+
+MAX_MEGABYTES = 10.0
+SAMPLES_SHOWN = 30  # of each kind
+VIEWS_SHOWN = 16  # of each sample
+PAIRS = 20_000  # confused pairs in the page: those of up to 141 classes whole
+EXACT_SIDE = 64  # pixels: up to here a picture is a PNG, pixel for pixel; larger ones are reduced to SIDE and JPEGs
+SIDE, QUALITY = 128, 88
+
+KINDS = {"label_errors": "label error", "multi_label": "two labels", "unstable": "unstable"}
+
+_PAGE = Path(__file__).parent / "page"
+
+
+def write_report(
+    store: Store,
+    out: str | os.PathLike[str],
+    *,
+    max_megabytes: float = MAX_MEGABYTES,
+    samples: int = SAMPLES_SHOWN,
+    views: int = VIEWS_SHOWN,
+    views_sampled: int = VIEWS_SAMPLED,
+    seed: int = 0,
+    on_labels: OnProgress | None = None,
+    on_recipes: OnProgress | None = None,
+    on_plans: OnProgress | None = None,
+    on_pictures: OnProgress | None = None,
+) -> dict[str, Any]:
+    """Write a page that loads nothing, and smaller than max_megabytes (10^6 bytes each).
+
+        {"out": "report.html", "bytes": 8123456, "samples": 84, "pictures": 1428, "left_out": 0,
+         "pictures_missing": null}
+
+    samples: how many of each kind of disagreement, views: of how many views of each the recipes and pictures.
+    left_out counts pictures for which there was no room; pictures_missing says in one line why there are none at all.
+    Nothing is random but the views of the summary's sample, which `seed` draws. StoreError where the page cannot be
+    written, exists already, has no room for its text, or plotly is absent.
+    """
+    out = Path(out)
+    _check_place(out)
+    script = plotly_script()
+    census = take_census(store, on_labels)
+    data = collect(
+        store,
+        census,
+        samples=samples,
+        views=views,
+        views_sampled=views_sampled,
+        seed=seed,
+        on_recipes=on_recipes,
+        on_plans=on_plans,
+    )
+    room = int(max_megabytes * 1e6) - len(render(data, script).encode()) - 1000
+    if room < 0:
+        raise StoreError(
+            f"{out} would be {(int(max_megabytes * 1e6) - room) / 1e6:.1f} MB without a single picture: "
+            "give a larger --max-megabytes, or a smaller --limit"
+        )
+    add_pictures(store, data, room, on_pictures)
+    page = render(data, script).encode()
+    _write(out, page)
+    return {
+        "out": str(out),
+        "bytes": len(page),
+        "samples": len(data["samples"]),
+        "pictures": data["pictures"]["shown"],
+        "left_out": data["pictures"]["left_out"],
+        "pictures_missing": data["pictures"]["missing"],
+    }
+
+
+# What the page says
+
+
+def collect(
+    store: Store,
+    census: Census,
+    *,
+    samples: int = SAMPLES_SHOWN,
+    views: int = VIEWS_SHOWN,
+    views_sampled: int = VIEWS_SAMPLED,
+    seed: int = 0,
+    on_recipes: OnProgress | None = None,
+    on_plans: OnProgress | None = None,
+) -> dict[str, Any]:
+    """Everything on the page but pictures, as plain JSON; names are as the store has them.
+
+    {"summary": as `summarise` has it, "classes": as `confusions` has it, "class_names": [...],
+     "pairs": {"shown": [[truth, label, count], ...], "all": 5321},    class numbers, diagonal included
+     "lists": what `disagreements` says, without rows,
+     "samples": [{"kinds": {"label_errors": ROW, ...}, "detail": as `describe_sample` has it,
+                  "image": null, "views": [null, ...]}, ...],          the most striking of every kind first
+     "pictures": {"shown": 0, "left_out": 0, "missing": null, ...}}
+    """
+    found = disagreements(store, limit=samples, seed=seed, census=census, on_plans=on_plans)
+    kinds: dict[int, dict[str, Any]] = {}
+    for _, kind, row in sorted(_ranked(found), key=lambda entry: entry[0]):
+        kinds.setdefault(row["sample"], {})[kind] = row
+    details = [describe_sample(store, number, limit=views) for number in kinds]
+    return {
+        "summary": summarise(store, census=census, views_sampled=views_sampled, seed=seed, on_recipes=on_recipes),
+        "classes": confusions(store, census=census)["classes"],
+        "class_names": list(store.class_names),
+        "pairs": _pairs(census),
+        "lists": {
+            name: {"samples": value["samples"], "rows": len(value["rows"])} if name in KINDS else value
+            for name, value in found.items()
+        },
+        "samples": [
+            {"kinds": of, "detail": detail, "image": None, "views": [None] * len(detail["views"])}
+            for of, detail in zip(kinds.values(), details, strict=True)
+        ],
+        "pictures": {
+            "shown": 0,
+            "left_out": 0,
+            "differ": 0,
+            "exact": max(store.policy.size) <= EXACT_SIDE,
+            "side": SIDE,
+            "missing": next((each["views_missing"] for each in details if each["views_missing"]), None),
+        },
+    }
+
+
+def _ranked(found: dict[str, Any]) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    for kind in KINDS:
+        for rank, row in enumerate(found[kind]["rows"]):
+            yield rank, kind, row
+
+
+def _pairs(census: Census) -> dict[str, Any]:
+    truth, labels, counts = census.confusions.pairs()
+    diagonal = truth == labels
+    order = np.lexsort((labels, truth, -counts, ~diagonal))[: PAIRS + int(diagonal.sum())]
+    return {
+        "shown": np.stack([truth, labels, counts], axis=1)[order].tolist(),
+        "all": int((~diagonal).sum()),
+        "left_out": len(counts) - len(order),
+    }
+
+
+# Pictures
+
+
+def add_pictures(store: Store, data: dict[str, Any], room: int, on_progress: OnProgress | None = None) -> None:
+    """Put data URIs of the samples' images and views into data, the first samples first, while there is room (bytes).
+
+    The sample whose pictures do not all fit keeps those that do; of later ones none is rendered.
+    """
+    state, full = data["pictures"], False
+    for done, sample in enumerate(data["samples"]):
+        detail = sample["detail"]
+        if detail["views_missing"] is not None:
+            continue
+        if full:
+            state["left_out"] += 1 + len(sample["views"])
+            continue
+        try:
+            image, rendered = render_views(store, detail["sample"], [view["view"] for view in detail["views"]])
+            sample["image"] = data_uri(image)
+            for place, view in enumerate(rendered):
+                sample["views"][place] = data_uri(view.mixed)
+                state["differ"] += view.digest_equal is False
+        except ShardError as error:
+            sample["image"], sample["views"] = None, [None] * len(sample["views"])
+            state["missing"] = state["missing"] or str(error)
+            continue
+        for uri in (sample["image"], *sample["views"]):
+            room -= len(uri) + 2
+            full |= room < 0
+            state["left_out" if full else "shown"] += 1
+        _drop(sample, room)
+        if on_progress is not None:
+            on_progress(done + 1, len(data["samples"]))
+
+
+def _drop(sample: dict[str, Any], room: int) -> None:
+    """Take away the last pictures of a sample until room, negative by what is too much, is enough."""
+    places = list(range(len(sample["views"])))
+    while room < 0 and places:
+        place = places.pop()
+        room += len(sample["views"][place]) + 2
+        sample["views"][place] = None
+    if room < 0:
+        sample["image"] = None
+
+
+def data_uri(pixels: np.ndarray) -> str:
+    """(H, W, 3) uint8 -> a PNG of these very pixels where they are few, else a JPEG of at most SIDE pixels a side."""
+    picture = Image.fromarray(pixels)
+    if max(picture.size) <= EXACT_SIDE:
+        kind, content = "png", png_bytes(picture)
+    else:
+        picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+        stream = io.BytesIO()
+        picture.save(stream, "jpeg", quality=QUALITY)
+        kind, content = "jpeg", stream.getvalue()
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+# The page
+
+
+def render(data: dict[str, Any], plotly: str) -> str:
+    """data of `collect` and the text of plotly.js -> HTML. Names are escaped, and shown as `printable` shows them."""
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_PAGE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    templates.filters["count"] = lambda number: f"{number:,}"
+    shown = _printable(data)
+    return templates.get_template("report.html.jinja").render(
+        shown,
+        kinds=KINDS,
+        data=embedded(shown | {"kinds": KINDS}),
+        plotly=_script(plotly),
+        script=_script((_PAGE / "report.js").read_text("utf-8")),
+        style=markupsafe.Markup((_PAGE / "report.css").read_text("utf-8")),
+    )
+
+
+def embedded(value: Any) -> markupsafe.Markup:
+    """JSON that may stand in a <script>: nothing in it ends one, opens a comment, or ends a line of JavaScript."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))  # ASCII: U+2028 and U+2029 are escaped
+    for letter in "<>&":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    return markupsafe.Markup(text)
+
+
+def plotly_script() -> str:
+    """plotly.js, as Python's plotly brings it. StoreError where it is not installed."""
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError:
+        raise StoreError(
+            "the report needs plotly, which is not installed: pip install 'deit-teacher-cache[audit]'"
+        ) from None
+    return str(get_plotlyjs())
+
+
+def _script(text: str) -> markupsafe.Markup:
+    return markupsafe.Markup(text.replace("</script", "<\\/script").replace("<!--", "<\\!--"))
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value if value.isprintable() else printable(value, None)  # pictures are long
+    if isinstance(value, dict):
+        return {name: _printable(each) for name, each in value.items()}
+    return [_printable(each) for each in value] if isinstance(value, list) else value
+
+
+def _check_place(out: Path) -> None:
+    if os.path.lexists(out):
+        raise StoreError(f"{out} exists already: remove it, or choose another --out")
+    if not out.parent.is_dir():
+        raise StoreError(f"there is no folder {out.parent} to write {out.name} into: make it")
+
+
+def _write(out: Path, content: bytes) -> None:
+    aside = out.with_name(f".{out.name[:80]}.{uuid.uuid4().hex}.partial")
+    try:
+        aside.write_bytes(content)
+        os.rename(aside, out)
+    except OSError as error:
+        raise StoreError(f"{out} cannot be written ({error.strerror}): choose another --out") from error
+    finally:
+        aside.unlink(missing_ok=True)

@@ -1,0 +1,327 @@
+"""The audit's page: what is in it, and that it works in a browser."""
+
+import base64
+import html
+import io
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from teacher_cache.audit import report
+from teacher_cache.audit.disagreements import disagreements
+from teacher_cache.audit.report import KINDS, data_uri, embedded, write_report
+from teacher_cache.audit.sample import render_views
+from teacher_cache.errors import StoreError
+from teacher_cache.shards import class_rule, index_shards
+from teacher_cache.store import Store
+from tests.audit.drawn import commit_labels, drawn_store
+from tests.bright_shards import bright_image, small_policy
+from tests.shard_files import write_shard
+from tools.inspect_cache import main
+
+EVIL = "</script><script>window['hacked']=1</script><img src=x onerror=alert(1)>&amp;"
+PLOTLY = "window.Plotly = { react() {} };"
+
+
+@pytest.fixture
+def small_plotly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page without the charts' 5 MB, which need not be installed."""
+    monkeypatch.setattr(report, "plotly_script", lambda: PLOTLY)
+
+
+def evil_store(folder: Path) -> Store:
+    """Samples whose keys and class names are markup; labels are the class, or the next one every other sample."""
+    folder.mkdir(exist_ok=True)
+    samples = [
+        {"__key__": f"{EVIL}{number}", "png": bright_image(number), "cls": str(number % 3).encode()}
+        for number in range(12)
+    ]
+    write_shard(folder / "train.tar", samples)
+    (folder / "classes.json").write_text(json.dumps([EVIL, "b\u2028c", "d"]))
+    shards = [str(folder / "train.tar")]
+    index = index_shards(shards, class_rule(shards))
+    store = Store.create(
+        folder / "store", index, small_policy("mix=none"), views=4, seed=1, group=2, unit_samples=64, any_device=False
+    )
+    for unit in store.units():
+        labels = np.full((store.unit_rows(unit)[1], store.group), -1)
+        labels[:] = (index.classes[: len(labels)] + np.arange(len(labels)) % 2)[:, None] % 3
+        commit_labels(store, unit, labels)
+    return store
+
+
+def read_data(page: str) -> Any:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert found is not None
+    return json.loads(found[1])
+
+
+def pixels_of(uri: str) -> np.ndarray:
+    assert uri.startswith("data:image/png;base64,")
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGB"))
+
+
+def test_every_sample_of_the_lists_is_there_with_the_pixels_that_the_teacher_saw(
+    tmp_path: Path, small_plotly: None
+) -> None:
+    store = drawn_store(tmp_path, mixed=True, own=0.3)
+    done = write_report(store, tmp_path / "r.html", samples=6)
+    data = read_data((tmp_path / "r.html").read_text())
+    lists = disagreements(store, limit=6)
+    for kind in KINDS:
+        assert [each["kinds"][kind] for each in data["samples"] if kind in each["kinds"]] == lists[kind]["rows"]
+        assert data["lists"][kind]["samples"] == lists[kind]["samples"]
+    assert done["samples"] == len(data["samples"]) > 6
+    assert done["pictures"] == len(data["samples"]) * (store.views + 1)
+    assert done["left_out"] == 0
+    sample = data["samples"][0]
+    image, views = render_views(store, sample["detail"]["sample"], range(store.views))
+    assert (pixels_of(sample["image"]) == image).all()
+    for uri, view in zip(sample["views"], views, strict=True):
+        assert (pixels_of(uri) == view.mixed).all()
+
+
+def test_page_tells_what_it_rests_on_and_loads_nothing(tmp_path: Path, small_plotly: None) -> None:
+    store = drawn_store(tmp_path, mixed=True, own=0.3)
+    write_report(store, tmp_path / "r.html", samples=3, views_sampled=100, seed=7)
+    page = (tmp_path / "r.html").read_text()
+    text = html.unescape(page)
+    for said in (str(store.path), f"store seed {store.seed}", "sample seed 7", "Wilson's interval", "blocks are the"):
+        assert said in text
+    assert "views are mixed: each counts by the sample's own share of the mix" in text
+    sampled = read_data(page)["summary"]["sampled"]
+    assert f"{sampled['views']:,} labelled views" in text
+    assert not re.findall(r"""(?:src|href|action|poster)\s*=\s*["']?(?:https?:)?//""", page)
+    assert not re.findall(r"""url\(|@import|<link(?! rel="icon" href="data:,")|\bfetch\(|XMLHttpRequest""", page)
+    assert "default-src 'none'" in text
+
+
+def test_names_are_text_in_markup_and_in_json(tmp_path: Path, small_plotly: None) -> None:
+    store = evil_store(tmp_path / EVIL.replace("/", "_"))
+    write_report(store, tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text()
+    data = read_data(page)
+    assert data["class_names"] == [EVIL, "b\\u2028c", "d"]
+    assert any(each["detail"]["key"] == store.index.key(each["detail"]["sample"]) for each in data["samples"])
+    assert "<img" not in page
+    assert "<script>window" not in page.replace(f"<script>{PLOTLY}", "")
+    assert page.count("</script>") == 3
+
+
+def test_embedded_json_holds_nothing_that_ends_a_script() -> None:
+    value = {"</script>": "<!-- & \u2028\u2029 é"}
+    text = str(embedded(value))
+    assert not set(text) & set("<>&\u2028\u2029")
+    assert json.loads(text) == value
+
+
+def test_size_limit_is_kept_and_what_is_left_out_is_said(tmp_path: Path, small_plotly: None) -> None:
+    store = drawn_store(tmp_path, own=0.3)
+    whole = write_report(store, tmp_path / "whole.html")
+    limit = whole["bytes"] / 1e6 - 0.02
+    done = write_report(store, tmp_path / "less.html", max_megabytes=limit)
+    page = (tmp_path / "less.html").read_text()
+    assert done["bytes"] == (tmp_path / "less.html").stat().st_size < limit * 1e6
+    data = read_data(page)
+    pictures = [uri for each in data["samples"] for uri in (each["image"], *each["views"])]
+    assert done["samples"] == whole["samples"]
+    assert done["left_out"] == pictures.count(None) > 0
+    assert done["pictures"] == len(pictures) - pictures.count(None) > 0
+    assert f"{done['left_out']:,} pictures are left out" in page
+    with pytest.raises(StoreError, match=r"without a single picture: give a larger --max-megabytes"):
+        write_report(store, tmp_path / "none.html", max_megabytes=0.01)
+    assert not (tmp_path / "none.html").exists()
+
+
+def test_without_shards_the_page_is_made_without_pictures_and_says_so(tmp_path: Path, small_plotly: None) -> None:
+    store = drawn_store(tmp_path, own=0.3)
+    shutil.move(tmp_path / "shards", tmp_path / "elsewhere")
+    out = tmp_path / "r.html"
+    done = CliRunner().invoke(main, [str(store.path), "report", "--out", str(out), "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["pictures"] == 0
+    assert "cannot be opened" in found["pictures_missing"]
+    assert "Made without any pictures" in out.read_text()
+    moved = tmp_path / "moved.html"
+    shards = str(tmp_path / "elsewhere" / "*.tar")
+    done = CliRunner().invoke(main, [str(store.path), "report", "--out", str(moved), "--shards", shards])
+    assert done.exit_code == 0, done.output
+    assert "Made without" not in moved.read_text()
+
+
+def test_a_store_without_labels_has_a_page_too(tmp_path: Path, small_plotly: None) -> None:
+    store = drawn_store(tmp_path, own=0.3)
+    shutil.rmtree(store.path / "records" / "c")
+    done = write_report(Store.open(store.path), tmp_path / "r.html")
+    assert done["samples"] == 0
+    assert "No sample is in any list" in (tmp_path / "r.html").read_text()
+
+
+def test_existing_file_and_absent_plotly_are_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = drawn_store(tmp_path)
+    (tmp_path / "r.html").write_text("mine")
+    monkeypatch.setitem(__import__("sys").modules, "plotly.offline", None)
+    for out, said in (("r.html", "exists already"), ("new.html", r"pip install 'deit-teacher-cache[audit]'")):
+        done = CliRunner().invoke(main, [str(store.path), "report", "--out", str(tmp_path / out)])
+        assert done.exit_code == 1
+        assert said in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert (tmp_path / "r.html").read_text() == "mine"
+
+
+def test_large_pictures_are_reduced() -> None:
+    uri = data_uri(np.zeros((300, 200, 3), np.uint8))
+    assert uri.startswith("data:image/jpeg;base64,")
+    assert Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).size == (85, 128)
+
+
+# In a browser
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("chromium or chromedriver is not installed (Debian: chromium, chromium-driver)")
+    pytest.importorskip("plotly", reason="the extra `audit` is not installed")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (
+        *("headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-dev-shm-usage"),
+        *("disable-background-networking", "disable-component-update", "disable-sync"),
+        f"user-data-dir={tmp_path_factory.mktemp('profile')}",
+    ):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield opened
+    opened.quit()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    pytest.importorskip("plotly", reason="the extra `audit` is not installed")
+    folder = tmp_path_factory.mktemp("page")
+    store = drawn_store(folder, mixed=True, own=0.4)
+    write_report(store, folder / "report.html", samples=8)
+    return f"file://{folder / 'report.html'}"
+
+
+def wait_until(true: Callable[[], Any]) -> Any:
+    for _ in range(100):
+        if found := true():
+            return found
+        time.sleep(0.1)
+    pytest.fail("waited ten seconds in vain")
+
+
+@pytest.mark.browser
+def test_page_works_in_a_browser(browser: Any, page: str) -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.select import Select
+
+    def all_of(selector: str) -> list[Any]:
+        return list(browser.find_elements(By.CSS_SELECTOR, selector))
+
+    def one(selector: str) -> Any:
+        return browser.find_element(By.CSS_SELECTOR, selector)
+
+    browser.get(page)
+    wait_until(lambda: len(all_of(".plot .main-svg")) >= 2 * 9)
+    data = json.loads(one("#data").get_attribute("textContent"))
+
+    # sorting, by keyboard
+    button = all_of("#class-table th button")[3]
+    first = [row.text.split()[0] for row in all_of("#class-table tbody tr")]
+    own = {row["class"]: row["own"] for row in data["classes"]}
+    assert [own[name] for name in first] == sorted(own.values())
+    assert all_of("#class-table th")[3].get_attribute("aria-sort") == "ascending"
+    button.send_keys(Keys.ENTER)
+    assert [own[row.text.split()[0]] for row in all_of("#class-table tbody tr")] == sorted(own.values(), reverse=True)
+    assert all_of("#class-table th")[3].get_attribute("aria-sort") == "descending"
+
+    # search
+    one("#class-search").send_keys("7")
+    assert [row.text.split()[0] for row in all_of("#class-table tbody tr")] == ["7"]
+    assert all("7" in (pair.text.split()[0], pair.text.split()[2]) for pair in all_of("#pair-list button"))
+
+    # a pair's button, then the filters
+    one("#pair-list button").send_keys(Keys.SPACE)
+    truth, _, label = one("#pair-list button span").text.split()
+    assert Select(one("#by-class")).first_selected_option.text == truth
+    assert Select(one("#by-label")).first_selected_option.text == label
+    one("#filters button[type=reset]").click()
+    wait_until(lambda: len(all_of(".card")) == len(data["samples"]))
+    Select(one("#by-kind")).select_by_value("label_errors")
+    wanted = [each for each in data["samples"] if "label_errors" in each["kinds"]]
+    assert 0 < len(wanted) < len(data["samples"])
+    wait_until(lambda: len(all_of(".card")) == len(wanted))
+    numbers = [int(card.get_attribute("data-sample")) for card in all_of(".card")]
+    assert numbers == [each["detail"]["sample"] for each in wanted]
+    assert one("#found").text == f"{len(wanted)} of {len(data['samples'])} samples"
+
+    # a sample, opened and closed by keyboard
+    all_of(".card")[1].send_keys(Keys.ENTER)
+    wait_until(lambda: one("#sample").get_attribute("open"))
+    assert wanted[1]["detail"]["key"] in one("#sample-title").text
+    assert len(all_of(".views > li")) == len(wanted[1]["detail"]["views"])
+    wait_until(lambda: browser.execute_script("return [...document.images].every((each) => each.naturalWidth > 0)"))
+    browser.switch_to.active_element.send_keys(Keys.ARROW_RIGHT if len(wanted) > 2 else Keys.ARROW_LEFT)
+    assert wanted[2 if len(wanted) > 2 else 0]["detail"]["key"] in one("#sample-title").text
+    browser.switch_to.active_element.send_keys(Keys.ESCAPE)
+    wait_until(lambda: not one("#sample").get_attribute("open"))
+    wait_until(lambda: "card" in (browser.switch_to.active_element.get_attribute("class") or ""))
+
+    # theme
+    def background() -> str:
+        return str(browser.execute_script("return getComputedStyle(document.body).backgroundColor"))
+
+    before = background()
+    one("#theme").send_keys(Keys.SPACE)
+    assert background() != before
+    one("#theme").send_keys(Keys.SPACE)
+    assert background() == before
+    assert browser.get_log("browser") == []
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [375, 768, 1280])
+def test_page_fits_the_screen(browser: Any, page: str, width: int) -> None:
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get(page)
+    wide = "const e = document.scrollingElement; return e.scrollWidth - e.clientWidth"
+    wait_until(lambda: browser.execute_script("return document.querySelectorAll('.plot .main-svg').length >= 18"))
+    assert browser.execute_script(wide) <= 0
+    browser.execute_script("document.querySelector('.card').click()")
+    assert (
+        browser.execute_script("const e = document.getElementById('sample'); return e.scrollWidth - e.clientWidth") <= 0
+    )
+
+
+@pytest.mark.browser
+def test_markup_in_names_shows_as_text(browser: Any, tmp_path: Path) -> None:
+    store = evil_store(tmp_path / "s")
+    write_report(store, tmp_path / "r.html")
+    browser.get(f"file://{tmp_path / 'r.html'}")
+    wait_until(lambda: browser.execute_script("return document.querySelectorAll('.card').length"))
+    browser.execute_script("document.querySelector('.card').click()")
+    assert EVIL in browser.execute_script("return document.querySelector('.key').textContent")
+    assert browser.execute_script("return document.getElementById('class-table').textContent").count(EVIL) >= 1
+    assert browser.execute_script("return window.hacked === undefined")
+    assert browser.execute_script("return document.querySelectorAll('main script, main img[src=x]').length") == 0
+    assert browser.get_log("browser") == []
