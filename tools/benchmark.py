@@ -9,7 +9,6 @@ ratios. A ratio is larger where ours is better, whatever the unit. Nothing fails
 
 import fnmatch
 import json
-import os
 import shlex
 import sys
 import warnings
@@ -22,8 +21,9 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:  # run as a script: the rows are in the package `tools`
     sys.path.insert(0, str(ROOT))
 
-# as the commands have it, and before torch is imported: threads that wait leave their core to others
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from teacher_cache.threads import wait_asleep  # noqa: E402
+
+wait_asleep()  # as the commands do, before torch is imported
 
 import click  # noqa: E402
 import torch  # noqa: E402

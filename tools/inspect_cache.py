@@ -71,6 +71,17 @@ def _picture_options(command: Decorated) -> Decorated:
     return click.option("--shards", multiple=True, help="Where the indexed shards are now, if they moved.")(command)
 
 
+def _sampling_options(command: Decorated) -> Decorated:
+    command = click.option("--seed", default=0, type=click.IntRange(0), help="Which ones.")(command)
+    return click.option(
+        "--views-sampled",
+        default=VIEWS_SAMPLED,
+        type=click.IntRange(0),
+        show_default=True,
+        help="How many views' recipes are looked at, at random; 0: none.",
+    )(command)
+
+
 @click.group(cls=_Commands, subcommand_metavar="[COMMAND [ARGS]...]")
 @click.argument("store", type=click.Path())
 @click.pass_context
@@ -86,14 +97,7 @@ def main(ctx: click.Context, store: str) -> None:
 
 
 @main.command()
-@click.option(
-    "--views-sampled",
-    default=VIEWS_SAMPLED,
-    type=click.IntRange(0),
-    show_default=True,
-    help="How many views' recipes are looked at, at random; 0: none.",
-)
-@click.option("--seed", default=0, type=click.IntRange(0), help="Which ones.")
+@_sampling_options
 @_picture_options
 @_json_option
 @click.pass_obj
@@ -304,14 +308,7 @@ def export(store: str, out: str, rows: Literal["views", "samples"], as_json: boo
 )
 @click.option("--limit", default=30, type=click.IntRange(1), show_default=True, help="Samples of each kind.")
 @click.option("--views", default=16, type=click.IntRange(1), show_default=True, help="Views of each sample, from 0 on.")
-@click.option(
-    "--views-sampled",
-    default=VIEWS_SAMPLED,
-    type=click.IntRange(0),
-    show_default=True,
-    help="How many views' recipes are looked at, at random; 0: none.",
-)
-@click.option("--seed", default=0, type=click.IntRange(0), help="Which ones.")
+@_sampling_options
 @_picture_options
 @_json_option
 @click.pass_obj
