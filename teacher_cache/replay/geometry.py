@@ -124,17 +124,22 @@ def _shear_rows(pixels: np.ndarray, shear: float, interpolation: Interpolation, 
     taps = torch.from_numpy(_taps(shifts - whole, interpolation))
     starts = np.clip(whole, -width - 2, width + 1).astype(np.int64) - 1  # beyond, nothing of the row is left
     left, right = max(0, -int(starts.min())), max(0, int(starts.max()) + 3)
-    bordered = cv2.copyMakeBorder(pixels, 0, 0, left, right, cv2.BORDER_REPLICATE).reshape(height, -1)
-    # of each row the bytes from its own start on
-    windows = np.lib.stride_tricks.sliding_window_view(bordered, 3 * (width + 3), axis=1)
+    bordered = cv2.copyMakeBorder(pixels, 0, 0, left, right, cv2.BORDER_CONSTANT)
+    # the edge goes on for as far as taps of places on the picture reach; what lies beyond is covered by the fill
+    bordered[:, max(0, left - 2) : left] = pixels[:, :1]
+    bordered[:, left + width : left + width + 2] = pixels[:, -1:]
+    # of each row the bytes from its own start on: all windows of all rows, of which one a row is taken
+    row_bytes, window = bordered.strides[0], 3 * (width + 3)
+    windows = np.ndarray((height, row_bytes - window + 1, window), np.uint8, bordered, 0, (row_bytes, 1, 1))
     moved = torch.from_numpy(windows[np.arange(height), 3 * (starts + left)]).float()
     total = moved[:, : 3 * width] * taps[:, :1]
     for tap in range(1, 4):
         total.addcmul_(moved[:, 3 * tap : 3 * (tap + width)], taps[:, tap : tap + 1])
-    sheared: np.ndarray = total.clamp_(0, 255).numpy().astype(np.uint8).reshape(height, width, 3)  # cut off, as Pillow
-    x = np.arange(width, dtype=np.int16)
+    sheared: np.ndarray = total.clamp_(0, 255).numpy().astype(np.uint8)  # cut off, as Pillow
+    x = np.arange(3 * width, dtype=np.int16) // 3
     outside = (x < first[:, None]) | (x >= last[:, None])
-    return cv2.copyTo(_background(height, width, fill), outside.view(np.uint8), sheared)
+    background = _background(height, width, fill).reshape(height, -1)
+    return cv2.copyTo(background, outside.view(np.uint8), sheared).reshape(height, width, 3)
 
 
 @functools.lru_cache(maxsize=8)

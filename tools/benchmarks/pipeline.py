@@ -74,8 +74,11 @@ def plans() -> list[RowPlan]:
 
 
 def stage_one_negligible(bench: Bench) -> Measured:
-    """A group of views a turn. The peer's processes wait while ours render, and ours are new ones each turn."""
-    images, workers = photographs(bench), bench.processes(cores())
+    """A group of views a turn. The peer's processes wait while ours render, and ours are new ones each turn.
+
+    A core is left to the process that feeds the teacher, as `fill` shares them out.
+    """
+    images, workers = photographs(bench), bench.processes(max(1, cores() - 1))
     views = GROUP * (bench.repeats + 2)
     store = make_store(bench, "negligible", images, shard_samples=len(images), views=views, group=GROUP)
     with torch_threads(1), RenderPool(store.policy, store.seed, workers=workers) as pool:
