@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from timm.data import create_transform
 
+from teacher_cache.replay import render
 from teacher_cache.replay.block import replay
 from tests.bright_shards import bright_store
 from tests.filling import fill_store
@@ -22,9 +23,18 @@ from tests.replay.timms import seeded
 from tests.shard_files import write_shard
 from tools.benchmark import main
 from tools.benchmarks import gpu, pipeline, rendering, row, scaling, storage
+from tools.benchmarks.internals import STEPS
 from tools.benchmarks.peers import DaliViews, TimmViews
 from tools.benchmarks.photographs import make_photographs, read_photographs
-from tools.benchmarks.rendering import SEED, as_blocks, count_blocks, count_one_by_one, render_ours, rendering_policy
+from tools.benchmarks.rendering import (
+    SEED,
+    as_blocks,
+    count_blocks,
+    count_one_by_one,
+    render_ours,
+    rendering_policy,
+    shares,
+)
 from tools.benchmarks.row import Measured, RowPlan, UnavailableError, in_turns, measure_row
 from tools.benchmarks.scale import TINY
 from tools.benchmarks.table import markdown_table
@@ -224,6 +234,16 @@ def test_our_views_are_those_that_training_replays(photographs: list[bytes]) -> 
     assert made == (3 * len(photographs), sum(int(pixels[:, PX // 2].sum()) for pixels in wanted))
     assert len({pixels.tobytes() for pixels in wanted}) == 3
     assert render_ours(policy, blocks, 3, turn=3).total != made.total
+
+
+def test_the_note_says_where_our_time_goes(photographs: list[bytes]) -> None:
+    policy, blocks = rendering_policy(PX), as_blocks(photographs)
+    parts = dict(re.findall(r"([a-z, ]+?) (\d+)%", shares(partial(render_ours, policy, blocks, 8))))
+    steps = {step for _, _, step in STEPS} | {"rotations", "the rest"}
+    assert {name.removeprefix(", ") for name in parts} == steps
+    assert 100 - len(steps) <= sum(map(int, parts.values())) <= 100 + len(steps)
+    assert render_ours(policy, blocks, 1, turn=0).views == len(photographs)  # what was patched is as it was
+    assert render.resize.__module__ == "teacher_cache.replay.geometry"
 
 
 def test_both_sides_count_whole_views(photographs: list[bytes]) -> None:

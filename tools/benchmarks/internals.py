@@ -1,12 +1,14 @@
 """The few places where the benchmark reaches behind the public functions."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
 from student.loader import ViewLoader
-from teacher_cache.replay import block
+from teacher_cache.replay import block, render
 
 
 @contextmanager
@@ -18,3 +20,40 @@ def without_digests(loader: ViewLoader) -> Iterator[None]:
 
     with mock.patch.object(block, "_digest", none), mock.patch.object(loader, "_check_drift", none):
         yield
+
+
+STEPS: tuple[tuple[Any, str, str], ...] = (
+    (block, "decode", "decoding"),
+    (block, "view_recipe", "drawing recipes"),
+    (block, "view_mix", "drawing recipes"),
+    (block, "_digest", "digests"),
+    (render, "resize", "resizing"),
+    (render, "mirror", "mirroring"),
+    (render, "warp", "shears, translations"),
+    (render, "recolour", "colours"),
+)
+
+
+@contextmanager
+def timed_steps() -> Iterator[dict[str, float]]:
+    """Seconds of the processor that each step of rendering takes, while this holds; "all" is everything inside."""
+    seconds: dict[str, float] = defaultdict(float)
+
+    def timed(function: Callable[..., Any], step: str) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            started = time.process_time()
+            try:
+                return function(*arguments, **named)
+            finally:
+                rotates = function is warp and arguments[1] == "rotate"
+                seconds["rotations" if rotates else step] += time.process_time() - started
+
+        return call
+
+    warp = render.warp
+    with ExitStack() as patches:
+        for module, name, step in STEPS:
+            patches.enter_context(mock.patch.object(module, name, timed(getattr(module, name), step)))
+        started = time.process_time()
+        yield seconds
+    seconds["all"] = time.process_time() - started

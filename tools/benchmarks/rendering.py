@@ -13,6 +13,7 @@ import numpy as np
 
 from teacher_cache.replay.block import BLOCK_SAMPLES, Block, replay
 from teacher_cache.replay.policy import Policy, load_policy
+from tools.benchmarks.internals import timed_steps
 from tools.benchmarks.peers import DaliViews, TimmViews
 from tools.benchmarks.photographs import make_photographs, read_photographs
 from tools.benchmarks.row import Bench, Measured, RowPlan, UnavailableError, in_turns, one_pinned_core
@@ -75,7 +76,19 @@ def measure_views(bench: Bench, views: int, against: str) -> Measured:
         found, others = in_turns(
             bench.repeats, lambda turn: rate(ours, turn), None if peer is None else partial(rate, peer)
         )
+        if against == TIMM:
+            note = f"{note}; ours: {shares(ours)}"
     return Measured(found, others, note)
+
+
+def shares(ours: Callable[[int], Made]) -> str:
+    """Of our time, the share of each step, the largest first."""
+    with timed_steps() as seconds:
+        ours(0)
+    whole = seconds.pop("all")
+    seconds["the rest"] = whole - sum(seconds.values())
+    largest_first = sorted(seconds.items(), key=lambda entry: -entry[1])
+    return ", ".join(f"{step} {part / whole:.0%}" for step, part in largest_first)
 
 
 def rate(make: Callable[[int], Made], turn: int) -> float:
