@@ -67,9 +67,8 @@ class Chunks:
         try:
             aside.write_bytes(zstd.compress(data.reshape(-1), self.level, True))
             aside.replace(file)
-        except Exception:
+        finally:
             aside.unlink(missing_ok=True)
-            raise
 
 
 def open_chunks(folder: Path) -> Chunks:

@@ -75,7 +75,7 @@ def export(
     names = [name for name, _ in COLUMNS[rows]]
     written = 0
     try:
-        with _parquet(aside, store, rows) if out.suffix == ".parquet" else _Csv(aside, store, names) as table:
+        with _Parquet(aside, store, rows) if out.suffix == ".parquet" else _Csv(aside, store, names) as table:
             for columns in _tables(store, rows, on_progress):
                 written += len(columns["sample"])
                 table.write(columns)
@@ -180,21 +180,15 @@ class _Csv(AbstractContextManager["_Csv"]):
         self._file.close()
 
 
-def _parquet(path: Path, store: Store, rows: Rows) -> "_Parquet":
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError:
-        raise StoreError(
-            "Parquet needs pyarrow, which is not installed: pip install 'deit-teacher-cache[audit]', or write a .csv"
-        ) from None
-    return _Parquet(path, store, rows)
-
-
 class _Parquet(AbstractContextManager["_Parquet"]):
     def __init__(self, path: Path, store: Store, rows: Rows) -> None:
-        import pyarrow
-        import pyarrow.parquet
-
+        try:
+            import pyarrow
+            import pyarrow.parquet
+        except ImportError:
+            raise StoreError(
+                "Parquet needs pyarrow, which is not installed: pip install 'deit-teacher-cache[audit]', or write a .csv"
+            ) from None
         self._pyarrow, self._words = pyarrow, {name: pyarrow.array(words) for name, words in _words(store).items()}
         types = {"names": pyarrow.dictionary(pyarrow.int32(), pyarrow.string()), "bool": pyarrow.bool_()}
         self._schema = pyarrow.schema(

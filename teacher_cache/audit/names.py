@@ -44,10 +44,11 @@ def place(store: Store, sample: int) -> dict[str, Any]:
 def printable(text: str, limit: int | None = SHOWN) -> str:
     """Text of one line that cannot move a cursor, turn the direction of writing, or fill a screen."""
     cut = text if limit is None or len(text) <= limit else text[: limit - 1] + "…"
-    return "".join(letter if letter.isprintable() else _escaped(letter) for letter in cut)
+    return "".join(letter if letter.isprintable() else escaped(letter) for letter in cut)
 
 
-def _escaped(letter: str) -> str:
+def escaped(letter: str) -> str:
+    """As Python writes it in ASCII: \\x1b, \\u732b."""
     return letter.encode("unicode_escape").decode("ascii")
 
 

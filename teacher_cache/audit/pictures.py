@@ -1,5 +1,7 @@
 """A sample's views on one sheet, and one view as a picture."""
 
+import contextlib
+import functools
 import io
 import os
 import uuid
@@ -10,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from teacher_cache.audit.names import printable
+from teacher_cache.audit.names import escaped, printable
 from teacher_cache.audit.sample import Pictures
 from teacher_cache.errors import StoreError
 
@@ -20,6 +22,8 @@ MARGIN, GAP = 16, 10
 LINE = 17  # pixels from one line of text to the next
 ORIGINAL_SIDE = 400
 TOP_VOTES = 12
+# looked for on the system in this order, widest first; class names are of any language
+FONTS = ("NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "DejaVuSans.ttf", "NotoSans-Regular.ttf", "arial.ttf")
 
 PAPER, INK, FAINT = (255, 255, 255), (24, 24, 24), (105, 105, 105)
 COLOURS = {  # of a label; told apart by the colour-blind too (Okabe and Ito 2008)
@@ -63,11 +67,11 @@ def contact_sheet(sample: dict[str, Any], image: np.ndarray, views: Sequence[Pic
     rows = -(-len(views) // columns)
     sheet = Image.new("RGB", (SHEET_WIDTH, grid + rows * row_height + MARGIN), PAPER)
     draw = ImageDraw.Draw(sheet)
-    title = f"{printable(sample['key'])}   class {printable(sample['class'])}"
+    title = f"{drawable(sample['key'])}   class {drawable(sample['class'])}"
     draw.text((MARGIN, MARGIN), _fitted(title, SHEET_WIDTH - 2 * MARGIN, 17), INK, _font(17))
     height, width = image.shape[:2]
     shown = f"{len(views)} of {len(sample['labels'])} views" if len(views) < len(sample["labels"]) else "all views"
-    line = f"{printable(sample['shard'])}, block {sample['block']}, {width} x {height} pixels, {shown}"
+    line = f"{drawable(sample['shard'])}, block {sample['block']}, {width} x {height} pixels, {shown}"
     draw.text((MARGIN, MARGIN + 1.3 * LINE), _fitted(line, SHEET_WIDTH - 2 * MARGIN, 13), FAINT, _font(13))
     sheet.paste(original, (MARGIN, top))
     _draw_votes(draw, sample, MARGIN + original.width + 3 * GAP, top)
@@ -129,7 +133,7 @@ def _draw_votes(draw: ImageDraw.ImageDraw, sample: dict[str, Any], left: int, to
     for vote in sample["votes"][:TOP_VOTES]:
         own = vote["label"] == sample["class"]
         name_width = min(260, width // 2)
-        draw.text((left, top), _fitted(printable(vote["label"]), name_width - GAP, 14), INK, font)
+        draw.text((left, top), _fitted(drawable(vote["label"]), name_width - GAP, 14), INK, font)
         bar = left + name_width
         longest = max(1, width - name_width - 110)
         draw.rectangle(
@@ -173,24 +177,46 @@ def _draw_tile(
 
 def _caption(view: dict[str, Any]) -> list[str]:
     """What stands under a view: its number and label, what it shows, how much of whom is mixed in, its operations."""
-    label = "skipped" if view["skipped"] else "-" if view["label"] is None else printable(view["label"])
+    label = "skipped" if view["skipped"] else "-" if view["label"] is None else drawable(view["label"])
     shown = f"shows {view['visible_share']:.0%}"
     if view["recipe"]["flip"]:
         shown += ", flipped"
     lines = [f"{view['view']}: {label}", shown]
     if view["mix"] is not None:
         mix = view["mix"]
-        lines.append(f"{mix['kind']} {1 - mix['lambda']:.0%} {printable(mix['partner']['class'])}")
+        lines.append(f"{mix['kind']} {1 - mix['lambda']:.0%} {drawable(mix['partner']['class'])}")
     operations = [operation["name"] for operation in view["recipe"]["operations"]]
     if view["erased_share"]:
         operations.append(f"erased {view['erased_share']:.0%}")
     return [*lines, *operations]
 
 
+def drawable(text: str) -> str:
+    """The text as `printable` has it, with escapes for letters that the sheets' font lacks: \\u732b, not a box."""
+    return "".join(letter if _has_glyph(letter) else escaped(letter) for letter in printable(text))
+
+
+@functools.lru_cache(maxsize=4096)
+def _has_glyph(letter: str) -> bool:
+    if letter.isascii():
+        return True
+    font = _font(14)
+    try:
+        drawn, missing = font.getmask(letter), font.getmask("\uffff")  # which is no character, so no font has it
+    except UnicodeEncodeError:  # the bitmap font of a Pillow without FreeType knows Latin 1
+        return False
+    return drawn.size != missing.size or bytes(drawn) != bytes(missing)
+
+
+@functools.lru_cache(maxsize=16)
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The first of FONTS that the system has, else Pillow's own, which knows no more than ASCII."""
+    for name in FONTS:
+        with contextlib.suppress(OSError, ImportError):  # not there; a Pillow without FreeType
+            return ImageFont.truetype(name, size)
     try:
         return ImageFont.load_default(size)
-    except ImportError:  # a Pillow without FreeType
+    except ImportError:
         return ImageFont.load_default()
 
 

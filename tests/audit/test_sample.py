@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 import teacher_cache
+from teacher_cache.audit import pictures
 from teacher_cache.audit.pictures import SHEET_WIDTH, contact_sheet, png_bytes, save_png, side_by_side
 from teacher_cache.audit.sample import describe_sample, describe_view, render_views
 from teacher_cache.errors import ImageError, ShardError, StoreError
@@ -173,6 +174,17 @@ def test_the_sheet_has_every_view(tmp_path: Path, limit: int, size: tuple[int, i
         tile = np.kron(each.mixed, np.ones((17, 17, 1), np.uint8))  # 8 pixels at 17 times their size
         corner = tile[:17, :17].reshape(-1, 3)[0]
         assert (pixels == corner).all(axis=2).sum() >= 17 * 17
+
+
+def test_letters_that_no_font_has_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "FONTS", ())  # as on a machine without fonts: Pillow's own
+    for cached in (pictures._font, pictures._has_glyph):
+        cached.cache_clear()
+    try:
+        assert pictures.drawable("cat \u732b\U0001f600\x1b") == "cat \\u732b\\U0001f600\\x1b"
+    finally:
+        for cached in (pictures._font, pictures._has_glyph):
+            cached.cache_clear()
 
 
 def test_a_picture_is_the_pixels(tmp_path: Path) -> None:
