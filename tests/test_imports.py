@@ -12,7 +12,7 @@ DOORS = {
     "torchvision": {"teacher_cache/replay/decode.py", "teacher_cache/replay/render.py", "tools/make_shards.py"},
     "cv2": {f"teacher_cache/replay/{name}.py" for name in ("render", "geometry", "colour", "erase", "mix")},
     "PIL": {f"teacher_cache/replay/{name}.py" for name in ("decode", "colour", "render")}
-    | {"teacher_cache/audit/pictures.py", "teacher_cache/audit/report.py", "tools/make_shards.py"}
+    | {"teacher_cache/audit/pictures.py", "teacher_cache/audit/thumbnails.py", "tools/make_shards.py"}
     | {"tools/benchmarks/photographs.py", "tools/benchmarks/peers.py"},
     "webdataset": {"tools/make_shards.py"},
     "zarr": {"teacher_cache/store.py"},
@@ -86,3 +86,12 @@ def test_importing_the_package_brings_nothing_heavy() -> None:
     script = "import sys, teacher_cache; print({'numpy', 'torch', 'zarr', 'PIL', 'rich'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "set()", done.stderr
+
+
+def test_reading_labels_takes_no_torch() -> None:
+    """It takes seconds to import; `status` and most audits need none of it."""
+    rooms = "teacher_cache.store, teacher_cache.status, teacher_cache.audit.summary, teacher_cache.audit.export"
+    seen = "sorted({'torch', 'torchvision', 'timm'} & set(sys.modules))"
+    code = f"import sys, {rooms}, tools.inspect_cache; print({seen})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"

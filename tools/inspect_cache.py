@@ -308,6 +308,9 @@ def export(store: str, out: str, rows: Literal["views", "samples"], as_json: boo
 )
 @click.option("--limit", default=30, type=click.IntRange(1), show_default=True, help="Samples of each kind.")
 @click.option("--views", default=16, type=click.IntRange(1), show_default=True, help="Views of each sample, from 0 on.")
+@click.option(
+    "--workers", type=click.IntRange(0), help="Processes that replay views.  [default: as there are cores and work]"
+)
 @_sampling_options
 @_picture_options
 @_json_option
@@ -318,6 +321,7 @@ def report(
     max_megabytes: float,
     limit: int,
     views: int,
+    workers: int | None,
     views_sampled: int,
     seed: int,
     shards: tuple[str, ...],
@@ -344,6 +348,7 @@ def report(
             views=views,
             views_sampled=views_sampled,
             seed=seed,
+            workers=workers,
             on_labels=on_labels,
             on_plans=on_plans,
             on_recipes=on_recipes,

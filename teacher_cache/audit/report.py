@@ -1,7 +1,5 @@
 """A store as one web page that opens from disk: charts, confusions, classes, and the samples that are worth a look."""
 
-import base64
-import io
 import json
 import os
 import uuid
@@ -12,25 +10,22 @@ from typing import Any
 import jinja2
 import markupsafe
 import numpy as np
-from PIL import Image
 
 from teacher_cache.audit.confusions import confusions
 from teacher_cache.audit.disagreements import disagreements
 from teacher_cache.audit.names import printable
-from teacher_cache.audit.pictures import png_bytes
 from teacher_cache.audit.recipes import VIEWS_SAMPLED
-from teacher_cache.audit.sample import describe_sample, render_views
+from teacher_cache.audit.sample import describe_sample
 from teacher_cache.audit.summary import summarise
+from teacher_cache.audit.thumbnails import EXACT_SIDE, SIDE, add_pictures
 from teacher_cache.audit.votes import Census, OnProgress, take_census
-from teacher_cache.errors import ShardError, StoreError
+from teacher_cache.errors import StoreError
 from teacher_cache.store import Store
 
 MAX_MEGABYTES = 10.0
 SAMPLES_SHOWN = 30  # of each kind
 VIEWS_SHOWN = 16  # of each sample
 PAIRS = 20_000  # confused pairs in the page: those of up to 141 classes whole
-EXACT_SIDE = 64  # pixels: up to here a picture is a PNG, pixel for pixel; larger ones are reduced to SIDE and JPEGs
-SIDE, QUALITY = 128, 88
 
 KINDS = {"label_errors": "label error", "multi_label": "two labels", "unstable": "unstable"}
 
@@ -46,6 +41,7 @@ def write_report(
     views: int = VIEWS_SHOWN,
     views_sampled: int = VIEWS_SAMPLED,
     seed: int = 0,
+    workers: int | None = None,
     on_labels: OnProgress | None = None,
     on_recipes: OnProgress | None = None,
     on_plans: OnProgress | None = None,
@@ -57,6 +53,7 @@ def write_report(
          "pictures_missing": null}
 
     samples: how many of each kind of disagreement, views: of how many views of each the recipes and pictures.
+    workers: processes that replay them; by default as many as there are cores and work for.
     left_out counts pictures for which there was no room; pictures_missing says in one line why there are none at all.
     Nothing is random but the views of the summary's sample, which `seed` draws. StoreError where the page cannot be
     written, exists already, has no room for its text, or plotly is absent.
@@ -81,7 +78,7 @@ def write_report(
             f"{out} would be {(int(max_megabytes * 1e6) - room) / 1e6:.1f} MB without a single picture: "
             "give a larger --max-megabytes, or a smaller --limit"
         )
-    add_pictures(store, data, room, on_pictures)
+    add_pictures(store, data, room, workers, on_pictures)
     page = render(data, script).encode()
     _write(out, page)
     return {
@@ -161,65 +158,6 @@ def _pairs(census: Census) -> dict[str, Any]:
         "all": int((~diagonal).sum()),
         "left_out": len(counts) - len(order),
     }
-
-
-# Pictures
-
-
-def add_pictures(store: Store, data: dict[str, Any], room: int, on_progress: OnProgress | None = None) -> None:
-    """Put data URIs of the samples' images and views into data, the first samples first, while there is room (bytes).
-
-    The sample whose pictures do not all fit keeps those that do; of later ones none is rendered.
-    """
-    state, full = data["pictures"], False
-    for done, sample in enumerate(data["samples"]):
-        detail = sample["detail"]
-        if detail["views_missing"] is not None:
-            continue
-        if full:
-            state["left_out"] += 1 + len(sample["views"])
-            continue
-        try:
-            image, rendered = render_views(store, detail["sample"], [view["view"] for view in detail["views"]])
-            sample["image"] = data_uri(image)
-            for place, view in enumerate(rendered):
-                sample["views"][place] = data_uri(view.mixed)
-                state["differ"] += view.digest_equal is False
-        except ShardError as error:
-            sample["image"], sample["views"] = None, [None] * len(sample["views"])
-            state["missing"] = state["missing"] or str(error)
-            continue
-        for uri in (sample["image"], *sample["views"]):
-            room -= len(uri) + 2
-            full |= room < 0
-            state["left_out" if full else "shown"] += 1
-        _drop(sample, room)
-        if on_progress is not None:
-            on_progress(done + 1, len(data["samples"]))
-
-
-def _drop(sample: dict[str, Any], room: int) -> None:
-    """Take away the last pictures of a sample until room, negative by what is too much, is enough."""
-    places = list(range(len(sample["views"])))
-    while room < 0 and places:
-        place = places.pop()
-        room += len(sample["views"][place]) + 2
-        sample["views"][place] = None
-    if room < 0:
-        sample["image"] = None
-
-
-def data_uri(pixels: np.ndarray) -> str:
-    """(H, W, 3) uint8 -> a PNG of these very pixels where they are few, else a JPEG of at most SIDE pixels a side."""
-    picture = Image.fromarray(pixels)
-    if max(picture.size) <= EXACT_SIDE:
-        kind, content = "png", png_bytes(picture)
-    else:
-        picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-        stream = io.BytesIO()
-        picture.save(stream, "jpeg", quality=QUALITY)
-        kind, content = "jpeg", stream.getvalue()
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 # The page

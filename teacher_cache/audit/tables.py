@@ -464,7 +464,7 @@ def _percent(share: float | None) -> str:
 
 def show_report(found: dict[str, Any], console: Console) -> None:
     left = f", {found['left_out']:,} left out for lack of room" if found["left_out"] else ""
-    size = f"{found['bytes'] / 1e6:.1f} MB"
+    size = f"{found['bytes'] / 1e6:.2f} MB"
     say(console, f"{found['out']}: {size}, {found['samples']:,} samples, {found['pictures']:,} pictures{left}")
     if found["pictures_missing"] is not None:
         say(console, f"pictures are missing: {found['pictures_missing']}")

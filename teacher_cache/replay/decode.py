@@ -1,16 +1,14 @@
 """Encoded image -> pixels, by one written rule."""
 
+import functools
 import io
+from collections.abc import Callable
 
 import numpy as np
 import PIL
-import torch
 from PIL import Image, ImageFile
-from torchvision.io import ImageReadMode
 
 from teacher_cache.errors import ImageError
-
-_RGB = ImageReadMode.RGB.value
 
 
 def decode(image: bytes) -> np.ndarray:
@@ -19,13 +17,26 @@ def decode(image: bytes) -> np.ndarray:
     Told by content, not by extension. Raises ImageError (without shard and key): truncated or otherwise undecodable.
     """
     if _jpeg_layout(image) in ((8, 1), (8, 3)):
-        try:  # twice Pillow's speed, the same bytes
-            # torchvision.io.decode_jpeg without its notice of deprecation
-            pixels = torch.ops.image.decode_jpeg(torch.frombuffer(bytearray(image), dtype=torch.uint8), _RGB)
-            return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
+        try:  # faster than Pillow, the same bytes
+            return _jpeg_decoder()(image)
         except (RuntimeError, AttributeError):  # refused, or a torchvision that has no such operator any more
             pass  # Pillow, the rule's reference, reads it or says why not
     return _decode_with_pillow(image)
+
+
+@functools.cache
+def _jpeg_decoder() -> Callable[[bytes], np.ndarray]:
+    # here and in geometry.py: both take seconds to import, and who reads labels only needs neither
+    import torch
+    from torchvision.io import ImageReadMode
+
+    def decode_jpeg(image: bytes) -> np.ndarray:
+        # torchvision.io.decode_jpeg without its notice of deprecation
+        data = torch.frombuffer(bytearray(image), dtype=torch.uint8)
+        pixels = torch.ops.image.decode_jpeg(data, ImageReadMode.RGB.value)
+        return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
+
+    return decode_jpeg
 
 
 def _decode_with_pillow(image: bytes) -> np.ndarray:

@@ -10,7 +10,6 @@ from typing import Literal
 
 import cv2
 import numpy as np
-import torch
 
 from teacher_cache.replay.recipe import Box, Interpolation
 from teacher_cache.replay.seeds import on_grid
@@ -32,6 +31,8 @@ def resize(pixels: np.ndarray, size: tuple[int, int], interpolation: Interpolati
     """Antialiased, as Pillow's resize, whose fixed-point kernel torch has for uint8. size: height and width."""
     if pixels.shape[:2] == size:
         return pixels
+    import torch
+
     # the dimension of one comes first: added after the permutation it has strides from which torch makes planes
     tensor = torch.from_numpy(np.ascontiguousarray(pixels))[None].permute(0, 3, 1, 2)
     resized = torch.nn.functional.interpolate(tensor, size, mode=interpolation, antialias=True, align_corners=False)
@@ -40,6 +41,8 @@ def resize(pixels: np.ndarray, size: tuple[int, int], interpolation: Interpolati
 
 def mirror(pixels: np.ndarray) -> np.ndarray:
     """Left to right."""
+    import torch
+
     mirrored: np.ndarray = torch.from_numpy(pixels).flip(1).numpy()  # a third of the time that cv2.flip takes
     return mirrored
 
@@ -117,6 +120,8 @@ def _translate(
 
 def _shear_rows(pixels: np.ndarray, shear: float, interpolation: Interpolation, fill: Colour) -> np.ndarray:
     """The result's place x is the source's place x + shear (y + 1/2) in row y."""
+    import torch
+
     height, width = pixels.shape[:2]
     shifts = shear * (np.arange(height) + 0.5)
     whole = np.floor(shifts)

@@ -11,8 +11,6 @@ from types import MappingProxyType
 import cv2
 import numpy as np
 import PIL
-import torch
-import torchvision
 
 from teacher_cache.errors import PolicyError
 from teacher_cache.replay.colour import recolour
@@ -27,6 +25,9 @@ _NONE: Mapping[str, OwnOperation] = MappingProxyType({})
 
 def pixel_libraries() -> dict[str, str]:
     """Names and versions of everything that decides pixels, to explain a drift."""
+    import torch
+    import torchvision
+
     return {
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,

@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import json
+import os
 import re
 import shutil
 import time
@@ -18,9 +19,10 @@ from PIL import Image
 
 from teacher_cache.audit import report
 from teacher_cache.audit.disagreements import disagreements
-from teacher_cache.audit.report import KINDS, data_uri, embedded, write_report
+from teacher_cache.audit.report import KINDS, embedded, write_report
 from teacher_cache.audit.sample import render_views
-from teacher_cache.errors import StoreError
+from teacher_cache.audit.thumbnails import Wanted, data_uri, replay_all
+from teacher_cache.errors import RenderError, StoreError
 from teacher_cache.shards import class_rule, index_shards
 from teacher_cache.store import Store
 from tests.audit.drawn import commit_labels, drawn_store
@@ -88,6 +90,30 @@ def test_every_sample_of_the_lists_is_there_with_the_pixels_that_the_teacher_saw
     assert (pixels_of(sample["image"]) == image).all()
     for uri, view in zip(sample["views"], views, strict=True):
         assert (pixels_of(uri) == view.mixed).all()
+
+
+def test_processes_make_the_same_page(tmp_path: Path, small_plotly: None) -> None:
+    store = drawn_store(tmp_path, mixed=True, own=0.3)
+    pages = []
+    for workers in (0, 2):
+        out = tmp_path / f"{workers}.html"
+        write_report(store, out, samples=2, views_sampled=0, workers=workers, max_megabytes=0.08)
+        pages.append(out.read_bytes())
+    assert pages[0] == pages[1]
+    assert b"pictures are left out" in pages[0]
+
+
+class Deadly:
+    """Ends the process that it is sent to."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os._exit, (9,)
+
+
+def test_a_process_that_dies_is_told_in_one_line() -> None:
+    store: Any = Deadly()
+    with pytest.raises(RenderError, match=r"died, often for lack of memory: run again, with fewer --workers$"):
+        list(replay_all(store, [Wanted(0, [0])], 2))
 
 
 def test_page_tells_what_it_rests_on_and_loads_nothing(tmp_path: Path, small_plotly: None) -> None:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import teacher_cache
-from teacher_cache.audit import pictures
+from teacher_cache.audit import pictures as sheets
 from teacher_cache.audit.pictures import SHEET_WIDTH, contact_sheet, png_bytes, save_png, side_by_side
 from teacher_cache.audit.sample import describe_sample, describe_view, render_views
 from teacher_cache.errors import ImageError, ShardError, StoreError
@@ -177,13 +177,13 @@ def test_the_sheet_has_every_view(tmp_path: Path, limit: int, size: tuple[int, i
 
 
 def test_letters_that_no_font_has_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "FONTS", ())  # as on a machine without fonts: Pillow's own
-    for cached in (pictures._font, pictures._has_glyph):
+    monkeypatch.setattr(sheets, "FONTS", ())  # as on a machine without fonts: Pillow's own
+    for cached in (sheets._font, sheets._has_glyph):
         cached.cache_clear()
     try:
-        assert pictures.drawable("cat \u732b\U0001f600\x1b") == "cat \\u732b\\U0001f600\\x1b"
+        assert sheets.drawable("cat \u732b\U0001f600\x1b") == "cat \\u732b\\U0001f600\\x1b"
     finally:
-        for cached in (pictures._font, pictures._has_glyph):
+        for cached in (sheets._font, sheets._has_glyph):
             cached.cache_clear()
 
 

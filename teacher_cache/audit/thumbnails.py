@@ -1,0 +1,144 @@
+"""Pictures of samples for a page, as data URIs: replayed in processes of their own, as many as there is room for."""
+
+import base64
+import io
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from teacher_cache.audit.pictures import png_bytes
+from teacher_cache.audit.sample import render_views
+from teacher_cache.audit.votes import OnProgress
+from teacher_cache.errors import RenderError, ShardError
+from teacher_cache.store import Store
+
+EXACT_SIDE = 64  # pixels: up to here a picture is a PNG, pixel for pixel; larger ones are reduced to SIDE and JPEGs
+SIDE, QUALITY = 128, 88
+SAMPLES_PER_WORKER = 16  # fewer are replayed sooner than a process has started
+
+
+class Wanted(NamedTuple):
+    sample: int
+    views: list[int]
+
+
+class Thumbnails(NamedTuple):
+    """Data URIs of a sample's image and then its views; differ counts views whose block has other pixels than those
+    that were labelled. missing says in one line why there are none."""
+
+    uris: list[str]
+    differ: int = 0
+    missing: str | None = None
+
+
+def add_pictures(
+    store: Store, data: dict[str, Any], room: int, workers: int | None = None, on_progress: OnProgress | None = None
+) -> None:
+    """Put pictures into the data of `report.collect`, the first samples first, while there is room (bytes).
+
+    The sample whose pictures do not all fit keeps those that do; later ones have none. workers: processes; by default
+    as many as there are cores and work for.
+    """
+    state = data["pictures"]
+    shown = [sample for sample in data["samples"] if sample["detail"]["views_missing"] is None]
+    wanted = [
+        Wanted(sample["detail"]["sample"], [view["view"] for view in sample["detail"]["views"]]) for sample in shown
+    ]
+    if workers is None:
+        workers = min(len(os.sched_getaffinity(0)), len(wanted) // SAMPLES_PER_WORKER)
+    done = 0
+    with closing(replay_all(store, wanted, workers)) as made:
+        for sample, found in zip(shown, made, strict=False):
+            done += 1
+            state["differ"] += found.differ
+            state["missing"] = state["missing"] or found.missing
+            fitting: list[str | None] = []
+            for uri in found.uris:
+                room -= len(uri) + 2
+                fitting.append(uri if room >= 0 else None)
+            if fitting:
+                sample["image"], sample["views"] = fitting[0], fitting[1:]
+            state["left_out"] += fitting.count(None)
+            state["shown"] += len(fitting) - fitting.count(None)
+            if on_progress is not None:
+                on_progress(done, len(shown))
+            if room < 0:
+                break
+    state["left_out"] += sum(1 + len(sample["views"]) for sample in shown[done:])
+
+
+def replay_all(store: Store, wanted: Sequence[Wanted], workers: int) -> Generator[Thumbnails, None, None]:
+    """The thumbnails of every sample, in order; with fewer than two workers this process makes them.
+
+    RenderError where a process dies.
+    """
+    if workers < 2:
+        yield from (replay(store, each) for each in wanted)
+        return
+    # spawned: other libraries' threads do not survive a fork
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(store,))
+    ahead: deque[Future[Thumbnails]] = deque()
+    try:
+        for each in wanted:
+            ahead.append(pool.submit(_replay, each))
+            if len(ahead) > 2 * workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    except BrokenProcessPool:
+        raise RenderError(
+            "a process that replayed views died, often for lack of memory: run again, with fewer --workers"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def replay(store: Store, wanted: Wanted) -> Thumbnails:
+    """A sample's pictures, or why there are none."""
+    try:
+        image, rendered = render_views(store, wanted.sample, wanted.views)
+        uris, differ = [data_uri(image)], 0
+        for view in rendered:
+            uris.append(data_uri(view.mixed))
+            differ += view.digest_equal is False
+    except ShardError as error:
+        return Thumbnails([], missing=str(error))
+    return Thumbnails(uris, differ)
+
+
+_store: Store  # of a replaying process
+
+
+def _begin(store: Store) -> None:
+    import torch
+
+    global _store
+    _store = store
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # sent to all; the parent ends its processes
+
+
+def _replay(wanted: Wanted) -> Thumbnails:
+    return replay(_store, wanted)
+
+
+def data_uri(pixels: np.ndarray) -> str:
+    """(H, W, 3) uint8 -> a PNG of these very pixels where they are few, else a JPEG of at most SIDE pixels a side."""
+    picture = Image.fromarray(pixels)
+    if max(picture.size) <= EXACT_SIDE:
+        kind, content = "png", png_bytes(picture)
+    else:
+        picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+        stream = io.BytesIO()
+        picture.save(stream, "jpeg", quality=QUALITY)
+        kind, content = "jpeg", stream.getvalue()
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
