@@ -21,8 +21,8 @@ from teacher_cache.audit.votes import OnProgress
 from teacher_cache.errors import RenderError, ShardError
 from teacher_cache.store import Store
 
-EXACT_SIDE = 64  # pixels: up to here a picture is a PNG, pixel for pixel; larger ones are reduced to SIDE and JPEGs
-SIDE, QUALITY = 128, 88
+EXACT_SIDE = 64  # pixels: up to here a picture is a PNG, pixel for pixel; larger ones are reduced to SIDE, as WebP
+SIDE, QUALITY = 128, 75
 SAMPLES_PER_WORKER = 16  # fewer are replayed sooner than a process has started
 
 
@@ -132,13 +132,13 @@ def _replay(wanted: Wanted) -> Thumbnails:
 
 
 def data_uri(pixels: np.ndarray) -> str:
-    """(H, W, 3) uint8 -> a PNG of these very pixels where they are few, else a JPEG of at most SIDE pixels a side."""
+    """(H, W, 3) uint8 -> a PNG of these very pixels where they are few, else a WebP of at most SIDE pixels a side."""
     picture = Image.fromarray(pixels)
     if max(picture.size) <= EXACT_SIDE:
         kind, content = "png", png_bytes(picture)
     else:
         picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
         stream = io.BytesIO()
-        picture.save(stream, "jpeg", quality=QUALITY)
-        kind, content = "jpeg", stream.getvalue()
+        picture.save(stream, "webp", quality=QUALITY)
+        kind, content = "webp", stream.getvalue()
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -209,7 +209,7 @@ def test_existing_file_and_absent_plotly_are_refused_in_one_line(
 
 def test_large_pictures_are_reduced() -> None:
     uri = data_uri(np.zeros((300, 200, 3), np.uint8))
-    assert uri.startswith("data:image/jpeg;base64,")
+    assert uri.startswith("data:image/webp;base64,")
     assert Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).size == (85, 128)
 
 
