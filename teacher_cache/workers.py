@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from teacher_cache.errors import RenderError, TeacherCacheError
-from teacher_cache.replay.block import BLOCK_SAMPLES, ReplayedBlock, decode_block, replay_view
+from teacher_cache.replay.block import BLOCK_SAMPLES, ReplayedBlock, open_block, replay_view
 from teacher_cache.replay.policy import Policy
 from teacher_cache.shards import BlockPlace, read_block
 from teacher_cache.threads import threads_spin
@@ -237,7 +237,7 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
             self._inline = None
 
     def _render_task(self, task: RenderTask) -> Iterator[Rendered]:
-        decoded = decode_block(read_block(task.place), skip_bad=self._skip_bad)
+        decoded = open_block(read_block(task.place), len(task.views), skip_bad=self._skip_bad)
         for number, view in enumerate(task.views):
             out = None if task.rows is None else _destinations(self.rows, task.rows[number], self._scratch)
             block = replay_view(self._policy, self._store_seed, decoded, view, out=out)
@@ -295,7 +295,7 @@ def _render_tasks(connection: Connection, work: _Work) -> None:
             hear()
         task = tasks.popleft()
         try:
-            decoded = decode_block(read_block(task.place), skip_bad=work.skip_bad)
+            decoded = open_block(read_block(task.place), len(task.views), skip_bad=work.skip_bad)
             for number, view in enumerate(task.views):
                 while connection.poll():  # so that the pipe has room for the parent's next task
                     hear()

@@ -18,9 +18,9 @@ from teacher_cache.audit.intervals import CONFIDENCE, HOW, measured
 from teacher_cache.audit.votes import OnProgress
 from teacher_cache.errors import ImageError, ShardError
 from teacher_cache.replay.block import BLOCK_SAMPLES, view_mix, view_recipe
+from teacher_cache.replay.decode import decode, image_size
 from teacher_cache.replay.mix import LAMBDA_ONE, class_pairs
 from teacher_cache.replay.recipe import Box, Recipe
-from teacher_cache.replay.render import decode
 from teacher_cache.replay.seeds import Stream, derive
 from teacher_cache.shards import BlockPlace
 from teacher_cache.store import SKIPPED, Store, Unit
@@ -66,30 +66,11 @@ def image_sizes(place: BlockPlace) -> np.ndarray:
 
 
 def _image_size(fd: int, offset: int, length: int) -> tuple[int, int]:
-    found = header_size(os.pread(fd, min(_HEADER, length), offset))
+    found = image_size(os.pread(fd, min(_HEADER, length), offset))
     if found is None:  # a long header, or another format
         image = os.pread(fd, length, offset)
-        found = header_size(image) or decode(image).shape[:2]
+        found = image_size(image) or decode(image).shape[:2]
     return found
-
-
-def header_size(image: bytes) -> tuple[int, int] | None:
-    """Height and width of a PNG or JPEG whose beginning this is; None where it does not tell."""
-    if image[:8] == b"\x89PNG\r\n\x1a\n" and image[12:16] == b"IHDR" and len(image) >= 24:
-        return int.from_bytes(image[20:24], "big"), int.from_bytes(image[16:20], "big")
-    if image[:2] != b"\xff\xd8":
-        return None
-    place = 2
-    while place + 9 <= len(image) and image[place] == 0xFF:
-        marker = image[place + 1]
-        if marker == 0xFF:  # a fill byte
-            place += 1
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = (int.from_bytes(image[place + at : place + at + 2], "big") for at in (5, 7))
-            return (height, width) if height and width else None
-        else:
-            place += 2 + int.from_bytes(image[place + 2 : place + 4], "big")
-    return None
 
 
 # Shares of a recipe

@@ -1,5 +1,6 @@
 """Block + view -> ReplayedBlock: the one path by which both stages get their pixels."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -7,11 +8,12 @@ import numpy as np
 import xxhash
 
 from teacher_cache.errors import ImageError, PolicyError
-from teacher_cache.replay.decode import decode
+from teacher_cache.replay.decode import decode, decode_crop, image_size
+from teacher_cache.replay.geometry import cut
 from teacher_cache.replay.mix import MixPlan, apply_mix, class_pairs, draw_mix
 from teacher_cache.replay.policy import Policy
-from teacher_cache.replay.recipe import Recipe, draw_recipe
-from teacher_cache.replay.render import render_pixels
+from teacher_cache.replay.recipe import Box, Recipe, draw_recipe
+from teacher_cache.replay.render import render_crop
 from teacher_cache.replay.seeds import Stream, derive
 
 BLOCK_SAMPLES = 64
@@ -45,10 +47,14 @@ class ReplayedBlock:
 
 class DecodedBlock:
     """A block whose images are known to decode. Holds them decoded up to a number of bytes, decodes the others anew for
-    each view."""
+    each view.
 
-    def __init__(self, block: Block, decoded_bytes: int) -> None:
+    crops_only: of an image that is not held only the crop asked for is decoded, where that is less work.
+    """
+
+    def __init__(self, block: Block, decoded_bytes: int, *, crops_only: bool = False) -> None:
         self.block = block
+        self.crops_only = crops_only
         self.skipped = block.skipped
         self._decoded: dict[int, np.ndarray] = {}
         self._bytes_left = decoded_bytes
@@ -62,17 +68,43 @@ class DecodedBlock:
         held = self._decoded.get(position)
         if held is not None:
             return held
-        try:
+        with self._named(position):
             decoded = decode(self.block.images[position])
+        if decoded.nbytes <= self._bytes_left:
+            self._bytes_left -= decoded.nbytes
+            self._decoded[position] = decoded
+        return decoded
+
+    def size(self, position: int) -> tuple[int, int]:
+        """Height and width of an image. Raises ImageError, which names shard and key."""
+        known = image_size(self.block.images[position]) if self.crops_only else None
+        height, width = known or self.image(position).shape[:2]
+        return height, width
+
+    def crop(self, position: int, box: Box) -> np.ndarray:
+        """A part of an image, (height, width, 3) uint8: read only. Raises ImageError, which names shard and key."""
+        if not self.crops_only or position in self._decoded:
+            return cut(self.image(position), box)
+        with self._named(position):
+            return decode_crop(self.block.images[position], box)
+
+    @contextlib.contextmanager
+    def _named(self, position: int) -> Iterator[None]:
+        try:
+            yield
         except ImageError as error:
             raise ImageError(
                 f"shard {self.block.shard}, key {self.block.keys[position]}: {error}; "
                 "make the shard again, or fill with --skip-bad"
             ) from error
-        if decoded.nbytes <= self._bytes_left:
-            self._bytes_left -= decoded.nbytes
-            self._decoded[position] = decoded
-        return decoded
+
+
+def open_block(block: Block, num_views: int, *, skip_bad: bool = False) -> DecodedBlock:
+    """A block of which so many views will be asked for. Of a single one the crops are decoded, when it is asked for,
+    unless skip_bad wants to know now which images cannot be."""
+    if num_views == 1 and not skip_bad:
+        return DecodedBlock(block, DECODED_BYTES, crops_only=True)
+    return decode_block(block, skip_bad=skip_bad)
 
 
 def decode_block(block: Block, *, skip_bad: bool = False, decoded_bytes: int = DECODED_BYTES) -> DecodedBlock:
@@ -127,11 +159,9 @@ def replay_view(
         if position in decoded.skipped:
             row[:] = 0
             continue
-        image = decoded.image(position)
-        height, width = image.shape[:2]
-        recipe = view_recipe(policy, store_seed, block.shard, key, view, (height, width))
+        recipe = view_recipe(policy, store_seed, block.shard, key, view, decoded.size(position))
         try:
-            row[:] = render_pixels(image, recipe, own)
+            row[:] = render_crop(decoded.crop(position, recipe.crop), recipe, own)
         except PolicyError as error:
             raise PolicyError(
                 f"shard {block.shard}, key {key}, view {view}: {error}; correct it and index a new store"
@@ -153,7 +183,7 @@ def replay(
     policy: Policy, store_seed: int, block: Block, views: Sequence[int], *, skip_bad: bool = False
 ) -> Iterator[ReplayedBlock]:
     """Decode a block once and replay views of it, in the order given."""
-    decoded = decode_block(block, skip_bad=skip_bad)
+    decoded = open_block(block, len(views), skip_bad=skip_bad)
     for view in views:
         yield replay_view(policy, store_seed, decoded, view)
 

@@ -19,6 +19,7 @@ from teacher_cache.replay.erase import erase
 from teacher_cache.replay.geometry import WARPS, cut, mirror, resize, warp
 from teacher_cache.replay.operations import OwnOperation, one_line
 from teacher_cache.replay.recipe import Operation, Recipe
+from teacher_cache.replay.regions import region_library
 
 _NONE: Mapping[str, OwnOperation] = MappingProxyType({})
 
@@ -28,12 +29,14 @@ def pixel_libraries() -> dict[str, str]:
     import torch
     import torchvision
 
+    region = region_library()
     return {
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "opencv": cv2.__version__,
         "pillow": PIL.__version__,
         "numpy": np.__version__,
+        **({"nvimgcodec": region} if region else {}),
     }
 
 
@@ -45,14 +48,19 @@ def render(image: bytes, recipes: Iterable[Recipe]) -> Iterator[np.ndarray]:
 
 
 def render_pixels(decoded: np.ndarray, recipe: Recipe, own: Mapping[str, OwnOperation] = _NONE) -> np.ndarray:
-    """decoded (H, W, 3) uint8 -> the view, (h, w, 3) uint8, contiguous, sharing no memory with decoded.
+    """decoded (H, W, 3) uint8 -> the view, (h, w, 3) uint8, contiguous, sharing no memory with decoded."""
+    return render_crop(cut(decoded, recipe.crop), recipe, own)
+
+
+def render_crop(crop: np.ndarray, recipe: Recipe, own: Mapping[str, OwnOperation] = _NONE) -> np.ndarray:
+    """The pixels of recipe.crop -> the view, as `render_pixels`.
 
     own: the policy's own operations. Raises PolicyError (without shard and key) where one of them fails.
     """
     quiet_opencv()
-    pixels = resize(cut(decoded, recipe.crop), recipe.resized, recipe.interpolation)
+    pixels = resize(crop, recipe.resized, recipe.interpolation)
     pixels = np.ascontiguousarray(cut(pixels, recipe.window))
-    if np.may_share_memory(pixels, decoded):
+    if np.may_share_memory(pixels, crop):
         pixels = pixels.copy()
     if recipe.flip:
         pixels = mirror(pixels)

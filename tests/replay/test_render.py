@@ -1,24 +1,20 @@
 import dataclasses
-import io
 import math
-import re
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 import torchvision.transforms.functional as tvf
-from PIL import Image, ImageFile
+from PIL import Image
 from timm.data import auto_augment
 
-from teacher_cache.errors import ImageError
-from teacher_cache.replay.decode import _decode_with_pillow, decode
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.replay.recipe import Box, Operation, Recipe, draw_recipe
 from teacher_cache.replay.render import pixel_libraries, render, render_pixels
 from teacher_cache.replay.seeds import Stream, derive
 from tests import images
-from tests.images import ENCODERS, picture
+from tests.images import picture
 
 
 def recipe_of(image_size: tuple[int, int], **changes: object) -> Recipe:
@@ -36,58 +32,6 @@ def operated(pixels: np.ndarray, name: str, value: float | int | None, **changes
 
 def levels_apart(a: np.ndarray, b: np.ndarray | Image.Image) -> np.ndarray:
     return abs(a.astype(np.int64) - np.asarray(b).astype(np.int64))
-
-
-# Decoding
-
-
-@pytest.mark.parametrize("encoder", ENCODERS)
-@pytest.mark.parametrize("size", [(61, 83), (1, 1), (16, 9)])
-def test_every_encoding_decodes_as_pillow_converts(encoder: str, size: tuple[int, int]) -> None:
-    image = ENCODERS[encoder](picture(1, *size))
-    decoded = decode(image)
-    opened = Image.open(io.BytesIO(image))
-    opened.info.pop("transparency", None)  # Pillow warns, and drops it
-    assert np.array_equal(decoded, np.asarray(opened.convert("RGB")))
-    assert decoded.shape == (*size, 3)
-    assert decoded.dtype == np.uint8
-    assert decoded.flags.c_contiguous
-    assert np.array_equal(decoded, _decode_with_pillow(image))
-
-
-@pytest.mark.parametrize(
-    "options", [{"subsampling": 0}, {"subsampling": 1}, {"subsampling": 2}, {"progressive": True}, {"quality": 30}]
-)
-def test_jpegs_decode_to_pillows_bytes(options: dict[str, object]) -> None:
-    for seed in range(4):
-        image = images.jpeg(picture(seed, 67 + seed, 93), **options)  # type: ignore[arg-type]
-        assert np.array_equal(decode(image), _decode_with_pillow(image))
-
-
-def test_grey_of_16_bits_clips_at_255() -> None:
-    pixels = picture(0)
-    doubled = np.minimum(pixels[:, :, 0].astype(int) * 2, 255)
-    assert np.array_equal(decode(images.grey_16_bit_png(pixels)), np.repeat(doubled[:, :, None], 3, axis=2))
-
-
-@pytest.mark.parametrize("encoder", ["png", "jpeg", "webp", "cmyk_jpeg", "grey_jpeg", "palette_png"])
-@pytest.mark.parametrize("lenient", [False, True])
-def test_truncated_images_are_refused(encoder: str, lenient: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
-    image = ENCODERS[encoder](picture(2, 80, 100))
-    for share in (0.2, 0.5, 0.9):
-        with pytest.raises(ImageError, match=r"the image cannot be decoded: .* bytes"):
-            decode(image[: int(len(image) * share)])
-    assert ImageFile.LOAD_TRUNCATED_IMAGES is lenient
-
-
-def test_what_is_no_image_is_refused() -> None:
-    with pytest.raises(ImageError, match="no bytes"):
-        decode(b"")
-    for junk in (b"hello", b"\xff\xd8", b"\xff\xd8\xff\xc0\x00", b"\x89PNG\r\n\x1a\n", bytes(1000)):
-        with pytest.raises(ImageError, match=re.escape(f"({len(junk)} bytes)")) as raised:
-            decode(junk)
-        assert "\n" not in str(raised.value)
 
 
 # Crop and resize

@@ -24,6 +24,7 @@ def without_digests(loader: ViewLoader) -> Iterator[None]:
 
 STEPS: tuple[tuple[Any, str, str], ...] = (
     (block, "decode", "decoding"),
+    (block, "decode_crop", "decoding"),
     (block, "view_recipe", "drawing recipes"),
     (block, "view_mix", "drawing recipes"),
     (block, "_digest", "digests"),
