@@ -124,7 +124,7 @@ bench-gpu: $(BENCH_GROUP) ## the same of both stages on a GPU
 	$(BENCH) --gpu --json $(BENCH_OUT)/bench-gpu.json --plot $(BENCH_OUT)/bench-gpu.png --markdown $(BENCH_OUT)/bench-gpu.md
 
 test: $(INSTALLED) ## run all tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --numprocesses 2 --dist worksteal
 
 check: $(INSTALLED) ## lint, formatting, types: what CI runs before the tests
 	$(BIN)/ruff check .
@@ -132,7 +132,7 @@ check: $(INSTALLED) ## lint, formatting, types: what CI runs before the tests
 	$(BIN)/mypy
 
 lock: ## resolve pyproject.toml anew into requirements.lock (needs uv)
-	uv pip compile pyproject.toml --group dev --extra audit --extra export --universal --python-version 3.11 --generate-hashes \
+	uv pip compile pyproject.toml --group dev --extra audit --extra export --extra regions --universal --python-version 3.11 --generate-hashes \
 		--no-annotate --no-header --no-emit-index-url --no-emit-find-links --quiet -o requirements.lock
 
 clean: ## remove the environment and what the embedded data set's run has made

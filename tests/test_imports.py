@@ -34,7 +34,7 @@ DOORS = {
     "plotly": {"teacher_cache/audit/report.py"},
     "jinja2": {"teacher_cache/audit/report.py"},
     "matplotlib": {"tools/benchmarks/plot.py"},
-    "nvidia": {"tools/benchmarks/peers.py"},
+    "nvidia": {"teacher_cache/replay/regions.py", "tools/benchmarks/peers.py"},
 }
 
 

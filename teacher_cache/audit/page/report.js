@@ -180,8 +180,10 @@ function drawHeat() {
   const ticks = { tickvals: places, ticktext: names.map((name) => plain(short(name))), showgrid: false, zeroline: false };
   const narrow = innerWidth < 700;
   const each = numbers.length <= 12 && !narrow;
-  Plotly.react(at("heat"), [{ type: "heatmap", x: places, y: places, z: shares, text, hoverinfo: "text", colorscale: "Cividis", zmin: 0, zmax: 100,
-    colorbar: { title: { text: "%", side: "top" }, thickness: 10, len: 0.9 }, texttemplate: each ? "%{z:.0f}" : undefined, xgap: 1, ygap: 1 }],
+  const largest = Math.max(...shares.flat(), 1); // null counts as 0
+  at("heat").style.height = `${Math.max(520, 15 * numbers.length + 120)}px`; // a line of text for each class
+  Plotly.react(at("heat"), [{ type: "heatmap", x: places, y: places, z: shares, text, hoverinfo: "text", colorscale: "Cividis", zmin: 0, zmax: largest,
+    colorbar: { title: { text: "%", side: "top" }, thickness: 10, len: 0.9, tickformat: "~g" }, texttemplate: each ? "%{z:.0f}" : undefined, xgap: 1, ygap: 1 }],
   layout({ xaxis: { ...ticks, title: "the teacher's label", tickangle: -45 }, yaxis: { ...ticks, title: narrow ? "" : "ground truth", autorange: "reversed" } }), SETTINGS);
   at("heat").removeAllListeners?.("plotly_click");
   at("heat").on("plotly_click", (event) => showPair(names[event.points[0].y], names[event.points[0].x]));
