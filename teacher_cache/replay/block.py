@@ -46,8 +46,7 @@ class ReplayedBlock:
 
 
 class DecodedBlock:
-    """A block whose images are known to decode. Holds them decoded up to a number of bytes, decodes the others anew for
-    each view.
+    """A block and its decoded images, held up to a number of bytes; the others are decoded anew for each view.
 
     crops_only: of an image that is not held only the crop asked for is decoded, where that is less work.
     """

@@ -11,6 +11,7 @@ import PIL
 from PIL import Image, ImageFile
 
 from teacher_cache.errors import ImageError
+from teacher_cache.replay.geometry import cut
 from teacher_cache.replay.recipe import Box
 from teacher_cache.replay.regions import region_decoder
 
@@ -53,7 +54,7 @@ def decode_crop(image: bytes, box: Box) -> np.ndarray:
             pixels = decode_region(image, box)
             if pixels is not None:
                 return pixels
-    return decode(image)[box.top : box.top + box.height, box.left : box.left + box.width]
+    return cut(decode(image), box)
 
 
 def image_size(image: bytes) -> tuple[int, int] | None:

@@ -14,6 +14,7 @@ from PIL import Image, ImageFile
 from teacher_cache.errors import ImageError
 from teacher_cache.replay import decode as decode_module
 from teacher_cache.replay.decode import _decode_with_pillow, decode, decode_crop, image_size
+from teacher_cache.replay.geometry import cut
 from teacher_cache.replay.recipe import Box
 from teacher_cache.replay.regions import region_decoder, region_library
 from tests import images
@@ -43,9 +44,9 @@ def test_every_encoding_decodes_as_pillow_converts(encoder: str, size: tuple[int
 @pytest.mark.parametrize(
     "options", [{"subsampling": 0}, {"subsampling": 1}, {"subsampling": 2}, {"progressive": True}, {"quality": 30}]
 )
-def test_jpegs_decode_to_pillows_bytes(options: dict[str, object]) -> None:
+def test_jpegs_decode_to_pillows_bytes(options: dict[str, int]) -> None:
     for seed in range(4):
-        image = images.jpeg(picture(seed, 67 + seed, 93), **options)  # type: ignore[arg-type]
+        image = images.jpeg(picture(seed, 67 + seed, 93), **options)
         assert np.array_equal(decode(image), _decode_with_pillow(image))
 
 
@@ -89,10 +90,6 @@ def random_box(rng: random.Random, height: int, width: int) -> Box:
     return Box(top, left, rng.randint(1, height - top), rng.randint(1, width - left))
 
 
-def part(pixels: np.ndarray, box: Box) -> np.ndarray:
-    return pixels[box.top : box.top + box.height, box.left : box.left + box.width]
-
-
 @needs_region_decoder
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 @pytest.mark.parametrize("progressive", [False, True])
@@ -110,7 +107,7 @@ def test_a_region_decodes_to_the_bytes_of_the_whole(sampling: str, progressive: 
             box = random_box(rng, height, width)
             region = decode_region(image, box)
             assert region is not None
-            assert np.array_equal(region, part(whole, box))
+            assert np.array_equal(region, cut(whole, box))
 
 
 @needs_region_decoder
@@ -123,7 +120,7 @@ def test_a_region_of_grey_and_of_photographs() -> None:
             whole = _decode_with_pillow(image)
             for _ in range(8):
                 box = random_box(rng, *whole.shape[:2])
-                assert np.array_equal(decode_region(image, box), part(whole, box))
+                assert np.array_equal(decode_region(image, box), cut(whole, box))
 
 
 def _turned() -> Image.Exif:
@@ -137,7 +134,7 @@ def test_a_crop_is_cut_out_of_the_picture(encoder: str) -> None:
     image = ENCODERS[encoder](picture(1, 170, 190))
     rng = random.Random(encoder)
     for box in [Box(0, 0, 170, 190), *(random_box(rng, 170, 190) for _ in range(8))]:
-        assert np.array_equal(decode_crop(image, box), part(decode(image), box))
+        assert np.array_equal(decode_crop(image, box), cut(decode(image), box))
 
 
 @needs_region_decoder
@@ -170,7 +167,7 @@ def test_damage_is_seen_or_not_seen_in_both(seed: int, flips: int, cut_short: bo
             decode_crop(damaged, box)
         return
     if whole.shape[0] >= 30 and whole.shape[1] >= 40:
-        assert np.array_equal(decode_crop(damaged, box), part(whole, box))
+        assert np.array_equal(decode_crop(damaged, box), cut(whole, box))
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
