@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from teacher_cache.errors import RenderError, TeacherCacheError
-from teacher_cache.replay.block import BLOCK_SAMPLES, ReplayedBlock, open_block, replay_view
+from teacher_cache.replay.block import BLOCK_SAMPLES, DecodedBlock, ReplayedBlock, decode_block, open_block, replay_view
 from teacher_cache.replay.policy import Policy
 from teacher_cache.shards import BlockPlace, read_block
 from teacher_cache.threads import threads_spin
@@ -237,7 +237,7 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
             self._inline = None
 
     def _render_task(self, task: RenderTask) -> Iterator[Rendered]:
-        decoded = open_block(read_block(task.place), len(task.views), skip_bad=self._skip_bad)
+        decoded = _open(task, self._skip_bad)
         for number, view in enumerate(task.views):
             out = None if task.rows is None else _destinations(self.rows, task.rows[number], self._scratch)
             block = replay_view(self._policy, self._store_seed, decoded, view, out=out)
@@ -295,7 +295,7 @@ def _render_tasks(connection: Connection, work: _Work) -> None:
             hear()
         task = tasks.popleft()
         try:
-            decoded = open_block(read_block(task.place), len(task.views), skip_bad=work.skip_bad)
+            decoded = _open(task, work.skip_bad)
             for number, view in enumerate(task.views):
                 while connection.poll():  # so that the pipe has room for the parent's next task
                     hear()
@@ -320,6 +320,12 @@ def _render_tasks(connection: Connection, work: _Work) -> None:
             where = f"shard {task.place.shard}, block {task.place.number}"
             connection.send(RenderError(f"{where}: rendering failed with {type(error).__name__}: {error}"))
             return
+
+
+def _open(task: RenderTask, skip_bad: bool) -> DecodedBlock:
+    """Only training, which names rows, decodes crops alone: labelling must know of each image whether it decodes."""
+    block = read_block(task.place)
+    return decode_block(block, skip_bad=skip_bad) if task.rows is None else open_block(block, len(task.views))
 
 
 def _destinations(rows: np.ndarray, assigned: np.ndarray, scratch: np.ndarray) -> list[np.ndarray]:

@@ -44,8 +44,9 @@ def decode(image: bytes) -> np.ndarray:
 
 
 def decode_crop(image: bytes, box: Box) -> np.ndarray:
-    """decode(image)[box], (height, width, 3) uint8: the same bytes and the same errors, without the rest of the picture
-    where it is a JPEG of which that part can be had alone. The box lies on the picture."""
+    """decode(image)[box], (height, width, 3) uint8: the same bytes, without the rest of the picture where it is a JPEG
+    of which that part can be had alone. Then damage below the box may go unseen; a file cut short is refused always.
+    The box lies on the picture."""
     frame = jpeg_frame(image)
     if frame is not None and _is_plain(frame) and image.endswith(_END):  # one cut short must not decode by chance
         picture_px = frame.height * frame.width

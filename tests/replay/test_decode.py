@@ -152,8 +152,9 @@ def test_only_the_crop_is_decoded_where_that_is_less(monkeypatch: pytest.MonkeyP
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6), st.integers(0, 40), st.booleans())
-def test_damage_is_seen_or_not_seen_in_both(seed: int, flips: int, cut_short: bool) -> None:
-    """A file with bytes changed, or without its end: a crop gives the whole's bytes, or its error."""
+def test_a_damaged_file_gives_no_other_bytes(seed: int, flips: int, cut_short: bool) -> None:
+    """A file cut short: the whole's error. One with bytes changed: the whole's bytes; where the whole is refused for
+    damage below the crop, the crop may still decode, which is why labelling decodes wholes."""
     rng = random.Random(seed)
     image = bytearray(encoded(picture(3, 140, 150), "4:2:0", progressive=seed % 2 == 1, restarts=0, quality=80))
     for _ in range(flips):
@@ -163,8 +164,9 @@ def test_damage_is_seen_or_not_seen_in_both(seed: int, flips: int, cut_short: bo
     try:
         whole = decode(damaged)
     except ImageError as error:
-        with pytest.raises(ImageError, match=re.escape(str(error))):
-            decode_crop(damaged, box)
+        if not damaged.endswith(b"\xff\xd9"):
+            with pytest.raises(ImageError, match=re.escape(str(error))):
+                decode_crop(damaged, box)
         return
     if whole.shape[0] >= 30 and whole.shape[1] >= 40:
         assert np.array_equal(decode_crop(damaged, box), cut(whole, box))
