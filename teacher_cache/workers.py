@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from teacher_cache.errors import RenderError, TeacherCacheError
-from teacher_cache.replay.block import BLOCK_SAMPLES, DecodedBlock, ReplayedBlock, decode_block, open_block, replay_view
+from teacher_cache.replay.block import BLOCK_SAMPLES, ReplayedBlock, open_block, replay_view
 from teacher_cache.replay.policy import Policy
 from teacher_cache.shards import BlockPlace, read_block
 from teacher_cache.threads import threads_spin
@@ -41,13 +41,14 @@ class RenderTask:
     """Render the given views of one block. id is the caller's.
 
     rows (views, n) int64, in a pool that has rows: where each position goes at each view, -1 where it is not wanted.
-    Rows of tasks in flight must differ.
+    Rows of tasks in flight must differ. crops_only: as in DecodedBlock.
     """
 
     id: int
     place: BlockPlace
     views: tuple[int, ...]
     rows: np.ndarray | None = None
+    crops_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -237,7 +238,7 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
             self._inline = None
 
     def _render_task(self, task: RenderTask) -> Iterator[Rendered]:
-        decoded = _open(task, self._skip_bad)
+        decoded = open_block(read_block(task.place), skip_bad=self._skip_bad, crops_only=task.crops_only)
         for number, view in enumerate(task.views):
             out = None if task.rows is None else _destinations(self.rows, task.rows[number], self._scratch)
             block = replay_view(self._policy, self._store_seed, decoded, view, out=out)
@@ -295,7 +296,7 @@ def _render_tasks(connection: Connection, work: _Work) -> None:
             hear()
         task = tasks.popleft()
         try:
-            decoded = _open(task, work.skip_bad)
+            decoded = open_block(read_block(task.place), skip_bad=work.skip_bad, crops_only=task.crops_only)
             for number, view in enumerate(task.views):
                 while connection.poll():  # so that the pipe has room for the parent's next task
                     hear()
@@ -320,12 +321,6 @@ def _render_tasks(connection: Connection, work: _Work) -> None:
             where = f"shard {task.place.shard}, block {task.place.number}"
             connection.send(RenderError(f"{where}: rendering failed with {type(error).__name__}: {error}"))
             return
-
-
-def _open(task: RenderTask, skip_bad: bool) -> DecodedBlock:
-    """Only training, which names rows, decodes crops alone: labelling must know of each image whether it decodes."""
-    block = read_block(task.place)
-    return decode_block(block, skip_bad=skip_bad) if task.rows is None else open_block(block, len(task.views))
 
 
 def _destinations(rows: np.ndarray, assigned: np.ndarray, scratch: np.ndarray) -> list[np.ndarray]:

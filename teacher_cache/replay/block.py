@@ -48,7 +48,8 @@ class ReplayedBlock:
 class DecodedBlock:
     """A block and its decoded images, held up to a number of bytes; the others are decoded anew for each view.
 
-    crops_only: of an image that is not held only the crop asked for is decoded, where that is less work.
+    crops_only: of an image that is not held only the crop asked for is decoded, where that is less work. Damage
+    elsewhere in a file may then go unseen, so it is for a caller who compares the digest with a whole decode's.
     """
 
     def __init__(self, block: Block, decoded_bytes: int, *, crops_only: bool = False) -> None:
@@ -98,10 +99,9 @@ class DecodedBlock:
             ) from error
 
 
-def open_block(block: Block, num_views: int, *, skip_bad: bool = False) -> DecodedBlock:
-    """A block of which so many views will be asked for. Of a single one the crops are decoded, when it is asked for,
-    unless skip_bad wants to know now which images cannot be."""
-    if num_views == 1 and not skip_bad:
+def open_block(block: Block, *, skip_bad: bool = False, crops_only: bool = False) -> DecodedBlock:
+    """As decode_block does; with crops_only nothing is decoded until it is asked for."""
+    if crops_only:
         return DecodedBlock(block, DECODED_BYTES, crops_only=True)
     return decode_block(block, skip_bad=skip_bad)
 
@@ -179,10 +179,16 @@ def replay_view(
 
 
 def replay(
-    policy: Policy, store_seed: int, block: Block, views: Sequence[int], *, skip_bad: bool = False
+    policy: Policy,
+    store_seed: int,
+    block: Block,
+    views: Sequence[int],
+    *,
+    skip_bad: bool = False,
+    crops_only: bool = False,
 ) -> Iterator[ReplayedBlock]:
-    """Decode a block once and replay views of it, in the order given."""
-    decoded = open_block(block, len(views), skip_bad=skip_bad)
+    """Decode a block once, or no more than crops of it, and replay views of it, in the order given."""
+    decoded = open_block(block, skip_bad=skip_bad, crops_only=crops_only)
     for view in views:
         yield replay_view(policy, store_seed, decoded, view)
 

@@ -29,8 +29,7 @@ def recolour(pixels: np.ndarray, name: str, value: float | int | None) -> np.nda
         case "solarize":  # levels from value on are inverted
             return pixels ^ -(pixels >= int(value)).view(np.uint8)
         case "solarize_add":
-            brighter = np.minimum(_LEVELS.astype(np.int32) + int(value), 255).astype(np.uint8)
-            return cv2.LUT(pixels, np.where(_LEVELS < 128, brighter, _LEVELS))
+            return pixels + (pixels < 128).view(np.uint8) * np.uint8(value)  # at most 127 + 128
         case "brightness":
             return cv2.LUT(pixels, _blended_levels(0, value))
         case "contrast":

@@ -116,9 +116,12 @@ def as_blocks(images: list[bytes]) -> list[Block]:
 
 
 def render_ours(policy: Policy, blocks: list[Block], views: int, turn: int) -> Made:
-    """The turn's views of every sample: each image is decoded once for all of them."""
+    """The turn's views of every sample: each image is decoded once for all of them; for a single one its crop, as
+    training does."""
     wanted = range(turn * views, (turn + 1) * views)
-    return count_blocks(replayed.pixels for block in blocks for replayed in replay(policy, SEED, block, wanted))
+    return count_blocks(
+        replayed.pixels for block in blocks for replayed in replay(policy, SEED, block, wanted, crops_only=views == 1)
+    )
 
 
 def count_blocks(blocks: Iterable[np.ndarray]) -> Made:
