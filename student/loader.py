@@ -177,8 +177,7 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
             raise StoreError(f"{store.path} is not filled yet, soft labels are wanted: run {fill.format(store.path)}")
         raise StoreError(
             f"{store.path} holds labels alone (topk 0), soft labels are wanted: make another store with "
-            f"`teacher-cache index --like {store.path} --store OTHER --views "
-            f"{store.views}` and run {fill.format('OTHER')}"
+            f"`teacher-cache index --like {store.path} --store OTHER` and run {fill.format('OTHER')}"
         )
 
     def _check_labels(self) -> None:

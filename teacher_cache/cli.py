@@ -45,10 +45,15 @@ def main() -> None:
 )
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a policy setting: size=32.")
 @click.option("--ops", metavar="FILE.py:FUNCTION", help="RandAugment operations of your own, by name.")
-@click.option("--views", required=True, type=click.IntRange(1), help="Augmented views per sample.")
+@click.option("--views", default=None, type=click.IntRange(1), help="Augmented views per sample.  [default: --like's]")
 @click.option("--seed", default=None, type=click.IntRange(0), help="The store's seed.  [default: 0, or --like's]")
 @click.option("--group", default=None, type=click.IntRange(1), help="Views filled together.  [default: min(16, views)]")
-@click.option("--unit-samples", default=4096, type=click.IntRange(64), help="Samples filled together, times 64.")
+@click.option(
+    "--unit-samples",
+    default=None,
+    type=click.IntRange(64),
+    help="Samples filled together, times 64.  [default: 4096, or --like's]",
+)
 @click.option("--class-from", default="cls", help="Where a sample's class stands: cls, or json:FIELD.")
 @click.option("--classes", "classes_file", help="Class names in order (JSON).  [default: classes.json by the shards]")
 @click.option("--like", help="Take index, policy, seed and groups from another store instead of reading shards.")
@@ -60,10 +65,10 @@ def index(
     policy: str | None,
     overrides: tuple[str, ...],
     ops: str | None,
-    views: int,
+    views: int | None,
     seed: int | None,
     group: int | None,
-    unit_samples: int,
+    unit_samples: int | None,
     class_from: str,
     classes_file: str | None,
     like: str | None,
@@ -80,6 +85,8 @@ def index(
         raise click.UsageError("give either SHARDS or --like OTHER_STORE")
     if policy is None and not like:
         raise click.UsageError("name a --policy: deit, transfer, cifar, digits, none or a TOML file")
+    if views is None and not like:
+        raise click.UsageError("say how many --views a sample shall have")
     operations = open_operations(ops) if ops is not None else None
     other = Store.open(like) if like else None
     if policy is None:
@@ -92,11 +99,13 @@ def index(
     if other is not None:
         if seed is not None and seed != other.seed:
             raise StoreError(f"{like} has seed {other.seed}, --seed says {seed}: leave --seed out, or index shards")
-        found, seed, group, unit_samples = other.index, other.seed, group or other.group, other.unit_samples
+        found, seed, group = other.index, other.seed, group or other.group
+        views, unit_samples = views or other.views, unit_samples or other.unit_samples
     else:
         found = _walk(shards, store_path, class_from, classes_file, workers)
         if warning := class_order_warning(found):
             _warn(warning)
+    assert views is not None
     store = Store.create(
         store_path,
         found,
@@ -104,7 +113,7 @@ def index(
         views=views,
         seed=seed or 0,
         group=group,
-        unit_samples=unit_samples,
+        unit_samples=unit_samples or 4096,
         any_device=devices == "any",
     )
     _say_rounded(views, store.views, store.group)

@@ -653,9 +653,20 @@ def test_index_fill_status_verify_extend_from_the_command_line(tmp_path: Path) -
     assert same.exit_code == 0, same.output
     policy = Store.open(store).policy
     assert Store.open(f"{store}-3").policy == policy.model_copy(update={"size": (16, 16)})
-    nothing = run.invoke(main, ["index", shards, "--store", f"{store}-4", "--views", "2"])
+    whole = run.invoke(main, ["index", "--like", store, "--store", f"{store}-4"])
+    assert whole.exit_code == 0, whole.output
+    assert "195 samples in 2 shards, 10 classes, 6 views" in whole.output
+    sizes = [Store.open(store).unit_samples]
+    small = run.invoke(main, ["index", "--like", store, "--store", f"{store}-5", "--unit-samples", "64"])
+    assert small.exit_code == 0, small.output
+    sizes += [Store.open(f"{store}-{number}").unit_samples for number in (4, 5)]
+    assert sizes == [192, 192, 64]
+    nothing = run.invoke(main, ["index", shards, "--store", f"{store}-6", "--views", "2"])
     assert nothing.exit_code == 2
     assert "name a --policy" in nothing.output
+    unsaid = run.invoke(main, ["index", shards, "--store", f"{store}-6", "--policy", "none"])
+    assert unsaid.exit_code == 2
+    assert "say how many --views" in unsaid.output
 
 
 def test_moved_shards_are_found_and_other_shards_refused(tmp_path: Path) -> None:
