@@ -283,7 +283,7 @@ def test_soft_labels_of_a_store_with_skipped_samples(tmp_path: Path) -> None:
 
 
 def test_soft_labels_that_the_store_does_not_hold(tmp_path: Path, store: Store) -> None:
-    advice = rf"`teacher-cache index --like {store.path} --store OTHER --views 4`"
+    advice = rf"`teacher-cache index --like {store.path} --store OTHER`"
     with pytest.raises(StoreError, match=rf"topk 0.*{advice} and run `teacher-cache fill --store OTHER --topk K --tau"):
         make_loader(store, soft=True)
     empty = bright_store(tmp_path)
