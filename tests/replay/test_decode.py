@@ -23,7 +23,7 @@ from tests.images import ENCODERS, photographs, picture
 SAMPLINGS = {"4:4:4": 0x111111, "4:2:2": 0x211111, "4:2:0": 0x221111, "4:4:0": 0x121111, "4:1:1": 0x411111}
 
 needs_region_decoder = pytest.mark.skipif(
-    region_library() is None, reason="nvImageCodec is not installed: pip install 'deit-teacher-cache[regions]'"
+    region_library() is None, reason="nvImageCodec is not installed: pip install '.[regions]'"
 )
 
 
