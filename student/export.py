@@ -25,7 +25,7 @@ TOLERANCES: dict[Format, float] = {"safetensors": 1e-5, "onnx": 1e-4, "torch-exp
 METADATA = "metadata.json"  # in a torch.export file, among its extra files
 CHECKED_BATCHES = (1, 3)
 MAX_BATCH = 2**31 - 1  # torch 2.6 demands that it be below 2^63 - 1, which it takes for 'to the end' of a slice
-EXTRA = "pip install 'deit-teacher-cache[export]'"
+INSTALL = "pip install onnx onnxscript onnxruntime"
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def _compare_torch_export(graph: Graph, trained: Trained, path: Path) -> tuple[f
 def _write_onnx(graph: Graph, trained: Trained, names: tuple[str, ...], metadata: dict[str, str], path: Path) -> None:
     missing = [library for library in ("onnx", "onnxscript") if find_spec(library) is None]  # torch.onnx imports them
     if missing:
-        raise CheckpointError(f"--format onnx needs {' and '.join(missing)}, not installed here: {EXTRA}")
+        raise CheckpointError(f"--format onnx needs {' and '.join(missing)}, not installed here: {INSTALL}")
     program = torch.onnx.export(
         _captured(graph, trained),
         dynamo=True,
@@ -181,7 +181,7 @@ def _compare_onnx(graph: Graph, trained: Trained, names: tuple[str, ...], path: 
     try:
         import onnxruntime
     except ImportError:
-        return None, f"not compared: onnxruntime is not installed ({EXTRA})"
+        return None, f"not compared: onnxruntime is not installed ({INSTALL})"
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
     def run(images: Tensor) -> tuple[Tensor, ...]:

@@ -98,7 +98,7 @@ def class_number(store: Store, name: str) -> int:
         return store.class_names.index(name)
     if name.isdecimal() and int(name) < store.num_classes:
         return int(name)
-    close = difflib.get_close_matches(name, store.class_names, 3)
+    close = difflib.get_close_matches(name, store.class_names, 3, cutoff=0.7)
     raise StoreError(
         f"{store.path} has no class {name!r} among its {store.num_classes}: "
         + (f"did you mean {' or '.join(map(repr, close))}?" if close else "give a name of classes.json, or its number")

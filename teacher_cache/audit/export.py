@@ -187,8 +187,7 @@ class _Parquet(AbstractContextManager["_Parquet"]):
             import pyarrow.parquet
         except ImportError:
             raise StoreError(
-                "Parquet needs pyarrow, which is not installed: pip install 'deit-teacher-cache[audit]', or write "
-                "a .csv"
+                "Parquet needs pyarrow, which is not installed: pip install pyarrow, or write a .csv"
             ) from None
         self._pyarrow, self._words = pyarrow, {name: pyarrow.array(words) for name, words in _words(store).items()}
         types = {"names": pyarrow.dictionary(pyarrow.int32(), pyarrow.string()), "bool": pyarrow.bool_()}

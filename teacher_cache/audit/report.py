@@ -193,9 +193,7 @@ def plotly_script() -> str:
     try:
         from plotly.offline import get_plotlyjs
     except ImportError:
-        raise StoreError(
-            "the report needs plotly, which is not installed: pip install 'deit-teacher-cache[audit]'"
-        ) from None
+        raise StoreError("the report needs plotly, which is not installed: pip install plotly") from None
     return str(get_plotlyjs())
 
 

@@ -199,7 +199,7 @@ def test_existing_file_and_absent_plotly_are_refused_in_one_line(
     store = drawn_store(tmp_path)
     (tmp_path / "r.html").write_text("mine")
     monkeypatch.setitem(__import__("sys").modules, "plotly.offline", None)
-    for out, said in (("r.html", "exists already"), ("new.html", r"pip install 'deit-teacher-cache[audit]'")):
+    for out, said in (("r.html", "exists already"), ("new.html", "pip install plotly")):
         done = CliRunner().invoke(main, [str(store.path), "report", "--out", str(tmp_path / out)])
         assert done.exit_code == 1
         assert said in done.stderr
