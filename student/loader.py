@@ -29,10 +29,10 @@ from student.plan import (
 from teacher_cache.device import Recycled
 from teacher_cache.drift import drift_message
 from teacher_cache.errors import DriftError, MissingLabelError, PlanError, StoreError
+from teacher_cache.index import BlockPlace
 from teacher_cache.labels import LabelReader
 from teacher_cache.replay.block import BLOCK_SAMPLES, ReplayedBlock
 from teacher_cache.replay.mix import LAMBDA_ONE
-from teacher_cache.shards import BlockPlace
 from teacher_cache.store import Store
 from teacher_cache.topk import SoftLabels
 from teacher_cache.workers import Rendered, RenderPool, RenderTask

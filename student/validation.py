@@ -8,10 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from teacher_cache.classes import class_rule
 from teacher_cache.errors import ShardError
+from teacher_cache.index import Index
 from teacher_cache.replay.block import BLOCK_SAMPLES
 from teacher_cache.replay.policy import Crop, Interpolation, Policy
-from teacher_cache.shards import Index, class_rule, expand_shards, index_shards
+from teacher_cache.shards import expand_shards, index_shards
 from teacher_cache.workers import RenderPool, RenderTask, render_all
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from teacher_cache.replay.mix import LAMBDA_ONE
-from teacher_cache.store import UnitCounts
+from teacher_cache.unit import UnitCounts
 
 NEAR_CHANCE = 0.02  # chance-corrected agreement; a shuffled class list gives 0, the weakest real teacher far more
 RENAMING_GAIN = 0.10

@@ -306,7 +306,8 @@ def verify(
 
 def _walk(patterns: tuple[str, ...], store_path: str, class_from: str, classes_file: str | None, workers: int) -> Any:
     """Index the shards; what an interrupted walk has finished waits beside the store."""
-    from teacher_cache.shards import class_rule, expand_shards, index_shards
+    from teacher_cache.classes import class_rule
+    from teacher_cache.shards import expand_shards, index_shards
 
     paths = expand_shards(patterns)
     rule = class_rule(paths, class_from, classes_file)

@@ -17,9 +17,10 @@ from teacher_cache.errors import AgreementError, DriftError, StoreError, Teacher
 from teacher_cache.job import Job
 from teacher_cache.labels import LabelReader
 from teacher_cache.replay.block import BLOCK_SAMPLES
-from teacher_cache.store import Store, Unit, UnitCounts, UnitValues
+from teacher_cache.store import Store
 from teacher_cache.teacher import Teacher, check_same_teacher, classify_views
 from teacher_cache.topk import top_classes
+from teacher_cache.unit import Unit, UnitCounts, UnitValues
 from teacher_cache.workers import Rendered, RenderPool, RenderTask
 
 TASKS_AHEAD = 4  # blocks submitted for each worker: what keeps them busy while a unit ends and the next begins

@@ -9,7 +9,8 @@ from teacher_cache.audit.names import find_sample
 from teacher_cache.audit.sample import describe_sample, describe_view, render_views
 from teacher_cache.audit.votes import Votes, take_census, unit_rows
 from teacher_cache.errors import StoreError
-from teacher_cache.store import NOT_LABELLED, Store
+from teacher_cache.store import Store
+from teacher_cache.unit import NOT_LABELLED
 
 
 class OpenStore(Store):

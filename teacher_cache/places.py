@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
+from teacher_cache.classes import ClassRule
 from teacher_cache.replay.operations import open_operations
 from teacher_cache.replay.policy import bind_operations
-from teacher_cache.shards import ClassRule, check_shards, expand_shards
+from teacher_cache.shards import check_shards, expand_shards
 from teacher_cache.store import Store
 
 

@@ -1,184 +1,28 @@
-"""Shards as one index, and blocks read at their byte offsets.
-
-`index.py` walks one shard; here are all of them: finding them, walking them in parallel, the Index that both stages
-carry, and reading a block's images.
-"""
+"""Shards: finding them, walking them in parallel, telling whether they are an index's, and reading a block's images."""
 
 import glob
 import multiprocessing
 import os
 import re
+import signal
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 
 import braceexpand
 import numpy as np
 
+from teacher_cache.classes import ClassRule
 from teacher_cache.errors import ShardError
-from teacher_cache.index import (
-    ClassRule,
-    ShardEntry,
-    ShardIndex,
-    class_rule,
-    follow_parent,
-    index_shard,
-    index_shard_resumed,
-    read_class_names,
-)
-from teacher_cache.replay.block import BLOCK_SAMPLES, Block
-
-__all__ = [
-    "BlockPlace",
-    "ClassRule",
-    "Index",
-    "ShardEntry",
-    "ShardIndex",
-    "check_shards",
-    "class_order_warning",
-    "class_rule",
-    "expand_shards",
-    "index_shard",
-    "index_shards",
-    "read_block",
-    "read_class_names",
-]
+from teacher_cache.index import BlockPlace, Index, ShardIndex
+from teacher_cache.replay.block import Block
+from teacher_cache.walk import index_shard_resumed
 
 _GLOB = re.compile(r"[*?\[]")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
-
-
-@dataclass(frozen=True, eq=False)
-class BlockPlace:
-    """What a worker needs to read one block: its shard's place and name, its number there, and its samples' keys,
-    classes (int32) and image bytes.
-    """
-
-    path: str
-    shard: str
-    number: int
-    keys: tuple[str, ...]
-    classes: np.ndarray
-    offsets: np.ndarray
-    sizes: np.ndarray
-    skipped: frozenset[int] = frozenset()
-
-
-@dataclass(frozen=True, eq=False)
-class Index:
-    """All samples of all shards, in shard order, as flat arrays.
-
-    counts (S,) int64 samples per shard; key_bytes (K,) uint8 the keys' UTF-8 one after the other, key_ends (N,) int64
-    where each ends; classes (N,) int32; offsets and sizes (N,) int64 each image's bytes in its tar.
-    """
-
-    shards: tuple[ShardEntry, ...]
-    counts: np.ndarray
-    key_bytes: np.ndarray
-    key_ends: np.ndarray
-    classes: np.ndarray
-    offsets: np.ndarray
-    sizes: np.ndarray
-    class_names: tuple[str, ...]
-    class_from: str = "cls"  # where classes were read: ClassRule.source
-
-    @staticmethod
-    def join(parts: Sequence[ShardIndex], class_names: tuple[str, ...] | None, class_from: str = "cls") -> "Index":
-        """Put shards together in the order given. Without class_names classes are called "0", "1" ... up to the largest
-        found.
-        """
-        keys = [key.encode() for part in parts for key in part.keys]
-        classes = np.concatenate([np.empty(0, np.int32), *(part.classes for part in parts)])
-        if class_names is None:
-            class_names = tuple(str(number) for number in range(int(classes.max(initial=-1)) + 1))
-        return Index(
-            shards=tuple(part.entry for part in parts),
-            counts=np.array([len(part.keys) for part in parts], np.int64),
-            key_bytes=np.frombuffer(b"".join(keys), np.uint8),
-            key_ends=np.cumsum([len(key) for key in keys], dtype=np.int64),
-            classes=classes,
-            offsets=np.concatenate([np.empty(0, np.int64), *(part.offsets for part in parts)]),
-            sizes=np.concatenate([np.empty(0, np.int64), *(part.sizes for part in parts)]),
-            class_names=class_names,
-            class_from=class_from,
-        )
-
-    @property
-    def num_samples(self) -> int:
-        return len(self.classes)
-
-    @property
-    def num_shards(self) -> int:
-        return len(self.shards)
-
-    @cached_property
-    def starts(self) -> np.ndarray:
-        """(S + 1,) int64: shard s holds samples starts[s] .. starts[s + 1] - 1."""
-        return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.counts, dtype=np.int64)])
-
-    def key(self, sample: int) -> str:
-        return self._keys(sample, sample + 1)[0]
-
-    def shard_of(self, sample: int) -> int:
-        """The number of the shard that holds a sample."""
-        return int(np.searchsorted(self.starts, sample, side="right")) - 1
-
-    def num_blocks(self, shard: int) -> int:
-        return -(-int(self.counts[shard]) // BLOCK_SAMPLES)
-
-    def find(self, key: str, shard_name: str | None = None) -> int:
-        """The sample of this key, in the shard of that name where given; ShardError when there is none, or one in
-        several shards.
-        """
-        first, last = 0, self.num_samples
-        if shard_name is not None:
-            numbers = [number for number, entry in enumerate(self.shards) if entry.name == shard_name]
-            if not numbers:
-                raise ShardError(f"shard {shard_name} is not in the index")
-            first, last = int(self.starts[numbers[0]]), int(self.starts[numbers[0] + 1])
-        wanted = key.encode()
-        found = [
-            sample for sample in self._samples_of_length(len(wanted), first, last) if self._key_at(sample) == wanted
-        ]
-        if not found:
-            raise ShardError(
-                f"no sample {key!r} in " + (f"shard {shard_name}" if shard_name else f"any of {self.num_shards} shards")
-            )
-        if len(found) > 1:
-            names = ", ".join(self.shards[self.shard_of(sample)].name for sample in found[:3])
-            raise ShardError(f"{len(found)} samples have the key {key!r} (in {names}): name the shard too")
-        return found[0]
-
-    def place(self, shard: int, block: int, skipped: frozenset[int] = frozenset()) -> BlockPlace:
-        """Where a block's images lie; skipped holds positions in the block."""
-        assert 0 <= block < self.num_blocks(shard), (shard, block)
-        first = int(self.starts[shard]) + block * BLOCK_SAMPLES
-        last = min(first + BLOCK_SAMPLES, int(self.starts[shard + 1]))
-        entry = self.shards[shard]
-        return BlockPlace(
-            entry.path,
-            entry.name,
-            block,
-            self._keys(first, last),
-            self.classes[first:last],
-            self.offsets[first:last],
-            self.sizes[first:last],
-            skipped,
-        )
-
-    def _keys(self, first: int, last: int) -> tuple[str, ...]:
-        return tuple(self._key_at(sample).decode() for sample in range(first, last))
-
-    def _key_at(self, sample: int) -> bytes:
-        start = int(self.key_ends[sample - 1]) if sample else 0
-        return self.key_bytes[start : int(self.key_ends[sample])].tobytes()
-
-    def _samples_of_length(self, length: int, first: int, last: int) -> list[int]:
-        lengths = np.diff(self.key_ends[:last], prepend=0)[first:]
-        return [first + int(position) for position in np.flatnonzero(lengths == length)]
 
 
 def read_block(place: BlockPlace) -> Block:
@@ -292,7 +136,7 @@ def index_shards(
             if progress is not None:
                 progress(len(parts), len(paths))
     else:
-        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=follow_parent)
+        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_follow_parent)
         try:
             futures = {
                 pool.submit(index_shard_resumed, path, rule, scratch): number for number, path in enumerate(paths)
@@ -388,3 +232,16 @@ def check_shards(
                 f"shard {entry.name}: {other.path} {what}; give the shards that were indexed, or index again"
             )
     return replace(index, shards=found.shards)
+
+
+def _follow_parent() -> None:
+    """Initialise a spawned walker: Ctrl-C is the parent's to handle, and a walker ends when its parent is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def leave() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=leave, daemon=True).start()

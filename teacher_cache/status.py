@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from teacher_cache.store import RECORD_FIELDS, SCHEMA, Store
+from teacher_cache.store import SCHEMA, Store
+from teacher_cache.unit import RECORD_FIELDS
 
 SKIPS_LISTED = 100
 

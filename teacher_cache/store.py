@@ -15,74 +15,42 @@ The two of topk are there where the teacher's identity says K > 0 (`fill --topk 
 A unit is one chunk of each but index and teacher. Writers write whole chunks, the record last, so they need no locks.
 """
 
-import contextlib
 import copy
-import json
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 import xxhash
 import zarr
-import zarr.codecs
 
+from teacher_cache.arrays import make_array, open_array, write_index
 from teacher_cache.chunks import Chunks, Stamp, file_stamp, open_chunks, read_file
 from teacher_cache.durable import sync, sync_tree, sync_up
 from teacher_cache.errors import PolicyError, StoreError, TeacherError
+from teacher_cache.index import Index, ShardEntry
+from teacher_cache.published import publish_folder, publish_group, read_published, sweep_unpublished
 from teacher_cache.replay.block import BLOCK_SAMPLES
 from teacher_cache.replay.policy import Policy
 from teacher_cache.replay.render import pixel_libraries
-from teacher_cache.shards import Index, ShardEntry
+from teacher_cache.unit import (
+    NOT_LABELLED,
+    RECORD_FIELDS,
+    SKIPPED,
+    TOPK_ARRAYS,
+    Unit,
+    UnitCounts,
+    UnitValues,
+    hash_values,
+    topk_fault,
+)
 
 SCHEMA = 1
-NOT_LABELLED = -1
-SKIPPED = -2
-TOPK_ARRAYS = ("topk_classes", "topk_probabilities")
-RECORD_FIELDS = ("committed", "hash", "labelled", "own", "larger", "either", "skipped", "device")
-
-_INDEX_CHUNK_ITEMS = 1 << 22
 _FIELD = {name: number for number, name in enumerate(RECORD_FIELDS)}
-
-
-class Unit(NamedTuple):
-    """Up to unit_samples consecutive samples of one shard x one group of views. All three count from 0."""
-
-    shard: int
-    unit: int
-    group: int
-
-
-@dataclass(frozen=True)
-class UnitValues:
-    """What a unit holds: labels (rows, group) int, digests (blocks, group) uint64; in a store of topk also
-    topk_classes (rows, group, K) int and topk_probabilities (rows, group, K + 1) float16, as topk.top_classes gives
-    them, -2 and 0 where a sample was skipped.
-
-    Rows and blocks are either the unit's own, or padded with -1 and 0 to unit_samples and unit_samples // 64.
-    """
-
-    labels: np.ndarray
-    digests: np.ndarray
-    topk_classes: np.ndarray | None = None
-    topk_probabilities: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class UnitCounts:
-    """Counts of (sample, view)s in a unit; own, larger and either count labels that equal the sample's own class,
-    the class with the larger lambda (own on a tie), either class of the pair."""
-
-    labelled: int
-    own: int
-    larger: int
-    either: int
-    skipped: int
 
 
 class Store:
@@ -103,9 +71,9 @@ class Store:
         self.libraries: dict[str, str] = dict(settings["libraries"])
         self.policy = Policy.from_json(settings["policy"])
         self._shards = [(str(s["name"]), str(s["path"]), int(s["bytes"])) for s in settings["shards"]]
-        self._labels = _open_array(root, "labels")
-        self._digests = _open_array(root, "digests")
-        self._records = _open_array(root, "records")
+        self._labels = open_array(root, "labels")
+        self._digests = open_array(root, "digests")
+        self._records = open_array(root, "records")
         self._topk: dict[str, zarr.Array] = {}
         self._chunks = {name: open_chunks(path / name) for name in ("labels", "digests", "records")}
         self._index: Index | None = None
@@ -159,12 +127,12 @@ class Store:
         aside = path.parent / f".{path.name}.{uuid.uuid4().hex}.partial"
         try:
             root = zarr.create_group(str(aside), zarr_format=3, attributes={"teacher_cache": settings})
-            _write_index(root, index)
+            write_index(root, index)
             units = -(-int(index.counts.max()) // unit_samples)
             blocks = unit_samples // BLOCK_SAMPLES
             shards, fields = index.num_shards, len(RECORD_FIELDS)
             label_type = "int16" if len(index.class_names) <= 32767 else "int32"
-            _make_array(
+            make_array(
                 root,
                 "labels",
                 (shards, units * unit_samples, views),
@@ -172,8 +140,8 @@ class Store:
                 label_type,
                 NOT_LABELLED,
             )
-            _make_array(root, "digests", (shards, units * blocks, views), (1, blocks, group), "uint64", 0)
-            _make_array(root, "records", (shards, units, views // group, fields), (1, 1, 1, fields), "uint64", 0)
+            make_array(root, "digests", (shards, units * blocks, views), (1, blocks, group), "uint64", 0)
+            make_array(root, "records", (shards, units, views // group, fields), (1, 1, 1, fields), "uint64", 0)
             sync_tree(aside)
             try:
                 aside.rename(path)
@@ -219,7 +187,7 @@ class Store:
         except Exception as error:
             raise _damaged_metadata(path, error) from error
         if writable:
-            store._sweep_publishing()
+            sweep_unpublished(path)
         return store
 
     def with_places(self, index: Index) -> "Store":
@@ -288,7 +256,7 @@ class Store:
         arrays: dict[str, np.ndarray] = {}
         for name in ("key_bytes", "key_ends", "classes", "offsets", "sizes", "counts", "hashes"):
             try:
-                arrays[name] = np.asarray(_open_array(self._root, f"index/{name}")[:])
+                arrays[name] = np.asarray(open_array(self._root, f"index/{name}")[:])
             except Exception as error:
                 raise StoreError(
                     f"index/{name} of {self.path} cannot be read ({error}): restore {self.path}/index from a copy, "
@@ -304,7 +272,7 @@ class Store:
     @cached_property
     def counts(self) -> np.ndarray:
         """Samples of each shard, (S,) int64, without reading the rest of the index."""
-        return np.asarray(_open_array(self._root, "index/counts")[:])
+        return np.asarray(open_array(self._root, "index/counts")[:])
 
     def shard_name(self, shard: int) -> str:
         return self._shards[shard][0]
@@ -451,7 +419,7 @@ class Store:
         record = self.read_record(unit)
         if record[_FIELD["committed"]] != 1:
             raise StoreError(f"{self._where(unit)} is not filled: {self._fill(unit)}")
-        if _hash_values(self.read_unit(unit)) != int(record[_FIELD["hash"]]):
+        if hash_values(self.read_unit(unit)) != int(record[_FIELD["hash"]]):
             raise StoreError(f"values of {self._where(unit)} are not those that its record names: {self._redo(unit)}")
 
     def skipped(self) -> np.ndarray:
@@ -487,7 +455,7 @@ class Store:
             )
         device_hash = self._publish_device(device) if self.any_device else 0
         record = (
-            *(1, _hash_values(padded), counts.labelled, counts.own, counts.larger, counts.either, counts.skipped),
+            *(1, hash_values(padded), counts.labelled, counts.own, counts.larger, counts.either, counts.skipped),
             device_hash,
         )
         names = self.array_names
@@ -531,7 +499,7 @@ class Store:
         if (padded["labels"][:samples] == NOT_LABELLED).any():
             raise StoreError(f"{self._where(unit)} has views without a label: a unit is whole or absent")
         whole = UnitValues(**padded)
-        if self._topk and (fault := _topk_fault(whole)):
+        if self._topk and (fault := topk_fault(whole)):
             raise StoreError(f"topk of {self._where(unit)}: {fault}")
         return whole
 
@@ -568,20 +536,20 @@ class Store:
     @property
     def teacher(self) -> dict[str, Any] | None:
         """Identity of the teacher that filled the store; None while there is none."""
-        return self._read_published("teacher")
+        return read_published(self.path, "teacher")
 
     @property
     def devices(self) -> list[str]:
         """Names of the devices that filled a store made for any device, sorted."""
         folders = sorted(self.path.glob("teacher/device-*"))
-        published = (self._read_published(f"teacher/{folder.name}") for folder in folders)
+        published = (read_published(self.path, f"teacher/{folder.name}") for folder in folders)
         return sorted(str(attributes["device"]) for attributes in published if attributes is not None)
 
     def publish_teacher(self, identity: dict[str, Any]) -> None:
         """Bind the store to a teacher, and make the arrays of its topk, if it says any. TeacherError when there is a
         teacher already, whoever was first."""
         self._check_writable()
-        if not self._publish("teacher", identity):
+        if not publish_group(self.path, "teacher", identity):
             there = self.teacher or {}
             raise TeacherError(
                 f"{self.path} is bound to teacher {there.get('name', '?')} already, {identity.get('name', '?')} cannot "
@@ -600,7 +568,7 @@ class Store:
         if not all((self.path / name / "zarr.json").exists() for name in TOPK_ARRAYS):
             return
         try:
-            topk = {name: _open_array(self._root, name) for name in TOPK_ARRAYS}
+            topk = {name: open_array(self._root, name) for name in TOPK_ARRAYS}
             self._check_topk_shapes(topk)
             chunks = {name: open_chunks(self.path / name) for name in TOPK_ARRAYS}
         except Exception as error:
@@ -621,14 +589,14 @@ class Store:
 
     def _make_topk(self) -> None:
         """Make the arrays of topk that are absent: each a folder, written aside and renamed."""
-        labels = _open_array(self._root, "labels")  # as it is now: another process may have extended the store
+        labels = open_array(self._root, "labels")  # as it is now: another process may have extended the store
         for name, more, dtype, fill_value in (
             ("topk_classes", 0, str(labels.dtype), NOT_LABELLED),
             ("topk_probabilities", 1, "float16", 0),
         ):
             last = self.topk + more
             memory: dict[str, Any] = {}
-            _make_array(
+            make_array(
                 zarr.create_group(memory, zarr_format=3),
                 name,
                 (*labels.shape, last),
@@ -636,77 +604,17 @@ class Store:
                 dtype,
                 fill_value,
             )
-            self._publish_folder(name, memory[f"{name}/zarr.json"].to_bytes())
-
-    def _publish_folder(self, name: str, document: bytes) -> None:
-        """Make the folder `name` with this zarr.json, unless it is there."""
-        aside = self._aside()
-        while not (self.path / name / "zarr.json").exists():
             try:
-                aside.mkdir(exist_ok=True)
-                (aside / "zarr.json").write_bytes(document)
-                sync_tree(aside)
-                aside.rename(self.path / name)  # fails where another process was first: that folder is not empty
-                sync(self.path)
-            except FileNotFoundError:
-                continue  # another process swept it aside
+                publish_folder(self.path, name, memory[f"{name}/zarr.json"].to_bytes())
             except OSError as error:
-                if not (self.path / name / "zarr.json").exists():  # chunks without it: somebody removed it
-                    raise _damaged_metadata(self.path, error) from error
-            finally:
-                shutil.rmtree(aside, ignore_errors=True)
-
-    def _aside(self) -> Path:
-        # Zarr lists what lies in a group but not what lies in an array's folder: what is left there disturbs nobody.
-        return self.path / "labels" / f"publishing.{uuid.uuid4().hex}.partial"
+                raise _damaged_metadata(self.path, error) from error
 
     def _publish_device(self, device: str) -> int:
         device_hash = xxhash.xxh3_64_intdigest(device.encode())
         if device not in self._devices_published:
-            self._publish(f"teacher/device-{device_hash:016x}", {"device": device})
+            publish_group(self.path, f"teacher/device-{device_hash:016x}", {"device": device})
             self._devices_published.add(device)
         return device_hash
-
-    def _publish(self, name: str, attributes: dict[str, Any]) -> bool:
-        """Make the group `name` with these attributes, unless it is there: then False."""
-        document = {"attributes": attributes, "zarr_format": 3, "node_type": "group"}
-        aside = self._aside()
-        folder = self.path / name
-        while not (folder / "zarr.json").exists():
-            try:
-                aside.write_text(json.dumps(document, indent=2))
-                sync(aside)
-                folder.mkdir(parents=True, exist_ok=True)
-                os.link(aside, folder / "zarr.json")
-            except (FileExistsError, FileNotFoundError):
-                continue  # published by another process, or that one swept the empty folder or the file aside
-            finally:
-                aside.unlink(missing_ok=True)
-            sync_up(folder / "zarr.json", self.path)
-            return True
-        return False
-
-    def _sweep_publishing(self) -> None:
-        """Remove what a killed `_publish` or `_publish_folder` left."""
-        with contextlib.suppress(FileNotFoundError):  # other processes may sweep at the same time
-            for folder in (*self.path.glob("teacher/device-*"), self.path / "teacher"):
-                if not (folder / "zarr.json").exists():
-                    with contextlib.suppress(OSError):
-                        folder.rmdir()
-        for aside in (self.path / "labels").glob("publishing.*.partial"):
-            if aside.is_dir():
-                shutil.rmtree(aside, ignore_errors=True)
-            else:
-                aside.unlink(missing_ok=True)
-
-    def _read_published(self, name: str) -> dict[str, Any] | None:
-        file = self.path / name / "zarr.json"
-        try:
-            return dict(json.loads(file.read_text())["attributes"])
-        except FileNotFoundError:
-            return None
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            raise StoreError(f"{file} is damaged ({error}): restore it from a copy, or make a new store") from error
 
     # -- places and messages -------------------------------------------------------------------------------------
 
@@ -731,86 +639,6 @@ class Store:
     def _check_writable(self) -> None:
         if not self.writable:
             raise StoreError(f"{self.path} was opened for reading: open it with writable=True")
-
-
-def _write_index(root: zarr.Group, index: Index) -> None:
-    group = root.create_group("index")
-    hashes = np.array([shard.hash for shard in index.shards], np.uint64)
-    for name, values, dtype in (
-        ("key_bytes", index.key_bytes, "uint8"),
-        ("key_ends", index.key_ends, "int64"),
-        ("classes", index.classes, "int32"),
-        ("offsets", index.offsets, "int64"),
-        ("sizes", index.sizes, "int64"),
-        ("counts", index.counts, "int64"),
-        ("hashes", hashes, "uint64"),
-    ):
-        chunk = max(1, min(len(values), _INDEX_CHUNK_ITEMS))
-        array = _make_array(group, name, (len(values),), (chunk,), dtype, 0)
-        if len(values):
-            array[:] = np.asarray(values, dtype)
-
-
-_DIMENSIONS = {
-    "labels": ("shard", "position", "view"),
-    "digests": ("shard", "block", "view"),
-    "topk_classes": ("shard", "position", "view", "rank"),
-    "topk_probabilities": ("shard", "position", "view", "rank"),
-    "records": ("shard", "unit", "group", "field"),
-}
-
-
-def _make_array(
-    group: zarr.Group, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: str, fill_value: int
-) -> zarr.Array:
-    return group.create_array(
-        name,
-        shape=shape,
-        chunks=chunks,
-        dtype=dtype,
-        fill_value=fill_value,
-        # Of 200 planted bit flips plain zstd finds none, zstd with its checksum all.
-        compressors=[zarr.codecs.ZstdCodec(level=5, checksum=True)],
-        dimension_names=_DIMENSIONS.get(name),
-        attributes={"fields": list(RECORD_FIELDS)} if name == "records" else None,
-        config={"write_empty_chunks": True},
-    )
-
-
-def _open_array(root: zarr.Group, name: str) -> zarr.Array:
-    array = root[name]
-    if not isinstance(array, zarr.Array):
-        raise TypeError(f"{name} is not an array")
-    return array.with_config({"write_empty_chunks": True})
-
-
-def _hash_values(values: UnitValues) -> int:
-    hasher = xxhash.xxh3_64(np.ascontiguousarray(values.labels, values.labels.dtype.newbyteorder("<")).tobytes())
-    hasher.update(np.ascontiguousarray(values.digests, "<u8").tobytes())
-    for topk in (values.topk_classes, values.topk_probabilities):
-        if topk is not None:
-            hasher.update(np.ascontiguousarray(topk, topk.dtype.newbyteorder("<")).tobytes())
-    return hasher.intdigest()
-
-
-def _topk_fault(values: UnitValues) -> str | None:
-    """What is wrong with a padded unit's topk; None where nothing is."""
-    assert values.topk_classes is not None
-    assert values.topk_probabilities is not None
-    labelled = values.labels >= 0
-    classes, parts = values.topk_classes[labelled], values.topk_probabilities[labelled].astype(np.float32)
-    largest = parts[:, :-1]
-    if not (classes[:, 0] == values.labels[labelled]).all() or (classes < 0).any():
-        return "the first class is not the label everywhere, or a labelled view lacks classes"
-    if not ((parts >= 0) & (parts <= 1)).all() or (largest[:, 1:] > largest[:, :-1]).any():
-        return "probabilities are not all in [0, 1] and descending"
-    # Each part may be off by 2**-11 of itself, and those below 6e-5 by 2**-25.
-    if (abs(parts.sum(axis=1, dtype=np.float64) - 1) > 2**-10 + parts.shape[1] * 2**-25).any():
-        return "the probabilities of a view do not sum to 1"
-    skipped = values.labels == SKIPPED
-    if (values.topk_classes[skipped] != SKIPPED).any() or values.topk_probabilities[skipped].any():
-        return f"a skipped sample has other than classes {SKIPPED} and probabilities 0"
-    return None
 
 
 def _damaged_metadata(path: Path, error: Exception) -> StoreError:

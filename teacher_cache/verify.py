@@ -11,9 +11,10 @@ from teacher_cache.errors import StoreError
 from teacher_cache.labels import LabelReader
 from teacher_cache.replay.block import BLOCK_SAMPLES
 from teacher_cache.replay.seeds import Stream, derive
-from teacher_cache.store import Store, Unit
+from teacher_cache.store import Store
 from teacher_cache.teacher import Teacher, classify_views
 from teacher_cache.topk import top_classes
+from teacher_cache.unit import Unit
 from teacher_cache.workers import RenderPool, RenderTask
 
 

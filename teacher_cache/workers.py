@@ -24,9 +24,10 @@ import numpy as np
 import torch
 
 from teacher_cache.errors import RenderError, TeacherCacheError
+from teacher_cache.index import BlockPlace
 from teacher_cache.replay.block import BLOCK_SAMPLES, ReplayedBlock, open_block, replay_view
 from teacher_cache.replay.policy import Policy
-from teacher_cache.shards import BlockPlace, read_block
+from teacher_cache.shards import read_block
 from teacher_cache.threads import threads_spin
 
 SLOTS_PER_WORKER = 3  # one being rendered, one on its way, one being copied out

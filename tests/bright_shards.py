@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from teacher_cache.classes import class_rule
 from teacher_cache.replay.policy import Policy, load_policy
-from teacher_cache.shards import class_rule, index_shards
+from teacher_cache.shards import index_shards
 from teacher_cache.store import Store
 from tests.shard_files import write_shard
 

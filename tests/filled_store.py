@@ -1,16 +1,24 @@
 """Small stores for tests, made without shards and filled with drawn labels."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xxhash
 
+from teacher_cache.index import Index, ShardEntry
 from teacher_cache.replay.policy import Policy, load_policy
-from teacher_cache.shards import Index, ShardEntry
-from teacher_cache.store import Store, Unit, UnitCounts, UnitValues
+from teacher_cache.store import Store
 from teacher_cache.topk import top_classes
+from teacher_cache.unit import TOPK_ARRAYS, Unit, UnitCounts, UnitValues
 
 COUNTS = (130, 1, 0, 200)  # with 128 samples a unit: a shard of two units, of one sample, of none, of two
+UNIT = Unit(0, 1, 1)
+TOPK = {"name": "soft", "topk": 3, "tau": 2.0}  # a teacher's identity, as far as the store looks at it
+
+
+class Killed(BaseException):
+    """Stands for kill -9 at the point where it is raised."""
 
 
 def make_index(counts: tuple[int, ...] = COUNTS, num_classes: int = 10, classes: np.ndarray | None = None) -> Index:
@@ -102,3 +110,15 @@ def files(folder: Path) -> dict[str, str]:
         for file in sorted(folder.rglob("*"))
         if file.is_file()
     }
+
+
+def chunk(store: Store, name: str, unit: Unit) -> Path:
+    tail = (str(unit.shard), str(unit.unit), str(unit.group))
+    return store.path.joinpath(name, "c", *tail, *(("0",) if name in ("records", *TOPK_ARRAYS) else ()))
+
+
+def make_soft_store(path: Path, **options: Any) -> Store:
+    """make_store for a teacher of three probabilities at tau 2."""
+    store = make_store(path, **options)
+    store.publish_teacher(TOPK)
+    return store

@@ -1,4 +1,4 @@
-"""Small shards for tests, written through webdataset's own writer."""
+"""Small shards for tests, written through webdataset's own writer, and read through its reader."""
 
 import io
 import json
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import webdataset
 from PIL import Image
+from webdataset.tariterators import group_by_keys, tar_file_expander
 
 Members = Mapping[str, str | bytes]  # "__key__" and a member per extension, as webdataset's writer takes them
 
@@ -54,3 +55,9 @@ def write_shards(
         first += count
     (folder / "classes.json").write_text(json.dumps([f"class-{number}" for number in range(num_classes)]))
     return paths
+
+
+def read_webdataset(path: str) -> list[dict[str, bytes]]:
+    """webdataset's own reading (its pipeline's two inner steps: the outer one leaves files open)."""
+    with open(path, "rb") as stream:
+        return list(group_by_keys(tar_file_expander([{"url": path, "stream": stream}])))

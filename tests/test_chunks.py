@@ -12,7 +12,8 @@ import zarr
 from teacher_cache import store as store_module
 from teacher_cache.chunks import Chunks, file_stamp, open_chunks, read_file
 from teacher_cache.errors import StoreError
-from teacher_cache.store import Store, Unit
+from teacher_cache.store import Store
+from teacher_cache.unit import Unit
 from tests.filled_store import commit, fill, make_index, make_store
 
 UNIT, ABSENT = Unit(0, 1, 1), Unit(3, 0, 1)

@@ -29,9 +29,10 @@ from teacher_cache.fill import FillOptions, fill
 from teacher_cache.job import join_job
 from teacher_cache.replay.block import replay
 from teacher_cache.shards import read_block
-from teacher_cache.store import TOPK_ARRAYS, Store, Unit, UnitCounts
+from teacher_cache.store import Store
 from teacher_cache.teacher import TeacherSettings, open_teacher
 from teacher_cache.topk import top_classes
+from teacher_cache.unit import TOPK_ARRAYS, Unit, UnitCounts
 from teacher_cache.verify import verify
 from teacher_cache.workers import RenderPool, RenderTask, render_all
 from tests.bright_shards import bright_store, change_pixel, small_policy, spoil_image, write_bright_shards

@@ -16,7 +16,8 @@ from click.testing import CliRunner
 
 from teacher_cache.audit.summary import summarise
 from teacher_cache.replay.policy import load_policy
-from teacher_cache.store import Store, Unit, UnitValues
+from teacher_cache.store import Store
+from teacher_cache.unit import Unit, UnitValues
 from tests.audit.drawn import drawn_store
 from tests.bright_shards import bright_store
 from tests.filled_store import commit, count, fill, make_index, make_store

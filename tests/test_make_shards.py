@@ -9,8 +9,9 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from teacher_cache.index import class_rule
-from teacher_cache.shards import Index, class_order_warning, expand_shards, index_shards, read_block
+from teacher_cache.classes import class_rule
+from teacher_cache.index import Index
+from teacher_cache.shards import class_order_warning, expand_shards, index_shards, read_block
 from tests.shard_files import make_image
 from tools import make_shards
 

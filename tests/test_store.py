@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,34 +18,25 @@ import zarr
 import teacher_cache
 from teacher_cache import durable
 from teacher_cache import store as store_module
-from teacher_cache.errors import MissingLabelError, StoreError, TeacherError
-from teacher_cache.labels import LabelReader
+from teacher_cache.errors import StoreError
 from teacher_cache.replay.policy import load_policy
-from teacher_cache.status import status
-from teacher_cache.store import RECORD_FIELDS, TOPK_ARRAYS, Store, Unit, UnitCounts, UnitValues
-from tests.filled_store import COUNTS, commit, count, draw_logits, draw_values, files, fill, make_index, make_store
-
-UNIT = Unit(0, 1, 1)
-
-
-TOPK = {"name": "soft", "topk": 3, "tau": 2.0}  # a teacher's identity, as far as the store looks at it
-
-
-class Killed(BaseException):
-    """Stands for kill -9 at the point where it is raised."""
-
-
-def chunk(store: Store, name: str, unit: Unit) -> Path:
-    tail = (str(unit.shard), str(unit.unit), str(unit.group))
-    return store.path.joinpath(name, "c", *tail, *(("0",) if name in ("records", *TOPK_ARRAYS) else ()))
-
-
-def make_soft_store(path: Path, **options: Any) -> Store:
-    """tests.filled_store.make_store for a teacher of three probabilities at tau 2."""
-    store = make_store(path, **options)
-    store.publish_teacher(TOPK)
-    return store
-
+from teacher_cache.store import Store
+from teacher_cache.unit import RECORD_FIELDS, TOPK_ARRAYS, Unit, UnitCounts, UnitValues
+from tests.filled_store import (
+    COUNTS,
+    TOPK,
+    UNIT,
+    Killed,
+    chunk,
+    commit,
+    count,
+    draw_values,
+    files,
+    fill,
+    make_index,
+    make_soft_store,
+    make_store,
+)
 
 # -- create, open, index ---------------------------------------------------------------------------------------------
 
@@ -342,188 +332,6 @@ def test_skipped_samples_are_those_of_committed_units(tmp_path: Path) -> None:
     np.testing.assert_array_equal(store.skipped(), [129])
 
 
-# -- labels for training ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("budget_bytes", [1, 10**9])
-def test_label_reader_equals_plain_reading(tmp_path: Path, budget_bytes: int) -> None:
-    store = make_store(tmp_path / "s")
-    fill(store)
-    group = zarr.open_group(str(store.path), mode="r")
-    stored = np.concatenate([np.asarray(group["labels"])[shard, :number] for shard, number in enumerate(COUNTS)])
-    reader = LabelReader(store, budget_bytes)
-    rng = np.random.default_rng(0)
-    for _ in range(3):
-        samples, views = rng.integers(0, sum(COUNTS), 200), rng.integers(0, 4, 200)
-        labels = reader.labels(samples, views)
-        assert labels.dtype == np.int64
-        np.testing.assert_array_equal(labels, stored[samples, views])
-    digests = np.asarray(group["digests"])
-    for shard, block, view in ((0, 2, 3), (3, 3, 0), (1, 0, 1), (0, 2, 3)):
-        assert reader.digest(shard, block, view) == int(digests[shard, block, view])
-    assert len(reader.labels(np.zeros(0, np.int64), np.zeros(0, np.int64))) == 0
-
-
-@pytest.mark.parametrize("budget_bytes", [1, 10**9])
-def test_skipped_samples_are_those_of_the_block_not_of_the_next_shard(tmp_path: Path, budget_bytes: int) -> None:
-    store = make_store(tmp_path / "s")
-    for unit in store.units():
-        commit(store, unit, skip=(0,))
-    reader = LabelReader(store, budget_bytes)
-    reader.labels(np.array([132]), np.array([0]))  # the rows of the shards after the first are in memory
-    reader.skipped(1, 0, 0)
-    for shard, number in ((0, 3), (1, 1), (3, 4)):
-        for block in range(number):
-            first_of_unit = block % 2 == 0
-            assert reader.skipped(shard, block, 0) == (frozenset({0}) if first_of_unit else frozenset())
-
-
-@pytest.mark.parametrize("budget_bytes", [1, 600, 2903, 2904, 40_000])
-def test_label_reader_keeps_to_its_budget(tmp_path: Path, budget_bytes: int) -> None:
-    """A group of labels takes 331 x 2 x 2 bytes, its digests 8 x 2 x 8: two of both 2,904; here 8 groups."""
-    store = make_store(tmp_path / "s", views=16)
-    fill(store)
-    stored = np.concatenate(
-        [np.concatenate([store.read_labels(Unit(s, u, g)) for g in range(8)], axis=1) for s, u in store._unit_rows]
-    )
-    stored = stored[(stored != -1).all(axis=1)]
-    reader = LabelReader(store, budget_bytes)
-    rng = np.random.default_rng(0)
-    for group in (0, 1, 0, 5, 1, 0):
-        samples, views = rng.integers(0, len(stored), 300), 2 * group + rng.integers(0, 2, 300)
-        np.testing.assert_array_equal(reader.labels(samples, views), stored[samples, views])
-        assert reader.digest(0, 0, 2 * group) is not None
-        held = sum(page.values.nbytes for page in reader._pages.values())
-        assert held == reader._held_bytes
-        assert held <= budget_bytes or len(reader._pages) == 1
-
-
-def test_label_reader_reads_a_unit_once_where_two_groups_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = make_store(tmp_path / "s", views=6)
-    fill(store)
-    read: list[tuple[str, Unit]] = []
-    real = store.read_array
-
-    def spy(name: str, unit: Unit) -> np.ndarray:
-        read.append((name, unit))
-        return real(name, unit)
-
-    monkeypatch.setattr(store, "read_array", spy)
-    size = 331 * 2 * 2 + 8 * 2 * 8
-    reader, samples = LabelReader(store, 2 * size), np.arange(331)
-    for _ in range(3):
-        for view in (1, 2):
-            reader.labels(samples, np.full(331, view))
-            for shard, block in ((0, 0), (0, 2), (3, 3)):
-                reader.digest(shard, block, view)
-                reader.skipped(shard, block, view)
-    groups = [unit for unit in store.units() if unit.group < 2]
-    assert sorted(unit for name, unit in read if name == "labels") == sorted(groups)
-    assert len(read) == len(set(read)) == len(groups) + 2 * 3
-    reader.labels(samples[:1], np.array([4]))  # a third group: what was used least recently goes
-    assert [key[:2] for key in reader._pages] == [("digests", 1), ("labels", 1), ("labels", 2)]
-    read.clear()
-    reader.labels(samples, np.full(331, 2))
-    assert not read
-    reader.labels(samples[:1], np.array([1]))
-    assert read == [("labels", Unit(0, 0, 0))]
-    too_small = LabelReader(store, 2 * size - 1)
-    too_small.labels(samples, np.full(331, 1))
-    assert len(too_small._pages) > 1
-
-
-def test_label_reader_sees_units_of_a_page_that_are_committed_later(tmp_path: Path) -> None:
-    store = make_store(tmp_path / "s")
-    first = commit(store, Unit(0, 0, 0))
-    reader = LabelReader(Store.open(store.path))
-    samples, views = np.arange(130), np.zeros(130, np.int64)
-    np.testing.assert_array_equal(reader.labels(samples[:128], views[:128]), first.labels[:, 0])
-    for _ in range(2):
-        with pytest.raises(MissingLabelError, match=r"key 0-0128, view 0 is not labelled: run"):
-            reader.labels(samples, views)
-    second = commit(store, Unit(0, 1, 0))
-    np.testing.assert_array_equal(reader.labels(samples, views), [*first.labels[:, 0], *second.labels[:, 0]])
-
-
-def test_label_reader_names_what_is_missing(tmp_path: Path) -> None:
-    store = make_store(tmp_path / "s")
-    commit(store, Unit(0, 1, 0), skip=(1,))
-    reader = LabelReader(store)
-    assert reader.digest(0, 2, 2) is None
-    assert reader.digest(0, 2, 1) is not None
-    fill_command = rf"run `teacher-cache fill --store {store.path} --views 2:4`"
-    with pytest.raises(MissingLabelError, match=rf"shard-0\.tar, key 0-0128, view 3 is not labelled: {fill_command}"):
-        reader.labels(np.array([128, 128]), np.array([0, 3]))
-    with pytest.raises(MissingLabelError, match="key 0-0129, view 0: the sample was skipped"):
-        reader.labels(np.array([128, 129]), np.array([0, 0]))
-    commit(store, UNIT)
-    assert reader.labels(np.array([128]), np.array([3])) == store.read_labels(UNIT)[0, 1]
-    chunk(store, "labels", Unit(0, 1, 0)).unlink()
-    with pytest.raises(
-        MissingLabelError, match=r"key 0-0128, view 0 is not labelled: delete .*records/c/0/1/0/0 and run"
-    ):
-        LabelReader(store).labels(np.array([128]), np.array([0]))
-
-
-# -- the teacher -----------------------------------------------------------------------------------------------------
-
-
-def test_a_second_teacher_is_refused(tmp_path: Path) -> None:
-    store = make_store(tmp_path / "s")
-    identity = {"name": "regnety_160", "sha256": "ab", "mean": [0.5, 0.5, 0.5]}
-    store.publish_teacher(identity)
-    before = files(store.path)
-    assert Store.open(store.path).teacher == identity
-    with pytest.raises(TeacherError, match="bound to teacher regnety_160 already, resnet50 cannot fill it"):
-        store.publish_teacher({"name": "resnet50"})
-    assert files(store.path) == before
-
-
-def test_one_of_many_teachers_at_once_wins(tmp_path: Path) -> None:
-    path = make_store(tmp_path / "s").path
-    start = threading.Barrier(8)
-    refused: list[str] = []
-
-    def publish(name: str) -> None:
-        start.wait()
-        try:
-            Store.open(path, writable=True).publish_teacher({"name": name})
-        except TeacherError:
-            refused.append(name)
-
-    threads = [threading.Thread(target=publish, args=(f"t{number}",)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    teacher = Store.open(path).teacher
-    assert teacher is not None
-    assert sorted([*refused, teacher["name"]]) == [f"t{number}" for number in range(8)]
-    assert not list(path.rglob("*.partial"))
-
-
-@pytest.mark.parametrize("at", ["link", "unlink"])
-def test_a_killed_publication_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
-    store, whole = make_store(tmp_path / "s"), make_store(tmp_path / "whole")
-    whole.publish_teacher({"name": "first"})
-
-    def killed(*_: object, **__: object) -> None:
-        raise Killed
-
-    monkeypatch.setattr(Path, "unlink", killed)
-    if at == "link":
-        monkeypatch.setattr(os, "link", killed)
-    with pytest.raises(Killed):
-        store.publish_teacher({"name": "first"})
-    monkeypatch.undo()
-    reopened = Store.open(store.path, writable=True)
-    assert reopened.teacher == (None if at == "link" else {"name": "first"})
-    list(zarr.open_group(str(store.path), mode="r").members())  # warns of stray files, were there any
-    if at == "link":
-        reopened.publish_teacher({"name": "first"})
-    assert files(store.path) == files(whole.path)
-
-
 # -- extend ----------------------------------------------------------------------------------------------------------
 
 
@@ -694,162 +502,6 @@ def test_topk_for_a_store_of_labels_alone_is_refused(tmp_path: Path) -> None:
         hard.read_topk_classes(UNIT)
 
 
-@pytest.mark.parametrize("budget_bytes", [1, 10**9])
-def test_soft_labels_come_back_within_float16(tmp_path: Path, budget_bytes: int) -> None:
-    store = make_soft_store(tmp_path / "s")
-    fill(store)
-    reader = LabelReader(store, budget_bytes)
-    for shard, block, view, positions in (
-        (0, 2, 3, [1, 0]),
-        (3, 3, 0, [7, 2, 2]),
-        (3, 1, 1, list(range(64))),
-        (1, 0, 2, []),
-    ):
-        soft = reader.soft(shard, block, view, np.array(positions, np.int64))
-        unit = Unit(shard, block // 2, view // 2)
-        labels = draw_values(store, unit).labels
-        logits = draw_logits(store, unit, labels).reshape(*labels.shape, -1)
-        rows = np.array(positions, np.int64) + 64 * (block % 2)
-        exact = np.exp(logits[rows, view % 2].astype(np.float64) / 2)
-        exact /= exact.sum(axis=1, keepdims=True)
-        assert soft.classes.shape == soft.probabilities.shape == (len(positions), 3)
-        np.testing.assert_array_equal(soft.classes, np.argsort(-exact, axis=1)[:, :3])
-        largest = np.take_along_axis(exact, soft.classes, axis=1)
-        np.testing.assert_allclose(soft.probabilities, largest, rtol=2**-10)
-        np.testing.assert_allclose(soft.tail, 1 - largest.sum(axis=1), rtol=2**-10)
-        start = int(store.index.starts[shard]) + 64 * block
-        np.testing.assert_array_equal(
-            soft.classes[:, 0], reader.labels(start + np.array(positions, np.int64), np.full(len(positions), view))
-        )
-    assert budget_bytes > 1 or len(reader._pages) == 1
-
-
-def test_soft_labels_that_are_missing_are_named(tmp_path: Path) -> None:
-    store = make_soft_store(tmp_path / "s")
-    commit(store, Unit(0, 1, 0), skip=(1,))
-    reader = LabelReader(store)
-    command = rf"run `teacher-cache fill --store {store.path} --views 2:4`"
-    with pytest.raises(MissingLabelError, match=rf"shard-0\.tar, key 0-0129, view 3 is not labelled: {command}"):
-        reader.soft(0, 2, 3, np.array([1]))
-    with pytest.raises(MissingLabelError, match="key 0-0129, view 1: the sample was skipped"):
-        reader.soft(0, 2, 1, np.array([0, 1]))
-    chunk(store, "topk_classes", Unit(0, 1, 0)).unlink()
-    with pytest.raises(MissingLabelError, match=r"key 0-0128, view 0 is not labelled: delete .*records/c/0/1/0/0 and"):
-        LabelReader(store).soft(0, 2, 0, np.array([0]))
-
-
-@pytest.mark.parametrize("at", ["mkdir", "write", "sync", "rename", "between"])
-def test_killed_between_binding_a_teacher_and_making_its_arrays_heals(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
-) -> None:
-    whole = make_soft_store(tmp_path / "whole")
-    fill(whole)
-    store = make_store(tmp_path / "s")
-    made = 0
-
-    def killed_before(real: Callable[..., Any], match: str) -> Callable[..., Any]:
-        def call(path: Path, *arguments: Any, **options: Any) -> Any:
-            nonlocal made
-            if match in str((path, *arguments)):
-                made += 1
-                if made > (at == "between"):  # "between": the first array is there, the second is not
-                    raise Killed
-            return real(path, *arguments, **options)
-
-        return call
-
-    with monkeypatch.context() as patch:
-        if at == "mkdir":
-            patch.setattr(Path, "mkdir", killed_before(Path.mkdir, "publishing"))
-        elif at == "write":
-            patch.setattr(Path, "write_bytes", killed_before(Path.write_bytes, "publishing"))
-        elif at == "sync":
-            patch.setattr(store_module, "sync_tree", killed_before(store_module.sync_tree, "publishing"))
-        else:
-            patch.setattr(Path, "rename", killed_before(Path.rename, "topk"))
-        patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # a process that is dead tidies nothing
-        with pytest.raises(Killed):
-            store.publish_teacher(TOPK)
-    assert Store.open(store.path).teacher == TOPK
-    assert sum((store.path / name).exists() for name in TOPK_ARRAYS) == (at == "between")
-    list(zarr.open_group(str(store.path), mode="r").members())  # warns of stray files, were there any
-    with pytest.raises(StoreError, match="holds no topk_classes: run `teacher-cache fill"):
-        Store.open(store.path).read_topk_classes(UNIT)
-    reopened = Store.open(store.path, writable=True)
-    assert not list(reopened.path.rglob("*.partial"))
-    fill(reopened)
-    assert files(reopened.path) == files(whole.path)
-
-
-def test_a_second_job_makes_the_arrays_that_the_first_has_not_made_yet(tmp_path: Path) -> None:
-    """Two stores opened before there was a teacher; the one that binds it is slow to make the arrays."""
-    first, second = make_store(tmp_path / "s"), Store.open(tmp_path / "s", writable=True)
-    assert first._publish("teacher", TOPK)
-    with pytest.raises(TeacherError, match="bound to teacher soft already"):
-        second.publish_teacher(TOPK)
-    commit(second, UNIT)
-    commit(first, Unit(0, 0, 0))
-    whole = make_soft_store(tmp_path / "whole")
-    commit(whole, UNIT)
-    commit(whole, Unit(0, 0, 0))
-    assert files(first.path) == files(whole.path)
-
-
-def test_of_teachers_at_once_with_different_topk_the_arrays_are_the_winners(tmp_path: Path) -> None:
-    path = make_store(tmp_path / "s").path
-    start = threading.Barrier(6)
-    refused: list[int] = []
-
-    def publish(topk: int) -> None:
-        start.wait()
-        store = Store.open(path, writable=True)
-        try:
-            store.publish_teacher({"name": "t", "topk": topk, "tau": 1.0})
-        except TeacherError:
-            refused.append(topk)
-
-    threads = [threading.Thread(target=publish, args=(topk,)) for topk in range(1, 7)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    store = Store.open(path, writable=True)
-    assert sorted([*refused, store.topk]) == list(range(1, 7))
-    assert store.read_topk_classes(UNIT).shape[2] == store.topk
-    assert store.read_topk_probabilities(UNIT).shape[2] == store.topk + 1
-    list(zarr.open_group(str(path), mode="r").members())
-    assert not list(path.rglob("*.partial"))
-
-
-def test_many_writers_at_once_make_the_same_arrays(tmp_path: Path) -> None:
-    store, whole = make_store(tmp_path / "s"), make_soft_store(tmp_path / "whole")
-    assert store._publish("teacher", TOPK)
-    start = threading.Barrier(8)
-    opened: list[Store] = []
-
-    def open_it() -> None:
-        start.wait()
-        opened.append(Store.open(store.path, writable=True))
-
-    threads = [threading.Thread(target=open_it) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(opened) == 8
-    assert files(store.path) == files(whole.path)
-
-
-def test_extend_while_the_first_fill_has_no_teacher_yet(tmp_path: Path) -> None:
-    store = make_store(tmp_path / "s")
-    Store.open(store.path, writable=True).extend(8)
-    store.publish_teacher(TOPK)
-    commit(store, UNIT)
-    reopened = Store.open(store.path, writable=True)
-    commit(reopened, Unit(0, 1, 3))
-    reopened.check_unit(UNIT)
-
-
 def test_extend_adds_views_to_topk(tmp_path: Path) -> None:
     store, direct = make_soft_store(tmp_path / "s"), make_soft_store(tmp_path / "direct", views=8)
     fill(store)
@@ -892,63 +544,6 @@ def test_damaged_metadata_of_topk_are_one_line(tmp_path: Path) -> None:
     teacher.write_text("{")
     with pytest.raises(StoreError, match=r"teacher/zarr\.json is damaged"):
         Store.open(path)
-
-
-def test_status_counts_topk(tmp_path: Path) -> None:
-    store = make_store(tmp_path / "s")
-    empty = status(store)
-    assert (empty["topk"], empty["tau"], set(empty["bytes"])) == (0, None, {"labels", "digests", "records", "per_view"})
-    store.publish_teacher(TOPK)
-    fill(store, range(2))
-    found = json.loads(json.dumps(status(Store.open(store.path))))
-    assert (found["topk"], found["tau"]) == (3, 2.0)
-    sizes = {
-        name: sum(file.stat().st_size for file in (store.path / name).rglob("*") if file.is_file())
-        for name in ("labels", "digests", *TOPK_ARRAYS, "records")
-    }
-    assert found["bytes"] == {**sizes, "per_view": sum(sizes.values()) / (2 * sum(COUNTS))}
-
-
-# -- status ----------------------------------------------------------------------------------------------------------
-
-
-def test_status_sums_records(tmp_path: Path) -> None:
-    store = make_store(tmp_path / "s")
-    empty = status(store)
-    assert empty["coverage"]["share"] == 0
-    assert empty["agreement"] is None
-    assert empty["bytes"]["per_view"] is None
-    own = 0
-    for unit in store.units(range(2)):
-        values = commit(store, unit, skip=(0,) if unit.shard == 3 else ())
-        own += count(store, unit, values).own
-    store.publish_teacher({"name": "tiny"})
-    found = json.loads(json.dumps(status(Store.open(store.path))))
-    assert found["units"] == 10
-    assert found["units_committed"] == 5
-    assert found["coverage"] == {
-        "share": 0.5,
-        "groups": [
-            {"views": [0, 2], "units": 5, "units_committed": 5, "share": 1.0},
-            {"views": [2, 4], "units": 5, "units_committed": 0, "share": 0.0},
-        ],
-    }
-    assert found["labelled"] == 2 * (sum(COUNTS) - 2)
-    assert found["skipped"] == {
-        "views": 4,
-        "samples": 2,
-        "first": [{"shard": "shard-3.tar", "key": "3-0000"}, {"shard": "shard-3.tar", "key": "3-0128"}],
-    }
-    assert found["agreement"]["own"] == own / found["labelled"]
-    sizes = [
-        file.stat().st_size
-        for name in ("labels", "digests", "records")
-        for file in (store.path / name).rglob("*")
-        if file.is_file()
-    ]
-    assert found["bytes"]["per_view"] == sum(sizes) / (2 * sum(COUNTS))
-    assert found["teacher"] == {"name": "tiny"}
-    assert found["libraries"]["numpy"] == np.__version__
 
 
 # -- refusals --------------------------------------------------------------------------------------------------------

@@ -27,10 +27,11 @@ import numpy as np
 import webdataset
 from PIL import Image
 
+from teacher_cache.classes import CLASSES_FILE, read_class_names
 from teacher_cache.cli import OneLineErrors
 from teacher_cache.errors import ShardError
-from teacher_cache.index import CLASSES_FILE, IMAGE_EXTENSIONS, read_class_names
 from teacher_cache.replay.seeds import Stream, derive
+from teacher_cache.walk import IMAGE_EXTENSIONS
 
 DIGITS_VALIDATION = 360  # of 1,797: a fifth
 

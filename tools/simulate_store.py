@@ -18,13 +18,14 @@ import click
 import numpy as np
 
 from teacher_cache.errors import TeacherCacheError
+from teacher_cache.index import Index, ShardEntry
 from teacher_cache.progress import counting_bar
 from teacher_cache.replay.block import BLOCK_SAMPLES
 from teacher_cache.replay.policy import load_policy
-from teacher_cache.shards import Index, ShardEntry
 from teacher_cache.simulated import Simulated
 from teacher_cache.status import status
-from teacher_cache.store import Store, Unit, UnitCounts, UnitValues
+from teacher_cache.store import Store
+from teacher_cache.unit import Unit, UnitCounts, UnitValues
 
 PROTOTYPES, DRAWS = 1024, 128  # samples that the teacher sees, and views of each
 TOP1 = 0.85  # share of the samples whose commonest label is their own class

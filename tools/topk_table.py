@@ -23,14 +23,15 @@ import torch
 
 from student.losses import spread_tail
 from teacher_cache.errors import TeacherCacheError
+from teacher_cache.index import Index, ShardEntry
 from teacher_cache.labels import LabelReader
 from teacher_cache.replay.block import BLOCK_SAMPLES
 from teacher_cache.replay.policy import load_policy
-from teacher_cache.shards import Index, ShardEntry
 from teacher_cache.simulated import Simulated, log_softmax, simulate, softmax
 from teacher_cache.status import status
-from teacher_cache.store import Store, Unit, UnitCounts, UnitValues
+from teacher_cache.store import Store
 from teacher_cache.topk import SoftLabels, top_classes
+from teacher_cache.unit import Unit, UnitCounts, UnitValues
 
 TOPKS, TAUS = (0, 10, 100), (1.0, 3.0)
 STUDENT_NOISE = 1.0

@@ -22,7 +22,8 @@ from teacher_cache.errors import StoreError
 from teacher_cache.replay.block import BLOCK_SAMPLES, view_mix
 from teacher_cache.replay.mix import LAMBDA_ONE
 from teacher_cache.replay.seeds import Stream, derive
-from teacher_cache.store import SKIPPED, Store
+from teacher_cache.store import Store
+from teacher_cache.unit import SKIPPED
 
 LISTED = 50
 MIN_LABELS = 4  # fewer say nothing about stability; a store of fewer views wants them all

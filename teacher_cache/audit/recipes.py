@@ -17,13 +17,14 @@ from teacher_cache.agreement import larger_class
 from teacher_cache.audit.intervals import CONFIDENCE, HOW, measured
 from teacher_cache.audit.votes import OnProgress
 from teacher_cache.errors import ImageError, ShardError
+from teacher_cache.index import BlockPlace
 from teacher_cache.replay.block import BLOCK_SAMPLES, view_mix, view_recipe
 from teacher_cache.replay.decode import decode, image_size
 from teacher_cache.replay.mix import LAMBDA_ONE, class_pairs
 from teacher_cache.replay.recipe import Box, Recipe
 from teacher_cache.replay.seeds import Stream, derive
-from teacher_cache.shards import BlockPlace
-from teacher_cache.store import SKIPPED, Store, Unit
+from teacher_cache.store import Store
+from teacher_cache.unit import SKIPPED, Unit
 
 VIEWS_SAMPLED = 100_000
 VISIBLE_EDGES = tuple(number / 10 for number in range(11))

@@ -7,7 +7,8 @@ import numpy as np
 from teacher_cache.agreement import count_agreement
 from teacher_cache.replay.block import BLOCK_SAMPLES, view_mix
 from teacher_cache.replay.mix import class_pairs
-from teacher_cache.store import SKIPPED, Store, Unit, UnitCounts, UnitValues
+from teacher_cache.store import Store
+from teacher_cache.unit import SKIPPED, Unit, UnitCounts, UnitValues
 from tests.bright_shards import bright_store, small_policy
 
 

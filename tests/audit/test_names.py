@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from teacher_cache.audit.names import FILE_NAME, file_stem, find_sample, place, printable
+from teacher_cache.classes import class_rule
 from teacher_cache.errors import ShardError
-from teacher_cache.shards import class_rule, index_shards
+from teacher_cache.shards import index_shards
 from tests.bright_shards import bright_image
 from tests.filled_store import make_store
 from tests.shard_files import write_shard

@@ -22,8 +22,9 @@ from teacher_cache.audit.disagreements import disagreements
 from teacher_cache.audit.report import KINDS, embedded, write_report
 from teacher_cache.audit.sample import render_views
 from teacher_cache.audit.thumbnails import Wanted, data_uri, replay_all
+from teacher_cache.classes import class_rule
 from teacher_cache.errors import RenderError, StoreError
-from teacher_cache.shards import class_rule, index_shards
+from teacher_cache.shards import index_shards
 from teacher_cache.store import Store
 from tests.audit.drawn import commit_labels, drawn_store
 from tests.bright_shards import bright_image, small_policy

@@ -17,8 +17,9 @@ from student.evaluate import ANSWERS, Tally, evaluate, tally
 from student.model import Fusion
 from student.trained import build_trained, read_trained
 from student.validation import Preprocessing, ValidationSet, index_validation
+from teacher_cache.classes import class_rule
 from teacher_cache.replay.render import decode
-from teacher_cache.shards import class_rule, index_shards, read_block
+from teacher_cache.shards import index_shards, read_block
 from teacher_cache.teacher import Teacher, TeacherSettings, open_teacher
 from tests.bright_shards import bright_image
 from tests.shard_files import write_shard

@@ -19,7 +19,8 @@ from teacher_cache.replay.decode import decode_crop
 from teacher_cache.replay.mix import LAMBDA_ONE
 from teacher_cache.replay.recipe import Box
 from teacher_cache.shards import read_block
-from teacher_cache.store import Store, Unit
+from teacher_cache.store import Store
+from teacher_cache.unit import Unit
 from tests.bright_shards import bright_store, change_pixel, spoil_image
 from tests.filling import fill_store, open_test_teacher
 from tests.student.small_runs import SMALL, filled_store, student

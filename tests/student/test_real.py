@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from student.real import read_real
+from teacher_cache.classes import class_rule
 from teacher_cache.errors import ShardError
-from teacher_cache.shards import Index, class_rule, index_shards
+from teacher_cache.index import Index
+from teacher_cache.shards import index_shards
 from tests.bright_shards import bright_image
 from tests.shard_files import write_shard
 

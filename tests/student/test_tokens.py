@@ -12,8 +12,9 @@ from student.model import token_blocks
 from student.tokens import hear_tokens
 from student.trained import read_trained
 from student.validation import ValidationSet
+from teacher_cache.classes import class_rule
 from teacher_cache.device import Normalise
-from teacher_cache.shards import class_rule, index_shards
+from teacher_cache.shards import index_shards
 from tests.student.small_runs import validation_shard
 from tests.student.trained_files import DEIT, DEIT_SETTINGS, checkpoint, filled
 from tests.students import two_heads

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from student.validation import Preprocessing, ValidationSet, index_validation
+from teacher_cache.classes import class_rule
 from teacher_cache.device import Normalise
 from teacher_cache.errors import ShardError
-from teacher_cache.shards import class_rule, index_shards
+from teacher_cache.shards import index_shards
 from tests.bright_shards import bright_image
 from tests.shard_files import write_shard
 from tests.student.small_runs import validation_shard

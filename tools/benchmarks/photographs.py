@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from teacher_cache.index import class_rule
+from teacher_cache.classes import class_rule
 from teacher_cache.shards import expand_shards, index_shards, read_block
 from tools.benchmarks.row import BenchmarkError
 

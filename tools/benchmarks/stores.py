@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from teacher_cache.classes import class_rule
 from teacher_cache.fill import FillOptions, FillProgress, fill
-from teacher_cache.index import class_rule
 from teacher_cache.job import join_job
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.shards import index_shards

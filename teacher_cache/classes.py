@@ -1,0 +1,59 @@
+"""Where a sample's class is read, and what the classes are called."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from teacher_cache.errors import ShardError
+
+CLASSES_FILE = "classes.json"
+
+
+@dataclass(frozen=True)
+class ClassRule:
+    """Where a sample's class is read, "cls" or "json:FIELD", and the class names; without them classes are integers."""
+
+    source: str = "cls"
+    names: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.source != "cls" and not (self.source.startswith("json:") and len(self.source) > len("json:")):
+            raise ShardError(
+                f"a class cannot be read from {self.source!r}: give cls, or json:FIELD for a field of the .json member"
+            )
+
+
+def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Read a classes file: a JSON list of names in class order, or an object of name -> class, each of 0..n-1 once."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ShardError(f"the classes file {path} cannot be read ({error}): give a JSON list of class names") from None
+    if isinstance(content, dict):
+        if not all(type(c) is int for c in content.values()) or sorted(content.values()) != list(range(len(content))):
+            raise ShardError(
+                f"the classes file {path} does not number its {len(content)} names 0 to {len(content) - 1}"
+            )
+        content = sorted(content, key=content.__getitem__)
+    if not isinstance(content, list) or not content or not all(isinstance(name, str) for name in content):
+        raise ShardError(f"the classes file {path} is not a JSON list of class names")
+    return tuple(content)
+
+
+def class_rule(paths: Sequence[str], class_from: str = "cls", classes_file: str | None = None) -> ClassRule:
+    """Find the shards' class names: classes_file, or the classes.json beside them; differing ones are refused."""
+    rule = ClassRule(class_from)
+    if classes_file is not None:
+        return replace(rule, names=read_class_names(classes_file))
+    found: tuple[Path, tuple[str, ...]] | None = None
+    for folder in sorted({Path(path).parent for path in paths}):
+        file = folder / CLASSES_FILE
+        if not file.exists():
+            continue
+        names = read_class_names(file)
+        if found is not None and found[1] != names:
+            raise ShardError(f"{found[0]} and {file} name different classes: say which counts with --classes FILE")
+        found = found or (file, names)
+    return replace(rule, names=found[1]) if found else rule

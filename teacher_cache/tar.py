@@ -1,0 +1,161 @@
+"""A tar's members by its headers alone: (name, data offset, data size), or what is broken.
+
+Nothing that is not whole gets through: what tar readers skip or cut without a word is an error here.
+"""
+
+import os
+import zlib
+from collections.abc import Iterator
+
+_BLOCK = 512
+_NEAR_WINDOW = 1 << 20  # small members: many headers in one read
+_FAR_WINDOW = 4096  # after a large member: the next headers and a class, not the next image
+_LARGE_MEMBER = 1 << 14
+_MAX_EXTENDED_HEADER = 1 << 20  # of a PAX or long-name member; real ones hold a path
+_ZEROS = bytes(_BLOCK)
+
+
+class DamageError(Exception):
+    """The archive itself is broken: what was found, and the member's name where it is known."""
+
+    def __init__(self, found: str, member: bytes | None = None) -> None:
+        super().__init__(found)
+        self.found, self.member = found, member
+
+
+class Reader:
+    """Byte ranges of an open file through a window that adapts: wide among small members, narrow after large ones."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd, self.size = fd, os.fstat(fd).st_size
+        self.start, self.data = 0, b""
+        self.window = _NEAR_WINDOW
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return size bytes, fewer only at the file's end."""
+        at = offset - self.start
+        if at < 0 or at + size > len(self.data):
+            if size > self.window:
+                return os.pread(self.fd, size, offset)
+            self.start, self.data, at = offset, os.pread(self.fd, self.window, offset), 0
+        return self.data[at : at + size]
+
+
+def _read_number(field: bytes) -> int:
+    """Decode a header's octal or base-256 number (GNU tar's, from 8 GiB on)."""
+    if field[0] & 0x80:
+        number = int.from_bytes(field, "big", signed=False) & ~(0x80 << 8 * (len(field) - 1))
+        return -1 if field[0] & 0x40 else number
+    return int(field.split(b"\0", 1)[0].strip() or b"0", 8)
+
+
+def _read_pax(records: bytes) -> dict[bytes, bytes]:
+    """Decode a PAX extended header: records of 'LENGTH KEYWORD=VALUE\\n', the length counting the whole record."""
+    fields = {}
+    at = 0
+    while at < len(records) and records[at]:
+        length = int(records[at : records.index(b" ", at)])
+        record = records[at : at + length]
+        keyword, equals, value = record.partition(b" ")[2].partition(b"=")
+        if length < 5 or len(record) != length or not equals or not value.endswith(b"\n"):
+            raise ValueError("record")
+        fields[keyword] = value[:-1]
+        at += length
+    return fields
+
+
+def members(reader: Reader) -> Iterator[tuple[bytes, int, int]]:
+    """Yield (name, data offset, data size) of every regular member; DamageError where the archive is broken.
+
+    Understands ustar with its prefix, GNU long names and base-256 sizes, and PAX paths and sizes.
+    """
+    position = 0
+    long_name: bytes | None = None  # an extended header before this one gave the name, or the size
+    long_size: int | None = None
+    read, file_size = reader.read, reader.size
+    while True:
+        header = read(position, _BLOCK)
+        if len(header) < _BLOCK:
+            raise DamageError(
+                f"ends at byte {position + len(header):,} without the two zero blocks that close an archive", long_name
+            )
+        if header == _ZEROS:
+            if long_name is not None or long_size is not None:
+                raise DamageError(f"closes at byte {position:,} where a member should follow", long_name)
+            _check_end(reader, position + _BLOCK)
+            return
+        # adler32's low half is 1 + the sum of the bytes modulo 65521: the header's checksum at a fifth of sum()'s time
+        try:
+            checksum = _read_number(header[148:156])
+            size = _read_number(header[124:136])
+        except ValueError:
+            raise DamageError(f"has no tar header at byte {position:,}") from None
+        if zlib.adler32(header[:148] + b"        " + header[156:]) & 0xFFFF != (checksum + 1) % 65521:
+            raise DamageError(f"has no valid tar header at byte {position:,} (wrong checksum)")
+        kind = header[156:157]
+        name = header[:100].split(b"\0", 1)[0]
+        if header[345] and header[257:263] == b"ustar\0":  # GNU's own magic has other fields there
+            name = header[345:500].split(b"\0", 1)[0] + b"/" + name
+        offset = position + _BLOCK
+        if kind in b"LKxg" and kind:
+            if not 0 <= size <= _MAX_EXTENDED_HEADER or offset + size > file_size:
+                raise DamageError(f"has an extended header of {size:,} bytes at byte {position:,} that does not fit")
+            content = read(offset, size)
+            if kind == b"L":
+                long_name = content.split(b"\0", 1)[0]
+            elif kind != b"K":
+                try:
+                    fields = _read_pax(content)
+                    if any(keyword.startswith(b"GNU.sparse") for keyword in fields):
+                        raise DamageError("holds a sparse member", fields.get(b"path", name))
+                    if kind == b"x":
+                        long_name = fields.get(b"path", long_name)
+                        long_size = int(fields[b"size"]) if b"size" in fields else long_size
+                    elif b"path" in fields or b"size" in fields:
+                        raise ValueError("global")
+                except ValueError:
+                    raise DamageError(f"has a PAX header at byte {position:,} that cannot be read") from None
+            position = offset + (size + _BLOCK - 1) // _BLOCK * _BLOCK
+            continue
+        if long_name is not None:
+            name, long_name = long_name, None
+        if long_size is not None:
+            size, long_size = long_size, None
+        directory = kind == b"5" or (kind == b"\0" and name.endswith(b"/"))
+        if not directory and kind not in b"0\x007":
+            raise DamageError(
+                f"holds a member that is no regular file (tar type {shown_name(kind)!r}: a link, say)",
+                name,
+            )
+        if size < 0:
+            raise DamageError(f"holds a member of negative size at byte {position:,}", name)
+        if directory:  # has no data, whatever its size field says
+            size = 0
+        span = (size + _BLOCK - 1) // _BLOCK * _BLOCK
+        if offset + size > file_size:
+            missing = offset + size - file_size
+            raise DamageError(f"ends {missing:,} bytes before the member {shown_name(name)!r} does", name)
+        if not directory:
+            yield name, offset, size
+        reader.window = _FAR_WINDOW if span > _LARGE_MEMBER else _NEAR_WINDOW
+        position = offset + span
+
+
+def _check_end(reader: Reader, position: int) -> None:
+    """Refuse anything but a second zero block and more zeros after the first."""
+    second = reader.read(position, _BLOCK)
+    if len(second) < _BLOCK and not any(second):
+        raise DamageError(f"ends at byte {position + len(second):,} without the two zero blocks that close an archive")
+    while position < reader.size:
+        rest = os.pread(reader.fd, _NEAR_WINDOW, position)
+        if not rest:
+            raise DamageError(f"became shorter while it was read, at byte {position:,}")
+        if rest.count(0) != len(rest):
+            raise DamageError(
+                f"goes on after its end: a zero block before byte {position:,}, and other bytes behind it"
+            )
+        position += len(rest)
+
+
+def shown_name(name: bytes) -> str:
+    return name.decode(errors="backslashreplace")

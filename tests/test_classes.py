@@ -1,0 +1,51 @@
+"""Where classes are read, and what they are called."""
+
+from pathlib import Path
+
+import pytest
+
+from teacher_cache.classes import ClassRule, class_rule, read_class_names
+from teacher_cache.errors import ShardError
+from tests.shard_files import make_image, write_shards
+
+CLS = ClassRule()
+PNG = make_image(0)
+
+
+def test_class_rule(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    paths = [*write_shards(one, [2], num_classes=2), *write_shards(other, [2], num_classes=2, prefix="more")]
+    assert class_rule(paths) == ClassRule("cls", ("class-0", "class-1"))
+    assert class_rule(paths, "json:label").source == "json:label"
+    (other / "classes.json").unlink()
+    assert class_rule(paths).names == ("class-0", "class-1")
+    (one / "classes.json").unlink()
+    assert class_rule(paths).names is None
+    (one / "classes.json").write_text('["a", "b"]')
+    (other / "classes.json").write_text('["b", "a"]')
+    with pytest.raises(ShardError, match="name different classes: say which counts with --classes FILE"):
+        class_rule(paths)
+    assert class_rule(paths, classes_file=str(other / "classes.json")).names == ("b", "a")
+    with pytest.raises(ShardError, match="cannot be read from 'txt'"):
+        class_rule(paths, "txt")
+    with pytest.raises(ShardError, match="cannot be read from 'json:'"):
+        ClassRule("json:")
+
+
+def test_read_class_names(tmp_path: Path) -> None:
+    file = tmp_path / "classes.json"
+    file.write_text('{"b": 1, "a": 0}')
+    assert read_class_names(file) == ("a", "b")
+    for content, part in [
+        ('{"b": 1, "a": 1}', "does not number its 2 names 0 to 1"),
+        ('{"b": "1"}', "does not number"),
+        ("[]", "not a JSON list of class names"),
+        ("[1, 2]", "not a JSON list of class names"),
+        ('"abc"', "not a JSON list of class names"),
+        ("[", "cannot be read"),
+    ]:
+        file.write_text(content)
+        with pytest.raises(ShardError, match=part):
+            read_class_names(file)
+    with pytest.raises(ShardError, match=r"absent.json cannot be read"):
+        read_class_names(tmp_path / "absent.json")

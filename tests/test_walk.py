@@ -1,0 +1,415 @@
+"""One shard walked: the samples that webdataset and tarfile find, and every refusal."""
+
+import io
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from webdataset.tariterators import base_plus_ext
+
+from teacher_cache import walk as walk_module
+from teacher_cache.classes import ClassRule
+from teacher_cache.errors import ShardError
+from teacher_cache.index import Index, ShardIndex
+from teacher_cache.shards import index_shards, read_block
+from teacher_cache.walk import _split_name, index_shard
+from tests.shard_files import make_image, read_webdataset, write_shards
+
+CLS = ClassRule()
+PNG = make_image(0)
+
+
+def write_tar(path: Path, members: Iterable[tuple[str, bytes]], format: int = tarfile.USTAR_FORMAT) -> str:
+    with tarfile.open(path, "w", format=format) as archive:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return str(path)
+
+
+def images_of(found: ShardIndex) -> list[bytes]:
+    content = Path(found.entry.path).read_bytes()
+    return [content[offset : offset + size] for offset, size in zip(found.offsets, found.sizes, strict=True)]
+
+
+def assert_as_webdataset(path: str, rule: ClassRule = CLS) -> ShardIndex:
+    """Same samples in the same order, same classes, same image bytes."""
+    found = index_shard(path, rule)
+    expected = read_webdataset(path)
+    assert list(found.keys) == [sample["__key__"] for sample in expected]
+    assert found.classes.tolist() == [int(sample["cls"]) for sample in expected]
+    images = [
+        next(value for name, value in sample.items() if name in walk_module.IMAGE_EXTENSIONS) for sample in expected
+    ]
+    assert images_of(found) == images
+    return found
+
+
+def refused(path: str | Path, *parts: str, rule: ClassRule = CLS) -> str:
+    """The refusal's message: one line that names the shard and holds all parts."""
+    with pytest.raises(ShardError) as caught:
+        index_shard(str(path), rule)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in (os.path.basename(path), *parts):
+        assert part in message, message
+    return message
+
+
+def test_walk_finds_what_webdataset_finds(tmp_path: Path) -> None:
+    for path in write_shards(tmp_path, [130, 64, 1, 5]):
+        assert_as_webdataset(path)
+
+
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_long_names(tmp_path: Path, format: int) -> None:
+    middle = "folder/" * 15  # ustar: over 100 bytes, in its prefix
+    long = middle if format == tarfile.USTAR_FORMAT else middle + "x" * 200
+    members = [
+        ("a.png", PNG),
+        ("a.cls", b"1"),
+        (long + "/b.png", PNG),
+        (long + "/b.cls", b"2"),
+        ("c.cls", b"3"),
+        ("c.png", PNG),
+    ]
+    found = assert_as_webdataset(write_tar(tmp_path / "s.tar", members, format))
+    assert found.keys == ("a", long.rstrip("/") + "/b" if long.endswith("//") else long + "/b", "c")
+
+
+def test_pax_names_that_are_no_ascii(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "s.tar", [("größe/ä.png", PNG), ("größe/ä.cls", b"1")], tarfile.PAX_FORMAT)
+    found = assert_as_webdataset(path)
+    assert found.keys == ("größe/ä",)
+    index = Index.join([found], None)
+    assert index.key(0) == "größe/ä"
+    assert read_block(index.place(0, 0)).images == (PNG,)
+
+
+def test_pax_size_and_global_header(tmp_path: Path) -> None:
+    with tarfile.open(
+        tmp_path / "s.tar", "w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "made by hand"}
+    ) as archive:
+        for name, content in (("a.png", PNG), ("a.cls", b"4")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            member.pax_headers = {"size": str(len(content)), "mtime": "1.5"}
+            archive.addfile(member, io.BytesIO(content))
+    assert assert_as_webdataset(str(tmp_path / "s.tar")).classes.tolist() == [4]
+
+
+def test_base_256_size(tmp_path: Path) -> None:
+    path = Path(write_tar(tmp_path / "s.tar", [("a.png", PNG), ("a.cls", b"4")], tarfile.GNU_FORMAT))
+    content = bytearray(path.read_bytes())
+    content[124:136] = b"\x80" + len(PNG).to_bytes(11, "big")
+    path.write_bytes(with_checksum(content))
+    assert_as_webdataset(str(path))
+
+
+def with_checksum(content: bytearray) -> bytes:
+    content[148:156] = b" " * 8
+    content[148:156] = b"%06o\0 " % sum(content[:512])
+    return bytes(content)
+
+
+def test_extensions_in_any_case_and_other_members(tmp_path: Path) -> None:
+    members = []
+    for number, extension in enumerate(["jpg", "JPEG", "Png", "webp", "JPG"]):
+        key = f"a.folder/{number}"
+        members += [
+            (f"{key}.seg.png", b"mask"),
+            (f"{key}.{extension}", b"%d" % number * 700),
+            (f"{key}.CLS", b"3\n"),
+            (f"{key}.json", b"{}"),
+        ]
+    found = assert_as_webdataset(write_tar(tmp_path / "s.tar", members))
+    assert found.keys == tuple(f"a.folder/{number}" for number in range(5))
+
+
+def test_members_of_no_sample_are_passed_over(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "s.tar", "w") as archive:
+        for name, content in [
+            ("folder/", b""),
+            ("__info__", b"x"),
+            ("__meta__/a.png", PNG),
+            ("README", b"x"),
+            (".hidden.png", PNG),
+            ("folder/a.png", PNG),
+            ("._a.png", b"x"),
+            ("folder/README", b"x"),
+            ("folder/a.cls", b"1"),
+        ]:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            if name.endswith("/"):
+                member.type = tarfile.DIRTYPE
+            archive.addfile(member, io.BytesIO(content))
+    assert assert_as_webdataset(str(tmp_path / "s.tar")).keys == ("folder/a",)
+    # here webdataset would make a sample with the key "folder/" of it
+    path = write_tar(tmp_path / "mac.tar", [("folder/a.png", PNG), ("folder/a.cls", b"1"), ("folder/._a.png", b"x")])
+    assert index_shard(path, CLS).keys == ("folder/a",)
+
+
+@given(st.text(st.sampled_from("ab./_A"), min_size=1, max_size=12))
+def test_keys_are_webdatasets(name: str) -> None:
+    if "/." in name:  # a hidden file in a folder: the one difference
+        return
+    key, extension = base_plus_ext(name)
+    meta = re.match(r"__[^/]*__($|/)", name)  # skipped by webdataset one step earlier
+    expected = None if key is None or meta else (key.encode(), extension.lower().encode())
+    assert _split_name(name.encode()) == expected
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.lists(st.sampled_from([0, 1, 511, 512, 513, 5000, 16384, 16385, 70_000]), min_size=1, max_size=12),
+    format=st.sampled_from([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
+    long=st.booleans(),
+)
+def test_walk_finds_what_tarfile_finds(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], format: int, long: bool
+) -> None:
+    folder = "f" * 60 + "/" + "g" * 60 + "/" if long else ""
+    members = []
+    for number, size in enumerate(sizes):
+        members += [(f"{folder}{number}.jpg", bytes([number]) * size), (f"{folder}{number}.cls", b"%d" % number)]
+    path = write_tar(tmp_path_factory.mktemp("walk") / "s.tar", members, format)
+    found = index_shard(path, CLS)
+    with tarfile.open(path) as archive:
+        expected = [member for member in archive if member.name.endswith(".jpg")]
+    assert list(found.keys) == [member.name[:-4] for member in expected]
+    assert found.offsets.tolist() == [member.offset_data for member in expected]
+    assert found.sizes.tolist() == sizes
+    assert found.classes.tolist() == list(range(len(sizes)))
+
+
+def test_empty_archive_is_a_shard_of_none(tmp_path: Path) -> None:
+    index = index_shards([write_tar(tmp_path / "empty.tar", [])], CLS)
+    assert (index.num_shards, index.num_samples, index.num_blocks(0), index.class_names) == (1, 0, 0, ())
+
+
+def test_hash_tells_names_sizes_and_classes_apart_but_not_places(tmp_path: Path) -> None:
+    def hash_of(name: str, members: list[tuple[str, bytes]]) -> int:
+        (tmp_path / name).mkdir()
+        return index_shard(write_tar(tmp_path / name / "s.tar", members), CLS).entry.hash
+
+    base = hash_of("base", [("a.cls", b"1"), ("a.png", PNG)])
+    assert hash_of("same", [("a.cls", b"1"), ("a.png", PNG)]) == base
+    others = [
+        hash_of("name", [("b.cls", b"1"), ("b.png", PNG)]),
+        hash_of("class", [("a.cls", b"2"), ("a.png", PNG)]),
+        hash_of("size", [("a.cls", b"1"), ("a.png", PNG + b"x")]),
+        hash_of("order", [("a.png", PNG), ("a.cls", b"1")]),
+        hash_of("more", [("a.cls", b"1"), ("a.json", b""), ("a.png", PNG)]),
+    ]
+    assert len({base, *others}) == 6
+
+
+def test_truncation_anywhere_is_refused(tmp_path: Path) -> None:
+    """At every member's start and end, inside headers and data, and around the end of the archive."""
+    members = [(f"{key}.{extension}", content) for key in "abc" for extension, content in (("cls", b"1"), ("png", PNG))]
+    path = write_tar(tmp_path / "whole.tar", members)
+    whole = Path(path).read_bytes()
+    with tarfile.open(path) as archive:
+        headers = {member.offset: member.name for member in archive}
+        ends = {member.name: member.offset_data + member.size for member in archive}
+    end = max(ends.values())
+    end += -end % 512
+    assert len(whole) > end + 1024
+    assert not any(whole[end:])
+    cut = tmp_path / "cut.tar"
+    for offset in sorted(
+        {at + shift for at in [*headers, *ends.values(), end] for shift in (-600, -100, -1, 0, 1, 100, 512, 513)}
+    ):
+        if not 0 <= offset < end + 1024:
+            continue
+        cut.write_bytes(whole[:offset])
+        complete = [key for key in "abc" if offset >= ends[f"{key}.png"]]
+        last = f"the last whole sample is '{complete[-1]}'" if complete else "no whole sample comes before"
+        refused(cut, last, f"copy or write {cut} again")
+    cut.write_bytes(whole[: end + 1024])  # two zero blocks are enough
+    assert index_shard(str(cut), CLS).keys == ("a", "b", "c")
+
+
+@pytest.mark.parametrize("format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_truncation_inside_long_names_is_refused(tmp_path: Path, format: int) -> None:
+    path = write_tar(tmp_path / "whole.tar", [("a.png", PNG), ("a.cls", b"1"), ("x" * 300 + ".png", PNG)], format)
+    whole = Path(path).read_bytes()
+    with tarfile.open(path) as archive:
+        last = archive.getmembers()[-1]
+    for offset in range(last.offset, last.offset_data + last.size, 100):
+        (tmp_path / "cut.tar").write_bytes(whole[:offset])
+        refused(tmp_path / "cut.tar", "the last whole sample is 'a'")
+
+
+def test_every_flipped_byte_of_a_header_is_found(tmp_path: Path) -> None:
+    path = Path(write_tar(tmp_path / "s.tar", [("a.png", PNG), ("a.cls", b"1")]))
+    whole = path.read_bytes()
+    second = 512 + len(PNG) + -len(PNG) % 512
+    for place in range(second, second + 512):
+        if place == second + 155:  # behind the checksum's end mark: stands for nothing
+            continue
+        damaged = bytearray(whole)
+        damaged[place] ^= 0x41
+        path.write_bytes(damaged)
+        refused(path, f"tar header at byte {second:,}", "no whole sample comes before")
+
+
+def test_bytes_after_the_end_are_refused(tmp_path: Path) -> None:
+    first = Path(write_tar(tmp_path / "first.tar", [("a.png", PNG), ("a.cls", b"1")])).read_bytes()
+    both = tmp_path / "both.tar"
+    both.write_bytes(first + first)
+    refused(both, "goes on after its end", "'a'")
+    both.write_bytes(first + bytes(1 << 21) + b"\1")
+    refused(both, "goes on after its end")
+    both.write_bytes(first + bytes(1000))
+    assert index_shard(str(both), CLS).keys == ("a",)
+    data = first.rstrip(b"\0")
+    data += bytes(-len(data) % 512)
+    both.write_bytes(data + bytes(512) + data + bytes(1024))
+    refused(both, "goes on after its end", "a zero block before")
+
+
+def test_no_tar_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "s.tar"
+    file.write_bytes(b"")
+    refused(file, "ends at byte 0")
+    file.write_bytes(np.random.default_rng(0).bytes(4096))
+    refused(file, "tar header at byte 0", "as an uncompressed tar")
+    with tarfile.open(file, "w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("a.png"))
+    refused(file)
+    refused(tmp_path / "absent.tar", "cannot be opened (No such file or directory)")
+    refused(tmp_path, "cannot be read (Is a directory)")
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+def test_links_and_the_like_are_refused(tmp_path: Path, kind: bytes) -> None:
+    with tarfile.open(tmp_path / "s.tar", "w") as archive:
+        for name, content in (("a.png", PNG), ("a.cls", b"1")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+        link = tarfile.TarInfo("b.png")
+        link.type, link.linkname = kind, "a.png"
+        archive.addfile(link)
+    refused(tmp_path / "s.tar", "no regular file", "in sample 'b'", "the last whole sample is 'a'")
+
+
+def test_header_fields_out_of_range_are_refused(tmp_path: Path) -> None:
+    path = Path(write_tar(tmp_path / "s.tar", [("a.png", PNG), ("a.cls", b"1")]))
+    whole = path.read_bytes()
+    for field, part in (
+        (b"\xff" * 12, "negative size"),
+        (b"77777777777\0", "before the member 'a.png' does"),
+        (b"-0000000005\0", "negative size"),
+        (b"no number..\0", "no tar header"),
+    ):
+        content = bytearray(whole)
+        content[124:136] = field
+        path.write_bytes(with_checksum(content))
+        refused(path, part)
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        b"nonsense",
+        b"5 a=b",
+        b"99 path=x\n",
+        b"20 path\n",
+        b"0 path=a\n",
+        b"17 size=many.....\n",
+        b"22 GNU.sparse.size=5\n\n",
+    ],
+)
+def test_broken_pax_headers_are_refused(tmp_path: Path, records: bytes) -> None:
+    header = bytearray(512)
+    header[:4], header[156:157], header[257:265] = b"pax\0", b"x", b"ustar\x0000"
+    header[124:136] = b"%011o\0" % len(records)
+    rest = Path(write_tar(tmp_path / "rest.tar", [("a.png", PNG), ("a.cls", b"1")])).read_bytes()
+    (tmp_path / "s.tar").write_bytes(with_checksum(header) + records.ljust(512, b"\0") + rest)
+    assert "PAX header" in (message := refused(tmp_path / "s.tar")) or "sparse" in message
+
+
+@pytest.mark.parametrize(
+    ("members", "parts"),
+    [
+        (["a.png", "a.cls", "b.png", "b.cls", "a.png", "a.cls"], ["'a'", "comes back", "duplicate or interleaved"]),
+        (["a.png", "b.png", "a.cls", "b.cls"], ["'a'", "has no class", ".png", "--class-from"]),
+        (["a.cls", "a.png", "b.cls", "a.json"], ["'b'", "has no image"]),
+        (["a.png", "a.cls", "b.cls", "b.png", "a.json"], ["'a'", "comes back"]),
+        (["a.png", "a.cls", "a.png"], ["'a'", "two members .png"]),
+        (["a.cls", "a.CLS", "a.png"], ["'a'", "two members .cls"]),
+        (["a.png", "a.jpg", "a.cls"], ["'a'", "two images (.png, .jpg)"]),
+        (["a.png", "a.cls", "b.cls"], ["'b'", "has no image", "but .cls"]),
+        (["a.png", "a.cls", "b.gif", "b.cls"], ["'b'", "has no image", "but .gif, .cls"]),
+        (["a.png", "a.json", "b.png", "b.cls"], ["'a'", "has no class: no .cls member but .png, .json"]),
+    ],
+)  # fmt: skip
+def test_samples_that_are_not_whole_are_refused(tmp_path: Path, members: list[str], parts: list[str]) -> None:
+    contents = {"png": PNG, "cls": b"1"}
+    path = write_tar(tmp_path / "s.tar", [(name, contents.get(name[2:].lower(), b"{}")) for name in members])
+    refused(path, *parts)
+
+
+def test_a_key_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    refused(write_tar(tmp_path / "s.tar", [("\udcff.png", PNG), ("\udcff.cls", b"1")]), r"'\\xff'", "not UTF-8")
+
+
+def one_class(tmp_path: Path, content: bytes, extension: str = "cls") -> str:
+    return write_tar(tmp_path / "s.tar", [("a.png", PNG), (f"a.{extension}", content)])
+
+
+@pytest.mark.parametrize(
+    ("content", "rule", "expected"),
+    [
+        (b"7", CLS, 7),
+        (b" 7\n", CLS, 7),
+        (b"1", ClassRule("cls", ("cat", "dog")), 1),
+        (b"dog", ClassRule("cls", ("cat", "dog")), 1),
+        (b"0", ClassRule("cls", ("1", "0")), 0),  # digits are an index, whatever the names are
+    ],
+)
+def test_classes_from_cls(tmp_path: Path, content: bytes, rule: ClassRule, expected: int) -> None:
+    assert index_shard(one_class(tmp_path, content), rule).classes.tolist() == [expected]
+
+
+@pytest.mark.parametrize(
+    ("content", "names", "parts"),
+    [
+        (b"-1", None, ["has class -1"]),
+        (b"-1", ("cat", "dog"), ["has class -1, but 0 to 1 are known"]),
+        (b"2", ("cat", "dog"), ["has class 2, but 0 to 1 are known"]),
+        (b"1000000", None, ["has class 1000000", "allowed without classes.json"]),
+        (b"cow", ("cat", "dog"), ["has class 'cow'", "not among the 2 class names"]),
+        (b"crane", ("crane", "dog", "crane"), ["has class 'crane'", "more than one class"]),
+        (b"cat", None, ["has class 'cat'", "no classes.json", "--classes"]),
+        (b"", None, ["neither an integer nor a name"]),
+        (b"\xff", None, ["no text"]),
+    ],
+)
+def test_wrong_classes_are_refused(
+    tmp_path: Path, content: bytes, names: tuple[str, ...] | None, parts: list[str]
+) -> None:
+    refused(one_class(tmp_path, content), "'a'", *parts, rule=ClassRule("cls", names))
+
+
+def test_classes_from_json(tmp_path: Path) -> None:
+    rule = ClassRule("json:label", ("cat", "dog"))
+    for label in (1, "1", "dog"):
+        path = one_class(tmp_path, json.dumps({"label": label}).encode(), "json")
+        assert index_shard(path, rule).classes.tolist() == [1]
+    for content in (b"{}", b"not json", b"[1]", b"3", b"\xff"):
+        refused(one_class(tmp_path, content, "json"), "'a'", "no field 'label'", rule=rule)
+    for wrong in (1.0, True, None, [1]):
+        refused(one_class(tmp_path, json.dumps({"label": wrong}).encode(), "json"), "neither an integer", rule=rule)
+    refused(one_class(tmp_path, b"1"), "no .json member", rule=rule)
