@@ -125,7 +125,7 @@ def test_what_is_refused(store: Store, tmp_path: Path, monkeypatch: pytest.Monke
             export(store, tmp_path / name)
     assert (tmp_path / "there.csv").read_text() == "mine"
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(StoreError, match="Parquet needs pyarrow, .*: pip install pyarrow, or write a .csv"):
+    with pytest.raises(StoreError, match=r"Parquet needs pyarrow, .*: pip install pyarrow, or write a \.csv"):
         export(store, tmp_path / "a.parquet")
 
 
