@@ -38,7 +38,7 @@ def compare(
     independent trials. differ_most has samples of different commonest labels, by the smaller of the two shares; differ
     counts views, null where pixels differ.
 
-    StoreError where the two are not over the same samples and classes.
+    StoreError where the two are not over the same samples and classes, or have labels of nothing in common.
     """
     _check_same_index(store, other)
     why_not = _why_other_pixels(store, other)
@@ -48,6 +48,9 @@ def compare(
     hits = [(votes.label == classes) & both for votes in (first, second)]
     only_first, only_second = int((hits[0] & ~hits[1]).sum()), int((hits[1] & ~hits[0]).sum())
     compared, agree = int(both.sum()), both & (first.label == second.label)
+    if not compared:
+        what = "view" if why_not is None else "sample"
+        raise StoreError(f"no {what} is labelled in both {store.path} and {other.path}: `teacher-cache fill` them")
     given = [np.bincount(votes.label[both], minlength=len(names)) for votes in (first, second)]
     against = np.flatnonzero(both & ~agree)
     surer = np.minimum(first.share[against], second.share[against])
@@ -61,9 +64,9 @@ def compare(
         "views": None if why_not is not None else tables.report(classes, names, limit),
         "samples": {
             "compared": compared,
-            "agree": int(agree.sum()) / compared if compared else None,
-            "kappa": kappa(int(agree.sum()) / compared, *given) if compared else None,
-            "hits": [int(hit.sum()) / compared if compared else None for hit in hits],
+            "agree": int(agree.sum()) / compared,
+            "kappa": kappa(int(agree.sum()) / compared, *given),
+            "hits": [int(hit.sum()) / compared for hit in hits],
             "only_first": only_first,
             "only_second": only_second,
             "mcnemar_p": mcnemar(only_first, only_second),
@@ -141,9 +144,9 @@ class _ViewTables:
         hits = (self.hits[1].sum(), self.hits[:, 1].sum())
         return {
             "compared": compared,
-            "agree": same / compared if compared else None,
-            "kappa": kappa(same / compared, *given) if compared else None,
-            "hits": [int(hit) / compared if compared else None for hit in hits],
+            "agree": same / compared,
+            "kappa": kappa(same / compared, *given),
+            "hits": [int(hit) / compared for hit in hits],
             "only_first": int(self.hits[1, 0]),
             "only_second": int(self.hits[0, 1]),
             "confused": [

@@ -388,7 +388,7 @@ def show_comparison(report: dict[str, Any], console: Console) -> None:
         say(console, f"{printable(report['why_not'], None)}: samples are compared by their commonest label alone")
     for name in ("views", "samples"):
         part = report[name]
-        if part is None or not part["compared"]:
+        if part is None:
             continue
         chance = "-" if part["kappa"] is None else f"{part['kappa']:.3f}"
         p_value = f"; McNemar p = {part['mcnemar_p']:.3g}" if "mcnemar_p" in part else ""

@@ -94,14 +94,24 @@ def test_other_policies_and_seeds_are_compared_by_sample(tmp_path: Path) -> None
     assert found["samples"]["compared"] == 259
     assert {row["differ"] for row in found["differ_most"]["rows"]} == {None}
     seeded = bright_store(tmp_path, policy=small_policy("mix=none"), seed=9, name="seeded")
+    for unit in seeded.units():
+        commit_labels(seeded, unit, np.zeros((seeded.unit_rows(unit)[1], seeded.group), np.int16))
     assert "seeds differ (3 and 9)" in compare(first, seeded)["why_not"]
 
 
-def test_nothing_in_common(tmp_path: Path) -> None:
-    first = drawn_store(tmp_path)
-    found = compare(first, bright_store(tmp_path, policy=small_policy("mix=none"), name="empty"))
-    assert (found["views"]["compared"], found["views"]["agree"], found["views"]["kappa"]) == (0, None, None)
-    assert (found["samples"]["compared"], found["samples"]["hits"]) == (0, [None, None])
+def test_nothing_in_common_is_refused(tmp_path: Path) -> None:
+    """One store has the first group of views, the other the second, of the same pixels or of others."""
+    stores = [
+        bright_store(tmp_path, policy=small_policy("mix=none"), seed=seed, name=name)
+        for name, seed in (("first", 3), ("second", 3), ("empty", 9))
+    ]
+    for group, store in enumerate(stores[:2]):
+        for unit in (unit for unit in store.units() if unit.group == group):
+            commit_labels(store, unit, np.zeros((store.unit_rows(unit)[1], store.group), np.int16))
+    with pytest.raises(StoreError, match=r"no view is labelled in both .*first .*second: `teacher-cache"):
+        compare(stores[0], stores[1])
+    with pytest.raises(StoreError, match=r"no sample is labelled in both .*first and .*empty"):
+        compare(stores[0], stores[2])
 
 
 def test_stores_of_other_shards_are_refused(tmp_path: Path) -> None:
