@@ -1,13 +1,25 @@
-"""The store's Zarr arrays: how each is made and opened, and those of the index written."""
+"""The store's Zarr arrays: how each is made and opened, those of the index written and read."""
+
+from pathlib import Path
 
 import numpy as np
 import zarr
 import zarr.codecs
 
+from teacher_cache.errors import StoreError
 from teacher_cache.index import Index
 from teacher_cache.unit import RECORD_FIELDS
 
 _INDEX_CHUNK_ITEMS = 1 << 22
+_INDEX_TYPES = {
+    "key_bytes": "uint8",
+    "key_ends": "int64",
+    "classes": "int32",
+    "offsets": "int64",
+    "sizes": "int64",
+    "counts": "int64",
+    "hashes": "uint64",
+}
 _DIMENSIONS = {
     "labels": ("shard", "position", "view"),
     "digests": ("shard", "block", "view"),
@@ -47,16 +59,26 @@ def write_index(root: zarr.Group, index: Index) -> None:
     """Write index/ into a store that is being made."""
     group = root.create_group("index")
     hashes = np.array([shard.hash for shard in index.shards], np.uint64)
-    for name, values, dtype in (
-        ("key_bytes", index.key_bytes, "uint8"),
-        ("key_ends", index.key_ends, "int64"),
-        ("classes", index.classes, "int32"),
-        ("offsets", index.offsets, "int64"),
-        ("sizes", index.sizes, "int64"),
-        ("counts", index.counts, "int64"),
-        ("hashes", hashes, "uint64"),
-    ):
+    for name, dtype in _INDEX_TYPES.items():
+        values = hashes if name == "hashes" else getattr(index, name)
         chunk = max(1, min(len(values), _INDEX_CHUNK_ITEMS))
         array = make_array(group, name, (len(values),), (chunk,), dtype, 0)
         if len(values):
             array[:] = np.asarray(values, dtype)
+
+
+def read_index(root: zarr.Group, store: Path) -> dict[str, np.ndarray]:
+    """What `write_index` wrote: the Index's own arrays by their names, and hashes (S,) uint64 of its shards.
+
+    StoreError, naming the array, where one cannot be read.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    for name in _INDEX_TYPES:
+        try:
+            arrays[name] = np.asarray(open_array(root, f"index/{name}")[:])
+        except Exception as error:
+            raise StoreError(
+                f"index/{name} of {store} cannot be read ({error}): restore {store}/index from a copy, "
+                "or make a new store"
+            ) from error
+    return arrays

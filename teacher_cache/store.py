@@ -28,7 +28,7 @@ import numpy as np
 import xxhash
 import zarr
 
-from teacher_cache.arrays import make_array, open_array, write_index
+from teacher_cache.arrays import make_array, open_array, read_index, write_index
 from teacher_cache.chunks import Chunks, Stamp, file_stamp, open_chunks, read_file
 from teacher_cache.durable import sync, sync_tree, sync_up
 from teacher_cache.errors import PolicyError, StoreError, TeacherError
@@ -253,15 +253,7 @@ class Store:
         return self._index
 
     def _read_index(self) -> Index:
-        arrays: dict[str, np.ndarray] = {}
-        for name in ("key_bytes", "key_ends", "classes", "offsets", "sizes", "counts", "hashes"):
-            try:
-                arrays[name] = np.asarray(open_array(self._root, f"index/{name}")[:])
-            except Exception as error:
-                raise StoreError(
-                    f"index/{name} of {self.path} cannot be read ({error}): restore {self.path}/index from a copy, "
-                    "or make a new store"
-                ) from error
+        arrays = read_index(self._root, self.path)
         hashes = arrays.pop("hashes")
         entries = tuple(
             ShardEntry(name=name, path=path, num_bytes=num_bytes, hash=int(shard_hash))

@@ -158,4 +158,5 @@ def _check_end(reader: Reader, position: int) -> None:
 
 
 def shown_name(name: bytes) -> str:
+    """A member's name for a message, whatever its bytes are."""
     return name.decode(errors="backslashreplace")

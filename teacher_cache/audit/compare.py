@@ -50,7 +50,10 @@ def compare(
     compared, agree = int(both.sum()), both & (first.label == second.label)
     if not compared:
         what = "view" if why_not is None else "sample"
-        raise StoreError(f"no {what} is labelled in both {store.path} and {other.path}: `teacher-cache fill` them")
+        raise StoreError(
+            f"no {what} is labelled in both {store.path} and {other.path}: `teacher-cache status` tells what each "
+            "lacks, `teacher-cache fill` labels it"
+        )
     given = [np.bincount(votes.label[both], minlength=len(names)) for votes in (first, second)]
     against = np.flatnonzero(both & ~agree)
     surer = np.minimum(first.share[against], second.share[against])

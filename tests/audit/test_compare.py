@@ -108,7 +108,7 @@ def test_nothing_in_common_is_refused(tmp_path: Path) -> None:
     for group, store in enumerate(stores[:2]):
         for unit in (unit for unit in store.units() if unit.group == group):
             commit_labels(store, unit, np.zeros((store.unit_rows(unit)[1], store.group), np.int16))
-    with pytest.raises(StoreError, match=r"no view is labelled in both .*first .*second: `teacher-cache"):
+    with pytest.raises(StoreError, match=r"no view is labelled in both .*first .*second: `teacher-cache status"):
         compare(stores[0], stores[1])
     with pytest.raises(StoreError, match=r"no sample is labelled in both .*first and .*empty"):
         compare(stores[0], stores[2])

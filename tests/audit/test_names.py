@@ -1,18 +1,20 @@
 """Names that strangers chose."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from teacher_cache.audit.confusions import class_number
 from teacher_cache.audit.names import FILE_NAME, file_stem, find_sample, place, printable
 from teacher_cache.classes import class_rule
-from teacher_cache.errors import ShardError
+from teacher_cache.errors import ShardError, StoreError
 from teacher_cache.shards import index_shards
 from tests.bright_shards import bright_image
-from tests.filled_store import make_store
+from tests.filled_store import make_index, make_store
 from tests.shard_files import write_shard
 
 
@@ -73,3 +75,14 @@ def test_keys_with_slashes_and_the_same_key_twice(tmp_path: Path) -> None:
     assert find_sample(store, "b.tar/twice") == 3
     with pytest.raises(ShardError, match="name the shard too"):
         find_sample(store, "twice")
+
+
+def test_a_class_goes_by_its_name_then_by_its_number(tmp_path: Path) -> None:
+    index = replace(make_index(num_classes=4), class_names=("tabby", "ostrich", "tiger cat", "2"))
+    store = make_store(tmp_path / "s", index=index)
+    assert [class_number(store, name) for name in ("tabby", "2", "1")] == [0, 3, 1]
+    with pytest.raises(StoreError, match="no class 'tigercat' among its 4: did you mean 'tiger cat'"):
+        class_number(store, "tigercat")
+    for far in ("nosuch", "4"):
+        with pytest.raises(StoreError, match=rf"no class '{far}' among its 4: give a name of classes\.json"):
+            class_number(store, far)
