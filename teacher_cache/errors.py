@@ -16,9 +16,14 @@ TeacherCacheError               the command line prints it as one line and exits
 └── RenderError                 a rendering process died
 """
 
+from teacher_cache.shown import MESSAGE, shown
+
 
 class TeacherCacheError(Exception):
-    """Base of the tree. Its message is one line: what was found, where, what to do."""
+    """Base of the tree. Its message is one line: what was found, where, what to do; whatever names are in it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(shown(message, MESSAGE))
 
 
 class ShardError(TeacherCacheError):

@@ -7,6 +7,8 @@ import os
 import zlib
 from collections.abc import Iterator
 
+from teacher_cache.shown import shown
+
 _BLOCK = 512
 _NEAR_WINDOW = 1 << 20  # small members: many headers in one read
 _FAR_WINDOW = 4096  # after a large member: the next headers and a class, not the next image
@@ -124,7 +126,7 @@ def members(reader: Reader) -> Iterator[tuple[bytes, int, int]]:
         directory = kind == b"5" or (kind == b"\0" and name.endswith(b"/"))
         if not directory and kind not in b"0\x007":
             raise DamageError(
-                f"holds a member that is no regular file (tar type {shown_name(kind)!r}: a link, say)",
+                f"holds a member that is no regular file (tar type {shown(kind)!r}: a link, say)",
                 name,
             )
         if size < 0:
@@ -134,7 +136,7 @@ def members(reader: Reader) -> Iterator[tuple[bytes, int, int]]:
         span = (size + _BLOCK - 1) // _BLOCK * _BLOCK
         if offset + size > file_size:
             missing = offset + size - file_size
-            raise DamageError(f"ends {missing:,} bytes before the member {shown_name(name)!r} does", name)
+            raise DamageError(f"ends {missing:,} bytes before the member {shown(name)!r} does", name)
         if not directory:
             yield name, offset, size
         reader.window = _FAR_WINDOW if span > _LARGE_MEMBER else _NEAR_WINDOW
@@ -155,8 +157,3 @@ def _check_end(reader: Reader, position: int) -> None:
                 f"goes on after its end: a zero block before byte {position:,}, and other bytes behind it"
             )
         position += len(rest)
-
-
-def shown_name(name: bytes) -> str:
-    """A member's name for a message, whatever its bytes are."""
-    return name.decode(errors="backslashreplace")

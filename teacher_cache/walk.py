@@ -19,7 +19,8 @@ import xxhash
 from teacher_cache.classes import CLASSES_FILE, ClassRule
 from teacher_cache.errors import ShardError
 from teacher_cache.index import ShardEntry, ShardIndex
-from teacher_cache.tar import DamageError, Reader, members, shown_name
+from teacher_cache.shown import shown
+from teacher_cache.tar import DamageError, Reader, members
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 MAX_CLASSES = 1_000_000  # without classes.json, where the largest class decides how many there are
@@ -101,7 +102,7 @@ class _Walk:
                 if extension in extensions:
                     raise self._refusal(
                         key,
-                        f"has two members .{shown_name(extension)}; write the shard again with each key once",
+                        f"has two members .{shown(extension)}; write the shard again with each key once",
                     )
                 extensions.append(extension)
                 if extension in _IMAGES:
@@ -122,12 +123,8 @@ class _Walk:
                 and (split is None or split[0] != key)
             ):
                 self._close(key, image, class_number, extensions)
-            last = (
-                f"the last whole sample is {shown_name(self.keys[-1])!r}"
-                if self.keys
-                else "no whole sample comes before"
-            )
-            where = f" in sample {shown_name(split[0])!r}" if split is not None else ""
+            last = f"the last whole sample is {shown(self.keys[-1])!r}" if self.keys else "no whole sample comes before"
+            where = f" in sample {shown(split[0])!r}" if split is not None else ""
             raise ShardError(
                 f"shard {self.name} {damage.found}{where}; {last}: copy or write {self.path} again, as an "
                 "uncompressed tar"
@@ -228,11 +225,11 @@ class _Walk:
             raise self._refusal(key, "has a key that is not UTF-8; rename it") from None
 
     def _refusal(self, key: bytes, found: str) -> ShardError:
-        return ShardError(f"shard {self.name}: sample {shown_name(key)!r} {found}")
+        return ShardError(f"shard {self.name}: sample {shown(key)!r} {found}")
 
 
 def _listed(extensions: list[bytes]) -> str:
-    return ", ".join("." + shown_name(extension) for extension in extensions)
+    return ", ".join("." + shown(extension) for extension in extensions)
 
 
 def _shown(content: bytes) -> str:

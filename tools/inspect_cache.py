@@ -16,7 +16,7 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
-from teacher_cache.audit.names import file_stem, find_sample, printable
+from teacher_cache.audit.names import file_stem, find_sample
 from teacher_cache.audit.recipes import VIEWS_SAMPLED
 from teacher_cache.audit.tables import (
     ROWS_SHOWN,
@@ -56,7 +56,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except TeacherCacheError as error:
-            click.echo(f"error: {printable(str(error), None)}", err=True)
+            click.echo(f"error: {error}", err=True)
             ctx.exit(1)
 
 

@@ -8,7 +8,6 @@ import xxhash
 from teacher_cache.errors import ShardError
 from teacher_cache.store import Store
 
-SHOWN = 60  # characters of a name in a table
 FILE_NAME = 80  # characters of a file name's stem
 
 _NO_FILE_NAME = re.compile(r"[^A-Za-z0-9._-]+")
@@ -39,17 +38,6 @@ def find_sample(store: Store, name: str) -> int:
 def place(store: Store, sample: int) -> dict[str, Any]:
     """Where a sample is: {"shard": "train-0000.tar", "key": "n01440764/1", "sample": 17}."""
     return {"shard": store.shard_name(store.index.shard_of(sample)), "key": store.index.key(sample), "sample": sample}
-
-
-def printable(text: str, limit: int | None = SHOWN) -> str:
-    """Text of one line that cannot move a cursor, turn the direction of writing, or fill a screen."""
-    cut = text if limit is None or len(text) <= limit else text[: limit - 1] + "…"
-    return "".join(letter if letter.isprintable() else escaped(letter) for letter in cut)
-
-
-def escaped(letter: str) -> str:
-    """As Python writes it in ASCII: \\x1b, \\u732b."""
-    return letter.encode("unicode_escape").decode("ascii")
 
 
 def file_stem(*parts: str) -> str:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from teacher_cache.audit.names import escaped, printable
 from teacher_cache.audit.sample import Pictures
 from teacher_cache.errors import StoreError
+from teacher_cache.shown import escaped, shown
 
 SHEET_WIDTH = 1200
 COLUMNS = 8
@@ -193,7 +193,7 @@ def _caption(view: dict[str, Any]) -> list[str]:
 
 def drawable(text: str) -> str:
     """The text as `printable` has it, with escapes for letters that the sheets' font lacks: \\u732b, not a box."""
-    return "".join(letter if _has_glyph(letter) else escaped(letter) for letter in printable(text))
+    return "".join(letter if _has_glyph(letter) else escaped(letter) for letter in shown(text))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -13,13 +13,13 @@ import numpy as np
 
 from teacher_cache.audit.confusions import confusions
 from teacher_cache.audit.disagreements import disagreements
-from teacher_cache.audit.names import printable
 from teacher_cache.audit.recipes import VIEWS_SAMPLED
 from teacher_cache.audit.sample import describe_sample
 from teacher_cache.audit.summary import summarise
 from teacher_cache.audit.thumbnails import EXACT_SIDE, SIDE, add_pictures
 from teacher_cache.audit.votes import Census, OnProgress, take_census
 from teacher_cache.errors import StoreError
+from teacher_cache.shown import shown
 from teacher_cache.store import Store
 
 MAX_MEGABYTES = 10.0
@@ -203,7 +203,7 @@ def _script(text: str) -> markupsafe.Markup:
 
 def _printable(value: Any) -> Any:
     if isinstance(value, str):
-        return value if value.isprintable() else printable(value, None)  # pictures are long
+        return value if value.isprintable() else shown(value, None)  # pictures are long
     if isinstance(value, dict):
         return {name: _printable(each) for name, each in value.items()}
     return [_printable(each) for each in value] if isinstance(value, list) else value

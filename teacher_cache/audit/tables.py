@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from teacher_cache.audit.names import SHOWN, printable
+from teacher_cache.shown import SHOWN, shown
 
 ROWS_SHOWN = 20
 BAR_CHARACTERS = 40
@@ -265,7 +265,7 @@ def show_confusions(report: dict[str, Any], console: Console, limit: int) -> Non
                 _percent(row["own"]),
                 f"{row['given']:,}",
                 _percent(row["precision"]),
-                ", ".join(f"{printable(each['label'], 30)} {_percent(each['share'])}" for each in row["taken_for"][:3]),
+                ", ".join(f"{shown(each['label'], 30)} {_percent(each['share'])}" for each in row["taken_for"][:3]),
             )
             for row in classes[:limit]
         ),
@@ -275,7 +275,7 @@ def show_confusions(report: dict[str, Any], console: Console, limit: int) -> Non
 def show_sample(found: dict[str, Any], console: Console) -> None:
     say(
         console,
-        f"{_name(found)}: class {printable(found['class'])}; {found['num_labels']} of {len(found['labels'])} views are "
+        f"{_name(found)}: class {shown(found['class'])}; {found['num_labels']} of {len(found['labels'])} views are "
         f"labelled, {_percent(found['own_share'])} of them so"
         + (f"; skipped in {len(found['skipped'])} views" if found["skipped"] else ""),
     )
@@ -316,17 +316,15 @@ _NOT_THE_PIXELS = "are not the pixels that were labelled: `teacher-cache verify`
 
 
 def show_view(found: dict[str, Any], console: Console) -> None:
-    label = "not labelled" if found["label"] is None else printable(found["label"])
+    label = "not labelled" if found["label"] is None else shown(found["label"])
     agrees = {"own": "its own class", "partner": "its partner's class", "neither": "neither class", None: "-"}
     rows = [
-        ("class", printable(found["class"])),
+        ("class", shown(found["class"])),
         ("label", f"{label} ({agrees[found['agrees']]})" if found["label"] is not None else label),
         *_recipe_rows(found),
     ]
     if found["probabilities"] is not None:
-        parts = ", ".join(
-            f"{printable(each['class'], 30)} {each['probability']:.3f}" for each in found["probabilities"]
-        )
+        parts = ", ".join(f"{shown(each['class'], 30)} {each['probability']:.3f}" for each in found["probabilities"])
         rows.append(("probabilities", f"{parts}; all others {found['other']:.3f}; at tau {found['tau']:g}"))
     if found["mix"] is not None:
         mix, partner = found["mix"], found["mix"]["partner"]
@@ -339,7 +337,7 @@ def show_view(found: dict[str, Any], console: Console) -> None:
         )
         rows += [
             ("mix", f"{mix['kind']}, lambda {mix['lambda']:.4f}: the sample's own share{box}"),
-            ("partner", f"{_name(partner)}: class {printable(partner['class'])}"),
+            ("partner", f"{_name(partner)}: class {shown(partner['class'])}"),
             *((f"partner's {name}", text) for name, text in _recipe_rows(partner)),
         ]
     equal = {
@@ -378,14 +376,14 @@ def _operations(recipe: dict[str, Any], erased: float) -> list[str]:
 
 
 def _mix_text(mix: dict[str, Any] | None) -> str:
-    return "" if mix is None else f"{mix['kind']}, {1 - mix['lambda']:.0%} {printable(mix['partner']['class'], 30)}"
+    return "" if mix is None else f"{mix['kind']}, {1 - mix['lambda']:.0%} {shown(mix['partner']['class'], 30)}"
 
 
 def show_comparison(report: dict[str, Any], console: Console) -> None:
-    first, second = (printable(name or "no teacher") for name in report["teachers"])
+    first, second = (shown(name or "no teacher") for name in report["teachers"])
     say(console, f"first {report['store']} ({first}), second {report['other']} ({second})")
     if report["why_not"] is not None:
-        say(console, f"{printable(report['why_not'], None)}: samples are compared by their commonest label alone")
+        say(console, f"{shown(report['why_not'], None)}: samples are compared by their commonest label alone")
     for name in ("views", "samples"):
         part = report[name]
         if part is None:
@@ -429,7 +427,7 @@ def show_comparison(report: dict[str, Any], console: Console) -> None:
 
 
 def _name(found: dict[str, Any]) -> str:
-    return printable(f"{found['shard']}/{found['key']}", 200)
+    return shown(f"{found['shard']}/{found['key']}", 200)
 
 
 def say(console: Console, text: str, style: str | None = None) -> None:
@@ -444,7 +442,7 @@ def _table(console: Console, title: str | None, columns: Sequence[str], rows: It
         table.add_column(column, justify="right" if column in NUMBERS else "left", overflow="fold")
     for row in rows:
         cells = zip(columns, row, strict=True)
-        table.add_row(*(Text(printable(cell, 200 if column in WHOLE else SHOWN)) for column, cell in cells))
+        table.add_row(*(Text(shown(cell, 200 if column in WHOLE else SHOWN)) for column, cell in cells))
     if title is not None:
         console.print()
         say(console, title, style="bold")

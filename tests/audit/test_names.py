@@ -9,29 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from teacher_cache.audit.confusions import class_number
-from teacher_cache.audit.names import FILE_NAME, file_stem, find_sample, place, printable
+from teacher_cache.audit.names import FILE_NAME, file_stem, find_sample, place
 from teacher_cache.classes import class_rule
 from teacher_cache.errors import ShardError, StoreError
 from teacher_cache.shards import index_shards
 from tests.bright_shards import bright_image
 from tests.filled_store import make_index, make_store
 from tests.shard_files import write_shard
-
-
-@given(st.text(st.characters(exclude_categories=[])), st.integers(1, 50))
-def test_printable_text_is_one_line_that_moves_nothing(text: str, limit: int) -> None:
-    shown = printable(text, limit)
-    assert shown.isprintable()
-    assert not set(shown) & set("\u202e\u200b\x1b\r\n\t")
-    assert len(shown) <= 10 * limit  # an escape is ten characters at most
-    if text.isprintable() and text.isascii():
-        assert printable(text, None) == text
-
-
-def test_printable_shows_what_was_there() -> None:
-    assert printable("a\x1b[2J\n\u202eb", None) == "a\\x1b[2J\\n\\u202eb"
-    assert printable("é日本😀[red]", None) == "é日本😀[red]"
-    assert printable("x" * 70) == "x" * 59 + "…"
 
 
 @given(st.text(st.characters(exclude_categories=[])), st.text(st.characters(exclude_categories=[])))

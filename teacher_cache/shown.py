@@ -1,0 +1,22 @@
+"""How a string of a stranger's (a key, a member's name, a class, a path, a library's message) is shown to a person."""
+
+SHOWN = 60  # characters of a name in a table
+MESSAGE = 4000  # characters of a message: names in it may be of any length
+
+
+def shown(text: str | bytes, limit: int | None = SHOWN) -> str:
+    """Text of one line that cannot move a cursor, turn the direction of writing, or fill a screen.
+
+    What is not printable is written as Python writes it in ASCII (\\x1b, \\u202e); text of more than limit characters
+    is cut, and says so. Bytes are read as UTF-8, others among them as \\xff.
+    """
+    if isinstance(text, bytes):
+        text = text.decode(errors="backslashreplace")
+    if limit is not None and len(text) > limit:
+        text = text[: limit - 1] + "…"
+    return text if text.isprintable() else "".join(each if each.isprintable() else escaped(each) for each in text)
+
+
+def escaped(letter: str) -> str:
+    """As Python writes it in ASCII: \\x1b, \\u732b."""
+    return letter.encode("unicode_escape").decode("ascii")
