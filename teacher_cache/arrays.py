@@ -1,6 +1,8 @@
 """The store's Zarr arrays: how each is made and opened, those of the index written and read."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zarr
@@ -53,6 +55,31 @@ def open_array(root: zarr.Group, name: str) -> zarr.Array:
     if not isinstance(array, zarr.Array):
         raise TypeError(f"{name} is not an array")
     return array.with_config({"write_empty_chunks": True})
+
+
+def facts_of(document: dict[str, Any], *, grows: bool) -> dict[str, Any]:
+    """What an array's zarr.json says that never changes: all but, where it `grows`, its third axis, the views.
+
+    ValueError for codecs that this program does not write: zarr would look for whatever a stranger's file names.
+    """
+    shape = list(document["shape"])
+    if (codecs := [codec["name"] for codec in document["codecs"]]) != ["bytes", "zstd"]:
+        raise ValueError(f"an array has codecs {codecs}, not bytes in zstd")
+    if grows:
+        del shape[2]
+    names = ("data_type", "fill_value", "chunk_grid", "chunk_key_encoding", "codecs", "dimension_names", "attributes")
+    return {"shape": shape, **{name: document.get(name) or None for name in names}}
+
+
+def array_facts(folder: Path, *, grows: bool) -> dict[str, Any]:
+    """facts_of what lies in an array's folder."""
+    return facts_of(json.loads((folder / "zarr.json").read_bytes()), grows=grows)
+
+
+def created_arrays(store: Path) -> dict[str, dict[str, Any]]:
+    """The facts of all arrays that a store is created with, by "array NAME"."""
+    facts = {f"array {name}": array_facts(store / name, grows=True) for name in ("labels", "digests", "records")}
+    return facts | {f"array index/{name}": array_facts(store / "index" / name, grows=False) for name in _INDEX_TYPES}
 
 
 def write_index(root: zarr.Group, index: Index) -> None:

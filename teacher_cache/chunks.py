@@ -17,6 +17,7 @@ from numcodecs import zstd
 
 Stamp = tuple[int, int]
 ABSENT: Stamp = (0, 0)
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +43,9 @@ class Chunks:
         """The chunk in a file's bytes; None stands for an absent file."""
         if data is None:
             return np.full(self.shape, self.fill_value, self.dtype)
+        expected = math.prod(self.shape) * self.dtype.itemsize
+        if (claimed := _frame_bytes(data)) != expected:  # before memory is taken for whatever a stranger's file claims
+            raise ValueError(f"it holds {claimed} bytes, a chunk {expected}")
         return np.frombuffer(zstd.decompress(data), self.dtype).reshape(self.shape)
 
     def decode_all(self, files: list[bytes]) -> np.ndarray:
@@ -94,6 +98,20 @@ def open_chunks(folder: Path) -> Chunks:
         )
     dtype = np.dtype(document["data_type"]).newbyteorder("<")
     return Chunks(str(folder), shape, dtype, document["fill_value"], level)
+
+
+def _frame_bytes(frame: bytes) -> int | None:
+    """How many bytes a zstd frame says that it holds (RFC 8878, 3.1.1.1); None where it does not say, or is none."""
+    if frame[:4] != _ZSTD_MAGIC or len(frame) < 6:
+        return None
+    descriptor = frame[4]
+    single_segment = descriptor >> 5 & 1
+    start = 5 + (not single_segment) + (0, 1, 2, 4)[descriptor & 3]
+    width = (single_segment, 2, 4, 8)[descriptor >> 6]
+    field = frame[start : start + width]
+    if not width or len(field) != width:
+        return None
+    return int.from_bytes(field, "little") + (256 if width == 2 else 0)
 
 
 def read_file(path: str) -> tuple[bytes | None, Stamp]:

@@ -297,8 +297,8 @@ def verify(
         )
     relabelled = f", {report.labels} labels" if opened else ""
     click.echo(
-        f"{report.units} records, {report.block_views} (block, view)s{relabelled} checked: "
-        f"{len(report.differences)} differences"
+        f"{report.units} records, {report.block_views} (block, view)s of {report.shards} shards and {report.groups} "
+        f"groups{relabelled} checked: {len(report.differences)} differences"
     )
     if not report.exact:
         sys.exit(1)
@@ -403,6 +403,8 @@ def _skipped(found: dict[str, Any]) -> str:
 
 
 def _print_status(found: dict[str, Any]) -> None:
+    from teacher_cache.proof import describe_build
+
     teacher = found["teacher"] or {}
     rows = {
         "samples": f"{found['samples']} in {found['shards']} shards, {found['classes']} classes",
@@ -413,9 +415,12 @@ def _print_status(found: dict[str, Any]) -> None:
         "soft labels": _soft(found),
         "teacher": "none yet" if not teacher else f"{teacher['name']}, weights {teacher['weights_sha256'][:12]}, "
         f"{teacher['dtype']}, batches of {teacher['batch_size']} on {teacher['device']}, torch {teacher['torch']}",
+        "filled with": "\n".join(f"{describe_build(build)}: logits {build['logits']}" for build in found["builds"]),
         "policy": f"{found['policy']['name']} at {found['policy']['size'][0]} x {found['policy']['size'][1]}",
         "libraries": ", ".join(f"{name} {version}" for name, version in found["libraries"].items()),
     }  # fmt: skip
+    if found["damaged"]:
+        rows["damaged"] = f"{found['damaged']} views of images that a decoder warned of; their pixels are Pillow's"
     if found["skipped"]["samples"]:
         rows["skipped"] = f"{found['skipped']['samples']} samples: {_skipped(found)}"
     table = Table(box=None, show_header=False, title=found["store"], title_justify="left")

@@ -12,10 +12,10 @@ from teacher_cache.agreement import (
     count_agreement,
     renaming_gain,
 )
-from teacher_cache.drift import drift_message
-from teacher_cache.errors import AgreementError, DriftError, StoreError, TeacherError
+from teacher_cache.errors import AgreementError, StoreError, TeacherError
 from teacher_cache.job import Job
-from teacher_cache.labels import LabelReader
+from teacher_cache.proof import Proof, make_proof
+from teacher_cache.prove import Batch, check_steady, check_still_the_same, first_batch
 from teacher_cache.replay.block import BLOCK_SAMPLES
 from teacher_cache.store import Store
 from teacher_cache.teacher import Teacher, check_same_teacher, classify_views
@@ -82,25 +82,32 @@ def fill(
     """Label every unit of the given views that is not committed. The number of units that were missing.
 
     Every rank of the job calls it; rank 0 labels the first unit of a fresh store alone, and binds the store to
-    the teacher only if that unit agrees with the ground truth better than chance. Raises AgreementError,
-    TeacherError for another teacher than the store's, DriftError if this machine renders other pixels than the
-    store's, ImageError for an undecodable image unless options.skip_bad, StoreError if a unit is missing at the end.
+    the teacher only if its answers depend on a view alone and that unit agrees with the ground truth better than
+    chance. Every other rank, and every later fill, answers again what was answered then. Raises AgreementError,
+    TeacherError for another teacher than the store's or one that answers otherwise, DriftError if this machine
+    renders other pixels than the store's, ImageError for an undecodable image unless options.skip_bad, StoreError
+    if a unit is missing at the end.
     """
+    proved = False
     with RenderPool(store.policy, store.seed, workers=options.workers, skip_bad=options.skip_bad) as pool:
         if job.rank == 0:
             missing = store.missing_units(views)
             on_start(sum(count_views(store, unit) for unit in missing))
             left = missing
             if missing and store.teacher is None:
-                first = label_first_unit(store, teacher, pool, job, missing[0], options, on_progress, warn)
-                bind_teacher(store, teacher)
+                first, proof = label_first_unit(store, teacher, pool, job, missing[0], options, on_progress, warn)
+                proved = bind_teacher(store, teacher, proof)
+                if not proved:
+                    check_still_the_same(store, teacher, pool, warn)
+                    proved = True
                 commit(store, first, teacher, job, on_progress)
                 left = missing[1:]
             job.publish("units", left)
         units = [Unit(*unit) for unit in job.read("units")]
         if store.teacher is not None:
             check_same_teacher(store.teacher, teacher.identity, may_differ=may_differ(store))
-            check_replay(store, pool)
+            if units and not proved:
+                check_still_the_same(store, teacher, pool, warn)
         todo = (units[number] for number in job.draw("drawn", len(units)))
         for labelled in label_units(store, teacher, pool, todo, lambda views: advance(job, views, on_progress)):
             commit(store, labelled, teacher, job, on_progress)
@@ -206,8 +213,11 @@ def label_first_unit(
     options: FillOptions,
     on_progress: Callable[[FillProgress], None],
     warn: Callable[[str], None],
-) -> LabelledUnit:
-    """Label one unit and refuse, with AgreementError, labels that say nothing about the pictures."""
+) -> tuple[LabelledUnit, Proof]:
+    """Label one unit, with the proof of the teacher that does it. Raises TeacherError where an answer depends on more
+    than its view, AgreementError where labels say nothing about the pictures."""
+    batch = first_batch(store, pool, teacher.batch_size)
+    logits = check_steady(store, teacher, batch, warn)
     (labelled,) = label_units(store, teacher, pool, [unit], lambda views: advance(job, views, on_progress))
     above_chance = agreement_above_chance(
         labelled.labels.reshape(-1), labelled.class_pairs.reshape(-1, 2), store.num_classes
@@ -226,37 +236,40 @@ def label_first_unit(
             f"{describe(store, unit)}: agreement would rise by {100 * gain:.0f} points if classes were renamed as the "
             "teacher mostly calls them: compare its class list with the store's (a shifted list looks like this)"
         )
-    return labelled
+    if batch.unit == unit:
+        check_labelled_alike(store, batch, logits, labelled)
+    return labelled, make_proof(batch.unit, batch.replays, logits, teacher.build())
 
 
-def bind_teacher(store: Store, teacher: Teacher) -> None:
-    """Write the teacher's identity to the store. TeacherError where another job was first, with another teacher."""
+def check_labelled_alike(store: Store, batch: Batch, logits: np.ndarray, labelled: LabelledUnit) -> None:
+    """Refuse, with TeacherError, a teacher whose labels in the unit are not those of its proof."""
+    first = store.unit_rows(labelled.unit)[0]
+    for number, row in enumerate(batch.rows):
+        label = labelled.labels[row.block * BLOCK_SAMPLES + row.position - first, row.view - labelled.first_view]
+        if label != logits[number].argmax():
+            raise TeacherError(
+                f"{batch.where(store, number)}: the teacher gave label {label} in the course of filling, and "
+                f"{logits[number].argmax()} before: a label must depend on its view alone, so take dropout, noise and "
+                "batch statistics out of the model"
+            )
+
+
+def bind_teacher(store: Store, teacher: Teacher, proof: Proof) -> bool:
+    """Write the teacher's identity and proof to the store; False where another job was first. TeacherError where that
+    was with another teacher."""
     try:
-        store.publish_teacher(teacher.identity)
+        store.publish_teacher(teacher.identity, proof)
     except TeacherError:
         assert store.teacher is not None
         check_same_teacher(store.teacher, teacher.identity, may_differ=may_differ(store))
+        return False
+    store.publish_build(teacher.build(), "the proof's own")
+    return True
 
 
 def may_differ(store: Store) -> tuple[str, ...]:
     """What another fill's teacher may have other than the store's."""
     return ("device",) if store.any_device else ()
-
-
-def check_replay(store: Store, pool: RenderPool) -> None:
-    """Render one committed block again; DriftError if its digest is another on this machine."""
-    committed = np.argwhere(store.committed())
-    if not len(committed):
-        return
-    unit = Unit(*committed[0].tolist())
-    block, view = store.unit_blocks(unit)[0], store.group_views(unit.group)[0]
-    reader = LabelReader(store)
-    place = store.index.place(unit.shard, block, reader.skipped(unit.shard, block, view))
-    pool.submit(RenderTask(0, place, (view,)))
-    rendered = pool.get()
-    rendered.release()
-    if rendered.block.digest != reader.digest(unit.shard, block, view):
-        raise DriftError(drift_message(store, unit.shard, block, view))
 
 
 def commit(

@@ -1,81 +1,85 @@
-"""What several processes may make at once in a store, and the first one makes: groups of attributes, arrays' folders.
+"""What several processes may make at once in a store, and the first one makes: groups of attributes with what belongs
+to them, arrays' folders.
 
-Each is written aside and then linked or renamed into its place, which fails for all but the first.
+Each is written aside as a folder and then renamed into its place, which fails for all but the first. The attributes of
+a group carry a hash of each of them.
 """
 
-import contextlib
 import json
-import os
 import shutil
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from teacher_cache.durable import sync, sync_tree, sync_up
+from teacher_cache.durable import sync, sync_tree
 from teacher_cache.errors import StoreError
+from teacher_cache.sealed import broken, seal
+
+SEAL = "parts_sha256"
 
 
-def publish_group(store: Path, name: str, attributes: dict[str, Any]) -> bool:
-    """Make the group `name` of a store with these attributes, unless it is there: then False."""
-    document = {"attributes": attributes, "zarr_format": 3, "node_type": "group"}
-    aside, folder = _aside(store), store / name
-    while not (folder / "zarr.json").exists():
-        try:
-            aside.write_text(json.dumps(document, indent=2))
-            sync(aside)
-            folder.mkdir(parents=True, exist_ok=True)
-            os.link(aside, folder / "zarr.json")
-        except (FileExistsError, FileNotFoundError):
-            continue  # published by another process, or that one swept the empty folder or the file aside
-        finally:
-            aside.unlink(missing_ok=True)
-        sync_up(folder / "zarr.json", store)
-        return True
-    return False
+def publish_group(
+    store: Path, name: str, attributes: Mapping[str, Any], others: Mapping[str, bytes] | None = None
+) -> bool:
+    """Make the group `name` of a store with these attributes, unless it is there: then False. others: files that belong
+    to it, by their path in the group."""
+    return publish_folder(store, name, {"zarr.json": group_document(attributes), **(others or {})})
 
 
-def publish_folder(store: Path, name: str, document: bytes) -> None:
-    """Make the folder `name` of a store with this zarr.json, unless it is there. OSError where neither can be."""
+def group_document(attributes: Mapping[str, Any]) -> bytes:
+    """A group's zarr.json: its attributes, and a hash of each."""
+    sealed = {**attributes, SEAL: seal(attributes)}
+    return json.dumps({"attributes": sealed, "zarr_format": 3, "node_type": "group"}, indent=2).encode()
+
+
+def publish_folder(store: Path, name: str, files: Mapping[str, bytes]) -> bool:
+    """Make the folder `name` of a store with these files, unless it is there: then False. OSError where neither can be.
+
+    files: bytes by path in the folder, "zarr.json" among them.
+    """
     aside = _aside(store)
     while not (store / name / "zarr.json").exists():
         try:
-            aside.mkdir(exist_ok=True)
-            (aside / "zarr.json").write_bytes(document)
+            for file, content in files.items():
+                (aside / file).parent.mkdir(parents=True, exist_ok=True)
+                (aside / file).write_bytes(content)
             sync_tree(aside)
             aside.rename(store / name)  # fails where another process was first: that folder is not empty
-            sync(store)
+            sync((store / name).parent)
+            return True
         except FileNotFoundError:
             continue  # another process swept it aside
         except OSError:
-            if not (store / name / "zarr.json").exists():  # chunks without it: somebody removed it
+            if not (store / name / "zarr.json").exists():  # files without it: somebody removed it
                 raise
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+    return False
 
 
 def read_published(store: Path, name: str) -> dict[str, Any] | None:
-    """The attributes of a group; None where it is not published. StoreError where it is damaged."""
+    """The attributes of a group; None where it is not published. StoreError where it is damaged or was edited."""
     file = store / name / "zarr.json"
     try:
-        return dict(json.loads(file.read_text())["attributes"])
+        attributes = dict(json.loads(file.read_bytes())["attributes"])
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise StoreError(f"{file} is damaged ({error}): restore it from a copy, or make a new store") from error
+    sealed = attributes.pop(SEAL, None)
+    if differing := broken(attributes, sealed):
+        raise StoreError(
+            f"{file}: {', '.join(differing)} {'is' if len(differing) == 1 else 'are'} not what was written (the "
+            "SHA-256 differs): restore it from a copy, or make a new store"
+        )
+    return attributes
 
 
 def sweep_unpublished(store: Path) -> None:
-    """Remove what killed writers left: folders that are not published, and what was aside."""
-    with contextlib.suppress(FileNotFoundError):  # other processes may sweep at the same time
-        for folder in (*store.glob("teacher/device-*"), store / "teacher"):
-            if not (folder / "zarr.json").exists():
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
+    """Remove what killed writers left aside."""
     for aside in (store / "labels").glob("publishing.*.partial"):
-        if aside.is_dir():
-            shutil.rmtree(aside, ignore_errors=True)
-        else:
-            aside.unlink(missing_ok=True)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _aside(store: Path) -> Path:

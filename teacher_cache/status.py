@@ -17,7 +17,8 @@ def status(store: Store) -> dict[str, Any]:
 
     `coverage` has one row a group; `agreement` holds shares of the labels, None while there are none; `bytes` are
     those on disk under labels/, digests/, records/ and those of topk, `per_view` for each committed view (the index is
-    left out). `topk` is 0 and `tau` None where labels alone are stored.
+    left out). `builds` lists what the store was filled with, `damaged` counts views of images that a decoder warned of.
+    `topk` is 0 and `tau` None where labels alone are stored.
     """
     records = store.read_records()
     records[records[..., 0] != 1] = 0
@@ -63,6 +64,7 @@ def status(store: Store) -> dict[str, Any]:
                 for sample in skipped[:SKIPS_LISTED].tolist()
             ],
         },
+        "damaged": sum(sums["damaged"]),
         "agreement": {name: sum(sums[name]) / labelled for name in ("own", "larger", "either")} if labelled else None,
         "bytes": {**sizes, "per_view": sum(sizes.values()) / done if done else None},
         "topk": store.topk,
@@ -70,6 +72,7 @@ def status(store: Store) -> dict[str, Any]:
         "teacher": store.teacher,
         "any_device": store.any_device,
         "devices": store.devices,
+        "builds": store.builds,
         "policy": store.policy.to_json(),
         "libraries": store.libraries,
     }

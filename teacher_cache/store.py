@@ -3,8 +3,11 @@
 Anyone can read it with plain zarr:
 
     zarr.json    attributes["teacher_cache"]: schema, seed, policy, group, views, unit_samples, class_names, shards ...
+                 and parts_sha256, a hash of each part that never changes; views has one of its own
     index/       key_bytes, key_ends, classes, offsets, sizes of samples; counts, hashes of shards
-    teacher/     attributes: the teacher's identity; device-<hash>/ where the store takes any device
+    teacher/     attributes: the teacher's identity
+      device-*/  a device that filled the store, and the proof: what the teacher answered there to one batch
+      build-*/   attributes: torch, CUDA, driver, threads ... of a fill
     labels[shard, position, view]         int16 or int32, -1 not labelled yet, -2 sample skipped
     digests[shard, block, view]           uint64
     topk_classes[shard, position, view, K]            as labels, the most probable first
@@ -13,9 +16,12 @@ Anyone can read it with plain zarr:
 
 The two of topk are there where the teacher's identity says K > 0 (`fill --topk K --tau T`).
 A unit is one chunk of each but index and teacher. Writers write whole chunks, the record last, so they need no locks.
+Readers pass over attributes, arrays and fields of records that they do not know. `packing` says how chunks lie on the
+disk: "files" is a file a chunk. What a digest is of, the version of the policy says.
 """
 
 import copy
+import json
 import os
 import shutil
 import uuid
@@ -25,18 +31,26 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import xxhash
 import zarr
 
-from teacher_cache.arrays import make_array, open_array, read_index, write_index
+from teacher_cache.arrays import array_facts, created_arrays, facts_of, make_array, open_array, read_index, write_index
 from teacher_cache.chunks import Chunks, Stamp, file_stamp, open_chunks, read_file
 from teacher_cache.durable import sync, sync_tree, sync_up
 from teacher_cache.errors import PolicyError, StoreError, TeacherError
 from teacher_cache.index import Index, ShardEntry
-from teacher_cache.published import publish_folder, publish_group, read_published, sweep_unpublished
+from teacher_cache.proof import Proof, build_group, device_group, device_hash, proof_attributes, proof_files, read_proof
+from teacher_cache.published import (
+    SEAL,
+    group_document,
+    publish_folder,
+    publish_group,
+    read_published,
+    sweep_unpublished,
+)
 from teacher_cache.replay.block import BLOCK_SAMPLES
 from teacher_cache.replay.policy import Policy
 from teacher_cache.replay.render import pixel_libraries
+from teacher_cache.sealed import broken, seal
 from teacher_cache.unit import (
     NOT_LABELLED,
     RECORD_FIELDS,
@@ -49,7 +63,13 @@ from teacher_cache.unit import (
     topk_fault,
 )
 
-SCHEMA = 1
+SCHEMA = 2
+PACKING = "files"
+MAX_PIXELS = 178_956_970  # of an image, height x width: where Pillow refuses
+_CREATED = (  # attributes that never change; the shards' names and sizes too, but not their places
+    *("seed", "policy", "group", "unit_samples", "class_names", "class_from", "any_device", "max_pixels", "libraries"),
+)
+_TOPK_FACTS = "topk_arrays"  # in teacher/: what zarr.json says of these arrays
 _FIELD = {name: number for number, name in enumerate(RECORD_FIELDS)}
 
 
@@ -66,6 +86,7 @@ class Store:
         self.group = int(settings["group"])
         self.unit_samples = int(settings["unit_samples"])
         self.any_device = bool(settings["any_device"])
+        self.max_pixels = int(settings["max_pixels"])
         self.class_names = tuple(str(name) for name in settings["class_names"])
         self._class_from = str(settings["class_from"])
         self.libraries: dict[str, str] = dict(settings["libraries"])
@@ -95,9 +116,11 @@ class Store:
         group: int | None = None,
         unit_samples: int = 4096,
         any_device: bool = False,
+        max_pixels: int = MAX_PIXELS,
     ) -> "Store":
         """Make an empty store, written aside and renamed. `views` is rounded up to a multiple of the group: see
-        `.views` of what comes back. StoreError when `path` exists or a setting is impossible."""
+        `.views` of what comes back. max_pixels: of an image, height x width, which no larger one is decoded of.
+        StoreError when `path` exists or a setting is impossible."""
         path = Path(path)
         group = min(16, views) if group is None else group
         if os.path.lexists(path):
@@ -121,12 +144,14 @@ class Store:
             "class_from": index.class_from,
             "shards": [{"name": s.name, "path": s.path, "bytes": s.num_bytes} for s in index.shards],
             "any_device": any_device,
+            "max_pixels": max_pixels,
             "libraries": pixel_libraries(),
+            "packing": PACKING,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.parent / f".{path.name}.{uuid.uuid4().hex}.partial"
         try:
-            root = zarr.create_group(str(aside), zarr_format=3, attributes={"teacher_cache": settings})
+            root = zarr.create_group(str(aside), zarr_format=3)
             write_index(root, index)
             units = -(-int(index.counts.max()) // unit_samples)
             blocks = unit_samples // BLOCK_SAMPLES
@@ -142,6 +167,8 @@ class Store:
             )
             make_array(root, "digests", (shards, units * blocks, views), (1, blocks, group), "uint64", 0)
             make_array(root, "records", (shards, units, views // group, fields), (1, 1, 1, fields), "uint64", 0)
+            hashes = {SEAL: seal(_created_parts(settings, aside)), "views_sha256": _views_sha256(views)}
+            root.attrs["teacher_cache"] = cast(Any, settings | hashes)
             sync_tree(aside)
             try:
                 aside.rename(path)
@@ -168,12 +195,9 @@ class Store:
             raise _damaged_metadata(path, error) from error
         if not isinstance(settings, dict):
             raise StoreError(f"{path} is a Zarr group but not a store of teacher labels: check --store")
-        if settings.get("schema") != SCHEMA:
-            raise StoreError(
-                f"{path} has schema version {settings.get('schema')}, this program reads {SCHEMA}: "
-                "use the program version that made it, or make a new store"
-            )
+        _check_schema(path, settings)
         try:
+            _check_seal(path, settings)
             store = cls(path, root, writable)
             store._check_shapes()
             store._open_topk()
@@ -445,10 +469,11 @@ class Store:
                 f"{self._where(unit)} has {labelled} labels and {skipped} skips but counts say {counts.labelled} and "
                 f"{counts.skipped}: they must be equal"
             )
-        device_hash = self._publish_device(device) if self.any_device else 0
+        if self.any_device:
+            self._publish_device(device)
         record = (
             *(1, hash_values(padded), counts.labelled, counts.own, counts.larger, counts.either, counts.skipped),
-            device_hash,
+            *(counts.damaged, device_hash(device) if self.any_device else 0, 0, 0, 0),
         )
         names = self.array_names
         for name in names:
@@ -519,7 +544,7 @@ class Store:
                 sync_up(self.path / name / "zarr.json", self.path)
         if views > self.views:
             settings = dict(cast(dict[str, Any], self._root.attrs["teacher_cache"]))
-            self._root.attrs["teacher_cache"] = settings | {"views": views}
+            self._root.attrs["teacher_cache"] = settings | {"views": views, "views_sha256": _views_sha256(views)}
             sync_up(self.path / "zarr.json", self.path)
             self.views = views
 
@@ -527,27 +552,70 @@ class Store:
 
     @property
     def teacher(self) -> dict[str, Any] | None:
-        """Identity of the teacher that filled the store; None while there is none."""
-        return read_published(self.path, "teacher")
+        """Identity of the teacher that filled the store; None while there is none. StoreError where it was changed."""
+        published = read_published(self.path, "teacher")
+        return None if published is None else {name: value for name, value in published.items() if name != _TOPK_FACTS}
 
     @property
     def devices(self) -> list[str]:
-        """Names of the devices that filled a store made for any device, sorted."""
-        folders = sorted(self.path.glob("teacher/device-*"))
-        published = (read_published(self.path, f"teacher/{folder.name}") for folder in folders)
-        return sorted(str(attributes["device"]) for attributes in published if attributes is not None)
+        """Names of the devices that filled the store, sorted."""
+        return sorted(str(attributes["device"]) for _, attributes in self._published("device"))
 
-    def publish_teacher(self, identity: dict[str, Any]) -> None:
-        """Bind the store to a teacher, and make the arrays of its topk, if it says any. TeacherError when there is a
-        teacher already, whoever was first."""
+    @property
+    def builds(self) -> list[dict[str, Any]]:
+        """Of every kind of fill: torch, cuda, cudnn, driver, device, threads ..., and how its logits compared with the
+        proof's."""
+        return sorted((build for _, build in self._published("build")), key=str)
+
+    def _published(self, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        for folder in sorted(self.path.glob(f"teacher/{kind}-*")):
+            name = f"teacher/{folder.name}"
+            if (attributes := read_published(self.path, name)) is not None:
+                yield name, attributes
+
+    def publish_teacher(self, identity: dict[str, Any], proof: Proof | None = None) -> None:
+        """Bind the store to a teacher, with its proof on this device, and make the arrays of its topk, if it says any.
+        TeacherError when there is a teacher already, whoever was first."""
         self._check_writable()
-        if not publish_group(self.path, "teacher", identity):
+        if not self.bind(identity, proof):
             there = self.teacher or {}
             raise TeacherError(
                 f"{self.path} is bound to teacher {there.get('name', '?')} already, {identity.get('name', '?')} cannot "
                 "fill it: use that teacher, or make another store with `teacher-cache index --like`"
             )
         self._open_topk()
+
+    def bind(self, identity: dict[str, Any], proof: Proof | None = None) -> bool:
+        """Publish the teacher in one step; False where there is one. The arrays of its topk come after."""
+        others: dict[str, bytes] = {}
+        if proof is not None:
+            device = str(identity["device"])
+            folder = device_group(device).removeprefix("teacher/")
+            others[f"{folder}/zarr.json"] = group_document(proof_attributes(device, proof))
+            others |= {f"{folder}/{name}": content for name, content in proof_files(proof).items()}
+        facts = {name: _facts_of(document) for name, document in self._topk_documents(int(identity.get("topk", 0)))}
+        return publish_group(self.path, "teacher", {**identity, **({_TOPK_FACTS: facts} if facts else {})}, others)
+
+    def read_proof(self, device: str) -> Proof | None:
+        """What the teacher answered on this device when it came to the store; None where it has not been on it."""
+        name = device_group(device)
+        attributes = read_published(self.path, name)
+        return None if attributes is None else read_proof(self._root, self.path, name, attributes)
+
+    def first_proof(self) -> Proof | None:
+        """A proof of any device, which says what the batch is; None where the store has none."""
+        proofs = (read_proof(self._root, self.path, name, found) for name, found in self._published("device"))
+        return next((proof for proof in proofs if proof is not None), None)
+
+    def publish_proof(self, device: str, proof: Proof) -> None:
+        """Keep the proof of a device that had none; the first one stays."""
+        self._check_writable()
+        publish_group(self.path, device_group(device), proof_attributes(device, proof), proof_files(proof))
+
+    def publish_build(self, build: dict[str, Any], logits: str) -> None:
+        """Note what filled the store. logits: how they compared with the proof's, in words; the first note stays."""
+        self._check_writable()
+        publish_group(self.path, build_group(build), {**build, "logits": logits})
 
     def _open_topk(self) -> None:
         """Open the arrays of topk, once there are any. A writer makes those that are absent: a `fill` may have been
@@ -560,53 +628,47 @@ class Store:
         if not all((self.path / name / "zarr.json").exists() for name in TOPK_ARRAYS):
             return
         try:
+            facts = {name: array_facts(self.path / name, grows=True) for name in TOPK_ARRAYS}
+            if facts != (read_published(self.path, "teacher") or {}).get(_TOPK_FACTS):
+                raise ValueError(f"topk_classes, topk_probabilities are not those of the teacher's topk of {self.topk}")
             topk = {name: open_array(self._root, name) for name in TOPK_ARRAYS}
-            self._check_topk_shapes(topk)
+            if any(array.shape[:2] != self._labels.shape[:2] or array.shape[2] < self.views for array in topk.values()):
+                raise ValueError("the shapes of topk_classes and topk_probabilities do not fit those of labels")
             chunks = {name: open_chunks(self.path / name) for name in TOPK_ARRAYS}
+        except StoreError:
+            raise
         except Exception as error:
             raise _damaged_metadata(self.path, error) from error
         self._topk = topk
         self._chunks |= chunks
 
-    def _check_topk_shapes(self, topk: dict[str, zarr.Array]) -> None:
-        for name, array in topk.items():
-            last = self.topk + (name == "topk_probabilities")
-            if not (
-                array.shape[:2] == self._labels.shape[:2]
-                and array.shape[2] >= self.views
-                and array.shape[3:] == (last,)
-                and array.chunks == (1, self.unit_samples, self.group, last)
-            ):
-                raise ValueError(f"the shape and chunks of {name} do not fit the teacher's topk of {self.topk}")
-
     def _make_topk(self) -> None:
         """Make the arrays of topk that are absent: each a folder, written aside and renamed."""
+        for name, document in self._topk_documents(self.topk):
+            try:
+                publish_folder(self.path, name, {"zarr.json": document})
+            except OSError as error:
+                raise _damaged_metadata(self.path, error) from error
+
+    def _topk_documents(self, topk: int) -> Iterator[tuple[str, bytes]]:
+        """Name and zarr.json of each array that a teacher of so many probabilities wants; of none where topk is 0."""
         labels = open_array(self._root, "labels")  # as it is now: another process may have extended the store
         for name, more, dtype, fill_value in (
             ("topk_classes", 0, str(labels.dtype), NOT_LABELLED),
             ("topk_probabilities", 1, "float16", 0),
         ):
-            last = self.topk + more
+            if not topk:
+                return
+            last = topk + more
             memory: dict[str, Any] = {}
-            make_array(
-                zarr.create_group(memory, zarr_format=3),
-                name,
-                (*labels.shape, last),
-                (*labels.chunks, last),
-                dtype,
-                fill_value,
-            )
-            try:
-                publish_folder(self.path, name, memory[f"{name}/zarr.json"].to_bytes())
-            except OSError as error:
-                raise _damaged_metadata(self.path, error) from error
+            shape, chunks = (*labels.shape, last), (*labels.chunks, last)
+            make_array(zarr.create_group(memory, zarr_format=3), name, shape, chunks, dtype, fill_value)
+            yield name, memory[f"{name}/zarr.json"].to_bytes()
 
-    def _publish_device(self, device: str) -> int:
-        device_hash = xxhash.xxh3_64_intdigest(device.encode())
+    def _publish_device(self, device: str) -> None:
         if device not in self._devices_published:
-            publish_group(self.path, f"teacher/device-{device_hash:016x}", {"device": device})
+            publish_group(self.path, device_group(device), proof_attributes(device, None))
             self._devices_published.add(device)
-        return device_hash
 
     # -- places and messages -------------------------------------------------------------------------------------
 
@@ -631,6 +693,61 @@ class Store:
     def _check_writable(self) -> None:
         if not self.writable:
             raise StoreError(f"{self.path} was opened for reading: open it with writable=True")
+
+
+def _created_parts(settings: dict[str, Any], store: Path) -> dict[str, Any]:
+    """What a store is created with and keeps, by name."""
+    shards = [[shard["name"], shard["bytes"]] for shard in settings["shards"]]
+    return {**{name: settings[name] for name in _CREATED}, "shards": shards, **created_arrays(store)}
+
+
+def _views_sha256(views: int) -> str:
+    return seal({"views": views})["views"]
+
+
+def _check_seal(path: Path, settings: dict[str, Any]) -> None:
+    """StoreError that names what was changed since the store was created, or extended."""
+    differing = broken(_created_parts(settings, path), settings[SEAL])
+    if settings["views_sha256"] != _views_sha256(settings["views"]):
+        differing.append("views")
+    if differing:
+        raise StoreError(
+            f"{path}: {', '.join(differing)} {'is' if len(differing) == 1 else 'are'} not what the store was made with "
+            "(the SHA-256 differs), so a zarr.json was edited or damaged: restore it from a copy, or index a new store"
+        )
+
+
+def _check_schema(path: Path, settings: dict[str, Any]) -> None:
+    schema = settings.get("schema")
+    if schema == SCHEMA and settings.get("packing") != PACKING:
+        raise StoreError(
+            f"{path} is packed as {settings.get('packing')!r}, this program reads {PACKING!r}: use a newer version"
+        )
+    if schema == SCHEMA:
+        return
+    if schema != 1:
+        raise StoreError(
+            f"{path} has schema version {schema!r}, this program reads {SCHEMA}: use the program version that made it"
+        )
+    policy, teacher = settings.get("policy"), _teacher_of_schema_1(path)
+    name = policy.get("name") if isinstance(policy, dict) else "POLICY"
+    raise StoreError(
+        f"{path} has schema version 1, this program reads {SCHEMA}, whose labels prove more: index and fill anew, "
+        f"`teacher-cache index SHARDS --store NEW --policy {name} --views {settings.get('views')} "
+        f"--seed {settings.get('seed')}`, then `teacher-cache fill --store NEW --teacher {teacher}`"
+    )
+
+
+def _teacher_of_schema_1(path: Path) -> str:
+    """What its teacher was called, to tell how to fill anew."""
+    try:
+        return str(json.loads((path / "teacher" / "zarr.json").read_bytes())["attributes"]["spec"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return "TEACHER"
+
+
+def _facts_of(document: bytes) -> dict[str, Any]:
+    return facts_of(json.loads(document), grows=True)
 
 
 def _damaged_metadata(path: Path, error: Exception) -> StoreError:

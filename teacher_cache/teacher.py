@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import math
+import re
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -74,6 +75,19 @@ class Teacher:
     def on_cuda(self) -> bool:
         """Whether ask() comes back before the answer is there."""
         return self._device.type == "cuda"
+
+    def build(self) -> dict[str, Any]:
+        """What may move a logit's last bits besides the settings: libraries, device, driver, CPU threads; as of now."""
+        cuda = self.on_cuda
+        return {
+            "torch": torch.__version__,
+            "cuda": torch.version.cuda if cuda else None,
+            "cudnn": torch.backends.cudnn.version() if cuda else None,
+            "driver": driver_version() if cuda else None,
+            "device": self.identity["device"],
+            "threads": torch.get_num_threads(),
+            "libraries": self.identity["libraries"],
+        }
 
     def logits(self, views: np.ndarray) -> np.ndarray:
         """The model's outputs. views (n, H, W, 3) uint8, n <= batch_size -> (n, classes) float32.
@@ -250,7 +264,6 @@ def check_same_teacher(
 
     may_differ: fields of the identity ("device", "dtype") that need not be equal.
     """
-    stored = {**NO_TOPK, **stored}  # a store that an earlier version filled names neither
     for field in DECIDING_FIELDS:
         if field in may_differ or stored[field] == teacher[field]:
             continue
@@ -370,6 +383,16 @@ def device_name(device: torch.device) -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
     return f"{model} ({torch.backends.cpu.get_cpu_capability()})"
+
+
+def driver_version() -> str | None:
+    """NVIDIA's kernel driver, as it says itself; None where there is none to ask."""
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text()
+    except OSError:
+        return None
+    found = re.search(r"Kernel Module\D*?\s(\d+(?:\.\d+)+)", text)
+    return found[1] if found else None
 
 
 def make_numerics_repeatable() -> None:

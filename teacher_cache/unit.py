@@ -9,7 +9,11 @@ import xxhash
 NOT_LABELLED = -1
 SKIPPED = -2
 TOPK_ARRAYS = ("topk_classes", "topk_probabilities")
-RECORD_FIELDS = ("committed", "hash", "labelled", "own", "larger", "either", "skipped", "device")
+# writer (whose commit it was) and the last two are for later versions, and 0 until then
+RECORD_FIELDS = (
+    *("committed", "hash", "labelled", "own", "larger", "either", "skipped", "damaged", "device", "writer"),
+    *("reserved_1", "reserved_2"),
+)
 
 
 class Unit(NamedTuple):
@@ -38,13 +42,15 @@ class UnitValues:
 @dataclass(frozen=True)
 class UnitCounts:
     """Counts of (sample, view)s in a unit; own, larger and either count labels that equal the sample's own class,
-    the class with the larger lambda (own on a tie), either class of the pair."""
+    the class with the larger lambda (own on a tie), either class of the pair; damaged those of images that a decoder
+    warned of."""
 
     labelled: int
     own: int
     larger: int
     either: int
     skipped: int
+    damaged: int = 0
 
 
 def hash_values(values: UnitValues) -> int:

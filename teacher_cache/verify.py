@@ -1,6 +1,7 @@
 """The audit of a store's exactness: records against values, digests against pixels, labels against the teacher."""
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -23,6 +24,8 @@ class VerifyReport:
     """What was checked, and every difference as one line."""
 
     units: int = 0
+    shards: int = 0  # that were replayed from
+    groups: int = 0
     block_views: int = 0
     labels: int = 0
     differences: list[str] = field(default_factory=list)
@@ -43,7 +46,8 @@ def verify(
     workers: int = 0,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> VerifyReport:
-    """Check every committed unit's record, and replay a random fraction of the committed (block, group)s.
+    """Check every committed unit's record, and replay a random fraction of the committed (block, group)s, drawn in
+    layers over shards and groups.
 
     With a teacher the replayed views are labelled again. same_kind says that it runs on the store's device and
     dtype: then a label that differs is a difference, and so are other probabilities than those that the store holds;
@@ -60,7 +64,9 @@ def verify(
             report.differences.append(str(error))
             continue
         atoms += [(unit, block) for block in store.unit_blocks(unit)]
-    chosen = _choose(atoms, fraction, seed)
+    chosen = draw_in_layers(atoms, fraction, seed)
+    report.shards = len({unit.shard for unit, _ in chosen})
+    report.groups = len({unit.group for unit, _ in chosen})
     reader = LabelReader(store)
     with RenderPool(store.policy, store.seed, workers=workers) as pool:
         views = _replay(store, reader, pool, chosen, report, on_progress)
@@ -85,13 +91,32 @@ class _Seen(NamedTuple):
     positions: np.ndarray
 
 
-def _choose(atoms: list[tuple[Unit, int]], fraction: float, seed: int) -> list[tuple[Unit, int]]:
-    """A random fraction of the atoms, at least one of them, in the store's order."""
-    if not atoms:
-        return []
-    count = max(1, round(fraction * len(atoms)))
-    order = Stream(derive(seed, "verify")).permutation(len(atoms))
-    return [atoms[number] for number in sorted(order[:count])]
+def draw_in_layers(atoms: Sequence[tuple[Unit, int]], fraction: float, seed: int) -> list[tuple[Unit, int]]:
+    """A random fraction of the atoms (unit, block), at least one of them, in the store's order.
+
+    Every shard is drawn from once before any is drawn from twice, and of a shard's groups that which was drawn from
+    least so far: so a fault of a few shards, or of one group, is not passed over by chance.
+    """
+    left: dict[int, dict[int, list[tuple[Unit, int]]]] = {}  # shard -> group -> atoms in random order
+    stream = Stream(derive(seed, "verify"))
+    for number in stream.permutation(len(atoms)).tolist():
+        unit = atoms[number][0]
+        left.setdefault(unit.shard, {}).setdefault(unit.group, []).append(atoms[number])
+    wanted = max(1, round(fraction * len(atoms))) if atoms else 0
+    chosen: list[tuple[Unit, int]] = []
+    drawn: Counter[int] = Counter()  # of each group
+    while len(chosen) < wanted:
+        shards = list(left)
+        for number in stream.permutation(len(shards)).tolist()[: wanted - len(chosen)]:
+            groups = left[shards[number]]
+            least = min(groups, key=drawn.__getitem__)
+            chosen.append(groups[least].pop())
+            drawn[least] += 1
+            if not groups[least]:
+                del groups[least]
+            if not groups:
+                del left[shards[number]]
+    return sorted(chosen, key=lambda atom: (atom[0].group, atom[0].shard, atom[1]))
 
 
 def _replay(

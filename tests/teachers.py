@@ -66,3 +66,44 @@ def not_finite(num_classes: int) -> nn.Module:
 
 def not_a_module() -> str:
     return "a string"
+
+
+class Restless(Convnet):
+    """Another answer each time: dropout that is never off."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return nn.functional.dropout(super().forward(images), 0.5, training=True)
+
+
+class Sociable(Convnet):
+    """An answer that depends on its neighbours, whatever their order: batch statistics although it is in evaluation."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.features[1].train()
+        return super().forward(images)
+
+
+class Jealous(Convnet):
+    """An answer that depends on the place in the batch."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = super().forward(images)
+        return logits + torch.arange(len(logits))[:, None] * torch.eye(logits.shape[1])[0]
+
+
+def _built(kind: type[Convnet], num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+    model = kind(num_classes).eval()
+    model(torch.zeros(1, 3, *image_size))
+    return model
+
+
+def restless(num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+    return _built(Restless, num_classes, image_size)
+
+
+def sociable(num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+    return _built(Sociable, num_classes, image_size)
+
+
+def jealous(num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+    return _built(Jealous, num_classes, image_size)

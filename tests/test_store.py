@@ -120,13 +120,15 @@ def test_plain_zarr_reads_what_was_committed(tmp_path: Path) -> None:
         "larger": count(store, UNIT, values).own,
         "either": count(store, UNIT, values).own,
         "skipped": 2,
+        "damaged": 0,
         "device": xxhash.xxh3_64_intdigest(b"cuda:H100"),
+        **dict.fromkeys(("writer", "reserved_1", "reserved_2"), 0),
     }
     assert store.devices == ["cuda:H100"]
     attributes = group.attrs["teacher_cache"]
     assert isinstance(attributes, dict)
     assert attributes["shards"][0] == {"name": "shard-0.tar", "path": "/data/shard-0.tar", "bytes": 512}
-    assert (attributes["schema"], attributes["policy"]) == (1, load_policy("none").to_json())
+    assert (attributes["schema"], attributes["policy"]) == (2, load_policy("none").to_json())
 
 
 def test_device_counts_only_where_any_is_taken(tmp_path: Path) -> None:
@@ -539,7 +541,7 @@ def test_damaged_metadata_of_topk_are_one_line(tmp_path: Path) -> None:
     Store.open(path).check_unit(UNIT)
     teacher = path / "teacher" / "zarr.json"
     teacher.write_text(teacher.read_text().replace('"topk": 3', '"topk": 5'))
-    with pytest.raises(StoreError, match=r"topk_classes do not fit the teacher's topk of 5"):
+    with pytest.raises(StoreError, match=r"teacher/zarr\.json: topk is not what was written"):
         Store.open(path)
     teacher.write_text("{")
     with pytest.raises(StoreError, match=r"teacher/zarr\.json is damaged"):
@@ -596,14 +598,14 @@ def test_open_refuses(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match=message):
             Store.open(path)
 
-    refused("has schema version 99, this program reads 1: use the program version that made it", schema=99)
+    refused("has schema version 99, this program reads 2: use the program version that made it", schema=99)
     policy = document["attributes"]["teacher_cache"]["policy"]
-    refused(
-        "policy of .* is of another version or damaged .*: use the program version", policy=policy | {"version": 99}
-    )
-    refused("metadata of .* are damaged", group=3)
-    refused("metadata of .* are damaged", seed=None)
-    refused("metadata of .* are damaged", views=400)
+    refused("policy is not what the store was made with .* restore it from a copy", policy=policy | {"version": 99})
+    refused("group is not what the store was made with", group=3)
+    refused("group, seed are not what the store was made with", group=3, seed=None)
+    refused("views is not what the store was made with", views=400)
+    refused("shards is not what the store was made with", shards=[])
+    refused("is packed as 'zip', this program reads 'files'", packing="zip")
     (path / "zarr.json").write_text(sound[:100])
     with pytest.raises(StoreError, match=r"metadata of .* are damaged .*restore its zarr\.json"):
         Store.open(path)

@@ -1,5 +1,6 @@
 """Stores with labels drawn at random, for statistics."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ def commit_labels(store: Store, unit: Unit, labels: np.ndarray) -> None:
     """Commit a unit with these labels and digests that are none."""
     first, samples = store.unit_rows(unit)
     start = int(store.index.starts[unit.shard]) + first
-    counts = [0] * 5
+    counts = [0] * len(fields(UnitCounts))
     for block in store.unit_blocks(unit):
         rows = slice(block * BLOCK_SAMPLES - first, min((block + 1) * BLOCK_SAMPLES - first, samples))
         for column, view in enumerate(store.group_views(unit.group)):
