@@ -58,13 +58,8 @@ def open_array(root: zarr.Group, name: str) -> zarr.Array:
 
 
 def facts_of(document: dict[str, Any], *, grows: bool) -> dict[str, Any]:
-    """What an array's zarr.json says that never changes: all but, where it `grows`, its third axis, the views.
-
-    ValueError for codecs that this program does not write: zarr would look for whatever a stranger's file names.
-    """
+    """What an array's zarr.json says that never changes: all but, where it `grows`, its third axis, the views."""
     shape = list(document["shape"])
-    if (codecs := [codec["name"] for codec in document["codecs"]]) != ["bytes", "zstd"]:
-        raise ValueError(f"an array has codecs {codecs}, not bytes in zstd")
     if grows:
         del shape[2]
     names = ("data_type", "fill_value", "chunk_grid", "chunk_key_encoding", "codecs", "dimension_names", "attributes")
@@ -72,8 +67,14 @@ def facts_of(document: dict[str, Any], *, grows: bool) -> dict[str, Any]:
 
 
 def array_facts(folder: Path, *, grows: bool) -> dict[str, Any]:
-    """facts_of what lies in an array's folder."""
-    return facts_of(json.loads((folder / "zarr.json").read_bytes()), grows=grows)
+    """facts_of what lies in an array's folder.
+
+    ValueError for codecs that this program does not write: zarr would look for whatever a stranger's file names.
+    """
+    document = json.loads((folder / "zarr.json").read_bytes())
+    if (codecs := [codec["name"] for codec in document["codecs"]]) != ["bytes", "zstd"]:
+        raise ValueError(f"{folder.name} has codecs {codecs}, not bytes in zstd")
+    return facts_of(document, grows=grows)
 
 
 def created_arrays(store: Path) -> dict[str, dict[str, Any]]:

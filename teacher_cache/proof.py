@@ -14,7 +14,7 @@ import numpy as np
 import xxhash
 import zarr
 
-from teacher_cache.arrays import make_array, open_array
+from teacher_cache.arrays import array_facts, make_array, open_array
 from teacher_cache.errors import StoreError
 from teacher_cache.unit import Unit
 
@@ -100,6 +100,8 @@ def read_proof(root: zarr.Group, store: Path, name: str, attributes: Mapping[str
             Replay(block, view, int(digest, 16), tuple(skipped))
             for block, view, digest, skipped in attributes["replays"]
         )
+        for array in ARRAYS:
+            array_facts(store / name / array, grows=False)  # refuses codecs that are not ours
         labels, logits = (np.asarray(open_array(root, f"{name}/{array}")[:]) for array in ARRAYS)
         return Proof(Unit(*attributes["unit"]), replays, labels.astype(np.int64), logits, attributes["build"])
     except Exception as error:
