@@ -62,7 +62,9 @@ def read_header(image: bytes, max_pixels: int = MAX_PIXELS) -> Header:
     elif not image:
         raise ImageError("the image has no bytes")
     else:
-        raise ImageError(f"the image cannot be decoded: no known format (JPEG, PNG, WebP), it begins {image[:12]!r}")
+        raise ImageError(
+            f"the image cannot be decoded: no known format (JPEG, PNG, WebP), it begins with {image[:12]!r}"
+        )
     if header.size is not None:
         check_pixels(*header.size, max_pixels)
     return header

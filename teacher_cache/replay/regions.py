@@ -8,6 +8,7 @@ import functools
 import os
 import re
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -22,9 +23,11 @@ _VERBOSITY = "PYNVIMGCODEC_VERBOSITY"
 _STDERR = 2
 # libjpeg prints its warnings (JWRN_* in its jerror.h) past the library's own log
 _WARNINGS = re.compile(
-    rb"(Corrupt JPEG data: |Premature end of JPEG file|Inconsistent progression sequence |Invalid SOS parameters |"
-    rb"Unknown Adobe color transform |Warning: unknown JFIF revision )[^\n]*\n"
+    rb"^(Corrupt JPEG data: |Premature end of JPEG file|Inconsistent progression sequence |Invalid SOS parameters |"
+    rb"Unknown Adobe color transform |Warning: unknown JFIF revision )[^\n]*\n",
+    re.MULTILINE,
 )
+_stderr = threading.Lock()
 _DISTRIBUTIONS = ("nvidia-nvimgcodec-cu13", "nvidia-nvimgcodec-cu12")
 
 RegionDecoder = Callable[[bytes, Box], np.ndarray | None]
@@ -102,18 +105,18 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 def _without_warnings() -> Iterator[None]:
     """Keep libjpeg's warnings off stderr, where they would name no file; a damaged picture is told by whoever decodes
     the whole of it. Another thread's lines that come meanwhile are handed on."""
-    aside, stderr = _aside(), os.dup(_STDERR)
-    os.dup2(aside, _STDERR)
-    try:
-        yield
-    finally:
-        os.dup2(stderr, _STDERR)
-        os.close(stderr)
-        num_bytes = os.lseek(aside, 0, os.SEEK_CUR)
-        if num_bytes:
-            others = _WARNINGS.sub(b"", os.pread(aside, num_bytes, 0))
-            os.lseek(aside, 0, os.SEEK_SET)
-            if others:
+    with _stderr:
+        aside, stderr = _aside(), os.dup(_STDERR)
+        os.dup2(aside, _STDERR)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, _STDERR)
+            os.close(stderr)
+            num_bytes = os.lseek(aside, 0, os.SEEK_CUR)
+            if num_bytes:
+                others = _WARNINGS.sub(b"", os.pread(aside, num_bytes, 0))
+                os.lseek(aside, 0, os.SEEK_SET)
                 os.write(_STDERR, others)
 
 
