@@ -110,11 +110,9 @@ def check_scans(image: bytes, frame: JpegFrame) -> None:
             raise undecodable(image, f"more than {MAX_SCANS} scans, which no encoder makes")
         chosen = image[place + 4]
         components, first_coefficient = image[place + 5 : place + 5 + 2 * chosen : 2], place + 5 + 2 * chosen
-        if frame.marker not in _PROGRESSIVE:
-            if chosen == frame.components:
-                return  # libjpeg takes no further one
-            covered.update(components)
-        elif image[first_coefficient : first_coefficient + 1] == b"\0":
+        if frame.marker not in _PROGRESSIVE and scans == 1 and chosen == frame.components:
+            return  # libjpeg takes no further one
+        if frame.marker not in _PROGRESSIVE or image[first_coefficient : first_coefficient + 1] == b"\0":
             covered.update(components)
     if len(covered) < frame.components:
         what = f"{frame.components - len(covered)} of {frame.components} components have no scan"

@@ -270,7 +270,15 @@ def with_scans(num_scans: int) -> bytes:
     return PROGRESSIVE[:-2] + empty * (num_scans - len(starts)) + b"\xff\xd9"
 
 
-@pytest.mark.parametrize("make", [with_scans, lambda number: split_jpeg(PICTURE, number)])
+def split_then_together(num_scans: int) -> bytes:
+    """Baseline, one component first, then all three in each scan: libjpeg takes them all."""
+    image = split_jpeg(PICTURE)
+    [first, second, _] = scans_of(image)
+    together = b"\xff\xda\0\x0c\x03" + bytes([1, 0, 2, 0, 3, 0, 0, 63, 0])
+    return image[:second] + (together + image[first + 10 : second]) * (num_scans - 1) + b"\xff\xd9"
+
+
+@pytest.mark.parametrize("make", [with_scans, lambda number: split_jpeg(PICTURE, number), split_then_together])
 def test_scans_are_bounded(make: Callable[[int], bytes]) -> None:
     allowed = make(MAX_SCANS)
     assert len(scans_of(allowed)) == MAX_SCANS
