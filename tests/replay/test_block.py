@@ -7,11 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from teacher_cache.errors import ImageError
-from teacher_cache.replay.block import Block, decode_block, replay, replay_view, view_mix, view_recipe
+from teacher_cache.replay.block import Block, decode_block, open_block, replay, replay_view, view_mix, view_recipe
 from teacher_cache.replay.mix import LAMBDA_ONE, apply_mix
 from teacher_cache.replay.policy import load_policy
+from teacher_cache.replay.recipe import Box
 from teacher_cache.replay.render import decode, render_pixels
-from tests.images import ENCODERS, picture
+from tests.images import ENCODERS, frame_at, picture
 
 POLICY = load_policy("deit", ["size=32"])
 ENCODED = tuple(
@@ -153,8 +154,14 @@ def test_no_image_of_a_block_is_larger_than_allowed(crops_only: bool) -> None:
     ):
         next(replay(POLICY, 5, make_block(), [0], crops_only=crops_only, max_pixels=largest - 1))
     if not crops_only:
-        decoded = decode_block(make_block(), skip_bad=True, max_pixels=largest - 1)
-        assert decoded.skipped == {6}
+        assert decode_block(make_block(), skip_bad=True, max_pixels=largest - 1).skipped == {6}
+        return
+    with pytest.raises(ImageError, match="key-6: the image is 58 x 50"):
+        open_block(make_block(), crops_only=True, max_pixels=largest - 1).crop(6, Box(0, 0, 5, 5))
+    place = frame_at(ENCODED[0])
+    image = ENCODED[0][: place + 5] + struct.pack(">HH", 4000, 50_000) + ENCODED[0][place + 9 :]
+    raised = open_block(make_block((image,)), crops_only=True, max_pixels=200_000_000)
+    assert raised.size(0) == (4000, 50_000)
 
 
 def test_a_block_of_one_and_a_block_of_nothing_but_skips() -> None:

@@ -27,7 +27,9 @@ from tests import images
 from tests.images import frame_at, picture, scans_of, split_jpeg
 
 PICTURE = picture(0, 40, 50)
-PROGRESSIVE = images.jpeg(PICTURE, progressive=True)
+SCANNED = picture(1, 130, 140)  # large enough for a region to be decoded alone
+PROGRESSIVE = images.jpeg(SCANNED, progressive=True)
+SPLIT = split_jpeg(SCANNED)
 
 
 # Formats
@@ -231,12 +233,12 @@ def test_the_frame_is_found_as_libjpeg_finds_it() -> None:
         assert jpeg_frame(image[:length]) is None
 
 
-@pytest.mark.parametrize("image", [images.jpeg(PICTURE), images.grey_jpeg(PICTURE), PROGRESSIVE, split_jpeg(PICTURE)])
+@pytest.mark.parametrize("image", [images.jpeg(SCANNED), images.grey_jpeg(SCANNED), PROGRESSIVE, SPLIT])
 def test_a_jpeg_has_all_its_scans_or_is_refused(image: bytes) -> None:
     """Cut where a scan begins, with an end put behind it: libjpeg paints the missing component grey."""
     starts = scans_of(image)
-    assert len(starts) == {0xC0: 1, 0xC2: 10}[frame_of(image).marker] or image == split_jpeg(PICTURE)
-    needed = 3 if image == split_jpeg(PICTURE) else 1
+    assert len(starts) == (3 if image == SPLIT else 10 if image == PROGRESSIVE else 1)
+    needed = 3 if image == SPLIT else 1
     for kept, place in enumerate(starts):
         cut_short = image[:place] + b"\xff\xd9"
         if kept >= needed:
@@ -245,7 +247,7 @@ def test_a_jpeg_has_all_its_scans_or_is_refused(image: bytes) -> None:
         for read in (decode, lambda image: decode_crop(image, Box(0, 0, 9, 9))):
             with pytest.raises(ImageError, match=r"cut short, \d of \d components have no scan \(\d+ bytes\)"):
                 read(cut_short)
-    assert decode(image).shape == (40, 50, 3)
+    assert decode(image).shape == SCANNED.shape
 
 
 def test_a_progressive_jpeg_without_a_first_coefficient_is_refused() -> None:
@@ -272,18 +274,18 @@ def with_scans(num_scans: int) -> bytes:
 
 def split_then_together(num_scans: int) -> bytes:
     """Baseline, one component first, then all three in each scan: libjpeg takes them all."""
-    image = split_jpeg(PICTURE)
+    image = SPLIT
     [first, second, _] = scans_of(image)
     together = b"\xff\xda\0\x0c\x03" + bytes([1, 0, 2, 0, 3, 0, 0, 63, 0])
     return image[:second] + (together + image[first + 10 : second]) * (num_scans - 1) + b"\xff\xd9"
 
 
-@pytest.mark.parametrize("make", [with_scans, lambda number: split_jpeg(PICTURE, number), split_then_together])
+@pytest.mark.parametrize("make", [with_scans, lambda number: split_jpeg(SCANNED, number), split_then_together])
 def test_scans_are_bounded(make: Callable[[int], bytes]) -> None:
     allowed = make(MAX_SCANS)
     assert len(scans_of(allowed)) == MAX_SCANS
-    assert decode(allowed).shape == (40, 50, 3)
-    for number in (MAX_SCANS + 1, 20_000):
+    assert decode(allowed).shape == SCANNED.shape
+    for number in (MAX_SCANS + 1, 1000):
         for read in (decode, lambda image: decode_crop(image, Box(0, 0, 9, 9))):
             with pytest.raises(ImageError, match=r"more than 100 scans, which no encoder makes \(\d+ bytes\)"):
                 read(make(number))
