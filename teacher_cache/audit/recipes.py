@@ -188,7 +188,7 @@ def read_facts(store: Store, chosen: list[BlockView], on_progress: OnProgress | 
         skipped = frozenset(np.flatnonzero(labels == SKIPPED).tolist())
         if held is None or held[0] != (shard, block, skipped):
             place = store.index.place(shard, block, skipped)
-            held = (shard, block, skipped), place, image_sizes(place)
+            held = (shard, block, skipped), place, image_sizes(place, store.max_pixels)
         part, operations = _facts(store, held[1], held[2], view, labels[: len(held[1].keys)])
         parts.append(part | {"blocks": np.full(len(operations), int(store.index.starts[shard]) + block)})
         applied.append(operations)
