@@ -206,6 +206,7 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
             self.store.policy,
             self.store.seed,
             workers=self._workers,
+            max_pixels=self.store.max_pixels,
             num_rows=capacity,
             tasks_ahead=self._tasks_ahead(),
         )

@@ -25,7 +25,8 @@ import torch
 
 from teacher_cache.errors import RenderError, TeacherCacheError
 from teacher_cache.index import BlockPlace
-from teacher_cache.replay.block import BLOCK_SAMPLES, ReplayedBlock, open_block, replay_view
+from teacher_cache.replay.block import BLOCK_SAMPLES, DecodedBlock, ReplayedBlock, open_block, replay_view
+from teacher_cache.replay.header import MAX_PIXELS
 from teacher_cache.replay.policy import Policy
 from teacher_cache.shards import read_block
 from teacher_cache.threads import threads_spin
@@ -77,6 +78,7 @@ class _Work:
     policy: Policy
     store_seed: int
     skip_bad: bool
+    max_pixels: int
     slots: torch.Tensor | None  # (slots, BLOCK_SAMPLES, H, W, 3) uint8, shared
     rows: torch.Tensor | None  # (rows, H, W, 3) uint8, shared by all workers
 
@@ -87,6 +89,7 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
     A task's views come in the order asked for; tasks come in any order. With workers=0 the calling process
     renders. Errors of a worker are raised by get(). Raises RenderError when shared memory is too small.
 
+    max_pixels: of an image, height x width; a larger one cannot be decoded (see DecodedBlock).
     num_rows: how many views `rows`, (num_rows, H, W, 3) uint8, shall hold, into which tasks are then rendered; a worker
     that has no slots to wait for goes on while the parent is busy, through tasks_ahead tasks.
     """
@@ -98,6 +101,7 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
         *,
         workers: int,
         skip_bad: bool = False,
+        max_pixels: int = MAX_PIXELS,
         num_rows: int | None = None,
         tasks_ahead: int = TASKS_PER_WORKER,
     ) -> None:
@@ -105,7 +109,8 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
         self.rows = np.empty((0, *policy.size, 3), np.uint8)
         self.wait_s = 0.0  # time that get() has waited for pixels
         self.pending = 0  # (block, view)s submitted and not yet got
-        self._policy, self._store_seed, self._skip_bad = policy, store_seed, skip_bad
+        self._policy, self._store_seed = policy, store_seed
+        self._skip_bad, self._max_pixels = skip_bad, max_pixels
         self._queue: deque[RenderTask] = deque()
         self._tasks: dict[int, RenderTask] = {}
         self._inline: Iterator[Rendered] | None = None
@@ -135,7 +140,7 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
         for number in range(workers):
             slots = torch.empty(shape, dtype=torch.uint8).share_memory_() if rows is None else None
             ours, theirs = context.Pipe()
-            work = _Work(self._policy, self._store_seed, self._skip_bad, slots, rows)
+            work = _Work(self._policy, self._store_seed, self._skip_bad, self._max_pixels, slots, rows)
             process = context.Process(target=_serve, args=(theirs, work), name=f"render-{number}", daemon=True)
             # a worker inherits what is blocked, so a signal to the whole group cannot end it while it still imports
             blocked = signal.pthread_sigmask(signal.SIG_BLOCK, PARENTS_SIGNALS)
@@ -239,7 +244,7 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
             self._inline = None
 
     def _render_task(self, task: RenderTask) -> Iterator[Rendered]:
-        decoded = open_block(read_block(task.place), skip_bad=self._skip_bad, crops_only=task.crops_only)
+        decoded = _open(task, self._skip_bad, self._max_pixels)
         for number, view in enumerate(task.views):
             out = None if task.rows is None else _destinations(self.rows, task.rows[number], self._scratch)
             block = replay_view(self._policy, self._store_seed, decoded, view, out=out)
@@ -297,7 +302,7 @@ def _render_tasks(connection: Connection, work: _Work) -> None:
             hear()
         task = tasks.popleft()
         try:
-            decoded = open_block(read_block(task.place), skip_bad=work.skip_bad, crops_only=task.crops_only)
+            decoded = _open(task, work.skip_bad, work.max_pixels)
             for number, view in enumerate(task.views):
                 while connection.poll():  # so that the pipe has room for the parent's next task
                     hear()
@@ -322,6 +327,10 @@ def _render_tasks(connection: Connection, work: _Work) -> None:
             where = f"shard {task.place.shard}, block {task.place.number}"
             connection.send(RenderError(f"{where}: rendering failed with {type(error).__name__}: {error}"))
             return
+
+
+def _open(task: RenderTask, skip_bad: bool, max_pixels: int) -> DecodedBlock:
+    return open_block(read_block(task.place), skip_bad=skip_bad, crops_only=task.crops_only, max_pixels=max_pixels)
 
 
 def _destinations(rows: np.ndarray, assigned: np.ndarray, scratch: np.ndarray) -> list[np.ndarray]:

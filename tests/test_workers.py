@@ -1,6 +1,8 @@
 """Rendering processes that write into rows of one pool: what was asked for, where it was asked for, nothing else."""
 
 import os
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,12 +11,14 @@ import torch
 
 from student.loader import ViewLoader
 from teacher_cache import threads
-from teacher_cache.errors import RenderError
+from teacher_cache.errors import ImageError, RenderError
 from teacher_cache.replay.block import replay
 from teacher_cache.shards import read_block
 from teacher_cache.store import Store
 from teacher_cache.workers import RenderPool, RenderTask, render_all, share_cores
 from tests.bright_shards import bright_store
+from tests.images import jpeg, picture
+from tests.shard_files import write_shard
 
 UNTOUCHED = 77
 
@@ -48,6 +52,26 @@ def test_views_are_rendered_into_the_rows_that_a_task_names(store: Store, worker
     for task in tasks:
         for block in replay(store.policy, store.seed, read_block(task.place), task.views):
             assert digests[task.id, block.view] == block.digest
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_damage_and_the_limit_in_pixels_reach_the_processes(tmp_path: Path, workers: int) -> None:
+    whole = jpeg(picture(0, 40, 50))
+    samples = [
+        {"__key__": "whole", "jpg": whole, "cls": b"0"},
+        {"__key__": "cut", "jpg": whole[: len(whole) * 9 // 10] + b"\xff\xd9", "cls": b"1"},
+    ]
+    write_shard(tmp_path / "shards" / "train-0000.tar", samples)
+    store = bright_store(tmp_path)
+    task = RenderTask(0, store.index.place(0, 0), (0, 1))
+    with RenderPool(store.policy, store.seed, workers=workers, max_pixels=2000) as pool:
+        told = {rendered.view: rendered.block.damaged for rendered in render_all(pool, [task])}
+    assert told == dict.fromkeys((0, 1), ((1, "Corrupt JPEG data: premature end of data segment"),))
+    for crops_only in (False, True):
+        with RenderPool(store.policy, store.seed, workers=workers, max_pixels=1999) as pool:
+            pool.submit(replace(task, crops_only=crops_only))
+            with pytest.raises(ImageError, match=r"train-0000\.tar, key whole: the image is 40 x 50 .* the 1999 that"):
+                pool.get()
 
 
 @pytest.mark.parametrize("workers", [1, 2])

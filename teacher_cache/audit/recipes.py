@@ -19,7 +19,8 @@ from teacher_cache.audit.votes import OnProgress
 from teacher_cache.errors import ImageError, ShardError
 from teacher_cache.index import BlockPlace
 from teacher_cache.replay.block import BLOCK_SAMPLES, view_mix, view_recipe
-from teacher_cache.replay.decode import decode, image_size
+from teacher_cache.replay.decode import decode
+from teacher_cache.replay.header import MAX_PIXELS, image_size
 from teacher_cache.replay.mix import LAMBDA_ONE, class_pairs
 from teacher_cache.replay.recipe import Box, Recipe
 from teacher_cache.replay.seeds import Stream, derive
@@ -39,7 +40,7 @@ _HEADER = 4096  # bytes of an image that are read first
 # Image sizes
 
 
-def image_sizes(place: BlockPlace) -> np.ndarray:
+def image_sizes(place: BlockPlace, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Height and width of a block's images, (n, 2) int64, from their headers; zeros for skipped ones.
 
     ShardError where the shard cannot be read, ImageError where what lies there is no image.
@@ -56,7 +57,7 @@ def image_sizes(place: BlockPlace) -> np.ndarray:
             if position in place.skipped:
                 continue
             try:
-                sizes[position] = _image_size(fd, offset, length)
+                sizes[position] = _image_size(fd, offset, length, max_pixels)
             except ImageError as error:
                 raise ImageError(f"shard {place.shard}, key {place.keys[position]}: {error}") from error
     except OSError as error:
@@ -66,11 +67,11 @@ def image_sizes(place: BlockPlace) -> np.ndarray:
     return sizes
 
 
-def _image_size(fd: int, offset: int, length: int) -> tuple[int, int]:
-    found = image_size(os.pread(fd, min(_HEADER, length), offset))
+def _image_size(fd: int, offset: int, length: int, max_pixels: int) -> tuple[int, int]:
+    found = image_size(os.pread(fd, min(_HEADER, length), offset), max_pixels)
     if found is None:  # a long header, or another format
         image = os.pread(fd, length, offset)
-        found = image_size(image) or decode(image).shape[:2]
+        found = image_size(image, max_pixels) or decode(image, max_pixels).shape[:2]
     return found
 
 
@@ -187,7 +188,7 @@ def read_facts(store: Store, chosen: list[BlockView], on_progress: OnProgress | 
         skipped = frozenset(np.flatnonzero(labels == SKIPPED).tolist())
         if held is None or held[0] != (shard, block, skipped):
             place = store.index.place(shard, block, skipped)
-            held = (shard, block, skipped), place, image_sizes(place)
+            held = (shard, block, skipped), place, image_sizes(place, store.max_pixels)
         part, operations = _facts(store, held[1], held[2], view, labels[: len(held[1].keys)])
         parts.append(part | {"blocks": np.full(len(operations), int(store.index.starts[shard]) + block)})
         applied.append(operations)

@@ -155,7 +155,7 @@ def image_size(store: Store, spot: Spot) -> tuple[int, int]:
     """Height and width of a sample's image, from its header. ShardError where it cannot be read."""
     everything = store.index.place(spot.shard, spot.block)
     others = frozenset(range(len(everything.keys))) - {spot.position}
-    height, width = image_sizes(replace(everything, skipped=others))[spot.position].tolist()
+    height, width = image_sizes(replace(everything, skipped=others), store.max_pixels)[spot.position].tolist()
     return height, width
 
 
@@ -239,7 +239,7 @@ def render_views(store: Store, sample: int, views: Sequence[int]) -> tuple[np.nd
     spot = spot_of(store, sample)
     held = BlockLabels(store, spot)
     block = read_block(store.index.place(spot.shard, spot.block, held.skipped(views[0]) if len(views) else frozenset()))
-    decoded = decode_block(block)
+    decoded = decode_block(block, max_pixels=store.max_pixels)
     return decoded.image(spot.position), _render(store, spot, held, block, decoded, views)
 
 
@@ -249,7 +249,7 @@ def _render(
     unit_blocks = store.unit_samples // BLOCK_SAMPLES
     for view in views:
         if held.skipped(view) != decoded.skipped:
-            decoded = decode_block(replace(block, skipped=held.skipped(view)))
+            decoded = decode_block(replace(block, skipped=held.skipped(view)), max_pixels=store.max_pixels)
         replayed = replay_view(store.policy, store.seed, decoded, view)
         plan = view_mix(
             *(store.policy, store.seed, block.shard, block.number, decoded.num_samples, decoded.skipped, view)

@@ -8,8 +8,9 @@ import numpy as np
 import xxhash
 
 from teacher_cache.errors import ImageError, PolicyError
-from teacher_cache.replay.decode import decode, decode_crop, image_size
+from teacher_cache.replay.decode import decode_and_judge, decode_crop
 from teacher_cache.replay.geometry import cut
+from teacher_cache.replay.header import MAX_PIXELS, image_size
 from teacher_cache.replay.mix import MixPlan, apply_mix, class_pairs, draw_mix
 from teacher_cache.replay.policy import Policy
 from teacher_cache.replay.recipe import Box, Recipe, draw_recipe
@@ -35,7 +36,8 @@ class Block:
 @dataclass(frozen=True)
 class ReplayedBlock:
     """One block at one view. A skipped sample has zeros for pixels, the class pair (-2, -2) and no part in the digest's
-    pixels."""
+    pixels. damaged: positions whose file libjpeg warned of, though it made a picture of it, and what it said; complete
+    where the block was decoded whole."""
 
     view: int
     pixels: np.ndarray  # (n, H, W, 3) uint8; (0, H, W, 3) where they were written into rows that the caller has
@@ -43,6 +45,7 @@ class ReplayedBlock:
     lambdas: np.ndarray  # (n,) uint32, in units of 1 / LAMBDA_ONE
     digest: int  # uint64
     skipped: frozenset[int]
+    damaged: tuple[tuple[int, str], ...]
 
 
 class DecodedBlock:
@@ -50,12 +53,17 @@ class DecodedBlock:
 
     crops_only: of an image that is not held only the crop asked for is decoded, where that is less work. Damage
     elsewhere in a file may then go unseen, so it is for a caller who compares the digest with a whole decode's.
+    max_pixels: of a picture, height x width; a larger one is an ImageError before it is decoded.
     """
 
-    def __init__(self, block: Block, decoded_bytes: int, *, crops_only: bool = False) -> None:
+    def __init__(
+        self, block: Block, decoded_bytes: int, *, crops_only: bool = False, max_pixels: int = MAX_PIXELS
+    ) -> None:
         self.block = block
         self.crops_only = crops_only
+        self.max_pixels = max_pixels
         self.skipped = block.skipped
+        self._damaged: dict[int, str] = {}
         self._decoded: dict[int, np.ndarray] = {}
         self._bytes_left = decoded_bytes
 
@@ -63,13 +71,20 @@ class DecodedBlock:
     def num_samples(self) -> int:
         return len(self.block.keys)
 
+    @property
+    def damaged(self) -> tuple[tuple[int, str], ...]:
+        """Of the images decoded until now, as in ReplayedBlock."""
+        return tuple(sorted(self._damaged.items()))
+
     def image(self, position: int) -> np.ndarray:
         """The decoded image, (H, W, 3) uint8: read only. Raises ImageError, which names shard and key."""
         held = self._decoded.get(position)
         if held is not None:
             return held
         with self._named(position):
-            decoded = decode(self.block.images[position])
+            decoded, damage = decode_and_judge(self.block.images[position], self.max_pixels)
+        if damage is not None:
+            self._damaged[position] = damage
         if decoded.nbytes <= self._bytes_left:
             self._bytes_left -= decoded.nbytes
             self._decoded[position] = decoded
@@ -77,7 +92,10 @@ class DecodedBlock:
 
     def size(self, position: int) -> tuple[int, int]:
         """Height and width of an image. Raises ImageError, which names shard and key."""
-        known = image_size(self.block.images[position]) if self.crops_only else None
+        known = None
+        if self.crops_only:
+            with self._named(position):
+                known = image_size(self.block.images[position], self.max_pixels)
         height, width = known or self.image(position).shape[:2]
         return height, width
 
@@ -86,7 +104,7 @@ class DecodedBlock:
         if not self.crops_only or position in self._decoded:
             return cut(self.image(position), box)
         with self._named(position):
-            return decode_crop(self.block.images[position], box)
+            return decode_crop(self.block.images[position], box, self.max_pixels)
 
     @contextlib.contextmanager
     def _named(self, position: int) -> Iterator[None]:
@@ -99,17 +117,21 @@ class DecodedBlock:
             ) from error
 
 
-def open_block(block: Block, *, skip_bad: bool = False, crops_only: bool = False) -> DecodedBlock:
+def open_block(
+    block: Block, *, skip_bad: bool = False, crops_only: bool = False, max_pixels: int = MAX_PIXELS
+) -> DecodedBlock:
     """As decode_block does; with crops_only nothing is decoded until it is asked for."""
     if crops_only:
-        return DecodedBlock(block, DECODED_BYTES, crops_only=True)
-    return decode_block(block, skip_bad=skip_bad)
+        return DecodedBlock(block, DECODED_BYTES, crops_only=True, max_pixels=max_pixels)
+    return decode_block(block, skip_bad=skip_bad, max_pixels=max_pixels)
 
 
-def decode_block(block: Block, *, skip_bad: bool = False, decoded_bytes: int = DECODED_BYTES) -> DecodedBlock:
+def decode_block(
+    block: Block, *, skip_bad: bool = False, decoded_bytes: int = DECODED_BYTES, max_pixels: int = MAX_PIXELS
+) -> DecodedBlock:
     """Decode every image once, to know now which cannot be. Raises ImageError, which names shard and key; with skip_bad
     such an image joins `skipped` instead."""
-    decoded = DecodedBlock(block, decoded_bytes)
+    decoded = DecodedBlock(block, decoded_bytes, max_pixels=max_pixels)
     for position in range(decoded.num_samples):
         if position in decoded.skipped:
             continue
@@ -175,6 +197,7 @@ def replay_view(
         lambdas=plan.lambdas,
         digest=_digest(pixels, pairs, plan.lambdas, decoded.skipped),
         skipped=decoded.skipped,
+        damaged=decoded.damaged,
     )
 
 
@@ -186,9 +209,10 @@ def replay(
     *,
     skip_bad: bool = False,
     crops_only: bool = False,
+    max_pixels: int = MAX_PIXELS,
 ) -> Iterator[ReplayedBlock]:
     """Decode a block once, or no more than crops of it, and replay views of it, in the order given."""
-    decoded = open_block(block, skip_bad=skip_bad, crops_only=crops_only)
+    decoded = open_block(block, skip_bad=skip_bad, crops_only=crops_only, max_pixels=max_pixels)
     for view in views:
         yield replay_view(policy, store_seed, decoded, view)
 

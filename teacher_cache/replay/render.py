@@ -6,6 +6,7 @@ result exactly, and library kernels that are integer inside.
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from importlib import metadata
 from types import MappingProxyType
 
 import cv2
@@ -27,13 +28,12 @@ _NONE: Mapping[str, OwnOperation] = MappingProxyType({})
 def pixel_libraries() -> dict[str, str]:
     """Names and versions of everything that decides pixels, to explain a drift."""
     import torch
-    import torchvision
 
     region = region_library()
     return {
         "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
         "opencv": cv2.__version__,
+        "simplejpeg": metadata.version("simplejpeg"),
         "pillow": PIL.__version__,
         "numpy": np.__version__,
         **({"nvimgcodec": region} if region else {}),

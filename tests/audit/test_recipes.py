@@ -1,6 +1,5 @@
 """Image sizes from headers, and the sampled statistics against the whole population, one view at a time."""
 
-import io
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -20,30 +19,31 @@ from teacher_cache.audit.recipes import (
 )
 from teacher_cache.errors import ImageError, ShardError
 from teacher_cache.replay.block import view_mix, view_recipe
-from teacher_cache.replay.decode import image_size
+from teacher_cache.replay.header import image_size
 from teacher_cache.replay.mix import LAMBDA_ONE
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.replay.recipe import Box
 from tests.audit.drawn import all_labels, drawn_store
 from tests.bright_shards import bright_store, spoil_image
-from tests.images import jpeg, picture
+from tests.images import jpeg, picture, webp
 
 
 def test_a_header_that_is_long_is_read_on(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x010E] = "x" * 60_000
-    long, plain = jpeg(picture(2, height=40, width=50), exif=exif), io.BytesIO()
-    Image.fromarray(picture(3, height=20, width=30)).save(plain, "gif")  # by no header that is known here
+    long, short = jpeg(picture(2, height=40, width=50), exif=exif), webp(picture(3, height=20, width=30))
     assert image_size(long[:4096]) is None
     store = bright_store(tmp_path, counts=(3,))
-    (tmp_path / "x.tar").write_bytes(long + plain.getvalue() + b"junk")
+    (tmp_path / "x.tar").write_bytes(long + short + b"junk")
     place = replace(
         store.index.place(0, 0, frozenset({2})),
         path=str(tmp_path / "x.tar"),
         offsets=np.array([0, len(long), 0]),
-        sizes=np.array([len(long), len(plain.getvalue()), 0]),
+        sizes=np.array([len(long), len(short), 0]),
     )
     assert image_sizes(place).tolist() == [[40, 50], [20, 30], [0, 0]]
+    with pytest.raises(ImageError, match=r"key s0000\d: the image is 40 x 50 pixels large, more than the 1999 that"):
+        image_sizes(place, max_pixels=1999)
 
 
 def test_a_shard_that_is_gone_and_an_image_that_is_none(tmp_path: Path) -> None:

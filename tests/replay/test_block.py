@@ -7,11 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from teacher_cache.errors import ImageError
-from teacher_cache.replay.block import Block, decode_block, replay, replay_view, view_mix, view_recipe
+from teacher_cache.replay.block import Block, decode_block, open_block, replay, replay_view, view_mix, view_recipe
 from teacher_cache.replay.mix import LAMBDA_ONE, apply_mix
 from teacher_cache.replay.policy import load_policy
+from teacher_cache.replay.recipe import Box
 from teacher_cache.replay.render import decode, render_pixels
-from tests.images import ENCODERS, picture
+from tests.images import ENCODERS, frame_at, picture
 
 POLICY = load_policy("deit", ["size=32"])
 ENCODED = tuple(
@@ -124,6 +125,43 @@ def test_a_bad_image_is_named_or_skipped() -> None:
     marked = decode_block(make_block(images, skipped=frozenset({2, 3})))
     for view in range(3):
         assert replay_view(POLICY, 5, decoded, view).digest == replay_view(POLICY, 5, marked, view).digest
+
+
+def test_damaged_images_are_listed_and_rendered() -> None:
+    """Those of which nothing is held decoded too; once each; not in the digest."""
+    cut_short = ENCODED[0][: len(ENCODED[0]) * 9 // 10] + b"\xff\xd9"
+    ink = ENCODED[3][: len(ENCODED[3]) * 9 // 10] + b"\xff\xd9"
+    images = (cut_short, *ENCODED[1:3], ink, b"", *ENCODED[5:])
+    told = "Corrupt JPEG data: premature end of data segment"
+    for decoded_bytes in (0, 1 << 30):
+        decoded = decode_block(make_block(images), skip_bad=True, decoded_bytes=decoded_bytes)
+        for view in (0, 1):
+            replayed = replay_view(POLICY, 5, decoded, view)
+            assert replayed.damaged == ((0, told), (3, told))
+            assert replayed.skipped == {4}
+            assert replayed.pixels[0].any()
+    assert next(replay(POLICY, 5, make_block(), [0])).damaged == ()
+
+
+@pytest.mark.parametrize("crops_only", [False, True])
+def test_no_image_of_a_block_is_larger_than_allowed(crops_only: bool) -> None:
+    largest = max(decode(image).size // 3 for image in ENCODED)
+    blocks = replay(POLICY, 5, make_block(), range(3), crops_only=crops_only, max_pixels=largest)
+    assert [view.digest for view in blocks] == [DIGESTS[view] for view in range(3)]
+    with pytest.raises(
+        ImageError,
+        match=rf"^shard train-0000\.tar, key key-6: the image is 58 x 50 .* the {largest - 1} that .*--skip-bad$",
+    ):
+        next(replay(POLICY, 5, make_block(), [0], crops_only=crops_only, max_pixels=largest - 1))
+    if not crops_only:
+        assert decode_block(make_block(), skip_bad=True, max_pixels=largest - 1).skipped == {6}
+        return
+    with pytest.raises(ImageError, match="key-6: the image is 58 x 50"):
+        open_block(make_block(), crops_only=True, max_pixels=largest - 1).crop(6, Box(0, 0, 5, 5))
+    place = frame_at(ENCODED[0])
+    image = ENCODED[0][: place + 5] + struct.pack(">HH", 4000, 50_000) + ENCODED[0][place + 9 :]
+    raised = open_block(make_block((image,)), crops_only=True, max_pixels=200_000_000)
+    assert raised.size(0) == (4000, 50_000)
 
 
 def test_a_block_of_one_and_a_block_of_nothing_but_skips() -> None:

@@ -404,10 +404,10 @@ def test_only_single_views_that_a_digest_proves_are_decoded_by_the_crop(
     fill_store(store, views=range(2))
     decoded = 0
 
-    def count(image: bytes, box: Box) -> np.ndarray:
+    def count(image: bytes, box: Box, max_pixels: int) -> np.ndarray:
         nonlocal decoded
         decoded += 1
-        return decode_crop(image, box)
+        return decode_crop(image, box, max_pixels)
 
     monkeypatch.setattr("teacher_cache.replay.block.decode_crop", count)
     loader = make_loader(store, epochs=4 * repeats, batch_size=26, labels=False, repeats=repeats)

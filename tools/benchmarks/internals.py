@@ -23,7 +23,7 @@ def without_digests(loader: ViewLoader) -> Iterator[None]:
 
 
 STEPS: tuple[tuple[Any, str, str], ...] = (
-    (block, "decode", "decoding"),
+    (block, "decode_and_judge", "decoding"),
     (block, "decode_crop", "decoding"),
     (block, "view_recipe", "drawing recipes"),
     (block, "view_mix", "drawing recipes"),

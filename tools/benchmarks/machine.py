@@ -13,7 +13,8 @@ from teacher_cache.teacher import device_name
 from tools.benchmarks.row import cores
 
 LIBRARIES = (
-    *("torch", "torchvision", "timm", "numpy", "opencv-python-headless", "pillow", "zarr", "webdataset"),
+    *("torch", "torchvision", "timm", "numpy", "opencv-python-headless", "pillow", "simplejpeg"),
+    *("zarr", "webdataset"),
     *("nvidia-dali-cuda130", "nvidia-dali-cuda120"),
 )
 
