@@ -58,6 +58,11 @@ def main() -> None:
 @click.option("--classes", "classes_file", help="Class names in order (JSON).  [default: classes.json by the shards]")
 @click.option("--like", help="Take index, policy, seed and groups from another store instead of reading shards.")
 @click.option("--devices", type=click.Choice(["one", "any"]), default="one", help="May fills use other devices?")
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(1),
+    help="Height x width of the largest image that is decoded.  [default: 178956970, or --like's]",
+)
 @click.option("--workers", default=4, type=click.IntRange(1), help="Processes that walk shards.")
 def index(
     shards: tuple[str, ...],
@@ -73,9 +78,11 @@ def index(
     classes_file: str | None,
     like: str | None,
     devices: str,
+    max_pixels: int | None,
     workers: int,
 ) -> None:
     """Index WebDataset SHARDS (paths, globs, brace patterns) into a new store, with its policy and seed frozen."""
+    from teacher_cache.replay.header import MAX_PIXELS
     from teacher_cache.replay.operations import open_operations
     from teacher_cache.replay.policy import change_policy, load_policy
     from teacher_cache.shards import class_order_warning
@@ -101,6 +108,7 @@ def index(
             raise StoreError(f"{like} has seed {other.seed}, --seed says {seed}: leave --seed out, or index shards")
         found, seed, group = other.index, other.seed, group or other.group
         views, unit_samples = views or other.views, unit_samples or other.unit_samples
+        max_pixels = max_pixels or other.max_pixels
     else:
         found = _walk(shards, store_path, class_from, classes_file, workers)
         if warning := class_order_warning(found):
@@ -115,6 +123,7 @@ def index(
         group=group,
         unit_samples=unit_samples or 4096,
         any_device=devices == "any",
+        max_pixels=max_pixels or MAX_PIXELS,
     )
     _say_rounded(views, store.views, store.group)
     click.echo(

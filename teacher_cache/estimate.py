@@ -47,6 +47,7 @@ def _on_disk(store: Store, labelled: LabelledUnit, teacher: Teacher) -> tuple[in
             seed=store.seed,
             group=store.group,
             unit_samples=store.unit_samples,
+            max_pixels=store.max_pixels,
         )
         tried.publish_teacher(teacher.identity)  # which makes the arrays of its topk
         before = sum(status(tried)["bytes"][name] for name in tried.array_names)

@@ -1,7 +1,7 @@
 """Stage one: units without labels -> replayed views -> teacher -> store."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from teacher_cache.topk import top_classes
 from teacher_cache.unit import Unit, UnitCounts, UnitValues
 from teacher_cache.workers import Rendered, RenderPool, RenderTask
 
+DAMAGED_TOLD = 10  # by each rank
 TASKS_AHEAD = 4  # blocks submitted for each worker: what keeps them busy while a unit ends and the next begins
 
 
@@ -58,6 +59,7 @@ class LabelledUnit:
     lambdas: np.ndarray
     digests: np.ndarray  # (blocks, views) uint64
     missing: int  # (block, view)s still to come
+    damaged: dict[int, str] = field(default_factory=dict)  # row -> what a decoder warned of in its image
     topk_classes: np.ndarray | None = None  # (samples, views, K)
     topk_probabilities: np.ndarray | None = None  # (samples, views, K + 1) float16
 
@@ -65,7 +67,8 @@ class LabelledUnit:
         return UnitValues(self.labels, self.digests, self.topk_classes, self.topk_probabilities)
 
     def counts(self) -> UnitCounts:
-        return count_agreement(self.labels.reshape(-1), self.class_pairs.reshape(-1, 2), self.lambdas.reshape(-1))
+        counts = count_agreement(self.labels.reshape(-1), self.class_pairs.reshape(-1, 2), self.lambdas.reshape(-1))
+        return replace(counts, damaged=len(self.damaged) * self.labels.shape[1])
 
 
 def fill(
@@ -89,7 +92,10 @@ def fill(
     if a unit is missing at the end.
     """
     proved = False
-    with RenderPool(store.policy, store.seed, workers=options.workers, skip_bad=options.skip_bad) as pool:
+    told: set[int] = set()  # damaged samples
+    with RenderPool(
+        store.policy, store.seed, workers=options.workers, skip_bad=options.skip_bad, max_pixels=store.max_pixels
+    ) as pool:
         if job.rank == 0:
             missing = store.missing_units(views)
             on_start(sum(count_views(store, unit) for unit in missing))
@@ -101,6 +107,7 @@ def fill(
                     check_still_the_same(store, teacher, pool, warn)
                     proved = True
                 commit(store, first, teacher, job, on_progress)
+                tell_damaged(store, first, told, warn)
                 left = missing[1:]
             job.publish("units", left)
         units = [Unit(*unit) for unit in job.read("units")]
@@ -111,6 +118,7 @@ def fill(
         todo = (units[number] for number in job.draw("drawn", len(units)))
         for labelled in label_units(store, teacher, pool, todo, lambda views: advance(job, views, on_progress)):
             commit(store, labelled, teacher, job, on_progress)
+            tell_damaged(store, labelled, told, warn)
     job.wait_for_all("finished", lambda: on_progress(read_progress(job)))
     if job.rank != 0:
         return len(units)
@@ -120,6 +128,17 @@ def fill(
             f"{len(left)} units are still missing, the first is {describe(store, left[0])}: run the same command again"
         )
     return len(missing)
+
+
+def open_pool(store: Store, options: FillOptions) -> RenderPool:
+    """The processes that render a store's blocks for its teacher."""
+    return RenderPool(
+        store.policy,
+        store.seed,
+        workers=options.workers,
+        skip_bad=options.skip_bad,
+        max_pixels=store.max_pixels,
+    )
 
 
 def label_units(
@@ -188,6 +207,7 @@ def take_replay(labelled: LabelledUnit, number: int, rendered: Rendered) -> np.n
     labelled.class_pairs[rows, column] = block.class_pairs
     labelled.lambdas[rows, column] = block.lambdas
     labelled.digests[number, column] = block.digest
+    labelled.damaged |= {int(rows[position]): words for position, words in block.damaged}
     skipped = np.array(sorted(block.skipped), np.int64)
     labelled.labels[rows[skipped], column] = -2
     if labelled.topk_classes is not None:
@@ -281,6 +301,23 @@ def commit(
     job.add("labelled", counts.labelled)
     job.add("larger", counts.larger)
     advance(job, 0, on_progress)
+
+
+def tell_damaged(store: Store, labelled: LabelledUnit, told: set[int], warn: Callable[[str], None]) -> None:
+    """Name the first samples whose images a decoder warned of, each once; `told` grows by all of them."""
+    first = int(store.index.starts[labelled.unit.shard]) + store.unit_rows(labelled.unit)[0]
+    shard = store.shard_name(labelled.unit.shard)
+    for row, words in sorted(labelled.damaged.items()):
+        if first + row in told:
+            continue
+        told.add(first + row)
+        if len(told) <= DAMAGED_TOLD:
+            key = store.index.key(first + row)
+            warn(
+                f"shard {shard}, key {key}: {words}; it is labelled as Pillow decodes it: restore the image if you can"
+            )
+        elif len(told) == DAMAGED_TOLD + 1:
+            warn("more images are damaged: `teacher-cache status` counts their views")
 
 
 def advance(job: Job, views: int, on_progress: Callable[[FillProgress], None]) -> None:

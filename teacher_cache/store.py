@@ -48,6 +48,7 @@ from teacher_cache.published import (
     sweep_unpublished,
 )
 from teacher_cache.replay.block import BLOCK_SAMPLES
+from teacher_cache.replay.header import MAX_PIXELS
 from teacher_cache.replay.policy import Policy
 from teacher_cache.replay.render import pixel_libraries
 from teacher_cache.sealed import broken, seal
@@ -65,7 +66,6 @@ from teacher_cache.unit import (
 
 SCHEMA = 2
 PACKING = "files"
-MAX_PIXELS = 178_956_970  # of an image, height x width: where Pillow refuses
 _CREATED = (  # attributes that never change; the shards' names and sizes too, but not their places
     *("seed", "policy", "group", "unit_samples", "class_names", "class_from", "any_device", "max_pixels", "libraries"),
 )

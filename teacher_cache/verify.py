@@ -68,7 +68,7 @@ def verify(
     report.shards = len({unit.shard for unit, _ in chosen})
     report.groups = len({unit.group for unit, _ in chosen})
     reader = LabelReader(store)
-    with RenderPool(store.policy, store.seed, workers=workers) as pool:
+    with RenderPool(store.policy, store.seed, workers=workers, max_pixels=store.max_pixels) as pool:
         views = _replay(store, reader, pool, chosen, report, on_progress)
         if teacher is None:
             for _ in views:

@@ -1,5 +1,6 @@
 """Stage one, from shards to labels: exact, resumable, and refusing what would make labels wrong."""
 
+import io
 import json
 import os
 import random
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from teacher_cache.cli import main
 from teacher_cache.errors import (
@@ -30,6 +32,7 @@ from teacher_cache.job import join_job
 from teacher_cache.proof import Proof
 from teacher_cache.replay.block import replay
 from teacher_cache.shards import read_block
+from teacher_cache.status import status
 from teacher_cache.store import Store
 from teacher_cache.teacher import TeacherSettings, open_teacher
 from teacher_cache.topk import top_classes
@@ -472,6 +475,36 @@ def test_topk_from_the_command_line(tmp_path: Path) -> None:
 
 
 # -- bad images, drift ---------------------------------------------------------------------------------------------
+
+
+def test_images_that_a_decoder_warns_of_are_labelled_counted_and_told(tmp_path: Path) -> None:
+    paths = [str(write_shard(tmp_path / "shards" / "train-0000.tar", [jpeg_sample(n) for n in range(30)]))]
+    store = bright_store(tmp_path)
+    assert [shard.path for shard in store.index.shards] == paths
+    warnings: list[str] = []
+    options = FillOptions(workers=0, allow_low_agreement=True)
+    fill(store, open_test_teacher(store), join_job(), options, range(4), warn=warnings.append)
+    told = [warning for warning in warnings if "Pillow decodes it" in warning]
+    assert told == [
+        f"shard train-0000.tar, key s{number}: Corrupt JPEG data: premature end of data segment; it is labelled as "
+        "Pillow decodes it: restore the image if you can"
+        for number in range(0, 20, 2)
+    ]
+    assert sum("more images are damaged" in warning for warning in warnings) == 1
+    assert not store.missing_units()
+    assert status(store)["damaged"] == 15 * 4
+    assert "60 views of images that a decoder warned of" in CliRunner().invoke(main, ["status", str(store.path)]).output
+
+
+def jpeg_sample(number: int) -> dict[str, object]:
+    """A JPEG; of every second one a third of the data is gone, and its end marker is there."""
+    stream = io.BytesIO()
+    pixels = np.random.default_rng(number).integers(0, 256, (24, 24, 3), np.uint8)
+    Image.fromarray(pixels).save(stream, "jpeg")
+    image = stream.getvalue()
+    if number % 2 == 0:
+        image = image[: len(image) * 2 // 3] + b"\xff\xd9"
+    return {"__key__": f"s{number}", "jpg": image, "cls": str(number % 10).encode()}
 
 
 def test_a_bad_image_stops_naming_shard_and_key(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ DOORS = {
     | {"teacher_cache/audit/pictures.py", "teacher_cache/audit/thumbnails.py", "tools/make_shards.py"}
     | {"tools/benchmarks/photographs.py", "tools/benchmarks/peers.py"},
     "webdataset": {"tools/make_shards.py"},
-    "zarr": {"teacher_cache/store.py", "teacher_cache/arrays.py"},
+    "zarr": {"teacher_cache/store.py", "teacher_cache/arrays.py", "teacher_cache/proof.py"},
     "numcodecs": {"teacher_cache/chunks.py"},
     "timm": {
         "teacher_cache/teacher.py",
