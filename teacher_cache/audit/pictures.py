@@ -4,7 +4,6 @@ import contextlib
 import functools
 import io
 import os
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from teacher_cache.audit.sample import Pictures
 from teacher_cache.errors import StoreError
+from teacher_cache.files import replacing, writing
 from teacher_cache.shown import escaped, shown
 
 SHEET_WIDTH = 1200
@@ -237,17 +237,13 @@ def png_bytes(image: Image.Image) -> bytes:
 
 
 def save_png(image: Image.Image, path: str | os.PathLike[str]) -> None:
-    """Write a PNG aside and rename it. StoreError where another file is there already; the same one may be."""
+    """Write a PNG aside and rename it. StoreError where another file is there; the same one may be. DiskError."""
     path, content = Path(path), png_bytes(image)
-    aside = path.with_name(f".{path.name[:80]}.{uuid.uuid4().hex}.partial")
-    try:
-        if path.exists():
-            if path.is_file() and path.read_bytes() == content:
-                return
-            raise StoreError(f"{path} exists and is not this picture: remove it, or choose another --out")
+    with writing(path):
+        there = path.exists()
+        if there and path.is_file() and path.read_bytes() == content:
+            return
+    if there:
+        raise StoreError(f"{path} exists and is not this picture: remove it, or choose another --out")
+    with replacing(path) as aside:
         aside.write_bytes(content)
-        os.rename(aside, path)
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written ({error.strerror}): choose another --out") from error
-    finally:
-        aside.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from teacher_cache.audit.summary import summarise
 from teacher_cache.audit.thumbnails import EXACT_SIDE, SIDE, add_pictures
 from teacher_cache.audit.votes import Census, OnProgress, take_census
 from teacher_cache.errors import StoreError
+from teacher_cache.files import replacing
 from teacher_cache.shown import shown
 from teacher_cache.store import Store
 
@@ -80,7 +80,8 @@ def write_report(
         )
     add_pictures(store, data, room, workers, on_pictures)
     page = render(data, script).encode()
-    _write(out, page)
+    with replacing(out) as aside:
+        aside.write_bytes(page)
     return {
         "out": str(out),
         "bytes": len(page),
@@ -214,14 +215,3 @@ def _check_place(out: Path) -> None:
         raise StoreError(f"{out} exists already: remove it, or choose another --out")
     if not out.parent.is_dir():
         raise StoreError(f"there is no folder {out.parent} to write {out.name} into: make it")
-
-
-def _write(out: Path, content: bytes) -> None:
-    aside = out.with_name(f".{out.name[:80]}.{uuid.uuid4().hex}.partial")
-    try:
-        aside.write_bytes(content)
-        os.rename(aside, out)
-    except OSError as error:
-        raise StoreError(f"{out} cannot be written ({error.strerror}): choose another --out") from error
-    finally:
-        aside.unlink(missing_ok=True)
