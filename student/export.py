@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -146,9 +147,9 @@ def _captured(graph: Graph, trained: Trained) -> torch.export.ExportedProgram:
 
 
 def _write_torch_export(graph: Graph, trained: Trained, metadata: dict[str, str], path: Path) -> None:
-    captured, extra = _captured(graph, trained), {METADATA: json.dumps(metadata, indent=2)}
-    with path.open("wb") as file:  # of a path that it opens itself torch does not tell what the system said
-        torch.export.save(captured, file, extra_files=extra)
+    written = BytesIO()  # where a disk is full torch's own writer ends the process
+    torch.export.save(_captured(graph, trained), written, extra_files={METADATA: json.dumps(metadata, indent=2)})
+    path.write_bytes(written.getbuffer())
 
 
 def _compare_torch_export(graph: Graph, trained: Trained, path: Path) -> tuple[float, str]:

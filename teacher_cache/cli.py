@@ -38,7 +38,7 @@ def one_line_errors() -> Iterator[None]:
     except TeacherCacheError as error:
         say(f"error: {error}", err=True)
     except OSError as error:
-        if _takes_more(sys.stdout):
+        if not _is_of_printing(error):
             say(f"error: {_describe(error)}", err=True)
         elif not isinstance(error, BrokenPipeError):
             say(f"error: standard output cannot be written ({error.strerror}): send it elsewhere", err=True)
@@ -50,13 +50,17 @@ def one_line_errors() -> Iterator[None]:
     sys.exit(1)
 
 
-def _takes_more(stream: Any) -> bool:
-    """Whether a stream can be written; if not, what waits in it is dropped, lest Python complain of it at its end."""
-    try:
-        stream.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+def _is_of_printing(error: OSError) -> bool:
+    """Whether what is printed could not be written; what waits is dropped then, lest Python complain of it as it ends.
+
+    The system's error does not say of which stream it is, but only what prints calls a stream's own methods.
+    """
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None or trace.tb_frame.f_globals["__name__"].partition(".")[0] not in ("click", "rich"):
         return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return True
 
 

@@ -144,11 +144,11 @@ def _aside(path: Path) -> Path:
 
 
 def _disk_error(error: OSError, path: str | os.PathLike[str], lost: str) -> DiskError:
-    said = error.strerror or str(error)
-    if isinstance(error.filename, str) and not error.filename.startswith(os.path.dirname(os.fspath(path))):
-        said = f"{error.filename}: {said}"  # something else went wrong while it was written
+    said, place, other = os.strerror(error.errno) if error.errno else str(error), os.fspath(path), error.filename
+    if isinstance(other, str) and not other.startswith(os.path.dirname(place)) and not place.startswith(other):
+        said = f"{other}: {said}"  # something else went wrong while it was written
     what_next = _WHAT_NEXT.get(error.errno or 0, "see to it, then run the same command again")
-    return DiskError(f"{os.fspath(path)} cannot be written ({said}): {lost}; {what_next}")
+    return DiskError(f"{place} cannot be written ({said}): {lost}; {what_next}")
 
 
 def _system_error(error: BaseException) -> OSError | None:

@@ -43,7 +43,7 @@ def _watch(event: str, arguments: tuple[Any, ...]) -> None:
         path, mode, flags = arguments
         if flags & WRITES or set(mode or "") & set("wax+"):
             _disk.meet(path)
-    elif event in MAKES:
+    elif event in MAKES and not os.path.exists(arguments[MAKES[event]]):
         _disk.meet(arguments[MAKES[event]])
 
 

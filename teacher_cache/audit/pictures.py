@@ -245,5 +245,7 @@ def save_png(image: Image.Image, path: str | os.PathLike[str]) -> None:
             return
     if there:
         raise StoreError(f"{path} exists and is not this picture: remove it, or choose another --out")
+    if not path.parent.is_dir():
+        raise StoreError(f"there is no folder {path.parent} to write {path.name} into: make it")
     with replacing(path) as aside:
         aside.write_bytes(content)
