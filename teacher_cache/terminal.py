@@ -55,16 +55,19 @@ def table(
     right: Iterable[str] = (),
     limits: Mapping[str, int] | None = None,
     styles: Sequence[str] | None = None,
+    title: str | None = None,
+    caption: str | None = None,
     **how: Any,
 ) -> Table:
-    """A table for a console, its cells of anyone's strings.
+    """A table for a console, every string in it shown.
 
     right: columns that stand at the right; limits: characters of a cell, by column, else SHOWN; styles: of each row;
     how: of rich's Table.
     """
-    made, at_right, limits = Table(**how), set(right), limits or {}
+    above, below = (None if text is None else Text(shown(text, MESSAGE)) for text in (title, caption))
+    made, at_right, limits = Table(title=above, caption=below, **how), set(right), limits or {}
     for column in columns:
-        made.add_column(column, justify="right" if column in at_right else "left", overflow="fold")
+        made.add_column(Text(shown(column)), justify="right" if column in at_right else "left", overflow="fold")
     for number, row in enumerate(rows):
         cells = (Text(shown(cell, limits.get(column, SHOWN))) for column, cell in zip(columns, row, strict=True))
         made.add_row(*cells, style=styles[number] if styles is not None else None)

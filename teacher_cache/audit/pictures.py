@@ -192,7 +192,7 @@ def _caption(view: dict[str, Any]) -> list[str]:
 
 
 def drawable(text: str) -> str:
-    """The text as `printable` has it, with escapes for letters that the sheets' font lacks: \\u732b, not a box."""
+    """The text as `shown` has it, with escapes for letters that the sheets' font lacks: \\u732b, not a box."""
     return "".join(letter if _has_glyph(letter) else escaped(letter) for letter in shown(text))
 
 

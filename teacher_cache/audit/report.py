@@ -19,7 +19,7 @@ from teacher_cache.audit.thumbnails import EXACT_SIDE, SIDE, add_pictures
 from teacher_cache.audit.votes import Census, OnProgress, take_census
 from teacher_cache.errors import StoreError
 from teacher_cache.files import replacing
-from teacher_cache.shown import shown
+from teacher_cache.shown import MESSAGE, shown
 from teacher_cache.store import Store
 
 MAX_MEGABYTES = 10.0
@@ -165,7 +165,7 @@ def _pairs(census: Census) -> dict[str, Any]:
 
 
 def render(data: dict[str, Any], plotly: str) -> str:
-    """data of `collect` and the text of plotly.js -> HTML. Names are escaped, and shown as `printable` shows them."""
+    """data of `collect` and the text of plotly.js -> HTML. Names are escaped, and shown as `shown` has them."""
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_PAGE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
@@ -204,9 +204,9 @@ def _script(text: str) -> markupsafe.Markup:
 
 def _printable(value: Any) -> Any:
     if isinstance(value, str):
-        return value if value.isprintable() else shown(value, None)  # pictures are long
+        return value if value.startswith("data:image/") and value.isprintable() else shown(value, MESSAGE)
     if isinstance(value, dict):
-        return {name: _printable(each) for name, each in value.items()}
+        return {shown(name, MESSAGE): _printable(each) for name, each in value.items()}
     return [_printable(each) for each in value] if isinstance(value, list) else value
 
 
