@@ -34,7 +34,7 @@ def group_document(attributes: Mapping[str, Any]) -> bytes:
 
 
 def publish_folder(store: Path, name: str, files: Mapping[str, bytes]) -> bool:
-    """Make the folder `name` of a store with these files, unless it is there: then False. DiskError where neither can be.
+    """Make the folder `name` of a store with these files, unless it is there: then False. DiskError.
 
     files: bytes by path in the folder, "zarr.json" among them.
     """
