@@ -62,7 +62,7 @@ def test_what_the_system_says_is_one_line(tmp_path: Path, error: int, said: str)
     path = tmp_path / "x"
     path.write_text("before")
     with (
-        bad_disk(tmp_path, after=1, error=error),
+        bad_disk(tmp_path, error=error),
         pytest.raises(DiskError, match=f"^{path} cannot be written {said}") as found,
     ):
         write(path, b"after")
