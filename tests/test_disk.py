@@ -96,7 +96,12 @@ def test_fill(tmp_path: Path) -> None:
         r"error: \S+/store\S* cannot be written \(No space left on device\): committed units are kept, those in flight"
     )
     assert fill_the_disk(teacher_cache, fill_words(store.path), store.path, said, step=3) > 3
-    assert files(store.path) == files(whole.path)
+    found, expected = files(store.path), files(whole.path)
+    assert found.keys() == expected.keys()
+    # a build's own file says how its logits were found, by the fill that bound the teacher or by a later one
+    assert {name for name in found if found[name] != expected[name]} <= {
+        name for name in found if name.startswith("teacher/build-")
+    }
 
 
 def test_extend(tmp_path: Path) -> None:
