@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from teacher_cache.durable import sync
 from teacher_cache.errors import CheckpointError
+from teacher_cache.files import replacing, sweep
 from teacher_cache.teacher import read_checkpoint
 
 FORMAT = 2
@@ -19,18 +19,17 @@ MAY_CHANGE = ("micro_batch", "compile")  # recipe fields that do not change what
 
 
 def write_checkpoint(out: Path, content: Mapping[str, Any], *, epoch_end: bool) -> None:
-    """Publish a checkpoint under NEWEST and, at an epoch's end, under EPOCH_END: aside, to disk, renamed."""
-    aside = out / f"{NEWEST}.partial"
-    with aside.open("wb") as file:
-        torch.save({"format": FORMAT, **content}, file)
-    sync(aside)
-    if epoch_end:
-        link = out / f"{EPOCH_END}.partial"
-        link.unlink(missing_ok=True)
-        os.link(aside, link)
-        link.replace(out / EPOCH_END)
-    aside.replace(out / NEWEST)
-    sync(out)
+    """Publish a checkpoint under NEWEST and, at an epoch's end, under EPOCH_END: aside, to disk, renamed. DiskError."""
+    newest = out / NEWEST
+    lost = "the checkpoint before it is kept" if newest.exists() else "no checkpoint is written yet"
+    sweep(newest)  # of a killed run: checkpoints are large
+    sweep(out / EPOCH_END)
+    with replacing(newest, lost) as aside:
+        with aside.open("wb") as file:
+            torch.save({"format": FORMAT, **content}, file)
+        if epoch_end:
+            with replacing(out / EPOCH_END, lost) as link:
+                os.link(aside, link)
 
 
 def find_checkpoint(out: Path, world_size: int) -> dict[str, Any] | None:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from teacher_cache.cli import OneLineErrors
 from teacher_cache.errors import CheckpointError
+from teacher_cache.terminal import say, say_json, say_lines, table, terminal
 from teacher_cache.threads import wait_asleep
 
 HEADS = {"class": "class head", "distillation": "distillation head", "fused": "fused"}
@@ -135,14 +135,14 @@ def _train(
         recipe, initial = start.recipe, start.state
         if os.environ.get("RANK", "0") == "0":
             for note in start.notes:
-                click.echo(note)
+                say(note)
     try:
-        accuracy = train_student(store, recipe, options, click.echo, initial=initial)
+        accuracy = train_student(store, recipe, options, say, initial=initial)
     except Stopped as stopped:
-        click.echo(str(stopped), err=True)
+        say(str(stopped), err=True)
         sys.exit(STOPPED)
     if accuracy:
-        Console().print(accuracy_table({recipe.name: accuracy}))
+        terminal().print(accuracy_table({recipe.name: accuracy}))
 
 
 def _resolution(text: str | None) -> tuple[int, int] | None:
@@ -170,13 +170,13 @@ def recipes(context: click.Context) -> None:
     names = shipped_recipes()
     width = max(map(len, names))
     columns = shutil.get_terminal_size((120, 24)).columns
-    click.echo(f"{'recipe':<{width}}  policy    distill  epochs  views  what")
+    say(f"{'recipe':<{width}}  policy    distill  epochs  views  what")
     for name in names:
         recipe = load_recipe(name)
         views = num_views_read(recipe.epochs, recipe.repeats)
         row = f"{name:<{width}}  {recipe.policy or 'any':<8}  {recipe.distill:<7}  {recipe.epochs:>6}  {views:>5}  "
         what = read_header(name).partition("\n")[0]
-        click.echo(row + (what if len(row + what) <= columns else f"{what[: columns - len(row) - 3]}..."))
+        say(row + (what if len(row + what) <= columns else f"{what[: columns - len(row) - 3]}..."))
 
 
 @recipes.command()
@@ -186,7 +186,7 @@ def show(name: str, overrides: tuple[str, ...]) -> None:
     """Print a recipe whole, as a TOML file: every setting with its source, and how many views it needs."""
     from student.recipe import describe_recipe, load_sourced_recipe
 
-    click.echo(describe_recipe(load_sourced_recipe(name, overrides)))
+    say_lines(describe_recipe(load_sourced_recipe(name, overrides)))
 
 
 @main.command()
@@ -269,9 +269,9 @@ def evaluate(
     )
     values = report(evaluated, counts)
     if as_json:
-        click.echo(json.dumps(values, indent=2))
+        say_json(values)
     else:
-        Console().print(tables(values))
+        terminal().print(tables(values), crop=False)
 
 
 @main.command()
@@ -313,9 +313,9 @@ def export(
     holds = f" ({', '.join(written.outputs)})" if written.outputs else ""
     compared = "" if written.difference is None else f", largest difference {written.difference:.2g}"
     batches = "" if written.difference is None else f" at batches of {' and '.join(map(str, CHECKED_BATCHES))}"
-    click.echo(f"wrote {out}{holds}; {written.how}{compared}{batches}")
+    say(f"wrote {out}{holds}; {written.how}{compared}{batches}")
     if file_format == "safetensors" and ":" not in trained.model:
-        click.echo(timm_call(trained, out))
+        say(timm_call(trained, out))
 
 
 @main.command()
@@ -329,21 +329,19 @@ def results(runs: tuple[str, ...]) -> None:
         if not path.is_file():
             raise CheckpointError(f"{folder} has no results.json: its training is not finished")
         found[name or Path(folder).name] = json.loads(path.read_text())["accuracy"]
-    Console().print(accuracy_table(found))
+    terminal().print(accuracy_table(found))
 
 
 def accuracy_table(runs: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
     """A row for every head of every run. runs: name -> head -> {"top1", "top5"}."""
-    table = Table(box=None)
-    table.add_column("validation")
-    table.add_column("top-1 %", justify="right")
-    table.add_column("top-5 %", justify="right")
+    rows = []
     for name, heads in runs.items():
         for head in sorted(heads, key=_head_order):
             single = len(heads) == 1
             label = name if single else f"{name}, {'EMA, ' if head.startswith('ema_') else ''}{_head_name(head)}"
-            table.add_row(label, f"{100 * heads[head]['top1']:.2f}", f"{100 * heads[head]['top5']:.2f}")
-    return table
+            rows.append((label, f"{100 * heads[head]['top1']:.2f}", f"{100 * heads[head]['top5']:.2f}"))
+    columns = ("validation", "top-1 %", "top-5 %")
+    return table(columns, rows, right=columns[1:], limits={"validation": 200}, box=None)
 
 
 def _head_name(head: str) -> str:

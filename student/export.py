@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,8 +15,8 @@ from torch import Tensor, nn
 
 from student.model import Fusion, fused, heads
 from student.trained import Trained, build_trained, describe_trained, first_line, read_trained
-from teacher_cache.durable import sync
 from teacher_cache.errors import CheckpointError
+from teacher_cache.files import replacing
 
 Format = Literal["safetensors", "onnx", "torch-export"]
 Outputs = Literal["fused", "heads"]
@@ -76,10 +77,8 @@ def export(
     metadata = describe_trained(trained, ema=ema)
     graph = Graph(model, outputs, fusion).eval()
     names = ("scores",) if outputs == "fused" else ("class_logits", "distillation_logits")[: len(_run(graph, trained))]
-    path.parent.mkdir(parents=True, exist_ok=True)
     difference: float | None
-    aside = path.with_name(f"{path.stem}.partial{path.suffix}")  # ends as it will: readers look at it
-    try:
+    with replacing(path) as aside:
         if file_format == "safetensors":
             _write_safetensors(model, metadata, aside)
             names = ()
@@ -97,11 +96,6 @@ def export(
                 f"{path} was not written: {how}, it differs from PyTorch by {difference:.2g}, "
                 f"{TOLERANCES[file_format]:g} is allowed: keep the checkpoint, and try another version of torch"
             )
-        sync(aside)
-        aside.replace(path)
-        sync(path.parent)
-    finally:
-        aside.unlink(missing_ok=True)
     return Written(names, difference, how)
 
 
@@ -153,7 +147,9 @@ def _captured(graph: Graph, trained: Trained) -> torch.export.ExportedProgram:
 
 
 def _write_torch_export(graph: Graph, trained: Trained, metadata: dict[str, str], path: Path) -> None:
-    torch.export.save(_captured(graph, trained), path, extra_files={METADATA: json.dumps(metadata, indent=2)})
+    written = BytesIO()  # where a disk is full torch's own writer ends the process
+    torch.export.save(_captured(graph, trained), written, extra_files={METADATA: json.dumps(metadata, indent=2)})
+    path.write_bytes(written.getbuffer())
 
 
 def _compare_torch_export(graph: Graph, trained: Trained, path: Path) -> tuple[float, str]:

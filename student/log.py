@@ -1,12 +1,20 @@
 """A run's logs: steps.csv, epochs.csv and TensorBoard. A resumed run holds each step once."""
 
 import csv
+import os
+import socket
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard.summary import scalar
 
+from teacher_cache.files import replacing, writing
+
+LOST = "the steps since the last checkpoint are lost"
 STEPS, EPOCHS = "steps.csv", "epochs.csv"
 
 
@@ -17,27 +25,58 @@ class RunLog:
         self._out = out
         _drop_beyond(out / STEPS, "step", steps_done)
         _drop_beyond(out / EPOCHS, "epoch", epochs_done)
-        purge = steps_done if steps_done else None  # TensorBoard drops what a killed run wrote beyond it
-        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=purge)
+        self._board = _Board(out / "tensorboard", steps_done)
 
     def write_steps(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Append rows; "step" counts from 0 over the whole run, the other columns are losses and the learning rate."""
+        """Append rows; "step" counts from 0 over the whole run, the other columns are losses and the learning rate.
+        DiskError."""
         _append(self._out / STEPS, rows)
         for row in rows:
-            for name in row.keys() - {"step", "epoch"}:
-                if row[name] is not None:
-                    self._board.add_scalar(f"step/{name}", row[name], row["step"])
+            self._board.add({f"step/{name}": row[name] for name in row.keys() - {"step", "epoch"}}, row["step"])
+        self._board.flush()
 
     def write_epoch(self, row: Mapping[str, Any], step: int) -> None:
-        """Append one epoch's row; step is the number of steps trained by its end."""
+        """Append one epoch's row; step is the number of steps trained by its end. DiskError."""
         _append(self._out / EPOCHS, [row])
-        for name in row.keys() - {"epoch"}:
-            if row[name] is not None:
-                self._board.add_scalar(f"epoch/{name}", row[name], step - 1)
+        self._board.add({f"epoch/{name}": row[name] for name in row.keys() - {"epoch"}}, step - 1)
         self._board.flush()
 
     def close(self) -> None:
         self._board.close()
+
+
+class _Board:
+    """A TensorBoard event file, written here and now: torch's writer does it in a thread, where a full disk is a
+    traceback, and training goes on."""
+
+    def __init__(self, folder: Path, steps_done: int) -> None:
+        self._folder = folder
+        name = f"events.out.tfevents.{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}.{time.monotonic_ns()}"
+        with writing(folder, LOST):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._records = RecordWriter((folder / name).open("xb"))
+        self._write(Event(file_version="brain.Event:2"))
+        if steps_done:  # TensorBoard drops what a killed run wrote beyond them
+            self._write(Event(step=steps_done, session_log=SessionLog(status=SessionLog.START)))
+        self.flush()
+
+    def add(self, values: Mapping[str, float | None], step: int) -> None:
+        for name, value in values.items():
+            if value is not None:
+                self._write(Event(step=step, summary=scalar(name, value)))
+
+    def flush(self) -> None:
+        with writing(self._folder, LOST):
+            self._records.flush()
+
+    def close(self) -> None:
+        with writing(self._folder, LOST):
+            self._records.close()
+
+    def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        with writing(self._folder, LOST):
+            self._records.write(event.SerializeToString())
 
 
 def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -54,13 +93,11 @@ def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
             columns = known + new
             old = list(reader) if new else []
     if new:
-        aside = path.with_suffix(".csv.partial")
-        with aside.open("w", newline="") as file:
+        with replacing(path, LOST) as aside, aside.open("w", newline="") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(old)
-        aside.replace(path)
-    with path.open("a", newline="") as file:
+    with writing(path, LOST), path.open("a", newline="") as file:
         csv.DictWriter(file, columns).writerows(rows)
 
 
@@ -71,10 +108,10 @@ def _drop_beyond(path: Path, counter: str, done: int) -> None:
     with path.open(newline="") as file:
         lines = file.read().split("\n")
     if not done:
-        path.unlink()
+        with writing(path):
+            path.unlink()
         return
     column = lines[0].rstrip("\r").split(",").index(counter)
     kept = [line for line in lines[1:-1] if int(line.split(",")[column]) < done]
-    aside = path.with_suffix(".csv.partial")
-    aside.write_text("\n".join([lines[0], *kept, ""]), newline="")
-    aside.replace(path)
+    with replacing(path) as aside:
+        aside.write_text("\n".join([lines[0], *kept, ""]), newline="")

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
 from scipy.stats import binomtest
 
 from student.evaluate import ANSWERS, Tally
 from student.model import Fusion
 from student.validation import Preprocessing
+from teacher_cache.shown import shown
+from teacher_cache.terminal import line, table
 
 CONFIDENCE = 0.95
 LABELS = {
@@ -97,16 +98,18 @@ def wilson_interval(right: int, samples: int) -> tuple[float, float]:
 def tables(values: Mapping[str, Any]) -> Group:
     """report()'s values, to read: accuracy, disagreement, cosine."""
     height, width = values["size"]
-    name = escape(values["name"]) + (", EMA" if values["ema"] else "")
+    name = shown(values["name"]) + (", EMA" if values["ema"] else "")
     title = (
         f"{name}: {values['samples']:,} samples, {height} x {width}, crop {values['crop_pct']:g} "
         f"{values['interpolation']}{', flipped too' if values['tta'] else ''}"
     )
-    teacher = [f"teacher: {escape(values['teacher'])}"] if values["teacher"] else []
-    parts: list[Any] = [title, *teacher, "", _accuracy_table(values), "", _disagreement_table(values["disagreement"])]
+    parts: list[Any] = [line(title)]
+    if values["teacher"]:
+        parts.append(line(f"teacher: {values['teacher']}"))
+    parts += [line(""), _accuracy_table(values), line(""), _disagreement_table(values["disagreement"])]
     if values["token_cosine"]:
         cosines = " ".join(f"{cosine:.2f}" for cosine in values["token_cosine"])
-        parts += ["", f"cosine of class and distillation token after each block: {cosines}"]
+        parts += [line(""), line(f"cosine of class and distillation token after each block: {cosines}")]
     return Group(*parts)
 
 
@@ -116,35 +119,30 @@ def _top1(right: int, samples: int) -> dict[str, Any]:
 
 def _accuracy_table(values: Mapping[str, Any]) -> Table:
     real = values.get("real")
-    table = Table(box=None, pad_edge=False)
-    table.add_column("answer")
-    columns = ["top-1 %", "95 % interval", "top-5 %"]
+    columns = ["answer", "top-1 %", "95 % interval", "top-5 %"]
     if real is not None:
         columns += [f"ReaL %, {real['samples']:,}", "95 % interval"]
-    for column in columns:
-        table.add_column(column, justify="right")
+    rows = []
     for name, found in values["accuracy"].items():
         label = LABELS[name]
         if values["fusion"] is not None and name == f"fused_{values['fusion']}":
             label += " *"
-        row = [_percent(found["top1"]), _span(found["top1_interval"]), _percent(found["top5"])]
+        row = [label, _percent(found["top1"]), _span(found["top1_interval"]), _percent(found["top5"])]
         if real is not None:
             row += [_percent(real[name]["top1"]), _span(real[name]["top1_interval"])]
-        table.add_row(label, *row)
-    if values["fusion"] is not None and f"fused_{values['fusion']}" in values["accuracy"]:
-        table.caption = "* the recipe's fusion"
-        table.caption_justify = "left"
-    return table
+        rows.append(row)
+    of_recipe = values["fusion"] is not None and f"fused_{values['fusion']}" in values["accuracy"]
+    how: dict[str, Any] = {"caption": "* the recipe's fusion", "caption_justify": "left"} if of_recipe else {}
+    return table(columns, rows, right=columns[1:], box=None, pad_edge=False, **how)
 
 
 def _disagreement_table(disagreement: Mapping[str, Mapping[str, float]]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("disagree, % of samples")
-    for name in disagreement:
-        table.add_column(SHORT[name], justify="right")
-    for name, row in disagreement.items():
-        table.add_row(LABELS[name], *("-" if other == name else _percent(share) for other, share in row.items()))
-    return table
+    columns = ["disagree, % of samples", *(SHORT[name] for name in disagreement)]
+    rows = [
+        [LABELS[name], *("-" if other == name else _percent(share) for other, share in row.items())]
+        for name, row in disagreement.items()
+    ]
+    return table(columns, rows, right=columns[1:], box=None, pad_edge=False)
 
 
 def _percent(share: float) -> str:

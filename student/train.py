@@ -33,6 +33,7 @@ from student.schedule import learning_rate, scaled_lr
 from student.validation import Preprocessing, ValidationSet, index_validation
 from teacher_cache.device import Normalise, Upload
 from teacher_cache.errors import RecipeError, TrainingError
+from teacher_cache.files import replacing, writing
 from teacher_cache.store import Store
 from teacher_cache.teacher import TeacherSettings, state_sha256
 from teacher_cache.workers import share_cores
@@ -77,7 +78,8 @@ def train(
     with joined_ranks(options.device) as ranks, stop_signals() as stop_asked:
         share_cores(options.workers)
         say = say if ranks.first else lambda message: None
-        options.out.mkdir(parents=True, exist_ok=True)
+        with writing(options.out):
+            options.out.mkdir(parents=True, exist_ok=True)
         run = Run(store, recipe, options, ranks, initial)
         resumed = find_checkpoint(options.out, ranks.world_size)
         if resumed is not None:
@@ -444,9 +446,8 @@ def write_results(out: Path, run: Run, accuracy: Accuracy) -> None:
         "steps": run.steps_done(),
         "views": list(run.loader.views_needed),
     }
-    aside = out / "results.json.partial"
-    aside.write_text(json.dumps(results, indent=2) + "\n")
-    aside.replace(out / "results.json")
+    with replacing(out / "results.json", "the trained model is in its checkpoint") as aside:
+        aside.write_text(json.dumps(results, indent=2) + "\n")
 
 
 def describe_epoch(row: Mapping[str, Any], epochs: int) -> str:

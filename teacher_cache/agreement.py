@@ -5,7 +5,8 @@ lambdas (N,) on mix.LAMBDA_ONE's grid.
 """
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
+from scipy.sparse import coo_array, eye_array, hstack
+from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 from teacher_cache.replay.mix import LAMBDA_ONE
 from teacher_cache.unit import UnitCounts
@@ -56,18 +57,44 @@ def renaming_gain(labels: np.ndarray, class_pairs: np.ndarray, lambdas: np.ndarr
     The names are learnt on every second sample's views and tried on the others, so that a teacher that is wrong
     in its own way about each sample gains nothing; nor does one that gives a single label, since a name is given
     once. A class list that is shifted or sorted otherwise gains much. labels and the rest are (samples, views)
-    here, pairs with a last axis of 2.
+    here, pairs with a last axis of 2. Takes memory for what the unit holds, and 8 bytes a class.
     """
     shape = labels.shape
     truth = larger_class(class_pairs.reshape(-1, 2), lambdas.reshape(-1)).reshape(shape)
     learn, judge = (slice(0, None, 2), slice(1, None, 2))
     kept = labels[learn] >= 0
-    confusion = np.zeros((num_classes, num_classes), np.int64)
-    np.add.at(confusion, (truth[learn][kept], labels[learn][kept]), 1)
-    confusion = 2 * confusion + np.eye(num_classes, dtype=np.int64)  # its own name where nothing speaks for another
-    names = linear_sum_assignment(confusion, maximize=True)[1]
+    names = best_names(truth[learn][kept], labels[learn][kept], num_classes)
     kept = labels[judge] >= 0
     if not kept.any():
         return 0.0
     truth, labels = truth[judge][kept], labels[judge][kept]
     return float((labels == names[truth]).mean() - (labels == truth).mean())
+
+
+def best_names(truth: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """The class that each class is mostly called, no name twice: (num_classes,) int64, -1 where all names are taken.
+
+    truth, labels (N,) in [0, num_classes). The names of the largest sum of votes; a class has a vote of a half for its
+    own name, which it thus keeps where nothing speaks for another.
+    """
+    rows, votes_for = np.unique(truth, return_inverse=True)
+    pairs, votes = np.unique(np.stack([votes_for, labels], axis=1), axis=0, return_counts=True)
+    # A matching of the classes that are seen with names: those given, their own, and for each a place without a name.
+    # Weights are half votes. A class that is not seen keeps its own name, half a vote, unless another takes it.
+    columns = np.unique(np.concatenate([labels, rows]))
+    weights = 2 * votes - np.isin(pairs[:, 1], rows, invert=True)
+    places = np.arange(len(rows))
+    ends = np.searchsorted(columns, pairs[:, 1]), np.searchsorted(columns, rows)
+    edges = coo_array(
+        (np.concatenate([weights, np.ones(len(rows))]), (np.concatenate([pairs[:, 0], places]), np.concatenate(ends))),
+        shape=(len(rows), len(columns)),
+    ).tocsr()
+    edges.data += 1  # all alike: a weight of zero would be no edge
+    found = min_weight_full_bipartite_matching(hstack([edges, eye_array(len(rows))], "csr"), maximize=True)[1]
+    names = np.arange(num_classes)
+    names[rows] = -1
+    named = found < len(columns)
+    taken = columns[found[named]]
+    names[np.setdiff1d(taken, rows)] = -1
+    names[rows[named]] = taken
+    return names

@@ -7,13 +7,14 @@ one zstd frame, with checksum, around the values in C order, little-endian; an a
 import json
 import math
 import os
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numcodecs import zstd
+
+from teacher_cache.files import UNIT_IN_FLIGHT, replacing
 
 Stamp = tuple[int, int]
 ABSENT: Stamp = (0, 0)
@@ -65,14 +66,8 @@ class Chunks:
         """Write a whole chunk: aside, then renamed. Not brought to disk."""
         data = np.ascontiguousarray(values, self.dtype)
         assert data.size == math.prod(self.shape), (data.shape, self.shape)
-        file = Path(self.file(first, second, third))
-        aside = file.with_suffix(f".{uuid.uuid4().hex}.partial")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with replacing(self.file(first, second, third), UNIT_IN_FLIGHT, durable=False) as aside:
             aside.write_bytes(zstd.compress(data.reshape(-1), self.level, True))
-            aside.replace(file)
-        finally:
-            aside.unlink(missing_ok=True)
 
 
 def open_chunks(folder: Path) -> Chunks:

@@ -1,34 +1,74 @@
 """`teacher-cache index | fill | status | verify | extend`."""
 
-import json
+import os
 import shutil
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 import click
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from teacher_cache.errors import StoreError, TeacherCacheError
 from teacher_cache.progress import counting_bar, filling_bar
+from teacher_cache.shown import MESSAGE, shown
+from teacher_cache.terminal import line, say, say_json, say_lines, table, terminal, warn
 from teacher_cache.threads import wait_asleep
 
 INTERRUPTED = 130  # exit code after Ctrl-C or SIGTERM, as shells have it
 
 
 class OneLineErrors(click.Group):
-    """A group whose commands report our errors as one line and exit with 1."""
+    """A group whose commands end as `one_line_errors` says."""
 
     def invoke(self, context: click.Context) -> Any:
-        try:
+        with one_line_errors():
             return super().invoke(context)
-        except TeacherCacheError as error:
-            click.echo(f"error: {error}", err=True)
-            sys.exit(1)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Report errors as one line and exit with 1: ours, and those of the system wherever they come from. After Ctrl-C
+    exit with 130; and without a word where nobody reads on (`... | head`)."""
+    try:
+        yield
+    except TeacherCacheError as error:
+        say(f"error: {error}", err=True)
+    except OSError as error:
+        if not _is_of_printing(error):
+            say(f"error: {_describe(error)}", err=True)
+        elif not isinstance(error, BrokenPipeError):
+            say(f"error: standard output cannot be written ({error.strerror}): send it elsewhere", err=True)
+    except KeyboardInterrupt:
+        say("stopped", err=True)
+        sys.exit(INTERRUPTED)
+    else:
+        return
+    sys.exit(1)
+
+
+def _is_of_printing(error: OSError) -> bool:
+    """Whether what is printed could not be written; what waits is dropped then, lest Python complain of it as it ends.
+
+    The system's error does not say of which stream it is, but only what prints calls a stream's own methods.
+    """
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None or trace.tb_frame.f_globals["__name__"].partition(".")[0] not in ("click", "rich"):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
+
+
+def _describe(error: OSError) -> str:
+    """What the system says, of which file, and what to do."""
+    said = error.strerror or str(error) or type(error).__name__
+    where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes | os.PathLike) else ""
+    return f"{where}{said}; see to it, then run the same command again: what was committed is kept"
 
 
 @click.group(cls=OneLineErrors, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -112,7 +152,7 @@ def index(
     else:
         found = _walk(shards, store_path, class_from, classes_file, workers)
         if warning := class_order_warning(found):
-            _warn(warning)
+            warn(warning)
     assert views is not None
     store = Store.create(
         store_path,
@@ -126,7 +166,7 @@ def index(
         max_pixels=max_pixels or MAX_PIXELS,
     )
     _say_rounded(views, store.views, store.group)
-    click.echo(
+    say(
         f"{store_path}: {found.num_samples} samples in {found.num_shards} shards, {store.num_classes} classes, "
         f"{store.views} views under policy {chosen.name} at {chosen.size[0]} x {chosen.size[1]}"
     )
@@ -199,17 +239,17 @@ def fill(
         if store.teacher is not None:
             check_same_teacher(store.teacher, opened.identity, may_differ=may_differ(store))
         if job.rank == 0:
-            click.echo(estimate(store, opened, workers=workers, skip_bad=skip_bad))
+            say_lines(estimate(store, opened, workers=workers, skip_bad=skip_bad))
         return
     _end_on_sigterm()
     options = FillOptions(workers, skip_bad, allow_low_agreement)
     with filling_bar(job.rank == 0) as (on_start, on_progress):
         try:
             filled = fill_store(
-                store, opened, job, options, views, on_start=on_start, on_progress=on_progress, warn=_warn
+                store, opened, job, options, views, on_start=on_start, on_progress=on_progress, warn=warn
             )
         except KeyboardInterrupt:
-            click.echo("stopped: committed units are kept, units in flight are lost; run again to go on", err=True)
+            say("stopped: committed units are kept, units in flight are lost; run again to go on", err=True)
             sys.exit(INTERRUPTED)
     if job.rank == 0:
         _print_filled(store, filled)
@@ -226,7 +266,7 @@ def extend(store_path: str, views: int) -> None:
     before = store.views
     store.extend(views)
     _say_rounded(views, store.views, store.group)
-    click.echo(f"{store_path}: {before} -> {store.views} views; `teacher-cache fill --store {store_path}` labels them")
+    say(f"{store_path}: {before} -> {store.views} views; `teacher-cache fill --store {store_path}` labels them")
 
 
 @main.command()
@@ -239,7 +279,7 @@ def status(store_path: str, as_json: bool) -> None:
 
     found = status_of(Store.open(store_path))
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        say_json(found)
     else:
         _print_status(found)
 
@@ -297,15 +337,15 @@ def verify(
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     for difference in report.differences[:20]:
-        click.echo(difference, err=True)
+        say(difference, err=True)
     if report.foreign_labels:
         margins = sorted(report.foreign_labels)
-        click.echo(
+        say(
             f"{len(margins)} of {report.labels} labels differ on this device or dtype; their top-2 margins: "
             f"median {margins[len(margins) // 2]:.3g}, largest {margins[-1]:.3g} (logits)"
         )
     relabelled = f", {report.labels} labels" if opened else ""
-    click.echo(
+    say(
         f"{report.units} records, {report.block_views} (block, view)s of {report.shards} shards and {report.groups} "
         f"groups{relabelled} checked: {len(report.differences)} differences"
     )
@@ -348,15 +388,13 @@ def _view_range(store: Any, text: str | None, *, loud: bool) -> range:
         )
     rounded = range(first // store.group * store.group, -(-last // store.group) * store.group)
     if loud and (rounded.start, rounded.stop) != (first, last):
-        _warn(
-            f"views {text} rounded out to {rounded.start}:{rounded.stop}: groups of {store.group} are filled together"
-        )
+        warn(f"views {text} rounded out to {rounded.start}:{rounded.stop}: groups of {store.group} are filled together")
     return rounded
 
 
 def _say_rounded(asked: int, views: int, group: int) -> None:
     if asked != views:
-        _warn(f"{asked} views rounded up to {views}, a multiple of the group of {group}")
+        warn(f"{asked} views rounded up to {views}, a multiple of the group of {group}")
 
 
 def _numbers(text: str | None) -> tuple[float, ...] | None:
@@ -378,12 +416,12 @@ def _print_filled(store: Any, filled: int) -> None:
     from teacher_cache.status import status as status_of
 
     found = status_of(store)
-    click.echo(
+    say(
         f"{store.path}: {filled} units filled now; {found['labelled']} of {found['samples'] * found['views']} views "
         f"are labelled, {_size(found)}, {_agreement(found)}"
     )
     if found["skipped"]["samples"]:
-        _warn(f"{found['skipped']['samples']} samples skipped: {_skipped(found)}")
+        warn(f"{found['skipped']['samples']} samples skipped: {_skipped(found)}")
 
 
 def _size(found: dict[str, Any]) -> str:
@@ -406,7 +444,7 @@ def _agreement(found: dict[str, Any]) -> str:
 
 
 def _skipped(found: dict[str, Any]) -> str:
-    first = [f"{sample['shard']} {sample['key']}" for sample in found["skipped"]["first"][:20]]
+    first = [shown(f"{sample['shard']} {sample['key']}") for sample in found["skipped"]["first"][:20]]
     more = found["skipped"]["samples"] - len(first)
     return ", ".join(first) + (f" and {more} more (status --json lists 100)" if more else "")
 
@@ -432,17 +470,17 @@ def _print_status(found: dict[str, Any]) -> None:
         rows["damaged"] = f"{found['damaged']} views of images that a decoder warned of; their pixels are Pillow's"
     if found["skipped"]["samples"]:
         rows["skipped"] = f"{found['skipped']['samples']} samples: {_skipped(found)}"
-    table = Table(box=None, show_header=False, title=found["store"], title_justify="left")
-    for name, text in rows.items():
-        table.add_row(name, escape(text))
-    groups = Table(box=None)
-    for heading in ("views", "units", "share"):
-        groups.add_column(heading, justify="right")
-    for group in found["coverage"]["groups"]:
-        first, stop = group["views"]
-        groups.add_row(f"{first}-{stop - 1}", f"{group['units_committed']}/{group['units']}", f"{group['share']:.1%}")
-    Console().print(table)
-    Console().print(groups)
+    console = terminal()
+    console.print(line(found["store"], "italic"), soft_wrap=True)
+    limits = {"what": MESSAGE}
+    console.print(table(("name", "what"), rows.items(), limits=limits, box=None, show_header=False))
+    groups = [
+        (f"{first}-{stop - 1}", f"{group['units_committed']}/{group['units']}", f"{group['share']:.1%}")
+        for group in found["coverage"]["groups"]
+        for first, stop in [group["views"]]
+    ]
+    headings = ("views", "units", "share")
+    console.print(table(headings, groups, right=headings, box=None))
 
 
 def _end_on_sigterm() -> None:
@@ -452,10 +490,6 @@ def _end_on_sigterm() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
-
-
-def _warn(message: str) -> None:
-    click.echo(f"warning: {message}", err=True)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ TeacherCacheError               the command line prints it as one line and exits
 ├── PlanError                   batch, ranks, repeats and views do not fit each other
 ├── CheckpointError             a checkpoint is absent, damaged, or belongs to another run
 ├── TrainingError               the loss is no longer a number
+├── DiskError                   what shall be written cannot be: a full, read-only or broken disk
 └── RenderError                 a rendering process died
 """
 
@@ -71,6 +72,10 @@ class CheckpointError(TeacherCacheError):
 
 
 class TrainingError(TeacherCacheError):
+    pass
+
+
+class DiskError(TeacherCacheError):
     pass
 
 

@@ -283,7 +283,6 @@ def bind_teacher(store: Store, teacher: Teacher, proof: Proof) -> bool:
         assert store.teacher is not None
         check_same_teacher(store.teacher, teacher.identity, may_differ=may_differ(store))
         return False
-    store.publish_build(teacher.build(), "the proof's own")
     return True
 
 

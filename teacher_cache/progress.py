@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from teacher_cache.terminal import terminal
 
 if TYPE_CHECKING:
     from teacher_cache.fill import FillProgress
@@ -23,8 +24,21 @@ def counting_bar(what: str) -> Progress:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=terminal(err=True),
     )
+
+
+@contextmanager
+def step_bars(*steps: str) -> Iterator[tuple[Callable[[int, int], None], ...]]:
+    """A bar for each step of a command, which shows from its first call (done, total) on and goes when all is done."""
+    console = terminal(err=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+
+        def bar(step: str) -> Callable[[int, int], None]:
+            task = progress.add_task(step, total=None, visible=False)
+            return lambda done, total: progress.update(task, completed=done, total=total, visible=True)
+
+        yield tuple(bar(step) for step in steps)
 
 
 @contextmanager
@@ -38,7 +52,7 @@ def filling_bar(shown: bool) -> Iterator[tuple[Callable[[int], None], Callable[[
         TextColumn("left"),
         TimeRemainingColumn(),
         TextColumn("{task.fields[agreement]}"),
-        console=Console(stderr=True),
+        console=terminal(err=True),
         speed_estimate_period=SPEED_OVER_S,
         disable=not shown,
     )

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from teacher_cache.durable import sync, sync_tree
 from teacher_cache.errors import StoreError
+from teacher_cache.files import UNIT_IN_FLIGHT, sync, sync_tree, writing
 from teacher_cache.sealed import broken, seal
 
 SEAL = "parts_sha256"
@@ -34,10 +34,15 @@ def group_document(attributes: Mapping[str, Any]) -> bytes:
 
 
 def publish_folder(store: Path, name: str, files: Mapping[str, bytes]) -> bool:
-    """Make the folder `name` of a store with these files, unless it is there: then False. OSError where neither can be.
+    """Make the folder `name` of a store with these files, unless it is there: then False. DiskError.
 
     files: bytes by path in the folder, "zarr.json" among them.
     """
+    with writing(store / name, UNIT_IN_FLIGHT):
+        return _publish_folder(store, name, files)
+
+
+def _publish_folder(store: Path, name: str, files: Mapping[str, bytes]) -> bool:
     aside = _aside(store)
     while not (store / name / "zarr.json").exists():
         try:

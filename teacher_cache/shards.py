@@ -17,6 +17,7 @@ import numpy as np
 
 from teacher_cache.classes import ClassRule
 from teacher_cache.errors import ShardError
+from teacher_cache.files import writing
 from teacher_cache.index import BlockPlace, Index, ShardIndex
 from teacher_cache.replay.block import Block
 from teacher_cache.walk import index_shard_resumed
@@ -127,7 +128,8 @@ def index_shards(
     caller removes the folder when it has what it needs.
     """
     if scratch is not None:
-        scratch.mkdir(parents=True, exist_ok=True)
+        with writing(scratch):
+            scratch.mkdir(parents=True, exist_ok=True)
     parts: dict[int, ShardIndex] = {}
     workers = min(workers, len(paths))
     if workers <= 1:

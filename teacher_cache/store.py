@@ -23,8 +23,6 @@ disk: "files" is a file a chunk. What a digest is of, the version of the policy 
 import copy
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -35,8 +33,8 @@ import zarr
 
 from teacher_cache.arrays import array_facts, created_arrays, facts_of, make_array, open_array, read_index, write_index
 from teacher_cache.chunks import Chunks, Stamp, file_stamp, open_chunks, read_file
-from teacher_cache.durable import sync, sync_tree, sync_up
 from teacher_cache.errors import PolicyError, StoreError, TeacherError
+from teacher_cache.files import UNIT_IN_FLIGHT, new_folder, sweep, sync_up, writing
 from teacher_cache.index import Index, ShardEntry
 from teacher_cache.proof import Proof, build_group, device_group, device_hash, proof_attributes, proof_files, read_proof
 from teacher_cache.published import (
@@ -148,9 +146,7 @@ class Store:
             "libraries": pixel_libraries(),
             "packing": PACKING,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.parent / f".{path.name}.{uuid.uuid4().hex}.partial"
-        try:
+        with new_folder(path) as aside:
             root = zarr.create_group(str(aside), zarr_format=3)
             write_index(root, index)
             units = -(-int(index.counts.max()) // unit_samples)
@@ -169,14 +165,6 @@ class Store:
             make_array(root, "records", (shards, units, views // group, fields), (1, 1, 1, fields), "uint64", 0)
             hashes = {SEAL: seal(_created_parts(settings, aside)), "views_sha256": _views_sha256(views)}
             root.attrs["teacher_cache"] = cast(Any, settings | hashes)
-            sync_tree(aside)
-            try:
-                aside.rename(path)
-            except OSError as error:
-                raise StoreError(f"{path} appeared meanwhile: remove it or choose another --store") from error
-            sync(path.parent)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
         return cls.open(path, writable=True)
 
     @classmethod
@@ -476,13 +464,14 @@ class Store:
             *(counts.damaged, device_hash(device) if self.any_device else 0, 0, 0, 0),
         )
         names = self.array_names
-        for name in names:
-            _sweep(self._chunk_file(name, unit))
-        for name in names:
-            chunk = np.array(record, np.uint64) if name == "records" else getattr(padded, name)
-            self._chunks[name].write(chunk, *unit)
-            if durable:
-                sync_up(self._chunk_file(name, unit), self.path / name)
+        with writing(self.path, UNIT_IN_FLIGHT):
+            for name in names:
+                sweep(self._chunk_file(name, unit))
+            for name in names:
+                chunk = np.array(record, np.uint64) if name == "records" else getattr(padded, name)
+                self._chunks[name].write(chunk, *unit)
+                if durable:
+                    sync_up(self._chunk_file(name, unit), self.path / name)
 
     def _value_arrays(self) -> dict[str, zarr.Array]:
         """The arrays of a unit's values, named as UnitValues has them, in the order in which they are written."""
@@ -534,19 +523,20 @@ class Store:
             raise StoreError(f"{self.path} has {self.views} views already: it cannot shrink to {views}")
         self._open_topk()
         arrays = {"digests": self._digests, "records": self._records, "labels": self._labels, **self._topk}
-        for name in ("", *arrays):
-            _sweep(self.path / name / "zarr.json")
-        # The attribute comes last: until then the longer arrays are there but nobody looks beyond the old views.
-        for name, array in arrays.items():
-            shape = (*array.shape[:2], views // self.group if name == "records" else views, *array.shape[3:])
-            if shape != array.shape:
-                array.resize(shape)
-                sync_up(self.path / name / "zarr.json", self.path)
-        if views > self.views:
-            settings = dict(cast(dict[str, Any], self._root.attrs["teacher_cache"]))
-            self._root.attrs["teacher_cache"] = settings | {"views": views, "views_sha256": _views_sha256(views)}
-            sync_up(self.path / "zarr.json", self.path)
-            self.views = views
+        with writing(self.path):
+            for name in ("", *arrays):
+                sweep(self.path / name / "zarr.json")
+            # The attribute comes last: until then the longer arrays are there but nobody looks beyond the old views.
+            for name, array in arrays.items():
+                shape = (*array.shape[:2], views // self.group if name == "records" else views, *array.shape[3:])
+                if shape != array.shape:
+                    array.resize(shape)
+                    sync_up(self.path / name / "zarr.json", self.path)
+            if views > self.views:
+                settings = dict(cast(dict[str, Any], self._root.attrs["teacher_cache"]))
+                self._root.attrs["teacher_cache"] = settings | {"views": views, "views_sha256": _views_sha256(views)}
+                sync_up(self.path / "zarr.json", self.path)
+                self.views = views
 
     # -- the teacher ---------------------------------------------------------------------------------------------
 
@@ -593,6 +583,8 @@ class Store:
             folder = device_group(device).removeprefix("teacher/")
             others[f"{folder}/zarr.json"] = group_document(proof_attributes(device, proof))
             others |= {f"{folder}/{name}": content for name, content in proof_files(proof).items()}
+            note = build_group(proof.build).removeprefix("teacher/")
+            others[f"{note}/zarr.json"] = group_document({**proof.build, "logits": "the proof's own"})
         facts = {name: _facts_of(document) for name, document in self._topk_documents(int(identity.get("topk", 0)))}
         return publish_group(self.path, "teacher", {**identity, **({_TOPK_FACTS: facts} if facts else {})}, others)
 
@@ -645,10 +637,7 @@ class Store:
     def _make_topk(self) -> None:
         """Make the arrays of topk that are absent: each a folder, written aside and renamed."""
         for name, document in self._topk_documents(self.topk):
-            try:
-                publish_folder(self.path, name, {"zarr.json": document})
-            except OSError as error:
-                raise _damaged_metadata(self.path, error) from error
+            publish_folder(self.path, name, {"zarr.json": document})
 
     def _topk_documents(self, topk: int) -> Iterator[tuple[str, bytes]]:
         """Name and zarr.json of each array that a teacher of so many probabilities wants; of none where topk is 0."""
@@ -756,13 +745,3 @@ def _damaged_metadata(path: Path, error: Exception) -> StoreError:
 
 def _round_up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
-
-
-def _leftovers(file: Path) -> Iterator[Path]:
-    """What zarr leaves beside `file` when it is killed while it writes there: chunk 1 of 11 never matches 11's."""
-    return file.parent.glob(f"{file.stem}.*.partial")
-
-
-def _sweep(file: Path) -> None:
-    for leftover in list(_leftovers(file)):
-        leftover.unlink(missing_ok=True)

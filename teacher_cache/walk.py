@@ -18,6 +18,7 @@ import xxhash
 
 from teacher_cache.classes import CLASSES_FILE, ClassRule
 from teacher_cache.errors import ShardError
+from teacher_cache.files import replacing
 from teacher_cache.index import ShardEntry, ShardIndex
 from teacher_cache.shown import shown
 from teacher_cache.tar import DamageError, Reader, members
@@ -257,11 +258,10 @@ def index_shard_resumed(path: str, rule: ClassRule, scratch: Path | None) -> Sha
 
 
 def _write_scratch(file: Path, found: ShardIndex) -> None:
-    aside = file.with_suffix(f".{os.getpid()}.partial")
     keys = [key.encode() for key in found.keys]
     numbers = np.array([found.entry.num_bytes, found.entry.hash], np.uint64)
     key_ends = np.cumsum([len(key) for key in keys], dtype=np.int64)
-    with open(aside, "wb") as stream:
+    with replacing(file, "what is walked is kept", durable=False) as aside, open(aside, "wb") as stream:
         np.savez(
             stream,
             numbers=numbers,
@@ -271,7 +271,6 @@ def _write_scratch(file: Path, found: ShardIndex) -> None:
             offsets=found.offsets,
             sizes=found.sizes,
         )
-    os.replace(aside, file)
 
 
 def _read_scratch(file: Path, path: str) -> ShardIndex | None:

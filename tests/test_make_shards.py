@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from teacher_cache.classes import class_rule
+from teacher_cache.errors import DiskError
 from teacher_cache.index import Index
 from teacher_cache.shards import class_order_warning, expand_shards, index_shards, read_block
 from tests.shard_files import make_image
@@ -192,9 +193,11 @@ def test_a_failed_run_leaves_no_shards(tmp_path: Path) -> None:
         raise OSError("disk on fire")
 
     samples = [make_shards.Sample("a", 0, lambda: ("png", make_image(0))), make_shards.Sample("b", 0, fail)]
-    with pytest.raises(OSError, match="disk on fire"):
+    with pytest.raises(
+        DiskError, match=r"out cannot be written \(disk on fire\): nothing that was there before is lost"
+    ):
         make_shards.write_shards(tmp_path / "out", "train", samples, ["x"], 1)
-    assert [file.name for file in (tmp_path / "out").iterdir()] == [".train.partial"]
+    assert [file.name for file in (tmp_path / "out").iterdir()] == []
     make_shards.write_shards(tmp_path / "out", "train", samples[:1], ["x"], 1)
     assert sorted(contents(tmp_path / "out")) == ["classes.json", "train-0000.tar"]
 

@@ -16,9 +16,9 @@ import xxhash
 import zarr
 
 import teacher_cache
-from teacher_cache import durable
+from teacher_cache import files as on_disk
 from teacher_cache import store as store_module
-from teacher_cache.errors import StoreError
+from teacher_cache.errors import DiskError, StoreError
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.store import Store
 from teacher_cache.unit import RECORD_FIELDS, TOPK_ARRAYS, Unit, UnitCounts, UnitValues
@@ -201,14 +201,14 @@ def test_fsync_comes_before_the_record(tmp_path: Path, monkeypatch: pytest.Monke
     store = make_soft_store(tmp_path / "s")
     synced: list[Path] = []
     record_there: list[bool] = []
-    real = durable.sync
+    real = on_disk.sync
 
     def spy(path: Path) -> None:
         synced.append(path)
         record_there.append(chunk(store, "records", UNIT).exists())
         real(path)
 
-    monkeypatch.setattr(durable, "sync", spy)
+    monkeypatch.setattr(on_disk, "sync", spy)
     commit(store, UNIT)
     for name in store.array_names:
         file = chunk(store, name, UNIT)
@@ -572,7 +572,7 @@ def test_a_failed_create_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
         return target
 
     monkeypatch.setattr(Path, "rename", rename)
-    with pytest.raises(StoreError, match="appeared meanwhile"):
+    with pytest.raises(DiskError, match="appeared meanwhile"):
         make_store(tmp_path / "s")
     assert files(tmp_path).keys() == {"s/other"}
 

@@ -27,9 +27,9 @@ wait_asleep()  # as the commands do, before torch is imported
 
 import click  # noqa: E402
 import torch  # noqa: E402
-from rich.console import Console  # noqa: E402
 
-from teacher_cache.errors import TeacherCacheError  # noqa: E402
+from teacher_cache.cli import one_line_errors  # noqa: E402
+from teacher_cache.terminal import say, say_lines, terminal  # noqa: E402
 from tools.benchmarks import gpu, pipeline, rendering, scaling, storage  # noqa: E402
 from tools.benchmarks.machine import describe_machine, describe_versions, now, write_aside  # noqa: E402
 from tools.benchmarks.plot import check_plotting, draw  # noqa: E402
@@ -68,10 +68,10 @@ def main(
     tiny: bool,
 ) -> None:
     """Measure ratios on this machine."""
-    try:
+    with one_line_errors():
         plans = choose(pattern, on_gpu)
         if only_list:
-            click.echo("\n".join(plan.name for plan in plans))
+            say_lines("\n".join(plan.name for plan in plans))
             return
         if plot_file is not None:
             check_plotting()
@@ -93,12 +93,9 @@ def main(
         }
         rows = measure(plans, bench)
         found["rows"] = [asdict(row) for row in rows]
-    except TeacherCacheError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(1)
-    Console(width=None if sys.stdout.isatty() else 200).print(rich_table(rows))
+    terminal(width=None if sys.stdout.isatty() else 200).print(rich_table(rows))
     for note in notes(rows):
-        click.echo(note)
+        say(note)
     if json_file is not None:
         write_aside(json_file, json.dumps(found, indent=2) + "\n")
     if markdown_file is not None:
@@ -130,10 +127,10 @@ def measure(plans: Sequence[RowPlan], bench: Bench) -> list[Row]:
     """Row after row; what is going on goes to stderr."""
     rows = []
     for number, plan in enumerate(plans, start=1):
-        click.echo(f"[{number}/{len(plans)}] {plan.name} ...", err=True)
+        say(f"[{number}/{len(plans)}] {plan.name} ...", err=True)
         rows.append(measure_row(plan, bench))
         ratio = "not measured" if rows[-1].ratio is None else f"ratio {rows[-1].ratio:.2f}, reach {plan.reach:.3g}"
-        click.echo(f"    {ratio}; {rows[-1].elapsed_s:.0f} s", err=True)
+        say(f"    {ratio}; {rows[-1].elapsed_s:.0f} s", err=True)
     return rows
 
 

@@ -5,16 +5,13 @@ python tools/inspect_cache.py STORE [COMMAND] [--json]
 Commands: summary, disagreements, confusions, sample, view, compare, export, report.
 """
 
-import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 from rich.console import Console
-from rich.progress import Progress
 
 from teacher_cache.audit.names import file_stem, find_sample
 from teacher_cache.audit.recipes import VIEWS_SAMPLED
@@ -29,16 +26,18 @@ from teacher_cache.audit.tables import (
     show_summary,
     show_view,
 )
-from teacher_cache.errors import TeacherCacheError
+from teacher_cache.cli import OneLineErrors
 from teacher_cache.places import open_moved
+from teacher_cache.progress import step_bars
 from teacher_cache.store import Store
+from teacher_cache.terminal import say_json, terminal
 
 VIEWS_ON_A_SHEET = 48
 
 Decorated = Callable[..., Any]
 
 
-class _Commands(click.Group):
+class _Commands(OneLineErrors):
     """STORE first, then a command; without one it is the summary."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -51,13 +50,6 @@ class _Commands(click.Group):
         elif args and args[0] != "--help" and (len(args) == 1 or args[1].startswith("-")):
             args = [args[0], "summary", *args[1:]]
         return super().parse_args(ctx, args)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except TeacherCacheError as error:
-            click.echo(f"error: {error}", err=True)
-            ctx.exit(1)
 
 
 def _json_option(command: Decorated) -> Decorated:
@@ -113,7 +105,7 @@ def summary(store: str, views_sampled: int, seed: int, shards: tuple[str, ...], 
     from teacher_cache.audit.summary import summarise
 
     opened = _open(store, shards, ops)
-    with _progress("reading labels", "drawing recipes") as (on_labels, on_recipes):
+    with step_bars("reading labels", "drawing recipes") as (on_labels, on_recipes):
         report = summarise(opened, views_sampled=views_sampled, seed=seed, on_labels=on_labels, on_recipes=on_recipes)
     _print(report, as_json, show_summary)
 
@@ -140,7 +132,7 @@ def disagreements(
     from teacher_cache.audit.disagreements import disagreements as find
 
     opened = Store.open(store)
-    with _progress("reading labels", "drawing mixes") as (on_labels, on_plans):
+    with step_bars("reading labels", "drawing mixes") as (on_labels, on_plans):
         report = find(
             opened,
             limit=limit,
@@ -167,7 +159,7 @@ def confusions(store: str, of_class: str | None, limit: int, as_json: bool) -> N
     from teacher_cache.audit.confusions import confusions as find
 
     opened = Store.open(store)
-    with _progress("reading labels") as (on_labels,):
+    with step_bars("reading labels") as (on_labels,):
         report = find(opened, limit=limit, of_class=of_class, on_progress=on_labels)
     _print(report, as_json, lambda found, console: show_confusions(found, console, limit))
 
@@ -271,7 +263,7 @@ def compare(store: str, other: str, limit: int, as_json: bool) -> None:
     """
     from teacher_cache.audit.compare import compare as compare_stores
 
-    with _progress("reading labels") as (on_labels,):
+    with step_bars("reading labels") as (on_labels,):
         report = compare_stores(Store.open(store), Store.open(other), limit=limit, on_progress=on_labels)
     _print(report, as_json, show_comparison)
 
@@ -292,7 +284,7 @@ def export(store: str, out: str, rows: Literal["views", "samples"], as_json: boo
     """
     from teacher_cache.audit.export import export as write
 
-    with _progress("writing") as (on_rows,):
+    with step_bars("writing") as (on_rows,):
         report = write(Store.open(store), out, rows, on_progress=on_rows)
     _print(report, as_json, lambda found, console: say(console, f"{found['out']}: {found['written']:,} rows"))
 
@@ -339,7 +331,7 @@ def report(
 
     opened = _open(store, shards, ops)
     steps = ("reading labels", "drawing mixes", "drawing recipes", "rendering views")
-    with _progress(*steps) as (on_labels, on_plans, on_recipes, on_pictures):
+    with step_bars(*steps) as (on_labels, on_plans, on_recipes, on_pictures):
         found = write_report(
             opened,
             out,
@@ -365,23 +357,11 @@ def _open(store: str, shards: tuple[str, ...], ops: str | None) -> Store:
     return open_moved(store, shards, ops=ops) if shards or ops is not None else Store.open(store)
 
 
-@contextmanager
-def _progress(*steps: str) -> Iterator[tuple[Callable[[int, int], None], ...]]:
-    """A bar on standard error for each step, which shows from its first call on."""
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-
-        def bar(step: str) -> Callable[[int, int], None]:
-            task = progress.add_task(step, total=None, visible=False)
-            return lambda done, total: progress.update(task, completed=done, total=total, visible=True)
-
-        yield tuple(bar(step) for step in steps)
-
-
 def _print(found: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any], Console], None]) -> None:
     if as_json:
-        click.echo(json.dumps(found, indent=2, allow_nan=False))
+        say_json(found)
     else:
-        show(found, Console(width=None if sys.stdout.isatty() else 120))
+        show(found, terminal(width=None if sys.stdout.isatty() else 120))
 
 
 def _default_file(*names: str) -> Path:

@@ -30,7 +30,9 @@ from PIL import Image
 from teacher_cache.classes import CLASSES_FILE, read_class_names
 from teacher_cache.cli import OneLineErrors
 from teacher_cache.errors import ShardError
+from teacher_cache.files import sync, sync_tree, writing
 from teacher_cache.replay.seeds import Stream, derive
+from teacher_cache.terminal import say
 from teacher_cache.walk import IMAGE_EXTENSIONS
 
 DIGITS_VALIDATION = 360  # of 1,797: a fifth
@@ -68,16 +70,22 @@ def write_shards(
         raise ShardError(f"two samples have the key {repeated[0]!r}")
     check_out(out, prefix, class_names)
     aside = out / f".{prefix}.partial"
-    shutil.rmtree(aside, ignore_errors=True)  # of a run that was stopped
-    aside.mkdir(parents=True)
     names = []
-    for number, first in enumerate(range(0, len(samples), samples_per_shard)):
-        names.append(f"{prefix}-{number:04d}.tar")
-        write_shard(aside / names[-1], samples[first : first + samples_per_shard])
-    (aside / CLASSES_FILE).write_text(json.dumps(list(class_names), ensure_ascii=False) + "\n", encoding="utf-8")
-    for name in [*names, CLASSES_FILE]:
-        os.replace(aside / name, out / name)
-    aside.rmdir()
+    try:
+        with writing(out):
+            shutil.rmtree(aside, ignore_errors=True)  # of a run that was stopped
+            aside.mkdir(parents=True)
+            for number, first in enumerate(range(0, len(samples), samples_per_shard)):
+                names.append(f"{prefix}-{number:04d}.tar")
+                write_shard(aside / names[-1], samples[first : first + samples_per_shard])
+            content = json.dumps(list(class_names), ensure_ascii=False) + "\n"
+            (aside / CLASSES_FILE).write_text(content, encoding="utf-8")
+            sync_tree(aside)
+            for name in [*names, CLASSES_FILE]:
+                os.replace(aside / name, out / name)
+            sync(out)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
     return [out / name for name in names]
 
 
@@ -190,7 +198,10 @@ def _is_image(file: Path) -> bool:
 
 
 def _copy(file: Path) -> tuple[str, bytes]:
-    return file.suffix[1:].lower(), file.read_bytes()
+    try:
+        return file.suffix[1:].lower(), file.read_bytes()
+    except OSError as error:
+        raise ShardError(f"{file} cannot be read ({error.strerror}): make it readable, or leave it out") from None
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -353,7 +364,7 @@ _classes = click.option("--classes", type=click.Path(dir_okay=False), help="JSON
 
 def _report(paths: Sequence[Path], samples: Sequence[Sample], class_names: Sequence[str]) -> None:
     places = ", ".join(str(path) for path in (paths if len(paths) < 3 else [paths[0], "...", paths[-1]]))
-    click.echo(f"{places}: {len(samples):,} samples of {len(class_names)} classes")
+    say(f"{places}: {len(samples):,} samples of {len(class_names)} classes")
 
 
 @main.command()
@@ -387,7 +398,7 @@ def folder(src: Path, out: Path, seed: int, samples_per_shard: int, prefix: str,
     paths = write_shards(out, prefix, shuffle(samples, seed, prefix), class_names, samples_per_shard)
     _report(paths, samples, class_names)
     if left_out:
-        click.echo(f"left out: {left_out:,} files that are no {', '.join(IMAGE_EXTENSIONS)} in a folder of a class")
+        say(f"left out: {left_out:,} files that are no {', '.join(IMAGE_EXTENSIONS)} in a folder of a class")
 
 
 @main.command(name="torchvision")

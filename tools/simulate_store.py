@@ -9,7 +9,6 @@ show the partner more, and then the label is the one that the partner's own view
 hashes are. Nothing waits for the disk, and a run that was stopped is begun anew.
 """
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +16,7 @@ from typing import NamedTuple
 import click
 import numpy as np
 
-from teacher_cache.errors import TeacherCacheError
+from teacher_cache.cli import one_line_errors
 from teacher_cache.index import Index, ShardEntry
 from teacher_cache.progress import counting_bar
 from teacher_cache.replay.block import BLOCK_SAMPLES
@@ -25,6 +24,7 @@ from teacher_cache.replay.policy import load_policy
 from teacher_cache.simulated import Simulated
 from teacher_cache.status import status
 from teacher_cache.store import Store
+from teacher_cache.terminal import say
 from teacher_cache.unit import Unit, UnitCounts, UnitValues
 
 PROTOTYPES, DRAWS = 1024, 128  # samples that the teacher sees, and views of each
@@ -51,16 +51,13 @@ class ShardLabels(NamedTuple):
 @click.option("--seed", default=0, type=click.IntRange(0))
 def main(out: Path, samples: int, shards: int, views: int, classes: int, seed: int) -> None:
     """Make the simulated store OUT."""
-    try:
+    with one_line_errors():
         with counting_bar("shards") as bar:
             task = bar.add_task("labels", total=shards)
             store = make_store(out, samples, shards, views, classes, seed, lambda: bar.advance(task))
         found = status(store)
-    except TeacherCacheError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(1)
     size = f"{found['samples']} samples in {found['shards']} shards x {found['views']} views, {found['units']} units"
-    click.echo(f"{out}: {size}; {found['bytes']['per_view']:.3f} bytes a view")
+    say(f"{out}: {size}; {found['bytes']['per_view']:.3f} bytes a view")
 
 
 # -- making a store --------------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ knows nothing (logits of standard deviation 1), and one close to the teacher (th
 deviation 1). With K = 0 the distribution is the label alone.
 """
 
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +21,7 @@ import numpy as np
 import torch
 
 from student.losses import spread_tail
-from teacher_cache.errors import TeacherCacheError
+from teacher_cache.cli import one_line_errors
 from teacher_cache.index import Index, ShardEntry
 from teacher_cache.labels import LabelReader
 from teacher_cache.replay.block import BLOCK_SAMPLES
@@ -30,6 +29,7 @@ from teacher_cache.replay.policy import load_policy
 from teacher_cache.simulated import Simulated, log_softmax, simulate, softmax
 from teacher_cache.status import status
 from teacher_cache.store import Store
+from teacher_cache.terminal import say
 from teacher_cache.topk import SoftLabels, top_classes
 from teacher_cache.unit import Unit, UnitCounts, UnitValues
 
@@ -52,23 +52,19 @@ class Row(NamedTuple):
 @click.option("--store", "store_path", help="Print the bytes a view of this store too.")
 def main(samples: int, views: int, classes: int, seed: int, store_path: str | None) -> None:
     """Print the table of README: bytes a view, and error of the soft distillation loss, by K and tau."""
-    try:
+    with one_line_errors():
         found = status(Store.open(store_path)) if store_path else None
-    except TeacherCacheError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(1)
-    click.echo(
-        "| K | tau | bytes a view | student knows nothing: loss | gradient | student is close: loss | gradient |"
-    )
-    click.echo("| --- | --- | --- | --- | --- | --- | --- |")
+    say("| K | tau | bytes a view | student knows nothing: loss | gradient | student is close: loss | gradient |")
+    say("| --- | --- | --- | --- | --- | --- | --- |")
     for row in table(simulate(samples, views, classes, seed)):
         errors = " | ".join(percent(error) for error in row.errors)
-        click.echo(f"| {row.topk} | {row.tau:g} | {row.bytes_per_view:.2f} | {errors} |")
+        say(f"| {row.topk} | {row.tau:g} | {row.bytes_per_view:.2f} | {errors} |")
     if found is not None:
         tau = "" if found["tau"] is None else f", tau {found['tau']:g}"
         per_view = found["bytes"]["per_view"]
         size = "nothing is filled" if per_view is None else f"{per_view:.2f} bytes a view"
-        click.echo(f"\n{store_path}: K {found['topk']}{tau}, {size}")
+        say("")
+        say(f"{store_path}: K {found['topk']}{tau}, {size}")
 
 
 def table(teacher: Simulated) -> Iterator[Row]:

@@ -2,7 +2,6 @@
 
 import csv
 import os
-import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import Any, Literal, TextIO
 import numpy as np
 
 from teacher_cache.audit.votes import OnProgress, UnitRow, count_votes, read_unit_row
-from teacher_cache.durable import sync
 from teacher_cache.errors import StoreError
+from teacher_cache.files import replacing
 from teacher_cache.store import Store
 from teacher_cache.unit import SKIPPED
 
@@ -63,7 +62,10 @@ def export(
     `skipped`; samples all have a row. class, label and second are numbers of classes, their names beside them;
     own_share, share and second_share are of the labels. Absent values are null, in CSV empty. A unit row is held in
     memory at a time; the file is written aside and renamed. StoreError where it exists, or Parquet is asked for without
-    pyarrow.
+    pyarrow; DiskError.
+
+    Values are the store's own, for programs: a key or a class name may begin with '=', which a spreadsheet takes for a
+    formula, or hold what a terminal obeys. Open such a file with pandas or DuckDB.
     """
     out = Path(out)
     if out.suffix not in (".parquet", ".csv"):
@@ -72,21 +74,12 @@ def export(
         raise StoreError(f"{out} exists already: remove it, or choose another place")
     if not out.parent.is_dir():
         raise StoreError(f"there is no folder {out.parent} to write {out.name} into: make it")
-    aside = out.with_name(f".{out.name}.{uuid.uuid4().hex}.partial")
     names = [name for name, _ in COLUMNS[rows]]
-    written = 0
-    try:
-        with _Parquet(aside, store, rows) if out.suffix == ".parquet" else _Csv(aside, store, names) as table:
-            for columns in _tables(store, rows, on_progress):
-                written += len(columns["sample"])
-                table.write(columns)
-        sync(aside)
-        os.rename(aside, out)
-        sync(out.parent.absolute())
-    except OSError as error:
-        raise StoreError(f"{out} cannot be written ({error.strerror}): choose another place") from error
-    finally:
-        aside.unlink(missing_ok=True)
+    written, parquet = 0, out.suffix == ".parquet"
+    with replacing(out) as aside, _Parquet(aside, store, rows) if parquet else _Csv(aside, store, names) as table:
+        for columns in _tables(store, rows, on_progress):
+            written += len(columns["sample"])
+            table.write(columns)
     return {"out": str(out), "rows": rows, "written": written, "columns": names}
 
 

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import io
 import os
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from teacher_cache.audit.sample import Pictures
 from teacher_cache.errors import StoreError
+from teacher_cache.files import replacing, writing
 from teacher_cache.shown import escaped, shown
 
 SHEET_WIDTH = 1200
@@ -192,7 +192,7 @@ def _caption(view: dict[str, Any]) -> list[str]:
 
 
 def drawable(text: str) -> str:
-    """The text as `printable` has it, with escapes for letters that the sheets' font lacks: \\u732b, not a box."""
+    """The text as `shown` has it, with escapes for letters that the sheets' font lacks: \\u732b, not a box."""
     return "".join(letter if _has_glyph(letter) else escaped(letter) for letter in shown(text))
 
 
@@ -237,17 +237,15 @@ def png_bytes(image: Image.Image) -> bytes:
 
 
 def save_png(image: Image.Image, path: str | os.PathLike[str]) -> None:
-    """Write a PNG aside and rename it. StoreError where another file is there already; the same one may be."""
+    """Write a PNG aside and rename it. StoreError where another file is there; the same one may be. DiskError."""
     path, content = Path(path), png_bytes(image)
-    aside = path.with_name(f".{path.name[:80]}.{uuid.uuid4().hex}.partial")
-    try:
-        if path.exists():
-            if path.is_file() and path.read_bytes() == content:
-                return
-            raise StoreError(f"{path} exists and is not this picture: remove it, or choose another --out")
+    with writing(path):
+        there = path.exists()
+        if there and path.is_file() and path.read_bytes() == content:
+            return
+    if there:
+        raise StoreError(f"{path} exists and is not this picture: remove it, or choose another --out")
+    if not path.parent.is_dir():
+        raise StoreError(f"there is no folder {path.parent} to write {path.name} into: make it")
+    with replacing(path) as aside:
         aside.write_bytes(content)
-        os.rename(aside, path)
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written ({error.strerror}): choose another --out") from error
-    finally:
-        aside.unlink(missing_ok=True)

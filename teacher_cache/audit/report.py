@@ -2,7 +2,6 @@
 
 import json
 import os
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ from teacher_cache.audit.summary import summarise
 from teacher_cache.audit.thumbnails import EXACT_SIDE, SIDE, add_pictures
 from teacher_cache.audit.votes import Census, OnProgress, take_census
 from teacher_cache.errors import StoreError
-from teacher_cache.shown import shown
+from teacher_cache.files import replacing
+from teacher_cache.shown import MESSAGE, shown
 from teacher_cache.store import Store
 
 MAX_MEGABYTES = 10.0
@@ -80,7 +80,8 @@ def write_report(
         )
     add_pictures(store, data, room, workers, on_pictures)
     page = render(data, script).encode()
-    _write(out, page)
+    with replacing(out) as aside:
+        aside.write_bytes(page)
     return {
         "out": str(out),
         "bytes": len(page),
@@ -164,7 +165,7 @@ def _pairs(census: Census) -> dict[str, Any]:
 
 
 def render(data: dict[str, Any], plotly: str) -> str:
-    """data of `collect` and the text of plotly.js -> HTML. Names are escaped, and shown as `printable` shows them."""
+    """data of `collect` and the text of plotly.js -> HTML. Names are escaped, and shown as `shown` has them."""
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_PAGE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
@@ -203,9 +204,9 @@ def _script(text: str) -> markupsafe.Markup:
 
 def _printable(value: Any) -> Any:
     if isinstance(value, str):
-        return value if value.isprintable() else shown(value, None)  # pictures are long
+        return value if value.startswith("data:image/") and value.isprintable() else shown(value, MESSAGE)
     if isinstance(value, dict):
-        return {name: _printable(each) for name, each in value.items()}
+        return {shown(name, MESSAGE): _printable(each) for name, each in value.items()}
     return [_printable(each) for each in value] if isinstance(value, list) else value
 
 
@@ -214,14 +215,3 @@ def _check_place(out: Path) -> None:
         raise StoreError(f"{out} exists already: remove it, or choose another --out")
     if not out.parent.is_dir():
         raise StoreError(f"there is no folder {out.parent} to write {out.name} into: make it")
-
-
-def _write(out: Path, content: bytes) -> None:
-    aside = out.with_name(f".{out.name[:80]}.{uuid.uuid4().hex}.partial")
-    try:
-        aside.write_bytes(content)
-        os.rename(aside, out)
-    except OSError as error:
-        raise StoreError(f"{out} cannot be written ({error.strerror}): choose another --out") from error
-    finally:
-        aside.unlink(missing_ok=True)

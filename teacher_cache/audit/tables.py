@@ -5,14 +5,13 @@ from itertools import pairwise
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from teacher_cache.shown import SHOWN, shown
+from teacher_cache.shown import shown
+from teacher_cache.terminal import line, table
 
 ROWS_SHOWN = 20
 BAR_CHARACTERS = 40
-WHOLE = {"sample", "shard", "key"}  # columns of names that other commands are called with
+WHOLE = dict.fromkeys(("sample", "shard", "key"), 200)  # names that other commands are called with: so many characters
 NUMBERS = {"samples", "labels", "count", "views", "blocks", "evidence", "entropy", "differ", "given", "votes"}
 
 
@@ -67,7 +66,8 @@ def show_summary(report: dict[str, Any], console: Console) -> None:
     if report["sampled"] is not None:
         _show_sampled(report["sampled"], console)
     elif report["sampled_missing"] is not None:
-        say(console, f"\nNothing about crops, mixes and operations: {report['sampled_missing']}")
+        console.print()
+        say(console, f"Nothing about crops, mixes and operations: {report['sampled_missing']}")
     skipped = report["skipped"]["all"]
     _table(
         console,
@@ -127,9 +127,10 @@ def _show_pairs(pairs: list[dict[str, Any]], console: Console) -> None:
 
 
 def _show_stability(stability: dict[str, Any], console: Console) -> None:
+    console.print()
     say(
         console,
-        f"\nStability of {stability['samples']:,} samples with two labels or more: their commonest label has "
+        f"Stability of {stability['samples']:,} samples with two labels or more: their commonest label has "
         f"{_percent(stability['mean_share'])} of the labels on average, entropy {stability['mean_entropy_bits']:.2f} "
         f"bits; {_percent(stability['unanimous'] / stability['samples'])} have one label in all views",
     )
@@ -150,9 +151,10 @@ def _show_stability(stability: dict[str, Any], console: Console) -> None:
 
 
 def _show_sampled(sampled: dict[str, Any], console: Console) -> None:
+    console.print()
     say(
         console,
-        f"\nOn {sampled['views']:,} views at random ({sampled['block_views']:,} of "
+        f"On {sampled['views']:,} views at random ({sampled['block_views']:,} of "
         f"{sampled['block_views_committed']:,} (block, view)s, seed {sampled['seed']}), labels that are the sample's "
         f"own class; counted are {sampled['dominant']}",
     )
@@ -186,7 +188,8 @@ def _show_sampled(sampled: dict[str, Any], console: Console) -> None:
             for row in classes[: ROWS_SHOWN // 2]
         ),
     )
-    say(console, f"\nIntervals: {sampled['interval']}")
+    console.print()
+    say(console, f"Intervals: {sampled['interval']}")
 
 
 def _apart(lower: dict[str, Any], higher: dict[str, Any]) -> bool:
@@ -305,9 +308,11 @@ def show_sample(found: dict[str, Any], console: Console) -> None:
         ),
     )
     if found["views_missing"] is not None:
-        say(console, f"\nNo recipes and no sheet: {found['views_missing']}")
+        console.print()
+        say(console, f"No recipes and no sheet: {found['views_missing']}")
     else:
-        say(console, f"\nsheet: {found['png']}")
+        console.print()
+        say(console, f"sheet: {found['png']}")
     for number in found["digests_differ"][:1]:
         say(console, f"{len(found['digests_differ'])} views, the first {number}, {_NOT_THE_PIXELS}")
 
@@ -430,26 +435,20 @@ def _name(found: dict[str, Any]) -> str:
     return shown(f"{found['shard']}/{found['key']}", 200)
 
 
-def say(console: Console, text: str, style: str | None = None) -> None:
-    """Print prose as it is: paths and commands stay in one piece."""
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+def say(console: Console, text: str, style: str = "") -> None:
+    """Print prose, a line: paths and commands stay in one piece."""
+    console.print(line(text, style), soft_wrap=True)
 
 
-def _table(console: Console, title: str | None, columns: Sequence[str], rows: Iterable[Iterable[str]]) -> None:
-    """Print a title and, where there are rows, a table. Names from shards are no markup, and move no cursor."""
-    table = Table(show_edge=False)
-    for column in columns:
-        table.add_column(column, justify="right" if column in NUMBERS else "left", overflow="fold")
-    for row in rows:
-        cells = zip(columns, row, strict=True)
-        table.add_row(*(Text(shown(cell, 200 if column in WHOLE else SHOWN)) for column, cell in cells))
+def _table(console: Console, title: str | None, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a title and, where there are rows, a table."""
+    made = table(columns, rows, right=NUMBERS, limits=WHOLE, show_edge=False)
+    if title is not None or made.row_count:
+        console.print()
     if title is not None:
-        console.print()
         say(console, title, style="bold")
-    elif table.row_count:
-        console.print()
-    if table.row_count:
-        console.print(table)
+    if made.row_count:
+        console.print(made)
 
 
 def _bar(share: float) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from teacher_cache.files import replacing
 from teacher_cache.teacher import device_name
 from tools.benchmarks.row import cores
 
@@ -47,7 +48,5 @@ def now() -> str:
 
 def write_aside(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.partial")
-    aside.write_text(text)
-    aside.replace(path)
+    with replacing(path) as aside:
+        aside.write_text(text)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from teacher_cache.files import replacing
 from tools.benchmarks.row import BenchmarkError, Row
 
 INSTALL = "matplotlib is not installed: `make bench` installs it, or pip install -e '.[bench]'"
@@ -42,5 +43,5 @@ def draw(rows: Sequence[Row], path: Path, title: str) -> None:
     axes.grid(axis="x", alpha=0.3)
     axes.set_xlabel("ratio: times better than the peer, or than the limit (dot); what is aimed at (mark)")
     axes.set_title(title, fontsize=10)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120, format="png")
+    with replacing(path) as aside:
+        figure.savefig(aside, dpi=120, format="png")

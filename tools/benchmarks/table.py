@@ -3,21 +3,22 @@
 from collections.abc import Sequence
 
 from rich.table import Table
-from rich.text import Text
 
+from teacher_cache.terminal import table
 from tools.benchmarks.row import Row
 
 COLUMNS = ("what", "against", "ours", "peer", "unit", "ratio", "spread", "reach")
 
 
 def rich_table(rows: Sequence[Row]) -> Table:
-    table = Table(show_edge=False, title="Ratios: larger is better on every row")
-    for column in (*COLUMNS, "took"):
-        table.add_column(column, justify="left" if column in {"what", "against", "unit"} else "right")
-    for row in rows:
-        style = "dim" if row.ratio is None else "green" if row.ratio >= row.reach else "yellow"
-        table.add_row(*(Text(cell) for cell in (*cells(row), f"{row.elapsed_s:.0f} s")), style=style)
-    return table
+    return table(
+        (*COLUMNS, "took"),
+        [(*cells(row), f"{row.elapsed_s:.0f} s") for row in rows],
+        right={*COLUMNS, "took"} - {"what", "against", "unit"},
+        styles=["dim" if row.ratio is None else "green" if row.ratio >= row.reach else "yellow" for row in rows],
+        title="Ratios: larger is better on every row",
+        show_edge=False,
+    )
 
 
 def markdown_table(rows: Sequence[Row]) -> str:

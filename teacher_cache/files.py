@@ -1,0 +1,158 @@
+"""Bytes to disk, whole or not at all; a disk that is full, read-only or broken ends in one line, a DiskError.
+
+A rename is atomic, but only what was synced before it survives a power cut.
+"""
+
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from teacher_cache.errors import DiskError
+
+NOTHING_LOST = "nothing that was there before is lost"
+UNIT_IN_FLIGHT = "committed units are kept, those in flight are lost"
+STEM = 40  # characters that a file aside keeps of its name: 160 bytes at most, of the 255 that a name may have
+
+_WHAT_NEXT = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free space there, then run the same command again"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "make it writable, or choose another place"),
+    **dict.fromkeys(
+        (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR),
+        "something else is there: remove it, or choose another place",
+    ),
+    errno.EFBIG: "raise the limit of a file's size (`ulimit -f`), then run the same command again",
+    errno.EMFILE: "raise the limit of open files (`ulimit -n`), then run the same command again",
+    errno.EIO: "the disk itself fails (`dmesg` says more): mend it, or choose another place",
+}
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str], lost: str = NOTHING_LOST) -> Iterator[None]:
+    """Turn an OSError of the block, which writes `path`, into a DiskError. lost: what of the user's work is lost.
+
+    A RuntimeError that an OSError stands behind is one too: torch tells of a full disk in that way.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _disk_error(error, path, lost) from error
+    except RuntimeError as error:
+        behind = _system_error(error)
+        if behind is None:
+            raise
+        raise _disk_error(behind, path, lost) from error
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str], lost: str = NOTHING_LOST, *, durable: bool = True) -> Iterator[Path]:
+    """A file beside `path` for the block to write, of its suffix, which then takes its place; its folder is made.
+
+    With durable=False nothing waits for the disk. Where the block fails nothing is left; DiskError as in `writing`.
+    """
+    path = Path(path)
+    aside = _aside(path)
+    try:
+        with writing(path, lost):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield aside
+            if durable:
+                sync(aside)
+            aside.replace(path)
+            if durable:
+                sync(path.parent)
+    finally:
+        remove(aside)
+
+
+@contextmanager
+def new_folder(path: str | os.PathLike[str], lost: str = NOTHING_LOST) -> Iterator[Path]:
+    """A folder beside `path` for the block to make and fill, which then takes its place. DiskError where one is there,
+    and as in `writing`; where the block fails nothing is left."""
+    path = Path(path)
+    aside = _aside(path)
+    try:
+        with writing(path, lost):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield aside
+            sync_tree(aside)
+            try:
+                aside.rename(path)
+            except OSError as error:
+                if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                    raise DiskError(f"{path} appeared meanwhile: remove it, or choose another place") from error
+                raise
+            sync(path.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def leftovers(path: Path) -> list[Path]:
+    """What killed writers of `path` left beside it: `replacing`, and zarr, which writes x.json as x.<hex>.partial."""
+    starts = f"{path.stem}.", f".{path.stem[:STEM]}."
+    ends = ".partial", f".partial{path.suffix}"
+    try:
+        names = os.listdir(path.parent)
+    except FileNotFoundError:
+        return []
+    return [path.parent / name for name in names if name.startswith(starts) and name.endswith(ends)]
+
+
+def sweep(path: Path) -> None:
+    """Remove what killed writers of `path` left."""
+    for leftover in leftovers(path):
+        remove(leftover)
+
+
+def remove(path: Path) -> None:
+    """Remove a file where it is there and can be removed."""
+    with suppress(OSError):  # a disk that cannot be written has said so already
+        path.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Bring a file's content, or a folder's entries, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_up(file: Path, top: Path) -> None:
+    """Bring a file and the folders that lead to it, `top` included, to disk: zarr renames but does not sync."""
+    sync(file)
+    for folder in file.parents:
+        sync(folder)
+        if folder == top:
+            return
+
+
+def sync_tree(root: Path) -> None:
+    """Bring everything under a folder to disk."""
+    for folder, _, files in os.walk(root):
+        for file in files:
+            sync(Path(folder, file))
+        sync(Path(folder))
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.stem[:STEM]}.{uuid.uuid4().hex}.partial{path.suffix}")
+
+
+def _disk_error(error: OSError, path: str | os.PathLike[str], lost: str) -> DiskError:
+    said, place, other = os.strerror(error.errno) if error.errno else str(error), os.fspath(path), error.filename
+    if isinstance(other, str) and not other.startswith(os.path.dirname(place)) and not place.startswith(other):
+        said = f"{other}: {said}"  # something else went wrong while it was written
+    what_next = _WHAT_NEXT.get(error.errno or 0, "see to it, then run the same command again")
+    return DiskError(f"{place} cannot be written ({said}): {lost}; {what_next}")
+
+
+def _system_error(error: BaseException) -> OSError | None:
+    behind = error.__cause__ or error.__context__
+    while behind is not None and not isinstance(behind, OSError):
+        behind = behind.__cause__ or behind.__context__
+    return behind

@@ -1,0 +1,124 @@
+"""Whole or not at all, and one line where it cannot be."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from teacher_cache.errors import DiskError
+from teacher_cache.files import NOTHING_LOST, leftovers, new_folder, replacing, sweep, writing
+from tests.full_disk import bad_disk, small_files
+
+
+def write(path: Path, content: bytes, lost: str = NOTHING_LOST) -> None:
+    with replacing(path, lost) as aside:
+        aside.write_bytes(content)
+
+
+def make_folder(path: Path, content: str) -> None:
+    with new_folder(path) as aside:
+        aside.mkdir()
+        (aside / "file").write_text(content)
+
+
+def save_weights(path: Path) -> None:
+    with replacing(path, "the one before is kept") as aside, aside.open("wb") as file:
+        torch.save({"weights": torch.zeros(10_000)}, file)
+
+
+def fail(path: Path) -> None:
+    with replacing(path) as aside:
+        aside.write_text("half of it")
+        raise KeyError
+
+
+def test_a_file_is_replaced_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "made" / "x.csv"
+    with replacing(path) as aside:
+        aside.write_text("one")
+        assert aside.suffix == ".csv"
+        assert not path.exists()
+    with pytest.raises(KeyError):
+        fail(path)
+    assert path.read_text() == "one"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (errno.ENOSPC, r"\(No space left on device\): nothing that was there before is lost; free space there"),
+        (errno.EDQUOT, r"\(Disk quota exceeded\): .*; free space there, then run the same command again"),
+        (errno.EROFS, r"\(Read-only file system\): .*; make it writable, or choose another place"),
+        (errno.EACCES, r"\(Permission denied\): .*; make it writable, or choose another place"),
+        (errno.EMFILE, r"\(Too many open files\): .*; raise the limit of open files \(`ulimit -n`\)"),
+        (errno.EIO, r"\(Input/output error\): .*; the disk itself fails \(`dmesg` says more\)"),
+        (errno.ENODEV, r"\(No such device\): .*; see to it, then run the same command again"),
+    ],
+)
+def test_what_the_system_says_is_one_line(tmp_path: Path, error: int, said: str) -> None:
+    path = tmp_path / "x"
+    path.write_text("before")
+    with (
+        bad_disk(tmp_path, error=error),
+        pytest.raises(DiskError, match=f"^{path} cannot be written {said}") as found,
+    ):
+        write(path, b"after")
+    assert len(str(found.value).splitlines()) == 1
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_that_fills_in_the_middle_of_a_file_leaves_nothing(tmp_path: Path) -> None:
+    with small_files(1000), pytest.raises(DiskError, match=r"File too large\): .*`ulimit -f`"):
+        write(tmp_path / "x", bytes(2000))
+    assert not list(tmp_path.iterdir())
+
+
+def test_torch_says_it_in_a_way_of_its_own(tmp_path: Path) -> None:
+    said = r"x.pt cannot be written \(File too large\): the one before is kept"
+    with small_files(10_000), pytest.raises(DiskError, match=said):
+        save_weights(tmp_path / "x.pt")
+    with pytest.raises(RuntimeError, match="of another kind"), writing(tmp_path):
+        raise RuntimeError("of another kind")
+
+
+def test_another_file_that_fails_meanwhile_is_named(tmp_path: Path) -> None:
+    said = r"x cannot be written \(/nowhere/y: No such file or directory\)"
+    with pytest.raises(DiskError, match=said), writing(tmp_path / "x"):
+        Path("/nowhere/y").read_text()
+
+
+def test_a_folder_comes_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "made" / "folder"
+    make_folder(path, "content")
+    with pytest.raises(DiskError, match="appeared meanwhile: remove it"):
+        make_folder(path, "other content")
+    with bad_disk(path, after=1), pytest.raises(DiskError, match="No space left"):
+        make_folder(path, "other content")
+    assert (path / "file").read_text() == "content"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_only_own_leftovers_are_swept(tmp_path: Path) -> None:
+    others = {
+        tmp_path / name for name in ("x.json", "x.txt", "xy.0123.partial", ".xy.0123.partial.json", "x.partial.y")
+    }
+    own = {tmp_path / name for name in ("x.0123.partial", ".x.0123.partial.json", "x.json.partial")}
+    for file in others | own:
+        file.touch()
+    assert set(leftovers(tmp_path / "x.json")) == own
+    sweep(tmp_path / "x.json")
+    assert set(tmp_path.iterdir()) == others
+    assert leftovers(tmp_path / "none" / "x") == []
+
+
+@pytest.mark.parametrize("name", ["a" * 255, "é" * 127, "🙂" * 63])
+def test_names_as_long_as_they_may_be(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    with replacing(path) as aside:
+        aside.touch()
+        assert leftovers(path) == [aside]
+    assert os.listdir(tmp_path) == [name]
