@@ -1,6 +1,7 @@
 """Shards: finding them, walking them in parallel, telling whether they are an index's, and reading a block's images."""
 
 import glob
+import math
 import multiprocessing
 import os
 import re
@@ -265,10 +266,10 @@ def class_order_warning(index: Index) -> str | None:
     are in blocks of fewer than 8, though there are more: 8 are the fewest with which mixing was measured to be as good
     as over the whole set, and in small odd blocks many have no partner.
     """
-    sizes = _block_sizes(index)
-    if not len(sizes) or index.num_samples < 2:
+    sizes = block_sizes(index)
+    if index.num_samples < 4:
         return None
-    found, expected, deviation = _same_class_share(index, sizes)
+    found, expected, deviation = same_class_share(index, sizes)
     if found >= min(2 * expected, (1 + expected) / 2) and found - expected > 3 * deviation:
         return (
             f"shards look sorted by class: {_percent(found)} of the pairs in blocks of {BLOCK_SAMPLES} samples share "
@@ -291,7 +292,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f}%" if share >= 0.1 else f"{100 * share:.2g}%"
 
 
-def _block_sizes(index: Index) -> np.ndarray:
+def block_sizes(index: Index) -> np.ndarray:
     """(B,) int64: the samples of every block, shard by shard."""
     blocks = -(-index.counts // BLOCK_SAMPLES)
     sizes = np.full(int(blocks.sum()), BLOCK_SAMPLES, np.int64)
@@ -300,26 +301,38 @@ def _block_sizes(index: Index) -> np.ndarray:
     return sizes
 
 
-def _same_class_share(index: Index, sizes: np.ndarray) -> tuple[float, float, float]:
+def same_class_share(index: Index, sizes: np.ndarray) -> tuple[float, float, float]:
     """How likely a sample's partner is to have its class: in the blocks as they are, and expected after a shuffle, with
-    the standard deviation of that. Blocks of one sample have no pairs; without any all are 0.
+    the standard deviation of that. Of 4 samples or more; sizes (B,) int64 of their blocks.
+
+    Both moments are exact, those of sum(A_ij B_p(i)p(j)) over all orders p (Mantel 1967, "The detection of disease
+    clustering", Cancer Research 27): A_ij is 1 / (n - 1) where i and j are in one block of n, B_ij 1 where they are of
+    one class. Blocks of one sample have no pairs; without any pair all are 0.
     """
-    classes = np.bincount(index.classes).astype(float)
     total = index.num_samples
-    expected = float((classes * (classes - 1)).sum() / (total * (total - 1)))
     paired = sizes[sizes > 1].astype(float)
     if not len(paired):
         return 0.0, 0.0, 0.0
-    block = np.repeat(np.arange(len(sizes)), sizes)
-    cells, counts = np.unique(block * len(classes) + index.classes, return_counts=True)
-    others = np.maximum(sizes[cells // len(classes)] - 1, 1)
-    found = float((counts * (counts - 1) / others).sum() / paired.sum())
-    # Pairs of a block that share a sample are not independent: their covariance is sum(p_c^3) - sum(p_c^2)^2.
-    squares, cubes = ((classes / total) ** 2).sum(), ((classes / total) ** 3).sum()
-    pairs = paired * (paired - 1) / 2
-    variance = pairs * squares * (1 - squares) + pairs * (paired - 2) * 2 * (cubes - squares**2)
-    deviation = float(np.sqrt((variance * (2 / (paired - 1)) ** 2).sum()) / paired.sum())
-    return found, expected, deviation
+    members = np.bincount(index.classes).astype(float)
+    cells, counts = np.unique(
+        np.repeat(np.arange(len(sizes)), sizes) * len(members) + index.classes, return_counts=True
+    )
+    others = np.maximum(sizes[cells // len(members)] - 1, 1)
+    found = float((counts * (counts - 1) / others).sum())
+    # Sums over all i != j of A_ij and of A_ij squared, and over i of (sum over j of A_ij) squared; of B alike.
+    a_sum = a_rows = paired.sum()
+    a_squares = (paired / (paired - 1)).sum()
+    b_sum = b_squares = (members * (members - 1)).sum()
+    b_rows = (members * (members - 1) ** 2).sum()
+    two, three, four = (float(math.perm(total, places)) for places in (2, 3, 4))
+    expected = float(a_sum * b_sum / two)
+    second_moment = (
+        2 * a_squares * b_squares / two
+        + 4 * (a_rows - a_squares) * (b_rows - b_squares) / three
+        + (a_sum**2 + 2 * a_squares - 4 * a_rows) * (b_sum**2 + 2 * b_squares - 4 * b_rows) / four
+    )
+    deviation = max(0.0, float(second_moment) - expected**2) ** 0.5
+    return found / a_sum, expected / a_sum, deviation / a_sum
 
 
 def check_shards(
