@@ -28,8 +28,8 @@ def hashed_part(size: int, kind: Fingerprint) -> tuple[int, int]:
     """
     if kind == "whole":
         return 0, size
-    length = min(_TAIL, max(0, size - _END))
-    return max(0, size - _END) - length, length
+    end = max(0, size - _END)
+    return (end - _TAIL, _TAIL) if end > _TAIL else (0, end)
 
 
 def fingerprint(size: int, hashed: bytes) -> int:
@@ -38,5 +38,5 @@ def fingerprint(size: int, hashed: bytes) -> int:
 
 
 def image_fingerprint(image: bytes, kind: Fingerprint) -> int:
-    start, length = hashed_part(len(image), kind)
-    return fingerprint(len(image), image[start : start + length])
+    """The fingerprint of an image that is in memory."""
+    return fingerprint(len(image), image if kind == "whole" else image[-_TAIL - _END : -_END])

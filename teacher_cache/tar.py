@@ -58,6 +58,7 @@ class Reader:
         return self.data[at : at + size]
 
 
+@lru_cache(1 << 14)  # classes' sizes come again and again, small images' often
 def _read_number(field: bytes) -> int:
     """Decode a header's octal or base-256 number (GNU tar's, from 8 GiB on). ValueError for anything else."""
     if field[0] & 0x80:
