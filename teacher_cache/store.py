@@ -68,7 +68,8 @@ SCHEMA = 2
 PACKING = "files"
 MAX_PIXELS = 178_956_970  # of an image, height x width: where Pillow refuses
 _CREATED = (  # attributes that never change; the shards' names and sizes too, but not their places
-    *("seed", "policy", "group", "unit_samples", "class_names", "class_from", "any_device", "max_pixels", "libraries"),
+    *("seed", "policy", "group", "unit_samples", "class_names", "class_from", "fingerprint"),
+    *("any_device", "max_pixels", "libraries"),
 )
 _TOPK_FACTS = "topk_arrays"  # in teacher/: what zarr.json says of these arrays
 _FIELD = {name: number for number, name in enumerate(RECORD_FIELDS)}
