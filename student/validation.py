@@ -93,7 +93,8 @@ def index_validation(
     the shards', which must be num_classes.
     """
     paths = expand_shards(patterns)
-    index = index_shards(paths, class_rule(paths, class_from or "cls"))
+    known = num_classes if class_names is None else len(class_names)
+    index = index_shards(paths, class_rule(paths, class_from or "cls"), num_classes=known)
     if not index.num_samples:
         raise ShardError(f"validation shards {', '.join(patterns)} hold no samples: name shards that do")
     numbered = tuple(str(number) for number in range(len(index.class_names)))

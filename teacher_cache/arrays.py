@@ -19,6 +19,7 @@ _INDEX_TYPES = {
     "classes": "int32",
     "offsets": "int64",
     "sizes": "int64",
+    "fingerprints": "uint64",
     "counts": "int64",
     "hashes": "uint64",
 }

@@ -96,6 +96,7 @@ def main() -> None:
 )
 @click.option("--class-from", default="cls", help="Where a sample's class stands: cls, or json:FIELD.")
 @click.option("--classes", "classes_file", help="Class names in order (JSON).  [default: classes.json by the shards]")
+@click.option("--whole", is_flag=True, help="Fingerprint all of each image, not only its end.")
 @click.option("--like", help="Take index, policy, seed and groups from another store instead of reading shards.")
 @click.option("--devices", type=click.Choice(["one", "any"]), default="one", help="May fills use other devices?")
 @click.option(
@@ -116,6 +117,7 @@ def index(
     unit_samples: int | None,
     class_from: str,
     classes_file: str | None,
+    whole: bool,
     like: str | None,
     devices: str,
     max_pixels: int | None,
@@ -146,11 +148,13 @@ def index(
     if other is not None:
         if seed is not None and seed != other.seed:
             raise StoreError(f"{like} has seed {other.seed}, --seed says {seed}: leave --seed out, or index shards")
+        if whole and other.index.fingerprint != "whole":
+            raise StoreError(f"{like} has fingerprints of images' tails: leave --whole out, or index shards")
         found, seed, group = other.index, other.seed, group or other.group
         views, unit_samples = views or other.views, unit_samples or other.unit_samples
         max_pixels = max_pixels or other.max_pixels
     else:
-        found = _walk(shards, store_path, class_from, classes_file, workers)
+        found = _walk(shards, store_path, class_from, classes_file, whole, workers)
         if warning := class_order_warning(found):
             warn(warning)
     assert views is not None
@@ -353,7 +357,14 @@ def verify(
         sys.exit(1)
 
 
-def _walk(patterns: tuple[str, ...], store_path: str, class_from: str, classes_file: str | None, workers: int) -> Any:
+def _walk(
+    patterns: tuple[str, ...],
+    store_path: str,
+    class_from: str,
+    classes_file: str | None,
+    whole: bool,
+    workers: int,
+) -> Any:
     """Index the shards; what an interrupted walk has finished waits beside the store."""
     from teacher_cache.classes import class_rule
     from teacher_cache.shards import expand_shards, index_shards
@@ -366,8 +377,10 @@ def _walk(patterns: tuple[str, ...], store_path: str, class_from: str, classes_f
         found = index_shards(
             paths,
             rule,
+            whole=whole,
             workers=min(workers, len(paths)),
             scratch=scratch,
+            note=say,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     shutil.rmtree(scratch, ignore_errors=True)

@@ -6,8 +6,14 @@ from functools import cached_property
 
 import numpy as np
 
+from teacher_cache.classes import CLASSES_FILE
 from teacher_cache.errors import ShardError
+from teacher_cache.fingerprint import Fingerprint
 from teacher_cache.replay.block import BLOCK_SAMPLES
+from teacher_cache.shown import shown
+
+PLAUSIBLE_CLASSES = 1000  # without class names, this many are believed whatever occurs,
+PLAUSIBLE_FACTOR = 10  # or this many times as many as occur
 
 
 @dataclass(frozen=True)
@@ -27,28 +33,34 @@ class ShardEntry:
 
 @dataclass(frozen=True, eq=False)
 class ShardIndex:
-    """What one shard holds: per sample its key, class (int32), and its image's place in the file in bytes (int64)."""
+    """What one shard holds: per sample its key, class (int32), its image's place in the file in bytes (int64), and its
+    fingerprint (uint64).
+    """
 
     entry: ShardEntry
     keys: tuple[str, ...]
     classes: np.ndarray
     offsets: np.ndarray
     sizes: np.ndarray
+    fingerprints: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
 class BlockPlace:
-    """What a worker needs to read one block: its shard's place and name, its number there, and its samples' keys,
-    classes (int32) and image bytes.
+    """What a worker needs to read one block: its shard's place, size and name, its number there, its samples' keys,
+    classes (int32) and image bytes, and by which fingerprints (uint64) of which kind it is known to be the one indexed.
     """
 
     path: str
+    num_bytes: int
     shard: str
     number: int
     keys: tuple[str, ...]
     classes: np.ndarray
     offsets: np.ndarray
     sizes: np.ndarray
+    fingerprints: np.ndarray
+    fingerprint: Fingerprint
     skipped: frozenset[int] = frozenset()
 
 
@@ -57,7 +69,8 @@ class Index:
     """All samples of all shards, in shard order, as flat arrays.
 
     counts (S,) int64 samples per shard; key_bytes (K,) uint8 the keys' UTF-8 one after the other, key_ends (N,) int64
-    where each ends; classes (N,) int32; offsets and sizes (N,) int64 each image's bytes in its tar.
+    where each ends; classes (N,) int32; offsets and sizes (N,) int64 each image's bytes in its tar; fingerprints (N,)
+    uint64.
     """
 
     shards: tuple[ShardEntry, ...]
@@ -67,18 +80,29 @@ class Index:
     classes: np.ndarray
     offsets: np.ndarray
     sizes: np.ndarray
+    fingerprints: np.ndarray
     class_names: tuple[str, ...]
     class_from: str = "cls"  # where classes were read: ClassRule.source
+    fingerprint: Fingerprint = "tail"  # what of an image its fingerprint is of
 
     @staticmethod
-    def join(parts: Sequence[ShardIndex], class_names: tuple[str, ...] | None, class_from: str = "cls") -> "Index":
+    def join(
+        parts: Sequence[ShardIndex],
+        class_names: tuple[str, ...] | None,
+        class_from: str = "cls",
+        fingerprint: Fingerprint = "tail",
+        num_classes: int | None = None,
+    ) -> "Index":
         """Put shards together in the order given. Without class_names classes are called "0", "1" ... up to the largest
-        found.
+        found; then ShardError for a stray one, unless it is below num_classes.
         """
         keys = [key.encode() for part in parts for key in part.keys]
         classes = np.concatenate([np.empty(0, np.int32), *(part.classes for part in parts)])
         if class_names is None:
-            class_names = tuple(str(number) for number in range(int(classes.max(initial=-1)) + 1))
+            largest = int(classes.max(initial=-1))
+            if num_classes is None or largest >= num_classes:
+                _refuse_stray_class(parts, classes)
+            class_names = tuple(str(number) for number in range(largest + 1))
         return Index(
             shards=tuple(part.entry for part in parts),
             counts=np.array([len(part.keys) for part in parts], np.int64),
@@ -87,8 +111,10 @@ class Index:
             classes=classes,
             offsets=np.concatenate([np.empty(0, np.int64), *(part.offsets for part in parts)]),
             sizes=np.concatenate([np.empty(0, np.int64), *(part.sizes for part in parts)]),
+            fingerprints=np.concatenate([np.empty(0, np.uint64), *(part.fingerprints for part in parts)]),
             class_names=class_names,
             class_from=class_from,
+            fingerprint=fingerprint,
         )
 
     @property
@@ -130,11 +156,12 @@ class Index:
         ]
         if not found:
             raise ShardError(
-                f"no sample {key!r} in " + (f"shard {shard_name}" if shard_name else f"any of {self.num_shards} shards")
+                f"no sample '{shown(key)}' in "
+                + (f"shard {shard_name}" if shard_name else f"any of {self.num_shards} shards")
             )
         if len(found) > 1:
             names = ", ".join(self.shards[self.shard_of(sample)].name for sample in found[:3])
-            raise ShardError(f"{len(found)} samples have the key {key!r} (in {names}): name the shard too")
+            raise ShardError(f"{len(found)} samples have the key '{shown(key)}' (in {names}): name the shard too")
         return found[0]
 
     def place(self, shard: int, block: int, skipped: frozenset[int] = frozenset()) -> BlockPlace:
@@ -144,14 +171,17 @@ class Index:
         last = min(first + BLOCK_SAMPLES, int(self.starts[shard + 1]))
         entry = self.shards[shard]
         return BlockPlace(
-            entry.path,
-            entry.name,
-            block,
-            self._keys(first, last),
-            self.classes[first:last],
-            self.offsets[first:last],
-            self.sizes[first:last],
-            skipped,
+            path=entry.path,
+            num_bytes=entry.num_bytes,
+            shard=entry.name,
+            number=block,
+            keys=self._keys(first, last),
+            classes=self.classes[first:last],
+            offsets=self.offsets[first:last],
+            sizes=self.sizes[first:last],
+            fingerprints=self.fingerprints[first:last],
+            fingerprint=self.fingerprint,
+            skipped=skipped,
         )
 
     def _keys(self, first: int, last: int) -> tuple[str, ...]:
@@ -164,3 +194,19 @@ class Index:
     def _samples_of_length(self, length: int, first: int, last: int) -> list[int]:
         lengths = np.diff(self.key_ends[:last], prepend=0)[first:]
         return [first + int(position) for position in np.flatnonzero(lengths == length)]
+
+
+def _refuse_stray_class(parts: Sequence[ShardIndex], classes: np.ndarray) -> None:
+    """ShardError, naming the sample, where the largest class is implausible: above 1,000 classes, and more than ten
+    times as many as occur. A subset of a large set numbers its classes like that too, and then has to name them.
+    """
+    found = np.unique(classes)
+    if not len(found) or found[-1] < max(PLAUSIBLE_CLASSES, PLAUSIBLE_FACTOR * len(found)):
+        return
+    for part in parts:
+        if (at := np.flatnonzero(part.classes == found[-1])).size:
+            raise ShardError(
+                f"shard {part.entry.name}: sample '{shown(part.keys[at[0]])}' has class {found[-1]:,}, but only "
+                f"{len(found):,} different classes occur: correct it, or name all classes with --classes FILE, or in a "
+                f"{CLASSES_FILE} beside the shards"
+            )

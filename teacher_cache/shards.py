@@ -1,14 +1,16 @@
 """Shards: finding them, walking them in parallel, telling whether they are an index's, and reading a block's images."""
 
 import glob
+import math
 import multiprocessing
 import os
 import re
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,54 +20,83 @@ import numpy as np
 from teacher_cache.classes import ClassRule
 from teacher_cache.errors import ShardError
 from teacher_cache.files import writing
+from teacher_cache.fingerprint import LIMIT, Fingerprint, fingerprint, hashed_part, image_fingerprint
 from teacher_cache.index import BlockPlace, Index, ShardIndex
-from teacher_cache.replay.block import Block
+from teacher_cache.replay.block import BLOCK_SAMPLES, Block
+from teacher_cache.shown import shown
+from teacher_cache.tar import read_range
 from teacher_cache.walk import index_shard_resumed
 
 _GLOB = re.compile(r"[*?\[]")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 
+_AGAIN = "put the indexed file back, give its place with --shards, or index again"
+
+
 def read_block(place: BlockPlace) -> Block:
-    """Read a block's images with one read of their byte range; ShardError when the file is gone, or shorter than its
-    index says.
+    """Read a block's images with one read of their byte range.
+
+    ShardError, never ImageError, when the file is gone, of another size than the index says, or holds another image
+    than was indexed, of a skipped sample too.
     """
-    again = "put the shard back, give its new place with --shards, or index again"
-    start = int(place.offsets[0])
+    offsets = place.offsets.tolist()
+    start = offsets[0]
     ends = (place.offsets + place.sizes).tolist()
-    try:
-        fd = os.open(place.path, os.O_RDONLY)
-        try:
-            content = _read_range(fd, start, ends[-1] - start)
-        finally:
-            os.close(fd)
-    except OSError as error:
-        message = (
-            f"shard {place.shard}: {place.path} cannot be read at key {place.keys[0]!r} ({error.strerror}); {again}"
-        )
-        raise ShardError(message) from None
-    for key, end in zip(place.keys, ends, strict=True):
-        if end - start > len(content):
-            missing = ends[-1] - start - len(content)
-            message = (
-                f"shard {place.shard}: {place.path} ends {missing:,} bytes early, in or before key {key!r}; {again}"
-            )
-            raise ShardError(message)
-    images = tuple(
-        content[offset - start : end - start] for offset, end in zip(place.offsets.tolist(), ends, strict=True)
-    )
+    with open_shard(place) as fd:
+        content = read_range(fd, start, ends[-1] - start)
+    images = tuple(content[offset - start : end - start] for offset, end in zip(offsets, ends, strict=True))
+    kind, expected = place.fingerprint, place.fingerprints.tolist()
+    for position, image in enumerate(images):
+        if image_fingerprint(image, kind) != expected[position]:
+            raise _other_image(place, position)
     return Block(place.shard, place.number, place.keys, place.classes, images, place.skipped)
 
 
-def _read_range(fd: int, start: int, size: int) -> bytes:
-    """os.pread, again where it returns early: Linux reads at most 2 GiB at a time, network file systems less."""
-    content = os.pread(fd, size, start)
-    while len(content) < size:
-        more = os.pread(fd, size - len(content), start + len(content))
-        if not more:
-            break
-        content += more
-    return content
+@contextmanager
+def open_shard(place: BlockPlace) -> Iterator[int]:
+    """The shard of a block, open to be read (a file descriptor); whatever fails while it is becomes a ShardError.
+
+    Refused where its size is not the index's, or the block lies outside of it.
+    """
+    where = f"shard {place.shard}: {place.path}"
+    try:
+        fd = os.open(place.path, os.O_RDONLY)
+        try:
+            num_bytes = os.fstat(fd).st_size
+            if num_bytes != place.num_bytes:
+                raise ShardError(
+                    f"{where} has {num_bytes:,} bytes, the index says {place.num_bytes:,} (read for key "
+                    f"'{shown(place.keys[0])}'): it is another file than was indexed; {_AGAIN}"
+                )
+            if place.offsets[0] < 0 or (place.offsets + place.sizes).max() > num_bytes:
+                raise ShardError(
+                    f"{where} ends at byte {num_bytes:,}, where the index has images of block {place.number} (key "
+                    f"'{shown(place.keys[0])}') beyond it: the index is damaged; index again"
+                )
+            yield fd
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise ShardError(
+            f"{where} cannot be read at key '{shown(place.keys[0])}' ({error.strerror}); {_AGAIN}"
+        ) from None
+
+
+def check_image(place: BlockPlace, position: int, fd: int) -> None:
+    """Read the hashed part of one image of a block from its open shard; ShardError where it is not the one indexed."""
+    size = int(place.sizes[position])
+    start, length = hashed_part(size, place.fingerprint)
+    hashed = read_range(fd, int(place.offsets[position]) + start, length)
+    if fingerprint(size, hashed) != int(place.fingerprints[position]):
+        raise _other_image(place, position)
+
+
+def _other_image(place: BlockPlace, position: int) -> ShardError:
+    return ShardError(
+        f"shard {place.shard}: {place.path} holds another image than was indexed at key "
+        f"'{shown(place.keys[position])}' (its fingerprint differs); {_AGAIN}"
+    )
 
 
 def expand_shards(patterns: Sequence[str]) -> list[str]:
@@ -117,16 +148,85 @@ def index_shards(
     paths: Sequence[str],
     rule: ClassRule,
     *,
+    whole: bool = False,
+    num_classes: int | None = None,
     workers: int = 1,
     scratch: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> Index:
     """Walk all shards and join them in the order given.
 
-    With more than one worker, spawned processes walk them; progress(done, total) is called in this process as each is
-    finished. What is walked is kept in the folder `scratch`, so that an interrupted call goes on where it was; the
-    caller removes the folder when it has what it needs.
+    Fingerprints are of images' tails; with whole, and where over 1 % of the samples are unlike images with equal tails,
+    of all of each image: then note is told, in one line. num_classes: how many classes the model has that the shards
+    are for; without it, and without rule.names, a stray class far above all others is refused.
+
+    With more than one worker, spawned processes walk the shards; progress(done, total) is called in this process as
+    each is finished. What is walked is kept in the folder `scratch`, so that an interrupted call goes on where it was;
+    the caller removes the folder when it has what it needs.
     """
+    kind: Fingerprint = "whole" if whole else "tail"
+    parts = _walk_shards(paths, rule, kind, workers, scratch, progress)
+    index = Index.join(parts, rule.names, rule.source, kind, num_classes)
+    unlike = 0 if whole else count_unlike(index)
+    if unlike <= LIMIT * index.num_samples:
+        return index
+    if note is not None:
+        note(
+            f"fingerprints are taken of whole images: at least {unlike:,} of {index.num_samples:,} samples end with "
+            "the same bytes as another, unlike image"
+        )
+    parts = _walk_shards(paths, rule, "whole", workers, scratch, progress)
+    return Index.join(parts, rule.names, rule.source, "whole", num_classes)
+
+
+def count_unlike(index: Index) -> int:
+    """How many samples have the fingerprint of another, unlike image; 0 where few collide at all.
+
+    Those that collide are read and hashed whole, and no others, until they are more than 1 % of the index.
+    """
+    _, groups, members = np.unique(index.fingerprints, return_inverse=True, return_counts=True)
+    colliding = np.flatnonzero(members[groups] > 1)
+    if len(colliding) <= LIMIT * index.num_samples:
+        return 0
+    first: dict[int, int] = {}
+    unlike: set[int] = set()
+    for sample, digest in _whole_digests(index, colliding):
+        group = int(groups[sample])
+        if first.setdefault(group, digest) != digest:
+            unlike.add(group)
+            if members[list(unlike)].sum() > LIMIT * index.num_samples:
+                break
+    return int(members[list(unlike)].sum())
+
+
+def _whole_digests(index: Index, samples: np.ndarray) -> Iterator[tuple[int, int]]:
+    """(sample, its whole image's fingerprint), shard by shard; samples (n,) int64 in ascending order."""
+    for number, entry in enumerate(index.shards):
+        first, last = np.searchsorted(samples, index.starts[number : number + 2])
+        if first == last:
+            continue
+        try:
+            fd = os.open(entry.path, os.O_RDONLY)
+            try:
+                for sample in samples[first:last].tolist():
+                    image = read_range(fd, int(index.offsets[sample]), int(index.sizes[sample]))
+                    yield sample, image_fingerprint(image, "whole")
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise ShardError(f"shard {entry.name}: {entry.path} cannot be read ({error.strerror})") from None
+
+
+def _walk_shards(
+    paths: Sequence[str],
+    rule: ClassRule,
+    kind: Fingerprint,
+    workers: int,
+    scratch: Path | None,
+    progress: Callable[[int, int], None] | None,
+) -> list[ShardIndex]:
+    """What each shard holds, in the order given."""
     if scratch is not None:
         with writing(scratch):
             scratch.mkdir(parents=True, exist_ok=True)
@@ -134,14 +234,14 @@ def index_shards(
     workers = min(workers, len(paths))
     if workers <= 1:
         for number, path in enumerate(paths):
-            parts[number] = index_shard_resumed(path, rule, scratch)
+            parts[number] = index_shard_resumed(path, rule, kind, scratch)
             if progress is not None:
                 progress(len(parts), len(paths))
     else:
         pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_follow_parent)
         try:
             futures = {
-                pool.submit(index_shard_resumed, path, rule, scratch): number for number, path in enumerate(paths)
+                pool.submit(index_shard_resumed, path, rule, kind, scratch): number for number, path in enumerate(paths)
             }
             for future in as_completed(futures):
                 parts[futures[future]] = future.result()
@@ -153,30 +253,88 @@ def index_shards(
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)
-    return Index.join([parts[number] for number in range(len(paths))], rule.names, rule.source)
+    return [parts[number] for number in range(len(paths))]
+
+
+SMALL_BLOCK = 8  # samples; see class_order_warning
 
 
 def class_order_warning(index: Index) -> str | None:
-    """One line when neighbouring samples share their class far more often than after a shuffle; None when all is well.
+    """One line when blocks make poor mixing: what was found, and how to shuffle; None when all is well.
 
-    After a shuffle two neighbours share a class with probability sum(p_c^2). The warning comes a fifth of the way from
-    there to 'always', and beyond three standard deviations.
+    Partners are drawn within blocks, so what counts is how often the two of a pair share their class. After a shuffle
+    of all samples that is sum(N_c (N_c - 1)) / (N (N - 1)). The warning comes at twice that, or half-way from there to
+    'always' where that is less (few classes), and beyond three standard deviations of chance; and where most samples
+    are in blocks of fewer than 8, though there are more: 8 are the fewest with which mixing was measured to be as good
+    as over the whole set, and in small odd blocks many have no partner.
     """
-    same = index.classes[1:] == index.classes[:-1]
-    same = np.delete(same, index.starts[1:-1][(index.starts[1:-1] > 0) & (index.starts[1:-1] < index.num_samples)] - 1)
-    if not len(same):
+    sizes = block_sizes(index)
+    if index.num_samples < 4:
         return None
-    shares = np.bincount(index.classes) / index.num_samples
-    expected = float((shares**2).sum())
-    found = float(same.mean())
-    deviation = (expected * (1 - expected) / len(same)) ** 0.5
-    if found - expected <= max(0.2 * (1 - expected), 3 * deviation):
-        return None
-    return (
-        f"shards look sorted by class: {found:.0%} of neighbouring samples share their class, {expected:.1%} would "
-        "after a shuffle; "
-        "Mixup pairs and batches would be degenerate: write the shards again, shuffled"
+    found, expected, deviation = same_class_share(index, sizes)
+    if found >= min(2 * expected, (1 + expected) / 2) and found - expected > 3 * deviation:
+        return (
+            f"shards look sorted by class: {_percent(found)} of the pairs in blocks of {BLOCK_SAMPLES} samples share "
+            f"their class, after a shuffle {_percent(expected)} would, so Mixup and CutMix would mix like with like; "
+            f"{_RESHUFFLE}"
+        )
+    median = int(np.median(np.repeat(sizes, sizes)))
+    if median < SMALL_BLOCK <= index.num_samples:
+        return (
+            f"shards are too small: half of the samples are in blocks of {median} or fewer, where Mixup and CutMix "
+            f"find few partners (blocks of {BLOCK_SAMPLES} are best, and do not cross shards); {_RESHUFFLE}"
+        )
+    return None
+
+
+_RESHUFFLE = "write them again with `python tools/make_shards.py reshuffle SHARDS OUT`"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f}%" if share >= 0.1 else f"{100 * share:.2g}%"
+
+
+def block_sizes(index: Index) -> np.ndarray:
+    """(B,) int64: the samples of every block, shard by shard."""
+    blocks = -(-index.counts // BLOCK_SAMPLES)
+    sizes = np.full(int(blocks.sum()), BLOCK_SAMPLES, np.int64)
+    last = np.cumsum(blocks)[blocks > 0] - 1
+    sizes[last] = (index.counts[blocks > 0] - 1) % BLOCK_SAMPLES + 1
+    return sizes
+
+
+def same_class_share(index: Index, sizes: np.ndarray) -> tuple[float, float, float]:
+    """How likely a sample's partner is to have its class: in the blocks as they are, and expected after a shuffle, with
+    the standard deviation of that. Of 4 samples or more; sizes (B,) int64 of their blocks.
+
+    Both moments are exact, those of sum(A_ij B_p(i)p(j)) over all orders p (Mantel 1967, "The detection of disease
+    clustering", Cancer Research 27): A_ij is 1 / (n - 1) where i and j are in one block of n, B_ij 1 where they are of
+    one class. Blocks of one sample have no pairs; without any pair all are 0.
+    """
+    total = index.num_samples
+    paired = sizes[sizes > 1].astype(float)
+    if not len(paired):
+        return 0.0, 0.0, 0.0
+    members = np.bincount(index.classes).astype(float)
+    cells, counts = np.unique(
+        np.repeat(np.arange(len(sizes)), sizes) * len(members) + index.classes, return_counts=True
     )
+    others = np.maximum(sizes[cells // len(members)] - 1, 1)
+    found = float((counts * (counts - 1) / others).sum())
+    # Sums over all i != j of A_ij and of A_ij squared, and over i of (sum over j of A_ij) squared; of B alike.
+    a_sum = a_rows = paired.sum()
+    a_squares = (paired / (paired - 1)).sum()
+    b_sum = b_squares = (members * (members - 1)).sum()
+    b_rows = (members * (members - 1) ** 2).sum()
+    two, three, four = (float(math.perm(total, places)) for places in (2, 3, 4))
+    expected = float(a_sum * b_sum / two)
+    second_moment = (
+        2 * a_squares * b_squares / two
+        + 4 * (a_rows - a_squares) * (b_rows - b_squares) / three
+        + (a_sum**2 + 2 * a_squares - 4 * a_rows) * (b_sum**2 + 2 * b_squares - 4 * b_rows) / four
+    )
+    deviation = max(0.0, float(second_moment) - expected**2) ** 0.5
+    return found / a_sum, expected / a_sum, deviation / a_sum
 
 
 def check_shards(
@@ -222,18 +380,30 @@ def check_shards(
             )
     ordered = [places[entry.name] for entry in index.shards]
     walk_rule = ClassRule(rule.source, index.class_names)
-    found = index_shards(ordered, walk_rule, workers=workers, scratch=scratch, progress=progress)
-    for number, (entry, other) in enumerate(zip(index.shards, found.shards, strict=True)):
-        what = ""
-        if index.counts[number] != found.counts[number]:
-            what = f"holds {found.counts[number]:,} samples, the index says {index.counts[number]:,}"
-        elif entry.hash != other.hash:
-            what = f"has other names, sizes or classes: hash {other.hash:016x}, the index says {entry.hash:016x}"
-        if what:
+    found = _walk_shards(ordered, walk_rule, index.fingerprint, workers, scratch, progress)
+    for number, (entry, other) in enumerate(zip(index.shards, found, strict=True)):
+        if what := _difference(index, number, other):
             raise ShardError(
-                f"shard {entry.name}: {other.path} {what}; give the shards that were indexed, or index again"
+                f"shard {entry.name}: {other.entry.path} {what}; give the shards that were indexed, or index again"
             )
-    return replace(index, shards=found.shards)
+    return replace(index, shards=tuple(other.entry for other in found))
+
+
+def _difference(index: Index, number: int, found: ShardIndex) -> str | None:
+    """What a walked shard holds other than the shard of this number of an index; None where they are the same."""
+    entry, count = index.shards[number], int(index.counts[number])
+    if count != len(found.keys):
+        return f"holds {len(found.keys):,} samples, the index says {count:,}"
+    if entry.hash != found.entry.hash:
+        return f"has other names, sizes or classes: hash {found.entry.hash:016x}, the index says {entry.hash:016x}"
+    fingerprints = index.fingerprints[index.starts[number] : index.starts[number + 1]]
+    other = np.flatnonzero(fingerprints != found.fingerprints)
+    if len(other):
+        return (
+            f"holds other images than were indexed, the first at key '{shown(found.keys[other[0]])}' ({len(other):,} "
+            f"of {count:,} fingerprints differ)"
+        )
+    return None
 
 
 def _follow_parent() -> None:

@@ -4,7 +4,7 @@ Anyone can read it with plain zarr:
 
     zarr.json    attributes["teacher_cache"]: schema, seed, policy, group, views, unit_samples, class_names, shards ...
                  and parts_sha256, a hash of each part that never changes; views has one of its own
-    index/       key_bytes, key_ends, classes, offsets, sizes of samples; counts, hashes of shards
+    index/       key_bytes, key_ends, classes, offsets, sizes, fingerprints of samples; counts, hashes of shards
     teacher/     attributes: the teacher's identity
       device-*/  a device that filled the store, and the proof: what the teacher answered there to one batch
       build-*/   attributes: torch, CUDA, driver, threads ... of a fill
@@ -35,6 +35,7 @@ from teacher_cache.arrays import array_facts, created_arrays, facts_of, make_arr
 from teacher_cache.chunks import Chunks, Stamp, file_stamp, open_chunks, read_file
 from teacher_cache.errors import PolicyError, StoreError, TeacherError
 from teacher_cache.files import UNIT_IN_FLIGHT, new_folder, sweep, sync_up, writing
+from teacher_cache.fingerprint import Fingerprint, read_kind
 from teacher_cache.index import Index, ShardEntry
 from teacher_cache.proof import Proof, build_group, device_group, device_hash, proof_attributes, proof_files, read_proof
 from teacher_cache.published import (
@@ -65,7 +66,8 @@ from teacher_cache.unit import (
 SCHEMA = 2
 PACKING = "files"
 _CREATED = (  # attributes that never change; the shards' names and sizes too, but not their places
-    *("seed", "policy", "group", "unit_samples", "class_names", "class_from", "any_device", "max_pixels", "libraries"),
+    *("seed", "policy", "group", "unit_samples", "class_names", "class_from", "fingerprint"),
+    *("any_device", "max_pixels", "libraries"),
 )
 _TOPK_FACTS = "topk_arrays"  # in teacher/: what zarr.json says of these arrays
 _FIELD = {name: number for number, name in enumerate(RECORD_FIELDS)}
@@ -87,6 +89,7 @@ class Store:
         self.max_pixels = int(settings["max_pixels"])
         self.class_names = tuple(str(name) for name in settings["class_names"])
         self._class_from = str(settings["class_from"])
+        self._fingerprint: Fingerprint = read_kind(settings["fingerprint"])
         self.libraries: dict[str, str] = dict(settings["libraries"])
         self.policy = Policy.from_json(settings["policy"])
         self._shards = [(str(s["name"]), str(s["path"]), int(s["bytes"])) for s in settings["shards"]]
@@ -140,6 +143,7 @@ class Store:
             "unit_samples": unit_samples,
             "class_names": list(index.class_names),
             "class_from": index.class_from,
+            "fingerprint": index.fingerprint,
             "shards": [{"name": s.name, "path": s.path, "bytes": s.num_bytes} for s in index.shards],
             "any_device": any_device,
             "max_pixels": max_pixels,
@@ -271,7 +275,13 @@ class Store:
             ShardEntry(name=name, path=path, num_bytes=num_bytes, hash=int(shard_hash))
             for (name, path, num_bytes), shard_hash in zip(self._shards, hashes, strict=True)
         )
-        return Index(shards=entries, class_names=self.class_names, class_from=self._class_from, **arrays)
+        return Index(
+            shards=entries,
+            class_names=self.class_names,
+            class_from=self._class_from,
+            fingerprint=self._fingerprint,
+            **arrays,
+        )
 
     @cached_property
     def counts(self) -> np.ndarray:

@@ -6,12 +6,13 @@ Nothing that is not whole gets through: what tar readers skip or cut without a w
 import os
 import zlib
 from collections.abc import Iterator
+from functools import lru_cache
 
 from teacher_cache.shown import shown
 
 _BLOCK = 512
 _NEAR_WINDOW = 1 << 20  # small members: many headers in one read
-_FAR_WINDOW = 4096  # after a large member: the next headers and a class, not the next image
+_FAR_WINDOW = 4096  # at a large member's tail: that, the next headers and a class, not the next image
 _LARGE_MEMBER = 1 << 14
 _MAX_EXTENDED_HEADER = 1 << 20  # of a PAX or long-name member; real ones hold a path
 _ZEROS = bytes(_BLOCK)
@@ -23,6 +24,19 @@ class DamageError(Exception):
     def __init__(self, found: str, member: bytes | None = None) -> None:
         super().__init__(found)
         self.found, self.member = found, member
+
+
+def read_range(fd: int, start: int, size: int) -> bytes:
+    """os.pread, again where it returns early (Linux reads at most 2 GiB at a time, network file systems less); fewer
+    than size bytes only at the file's end.
+    """
+    content = os.pread(fd, size, start)
+    while len(content) < size:
+        more = os.pread(fd, size - len(content), start + len(content))
+        if not more:
+            break
+        content += more
+    return content
 
 
 class Reader:
@@ -38,17 +52,28 @@ class Reader:
         at = offset - self.start
         if at < 0 or at + size > len(self.data):
             if size > self.window:
-                return os.pread(self.fd, size, offset)
-            self.start, self.data, at = offset, os.pread(self.fd, self.window, offset), 0
+                return read_range(self.fd, offset, size)
+            width = max(size, min(self.window, self.size - offset))
+            self.start, self.data, at = offset, read_range(self.fd, offset, width), 0
         return self.data[at : at + size]
 
 
+@lru_cache(1 << 14)  # classes' sizes come again and again, small images' often
 def _read_number(field: bytes) -> int:
-    """Decode a header's octal or base-256 number (GNU tar's, from 8 GiB on)."""
+    """Decode a header's octal or base-256 number (GNU tar's, from 8 GiB on). ValueError for anything else."""
     if field[0] & 0x80:
         number = int.from_bytes(field, "big", signed=False) & ~(0x80 << 8 * (len(field) - 1))
         return -1 if field[0] & 0x40 else number
     return int(field.split(b"\0", 1)[0].strip() or b"0", 8)
+
+
+@lru_cache(1 << 12)
+def _expected_sum(field: bytes) -> int:
+    """What a whole header's bytes add up to, modulo 65521, when its checksum field is these 8 bytes and right.
+
+    A header's checksum counts the field itself as eight spaces. Real archives have few different ones.
+    """
+    return (_read_number(field) - 8 * ord(" ") + sum(field)) % 65521
 
 
 def _read_pax(records: bytes) -> dict[bytes, bytes]:
@@ -86,13 +111,13 @@ def members(reader: Reader) -> Iterator[tuple[bytes, int, int]]:
                 raise DamageError(f"closes at byte {position:,} where a member should follow", long_name)
             _check_end(reader, position + _BLOCK)
             return
-        # adler32's low half is 1 + the sum of the bytes modulo 65521: the header's checksum at a fifth of sum()'s time
         try:
-            checksum = _read_number(header[148:156])
+            expected = _expected_sum(header[148:156])
             size = _read_number(header[124:136])
         except ValueError:
             raise DamageError(f"has no tar header at byte {position:,}") from None
-        if zlib.adler32(header[:148] + b"        " + header[156:]) & 0xFFFF != (checksum + 1) % 65521:
+        # adler32's low half, begun at 0, is the sum of the bytes modulo 65521, at a fifth of sum()'s time
+        if zlib.adler32(header, 0) & 0xFFFF != expected:
             raise DamageError(f"has no valid tar header at byte {position:,} (wrong checksum)")
         kind = header[156:157]
         name = header[:100].split(b"\0", 1)[0]
@@ -126,7 +151,7 @@ def members(reader: Reader) -> Iterator[tuple[bytes, int, int]]:
         directory = kind == b"5" or (kind == b"\0" and name.endswith(b"/"))
         if not directory and kind not in b"0\x007":
             raise DamageError(
-                f"holds a member that is no regular file (tar type {shown(kind)!r}: a link, say)",
+                f"holds a member that is no regular file (tar type '{shown(kind)}': a link, say)",
                 name,
             )
         if size < 0:
@@ -136,10 +161,11 @@ def members(reader: Reader) -> Iterator[tuple[bytes, int, int]]:
         span = (size + _BLOCK - 1) // _BLOCK * _BLOCK
         if offset + size > file_size:
             missing = offset + size - file_size
-            raise DamageError(f"ends {missing:,} bytes before the member {shown(name)!r} does", name)
+            raise DamageError(f"ends {missing:,} bytes before the member '{shown(name)}' does", name)
+        # Set before the member is handed out: one narrow read at its tail then serves the next header as well.
+        reader.window = _FAR_WINDOW if span > _LARGE_MEMBER else _NEAR_WINDOW
         if not directory:
             yield name, offset, size
-        reader.window = _FAR_WINDOW if span > _LARGE_MEMBER else _NEAR_WINDOW
         position = offset + span
 
 

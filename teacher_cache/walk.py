@@ -19,35 +19,40 @@ import xxhash
 from teacher_cache.classes import CLASSES_FILE, ClassRule
 from teacher_cache.errors import ShardError
 from teacher_cache.files import replacing
+from teacher_cache.fingerprint import Fingerprint, fingerprint, hashed_part
 from teacher_cache.index import ShardEntry, ShardIndex
 from teacher_cache.shown import shown
 from teacher_cache.tar import DamageError, Reader, members
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 MAX_CLASSES = 1_000_000  # without classes.json, where the largest class decides how many there are
-SCRATCH_VERSION = 1
+MAX_CLASS_MEMBER = 64 << 20  # bytes of a .cls or .json member; real ones hold a number, or a few kB
+SCRATCH_VERSION = 2
 
 _IMAGES = frozenset(extension.encode() for extension in IMAGE_EXTENSIONS)
 _META = re.compile(rb"__[^/]*__($|/)")
 _INTEGER = re.compile(r"-?[0-9]+")
+_LISTED = 8  # extensions in a message
 
 
-def index_shard(path: str, rule: ClassRule) -> ShardIndex:
-    """Walk one shard: headers and class members only. ShardError, naming shard and key, when it is not whole."""
+def index_shard(path: str, rule: ClassRule, kind: Fingerprint = "tail") -> ShardIndex:
+    """Walk one shard: headers, class members, and what the images' fingerprints are of. ShardError, naming shard and
+    key, when it is not whole.
+    """
     name = os.path.basename(path)
     try:
         fd = os.open(path, os.O_RDONLY)
     except OSError as error:
         raise ShardError(f"shard {name}: {path} cannot be opened ({error.strerror})") from None
     try:
-        return _Walk(fd, name, path, rule).walk()
+        return _Walk(fd, name, path, rule, kind).walk()
     except OSError as error:
         raise ShardError(f"shard {name}: {path} cannot be read ({error.strerror})") from None
     finally:
         os.close(fd)
 
 
-def _split_name(name: bytes) -> tuple[bytes, bytes] | None:
+def split_name(name: bytes) -> tuple[bytes, bytes] | None:
     """(key, lower-case extension) of a member's name, or None for one that belongs to no sample."""
     base = name.rfind(b"/") + 1
     dot = name.find(b".", base)
@@ -59,8 +64,8 @@ def _split_name(name: bytes) -> tuple[bytes, bytes] | None:
 class _Walk:
     """One shard's samples as they close one after the other."""
 
-    def __init__(self, fd: int, name: str, path: str, rule: ClassRule) -> None:
-        self.reader, self.name, self.path, self.rule = Reader(fd), name, path, rule
+    def __init__(self, fd: int, name: str, path: str, rule: ClassRule, kind: Fingerprint) -> None:
+        self.reader, self.name, self.path, self.rule, self.kind = Reader(fd), name, path, rule, kind
         self.field = rule.source.partition(":")[2]
         self.class_member = b"json" if self.field else b"cls"
         self.known: dict[bytes, int] = {}  # contents of .cls members already understood
@@ -73,19 +78,20 @@ class _Walk:
         self.classes: list[int] = []
         self.offsets: list[int] = []
         self.sizes: list[int] = []
+        self.fingerprints: list[int] = []
 
     def walk(self) -> ShardIndex:
         seen: set[bytes] = set()
         key: bytes | None = None
         extensions: list[bytes] = []
-        image: tuple[int, int] | None = None
+        image: tuple[int, int, int] | None = None
         class_number: int | None = None
         names: list[bytes] = []
         places: list[int] = []
         lengths: list[int] = []
         try:
             for name, offset, size in members(self.reader):
-                split = _split_name(name)
+                split = split_name(name)
                 if split is None:
                     continue
                 if split[0] != key:
@@ -109,14 +115,14 @@ class _Walk:
                 if extension in _IMAGES:
                     if image is not None:
                         raise self._refusal(key, f"has two images ({_listed(extensions)}); a sample holds one")
-                    image = offset, size
+                    image = offset, size, self._fingerprint(offset, size)
                 elif extension == self.class_member:
                     class_number = self._read_class(key, offset, size)
                 names.append(name)
                 places.append(offset)
                 lengths.append(size)
         except DamageError as damage:
-            split = _split_name(damage.member) if damage.member is not None else None
+            split = split_name(damage.member) if damage.member is not None else None
             if (
                 key is not None
                 and image is not None
@@ -124,8 +130,8 @@ class _Walk:
                 and (split is None or split[0] != key)
             ):
                 self._close(key, image, class_number, extensions)
-            last = f"the last whole sample is {shown(self.keys[-1])!r}" if self.keys else "no whole sample comes before"
-            where = f" in sample {shown(split[0])!r}" if split is not None else ""
+            last = f"the last whole sample is '{shown(self.keys[-1])}'" if self.keys else "no whole sample comes before"
+            where = f" in sample '{shown(split[0])}'" if split is not None else ""
             raise ShardError(
                 f"shard {self.name} {damage.found}{where}; {last}: copy or write {self.path} again, as an "
                 "uncompressed tar"
@@ -144,10 +150,11 @@ class _Walk:
             classes.astype(np.int32),
             np.array(self.offsets, np.int64),
             np.array(self.sizes, np.int64),
+            np.array(self.fingerprints, np.uint64),
         )
 
     def _close(
-        self, key: bytes, image: tuple[int, int] | None, class_number: int | None, extensions: list[bytes]
+        self, key: bytes, image: tuple[int, int, int] | None, class_number: int | None, extensions: list[bytes]
     ) -> None:
         if image is None:
             raise self._refusal(
@@ -164,8 +171,22 @@ class _Walk:
         self.classes.append(class_number)
         self.offsets.append(image[0])
         self.sizes.append(image[1])
+        self.fingerprints.append(image[2])
+
+    def _fingerprint(self, offset: int, size: int) -> int:
+        start, length = hashed_part(size, self.kind)
+        hashed = self.reader.read(offset + start, length)
+        if len(hashed) < length:
+            raise DamageError(f"became shorter while it was read, at byte {offset + start + len(hashed):,}")
+        return fingerprint(size, hashed)
 
     def _read_class(self, key: bytes, offset: int, size: int) -> int:
+        if size > MAX_CLASS_MEMBER:
+            member = self.class_member.decode()
+            raise self._refusal(
+                key,
+                f"has a .{member} member of {size:,} bytes, too many for a class; say where it is with --class-from",
+            )
         content = self.reader.read(offset, size)
         number = self.known.get(content)
         if number is None:
@@ -177,13 +198,7 @@ class _Walk:
     def _class_number(self, key: bytes, content: bytes) -> int:
         """A class as it is written: an integer, in digits or as JSON, or else a name."""
         member = f".{self.class_member.decode()}"
-        try:
-            value = json.loads(content)[self.field] if self.field else content.decode().strip()
-        except (ValueError, KeyError, TypeError, IndexError):
-            what = f"no field {self.field!r}" if self.field else "no text"
-            raise self._refusal(
-                key, f"has {what} in its {member} member ({_shown(content)}); say where the class is with --class-from"
-            ) from None
+        value = self._field_value(key, content) if self.field else self._text(key, content)
         if isinstance(value, str) and _INTEGER.fullmatch(value) and len(value) < 1000:
             value = int(value)
         if type(value) is int:
@@ -195,29 +210,56 @@ class _Walk:
                     else f"0 to {limit - 1} are allowed without {CLASSES_FILE}"
                 )
                 raise self._refusal(
-                    key, f"has class {value}, but {known}; correct the class, or give all names with --classes"
+                    key,
+                    f"has class {shown(str(value))}, but {known}; correct the class, or give all names with --classes",
                 )
             return value
         if not isinstance(value, str) or not value:
             raise self._refusal(
-                key, f"has a class that is neither an integer nor a name: {_shown(content)} in its {member} member"
+                key, f"has a class that is neither an integer nor a name: {_quoted(content)} in its {member} member"
             )
         if self.by_name is None:
             raise self._refusal(
                 key,
-                f"has class {value!r}, a name, and no {CLASSES_FILE} lies beside the shard; give the names with "
+                f"has class '{shown(value)}', a name, and no {CLASSES_FILE} lies beside the shard; give the names with "
                 "--classes FILE",
             )
         if value not in self.by_name:
             raise self._refusal(
                 key,
-                f"has class {value!r}, which is not among the {len(self.by_name)} class names; correct it, or give "
-                "all names with --classes",
+                f"has class '{shown(value)}', which is not among the {len(self.by_name)} class names; correct it, or "
+                "give all names with --classes",
             )
         by_name = self.by_name[value]
         if by_name is None:
-            raise self._refusal(key, f"has class {value!r}, which names more than one class; write classes as integers")
+            raise self._refusal(
+                key, f"has class '{shown(value)}', which names more than one class; write classes as integers"
+            )
         return by_name
+
+    def _text(self, key: bytes, content: bytes) -> str:
+        try:
+            return content.decode().strip()
+        except UnicodeDecodeError:
+            raise self._refusal(
+                key, f"has no text in its .cls member ({_quoted(content)}); say where the class is with --class-from"
+            ) from None
+
+    def _field_value(self, key: bytes, content: bytes) -> object:
+        try:
+            document = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).partition(";")[0]
+            raise self._refusal(
+                key, f"has a .json member that cannot be read ({reason}): {_quoted(content)}; write the shard again"
+            ) from None
+        if not isinstance(document, dict) or self.field not in document:
+            raise self._refusal(
+                key,
+                f"has no field '{shown(self.field)}' in its .json member ({_quoted(content)}); say where the class is "
+                "with --class-from",
+            )
+        return document[self.field]
 
     def _decoded(self, key: bytes) -> str:
         try:
@@ -226,33 +268,34 @@ class _Walk:
             raise self._refusal(key, "has a key that is not UTF-8; rename it") from None
 
     def _refusal(self, key: bytes, found: str) -> ShardError:
-        return ShardError(f"shard {self.name}: sample {shown(key)!r} {found}")
+        return ShardError(f"shard {self.name}: sample '{shown(key)}' {found}")
 
 
 def _listed(extensions: list[bytes]) -> str:
-    return ", ".join("." + shown(extension) for extension in extensions)
+    more = f" and {len(extensions) - _LISTED:,} more" if len(extensions) > _LISTED else ""
+    return ", ".join("." + shown(extension) for extension in extensions[:_LISTED]) + more
 
 
-def _shown(content: bytes) -> str:
-    return repr(content[:40].decode(errors="replace")) + ("..." if len(content) > 40 else "")
+def _quoted(content: bytes) -> str:
+    return f"'{shown(content[:200], 40)}'"
 
 
-def index_shard_resumed(path: str, rule: ClassRule, scratch: Path | None) -> ShardIndex:
+def index_shard_resumed(path: str, rule: ClassRule, kind: Fingerprint, scratch: Path | None) -> ShardIndex:
     """Walk one shard, or take what an earlier walk left in the folder `scratch`.
 
-    That counts while the shard's place, size, time of change and class rule are the same.
+    That counts while the shard's place, size and time of change, class rule and kind of fingerprint are the same.
     """
     if scratch is None:
-        return index_shard(path, rule)
+        return index_shard(path, rule, kind)
     try:
         stat = os.stat(path)
     except OSError as error:
         raise ShardError(f"shard {os.path.basename(path)}: {path} cannot be opened ({error.strerror})") from None
-    identity = [SCRATCH_VERSION, os.path.abspath(path), stat.st_size, stat.st_mtime_ns, rule.source, rule.names]
+    identity = [SCRATCH_VERSION, os.path.abspath(path), stat.st_size, stat.st_mtime_ns, rule.source, rule.names, kind]
     file = scratch / f"{xxhash.xxh3_128_hexdigest(json.dumps(identity).encode())}.npz"
     found = _read_scratch(file, path)
     if found is None:
-        found = index_shard(path, rule)
+        found = index_shard(path, rule, kind)
         _write_scratch(file, found)
     return found
 
@@ -270,6 +313,7 @@ def _write_scratch(file: Path, found: ShardIndex) -> None:
             classes=found.classes,
             offsets=found.offsets,
             sizes=found.sizes,
+            fingerprints=found.fingerprints,
         )
 
 
@@ -281,6 +325,7 @@ def _read_scratch(file: Path, path: str) -> ShardIndex | None:
             key_bytes, ends = saved["key_bytes"].tobytes(), saved["key_ends"].tolist()
             keys = tuple(key_bytes[start:end].decode() for start, end in zip([0, *ends], ends, strict=False))
             entry = ShardEntry(os.path.basename(path), os.path.abspath(path), num_bytes, digest)
-            return ShardIndex(entry, keys, saved["classes"], saved["offsets"], saved["sizes"])
+            arrays = {name: saved[name] for name in ("classes", "offsets", "sizes", "fingerprints")}
+            return ShardIndex(entry, keys, **arrays)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None

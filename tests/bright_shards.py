@@ -1,6 +1,7 @@
 """Shards whose classes can be seen: class c has the brightness (c + 0.5) / 10, with some texture."""
 
 import io
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,17 +14,27 @@ from teacher_cache.shards import index_shards
 from teacher_cache.store import Store
 from tests.shard_files import write_shard
 
+_IEND = b"\0\0\0\0IEND\xaeB`\x82"
+_END = 84 + len(_IEND)  # bytes of the comment and what follows
+
 SMALL = ("size=8", "rand_augment=none", "crop.scale=[0.5,1.0]")
 
 
 def bright_image(number: int, num_classes: int = 10) -> bytes:
-    """12 x 10 pixels, stored without compression: a changed pixel does not change the file's size."""
+    """12 x 10 pixels, stored without compression, and a comment at the end: a changed pixel changes neither the file's
+    size nor its tail."""
     rng = np.random.default_rng(number)
     level = 255 * (number % num_classes + 0.5) / num_classes
     pixels = np.clip(level + rng.normal(0, 6, (12, 10, 3)), 0, 255).astype(np.uint8)
+    text = b"tEXt" + b"Comment\0" + rng.bytes(32).hex().encode()
+    comment = (len(text) - 4).to_bytes(4, "big") + text + zlib.crc32(text).to_bytes(4, "big")
+    return _stored_png(pixels, comment + _IEND)
+
+
+def _stored_png(pixels: np.ndarray, end: bytes) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "png", compress_level=0)
-    return stream.getvalue()
+    return stream.getvalue().removesuffix(_IEND) + end
 
 
 def write_bright_shards(folder: Path, counts: Sequence[int]) -> list[str]:
@@ -88,11 +99,11 @@ def change_pixel(store: Store, sample: int) -> tuple[str, int]:
     size, offset = int(store.index.sizes[sample]), int(store.index.offsets[sample])
     with open(store.index.shards[shard].path, "r+b") as file:
         file.seek(offset)
-        pixels = np.asarray(Image.open(io.BytesIO(file.read(size)))).copy()
+        image = file.read(size)
+        pixels = np.asarray(Image.open(io.BytesIO(image))).copy()
         pixels[6, 5] ^= 64
-        stream = io.BytesIO()
-        Image.fromarray(pixels).save(stream, "png", compress_level=0)
-        assert len(stream.getvalue()) == size
+        changed = _stored_png(pixels, image[-_END:])
+        assert len(changed) == size
         file.seek(offset)
-        file.write(stream.getvalue())
+        file.write(changed)
     return store.index.shards[shard].name, (sample - int(store.index.starts[shard])) // 64

@@ -35,6 +35,7 @@ def make_index(counts: tuple[int, ...] = COUNTS, num_classes: int = 10, classes:
         classes=np.arange(total, dtype=np.int32) % num_classes if classes is None else classes.astype(np.int32),
         offsets=np.arange(total, dtype=np.int64) * 1024 + 512,
         sizes=np.full(total, 100, np.int64),
+        fingerprints=np.arange(total, dtype=np.uint64) + 2**63,
         class_names=tuple(f"class {number}" for number in range(num_classes)),
     )
 

@@ -284,7 +284,7 @@ def test_summary_without_shards_says_so_in_one_line(store: Store, tmp_path: Path
     (tmp_path / "shards").rename(moved)
     lines = [line for line in run(store).splitlines() if "Nothing about crops" in line]
     assert len(lines) == 1
-    assert "cannot be opened" in lines[0]
+    assert "cannot be read at key" in lines[0]
     assert "Stability of" in run(store)
     given = json.loads(run(store, "--json", "--shards", f"{moved}/*.tar"))
     assert given["sampled"]["views"] == given["labelled"]

@@ -1,6 +1,8 @@
 """tools/make_shards.py: shards that are shuffled, whole, and the same bytes for the same input."""
 
+import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from teacher_cache.classes import class_rule
 from teacher_cache.errors import DiskError
 from teacher_cache.index import Index
 from teacher_cache.shards import class_order_warning, expand_shards, index_shards, read_block
-from tests.shard_files import make_image
+from tests.shard_files import make_image, read_webdataset, write_shard
 from tools import make_shards
 
 
@@ -335,3 +337,76 @@ def test_torchvision_refuses_what_is_no_classification() -> None:
     pairs.__class__.__len__ = lambda self: 2  # type: ignore[method-assign]
     with pytest.raises(make_shards.ShardError, match="not one of classification"):
         make_shards.torchvision_samples(pairs, None)
+
+
+# -- reshuffle -----------------------------------------------------------------------------------------------------
+
+
+def write_members(path: Path, samples: dict[str, dict[str, bytes]]) -> None:
+    write_shard(path, [{"__key__": key, **members} for key, members in samples.items()])
+
+
+def test_reshuffle_keeps_keys_and_bytes_and_the_warning_goes(tmp_path: Path) -> None:
+    every = {
+        f"folder/k{number:03d}": {
+            "png": make_image(number),
+            "cls": b"%d" % (number // 50),
+            "JSON": b"{}",
+            "seg.png": b"mask %d" % number,
+        }
+        for number in range(200)
+    }
+    source = tmp_path / "sorted"
+    for shard in range(4):
+        part = list(every.items())[50 * shard : 50 * shard + 50]
+        write_members(source / f"s-{shard}.tar", dict(part))
+    (source / "classes.json").write_text(json.dumps(list("abcd")))
+    assert "shards look sorted by class" in str(class_order_warning(open_index(source, "s")))
+    output = run("reshuffle", source / "s-*.tar", tmp_path / "one", "--samples-per-shard", 128)
+    assert output == f"{tmp_path}/one/train-0000.tar, {tmp_path}/one/train-0001.tar: 200 samples of 4 classes\n"
+    run("reshuffle", source / "s-{0..3}.tar", tmp_path / "two", "--samples-per-shard", 128)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    index = open_index(tmp_path / "one")
+    assert (index.counts.tolist(), index.class_names) == ([128, 72], tuple("abcd"))
+    assert class_order_warning(index) is None
+    found = {}
+    for entry in index.shards:
+        for sample in read_webdataset(entry.path):
+            found[str(sample["__key__"])] = {k: v for k, v in sample.items() if not k.startswith("__")}
+    assert found == {key: {k.lower(): v for k, v in members.items()} for key, members in every.items()}
+
+
+def test_reshuffle_without_names_leaves_members_of_no_sample_out(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name, content in [("README", b"x"), ("1.png", make_image(1)), ("1.cls", b"3"), ("1._note", b"kept")]:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    output = run("reshuffle", tmp_path / "a.tar", tmp_path / "out", "--prefix", "new")
+    assert output.splitlines()[1] == "left out: 1 members that belong to no sample"
+    assert sorted(contents(tmp_path / "out")) == ["new-0000.tar"]
+    with tarfile.open(tmp_path / "out" / "new-0000.tar") as archive:
+        assert archive.getnames() == ["1._note", "1.cls", "1.png"]
+
+
+def test_reshuffle_refuses(tmp_path: Path) -> None:
+    write_members(tmp_path / "a.tar", {"k": {"png": b"1", "cls": b"1"}})
+    write_members(tmp_path / "b.tar", {"j": {"png": b"1", "cls": b"1"}, "k": {"png": b"2", "cls": b"1"}})
+    patterns = tmp_path / "{a,b}.tar"
+    assert f"two samples have the key 'k', in {tmp_path}/a.tar and {tmp_path}/b.tar" in run(
+        "reshuffle", patterns, tmp_path / "out", fails=True
+    )
+    assert not (tmp_path / "out").exists()
+    with tarfile.open(tmp_path / "c.tar", "w") as archive:
+        for name in ("k.png", "k.png"):
+            archive.addfile(tarfile.TarInfo(name))
+    assert "sample 'k' has two members .png" in run("reshuffle", tmp_path / "c.tar", tmp_path / "out", fails=True)
+    for name in ("k.", "k.__key__"):
+        with tarfile.open(tmp_path / "d.tar", "w") as archive:
+            archive.addfile(tarfile.TarInfo(name))
+        output = run("reshuffle", tmp_path / "d.tar", tmp_path / "out", fails=True)
+        assert f"the member '{name}' has no extension that WebDataset could write" in output
+    (tmp_path / "e.tar").write_bytes((tmp_path / "a.tar").read_bytes()[:700])
+    assert "e.tar ends" in run("reshuffle", tmp_path / "e.tar", tmp_path / "out", fails=True)
+    write_members(tmp_path / "out" / "train-0000.tar", {})
+    assert "already holds train-0000.tar" in run("reshuffle", tmp_path / "a.tar", tmp_path / "out", fails=True)

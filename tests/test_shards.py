@@ -3,18 +3,32 @@
 import multiprocessing
 import os
 import pickle
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from teacher_cache import shards as shards_module
 from teacher_cache import walk as walk_module
+from teacher_cache.audit.recipes import image_sizes
 from teacher_cache.classes import ClassRule, class_rule
-from teacher_cache.errors import ShardError
-from teacher_cache.index import Index, ShardIndex
+from teacher_cache.errors import ImageError, ShardError
+from teacher_cache.fingerprint import Fingerprint, image_fingerprint
+from teacher_cache.index import BlockPlace, Index, ShardEntry, ShardIndex
 from teacher_cache.replay.block import BLOCK_SAMPLES
-from teacher_cache.shards import check_shards, class_order_warning, expand_shards, index_shards, read_block
+from teacher_cache.shards import (
+    block_sizes,
+    check_shards,
+    class_order_warning,
+    count_unlike,
+    expand_shards,
+    index_shards,
+    read_block,
+    same_class_share,
+)
+from tests.bright_shards import bright_image
 from tests.shard_files import make_samples, read_webdataset, write_shard, write_shards
 
 CLS = ClassRule()
@@ -76,16 +90,146 @@ def test_blocks_of_a_shard_that_changed(tmp_path: Path) -> None:
     path = write_shard(tmp_path / "a.tar", make_samples(5))
     place = index_shards([str(path)], CLS).place(0, 0)
     content = path.read_bytes()
-    cut = int(place.offsets[3] + place.sizes[3]) - 1
-    path.write_bytes(content[:cut])
-    with pytest.raises(ShardError, match=r"shard a.tar: .* bytes early, in or before key 'sample-00003'; .*--shards"):
-        read_block(place)
-    path.write_bytes(b"")
-    with pytest.raises(ShardError, match="in or before key 'sample-00000'"):
-        read_block(place)
+    for changed in (content[:-1], b"", content + bytes(512), content + b"x"):  # cut, emptied, grown by zeros
+        path.write_bytes(changed)
+        refused(
+            place,
+            rf"shard a.tar: .* has {len(changed):,} bytes, the index says {len(content):,} \(read for key "
+            r"'sample-00000'\): it is another file than was indexed; put .* back, .*--shards, or index again",
+        )
     path.unlink()
-    with pytest.raises(ShardError, match=r"shard a.tar: .* at key 'sample-00000' \(No such file.*--shards"):
-        read_block(place)
+    refused(place, r"shard a.tar: .* at key 'sample-00000' \(No such file.*--shards")
+    path.mkdir()
+    refused(place, "shard a.tar: .*a.tar (has|cannot be read)")
+
+
+def refused(place: BlockPlace, part: str) -> None:
+    """By every reader of a block, and as no fault of an image, which --skip-bad would pass over."""
+    for read in (read_block, image_sizes):
+        with pytest.raises(ShardError, match=part) as caught:
+            read(place)
+        assert not isinstance(caught.value, ImageError)
+        assert str(caught.value).isprintable()
+
+
+OTHER = (
+    r"shard b.tar: .*b.tar holds another image than was indexed at key 'sample-00003' \(its fingerprint differs\); put"
+)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_shard_of_the_same_size_keys_and_offsets_is_another(tmp_path: Path, whole: bool) -> None:
+    """One image replaced by another of its size, also where the sample is skipped."""
+    samples = stored_samples(5)
+    path = write_shard(tmp_path / "b.tar", samples)
+    index = index_shards([str(path)], CLS, whole=whole)
+    assert index.fingerprint == ("whole" if whole else "tail")
+    samples[3]["png"] = stored_samples(5, seed=1)[3]["png"]
+    write_shard(path, samples)
+    changed = index_shards([str(path)], CLS, whole=whole)
+    assert changed.shards == index.shards
+    for skipped in (frozenset[int](), frozenset({3})):
+        refused(index.place(0, 0, skipped), OTHER)
+    assert read_block(changed.place(0, 0)).images[3] == samples[3]["png"]
+
+
+def test_two_shards_exchanged_are_found(tmp_path: Path) -> None:
+    paths = [write_shard(tmp_path / name, stored_samples(5, seed=seed)) for seed, name in enumerate(("a.tar", "b.tar"))]
+    index = index_shards([str(path) for path in paths], CLS)
+    assert paths[0].stat().st_size == paths[1].stat().st_size
+    assert index.shards[0].hash == index.shards[1].hash
+    os.rename(paths[0], tmp_path / "c.tar")
+    os.rename(paths[1], paths[0])
+    os.rename(tmp_path / "c.tar", paths[1])
+    for shard, name in enumerate("ab"):
+        refused(index.place(shard, 0), rf"shard {name}.tar: .*{name}.tar holds another image .* key 'sample-00000'")
+
+
+def test_only_whole_fingerprints_tell_of_a_change_before_the_tail(tmp_path: Path) -> None:
+    path = write_shard(tmp_path / "b.tar", make_samples(5))
+    tail, whole = (index_shards([str(path)], CLS, whole=which).place(0, 0) for which in (False, True))
+    content = bytearray(path.read_bytes())
+    content[int(tail.offsets[3])] ^= 1
+    path.write_bytes(content)
+    assert read_block(tail).images[3] == content[tail.offsets[3] : tail.offsets[3] + tail.sizes[3]]
+    refused(whole, OTHER)
+    content[int(tail.offsets[3] + tail.sizes[3]) - 3] ^= 1
+    path.write_bytes(content)
+    refused(tail, OTHER)
+
+
+def test_an_undecodable_sample_that_did_not_change_passes(tmp_path: Path) -> None:
+    samples = make_samples(3)
+    samples[1]["png"] = b"no image"
+    path = write_shard(tmp_path / "a.tar", samples)
+    place = index_shards([str(path)], CLS).place(0, 0, frozenset({1}))
+    assert read_block(place).images[1] == b"no image"
+    assert image_sizes(place).tolist() == [[8, 8], [0, 0], [8, 8]]
+
+
+def test_a_damaged_index_reads_nothing_beyond_the_shard(tmp_path: Path) -> None:
+    place = index_shards([str(write_shard(tmp_path / "a.tar", make_samples(3)))], CLS).place(0, 0)
+    for wrong in (
+        replace(place, sizes=place.sizes + np.array([0, 0, 2**60])),
+        replace(place, offsets=place.offsets - 2**60),
+    ):
+        refused(
+            wrong,
+            "shard a.tar: .* images of block 0 .*key 'sample-00000'.* beyond it: the index is damaged; index again",
+        )
+
+
+def stored_samples(num_samples: int, seed: int = 0) -> list[dict[str, str | bytes]]:
+    """Samples whose images are of one size whatever the seed."""
+    return [
+        {"__key__": f"sample-{n:05d}", "png": bright_image(n + 1000 * seed), "cls": b"%d" % (n % 10)}
+        for n in range(num_samples)
+    ]
+
+
+def same_tails(num_samples: int, unlike: int, alike: int = 0) -> list[dict[str, str | bytes]]:
+    """Samples of which so many differ only before their tails, and so many are the same image."""
+    samples = stored_samples(num_samples)
+    for number in range(unlike):
+        samples[number]["png"] = b"%04d" % number + bytes(200)
+    for number in range(unlike, unlike + alike):
+        samples[number]["png"] = samples[unlike]["png"]
+    return samples
+
+
+@pytest.mark.parametrize(
+    ("unlike", "alike", "whole"), [(0, 0, False), (2, 0, False), (3, 0, True), (200, 0, True), (0, 200, False)]
+)
+def test_images_are_hashed_whole_where_many_unlike_ones_end_alike(
+    tmp_path: Path, unlike: int, alike: int, whole: bool
+) -> None:
+    samples = same_tails(200, unlike, alike)
+    paths = [str(write_shard(tmp_path / f"{number}.tar", samples[number::2])) for number in range(2)]
+    notes: list[str] = []
+    index = index_shards(paths, CLS, workers=2, scratch=tmp_path / "scratch", note=notes.append)
+    images = [sample["png"] for number in range(2) for sample in samples[number::2]]
+    kind = "whole" if whole else "tail"
+    assert index.fingerprint == kind
+    assert index.fingerprints.tolist() == [image_fingerprint(image, kind) for image in images if type(image) is bytes]
+    assert len(notes) == whole
+    if whole:
+        assert f"fingerprints are taken of whole images: at least {unlike} of 200 samples end with" in notes[0]
+    else:
+        assert count_unlike(index) == (unlike if unlike > 2 else 0)
+
+
+def test_only_images_that_collide_are_hashed_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = index_shards([str(write_shard(tmp_path / "a.tar", same_tails(200, 0, alike=10)))], CLS)
+    read: list[int] = []
+    read_range = shards_module.read_range
+
+    def count(fd: int, start: int, size: int) -> bytes:
+        read.append(start)
+        return read_range(fd, start, size)
+
+    monkeypatch.setattr(shards_module, "read_range", count)
+    assert count_unlike(index) == 0
+    assert read == index.offsets[:10].tolist()
 
 
 def test_a_read_that_returns_early_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,28 +240,134 @@ def test_a_read_that_returns_early_goes_on(tmp_path: Path, monkeypatch: pytest.M
     assert read_block(place).images == whole.images
 
 
-def test_class_order_warning(tmp_path: Path) -> None:
-    def index_of(classes: Iterable[int], shards: int = 1) -> Index:
-        flat = np.array(list(classes), np.int32)
-        parts = [
-            ShardIndex(None, ("k",) * len(part), part, np.zeros(len(part), np.int64), np.zeros(len(part), np.int64))  # type: ignore[arg-type]
-            for part in np.array_split(flat, shards)
-        ]
-        return Index.join(parts, None)
+def classes_index(classes: Iterable[int], counts: Sequence[int] = ()) -> Index:
+    """An index of these classes in shards of so many samples (default: one shard)."""
+    flat = np.array(list(classes), np.int32)
+    counts = counts or [len(flat)]
+    ends = np.cumsum(counts)
+    assert ends[-1] == len(flat)
+    zeros = np.zeros(len(flat), np.int64)
+    parts = [
+        ShardIndex(ShardEntry(f"{end}.tar", f"{end}.tar", 0, 0), ("k",) * count, *arrays)
+        for count, end in zip(counts, ends.tolist(), strict=True)
+        for arrays in [[array[end - count : end] for array in (flat, zeros, zeros, zeros.astype(np.uint64))]]
+    ]
+    return Index.join(parts, tuple(str(number) for number in range(max(flat, default=0) + 1)))
 
-    shuffled = np.random.default_rng(0).permutation(np.arange(1000) % 10)
-    assert class_order_warning(index_of(shuffled)) is None
-    assert class_order_warning(index_of(np.zeros(100, int))) is None
-    assert class_order_warning(index_of([])) is None
-    assert class_order_warning(index_of([1])) is None
-    assert class_order_warning(index_of([1, 1])) is None
-    message = class_order_warning(index_of(np.sort(shuffled), 4))
+
+def naive_share(index: Index) -> float:
+    """How likely the partner of a sample, drawn from the others of its block, has its class."""
+    shares = []
+    for shard in range(index.num_shards):
+        for block in range(index.num_blocks(shard)):
+            classes = index.place(shard, block).classes.tolist()
+            if len(classes) > 1:
+                shares += [(classes.count(one) - 1) / (len(classes) - 1) for one in classes]
+    return float(np.mean(shares))
+
+
+def shuffled(num_samples: int, num_classes: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(np.arange(num_samples) % num_classes)
+
+
+def in_turn(num_classes: int, at_once: int, each: int) -> np.ndarray:
+    """Classes 0, 1 ... at_once - 1 in turn, each so many times, then the next ones."""
+    return np.concatenate(
+        [np.tile(np.arange(first, first + at_once), each) for first in range(0, num_classes, at_once)]
+    )
+
+
+SORTED: list[tuple[np.ndarray, list[int]]] = [
+    (np.sort(shuffled(1000, 10)), [250] * 4),
+    (np.repeat(np.arange(10), 20), [20] * 10),  # a class a shard
+    (np.concatenate([np.random.default_rng(n).integers(5 * n, 5 * n + 5, 1000) for n in range(200)]), [1000] * 200),
+    (in_turn(1000, 2, 100), [1000] * 100),
+    (in_turn(10, 2, 100), [200] * 5),
+    (np.sort(shuffled(1000, 3)), [1000]),
+    (np.sort(shuffled(1000, 2)), [500, 500]),
+    (np.concatenate([shuffled(700, 100), np.zeros(300, int)]), [700, 300]),  # long-tailed, its head apart
+    (np.repeat(np.arange(5), 3), [3] * 5),
+]  # fmt: skip
+
+WELL: list[tuple[np.ndarray, list[int]]] = [
+    *((shuffled(20_000, classes, seed), [1000] * 20) for classes in (1, 2, 3, 10, 1000) for seed in range(5)),
+    *((shuffled(200, classes, seed), [70, 70, 60]) for classes in (2, 10, 150) for seed in range(5)),
+    *((np.sort(shuffled(count, 10)), [count]) for count in (1, 2, 3, 7, 8, 40, 64)),  # one block, in whatever order
+    (np.zeros(100, int), [100]),
+    (in_turn(2, 2, 500), [1000]),  # two classes of two: half of the pairs, as after a shuffle
+    (np.random.default_rng(0).permutation(np.repeat(np.arange(100), 4000 // np.arange(1, 101))), None),  # type: ignore[list-item]
+    (shuffled(5000, 10), [65] * 76 + [60]),  # a block of one at the end of each shard
+    (np.zeros(0, int), [0]),
+    (shuffled(800, 10), [8] * 100),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("classes", "counts"), SORTED)
+def test_sorted_shards_are_warned_of(classes: np.ndarray, counts: list[int]) -> None:
+    index = classes_index(classes, counts)
+    message = class_order_warning(index)
     assert message is not None
     assert "\n" not in message
-    assert "99% of neighbouring samples share their class, 10.0% would after a shuffle" in message
-    assert class_order_warning(index_of(np.sort(shuffled % 2)[480:520])) is not None
-    # each shard of one class: neighbours in different shards are no neighbours
-    assert "100% of" in str(class_order_warning(index_of(np.repeat(np.arange(10), 20), 10)))
+    assert "shards look sorted by class: " in message
+    assert "`python tools/make_shards.py reshuffle SHARDS OUT`" in message
+    assert f"{naive_share(index):.0%} of the pairs" in message
+
+
+@pytest.mark.parametrize(("classes", "counts"), WELL)
+def test_shuffled_shards_are_not_warned_of(classes: np.ndarray, counts: list[int]) -> None:
+    assert class_order_warning(classes_index(classes, counts)) is None
+
+
+def test_small_shards_are_warned_of() -> None:
+    for counts, median in (([3] * 1000, 3), ([1] * 50, 1), ([7] * 30 + [64], 7)):
+        message = class_order_warning(classes_index(shuffled(sum(counts), 10), counts))
+        assert message is not None
+        assert f"shards are too small: half of the samples are in blocks of {median} or fewer" in message
+        assert "reshuffle SHARDS OUT" in message
+    assert class_order_warning(classes_index(shuffled(sum([3] * 5 + [64]), 10), [3] * 5 + [64])) is None
+
+
+def test_chance_is_what_shuffles_show() -> None:
+    """Mean and standard deviation of the same-class share over many shuffles, beside the formulas."""
+    counts = [130, 70, 1, 64, 9]
+    classes = np.repeat(np.arange(6), [150, 60, 40, 14, 9, 1])
+    rng = np.random.default_rng(0)
+    indexes = [classes_index(rng.permutation(classes), counts) for _ in range(400)]
+    _, expected, deviation = same_class_share(indexes[0], block_sizes(indexes[0]))
+    found = np.array([same_class_share(index, block_sizes(index))[0] for index in indexes])
+    assert found[:5].tolist() == pytest.approx([naive_share(index) for index in indexes[:5]])
+    assert found.mean() == pytest.approx(expected, abs=4 * found.std() / 20)
+    assert found.std() == pytest.approx(deviation, rel=0.15)  # four times the error of a deviation of 400
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_stray_class_is_named_with_its_sample(tmp_path: Path, workers: int) -> None:
+    samples = make_samples(6, num_classes=3)
+    samples[4]["cls"] = b"999999"
+    paths = [str(write_shard(tmp_path / f"{n}.tar", samples[3 * n : 3 * n + 3])) for n in range(2)]
+    with pytest.raises(ShardError) as caught:
+        index_shards(paths, CLS, workers=workers)
+    assert str(caught.value) == (
+        "shard 1.tar: sample 'sample-00004' has class 999,999, but only 4 different classes occur: correct it, or name "
+        "all classes with --classes FILE, or in a classes.json beside the shards"
+    )
+    names = tuple(f"n{number}" for number in range(1_000_000))
+    assert index_shards(paths, ClassRule("cls", names)).classes.max() == 999_999
+    assert len(index_shards(paths, CLS, num_classes=1_000_000).class_names) == 1_000_000
+    with pytest.raises(ShardError, match="sample-00004"):
+        index_shards(paths, CLS, num_classes=10)
+
+
+def test_classes_without_names_that_are_plausible(tmp_path: Path) -> None:
+    for largest, others in ((999, 1), (1000, 101), (9999, 1000)):
+        samples = make_samples(others, num_classes=others)
+        samples[0]["cls"] = b"%d" % largest
+        path = write_shard(tmp_path / f"{largest}.tar", samples)
+        assert len(index_shards([str(path)], CLS).class_names) == largest + 1
+    samples = make_samples(100, num_classes=100)
+    samples[0]["cls"] = b"1000"
+    with pytest.raises(ShardError, match=r"has class 1,000, but only 100 different classes occur"):
+        index_shards([str(write_shard(tmp_path / "stray.tar", samples))], CLS)
 
 
 def test_expand_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +407,8 @@ def test_expand_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def assert_equal(one: Index, other: Index) -> None:
     assert (one.shards, one.class_names) == (other.shards, other.class_names)
-    for name in ("counts", "key_bytes", "key_ends", "classes", "offsets", "sizes"):
+    assert one.fingerprint == other.fingerprint
+    for name in ("counts", "key_bytes", "key_ends", "classes", "offsets", "sizes", "fingerprints"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 
 
@@ -191,9 +442,9 @@ def test_an_interrupted_walk_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     walked: list[str] = []
     walk = walk_module.index_shard
 
-    def count(path: str, rule: ClassRule) -> ShardIndex:
+    def count(path: str, rule: ClassRule, kind: Fingerprint) -> ShardIndex:
         walked.append(os.path.basename(path))
-        return walk(path, rule)
+        return walk(path, rule, kind)
 
     def stop(done: int, total: int) -> None:
         if done == 2:
@@ -218,10 +469,30 @@ def test_an_interrupted_walk_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert walked_again() == ["train-0000.tar"]
     rule = ClassRule("cls", (*(rule.names or ()), "one more"))
     assert len(walked_again()) == 3
+    assert_equal(index_shards(paths, rule, scratch=scratch, whole=True), index_shards(paths, rule, whole=True))
+    assert walked_again() == []
     for file in scratch.iterdir():
         file.write_bytes(file.read_bytes()[:-30])
     assert len(walked_again()) == 3
     assert walked_again() == []
+
+
+def change_tail(image: str | bytes) -> bytes:
+    assert isinstance(image, bytes)
+    return image[:-3] + bytes([image[-3] ^ 1]) + image[-2:]
+
+
+def test_shards_of_whole_fingerprints_are_checked_whole(tmp_path: Path) -> None:
+    paths = [str(write_shard(tmp_path / "old" / "a.tar", make_samples(5)))]
+    index = index_shards(paths, CLS, whole=True)
+    samples = make_samples(5)
+    moved = str(write_shard(tmp_path / "new" / "a.tar", samples))
+    assert check_shards(index, [moved], CLS).shards[0].path == moved
+    samples[2]["png"] = b"x" + bytes(samples[2]["png"])[1:]  # type: ignore[arg-type]
+    write_shard(Path(moved), samples)
+    assert check_shards(index_shards(paths, CLS), [moved], CLS).shards[0].path == moved
+    with pytest.raises(ShardError, match="first at key 'sample-00002'"):
+        check_shards(index, [moved], CLS)
 
 
 def test_check_shards(tmp_path: Path) -> None:
@@ -247,6 +518,12 @@ def test_check_shards(tmp_path: Path) -> None:
     samples = make_samples(3, first=5)
     write_shard(file, [*samples[:2], {**samples[2], "cls": b"9"}])
     check(r"shard train-0001.tar: .* has other names, sizes or classes: hash \w+, the index says \w+; give", places)
+    write_shard(file, [*samples[:2], {**samples[2], "png": change_tail(samples[2]["png"])}])
+    check(
+        r"shard train-0001.tar: .* holds other images than were indexed, the first at key 'sample-00007' \(1 of 3 "
+        r"fingerprints differ\); give the shards that were indexed",
+        places,
+    )
     write_shard(file, samples[:2])
     with open(file, "ab") as stream:
         stream.write(bytes(Path(paths[1]).stat().st_size - file.stat().st_size))

@@ -97,7 +97,10 @@ def test_plain_zarr_reads_what_was_committed(tmp_path: Path) -> None:
     # Members are listed without a warning (warnings are errors here): no stray file lies in any group.
     assert {name for name, _ in group.members(max_depth=None)} == {
         *("labels", "digests", "records", "index", "teacher"),
-        *(f"index/{name}" for name in ("key_bytes", "key_ends", "classes", "offsets", "sizes", "counts", "hashes")),
+        *(
+            f"index/{name}"
+            for name in ("key_bytes", "key_ends", "classes", "offsets", "sizes", "fingerprints", "counts", "hashes")
+        ),
         f"teacher/device-{xxhash.xxh3_64_hexdigest(b'cuda:H100')}",
     }
     labels, records = group["labels"], group["records"]

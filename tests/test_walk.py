@@ -4,12 +4,14 @@ import io
 import json
 import os
 import re
+import struct
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from webdataset.tariterators import base_plus_ext
@@ -17,9 +19,10 @@ from webdataset.tariterators import base_plus_ext
 from teacher_cache import walk as walk_module
 from teacher_cache.classes import ClassRule
 from teacher_cache.errors import ShardError
+from teacher_cache.fingerprint import Fingerprint, image_fingerprint
 from teacher_cache.index import Index, ShardIndex
 from teacher_cache.shards import index_shards, read_block
-from teacher_cache.walk import _split_name, index_shard
+from teacher_cache.walk import index_shard, split_name
 from tests.shard_files import make_image, read_webdataset, write_shards
 
 CLS = ClassRule()
@@ -165,7 +168,7 @@ def test_keys_are_webdatasets(name: str) -> None:
     key, extension = base_plus_ext(name)
     meta = re.match(r"__[^/]*__($|/)", name)  # skipped by webdataset one step earlier
     expected = None if key is None or meta else (key.encode(), extension.lower().encode())
-    assert _split_name(name.encode()) == expected
+    assert split_name(name.encode()) == expected
 
 
 @settings(max_examples=40, deadline=None)
@@ -362,7 +365,7 @@ def test_samples_that_are_not_whole_are_refused(tmp_path: Path, members: list[st
 
 
 def test_a_key_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
-    refused(write_tar(tmp_path / "s.tar", [("\udcff.png", PNG), ("\udcff.cls", b"1")]), r"'\\xff'", "not UTF-8")
+    refused(write_tar(tmp_path / "s.tar", [("\udcff.png", PNG), ("\udcff.cls", b"1")]), r"'\xff'", "not UTF-8")
 
 
 def one_class(tmp_path: Path, content: bytes, extension: str = "cls") -> str:
@@ -408,8 +411,175 @@ def test_classes_from_json(tmp_path: Path) -> None:
     for label in (1, "1", "dog"):
         path = one_class(tmp_path, json.dumps({"label": label}).encode(), "json")
         assert index_shard(path, rule).classes.tolist() == [1]
-    for content in (b"{}", b"not json", b"[1]", b"3", b"\xff"):
+    for content in (b"{}", b"[1]", b"3"):
         refused(one_class(tmp_path, content, "json"), "'a'", "no field 'label'", rule=rule)
+    for content in (b"not json", b"\xff", b'{"label": 1'):
+        refused(one_class(tmp_path, content, "json"), "'a'", "cannot be read", rule=rule)
     for wrong in (1.0, True, None, [1]):
         refused(one_class(tmp_path, json.dumps({"label": wrong}).encode(), "json"), "neither an integer", rule=rule)
     refused(one_class(tmp_path, b"1"), "no .json member", rule=rule)
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (b"[" * 200_000, "nested too deeply"),
+        (b'{"label":' * 200_000, "nested too deeply"),
+        (b'{"label": ' + b"9" * 5000 + b"}", "Exceeds the limit"),
+        (b'{"id": ' + b"9" * 5000 + b', "label": 1}', "Exceeds the limit"),
+        (b'{"label": ' + b"9" * 4000 + b"}", "has class 9999"),
+        (b'{"label": "' + b"9" * 4000 + b'"}', "which is not among the 2"),
+        (b'{"label": NaN}', "neither an integer nor a name"),
+        (b'{"label": -Infinity}', "neither an integer nor a name"),
+        (b'{"label": 1e999}', "neither an integer nor a name"),
+        (b'{"label": "\xff"}', "cannot be read"),
+        (b"\0" * 5000, "cannot be read"),
+    ],
+)
+def test_json_members_of_strangers_are_one_short_line(tmp_path: Path, content: bytes, part: str) -> None:
+    rule = ClassRule("json:label", ("cat", "dog"))
+    assert len(refused(one_class(tmp_path, content, "json"), "'a'", part, rule=rule)) < 400
+
+
+@pytest.mark.parametrize("extension", ["cls", "json"])
+def test_a_huge_class_member_is_not_read(tmp_path: Path, extension: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walk_module, "MAX_CLASS_MEMBER", 1000)
+    rule = ClassRule("json:label") if extension == "json" else CLS
+    part = f"a .{extension} member of 1,001 bytes, too many for a class"
+    refused(one_class(tmp_path, b" " * 1001, extension), "'a'", part, rule=rule)
+
+
+def test_names_of_strangers_are_shown_once_escaped(tmp_path: Path) -> None:
+    forged = "\x1b[2k\rerror: all fine"
+    for members in ([(f"a.{forged}", PNG)], [(f"{forged}.png", PNG)], [(f"a.{forged}", PNG)] * 2):
+        message = refused(write_tar(tmp_path / "s.tar", members), r"\x1b[2k\rerror: all fine")
+        assert message.isprintable()
+        assert "\\\\" not in message
+    names = ("cat", "dog")
+    for name in ("\x1b[31mcat", "\u202edog"):
+        escaped = name.encode("unicode_escape").decode()
+        refused(
+            one_class(tmp_path, name.encode()), f"has class '{escaped}', which is not", rule=ClassRule("cls", names)
+        )
+        refused(one_class(tmp_path, name.encode()), f"has class '{escaped}', a name")
+    many = [(f"a.e{number}", b"") for number in range(100)]
+    refused(write_tar(tmp_path / "s.tar", many), "but .e0, .e1, .e2, .e3, .e4, .e5, .e6, .e7 and 92 more;")
+
+
+def naive_fingerprint(image: bytes, kind: str) -> int:
+    """From its words: xxh3_64 of the size (int64, little-endian) and the 64 bytes that end 2 bytes before the end."""
+    hashed = image if kind == "whole" else image[:-2][-64:]
+    return xxhash.xxh3_64_intdigest(struct.pack("<q", len(image)) + hashed)
+
+
+@pytest.mark.parametrize("kind", ["tail", "whole"])
+def test_fingerprints_of_images_of_all_sizes(tmp_path: Path, kind: Fingerprint) -> None:
+    """Around the tail's length, tar's blocks, the walk's windows; with a class before the image, or after."""
+    rng = np.random.default_rng(0)
+    sizes = [*range(70), 511, 512, 513, 3500, 4096, 16_384, 16_385, 70_000, 1_100_000, 2, 20_000]
+    images = [rng.bytes(size) for size in sizes]
+    members = []
+    for number, image in enumerate(images):
+        pair = [(f"{number}.jpg", image), (f"{number}.cls", b"1")]
+        members += pair if number % 2 else pair[::-1]
+    found = index_shard(write_tar(tmp_path / "s.tar", members), CLS, kind)
+    assert (found.fingerprints.dtype, len(found.fingerprints)) == (np.uint64, len(sizes))
+    assert found.fingerprints.tolist() == [naive_fingerprint(image, kind) for image in images]
+    assert found.fingerprints.tolist() == [image_fingerprint(image, kind) for image in images]
+
+
+def test_fingerprints_of_large_images_take_no_read_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = []
+    for number in range(50):
+        members += [(f"{number}.jpg", bytes([number]) * 100_000), (f"{number}.cls", b"1")]
+    path = write_tar(tmp_path / "s.tar", members)
+    reads: list[int] = []
+    pread = os.pread
+
+    def count(fd: int, size: int, offset: int) -> bytes:
+        reads.append(size)
+        return pread(fd, size, offset)
+
+    monkeypatch.setattr(os, "pread", count)
+    index_shard(path, CLS)
+    assert len(reads) <= 55
+    assert sum(reads[1:-1]) <= 50 * 4096 + (1 << 20)
+
+
+def walked(file: Path) -> ShardIndex | str:
+    """What a shard holds, or the refusal's message."""
+    try:
+        return index_shard(str(file), CLS)
+    except ShardError as error:
+        return str(error)
+
+
+def assert_refused_or_sound(file: Path) -> None:
+    """A ShardError of one line, or an index whose every sample lies in the file as its fingerprint says."""
+    found = walked(file)
+    if isinstance(found, str):
+        assert found.isprintable()
+        assert file.name in found
+        return
+    content = file.read_bytes()
+    assert len(set(found.keys)) == len(found.keys)
+    assert found.entry.num_bytes == len(content)
+    assert ((found.classes >= 0) & (found.classes < walk_module.MAX_CLASSES)).all()
+    assert (found.sizes >= 0).all()
+    assert (found.offsets + found.sizes <= len(content)).all()
+    assert found.fingerprints.tolist() == [naive_fingerprint(image, "tail") for image in images_of(found)]
+
+
+@settings(max_examples=150, deadline=None)
+@given(content=st.binary(max_size=3000), blocks=st.integers(0, 4))
+def test_random_bytes_are_refused_or_sound(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, blocks: int
+) -> None:
+    file = tmp_path_factory.mktemp("random") / "s.tar"
+    file.write_bytes(content + bytes(512 * blocks))
+    assert_refused_or_sound(file)
+
+
+@st.composite
+def mutated_archives(draw: st.DrawFn) -> bytes:
+    """A small archive of any of three formats, with bytes changed (its headers' sums put right or not), moved, cut."""
+    stream = io.BytesIO()
+    format = draw(st.sampled_from([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]))
+    with tarfile.open(fileobj=stream, mode="w", format=format) as archive:
+        for name in draw(
+            st.lists(
+                st.sampled_from(["a.jpg", "a.cls", "b.png", "b.cls", "é" * 40 + "/" + "é" * 40 + ".jpg"]), max_size=6
+            )
+        ):
+            content = draw(st.sampled_from([b"1", b"7\n", b"x" * 700, b""]))
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    content = bytearray(stream.getvalue()[: draw(st.sampled_from([None, -8192, -9000]))])
+    for _ in range(draw(st.integers(0, 4))):
+        if not content:
+            break
+        at = draw(st.integers(0, len(content) - 1))
+        change = draw(st.binary(min_size=1, max_size=12))
+        if draw(st.booleans()):
+            content[at : at + len(change)] = change
+        else:
+            block = at // 512 * 512
+            field = block + draw(st.sampled_from([0, 100, 124, 148, 156, 157, 257, 345]))
+            content[field : field + len(change)] = change
+            header = content[block : block + 512]
+            if len(header) == 512:
+                content[block : block + 512] = with_checksum(header)
+        if draw(st.integers(0, 5)) == 0:
+            del content[at : at + draw(st.sampled_from([1, 511, 512, 1024]))]
+    return bytes(content)
+
+
+@settings(max_examples=300, deadline=None)
+@given(content=mutated_archives())
+def test_mutated_archives_are_refused_or_sound(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    file = tmp_path_factory.mktemp("mutated") / "s.tar"
+    file.write_bytes(content)
+    assert_refused_or_sound(file)

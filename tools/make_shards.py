@@ -3,6 +3,7 @@
     python tools/make_shards.py digits OUT                              scikit-learn's handwritten digits, no download
     python tools/make_shards.py folder SRC OUT                          a folder per class; images copied as they are
     python tools/make_shards.py torchvision CIFAR10 ROOT OUT --split train
+    python tools/make_shards.py reshuffle SHARDS... OUT                 shards that are sorted by class, or too small
 
 OUT gets PREFIX-0000.tar ... and classes.json. For a validation set in the same folder give another --prefix; in another
 folder, give the training set's classes.json with --classes, so that both number their classes alike.
@@ -20,20 +21,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import numpy as np
 import webdataset
 from PIL import Image
 
-from teacher_cache.classes import CLASSES_FILE, read_class_names
+from teacher_cache.classes import CLASSES_FILE, class_rule, read_class_names
 from teacher_cache.cli import OneLineErrors
 from teacher_cache.errors import ShardError
 from teacher_cache.files import sync, sync_tree, writing
 from teacher_cache.replay.seeds import Stream, derive
+from teacher_cache.shards import expand_shards
+from teacher_cache.shown import shown
+from teacher_cache.tar import DamageError, Reader, members, read_range
 from teacher_cache.terminal import say
-from teacher_cache.walk import IMAGE_EXTENSIONS
+from teacher_cache.walk import IMAGE_EXTENSIONS, split_name
 
 DIGITS_VALIDATION = 360  # of 1,797: a fifth
 
@@ -49,17 +53,47 @@ class Sample:
     class_number: int
     read: Callable[[], tuple[str, bytes]]
 
+    def members(self) -> dict[str, bytes]:
+        """Contents by extension."""
+        extension, image = self.read()
+        return {extension: image, "cls": str(self.class_number).encode()}
 
-def shuffle(samples: Sequence[Sample], seed: int, prefix: str) -> list[Sample]:
+
+@dataclass(frozen=True)
+class MovedSample:
+    """One sample of a shard that is there, to be written again: (extension, offset, size) of each of its members."""
+
+    key: str
+    path: str
+    places: tuple[tuple[str, int, int], ...]
+
+    def members(self) -> dict[str, bytes]:
+        """Contents by extension. ShardError where the shard has become shorter."""
+        with open(self.path, "rb") as stream:
+            found = {extension: read_range(stream.fileno(), offset, size) for extension, offset, size in self.places}
+        if any(len(found[extension]) != size for extension, _, size in self.places):
+            raise ShardError(f"shard {self.path} became shorter while it was read, at key '{shown(self.key)}'")
+        return found
+
+
+AnySample = TypeVar("AnySample", Sample, MovedSample)
+
+
+def shuffle(samples: Sequence[AnySample], seed: int, prefix: str) -> list[AnySample]:
     """Shuffle over all shards: a pure function of seed, prefix and the samples' order, alike on every platform."""
     order = Stream(derive(seed, "make_shards", prefix)).permutation(len(samples))
     return [samples[position] for position in order]
 
 
 def write_shards(
-    out: Path, prefix: str, samples: Sequence[Sample], class_names: Sequence[str], samples_per_shard: int
+    out: Path,
+    prefix: str,
+    samples: Sequence[Sample] | Sequence[MovedSample],
+    class_names: Sequence[str] | None,
+    samples_per_shard: int,
 ) -> list[Path]:
-    """Write samples in their order as PREFIX-0000.tar, ... and classes.json; aside first, renamed once all are there.
+    """Write samples in their order as PREFIX-0000.tar, ... and classes.json where classes have names; aside first,
+    renamed once all are there.
 
     ShardError when out holds shards of this prefix, or another classes.json.
     """
@@ -67,7 +101,7 @@ def write_shards(
         raise ShardError(f"no images found for the shards {prefix}-*.tar")
     repeated = [key for key, count in Counter(sample.key for sample in samples).items() if count > 1]
     if repeated:
-        raise ShardError(f"two samples have the key {repeated[0]!r}")
+        raise ShardError(f"two samples have the key '{shown(repeated[0])}'")
     check_out(out, prefix, class_names)
     aside = out / f".{prefix}.partial"
     names = []
@@ -78,10 +112,13 @@ def write_shards(
             for number, first in enumerate(range(0, len(samples), samples_per_shard)):
                 names.append(f"{prefix}-{number:04d}.tar")
                 write_shard(aside / names[-1], samples[first : first + samples_per_shard])
-            content = json.dumps(list(class_names), ensure_ascii=False) + "\n"
-            (aside / CLASSES_FILE).write_text(content, encoding="utf-8")
+            written = list(names)
+            if class_names is not None:
+                content = json.dumps(list(class_names), ensure_ascii=False) + "\n"
+                (aside / CLASSES_FILE).write_text(content, encoding="utf-8")
+                written.append(CLASSES_FILE)
             sync_tree(aside)
-            for name in [*names, CLASSES_FILE]:
+            for name in written:
                 os.replace(aside / name, out / name)
             sync(out)
     finally:
@@ -89,8 +126,8 @@ def write_shards(
     return [out / name for name in names]
 
 
-def check_out(out: Path, prefix: str, class_names: Sequence[str]) -> None:
-    """Refuse to write where shards of this prefix, or other classes, are already."""
+def check_out(out: Path, prefix: str, class_names: Sequence[str] | None) -> None:
+    """Refuse to write where shards of this prefix, or other classes, are already; None: classes without names."""
     if not _PREFIX.fullmatch(prefix):
         raise ShardError(f"the prefix {prefix!r} makes no plain file name: use letters, digits, '_', '.' and '-'")
     there = sorted(out.glob(f"{prefix}-*.tar"))
@@ -98,21 +135,20 @@ def check_out(out: Path, prefix: str, class_names: Sequence[str]) -> None:
         raise ShardError(
             f"{out} already holds {there[0].name} ({len(there)} such): remove them, or give another folder or --prefix"
         )
-    if (out / CLASSES_FILE).exists() and read_class_names(out / CLASSES_FILE) != tuple(class_names):
+    if (out / CLASSES_FILE).exists() and (
+        class_names is None or read_class_names(out / CLASSES_FILE) != tuple(class_names)
+    ):
         raise ShardError(
             f"{out / CLASSES_FILE} names other classes: give another folder, or these names with --classes "
             f"{out / CLASSES_FILE}"
         )
 
 
-def write_shard(path: Path, samples: Sequence[Sample]) -> None:
-    with (
-        open(path, "wb") as stream,
-        webdataset.TarWriter(stream, user="", group="", mode=0o644, mtime=0, encoder=False) as writer,
-    ):
+def write_shard(path: Path, samples: Sequence[Sample] | Sequence[MovedSample]) -> None:
+    fixed = {"user": "", "group": "", "mode": 0o644, "mtime": 0, "encoder": False}
+    with open(path, "wb") as stream, webdataset.TarWriter(stream, keep_meta=True, **fixed) as writer:
         for sample in samples:
-            extension, image = sample.read()
-            writer.write({"__key__": sample.key, extension: image, "cls": str(sample.class_number).encode()})
+            writer.write({"__key__": sample.key} | sample.members())
 
 
 def encode_png(image: Image.Image) -> tuple[str, bytes]:
@@ -222,6 +258,61 @@ def _unused_key(relative: Path, taken: set[str]) -> str:
         number += 1
         unused = f"{key}-{number}"
     return unused
+
+
+def shard_samples(paths: Sequence[str]) -> tuple[list[MovedSample], int]:
+    """The samples of shards that are there, in their order -> (samples, members left out: those of no sample).
+
+    ShardError for a shard that is not whole, and for keys that come back, in one shard or in two.
+    """
+    samples: dict[str, MovedSample] = {}
+    left_out = 0
+    for path in paths:
+        for key, places in _grouped(path):
+            if not key:
+                left_out += len(places)
+            elif key in samples:
+                raise ShardError(
+                    f"two samples have the key '{shown(key)}', in {samples[key].path} and {path}: one shard could not "
+                    "hold both; rename one"
+                )
+            else:
+                samples[key] = MovedSample(key, path, tuple(places))
+    return list(samples.values()), left_out
+
+
+def _grouped(path: str) -> Iterator[tuple[str, list[tuple[str, int, int]]]]:
+    """(key, extension, offset and size of each of its members) as they follow each other; key "": of no sample."""
+    held: tuple[str, list[tuple[str, int, int]]] | None = None
+    with open(path, "rb") as stream:
+        try:
+            for name, offset, size in members(Reader(stream.fileno())):
+                key, extension = _split_text(path, name)
+                if held is None or held[0] != key:
+                    if held is not None:
+                        yield held
+                    held = key, []
+                if key and extension in [known for known, _, _ in held[1]]:
+                    raise ShardError(f"shard {path}: sample '{shown(key)}' has two members .{shown(extension)}")
+                held[1].append((extension, offset, size))
+        except DamageError as damage:
+            raise ShardError(f"shard {path} {damage.found}: copy or write it again") from None
+    if held is not None:
+        yield held
+
+
+def _split_text(path: str, name: bytes) -> tuple[str, str]:
+    """(key, extension as it is written) of a member, ("", "") for one of no sample."""
+    split = split_name(name)
+    if split is None:
+        return "", ""
+    try:
+        key, extension = split[0].decode(), name[len(split[0]) + 1 :].decode()
+    except UnicodeDecodeError:
+        raise ShardError(f"shard {path}: the member '{shown(name)}' has a name that is not UTF-8; rename it") from None
+    if extension in ("", "__key__"):
+        raise ShardError(f"shard {path}: the member '{shown(name)}' has no extension that WebDataset could write")
+    return key, extension
 
 
 def torchvision_samples(dataset: Any, class_names: Sequence[str] | None) -> tuple[list[Sample], tuple[str, ...]]:
@@ -362,9 +453,10 @@ _prefix = click.option("--prefix", default="train", show_default=True, help="Sha
 _classes = click.option("--classes", type=click.Path(dir_okay=False), help="JSON list of class names, in their order.")
 
 
-def _report(paths: Sequence[Path], samples: Sequence[Sample], class_names: Sequence[str]) -> None:
+def _report(paths: Sequence[Path], num_samples: int, class_names: Sequence[str] | None) -> None:
     places = ", ".join(str(path) for path in (paths if len(paths) < 3 else [paths[0], "...", paths[-1]]))
-    say(f"{places}: {len(samples):,} samples of {len(class_names)} classes")
+    of_classes = f" of {len(class_names)} classes" if class_names is not None else ""
+    say(f"{places}: {num_samples:,} samples{of_classes}")
 
 
 @main.command()
@@ -379,7 +471,7 @@ def digits(out: Path, seed: int, samples_per_shard: int) -> None:
         check_out(out, prefix, class_names)
     for prefix, samples in (("train", train), ("val", val)):
         paths = write_shards(out, prefix, shuffle(samples, seed, prefix), class_names, samples_per_shard)
-        _report(paths, samples, class_names)
+        _report(paths, len(samples), class_names)
 
 
 @main.command()
@@ -396,7 +488,7 @@ def folder(src: Path, out: Path, seed: int, samples_per_shard: int, prefix: str,
     """
     samples, class_names, left_out = folder_samples(src, read_class_names(classes) if classes else None)
     paths = write_shards(out, prefix, shuffle(samples, seed, prefix), class_names, samples_per_shard)
-    _report(paths, samples, class_names)
+    _report(paths, len(samples), class_names)
     if left_out:
         say(f"left out: {left_out:,} files that are no {', '.join(IMAGE_EXTENSIONS)} in a folder of a class")
 
@@ -427,7 +519,31 @@ def torchvision_command(
     dataset = open_torchvision(name, root, split)
     samples, class_names = torchvision_samples(dataset, read_class_names(classes) if classes else None)
     paths = write_shards(out, prefix, shuffle(samples, seed, prefix), class_names, samples_per_shard)
-    _report(paths, samples, class_names)
+    _report(paths, len(samples), class_names)
+
+
+@main.command()
+@click.argument("shards", nargs=-1, required=True)
+@_out
+@_seed
+@_samples_per_shard
+@_prefix
+@_classes
+def reshuffle(
+    shards: tuple[str, ...], out: Path, seed: int, samples_per_shard: int, prefix: str, classes: str | None
+) -> None:
+    """The samples of SHARDS (paths, globs, brace patterns), shuffled over all of them: their keys and members' bytes.
+
+    Class names are those of --classes, or of the classes.json beside the shards, if there is one.
+    """
+    paths = expand_shards(shards)
+    class_names = class_rule(paths, classes_file=classes).names
+    check_out(out, prefix, class_names)
+    samples, left_out = shard_samples(paths)
+    written = write_shards(out, prefix, shuffle(samples, seed, prefix), class_names, samples_per_shard)
+    _report(written, len(samples), class_names)
+    if left_out:
+        say(f"left out: {left_out:,} members that belong to no sample")
 
 
 if __name__ == "__main__":

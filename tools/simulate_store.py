@@ -128,6 +128,7 @@ def simulated_index(samples: int, shards: int, classes: int, seed: int) -> Index
         classes=sample_classes,
         offsets=ends - members - np.repeat(shard_ends[:-1], counts) + TAR_BLOCK,
         sizes=sizes,
+        fingerprints=rng.integers(0, 2**64, samples, np.uint64),
         class_names=tuple(f"n{truth:08d}" for truth in range(classes)),
     )
 

@@ -100,6 +100,7 @@ def one_shard(teacher: Simulated) -> Index:
         classes=(numbers % teacher.classes).astype(np.int32),
         offsets=1024 * numbers,
         sizes=np.full(teacher.samples, 512, np.int64),
+        fingerprints=np.zeros(teacher.samples, np.uint64),
         class_names=tuple(str(number) for number in range(teacher.classes)),
     )
 

@@ -16,7 +16,7 @@ import numpy as np
 from teacher_cache.agreement import larger_class
 from teacher_cache.audit.intervals import CONFIDENCE, HOW, measured
 from teacher_cache.audit.votes import OnProgress
-from teacher_cache.errors import ImageError, ShardError
+from teacher_cache.errors import ImageError
 from teacher_cache.index import BlockPlace
 from teacher_cache.replay.block import BLOCK_SAMPLES, view_mix, view_recipe
 from teacher_cache.replay.decode import decode
@@ -24,6 +24,7 @@ from teacher_cache.replay.header import MAX_PIXELS, image_size
 from teacher_cache.replay.mix import LAMBDA_ONE, class_pairs
 from teacher_cache.replay.recipe import Box, Recipe
 from teacher_cache.replay.seeds import Stream, derive
+from teacher_cache.shards import check_image, open_shard
 from teacher_cache.store import Store
 from teacher_cache.unit import SKIPPED, Unit
 
@@ -43,27 +44,18 @@ _HEADER = 4096  # bytes of an image that are read first
 def image_sizes(place: BlockPlace, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Height and width of a block's images, (n, 2) int64, from their headers; zeros for skipped ones.
 
-    ShardError where the shard cannot be read, ImageError where what lies there is no image.
+    ShardError where the shard cannot be read, or is not the one indexed; ImageError where what lies there is no image.
     """
     sizes = np.zeros((len(place.keys), 2), np.int64)
-    try:
-        fd = os.open(place.path, os.O_RDONLY)
-    except OSError as error:
-        raise ShardError(
-            f"shard {place.shard}: {place.path} cannot be opened ({error.strerror}): give its place with --shards"
-        ) from None
-    try:
+    with open_shard(place) as fd:
         for position, (offset, length) in enumerate(zip(place.offsets.tolist(), place.sizes.tolist(), strict=True)):
+            check_image(place, position, fd)
             if position in place.skipped:
                 continue
             try:
                 sizes[position] = _image_size(fd, offset, length, max_pixels)
             except ImageError as error:
                 raise ImageError(f"shard {place.shard}, key {place.keys[position]}: {error}") from error
-    except OSError as error:
-        raise ShardError(f"shard {place.shard}: {place.path} cannot be read ({error.strerror})") from None
-    finally:
-        os.close(fd)
     return sizes
 
 

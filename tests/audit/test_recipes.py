@@ -18,6 +18,7 @@ from teacher_cache.audit.recipes import (
     visible_share,
 )
 from teacher_cache.errors import ImageError, ShardError
+from teacher_cache.fingerprint import image_fingerprint
 from teacher_cache.replay.block import view_mix, view_recipe
 from teacher_cache.replay.header import image_size
 from teacher_cache.replay.mix import LAMBDA_ONE
@@ -34,10 +35,13 @@ def test_a_header_that_is_long_is_read_on(tmp_path: Path) -> None:
     long, short = jpeg(picture(2, height=40, width=50), exif=exif), webp(picture(3, height=20, width=30))
     assert image_size(long[:4096]) is None
     store = bright_store(tmp_path, counts=(3,))
+    images = (long, short, b"")
     (tmp_path / "x.tar").write_bytes(long + short + b"junk")
     place = replace(
         store.index.place(0, 0, frozenset({2})),
         path=str(tmp_path / "x.tar"),
+        num_bytes=(tmp_path / "x.tar").stat().st_size,
+        fingerprints=np.array([image_fingerprint(image, "tail") for image in images], np.uint64),
         offsets=np.array([0, len(long), 0]),
         sizes=np.array([len(long), len(short), 0]),
     )
@@ -52,7 +56,7 @@ def test_a_shard_that_is_gone_and_an_image_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=f"shard {shard}, key {key}"):
         image_sizes(store.index.place(0, 0))
     (tmp_path / "shards" / "train-0000.tar").unlink()
-    with pytest.raises(ShardError, match=r"train-0000\.tar cannot be opened .* --shards"):
+    with pytest.raises(ShardError, match=r"train-0000\.tar cannot be read at key .* --shards"):
         image_sizes(store.index.place(0, 0))
 
 

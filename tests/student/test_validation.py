@@ -89,6 +89,16 @@ def test_numbered_classes_may_lack_the_highest_but_not_exceed_it(tmp_path: Path)
         index_validation([path], NAMES[:7])
 
 
+def test_a_few_samples_of_many_numbered_classes_are_no_stray_ones(tmp_path: Path) -> None:
+    samples = [{"__key__": f"v{n}", "png": bright_image(n), "cls": b"%d" % (4000 * n)} for n in range(5)]
+    path = str(write_shard(tmp_path / "val.tar", samples))
+    many = tuple(str(number) for number in range(21_841))
+    assert index_validation([path], many).num_samples == 5
+    assert index_validation([path], None, num_classes=21_841).num_samples == 5
+    with pytest.raises(ShardError, match=r"shard val.tar: sample 'v4' has class 16,000, but only 5 different"):
+        index_validation([path], NAMES)
+
+
 def test_a_model_without_class_names_takes_the_shards(tmp_path: Path) -> None:
     numbered = validation_shard(tmp_path / "val.tar", 8)  # classes 0 to 7
     assert index_validation([numbered], None, num_classes=8).num_samples == 8
