@@ -125,7 +125,7 @@ class Recipe(BaseModel):
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Recipe":
         """Raises RecipeError: an unknown or impossible setting."""
-        return validated(cls, values, f"recipe {values.get('name', '?')}", RecipeError)
+        return validated(cls, values, f"recipe {shown(str(values.get('name', '?')))}", RecipeError)
 
 
 def shipped_recipes() -> list[str]:

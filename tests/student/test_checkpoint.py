@@ -26,7 +26,7 @@ def position(checkpoint: dict[str, Any] | None) -> tuple[int, int]:
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert find_checkpoint(tmp_path, 1) is None
-    write_checkpoint(tmp_path, content(0, 5), epoch_end=False)
+    write_checkpoint(tmp_path, content(0, 5))
     found = find_checkpoint(tmp_path, 1)
     assert position(found) == (0, 5)
     assert found is not None
@@ -35,31 +35,31 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 
 def test_an_epochs_end_is_kept_beside_the_newest(tmp_path: Path) -> None:
-    write_checkpoint(tmp_path, content(1, 0, world_size=2), epoch_end=True)
+    write_checkpoint(tmp_path, content(1, 0, world_size=2))
     assert position(find_checkpoint(tmp_path, 1)) == position(find_checkpoint(tmp_path, 2)) == (1, 0)
-    write_checkpoint(tmp_path, content(1, 7, world_size=2), epoch_end=False)
+    write_checkpoint(tmp_path, content(1, 7, world_size=2))
     assert position(find_checkpoint(tmp_path, 2)) == (1, 7)
     assert position(find_checkpoint(tmp_path, 1)) == (1, 0), "another world size goes on from the epoch's end"
-    write_checkpoint(tmp_path, content(2, 0, world_size=2), epoch_end=True)
+    write_checkpoint(tmp_path, content(2, 0, world_size=2))
     assert position(find_checkpoint(tmp_path, 1)) == (2, 0)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([NEWEST, EPOCH_END])
 
 
 def test_another_world_size_in_the_middle_of_the_first_epoch_is_refused(tmp_path: Path) -> None:
-    write_checkpoint(tmp_path, content(0, 7, world_size=2), epoch_end=False)
+    write_checkpoint(tmp_path, content(0, 7, world_size=2))
     message = r"middle of the first epoch by 2 ranks: go on with as many \(this run has 4\)"
     with pytest.raises(CheckpointError, match=message):
         find_checkpoint(tmp_path, 4)
 
 
 def test_a_write_that_fails_leaves_the_last_checkpoint(tmp_path: Path) -> None:
-    write_checkpoint(tmp_path, content(1, 0), epoch_end=True)
+    write_checkpoint(tmp_path, content(1, 0))
     with pytest.raises(Exception, match="pickle"):
-        write_checkpoint(tmp_path, {**content(2, 0), "model": lambda: None}, epoch_end=True)
+        write_checkpoint(tmp_path, {**content(2, 0), "model": lambda: None})
     (tmp_path / f"{NEWEST}.partial").write_bytes(b"half a checkpoint")
     (tmp_path / f"{EPOCH_END}.partial").write_bytes(b"half a checkpoint")
     assert position(find_checkpoint(tmp_path, 1)) == (1, 0)
-    write_checkpoint(tmp_path, content(3, 0), epoch_end=True)
+    write_checkpoint(tmp_path, content(3, 0))
     assert position(find_checkpoint(tmp_path, 1)) == (3, 0)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([NEWEST, EPOCH_END])
 
