@@ -301,7 +301,7 @@ def load_model(
     if ":" in spec and not spec.startswith(TIMM_HUBS):
         model = build_from_function(spec, num_classes=num_classes, image_size=image_size, **model_args)
     else:
-        model = _build_from_timm(spec, num_classes, pretrained=checkpoint is None, **model_args)
+        model = _build_from_timm(spec, num_classes, model_args, pretrained=checkpoint is None)
     if checkpoint is not None:
         load_weights(model, checkpoint, f"if it has other classes, {adapting_advice(spec, checkpoint)}")
     return model
@@ -366,7 +366,7 @@ def check_model_args(model_args: Mapping[str, Any]) -> None:
         )
 
 
-def _build_from_timm(name: str, num_classes: int, *, pretrained: bool, **model_args: Any) -> nn.Module:
+def _build_from_timm(name: str, num_classes: int, model_args: Mapping[str, Any], *, pretrained: bool) -> nn.Module:
     _check_given(name)
     if not name.startswith(TIMM_HUBS):
         check_timm_name(name)
