@@ -2,7 +2,8 @@
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from teacher_cache.durable import sync
 from teacher_cache.errors import CheckpointError
 from teacher_cache.shown import shown
-from teacher_cache.weights import check_whole, read_checkpoint
+from teacher_cache.weights import check_whole, first_line, read_checkpoint
 
 FORMAT = 2
 NEWEST = "checkpoint.pt"
@@ -83,6 +84,18 @@ def check_resumable(out: Path, stored: Mapping[str, Any], ours: Mapping[str, Any
                 f"{out} was trained with {part} {field} = {_short(then)}, now it is {_short(now)}: "
                 "resume with the same settings, or start anew in another --out"
             )
+
+
+@contextmanager
+def taking_up(out: Path) -> Iterator[None]:
+    """Say in one line, as CheckpointError, that what the checkpoint in `out` holds does not fit the run."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{out} holds a checkpoint that this run cannot take up ({type(error).__name__}: {first_line(error)}): "
+            "start anew in another --out"
+        ) from error
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from student.answers import open_answers
-from student.checkpoint import NEWEST, check_resumable, find_checkpoint, write_checkpoint
+from student.checkpoint import NEWEST, check_resumable, find_checkpoint, taking_up, write_checkpoint
 from student.evaluate import Accuracy, evaluate
 from student.loader import Batch, ViewLoader
 from student.log import RunLog
@@ -83,7 +83,8 @@ def train(
         resumed = find_checkpoint(options.out, ranks.world_size)
         if resumed is not None:
             check_resumable(options.out, resumed, run.identity())
-            run.load(resumed)
+            with taking_up(options.out):
+                run.load(resumed)
             say(f"going on from {options.out}: epoch {run.epoch + 1}, step {run.step}")
         run.announce(say)
         validation = open_validation(store, options, ranks, run.preprocessing)

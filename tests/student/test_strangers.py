@@ -19,7 +19,8 @@ from teacher_cache.errors import CheckpointError, RecipeError, TeacherError
 from teacher_cache.model_names import OWN_MODELS, GivenModel
 from teacher_cache.teacher import TeacherSettings, import_function, load_model, open_teacher
 from tests.bright_shards import bright_store
-from tests.student.small_runs import SMALL
+from tests.student.small_runs import SMALL, train_small
+from tests.student.small_runs import student as student_of
 from tests.student.trained_files import DEIT_SETTINGS, checkpoint
 
 PLAIN = ("model=student.convnet:small_convnet", "distill=none")
@@ -227,6 +228,18 @@ def test_a_model_that_cannot_be_built_ends_in_one_line(tmp_path: Path, arguments
 def test_results_of_strangers_end_in_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "results.json").write_text(text, encoding="latin-1")
     assert run(student, "results", tmp_path).startswith(f"error: {tmp_path}/results.json ")
+
+
+@pytest.mark.parametrize("part", ["model", "optimizer", "generators", "sums"])
+def test_a_checkpoint_that_a_run_cannot_take_up_ends_in_one_line(tmp_path: Path, part: str) -> None:
+    store, out = bright_store(tmp_path), tmp_path / "out"
+    settings = ("epochs=1", "distill=none", "ema=none", "model_args={}", student_of("one_head"))
+    train_small(store, out, *settings)
+    content = torch.load(out / "checkpoint.pt")
+    for value in (None, {"x": 3}):
+        torch.save(content | {part: value}, out / "checkpoint.pt")
+        with pytest.raises(CheckpointError, match="holds a checkpoint that this run cannot take up"):
+            train_small(store, out, *settings)
 
 
 def test_results_name_no_code(tmp_path: Path, trap: tuple[str, Path]) -> None:
