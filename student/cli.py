@@ -1,6 +1,5 @@
 """`student train | finetune | recipes | evaluate | export | results`."""
 
-import json
 import os
 import shutil
 import sys
@@ -14,9 +13,11 @@ from rich.table import Table
 
 from teacher_cache.cli import OneLineErrors
 from teacher_cache.errors import CheckpointError
+from teacher_cache.settings import read_json
 from teacher_cache.terminal import say, say_json, say_lines, table, terminal
 from teacher_cache.threads import wait_asleep
 
+MODEL_HELP = "Model in a file that does not say it, or that names code: timm name, or FILE.py:FUNCTION."
 HEADS = {"class": "class head", "distillation": "distillation head", "fused": "fused"}
 
 
@@ -69,15 +70,19 @@ def _training_options(default_recipe: str | None = None) -> Callable[[Callable[.
 
 
 @main.command()
+@click.option("--model", help="The model, instead of the recipe's: timm name, or FILE.py:FUNCTION.")
 @_training_options()
 def train(**settings: Any) -> None:
-    """Train a student. After SIGTERM, SIGUSR1 or Ctrl-C it writes a checkpoint and exits with 75: run it again."""
+    """Train a student. A recipe's file may name timm's models and this project's own; code is named by --model.
+
+    After SIGTERM, SIGUSR1 or Ctrl-C it writes a checkpoint and exits with 75: run it again.
+    """
     _train(**settings)
 
 
 @main.command()
 @click.option("--checkpoint", required=True, help="A trained model: a file, or a timm name for timm's weights.")
-@click.option("--model", help="timm name of the model in a file that does not say it.")
+@click.option("--model", help=f"{MODEL_HELP} Also of a recipe that names code.")
 @click.option("--ema", is_flag=True, help="Start from the moving average of its weights.")
 @click.option("--resolution", metavar="N or HxW", help="The views' size in pixels; checked against the store's.")
 @click.option("--reset-heads", is_flag=True, help="Draw the heads anew even where the classes are the same.")
@@ -93,7 +98,7 @@ def finetune(
     from student.trained import read_trained
 
     trained = read_trained(checkpoint, model=model, ema=ema)
-    _train(**settings, trained=trained, resolution=_resolution(resolution), reset_heads=reset_heads)
+    _train(**settings, code=model, trained=trained, resolution=_resolution(resolution), reset_heads=reset_heads)
 
 
 def _train(
@@ -112,6 +117,8 @@ def _train(
     checkpoint_every_s: float,
     teacher: str | None,
     teacher_checkpoint: str | None,
+    model: str | None = None,
+    code: str | None = None,
     trained: Any = None,
     resolution: tuple[int, int] | None = None,
     reset_heads: bool = False,
@@ -123,7 +130,7 @@ def _train(
     from teacher_cache.places import open_moved
     from teacher_cache.teacher import TeacherSettings
 
-    recipe = load_recipe(recipe_name, overrides)
+    recipe = load_recipe(recipe_name, overrides, model=model, code=code)
     store = open_moved(store_path, shards, ops=ops)
     check_policy(store, recipe, allow_policy)
     check_resolution(store, resolution)
@@ -191,7 +198,7 @@ def show(name: str, overrides: tuple[str, ...]) -> None:
 
 @main.command()
 @click.option("--checkpoint", required=True, help="A trained model: a file, or a timm name for timm's weights.")
-@click.option("--model", "model_name", help="timm name of the model in a file that does not say it.")
+@click.option("--model", "model_name", help=MODEL_HELP)
 @click.option("--val", multiple=True, required=True, help="Validation shards; may be repeated.")
 @click.option("--ema", is_flag=True, help="The moving average of the weights.")
 @click.option(
@@ -276,7 +283,7 @@ def evaluate(
 
 @main.command()
 @click.option("--checkpoint", required=True, help="A trained model: a file, or a timm name for timm's weights.")
-@click.option("--model", "model_name", help="timm name of the model in a file that does not say it.")
+@click.option("--model", "model_name", help=MODEL_HELP)
 @click.option("--ema", is_flag=True, help="The moving average of the weights.")
 @click.option("--format", "file_format", required=True, type=click.Choice(["safetensors", "onnx", "torch-export"]))
 @click.option(
@@ -325,11 +332,25 @@ def results(runs: tuple[str, ...]) -> None:
     found = {}
     for run in runs:
         name, _, folder = run.rpartition("=")
-        path = Path(folder, "results.json")
-        if not path.is_file():
-            raise CheckpointError(f"{folder} has no results.json: its training is not finished")
-        found[name or Path(folder).name] = json.loads(path.read_text())["accuracy"]
+        found[name or Path(folder).name] = _final_accuracy(Path(folder, "results.json"))
     terminal().print(accuracy_table(found))
+
+
+def _final_accuracy(path: Path) -> dict[str, dict[str, float]]:
+    """Head -> {"top1", "top5"} of a results.json. Raises CheckpointError."""
+    if not path.is_file():
+        raise CheckpointError(f"{path.parent} has no {path.name}: its training is not finished")
+    advice = "run the training's command again, it writes the file anew"
+    results = read_json(path, str(path), CheckpointError, advice)
+    found = results.get("accuracy") if isinstance(results, dict) else None
+    if not isinstance(found, dict) or not all(
+        head.removeprefix("ema_") in HEADS
+        and isinstance(values, dict)
+        and all(type(values.get(top)) in (int, float) and 0 <= values[top] <= 1 for top in ("top1", "top5"))
+        for head, values in found.items()
+    ):
+        raise CheckpointError(f"{path} holds no accuracy by head, with top1 and top5 of 0 to 1: {advice}")
+    return found
 
 
 def accuracy_table(runs: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:

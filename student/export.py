@@ -14,9 +14,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from student.model import Fusion, fused, heads
-from student.trained import Trained, build_trained, describe_trained, first_line, read_trained
+from student.trained import Trained, build_trained, describe_trained, read_trained
 from teacher_cache.errors import CheckpointError
 from teacher_cache.files import replacing
+from teacher_cache.weights import DIGEST, content_sha256, first_line
 
 Format = Literal["safetensors", "onnx", "torch-export"]
 Outputs = Literal["fused", "heads"]
@@ -118,7 +119,8 @@ def timm_call(trained: Trained, path: Path) -> str:
 def _write_safetensors(model: nn.Module, metadata: dict[str, str], path: Path) -> None:
     # clones: the format has no tensors that share memory
     state = {name: value.contiguous().clone() for name, value in model.state_dict().items()}
-    path.write_bytes(save(state, metadata))  # its own save_file makes files that others may not read
+    sealed = metadata | {DIGEST: content_sha256(state, metadata)}
+    path.write_bytes(save(state, sealed))  # its own save_file makes files that others may not read
 
 
 def _compare_safetensors(trained: Trained, model: nn.Module, path: Path) -> tuple[float, str]:

@@ -11,7 +11,7 @@ from student.recipe import Recipe
 from student.trained import Trained
 from teacher_cache.errors import CheckpointError, RecipeError
 from teacher_cache.store import Store
-from teacher_cache.teacher import load_state
+from teacher_cache.weights import load_state
 
 INTERPOLATIONS: tuple[Literal["bicubic", "bilinear"], ...] = ("bicubic", "bilinear")
 

@@ -1,6 +1,7 @@
 """Students: timm's DeiT with both heads, any other timm model, or a function of one's own."""
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 
 from student.recipe import Recipe
 from teacher_cache.errors import RecipeError, TeacherError
-from teacher_cache.teacher import check_timm_name, import_function
+from teacher_cache.model_names import GivenModel
+from teacher_cache.teacher import check_model_args, check_timm_name, import_function
+from teacher_cache.weights import first_line
 
 Fusion = Literal["softmax_sum", "logit_mean"]  # of both heads
 
@@ -108,6 +111,7 @@ def resize_positions(
 def _build_from_timm(name: str, recipe: Recipe, num_classes: int, size: tuple[int, int]) -> nn.Module:
     try:
         check_timm_name(name)
+        check_model_args(recipe.model_args)
     except TeacherError as error:
         raise RecipeError(f"model: {error}") from error
     settings: dict[str, Any] = {"num_classes": num_classes}
@@ -120,9 +124,11 @@ def _build_from_timm(name: str, recipe: Recipe, num_classes: int, size: tuple[in
         return timm.create_model(name, pretrained=False, **{**settings, **recipe.model_args})
     except TypeError as error:
         raise RecipeError(
-            f"model: timm's {name} does not take one of drop_path, model_args ({error}): set drop_path=none where it "
-            "has no stochastic depth, and check model_args"
+            f"model: timm's {name} does not take one of drop_path, model_args ({first_line(error)}): set "
+            "drop_path=none where it has no stochastic depth, and check model_args"
         ) from error
+    except Exception as error:  # model_args may come from a stranger's file: any value, any size
+        raise RecipeError(f"model: timm cannot build {name} ({first_line(error)}): check model_args") from error
 
 
 def _build_from_function(name: str, recipe: Recipe, num_classes: int, size: tuple[int, int]) -> nn.Module:
@@ -140,10 +146,20 @@ def _build_from_function(name: str, recipe: Recipe, num_classes: int, size: tupl
     if unknown:
         raise RecipeError(f"model: {name} takes no {', '.join(unknown)}: leave it out of the recipe")
     taken = {argument: value for argument, value in offered.items() if takes_all or argument in parameters}
-    model = function(**{**taken, **demanded})
+    model = _call(function, name, {**taken, **demanded})
     if not isinstance(model, nn.Module):
         raise RecipeError(f"model: {name} returned a {type(model).__name__}, a torch.nn.Module is expected")
     return model
+
+
+def _call(function: Callable[..., Any], name: str, arguments: dict[str, Any]) -> Any:
+    """What the function gives. An error in a user's own shows where it is, our own models get what a file says."""
+    if isinstance(name, GivenModel):
+        return function(**arguments)
+    try:
+        return function(**arguments)
+    except Exception as error:
+        raise RecipeError(f"model: {name} cannot be built ({first_line(error)}): check model_args") from error
 
 
 @torch.no_grad()
@@ -162,10 +178,9 @@ def _check_outputs(model: nn.Module, recipe: Recipe, num_classes: int, size: tup
     model.eval()
     try:
         outputs = heads(model, torch.zeros(1, 3, *size))
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:
         raise RecipeError(
-            f"model: {recipe.model} does not take views of {size[0]} x {size[1]} ({reason}): "
+            f"model: {recipe.model} does not take views of {size[0]} x {size[1]} ({first_line(error)}): "
             "check model_args, or use a store of another size"
         ) from error
     finally:

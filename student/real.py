@@ -1,14 +1,13 @@
 """ImageNet-ReaL: the true classes of ImageNet's validation images (arXiv 2006.07159)."""
 
-import json
 import re
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from teacher_cache.errors import ShardError
 from teacher_cache.index import Index
+from teacher_cache.settings import read_json
 
 IMAGENET_CLASSES = 1000
 _NUMBER = re.compile(r"ILSVRC2012_val_([0-9]{8})")
@@ -36,10 +35,7 @@ def read_real(path: str, index: Index, num_classes: int) -> Tensor:
 
 
 def _read(path: str) -> list[list[int]]:
-    try:
-        entries = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
-        raise ShardError(f"--real {path} cannot be read: {error}") from error
+    entries = read_json(path, f"--real {path}", ShardError, "give real.json")
     good = isinstance(entries, list) and all(
         isinstance(entry, list) and all(type(number) is int and 0 <= number < IMAGENET_CLASSES for number in entry)
         for entry in entries

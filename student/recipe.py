@@ -12,20 +12,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
 from student.plan import num_views_read
 from teacher_cache.errors import RecipeError
-from teacher_cache.settings import parse_override, put_setting, read_settings, settings_path, shipped, validated
+from teacher_cache.model_names import GivenModel, check_usable, is_usable
+from teacher_cache.settings import parse_override, put_setting, read_settings_text, shipped, validated
+from teacher_cache.shown import shown
 
 
 def _none_word(value: Any) -> Any:
     return "none" if value is None else value  # `distill=none` means the word, not an absent setting
 
 
+def _keep_given(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    return value if isinstance(value, GivenModel) else check(value)  # pydantic makes plain strings of all strings
+
+
 # strict: neither true nor "0.5" is a number
-Count = Annotated[int, Field(strict=True, ge=1)]
-CountOrZero = Annotated[int, Field(strict=True, ge=0)]
+Count = Annotated[int, Field(strict=True, ge=1, le=2**20)]
+CountOrZero = Annotated[int, Field(strict=True, ge=0, le=2**20)]
+Seed = Annotated[int, Field(strict=True, ge=0, le=2**62)]  # a rank's number is added to it
 Positive = Annotated[float, Field(strict=True, gt=0)]
 NonNegative = Annotated[float, Field(strict=True, ge=0)]
 Fraction = Annotated[float, Field(strict=True, ge=0, lt=1)]
@@ -42,8 +57,9 @@ class Recipe(BaseModel):
     name: Name
     policy: Name | None = None  # the store's; None: any
 
-    # timm name, path/file.py:function or package.module:function; None: the checkpoint's, when fine-tuning
-    model: Name | None = None
+    # timm name, path/file.py:function or package.module:function; None: the checkpoint's, when fine-tuning. Code is
+    # imported only where the name is a GivenModel
+    model: Annotated[Name | None, WrapValidator(_keep_given)] = None
     model_args: dict[str, Any] = {}
     drop_path: Fraction | None = None
     token_init_std: Positive | None = None  # of class and distillation token, truncated normal; None: the model's own
@@ -87,7 +103,7 @@ class Recipe(BaseModel):
     compile: Switch = False
     crop_pct: Annotated[float, Field(strict=True, gt=0, le=1)] = 0.875  # of validation images
     val_interpolation: Literal["bicubic", "bilinear"] = "bicubic"
-    seed: CountOrZero = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -109,24 +125,41 @@ class Recipe(BaseModel):
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Recipe":
         """Raises RecipeError: an unknown or impossible setting."""
-        return validated(cls, values, f"recipe {values.get('name', '?')}", RecipeError)
+        return validated(cls, values, f"recipe {shown(str(values.get('name', '?')))}", RecipeError)
 
 
 def shipped_recipes() -> list[str]:
     return shipped(_FOLDER)
 
 
-def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(
+    name_or_path: str, overrides: Sequence[str] = (), *, model: str | None = None, code: str | None = None
+) -> Recipe:
     """Read a shipped recipe, or a TOML file, and put `key=value` settings over it.
 
-    Keys may be dotted (`model_args.depth=6`), values are TOML, or a bare word; `none` makes a setting absent. Raises
-    RecipeError, which names the setting.
+    Keys may be dotted (`model_args.depth=6`), values are TOML, or a bare word; `none` makes a setting absent. model
+    takes the place of the recipe's. code does where the file, or a base of it, names code, which only the command line
+    may. Raises RecipeError, which names the setting, or the option that consents to the code.
     """
+    recipe = _read_recipe(name_or_path, _read_bases(name_or_path), overrides)
+    if model is not None:
+        return recipe.model_copy(update={"model": GivenModel(model)})
+    if recipe.model is None or is_usable(recipe.model):
+        return recipe
+    if code is not None:
+        return recipe.model_copy(update={"model": GivenModel(code)})
+    check_usable(recipe.model, f"recipe {name_or_path}", "--model", RecipeError)
+    return recipe
+
+
+def _read_recipe(name_or_path: str, files: Sequence["_File"], overrides: Sequence[str]) -> Recipe:
     values: dict[str, Any] = {}
-    for file in _read_bases(name_or_path):
+    for file in files:
         values |= file.values
     for override in overrides:
-        put_setting(values, *parse_override(override, RecipeError), RecipeError)
+        key, value = parse_override(override, RecipeError)
+        given = key == "model" and isinstance(value, str)
+        put_setting(values, key, GivenModel(value) if given else value, RecipeError)
     return validated(Recipe, values, f"recipe {name_or_path}", RecipeError)
 
 
@@ -147,7 +180,7 @@ class SourcedRecipe:
 
 
 def load_sourced_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> SourcedRecipe:
-    """Read a recipe as load_recipe does, with the source of every setting. Raises RecipeError."""
+    """Read a recipe with the source of every setting, to be shown: its model may be code. Raises RecipeError."""
     files = _read_bases(name_or_path)
     sources = dict.fromkeys(Recipe.model_fields, Source("", "default"))
     for file in files:
@@ -155,7 +188,7 @@ def load_sourced_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Sou
     for override in overrides:
         name = parse_override(override, RecipeError)[0].partition(".")[0]
         sources[name] = Source("", "--set")
-    return SourcedRecipe(load_recipe(name_or_path, overrides), files[-1].header, sources)
+    return SourcedRecipe(_read_recipe(name_or_path, files, overrides), files[-1].header, sources)
 
 
 def describe_recipe(sourced: SourcedRecipe) -> str:
@@ -196,11 +229,10 @@ def _read_bases(name_or_path: str) -> list[_File]:
     files: list[_File] = []
     wanted: str | None = name_or_path
     while wanted is not None:
-        values = read_settings(wanted, _FOLDER, "recipe", RecipeError)
+        values, text = read_settings_text(wanted, _FOLDER, "recipe", RecipeError)
         base = values.pop("base", None)
         if not isinstance(base, str | None):
-            raise RecipeError(f"recipe {wanted}: base is the name of a recipe, not {base!r}")
-        text = settings_path(wanted, _FOLDER).read_text()
+            raise RecipeError(f"recipe {wanted}: base is the name of a recipe, not {shown(repr(base))}")
         values = {name: None if value == "none" else value for name, value in values.items()}
         files.append(_File(wanted, values, dict(_COMMENT.findall(text)), _header(text)))
         if base in [file.name for file in files]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from student.answers import open_answers
-from student.checkpoint import NEWEST, check_resumable, find_checkpoint, write_checkpoint
+from student.checkpoint import NEWEST, check_resumable, find_checkpoint, taking_up, write_checkpoint
 from student.evaluate import Accuracy, evaluate
 from student.loader import Batch, ViewLoader
 from student.log import RunLog
@@ -35,7 +35,8 @@ from teacher_cache.device import Normalise, Upload
 from teacher_cache.errors import RecipeError, TrainingError
 from teacher_cache.files import replacing, writing
 from teacher_cache.store import Store
-from teacher_cache.teacher import TeacherSettings, state_sha256
+from teacher_cache.teacher import TeacherSettings
+from teacher_cache.weights import state_sha256
 from teacher_cache.workers import share_cores
 
 STOPPED = 75  # exit code of a run that a signal stopped after it wrote a checkpoint (EX_TEMPFAIL: run it again)
@@ -84,7 +85,8 @@ def train(
         resumed = find_checkpoint(options.out, ranks.world_size)
         if resumed is not None:
             check_resumable(options.out, resumed, run.identity())
-            run.load(resumed)
+            with taking_up(options.out):
+                run.load(resumed)
             say(f"going on from {options.out}: epoch {run.epoch + 1}, step {run.step}")
         run.announce(say)
         validation = open_validation(store, options, ranks, run.preprocessing)
@@ -131,7 +133,7 @@ def train_epochs(
                 log.write_epoch(row, run.steps_done())
             say(describe_epoch(row, run.recipe.epochs))
         if ended or due or stopping:
-            run.save(epoch_end=ended)
+            run.save()
             saved_at = time.monotonic()
         if stopping and run.epoch < run.recipe.epochs:
             raise Stopped(f"stopped at epoch {run.epoch + 1}, step {run.step}; the same command goes on")
@@ -309,16 +311,16 @@ class Run:
             "answers": {"topk": self.answers.topk},
         }
 
-    def save(self, *, epoch_end: bool) -> None:
+    def save(self) -> None:
         """Write a checkpoint. Every rank must call it, and comes back when it is written."""
         generators = gather(_random_state(self.ranks.device), self.ranks)
         sums = gather(self._sums.tolist(), self.ranks)
         if self.ranks.first:
-            self._write(generators, sums, epoch_end=epoch_end)
+            self._write(generators, sums)
         said_by_any_rank([False], self.ranks)  # torchrun ends the others once one rank has stopped: wait for each other
         self._note_saved()
 
-    def _write(self, generators: list[Any], sums: list[Any], *, epoch_end: bool) -> None:
+    def _write(self, generators: list[Any], sums: list[Any]) -> None:
         content = {
             **self.identity(),
             "model": self.model.state_dict(),
@@ -337,7 +339,7 @@ class Run:
         }
         if self.ema is not None:
             content["model_ema"] = self.ema.module.state_dict()
-        write_checkpoint(self.options.out, content, epoch_end=epoch_end)
+        write_checkpoint(self.options.out, content)
 
     def load(self, checkpoint: Mapping[str, Any]) -> None:
         """Take up everything that save() wrote."""

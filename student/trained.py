@@ -1,13 +1,13 @@
 """Trained models, wherever they come from: our checkpoints and exports, DeiT's released files, timm's weights."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import timm
-from safetensors import safe_open
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from student.checkpoint import FORMAT
@@ -15,7 +15,12 @@ from student.model import build_model
 from student.recipe import Recipe
 from student.validation import Preprocessing
 from teacher_cache.errors import CheckpointError, RecipeError, TeacherError
-from teacher_cache.teacher import TIMM_HUBS, check_timm_name, load_state, read_checkpoint, state_of
+from teacher_cache.model_names import GivenModel, check_usable
+from teacher_cache.replay.policy import Interpolation, Positive, Probability, Share, Side
+from teacher_cache.settings import parse_json, validated
+from teacher_cache.shown import shown
+from teacher_cache.teacher import TIMM_HUBS, check_timm_name
+from teacher_cache.weights import check_tensors, first_line, load_state, read_checkpoint, read_metadata, state_of
 
 MARK = "deit_teacher_cache"  # the metadata key by which our own exports are known; its value is the layout's number
 LAYOUT = "1"
@@ -23,6 +28,7 @@ FILE_ENDINGS = (".pt", ".pth", ".bin", ".safetensors")
 TEXTS = ("model", "weights", "class_from", "interpolation")  # metadata as it is, the others are JSON
 DEIT_CROP = {"crop_pct": 0.875, "interpolation": "bicubic"}  # of files that say nothing of it: DeiT's evaluation
 NUMBERS = ("model_args", "num_classes", "class_names", "size", "crop_pct", "mean", "std", "recipe")
+MOST_CLASSES = 2**24
 EMA_KEYS = ("model_ema", "state_dict_ema")  # ours and DeiT's; timm's
 
 
@@ -41,11 +47,35 @@ class Trained:
     preprocessing: Preprocessing
 
 
+class _Seen(BaseModel):
+    """What a file says of preprocessing. Values may be a stranger's: nothing else is let through."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    size: tuple[Side, Side]
+    crop_pct: Share
+    interpolation: Interpolation
+    mean: tuple[Probability, Probability, Probability]
+    std: tuple[Positive, Positive, Positive]
+
+
+class _Said(_Seen):
+    """What our own checkpoints and exports say beside the weights."""
+
+    model: str | None = None
+    model_args: dict[str, Any] = {}
+    num_classes: Annotated[int, Field(strict=True, ge=1, le=MOST_CLASSES)]
+    class_names: tuple[str, ...] | None = None
+    class_from: str | None = None
+    recipe: dict[str, Any] | None = None
+
+
 def read_trained(source: str, *, model: str | None = None, ema: bool = False) -> Trained:
     """Read a trained model. Raises CheckpointError.
 
     source is a file, or a timm name for timm's pretrained weights. A checkpoint of `student train` and a safetensors
-    file of `student export` say everything themselves; `model` overrides what they say (a function that has moved).
+    file of `student export` say everything themselves; `model` overrides what they say, and must be given where they
+    name code. It is a caller's consent to run it: no file's word may become it.
     Any other file, with a state dict bare or under "model" or "state_dict" (the released DeiT files, timm's), needs
     `model`, a timm name: mean and std are what timm's configuration of that name says, the crop is DeiT's, the number
     of classes that of the head in the file, the size that of its position embedding. ema takes the moving average of
@@ -56,13 +86,14 @@ def read_trained(source: str, *, model: str | None = None, ema: bool = False) ->
         raise CheckpointError(f"{source} is a folder: name a file in it, checkpoint.pt for instance")
     if not path.exists() and path.suffix not in FILE_ENDINGS and (source.startswith(TIMM_HUBS) or "/" not in source):
         return _from_timm(source, model, ema)
+    given = None if model is None else GivenModel(model)
     content = read_checkpoint(source)
-    metadata = _read_metadata(source)
+    metadata = read_metadata(source)
     if MARK in metadata:
-        return _from_export(source, content, metadata, model, ema)
+        return _from_export(source, content, metadata, given, ema)
     if isinstance(content.get("recipe"), Mapping) and "class_names" in content:
-        return _from_checkpoint(source, content, model, ema)
-    return _from_foreign(source, content, model, ema)
+        return _from_checkpoint(source, content, given, ema)
+    return _from_foreign(source, content, given, ema)
 
 
 def build_trained(trained: Trained) -> nn.Module:
@@ -110,61 +141,64 @@ def describe_trained(trained: Trained, *, ema: bool) -> dict[str, str]:
     }
 
 
-def first_line(error: Exception) -> str:
-    """What a library says of its error, on one line."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
-
-
-def _from_checkpoint(source: str, content: dict[str, Any], model: str | None, ema: bool) -> Trained:
-    if content.get("format", FORMAT) > FORMAT:  # what is read here is the same in earlier ones
+def _from_checkpoint(source: str, content: dict[str, Any], model: GivenModel | None, ema: bool) -> Trained:
+    written = content.get("format", FORMAT)
+    if type(written) is not int or written > FORMAT:  # what is read here is the same in earlier ones
         raise CheckpointError(
-            f"{source} has format {content['format']}, this program reads up to {FORMAT}: use the version that wrote it"
+            f"{source} has format {shown(repr(written))}, this program reads up to {FORMAT}: use the version that "
+            "wrote it"
         )
     if ema and "model_ema" not in content:
         raise CheckpointError(f"{source} has no EMA weights: leave out --ema, or train with --set ema=0.9999")
-    recipe = _recipe(source, content["recipe"])
-    name = model or recipe.model
-    if name is None:
-        raise CheckpointError(f"{source} does not say which model it is: name it with --model")
+    names = content["class_names"]
+    values = {name: content[name] for name in _Said.model_fields if name in content and name != "model"}
+    said = _said(source, values | {"num_classes": len(names) if isinstance(names, list | tuple) else 0})
+    recipe = _recipe(source, said.recipe)
+    assert recipe is not None
     return Trained(
         source,
         recipe,
-        name,
+        _named(source, recipe.model, model),
         recipe.model_args,
-        _tensors(source, state_of(content, prefer=["model_ema" if ema else "model"])),
-        len(content["class_names"]),
-        tuple(content["class_names"]),
-        content.get("class_from"),
-        _preprocessing(source, content, tuple(content["size"])),
+        check_tensors(state_of(content, prefer=["model_ema" if ema else "model"]), source),
+        said.num_classes,
+        said.class_names,
+        said.class_from,
+        _preprocessing(said),
     )
 
 
 def _from_export(
-    source: str, state: dict[str, Any], metadata: Mapping[str, str], model: str | None, ema: bool
+    source: str, state: dict[str, Any], metadata: Mapping[str, str], model: GivenModel | None, ema: bool
 ) -> Trained:
     if metadata[MARK] != LAYOUT:
         raise CheckpointError(
             f"{source} has layout {metadata[MARK]}, this program reads {LAYOUT}: use the version that wrote it"
         )
-    if ema and metadata["weights"] != "ema":
+    if ema and metadata.get("weights") != "ema":
         raise CheckpointError(f"{source} holds the weights without averaging: leave out --ema, or export with it")
     values: dict[str, Any] = {name: metadata[name] for name in TEXTS if name in metadata}
-    values |= {name: json.loads(metadata[name]) for name in NUMBERS if name in metadata}
+    advice = "export it again"
+    values |= {
+        name: parse_json(metadata[name], f"{source}: {name} in its header", CheckpointError, advice)
+        for name in NUMBERS
+        if name in metadata
+    }
+    said = _said(source, values)
     return Trained(
         source,
-        _recipe(source, values["recipe"]) if "recipe" in values else None,
-        model or values["model"],
-        values["model_args"],
-        _tensors(source, state),
-        values["num_classes"],
-        tuple(values["class_names"]) if "class_names" in values else None,
-        values.get("class_from"),
-        _preprocessing(source, values, tuple(values["size"])),
+        _recipe(source, said.recipe),
+        _named(source, said.model, model),
+        said.model_args,
+        check_tensors(state, source),
+        said.num_classes,
+        said.class_names,
+        said.class_from,
+        _preprocessing(said),
     )
 
 
-def _from_foreign(source: str, content: dict[str, Any], model: str | None, ema: bool) -> Trained:
+def _from_foreign(source: str, content: dict[str, Any], model: GivenModel | None, ema: bool) -> Trained:
     if model is None:
         raise CheckpointError(
             f"{source} does not say which model it is (no checkpoint of `student train` or `student export`): "
@@ -174,9 +208,9 @@ def _from_foreign(source: str, content: dict[str, Any], model: str | None, ema: 
     if ema:
         if not any(key in content for key in EMA_KEYS):
             raise CheckpointError(f"{source} has no EMA weights ({' or '.join(EMA_KEYS)}): leave out --ema")
-        state = _tensors(source, state_of(content, prefer=EMA_KEYS))
+        state = check_tensors(state_of(content, prefer=EMA_KEYS), source)
     else:
-        state = _tensors(source, state_of(content))
+        state = check_tensors(state_of(content), source)
     return Trained(
         source,
         None,
@@ -186,7 +220,7 @@ def _from_foreign(source: str, content: dict[str, Any], model: str | None, ema: 
         _num_classes(source, state, model, config),
         None,
         None,
-        _preprocessing(source, config | DEIT_CROP, _size(state, config)),
+        _configured(source, config | DEIT_CROP, _size(state, config)),
     )
 
 
@@ -213,7 +247,7 @@ def _from_timm(name: str, model: str | None, ema: bool) -> Trained:
         built.num_classes,
         None,
         None,
-        _preprocessing(name, config, tuple(config["input_size"][1:])),
+        _configured(name, config, tuple(config["input_size"][1:])),
     )
 
 
@@ -260,38 +294,44 @@ def _size(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> tuple[int, 
     return height, width
 
 
-def _preprocessing(source: str, values: Mapping[str, Any], size: tuple[int, ...]) -> Preprocessing:
-    if values["interpolation"] not in ("bicubic", "bilinear"):
-        raise CheckpointError(
-            f"{source} wants images resized by {values['interpolation']}: bicubic and bilinear are known here"
-        )
-    if len(values["mean"]) != 3 or len(size) != 2:
-        raise CheckpointError(f"{source} is for {len(values['mean'])} channels: images have three here")
-    return Preprocessing(
-        (size[0], size[1]), values["crop_pct"], values["interpolation"], tuple(values["mean"]), tuple(values["std"])
-    )
+def _configured(source: str, config: Mapping[str, Any], size: Sequence[int]) -> Preprocessing:
+    """The preprocessing that timm's configuration tells."""
+    values = {name: config.get(name) for name in _Seen.model_fields} | {"size": size}
+    _check_known(source, values)
+    return _preprocessing(validated(_Seen, values, source, CheckpointError))
 
 
-def _recipe(source: str, values: dict[str, Any]) -> Recipe:
+def _said(source: str, values: dict[str, Any]) -> _Said:
+    _check_known(source, values)
+    return validated(_Said, values, source, CheckpointError)
+
+
+def _check_known(source: str, values: Mapping[str, Any]) -> None:
+    """Refuse what models may want and this program cannot give."""
+    wanted, mean = values.get("interpolation"), values.get("mean")
+    if isinstance(wanted, str) and wanted not in ("bicubic", "bilinear"):
+        raise CheckpointError(f"{source} wants images resized by {shown(wanted)}: bicubic and bilinear are known here")
+    if isinstance(mean, list | tuple) and len(mean) != 3:
+        raise CheckpointError(f"{source} is for {len(mean)} channels: images have three here")
+
+
+def _preprocessing(seen: _Seen) -> Preprocessing:
+    return Preprocessing(seen.size, seen.crop_pct, seen.interpolation, seen.mean, seen.std)
+
+
+def _named(source: str, said: str | None, given: GivenModel | None) -> str:
+    """The model's name: the given one, else what the file says, if a file may say it."""
+    if given is not None:
+        return given
+    if not said:
+        raise CheckpointError(f"{source} does not say which model it is: name it with --model")
+    return check_usable(said, source, "--model", CheckpointError)
+
+
+def _recipe(source: str, values: dict[str, Any] | None) -> Recipe | None:
+    if values is None:
+        return None
     try:
         return Recipe.from_json(values)
     except RecipeError as error:
         raise CheckpointError(f"{source}: {error}: use the version that wrote it") from error
-
-
-def _tensors(source: str, state: Mapping[str, Any]) -> dict[str, Tensor]:
-    others = [name for name, value in state.items() if not isinstance(value, Tensor)]
-    if others or not state:
-        found = ", ".join(others[:3]) or "nothing"
-        raise CheckpointError(
-            f"{source} holds no state dict, bare or under model or state_dict (found {found}): check the file"
-        )
-    return dict(state)
-
-
-def _read_metadata(source: str) -> dict[str, str]:
-    """The strings in a safetensors file's header; none in any other file."""
-    if not source.endswith(".safetensors"):
-        return {}
-    with safe_open(source, framework="pt") as file:
-        return dict(file.metadata() or {})

@@ -1,12 +1,12 @@
 """Where a sample's class is read, and what the classes are called."""
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from teacher_cache.errors import ShardError
+from teacher_cache.settings import read_json
 
 CLASSES_FILE = "classes.json"
 
@@ -27,10 +27,7 @@ class ClassRule:
 
 def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
     """Read a classes file: a JSON list of names in class order, or an object of name -> class, each of 0..n-1 once."""
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ShardError(f"the classes file {path} cannot be read ({error}): give a JSON list of class names") from None
+    content = read_json(path, f"the classes file {path}", ShardError, "give a JSON list of class names")
     if isinstance(content, dict):
         if not all(type(c) is int for c in content.values()) or sorted(content.values()) != list(range(len(content))):
             raise ShardError(

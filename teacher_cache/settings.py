@@ -1,15 +1,32 @@
-"""Settings files: TOML, shipped by name or given as a path, with `key=value` put over it, validated by pydantic."""
+"""Settings files: TOML, shipped by name or given as a path, with `key=value` put over it, validated by pydantic.
 
+The one reader of TOML, and of JSON that others wrote. Whatever stands in such a file, the answer is plain values or
+one line of an error: size, nesting and numbers have bounds.
+"""
+
+import json
+import math
+import os
 import tomllib
 from collections.abc import Iterable, Sequence
+from datetime import date, time
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from teacher_cache.errors import TeacherCacheError
+from teacher_cache.shown import shown
 
 Settings = TypeVar("Settings", bound=BaseModel)
+
+MAX_TOML_BYTES = 2**16  # tomllib takes quadratic time for a key of very many dots
+MAX_JSON_BYTES = 2**24
+MAX_NESTING = 32
+MAX_VALUES = 2**24
+MAX_INTEGER = 2**63 - 1  # TOML's
+SHOWN_VALUE = 80  # characters of a value in a message
+SHOWN_PATH = 1000
 
 
 def shipped(folder: Path) -> list[str]:
@@ -17,27 +34,52 @@ def shipped(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.toml"))
 
 
-def settings_path(name_or_path: str, folder: Path) -> Path:
-    """Where a settings file is: in `folder` if it ships there, else at this path."""
-    return folder / f"{name_or_path}.toml" if name_or_path in shipped(folder) else Path(name_or_path)
-
-
 def read_settings(name_or_path: str, folder: Path, what: str, error_type: type[TeacherCacheError]) -> dict[str, Any]:
     """The values of a file shipped in `folder`, or of any TOML file; "name" is the file's unless it says otherwise.
 
     what ("policy") names the kind of file in messages. Raises error_type.
     """
-    path = settings_path(name_or_path, folder)
+    return read_settings_text(name_or_path, folder, what, error_type)[0]
+
+
+def read_settings_text(
+    name_or_path: str, folder: Path, what: str, error_type: type[TeacherCacheError]
+) -> tuple[dict[str, Any], str]:
+    """read_settings' values, and the text that they stand in."""
+    names = shipped(folder)
+    path = folder / f"{name_or_path}.toml" if name_or_path in names else Path(name_or_path)
     try:
-        values = tomllib.loads(path.read_text())
+        text = _read_text(path, MAX_TOML_BYTES)
+        values = tomllib.loads(text)
+        check_plain(values)
     except FileNotFoundError:
         raise error_type(
-            f"no {what} {name_or_path!r}: neither a file nor one of {', '.join(shipped(folder))}"
+            f"no {what} {shown(name_or_path, SHOWN_PATH)!r}: neither a file nor one of {', '.join(names)}"
         ) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise error_type(f"{what} {name_or_path} cannot be read: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise error_type(
+            f"{what} {shown(name_or_path, SHOWN_PATH)} cannot be read: {_reason(error)}: correct the file"
+        ) from None
     values.setdefault("name", path.stem)
-    return values
+    return values, text
+
+
+def read_json(path: str | os.PathLike[str], what: str, error_type: type[TeacherCacheError], advice: str) -> Any:
+    """The plain values of a JSON file. what names it in messages, advice is their end. Raises error_type."""
+    try:
+        return _plain_json(_read_text(Path(path), MAX_JSON_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
+        raise error_type(f"{what} cannot be read ({_reason(error)}): {advice}") from None
+
+
+def parse_json(content: str | bytes, what: str, error_type: type[TeacherCacheError], advice: str) -> Any:
+    """The same for JSON that stands elsewhere: in a shard, in a file's header."""
+    try:
+        if len(content) > MAX_JSON_BYTES:
+            _refuse(f"it has {len(content):,} bytes, at most {MAX_JSON_BYTES:,} are read")
+        return _plain_json(content.decode() if isinstance(content, bytes) else content)
+    except (ValueError, RecursionError) as error:
+        raise error_type(f"{what} cannot be read ({_reason(error)}): {advice}") from None
 
 
 def parse_override(override: str, error_type: type[TeacherCacheError]) -> tuple[str, Any]:
@@ -45,25 +87,30 @@ def parse_override(override: str, error_type: type[TeacherCacheError]) -> tuple[
     key, equals, text = override.partition("=")
     key, text = key.strip(), text.strip()
     if not equals or not key:
-        raise error_type(f"setting {override!r} is not of the form key=value")
+        raise error_type(f"setting {shown(override, SHOWN_VALUE)!r} is not of the form key=value")
     if text.lower() == "none":
         return key, None
     try:
-        table = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
-        return key, text
-    return key, table["value"] if len(table) == 1 else text
+        if len(override) > MAX_TOML_BYTES:
+            _refuse(f"it has {len(override):,} characters, at most {MAX_TOML_BYTES:,} are read")
+        value = _toml_or_word(text)
+        check_plain({key: value})
+    except (ValueError, RecursionError) as error:
+        raise error_type(f"setting {shown(override, SHOWN_VALUE)}: {_reason(error)}: give another value") from None
+    return key, value
 
 
 def put_setting(values: dict[str, Any], key: str, value: Any, error_type: type[TeacherCacheError]) -> None:
     """Set a dotted key in place; sections that are absent, or were removed, are made. Raises error_type."""
     *sections, name = key.split(".")
+    if len(sections) >= MAX_NESTING:
+        raise error_type(f"setting {shown(key, SHOWN_VALUE)} nests deeper than {MAX_NESTING}")
     for part in sections:
         below = values.get(part)
         if below is None:
             below = values[part] = {}
         if not isinstance(below, dict):
-            raise error_type(f"setting {key}: {part} is not a section")
+            raise error_type(f"setting {shown(key, SHOWN_VALUE)}: {shown(part)} is not a section")
         values = below
     values[name] = value
 
@@ -73,14 +120,99 @@ def validated(
 ) -> Settings:
     """The model of these values. Raises error_type, which names every unknown or impossible setting."""
     try:
+        check_plain(values)
         return model.model_validate(values)
     except ValidationError as error:
         raise error_type(f"{where}: {'; '.join(_problems(error.errors(include_url=False)))}") from error
+    except ValueError as error:
+        raise error_type(f"{where}: {error}") from None
+
+
+def check_plain(values: Any) -> None:
+    """Raise ValueError for what a settings file cannot hold: deep nesting, huge integers, NaN, objects, half a letter.
+
+    Also for values that hold themselves, or name one part very often.
+    """
+    waiting: list[tuple[str, Any, int]] = [("", values, 0)]
+    seen = 0
+    while waiting:
+        place, value, depth = waiting.pop()
+        seen += 1
+        if depth > MAX_NESTING or seen > MAX_VALUES:
+            _refuse(f"it nests deeper than {MAX_NESTING}" if depth > MAX_NESTING else f"over {MAX_VALUES:,} values")
+        if isinstance(value, dict):
+            for name, below in value.items():
+                if not isinstance(name, str):
+                    _refuse(f"{place or 'it'} has a {type(name).__name__} for a name, a string is expected")
+                waiting.append((name, name, depth))
+                waiting.append((name, below, depth + 1))
+        elif isinstance(value, list | tuple):
+            waiting.extend((place, below, depth + 1) for below in value)
+        elif problem := _problem_of(value):
+            _refuse(f"{shown(place)}: {problem}" if place else problem)
+
+
+def _toml_or_word(text: str) -> Any:
+    try:
+        table = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return table["value"] if len(table) == 1 else text
+
+
+def _problem_of(value: Any) -> str | None:
+    """Why a single value cannot stand in settings."""
+    if isinstance(value, str):
+        return None if value.isascii() or not _has_surrogates(value) else "half a letter (a lone surrogate)"
+    if isinstance(value, int):
+        return None if abs(value) <= MAX_INTEGER else f"an integer of {value.bit_length()} bits, 64 are the most"
+    if isinstance(value, float):
+        return None if math.isfinite(value) else f"{value} is not a finite number"
+    if value is None or isinstance(value, date | time):
+        return None
+    return f"a {type(value).__name__}, which no settings file holds"
+
+
+def _has_surrogates(text: str) -> bool:
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def _plain_json(text: str) -> Any:
+    """Raises ValueError or RecursionError."""
+    values = json.loads(text, parse_constant=lambda word: _refuse(f"{word} is no JSON"), parse_int=_integer)
+    check_plain(values)
+    return values
+
+
+def _integer(digits: str) -> int:
+    return int(digits) if len(digits) <= 20 else _refuse(f"an integer of {len(digits):,} digits")
+
+
+def _read_text(path: Path, limit: int) -> str:
+    """A file's text. Raises OSError, or ValueError for more than limit bytes, a path with NUL, what is not UTF-8."""
+    with path.open("rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        _refuse(f"it has more than the {limit:,} bytes that are read")
+    return content.decode().replace("\r\n", "\n")
+
+
+def _refuse(problem: str) -> NoReturn:
+    raise ValueError(problem)
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong, in a few words."""
+    if isinstance(error, RecursionError):
+        return f"it nests deeper than {MAX_NESTING}"
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    return shown(str(error), 2 * SHOWN_VALUE)
 
 
 def _problems(problems: Sequence[Any]) -> Iterable[str]:
     for problem in problems:
-        place = ".".join(str(part) for part in problem["loc"])
+        place = shown(".".join(str(part) for part in problem["loc"]), SHOWN_VALUE)
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
             yield f"unknown setting {place}"
@@ -89,5 +221,6 @@ def _problems(problems: Sequence[Any]) -> Iterable[str]:
         elif not place:
             yield message
         else:
-            given = "" if isinstance(problem["input"], dict | BaseModel) else f" (got {problem['input']!r})"
-            yield f"{place}: {message[0].lower()}{message[1:]}{given}"
+            given = problem["input"]
+            got = "" if isinstance(given, dict | BaseModel) else f" (got {shown(repr(given), SHOWN_VALUE)})"
+            yield f"{place}: {message[0].lower()}{message[1:]}{got}"

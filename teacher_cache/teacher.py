@@ -1,14 +1,12 @@
 """Any convnet as a frozen labelling function with an identity."""
 
-import argparse
-import hashlib
 import importlib
 import importlib.util
 import inspect
 import math
 import re
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,12 +14,15 @@ from typing import Any, TypeVar
 import numpy as np
 import timm
 import torch
+from timm.models import build_model_with_cfg
 from torch import Tensor, nn
 from torch.nn import functional
 
 from teacher_cache.device import Normalise, Recycled, Upload
-from teacher_cache.errors import CheckpointError, TeacherError
+from teacher_cache.errors import TeacherError
+from teacher_cache.model_names import GivenModel, check_usable, is_usable
 from teacher_cache.replay.render import pixel_libraries
+from teacher_cache.weights import first_line, load_weights, read_normalisation, state_sha256
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -30,7 +31,14 @@ DECIDING_FIELDS = (
     *("topk", "tau", "device"),
 )
 NO_TOPK = {"topk": 0, "tau": None}  # what the identity of a teacher says that gives labels alone
-MISFIT = "another number of classes, or another variant of the model"
+# arguments of timm.create_model, and of what it calls, that are no settings of the model itself
+NOT_THE_MODELS = frozenset(
+    {
+        *inspect.signature(timm.create_model).parameters,
+        *inspect.signature(build_model_with_cfg).parameters,
+        *("features_only", "feature_cls", "out_indices", "pruned", "num_classes", "device", "dtype"),
+    }
+) - {"kwargs"}
 TIMM_HUBS = ("hf_hub:", "hf-hub:", "local-dir:")  # timm's own names with a colon in them
 
 Tag = TypeVar("Tag")
@@ -221,11 +229,11 @@ def open_teacher(
     Raises TeacherError where it cannot be loaded or has another number of classes than the store.
     """
     known = stored or {}
-    spec = settings.spec or known.get("spec")
+    spec = _spec(settings, known)
     if spec is None:
         raise TeacherError("no teacher: name one with --teacher (a timm name, or path/file.py:function)")
     device = torch.device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    checkpoint = read_checkpoint(settings.checkpoint) if settings.checkpoint else {}
+    checkpoint = read_normalisation(settings.checkpoint) if settings.checkpoint else {}
     model = load_model(spec, num_classes=num_classes, image_size=view_size, checkpoint=settings.checkpoint)
     config = getattr(model, "pretrained_cfg", None) or {}
     identity: dict[str, Any] = {
@@ -287,12 +295,13 @@ def load_model(
 
     spec is a timm name, path/file.py:function or package.module:function. The function gets those of
     num_classes, image_size and model_args that it names. A timm model without a checkpoint gets its pretrained
-    weights. Raises TeacherError, or CheckpointError when the checkpoint does not fit.
+    weights. Code, and timm's hubs, must be a GivenModel. Raises TeacherError, or CheckpointError when the checkpoint
+    does not fit.
     """
     if ":" in spec and not spec.startswith(TIMM_HUBS):
         model = build_from_function(spec, num_classes=num_classes, image_size=image_size, **model_args)
     else:
-        model = _build_from_timm(spec, num_classes, pretrained=checkpoint is None, **model_args)
+        model = _build_from_timm(spec, num_classes, model_args, pretrained=checkpoint is None)
     if checkpoint is not None:
         load_weights(model, checkpoint, f"if it has other classes, {adapting_advice(spec, checkpoint)}")
     return model
@@ -307,71 +316,6 @@ def build_from_function(spec: str, **offered: Any) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise TeacherError(f"{spec} returned a {type(model).__name__}, a torch.nn.Module is expected")
     return model
-
-
-def read_checkpoint(path: str) -> dict[str, Any]:
-    """Read a checkpoint as it is: a safetensors file, or what torch.load(weights_only=True) allows."""
-    if not Path(path).is_file():
-        raise CheckpointError(f"checkpoint {path} is absent: check the path")
-    try:
-        if path.endswith(".safetensors"):
-            from safetensors.torch import load_file
-
-            return dict(load_file(path))
-        with torch.serialization.safe_globals([argparse.Namespace]):  # many training scripts save their arguments
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"checkpoint {path} cannot be read as plain weights: {reason}") from error
-    if not isinstance(loaded, dict):
-        raise CheckpointError(f"checkpoint {path} holds a {type(loaded).__name__}, a state dict is expected")
-    return loaded
-
-
-def state_of(
-    checkpoint: Mapping[str, Any], *, prefer: Sequence[str] = ("model", "state_dict", "model_ema")
-) -> dict[str, Tensor]:
-    """The state dict of a checkpoint, bare or under one of the keys `prefer`, without DDP's and compile's prefixes."""
-    state = next((checkpoint[key] for key in prefer if isinstance(checkpoint.get(key), Mapping)), checkpoint)
-    tensors = {}
-    for name, value in state.items():
-        for prefix in ("module.", "_orig_mod.", "module."):
-            name = name.removeprefix(prefix)
-        tensors[name] = value
-    return tensors
-
-
-def load_weights(model: nn.Module, path: str, advice: str = MISFIT) -> None:
-    """Load a checkpoint strictly. Raises CheckpointError naming the first things that do not fit."""
-    load_state(model, state_of(read_checkpoint(path)), path, advice)
-
-
-def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str, advice: str = MISFIT) -> None:
-    """Load a state dict strictly; path is where it was read. Raises CheckpointError as load_weights does."""
-    own = model.state_dict()
-    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    misshapen = [name for name in own.keys() & state.keys() if tuple(own[name].shape) != tuple(state[name].shape)]
-    if missing or unexpected:
-        raise CheckpointError(
-            f"checkpoint {path} is not this model's: {len(missing)} names are missing ({', '.join(missing[:3])}), "
-            f"{len(unexpected)} are unknown ({', '.join(unexpected[:3])}): check the model's name"
-        )
-    if misshapen:
-        name = sorted(misshapen)[0]
-        raise CheckpointError(
-            f"checkpoint {path} does not fit: {name} is {tuple(state[name].shape)}, the model's is "
-            f"{tuple(own[name].shape)}: {advice}"
-        )
-    model.load_state_dict(state, strict=True)
-
-
-def state_sha256(state: Mapping[str, Tensor]) -> str:
-    """sha256 over a state dict in order of name: name, dtype, shape, bytes."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def device_name(device: torch.device) -> str:
@@ -410,22 +354,48 @@ def check_timm_name(name: str) -> None:
         raise TeacherError(f"timm has no model {name}" + (f" (it has {close})" if close else "") + ": check the name")
 
 
-def _build_from_timm(name: str, num_classes: int, *, pretrained: bool, **model_args: Any) -> nn.Module:
+def check_model_args(model_args: Mapping[str, Any]) -> None:
+    """Refuse, with TeacherError, what tells timm.create_model to read files or to build no classifier.
+
+    checkpoint_path, for one, runs code: timm loads it as any pickle.
+    """
+    if refused := sorted(model_args.keys() & NOT_THE_MODELS):
+        raise TeacherError(
+            f"model_args {', '.join(refused)} would make timm read other files or build another kind of model: leave "
+            "them out, model_args are for the model's own arguments"
+        )
+
+
+def _build_from_timm(name: str, num_classes: int, model_args: Mapping[str, Any], *, pretrained: bool) -> nn.Module:
+    _check_given(name)
     if not name.startswith(TIMM_HUBS):
         check_timm_name(name)
+    check_model_args(model_args)
     if not pretrained:
         return timm.create_model(name, num_classes=num_classes, **model_args)
     try:
         return timm.create_model(name, pretrained=True, **model_args)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise TeacherError(
-            f"timm could not load pretrained weights of {name} ({reason}): "
+            f"timm could not load pretrained weights of {name} ({first_line(error)}): "
             "download them on a machine with a network, or give --checkpoint"
         ) from error
 
 
+def _check_given(spec: str) -> None:
+    if not is_usable(spec):
+        raise TeacherError(
+            f"{spec} is code, or a place to fetch from: only who runs the program names such, on the command line, or "
+            f"in Python as teacher_cache.model_names.GivenModel({spec!r})"
+        )
+
+
 def import_function(spec: str) -> Callable[..., Any]:
+    """The function of path/file.py:function or package.module:function.
+
+    TeacherError where there is none, and for any spec but a GivenModel or one of OWN_MODELS: it may stand in a file.
+    """
+    _check_given(spec)
     place, _, name = spec.rpartition(":")
     try:
         if place.endswith(".py"):
@@ -453,6 +423,15 @@ def adapting_advice(spec: str, checkpoint: str | None) -> str:
         f"--recipe finetune_teacher --out TEACHER`, then fill with `--teacher {spec} --checkpoint "
         "TEACHER/checkpoint.pt`; or index the shards with the teacher's classes.json"
     )
+
+
+def _spec(settings: TeacherSettings, known: Mapping[str, Any]) -> str | None:
+    """The teacher that is asked for, or else the store's, which may name no code."""
+    if settings.spec is not None:
+        return GivenModel(settings.spec)
+    if (stored := known.get("spec")) is None:
+        return None
+    return check_usable(str(stored), "the store's teacher (teacher/zarr.json)", "--teacher", TeacherError)
 
 
 def _soft_settings(settings: TeacherSettings, known: Mapping[str, Any], num_classes: int) -> dict[str, Any]:

@@ -252,9 +252,12 @@ def test_another_device_needs_a_store_made_for_any(tmp_path: Path) -> None:
 def test_later_fills_take_the_teachers_settings_as_defaults(tmp_path: Path) -> None:
     store = bright_store(tmp_path)
     fill_store(store, views=range(2))
-    settings = TeacherSettings(device="cpu")
+    assert store.teacher is not None
+    settings = TeacherSettings(store.teacher["spec"], device="cpu")
     teacher = open_teacher(settings, num_classes=10, view_size=(8, 8), stored=store.teacher)
     assert teacher.identity == store.teacher
+    with pytest.raises(TeacherError, match=r"the store's teacher .*add --teacher \S+/teachers.py:brightness if you"):
+        open_teacher(TeacherSettings(device="cpu"), num_classes=10, view_size=(8, 8), stored=store.teacher)
 
 
 def test_class_counts_that_differ_are_refused(tmp_path: Path) -> None:

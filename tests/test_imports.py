@@ -29,7 +29,7 @@ DOORS = {
     },
     "sklearn": {"tools/make_shards.py"},
     "scipy": {"teacher_cache/agreement.py", "teacher_cache/audit/intervals.py", "student/report.py"},
-    "safetensors": {"teacher_cache/teacher.py", "student/trained.py", "student/export.py"},
+    "safetensors": {"teacher_cache/weights.py", "student/export.py"},
     "onnxruntime": {"student/export.py"},
     "pyarrow": {"teacher_cache/audit/export.py"},
     "plotly": {"teacher_cache/audit/report.py"},

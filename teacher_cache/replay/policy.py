@@ -77,12 +77,11 @@ def _ordered(limits: tuple[float, float]) -> tuple[float, float]:
 
 
 # strict: neither true nor "0.5" is a number
-Integer = Annotated[int, Field(strict=True, ge=1)]
+Integer = Annotated[int, Field(strict=True, ge=1, le=1000)]
 Side = Annotated[int, Field(strict=True, ge=1, le=4096)]
 Probability = Annotated[float, Field(strict=True, ge=0, le=1)]
 Share = Annotated[float, Field(strict=True, gt=0, le=1)]
 Positive = Annotated[float, Field(strict=True, gt=0)]
-NonNegative = Annotated[float, Field(strict=True, ge=0)]
 Extent = Annotated[float, Field(strict=True, ge=0, le=4)]
 ShareLimits = Annotated[tuple[Share, Share], AfterValidator(_ordered)]
 PositiveLimits = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
@@ -129,7 +128,7 @@ class RandAugment(_Section):
 
     num_ops: Integer = 2
     magnitude: Annotated[float, Field(strict=True, ge=0, le=10)] = 9.0
-    magnitude_std: NonNegative = 0.5
+    magnitude_std: Annotated[float, Field(strict=True, ge=0, le=100)] = 0.5
     probability: Probability = 0.5
     operations: Annotated[tuple[str, ...], AfterValidator(_not_empty)] = OPERATIONS  # and the policy's own
     interpolation: Interpolation = "bicubic"  # of the geometric operations; DeiT's is its crop's

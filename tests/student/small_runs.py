@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from student.evaluate import Accuracy
 from student.recipe import Recipe, load_recipe
 from student.train import TrainOptions, train
+from student.trained import Trained, read_trained
 from teacher_cache.store import Store
 from tests.bright_shards import bright_image, bright_store
 from tests.filling import fill_store
@@ -54,6 +56,11 @@ def train_small(store: Store, out: Path, *overrides: str, said: list[str] | None
     heard: list[str] = [] if said is None else said
     settings = TrainOptions(out, **{"workers": 0, "device": "cpu", **options})
     return train(store, small_recipe(*overrides), settings, heard.append)
+
+
+def read_own(path: Path, *, ema: bool = False) -> Trained:
+    """A checkpoint of ours whose model may be code, which is consented to here."""
+    return read_trained(str(path), model=torch.load(path)["recipe"]["model"], ema=ema)
 
 
 def rows(path: Path, *, without: tuple[str, ...] = ()) -> list[dict[str, str]]:

@@ -1,12 +1,14 @@
 """Checkpoints: whole or not there, the right one to go on from, and refusals that name what differs."""
 
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from student.checkpoint import EPOCH_END, NEWEST, check_resumable, find_checkpoint, write_checkpoint
+from student.checkpoint import EPOCH_END, NEWEST, PARTS, check_resumable, find_checkpoint, write_checkpoint
 from teacher_cache.errors import CheckpointError
 
 
@@ -26,7 +28,7 @@ def position(checkpoint: dict[str, Any] | None) -> tuple[int, int]:
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert find_checkpoint(tmp_path, 1) is None
-    write_checkpoint(tmp_path, content(0, 5), epoch_end=False)
+    write_checkpoint(tmp_path, content(0, 5))
     found = find_checkpoint(tmp_path, 1)
     assert position(found) == (0, 5)
     assert found is not None
@@ -35,33 +37,135 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 
 def test_an_epochs_end_is_kept_beside_the_newest(tmp_path: Path) -> None:
-    write_checkpoint(tmp_path, content(1, 0, world_size=2), epoch_end=True)
+    write_checkpoint(tmp_path, content(1, 0, world_size=2))
     assert position(find_checkpoint(tmp_path, 1)) == position(find_checkpoint(tmp_path, 2)) == (1, 0)
-    write_checkpoint(tmp_path, content(1, 7, world_size=2), epoch_end=False)
+    write_checkpoint(tmp_path, content(1, 7, world_size=2))
     assert position(find_checkpoint(tmp_path, 2)) == (1, 7)
     assert position(find_checkpoint(tmp_path, 1)) == (1, 0), "another world size goes on from the epoch's end"
-    write_checkpoint(tmp_path, content(2, 0, world_size=2), epoch_end=True)
+    write_checkpoint(tmp_path, content(2, 0, world_size=2))
     assert position(find_checkpoint(tmp_path, 1)) == (2, 0)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([NEWEST, EPOCH_END])
 
 
 def test_another_world_size_in_the_middle_of_the_first_epoch_is_refused(tmp_path: Path) -> None:
-    write_checkpoint(tmp_path, content(0, 7, world_size=2), epoch_end=False)
+    write_checkpoint(tmp_path, content(0, 7, world_size=2))
     message = r"middle of the first epoch by 2 ranks: go on with as many \(this run has 4\)"
     with pytest.raises(CheckpointError, match=message):
         find_checkpoint(tmp_path, 4)
 
 
 def test_a_write_that_fails_leaves_the_last_checkpoint(tmp_path: Path) -> None:
-    write_checkpoint(tmp_path, content(1, 0), epoch_end=True)
+    write_checkpoint(tmp_path, content(1, 0))
     with pytest.raises(Exception, match="pickle"):
-        write_checkpoint(tmp_path, {**content(2, 0), "model": lambda: None}, epoch_end=True)
+        write_checkpoint(tmp_path, {**content(2, 0), "model": lambda: None})
     (tmp_path / f"{NEWEST}.partial").write_bytes(b"half a checkpoint")
     (tmp_path / f"{EPOCH_END}.partial").write_bytes(b"half a checkpoint")
     assert position(find_checkpoint(tmp_path, 1)) == (1, 0)
-    write_checkpoint(tmp_path, content(3, 0), epoch_end=True)
+    write_checkpoint(tmp_path, content(3, 0))
     assert position(find_checkpoint(tmp_path, 1)) == (3, 0)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([NEWEST, EPOCH_END])
+
+
+def inodes(folder: Path) -> set[int]:
+    return {(folder / name).stat().st_ino for name in (NEWEST, EPOCH_END)}
+
+
+def test_the_newest_and_the_epochs_end_are_two_files(tmp_path: Path) -> None:
+    """What damages one must leave the other."""
+    for epoch, step in ((1, 0), (1, 5), (2, 0), (3, 0), (3, 4), (3, 8)):
+        write_checkpoint(tmp_path, content(epoch, step, world_size=2))
+        kept = torch.load(tmp_path / EPOCH_END)["position"] if (tmp_path / EPOCH_END).exists() else None
+        assert kept == {(1, 0): None, (2, 0): {"epoch": 1, "step": 0}, (3, 0): {"epoch": 2, "step": 0}}.get(
+            (epoch, step), {"epoch": epoch, "step": 0}
+        )
+        assert kept is None or len(inodes(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("moment", range(4))
+def test_killed_between_two_renames_a_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int) -> None:
+    write_checkpoint(tmp_path, content(1, 0))
+    write_checkpoint(tmp_path, content(2, 0))
+
+    class Killed(BaseException):
+        pass
+
+    calls: list[str] = []
+
+    def dying(name: str, real: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if len(calls) == moment:
+                raise Killed
+            calls.append(name)
+            return real(*args, **kwargs)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", dying("link", os.link))
+        for name in ("replace", "unlink"):
+            patch.setattr(Path, name, dying(name, getattr(Path, name)))
+        with pytest.raises(Killed):
+            write_checkpoint(tmp_path, content(2, 3, world_size=2))
+    assert position(find_checkpoint(tmp_path, 1)) == (2, 0)
+    write_checkpoint(tmp_path, content(2, 4, world_size=2))
+    assert position(find_checkpoint(tmp_path, 2)) == (2, 4)
+    assert position(find_checkpoint(tmp_path, 1)) == (2, 0)
+    assert len(inodes(tmp_path)) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([NEWEST, EPOCH_END])
+
+
+def damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[content.index(b"world_size")] ^= 4
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("how", ["flipped", "cut"])
+def test_a_damaged_checkpoint_offers_the_epochs_end(tmp_path: Path, how: str) -> None:
+    folder = tmp_path / "my run"
+    folder.mkdir()
+    for epoch, step in ((4, 0), (4, 5)):
+        write_checkpoint(folder, content(epoch, step))
+    newest = folder / NEWEST
+    damage(newest) if how == "flipped" else newest.write_bytes(newest.read_bytes()[:700])
+    with pytest.raises(CheckpointError, match="the state after epoch 4: `mv ") as refused:
+        find_checkpoint(folder, 1)
+    assert "\n" not in str(refused.value)
+    subprocess.run(str(refused.value).split("`")[1], shell=True, check=True)
+    assert position(find_checkpoint(folder, 1)) == (4, 0)
+    damage(newest)
+    with pytest.raises(CheckpointError, match=r"there is no whole epoch\.pt to go on from: start anew"):
+        find_checkpoint(folder, 1)
+
+
+def test_a_damaged_epochs_end_does_not_take_a_whole_ones_place(tmp_path: Path) -> None:
+    for epoch in (1, 2):
+        write_checkpoint(tmp_path, content(epoch, 0))
+    damage(tmp_path / NEWEST)
+    write_checkpoint(tmp_path, content(2, 5, world_size=2))
+    assert position(find_checkpoint(tmp_path, 1)) == (1, 0)
+
+
+def test_without_the_newest_a_run_does_not_begin_anew(tmp_path: Path) -> None:
+    for epoch, step in ((1, 0), (1, 5)):
+        write_checkpoint(tmp_path, content(epoch, step))
+    (tmp_path / NEWEST).unlink()
+    with pytest.raises(CheckpointError, match=r"has epoch\.pt but no checkpoint\.pt: .*after epoch 1: `mv "):
+        find_checkpoint(tmp_path, 1)
+
+
+@pytest.mark.parametrize("part", ["plan", "position"])
+@pytest.mark.parametrize("value", [None, 3, {}, {"world_size": "x", "epoch": -1, "step": None}])
+def test_a_checkpoint_that_says_no_position_is_refused(tmp_path: Path, part: str, value: Any) -> None:
+    torch.save({"format": 2, **content(0, 1), part: value}, tmp_path / NEWEST)
+    with pytest.raises(CheckpointError, match="does not say where its training was"):
+        find_checkpoint(tmp_path, 1)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_checkpoint_without_a_part_is_refused(tmp_path: Path, part: str) -> None:
+    with pytest.raises(CheckpointError, match=f"says nothing of {part}"):
+        check_resumable(tmp_path, {name: each for name, each in IDENTITY.items() if name != part}, IDENTITY)
 
 
 def test_another_format_and_damage_are_refused(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from teacher_cache.errors import CheckpointError, RecipeError, StoreError
 from teacher_cache.fill import FillOptions, fill
 from teacher_cache.job import join_job
 from teacher_cache.store import Store
-from teacher_cache.teacher import TeacherSettings, state_sha256
+from teacher_cache.teacher import TeacherSettings
+from teacher_cache.weights import state_sha256
 from tests.bright_shards import bright_store
 from tests.filling import TEACHERS, open_test_teacher
 from tests.student.small_runs import SMALL, column, rows, small_recipe, student, train_small

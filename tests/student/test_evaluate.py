@@ -23,7 +23,7 @@ from teacher_cache.shards import index_shards, read_block
 from teacher_cache.teacher import Teacher, TeacherSettings, open_teacher
 from tests.bright_shards import bright_image
 from tests.shard_files import write_shard
-from tests.student.small_runs import filled_store, train_small, validation_shard
+from tests.student.small_runs import STUDENTS, filled_store, read_own, train_small, validation_shard
 from tests.student.trained_files import DEIT, DEIT_SETTINGS, checkpoint, filled, pth
 from tests.students import one_head, two_heads
 
@@ -226,7 +226,7 @@ def test_a_checkpoint_alone_repeats_what_training_reported(trained: Path) -> Non
     assert set(reported) == {f"{kind}{head}" for kind in ("", "ema_") for head in ("class", "distillation", "fused")}
     assert max(values["top5"] for values in reported.values()) > 0.6, "nothing was learned: the test shows little"
     for kind in ("", "ema_"):
-        read = read_trained(str(trained / "out" / "checkpoint.pt"), ema=bool(kind))
+        read = read_own(trained / "out" / "checkpoint.pt", ema=bool(kind))
         index = index_validation([str(trained / "val.tar")], read.class_names)
         with ValidationSet(index, read.preprocessing, workers=0) as validation:
             found = evaluate(build_trained(read), validation, CPU)
@@ -242,6 +242,7 @@ def evaluate_command(*options: str) -> str:
 def test_evaluate_command_prints_what_training_reported(trained: Path) -> None:
     reported = json.loads((trained / "out" / "results.json").read_text())["accuracy"]
     given = ["--checkpoint", str(trained / "out" / "checkpoint.pt"), "--val", str(trained / "val.tar")]
+    given += ["--model", f"{STUDENTS}:two_heads"]
     for kind, options in (("", []), ("ema_", ["--ema"])):
         values = json.loads(evaluate_command(*given, "--json", *options))
         assert (values["samples"], values["name"], values["ema"]) == (100, "small", bool(kind))

@@ -19,7 +19,8 @@ from student.export import METADATA, export, timm_arguments, timm_call
 from student.model import heads
 from student.trained import Trained, build_trained, read_trained
 from teacher_cache.errors import CheckpointError
-from tests.student.small_runs import student
+from teacher_cache.weights import DIGEST, content_sha256
+from tests.student.small_runs import read_own, student
 from tests.student.trained_files import DEIT, NAMES, checkpoint, filled, pth
 
 DISTILLED = (f"model={DEIT}", "model_args={patch_size=8, embed_dim=24, depth=1, num_heads=3}")
@@ -63,7 +64,7 @@ def read(folder: Path, *settings: str, ema: bool = False) -> tuple[Trained, nn.M
                 parameter.mul_(5 if "head" in name else 1)
     content = torch.load(path) | {"model": raw.state_dict()}
     torch.save(content | ({"model_ema": average.state_dict()} if ema else {}), path)
-    return read_trained(str(path), ema=ema), average if ema else raw
+    return read_own(path, ema=ema), average if ema else raw
 
 
 # -- graphs --------------------------------------------------------------------------------------------------------
@@ -156,7 +157,7 @@ def test_what_was_exported_is_read_again(tmp_path: Path) -> None:
     for settings in (DISTILLED, (student("two_heads"),)):
         trained, model = read(tmp_path, *settings)
         export(trained, tmp_path / "out.safetensors", "safetensors")
-        again = read_trained(str(tmp_path / "out.safetensors"))
+        again = read_trained(str(tmp_path / "out.safetensors"), model=trained.model)
         assert (again.recipe, again.preprocessing, again.class_names) == (
             trained.recipe,
             trained.preprocessing,
@@ -183,6 +184,7 @@ def test_the_command_says_what_it_wrote(tmp_path: Path) -> None:
 def test_the_recipes_fusion_is_the_default(tmp_path: Path) -> None:
     read(tmp_path, student("two_heads"), "fusion=logit_mean")
     command = ["export", "--checkpoint", str(tmp_path / "checkpoint.pt"), "--format", "torch-export"]
+    command += ["--model", student("two_heads").removeprefix("model=")]
     for options, fusion in (([], "logit_mean"), (["--fusion", "softmax_sum"], "softmax_sum")):
         done = CliRunner().invoke(main, [*command, "--out", str(tmp_path / "out.pt2"), *options])
         assert done.exit_code == 0, done.output
@@ -206,7 +208,8 @@ def test_a_file_that_differs_is_not_published(tmp_path: Path, small: Trained, mo
     out.write_bytes(b"an earlier one")
 
     def wrong(state: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
-        return whole({name: value + (1e-3 if name == "heads.1.bias" else 0) for name, value in state.items()}, metadata)
+        other = {name: value + (1e-3 if name == "heads.1.bias" else 0) for name, value in state.items()}
+        return whole(other, metadata | {DIGEST: content_sha256(other, metadata)})
 
     monkeypatch.setattr(exporting, "save", wrong)
     with pytest.raises(CheckpointError, match=r"not written: read back, it differs from PyTorch by 0\.001, 1e-05"):

@@ -28,6 +28,7 @@ from tests.student.small_runs import (
     SMALL,
     STUDENTS,
     filled_store,
+    read_own,
     rows,
     small_recipe,
     student,
@@ -194,7 +195,7 @@ def test_evaluation_mode_draws_nothing_and_keeps_batch_statistics(tmp_path: Path
 
     for mode, moved in (("false", False), ("true", True)):
         train_small(store, tmp_path / f"norm-{mode}", student("two_heads"), f"train_mode={mode}", "epochs=1")
-        state = read_trained(str(tmp_path / f"norm-{mode}" / NEWEST)).state
+        state = read_own(tmp_path / f"norm-{mode}" / NEWEST).state
         assert bool(state["features.1.running_mean"].abs().max() > 0) == moved
 
 
@@ -317,7 +318,8 @@ def test_another_resolution_than_the_stores_is_refused(source: Path, tmp_path: P
     bad = CliRunner().invoke(main, [*command, "--resolution", "big"])
     assert bad.exit_code == 2
     assert "'big' is neither one number nor HxW" in bad.output
-    other = CliRunner().invoke(main, [*command, "--resolution", "16", "--recipe", SMALL])
+    consent = ["--model", "tests/students.py:two_heads"]
+    other = CliRunner().invoke(main, [*command, "--resolution", "16", "--recipe", SMALL, *consent])
     assert other.exit_code == 1
     assert "`teacher-cache index --like" in other.output
 

@@ -196,7 +196,7 @@ def test_a_function_in_a_file_may_have_two_heads(model_file: str) -> None:
         (["model=deit_tiny_distilled_patch8"], "timm has no model deit_tiny_distilled_patch8 .it has deit"),
         (["model_args.widht=3"], "does not take one of drop_path, model_args .*widht"),
         (["model=vgg11", "model_args={}", "drop_path=0.1"], "does not take one of drop_path.*set drop_path=none"),
-        (["model_args.num_classes=7"], r"gives an output of shape \(1, 7\) for one view, \(1, 5\) is expected"),
+        (["model_args.num_classes=7"], "model_args num_classes would make timm read other files or build another kind"),
         (["model=vgg11", "model_args={}"], "does not take views of 16 x 16"),
         (["model=student.convnet:small_convnet"], "takes no patch_size, embed_dim, depth, num_heads"),
         (["model=student.convnet:small_convnet", "model_args={}", "drop_path=0.1"], "takes no drop_path_rate"),

@@ -15,7 +15,7 @@ from student.model import heads
 from student.trained import Trained, build_trained, describe_trained, read_trained
 from student.validation import Preprocessing
 from teacher_cache.errors import CheckpointError
-from tests.student.small_runs import small_recipe, student
+from tests.student.small_runs import read_own, small_recipe, student
 from tests.student.trained_files import DEIT, DEIT_SETTINGS, NAMES, checkpoint, filled, pth, safetensors
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -115,7 +115,7 @@ def assert_ours(found: Trained) -> None:
 def test_our_checkpoints_say_everything(tmp_path: Path, settings: tuple[str, ...]) -> None:
     path, raw, average = checkpoint(tmp_path, *settings, ema=True)
     for ema, expected in ((False, raw), (True, average)):
-        found = read_trained(str(path), ema=ema)
+        found = read_own(path, ema=ema)
         assert_ours(found)
         assert_same(build_trained(found), expected, (16, 24))
 
@@ -123,10 +123,10 @@ def test_our_checkpoints_say_everything(tmp_path: Path, settings: tuple[str, ...
 @pytest.mark.parametrize("settings", [DEIT_SETTINGS, (student("plain"),)])
 def test_our_safetensors_say_everything(tmp_path: Path, settings: tuple[str, ...]) -> None:
     path, _, average = checkpoint(tmp_path, *settings, ema=True)
-    trained = read_trained(str(path), ema=True)
+    trained = read_own(path, ema=True)
     save_file(trained.state, tmp_path / "out.safetensors", metadata=describe_trained(trained, ema=True))
     for ema in (False, True):
-        found = read_trained(str(tmp_path / "out.safetensors"), ema=ema)
+        found = read_trained(str(tmp_path / "out.safetensors"), model=trained.model, ema=ema)
         assert_ours(found)
         assert (found.model, found.model_args, found.recipe) == (trained.model, trained.model_args, trained.recipe)
         assert_same(build_trained(found), average, (16, 24))
@@ -152,7 +152,7 @@ def test_a_function_that_has_moved(tmp_path: Path) -> None:
     content = torch.load(path) | {"recipe": moved}
     torch.save(content, path)
     with pytest.raises(CheckpointError, match=r"checkpoint\.pt: model: model file gone/students\.py is absent"):
-        build_trained(read_trained(str(path)))
+        build_trained(read_own(path))
     assert_same(build_trained(read_trained(str(path), model=small_recipe().model)), raw, (16, 24))
 
 
@@ -236,7 +236,7 @@ def test_pretrained_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) 
 def test_checkpoints_of_ours_that_do_not_fit(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     path, _, _ = checkpoint(tmp_path, **changes)
     with pytest.raises(CheckpointError, match=message):
-        build_trained(read_trained(str(path)))
+        build_trained(read_own(path))
 
 
 def test_ema_is_refused_where_there_is_none(tmp_path: Path) -> None:

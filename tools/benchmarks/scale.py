@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from teacher_cache.model_names import GivenModel
+
 MODELS = "tools.benchmarks.models"
 
 
@@ -12,7 +14,7 @@ class Scale:
     image_bytes: int  # mean
     view_px: int
     dali_batch: int
-    teacher: str  # the expensive one
+    teacher: GivenModel  # the expensive one
     teacher_batch: int  # its batch shape on a CPU, and the students' batch
     teacher_images: int  # of a (block, view) of stage one with the expensive teacher: a whole number of its batches
     recipe: str
@@ -36,7 +38,7 @@ FULL = Scale(
     image_bytes=110_000,
     view_px=224,
     dali_batch=64,
-    teacher=f"{MODELS}:regnety_160",
+    teacher=GivenModel(f"{MODELS}:regnety_160"),
     teacher_batch=16,
     teacher_images=16,
     recipe="deit_tiny_distilled",
@@ -60,7 +62,7 @@ TINY = Scale(
     image_bytes=1_500,
     view_px=32,
     dali_batch=8,
-    teacher=f"{MODELS}:one_layer",
+    teacher=GivenModel(f"{MODELS}:one_layer"),
     teacher_batch=6,
     teacher_images=6,
     recipe="deit_tiny_distilled",
