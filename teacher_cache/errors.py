@@ -13,7 +13,9 @@ TeacherCacheError               the command line prints it as one line and exits
 ├── PlanError                   batch, ranks, repeats and views do not fit each other
 ├── CheckpointError             a checkpoint is absent, damaged, or belongs to another run
 ├── TrainingError               the loss is no longer a number
-└── RenderError                 a rendering process died
+├── RenderError                 a rendering process died or hangs
+├── DeviceError                 the device asked for is not there, or is not this rank's
+└── RankError                   another rank of the job died or hangs
 """
 
 from teacher_cache.shown import MESSAGE, shown
@@ -75,4 +77,12 @@ class TrainingError(TeacherCacheError):
 
 
 class RenderError(TeacherCacheError):
+    pass
+
+
+class DeviceError(TeacherCacheError):
+    pass
+
+
+class RankError(TeacherCacheError):
     pass

@@ -1,14 +1,11 @@
 """Shards: finding them, walking them in parallel, telling whether they are an index's, and reading a block's images."""
 
 import glob
-import multiprocessing
 import os
 import re
-import signal
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +15,9 @@ import numpy as np
 from teacher_cache.classes import ClassRule
 from teacher_cache.errors import ShardError
 from teacher_cache.index import BlockPlace, Index, ShardIndex
+from teacher_cache.processes import TIMEOUT_S, Child, ProcessDiedError, in_processes
 from teacher_cache.replay.block import Block
+from teacher_cache.shown import MESSAGE, shown
 from teacher_cache.walk import index_shard_resumed
 
 _GLOB = re.compile(r"[*?\[]")
@@ -119,11 +118,13 @@ def index_shards(
     workers: int = 1,
     scratch: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
+    warn_after_s: float = TIMEOUT_S,
 ) -> Index:
     """Walk all shards and join them in the order given.
 
     With more than one worker, spawned processes walk them; progress(done, total) is called in this process as each is
-    finished. What is walked is kept in the folder `scratch`, so that an interrupted call goes on where it was; the
+    finished. Where none is finished for warn_after_s, a warning on standard error says which are being walked: a disk
+    may be slow. What is walked is kept in the folder `scratch`, so that an interrupted call goes on where it was; the
     caller removes the folder when it has what it needs.
     """
     if scratch is not None:
@@ -136,21 +137,26 @@ def index_shards(
             if progress is not None:
                 progress(len(parts), len(paths))
     else:
-        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_follow_parent)
-        try:
-            futures = {
-                pool.submit(index_shard_resumed, path, rule, scratch): number for number, path in enumerate(paths)
-            }
-            for future in as_completed(futures):
-                parts[futures[future]] = future.result()
-                if progress is not None:
-                    progress(len(parts), len(paths))
-        except BrokenProcessPool:
-            raise ShardError(
-                "a process that walked shards died (out of memory?): run again, with fewer workers"
-            ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
+        walked = in_processes(
+            _walk_shard,
+            (rule, scratch),
+            paths,
+            workers=workers,
+            name="walk",
+            timeout_s=warn_after_s,
+            on_silence=lambda doing: _warn_of_silence(paths, doing, warn_after_s),
+        )
+        with closing(walked):
+            try:
+                for number, part in walked:
+                    parts[number] = part
+                    if progress is not None:
+                        progress(len(parts), len(paths))
+            except ProcessDiedError as error:
+                raise ShardError(
+                    f"shard {os.path.basename(paths[error.task])}: the process that walked it died (exit code "
+                    f"{error.exit_code}; -9 is often a lack of memory): run again, with fewer --workers"
+                ) from None
     return Index.join([parts[number] for number in range(len(paths))], rule.names, rule.source)
 
 
@@ -234,14 +240,14 @@ def check_shards(
     return replace(index, shards=found.shards)
 
 
-def _follow_parent() -> None:
-    """Initialise a spawned walker: Ctrl-C is the parent's to handle, and a walker ends when its parent is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
+def _walk_shard(common: tuple[ClassRule, Path | None], path: str) -> ShardIndex:
+    return index_shard_resumed(path, *common)
 
-    def leave() -> None:
-        parent.join()
-        os._exit(1)
 
-    threading.Thread(target=leave, daemon=True).start()
+def _warn_of_silence(paths: Sequence[str], doing: Mapping[int, Child], after_s: float) -> None:
+    walked = ", ".join(f"{paths[number]} ({child.state()})" for number, child in sorted(doing.items()))
+    text = (
+        f"no shard was finished for {after_s:g} s; still being walked: {walked}; slow disks may take so long, "
+        "a process that is stopped will not end: Ctrl-C, and the same command goes on"
+    )
+    print(f"warning: {shown(text, MESSAGE)}", file=sys.stderr, flush=True)
