@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import functools
 import multiprocessing
+import multiprocessing.resource_tracker
 import multiprocessing.util
 import os
 import signal
@@ -96,6 +97,9 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
             name=f"{self._name}-{len(self.children)}",
             daemon=True,
         )
+        # a child inherits what is blocked, so none can be ended while it still imports
+        multiprocessing.resource_tracker.ensure_running()  # where start() is the first to do so it unblocks them again
+        signal.pthread_sigmask(signal.SIG_BLOCK, PARENTS_SIGNALS)
         process.start()
         theirs.close()
         child = Child(process, ours)
@@ -237,12 +241,9 @@ def _leave_with_parent() -> None:
 def _starter(process: int) -> ThreadPoolExecutor:
     """The thread that starts all processes of this one, named by its id as a forked child has none.
 
-    To the kernel the parent is the thread that starts a process, so it must not end before its time. It keeps back the
-    parent's signals, which its children inherit: none can end them while they still import.
+    To the kernel the parent is the thread that starts a process, so it must not end before its time.
     """
-    return ThreadPoolExecutor(
-        1, "starter", initializer=signal.pthread_sigmask, initargs=(signal.SIG_BLOCK, PARENTS_SIGNALS)
-    )
+    return ThreadPoolExecutor(1, "starter")
 
 
 def _end(children: list[Child]) -> None:
