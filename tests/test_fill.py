@@ -1,6 +1,7 @@
 """Stage one, from shards to labels: exact, resumable, and refusing what would make labels wrong."""
 
 import json
+import os
 import random
 import shutil
 import signal
