@@ -103,17 +103,17 @@ def test_a_rank_that_hangs_while_filling_is_told(tmp_path: Path) -> None:
     store = bright_store(tmp_path, counts=(640, 640), views=16, group=2)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     fill = ["teacher_cache", "fill", "--store", str(store.path), "--teacher", f"{TEACHERS}:brightness"]
-    words = [*torchrun, *fill, "--device", "cpu", "--batch-size", "32", "--workers", "0", "--rank-timeout", "3"]
+    words = [*torchrun, *fill, "--device", "cpu", "--batch-size", "32", "--workers", "0", "--rank-timeout", "15"]
     launcher = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert launcher.stderr is not None
     try:
-        wait_until(lambda: store.committed().any())
+        wait_until(lambda: store.committed().sum() > 2)  # more than the first rank labels alone
         stopped = rank(launcher.pid, 1)
         assert stopped is not None
         os.kill(stopped, signal.SIGSTOP)
         told = next(line for line in launcher.stderr if line.startswith("error: "))
         assert told == (
-            "error: 1 of 2 ranks have not finished, and no rank has done anything for 3 s: look for a rank that hangs, "
+            "error: 1 of 2 ranks have not finished, and no rank has done anything for 15 s: look for a rank that hangs, "
             "or has ended and says why, end the job and run the same command again; if ranks are only slow, raise "
             "--rank-timeout\n"
         )
