@@ -114,8 +114,8 @@ def test_a_rank_that_hangs_while_filling_is_told(tmp_path: Path) -> None:
         told = next(line for line in launcher.stderr if line.startswith("error: "))
         assert told == (
             "error: 1 of 2 ranks have not finished, and no rank has done anything for 15 s: look for a rank that "
-            "hangs, or has ended and says why, end the job and run the same command again; if ranks are only slow, raise "
-            "--rank-timeout\n"
+            "hangs, or has ended and says why, end the job and run the same command again; if ranks are only slow, "
+            "raise --rank-timeout\n"
         )
         os.kill(stopped, signal.SIGKILL)  # as torchrun does after half a minute
         launcher.communicate()
