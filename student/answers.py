@@ -93,4 +93,4 @@ def open_answers(store: Store, recipe: Recipe, teacher: TeacherSettings | None, 
     """The store's answers, or those of a teacher that runs online."""
     if teacher is None:
         return StoredAnswers(store, recipe, device)
-    return OnlineAnswers(store, recipe, replace(teacher, device=str(device)))
+    return OnlineAnswers(store, recipe, replace(teacher, device=device))

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from teacher_cache.cli import OneLineErrors
 from teacher_cache.errors import CheckpointError
+from teacher_cache.options import device_option, rank_timeout_option, worker_timeout_option
 from teacher_cache.settings import read_json
 from teacher_cache.terminal import say, say_json, say_lines, table, terminal
 from teacher_cache.threads import wait_asleep
@@ -47,7 +48,9 @@ def _training_options(default_recipe: str | None = None) -> Callable[[Callable[.
         ),
         click.option("--views-used", type=click.IntRange(1), help="Use views 0 to N-1.  [default: all of the store's]"),
         click.option("--workers", default=2, type=click.IntRange(0), help="Rendering processes for each rank."),
-        click.option("--device", help="cuda, cpu ...  [default: a GPU if there is one]"),
+        worker_timeout_option,
+        rank_timeout_option,
+        device_option,
         click.option("--shards", multiple=True, help="Where the indexed shards are now, if they moved."),
         click.option(
             "--ops", metavar="FILE.py:FUNCTION", help="The own operations of the store's policy, if it has some."
@@ -109,6 +112,8 @@ def _train(
     overrides: tuple[str, ...],
     views_used: int | None,
     workers: int,
+    worker_timeout_s: float,
+    rank_timeout_s: float,
     device: str | None,
     shards: tuple[str, ...],
     ops: str | None,
@@ -135,7 +140,11 @@ def _train(
     check_policy(store, recipe, allow_policy)
     check_resolution(store, resolution)
     online = TeacherSettings(teacher, teacher_checkpoint) if teacher or teacher_checkpoint else None
-    options = TrainOptions(out, val, views_used, workers, device, on_drift, checkpoint_every_s, online)
+    options = TrainOptions(
+        *(out, val, views_used, workers, device, on_drift, checkpoint_every_s, online),
+        worker_timeout_s=worker_timeout_s,
+        rank_timeout_s=rank_timeout_s,
+    )
     initial = None
     if trained is not None:
         start = adapt(trained, recipe, store, reset_heads=reset_heads)
@@ -213,7 +222,9 @@ def show(name: str, overrides: tuple[str, ...]) -> None:
 @click.option("--json", "as_json", is_flag=True)
 @click.option("--batch-size", default=256, type=click.IntRange(1))
 @click.option("--workers", default=2, type=click.IntRange(0))
-@click.option("--device", help="[default: a GPU if there is one]")
+@worker_timeout_option
+@rank_timeout_option
+@device_option
 def evaluate(
     checkpoint: str,
     model_name: str | None,
@@ -227,6 +238,8 @@ def evaluate(
     as_json: bool,
     batch_size: int,
     workers: int,
+    worker_timeout_s: float,
+    rank_timeout_s: float,
     device: str | None,
 ) -> None:
     """Who is how good on validation shards: class head, distillation head, both fused, and a teacher.
@@ -245,7 +258,7 @@ def evaluate(
 
     if teacher_checkpoint and not teacher_spec:
         raise click.UsageError("--teacher-checkpoint is for a --teacher: name it")
-    with joined_ranks(device) as ranks:
+    with joined_ranks(device, rank_timeout_s) as ranks:
         share_cores(workers)
         trained = read_trained(checkpoint, model=model_name, ema=ema)
         seen = trained.preprocessing if crop_pct is None else replace(trained.preprocessing, crop_pct=crop_pct)
@@ -255,12 +268,19 @@ def evaluate(
         teacher = None
         if teacher_spec:
             teacher = open_teacher(
-                TeacherSettings(teacher_spec, teacher_checkpoint, device=str(ranks.device)),
+                TeacherSettings(teacher_spec, teacher_checkpoint, device=ranks.device),
                 num_classes=trained.num_classes,
                 view_size=seen.size,
                 stored=None,
             )
-        with ValidationSet(index, seen, workers=workers, rank=ranks.rank, world_size=ranks.world_size) as validation:
+        with ValidationSet(
+            index,
+            seen,
+            workers=workers,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+            worker_timeout_s=worker_timeout_s,
+        ) as validation:
             counts = tally(model, validation, ranks.device, batch_size=batch_size, tta=tta, teacher=teacher, real=real)
         if not ranks.first:
             return

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from student.model import Fusion, Heads, fused, heads, token_blocks
+from student.ranks import meeting
 from student.tokens import hear_tokens
 from student.validation import Batch, ValidationSet
 from teacher_cache.device import Normalise
@@ -152,6 +153,7 @@ def _add_ranks(sums: list[Tensor], device: torch.device) -> None:
     if not dist.is_initialized():
         return
     together = torch.cat([part.flatten() for part in sums]).to(device)
-    dist.all_reduce(together)
+    with meeting("the end of an evaluation"):
+        dist.all_reduce(together)
     for part, added in zip(sums, together.cpu().split([part.numel() for part in sums]), strict=True):
         part.copy_(added.view(part.shape))

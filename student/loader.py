@@ -31,6 +31,7 @@ from teacher_cache.drift import drift_message
 from teacher_cache.errors import DriftError, MissingLabelError, PlanError, StoreError
 from teacher_cache.index import BlockPlace
 from teacher_cache.labels import LabelReader
+from teacher_cache.processes import TIMEOUT_S
 from teacher_cache.replay.block import BLOCK_SAMPLES, ReplayedBlock
 from teacher_cache.replay.mix import LAMBDA_ONE
 from teacher_cache.store import Store
@@ -75,7 +76,8 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
     batch_size is global: a rank gets batch_size / world_size views. repeats views of a sample are used in an epoch,
     "together" or "apart" in its order. With labels=False an unfilled store will do; soft=True reads labels with the
     teacher's largest probabilities, of a store filled with --topk. Every view is checked against the store's digest
-    where there is one; on_drift says whether a difference stops or warns.
+    where there is one; on_drift says whether a difference stops or warns. A rendering process that hangs stops the
+    iteration, with RenderError, after worker_timeout_s.
 
     Raises StoreError for soft labels that the store does not hold; PlanError where batch, ranks, repeats and views do
     not fit; MissingLabelError, before anything is rendered, where a label that the plan needs is not there; DriftError
@@ -102,6 +104,7 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
         on_drift: Literal["stop", "warn"] = "stop",
         pin: bool = False,
         warn: Callable[[str], None] = print,
+        worker_timeout_s: float = TIMEOUT_S,
     ) -> None:
         self.store = store if isinstance(store, Store) else Store.open(store)
         if views_in_use is not None and not 1 <= views_in_use <= self.store.views:
@@ -125,7 +128,7 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
         self.views_checked = self.views_unchecked = self.views_drifted = 0
         self._labels, self._soft = labels or soft, soft
         self._on_drift, self._pin, self._warn = on_drift, pin, warn
-        self._workers = workers
+        self._workers, self._worker_timeout_s = workers, worker_timeout_s
         self._memory = Recycled(pin=pin)
         self._reader = LabelReader(self.store)
         self.skipped = self.store.skipped()  # as the plan leaves them out: a fill may add to the store's meanwhile
@@ -209,6 +212,7 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
             max_pixels=self.store.max_pixels,
             num_rows=capacity,
             tasks_ahead=self._tasks_ahead(),
+            timeout_s=self._worker_timeout_s,
         )
         rows = _Rows(pool.rows, self.store.topk if self._soft else 0)
         begun: deque[_Epoch] = deque()  # the epoch being trained, and the next once its rendering has begun

@@ -4,10 +4,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from teacher_cache.device import use_device
+from teacher_cache.errors import RankError
+from teacher_cache.job import LOOK_FOR
+from teacher_cache.processes import RANK_TIMEOUT_S, follow_launcher
 
 
 @dataclass(frozen=True)
@@ -22,23 +28,39 @@ class Ranks:
 
 
 @contextmanager
-def joined_ranks(device: str | None) -> Iterator[Ranks]:
-    """This process's place among torchrun's ranks; the process group is there inside, if there are several."""
+def joined_ranks(device: str | None, timeout_s: float = RANK_TIMEOUT_S) -> Iterator[Ranks]:
+    """This process's place among torchrun's ranks; the process group is there inside, if there are several.
+
+    Raises DeviceError; RankError where the others do not come within timeout_s, and so for all that ranks do together.
+    """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    on_cuda = torch.cuda.is_available() if device is None else device.startswith("cuda")
-    chosen = torch.device(device or (f"cuda:{local_rank}" if on_cuda else "cpu"))
-    if on_cuda:
-        torch.cuda.set_device(chosen)
+    chosen = use_device(device)
     if world_size == 1:
         yield Ranks(0, 1, chosen)
         return
+    follow_launcher()
     # gloo beside nccl: what the ranks agree on between steps must not wait for the device
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo")
+    with meeting("the start"):
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout_s)
+        )
     try:
         yield Ranks(dist.get_rank(), world_size, chosen)
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def meeting(where: str) -> Iterator[None]:
+    """Around what ranks do together: RankError where another one is gone or too late."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).strip().partition("\n")[0]
+        # torch's own class where it comes from nccl or the store, none where it comes from gloo
+        if not isinstance(error, dist.DistError) and "gloo" not in reason:
+            raise
+        raise RankError(f"the ranks did not come together at {where} ({reason}): {LOOK_FOR}") from None
 
 
 def said_by_any_rank(said: list[bool], ranks: Ranks) -> list[bool]:
@@ -46,7 +68,8 @@ def said_by_any_rank(said: list[bool], ranks: Ranks) -> list[bool]:
     if ranks.world_size == 1:
         return said
     flags = torch.tensor(said, dtype=torch.int32)
-    dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+    with meeting("a step's end"):
+        dist.all_reduce(flags, op=dist.ReduceOp.MAX)
     return [bool(flag) for flag in flags.tolist()]
 
 
@@ -55,5 +78,6 @@ def gather(value: Any, ranks: Ranks) -> list[Any]:
     if ranks.world_size == 1:
         return [value]
     gathered: list[Any] = [None] * ranks.world_size
-    dist.all_gather_object(gathered, value)
+    with meeting("a checkpoint"):
+        dist.all_gather_object(gathered, value)
     return gathered

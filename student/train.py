@@ -27,13 +27,14 @@ from student.loader import Batch, ViewLoader
 from student.log import RunLog
 from student.losses import TeacherAnswers, mixed_target, student_loss
 from student.model import build_model, heads
-from student.ranks import Ranks, gather, joined_ranks, said_by_any_rank
+from student.ranks import Ranks, gather, joined_ranks, meeting, said_by_any_rank
 from student.recipe import Recipe
 from student.schedule import learning_rate, scaled_lr
 from student.validation import Preprocessing, ValidationSet, index_validation
 from teacher_cache.device import Normalise, Upload
 from teacher_cache.errors import RecipeError, TrainingError
 from teacher_cache.files import replacing, writing
+from teacher_cache.processes import RANK_TIMEOUT_S, TIMEOUT_S
 from teacher_cache.store import Store
 from teacher_cache.teacher import TeacherSettings
 from teacher_cache.weights import state_sha256
@@ -56,6 +57,8 @@ class TrainOptions:
     on_drift: Literal["stop", "warn"] = "stop"
     checkpoint_every_s: float = 600
     teacher: TeacherSettings | None = None  # one that runs online, instead of the store's labels
+    worker_timeout_s: float = TIMEOUT_S
+    rank_timeout_s: float = RANK_TIMEOUT_S
 
 
 class Stopped(Exception):  # noqa: N818 - a request, not an error
@@ -76,7 +79,7 @@ def train(
     accuracy by head, of the EMA too under "ema_..." where the recipe keeps one; empty without validation shards, and on
     all ranks but the first. Raises Stopped after SIGTERM, SIGUSR1 or Ctrl-C, when the checkpoint is written.
     """
-    with joined_ranks(options.device) as ranks, stop_signals() as stop_asked:
+    with joined_ranks(options.device, options.rank_timeout_s) as ranks, stop_signals() as stop_asked:
         share_cores(options.workers)
         say = say if ranks.first else lambda message: None
         with writing(options.out):
@@ -194,7 +197,7 @@ class Run:
         sums = torch.zeros_like(self._sums)
         for start in range(0, num_views, piece):
             last = start + piece >= num_views
-            with nullcontext() if last else self._without_sync():
+            with meeting("a step's gradients"), nullcontext() if last else self._without_sync():
                 sums += self._backward(batch, answers, slice(start, start + piece))
         self.scaler.unscale_(self.optimizer)
         if recipe.clip_grad is not None:
@@ -261,7 +264,8 @@ class Run:
         """The row of the epoch that has just ended, over all ranks; the next one's sums begin."""
         sums = self._sums.clone()
         if dist.is_initialized():
-            dist.all_reduce(sums)
+            with meeting("an epoch's end"):
+                dist.all_reduce(sums)
         total = dict(zip(SUMS, sums.tolist(), strict=True))
         wall_s = time.perf_counter() - self._epoch_started
         labelled = self.recipe.distill != "none"
@@ -289,8 +293,9 @@ class Run:
         """Give every rank the first one's buffers, which the checkpoint holds: batch normalisation counts its own."""
         if self.ranks.world_size > 1:
             for model in (self.model, *([self.ema.module] if self.ema is not None else [])):
-                for buffer in model.buffers():
-                    dist.broadcast(buffer, 0)
+                with meeting("an evaluation"):
+                    for buffer in model.buffers():
+                        dist.broadcast(buffer, 0)
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
@@ -391,6 +396,7 @@ class Run:
             soft=self.answers.soft,
             on_drift=options.on_drift,
             pin=self.ranks.device.type == "cuda",
+            worker_timeout_s=options.worker_timeout_s,
         )
 
     def _wrapped(self) -> nn.Module:
@@ -398,7 +404,8 @@ class Run:
         if self.recipe.compile:
             model = torch.compile(model)  # type: ignore[assignment]
         if self.ranks.world_size > 1:
-            model = DistributedDataParallel(model)
+            with meeting("the start"):
+                model = DistributedDataParallel(model)
         return model
 
     def _without_sync(self) -> AbstractContextManager[Any]:
@@ -428,7 +435,14 @@ def open_validation(
     if not options.val:
         return None
     index = index_validation(options.val, store.class_names, store.index.class_from)
-    return ValidationSet(index, preprocessing, workers=options.workers, rank=ranks.rank, world_size=ranks.world_size)
+    return ValidationSet(
+        index,
+        preprocessing,
+        workers=options.workers,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        worker_timeout_s=options.worker_timeout_s,
+    )
 
 
 def check_policy(store: Store, recipe: Recipe, allow_policy: bool) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from teacher_cache.classes import class_rule
 from teacher_cache.errors import ShardError
 from teacher_cache.index import Index
+from teacher_cache.processes import TIMEOUT_S
 from teacher_cache.replay.block import BLOCK_SAMPLES
 from teacher_cache.replay.policy import Crop, Interpolation, Policy
 from teacher_cache.shards import expand_shards, index_shards
@@ -45,11 +46,18 @@ class ValidationSet(AbstractContextManager["ValidationSet"]):
     """Validation shards, indexed in memory and rendered by the same code as training views. A rank reads its part."""
 
     def __init__(
-        self, index: Index, preprocessing: Preprocessing, *, workers: int, rank: int = 0, world_size: int = 1
+        self,
+        index: Index,
+        preprocessing: Preprocessing,
+        *,
+        workers: int,
+        rank: int = 0,
+        world_size: int = 1,
+        worker_timeout_s: float = TIMEOUT_S,
     ) -> None:
         self.index = index
         self.preprocessing = preprocessing
-        self._pool = RenderPool(preprocessing.policy(), 0, workers=workers)
+        self._pool = RenderPool(preprocessing.policy(), 0, workers=workers, timeout_s=worker_timeout_s)
         blocks = [(shard, block) for shard in range(index.num_shards) for block in range(index.num_blocks(shard))]
         self._mine = blocks[rank::world_size]
 

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from teacher_cache.errors import StoreError, TeacherCacheError
+from teacher_cache.options import device_option, rank_timeout_option, worker_timeout_option
 from teacher_cache.progress import counting_bar, filling_bar
 from teacher_cache.shown import MESSAGE, shown
 from teacher_cache.terminal import line, say, say_json, say_lines, table, terminal, warn
@@ -184,13 +185,15 @@ def index(
 @click.option("--mean", help="R,G,B in [0, 1].  [default: the model's own, else ImageNet's]")
 @click.option("--std", help="R,G,B in [0, 1].")
 @click.option("--input-size", type=click.IntRange(1), help="Resize views to this many pixels for the teacher.")
-@click.option("--device", help="cuda, cuda:1, cpu ...  [default: a GPU if there is one]")
+@device_option
 @click.option("--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), help="[default: bf16 on CUDA, else fp32]")
 @click.option("--batch-size", type=click.IntRange(1), help="The one batch shape.  [default: 256 on CUDA, else 64]")
 @click.option("--compile/--no-compile", "compiled", default=None, help="torch.compile the teacher.  [default: no]")
 @click.option("--topk", type=click.IntRange(0), help="Store K largest probabilities too.  [default: the store's or 0]")
 @click.option("--tau", type=float, help="Temperature of these probabilities.  [default: the store's or 1]")
 @click.option("--workers", default=2, type=click.IntRange(0), help="Rendering processes for each rank.")
+@worker_timeout_option
+@rank_timeout_option
 @click.option("--shards", multiple=True, help="Where the indexed shards are now, if they moved.")
 @click.option("--ops", metavar="FILE.py:FUNCTION", help="The own operations of the store's policy, if it has some.")
 @click.option("--skip-bad", is_flag=True, help="Skip and list images that cannot be decoded.")
@@ -211,6 +214,8 @@ def fill(
     topk: int | None,
     tau: float | None,
     workers: int,
+    worker_timeout_s: float,
+    rank_timeout_s: float,
     shards: tuple[str, ...],
     ops: str | None,
     skip_bad: bool,
@@ -225,11 +230,9 @@ def fill(
     from teacher_cache.teacher import TeacherSettings, check_same_teacher, open_teacher
     from teacher_cache.workers import share_cores
 
-    job = join_job()
+    job = join_job(rank_timeout_s)
     store = open_moved(store_path, shards, ops=ops, writable=True)
     views = _view_range(store, view_range, loud=job.rank == 0)
-    if device is None and job.world_size > 1:
-        device = _device_of_rank(job.local_rank)
     settings = TeacherSettings(
         *(teacher, checkpoint, _numbers(mean), _numbers(std), input_size, device, dtype, batch_size, compiled),
         topk=topk,
@@ -243,10 +246,10 @@ def fill(
         if store.teacher is not None:
             check_same_teacher(store.teacher, opened.identity, may_differ=may_differ(store))
         if job.rank == 0:
-            say_lines(estimate(store, opened, workers=workers, skip_bad=skip_bad))
+            say_lines(estimate(store, opened, workers=workers, skip_bad=skip_bad, worker_timeout_s=worker_timeout_s))
         return
     _end_on_sigterm()
-    options = FillOptions(workers, skip_bad, allow_low_agreement)
+    options = FillOptions(workers, skip_bad, allow_low_agreement, worker_timeout_s)
     with filling_bar(job.rank == 0) as (on_start, on_progress):
         try:
             filled = fill_store(
@@ -294,9 +297,10 @@ def status(store_path: str, as_json: bool) -> None:
 @click.option("--seed", default=0, type=click.IntRange(0), help="Which blocks.")
 @click.option("--teacher", help="Label again too, with this teacher.")
 @click.option("--checkpoint", help="Its weights; alone, for the teacher that the store names.")
-@click.option("--device")
+@device_option
 @click.option("--dtype", type=click.Choice(["fp32", "bf16", "fp16"]))
 @click.option("--workers", default=2, type=click.IntRange(0))
+@worker_timeout_option
 @click.option("--shards", multiple=True, help="Where the indexed shards are now, if they moved.")
 @click.option("--ops", metavar="FILE.py:FUNCTION", help="The own operations of the store's policy, if it has some.")
 def verify(
@@ -308,6 +312,7 @@ def verify(
     device: str | None,
     dtype: str | None,
     workers: int,
+    worker_timeout_s: float,
     shards: tuple[str, ...],
     ops: str | None,
 ) -> None:
@@ -338,6 +343,7 @@ def verify(
             teacher=opened,
             same_kind=same_kind,
             workers=workers,
+            worker_timeout_s=worker_timeout_s,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     for difference in report.differences[:20]:
@@ -417,12 +423,6 @@ def _numbers(text: str | None) -> tuple[float, ...] | None:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise click.BadParameter(f"{text!r} is not three numbers R,G,B") from None
-
-
-def _device_of_rank(local_rank: int) -> str:
-    import torch
-
-    return f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
 
 
 def _print_filled(store: Any, filled: int) -> None:

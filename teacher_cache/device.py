@@ -1,7 +1,9 @@
-"""What lies between pixels in memory and a model, in both stages: memory that serves again, copies to the device beside
-its work, and normalisation."""
+"""What lies between pixels in memory and a model, in both stages: which device, memory that serves again, copies to the
+device beside its work, and normalisation."""
 
 import math
+import os
+import re
 import weakref
 from collections import deque
 from collections.abc import Sequence
@@ -10,9 +12,68 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from teacher_cache.errors import DeviceError
+
 KEPT = 3  # pieces of memory that wait for their next use
 PIECE = 1 << 19  # elements that are normalised at a time on the CPU: 2 MB of float32, which stay in a cache
 BATCHES_AHEAD = 1  # of the device's work, for copies to it
+
+
+def use_device(asked: str | torch.device | None) -> torch.device:
+    """The device of this rank, made the current one, with the global switches that both stages run under.
+
+    asked: as choose_device has it, or what an earlier call gave. Raises DeviceError.
+    """
+    device = asked if isinstance(asked, torch.device) else choose_device(asked)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    make_numerics_repeatable()
+    return device
+
+
+def choose_device(asked: str | None) -> torch.device:
+    """ "cpu", "cuda" (this rank's own GPU, numbered by LOCAL_RANK), "cuda:N" (for a rank that is alone on its machine);
+    None: a GPU if there is one. A CUDA device always has an index. Raises DeviceError.
+    """
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if asked is None:
+        asked = "cuda" if num_gpus else "cpu"
+    given = re.fullmatch(r"(cpu)|cuda(?::([0-9]{1,4}))?", asked)
+    if given is None:
+        raise DeviceError(f"--device {asked} is not a device that is served: give cpu, cuda, or cuda:N for one GPU")
+    if given[1]:
+        return torch.device("cpu")
+    if not num_gpus:
+        raise DeviceError(
+            f"--device {asked}, but torch {torch.__version__} finds no GPU here: leave --device out to use the CPU, or "
+            "check `nvidia-smi`, CUDA_VISIBLE_DEVICES and that torch is built for CUDA"
+        )
+    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("WORLD_SIZE") or "1")
+    if given[2] is None:
+        number = int(os.environ.get("LOCAL_RANK") or "0")
+        if number >= num_gpus:
+            raise DeviceError(
+                f"rank {number} of this machine has no GPU of its own, it has {num_gpus}: start {num_gpus} ranks here "
+                "(torchrun --nproc-per-node), or give --device cpu"
+            )
+        return torch.device("cuda", number)
+    if ranks_here > 1:
+        raise DeviceError(
+            f"--device {asked} would be the one GPU of {ranks_here} ranks: give --device cuda, each rank takes its own"
+        )
+    if int(given[2]) >= num_gpus:
+        raise DeviceError(
+            f"--device {asked}, but this machine's GPUs are cuda:0 to cuda:{num_gpus - 1}: give one of them"
+        )
+    return torch.device("cuda", int(given[2]))
+
+
+def make_numerics_repeatable() -> None:
+    """Choose kernels that are the same tomorrow: no TF32, no autotuning."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
 
 
 class Recycled:

@@ -14,7 +14,9 @@ TeacherCacheError               the command line prints it as one line and exits
 ├── CheckpointError             a checkpoint is absent, damaged, or belongs to another run
 ├── TrainingError               the loss is no longer a number
 ├── DiskError                   what shall be written cannot be: a full, read-only or broken disk
-└── RenderError                 a rendering process died
+├── RenderError                 a rendering process died or hangs
+├── DeviceError                 the device asked for is not there, or is not this rank's
+└── RankError                   another rank of the job died or hangs
 """
 
 from teacher_cache.shown import MESSAGE, shown
@@ -80,4 +82,12 @@ class DiskError(TeacherCacheError):
 
 
 class RenderError(TeacherCacheError):
+    pass
+
+
+class DeviceError(TeacherCacheError):
+    pass
+
+
+class RankError(TeacherCacheError):
     pass

@@ -11,10 +11,17 @@ from teacher_cache.teacher import Teacher
 from teacher_cache.workers import RenderPool
 
 
-def estimate(store: Store, teacher: Teacher, *, workers: int, skip_bad: bool) -> str:
+def estimate(store: Store, teacher: Teacher, *, workers: int, skip_bad: bool, worker_timeout_s: float) -> str:
     """Label the store's first unit and print hours, bytes and files for 16, 32, 64 ... views, at this speed."""
     unit = store.units()[0]
-    with RenderPool(store.policy, store.seed, workers=workers, skip_bad=skip_bad, max_pixels=store.max_pixels) as pool:
+    with RenderPool(
+        store.policy,
+        store.seed,
+        workers=workers,
+        skip_bad=skip_bad,
+        max_pixels=store.max_pixels,
+        timeout_s=worker_timeout_s,
+    ) as pool:
         start = time.perf_counter()
         (labelled,) = label_units(store, teacher, pool, [unit], lambda views: None)
         wall_s = time.perf_counter() - start

@@ -14,6 +14,7 @@ from teacher_cache.agreement import (
 )
 from teacher_cache.errors import AgreementError, StoreError, TeacherError
 from teacher_cache.job import Job
+from teacher_cache.processes import TIMEOUT_S
 from teacher_cache.proof import Proof, make_proof
 from teacher_cache.prove import Batch, check_steady, check_still_the_same, first_batch
 from teacher_cache.replay.block import BLOCK_SAMPLES
@@ -25,6 +26,7 @@ from teacher_cache.workers import Rendered, RenderPool, RenderTask
 
 DAMAGED_TOLD = 10  # by each rank
 TASKS_AHEAD = 4  # blocks submitted for each worker: what keeps them busy while a unit ends and the next begins
+MOVING = ("views", "labelled", "drawn")  # the job's counters that show that somebody works
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class FillOptions:
     workers: int
     skip_bad: bool = False
     allow_low_agreement: bool = False
+    worker_timeout_s: float = TIMEOUT_S
 
 
 @dataclass(frozen=True)
@@ -89,12 +92,18 @@ def fill(
     chance. Every other rank, and every later fill, answers again what was answered then. Raises AgreementError,
     TeacherError for another teacher than the store's or one that answers otherwise, DriftError if this machine
     renders other pixels than the store's, ImageError for an undecodable image unless options.skip_bad, StoreError
-    if a unit is missing at the end.
+    if a unit is missing at the end, RenderError where a rendering process dies or hangs, RankError where another rank
+    does.
     """
     proved = False
     told: set[int] = set()  # damaged samples
     with RenderPool(
-        store.policy, store.seed, workers=options.workers, skip_bad=options.skip_bad, max_pixels=store.max_pixels
+        store.policy,
+        store.seed,
+        workers=options.workers,
+        skip_bad=options.skip_bad,
+        max_pixels=store.max_pixels,
+        timeout_s=options.worker_timeout_s,
     ) as pool:
         if job.rank == 0:
             missing = store.missing_units(views)
@@ -110,7 +119,7 @@ def fill(
                 tell_damaged(store, first, told, warn)
                 left = missing[1:]
             job.publish("units", left)
-        units = [Unit(*unit) for unit in job.read("units")]
+        units = [Unit(*unit) for unit in job.read("units", moving=MOVING)]
         if store.teacher is not None:
             check_same_teacher(store.teacher, teacher.identity, may_differ=may_differ(store))
             if units and not proved:
@@ -119,7 +128,7 @@ def fill(
         for labelled in label_units(store, teacher, pool, todo, lambda views: advance(job, views, on_progress)):
             commit(store, labelled, teacher, job, on_progress)
             tell_damaged(store, labelled, told, warn)
-    job.wait_for_all("finished", lambda: on_progress(read_progress(job)))
+    job.wait_for_all("finished", moving=MOVING, meanwhile=lambda: on_progress(read_progress(job)))
     if job.rank != 0:
         return len(units)
     left = store.missing_units(views)

@@ -2,15 +2,10 @@
 
 import glob
 import math
-import multiprocessing
 import os
 import re
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,9 +17,11 @@ from teacher_cache.errors import ShardError
 from teacher_cache.files import writing
 from teacher_cache.fingerprint import LIMIT, Fingerprint, fingerprint, hashed_part, image_fingerprint
 from teacher_cache.index import BlockPlace, Index, ShardIndex
+from teacher_cache.processes import TIMEOUT_S, Child, ProcessDiedError, in_processes
 from teacher_cache.replay.block import BLOCK_SAMPLES, Block
 from teacher_cache.shown import shown
 from teacher_cache.tar import read_range
+from teacher_cache.terminal import warn
 from teacher_cache.walk import index_shard_resumed
 
 _GLOB = re.compile(r"[*?\[]")
@@ -154,6 +151,7 @@ def index_shards(
     scratch: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
     note: Callable[[str], None] | None = None,
+    warn_after_s: float = TIMEOUT_S,
 ) -> Index:
     """Walk all shards and join them in the order given.
 
@@ -162,11 +160,12 @@ def index_shards(
     are for; without it, and without rule.names, a stray class far above all others is refused.
 
     With more than one worker, spawned processes walk the shards; progress(done, total) is called in this process as
-    each is finished. What is walked is kept in the folder `scratch`, so that an interrupted call goes on where it was;
-    the caller removes the folder when it has what it needs.
+    each is finished. Where none is finished for warn_after_s, a warning on standard error says which are being walked:
+    a disk may be slow. What is walked is kept in the folder `scratch`, so that an interrupted call goes on where it
+    was; the caller removes the folder when it has what it needs.
     """
     kind: Fingerprint = "whole" if whole else "tail"
-    parts = _walk_shards(paths, rule, kind, workers, scratch, progress)
+    parts = _walk_shards(paths, rule, kind, workers, scratch, progress, warn_after_s)
     index = Index.join(parts, rule.names, rule.source, kind, num_classes)
     unlike = 0 if whole else count_unlike(index)
     if unlike <= LIMIT * index.num_samples:
@@ -176,7 +175,7 @@ def index_shards(
             f"fingerprints are taken of whole images: at least {unlike:,} of {index.num_samples:,} samples end with "
             "the same bytes as another, unlike image"
         )
-    parts = _walk_shards(paths, rule, "whole", workers, scratch, progress)
+    parts = _walk_shards(paths, rule, "whole", workers, scratch, progress, warn_after_s)
     return Index.join(parts, rule.names, rule.source, "whole", num_classes)
 
 
@@ -225,6 +224,7 @@ def _walk_shards(
     workers: int,
     scratch: Path | None,
     progress: Callable[[int, int], None] | None,
+    warn_after_s: float = TIMEOUT_S,
 ) -> list[ShardIndex]:
     """What each shard holds, in the order given."""
     if scratch is not None:
@@ -238,21 +238,26 @@ def _walk_shards(
             if progress is not None:
                 progress(len(parts), len(paths))
     else:
-        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_follow_parent)
-        try:
-            futures = {
-                pool.submit(index_shard_resumed, path, rule, kind, scratch): number for number, path in enumerate(paths)
-            }
-            for future in as_completed(futures):
-                parts[futures[future]] = future.result()
-                if progress is not None:
-                    progress(len(parts), len(paths))
-        except BrokenProcessPool:
-            raise ShardError(
-                "a process that walked shards died (out of memory?): run again, with fewer workers"
-            ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
+        walked = in_processes(
+            _walk_shard,
+            (rule, kind, scratch),
+            paths,
+            workers=workers,
+            name="walk",
+            timeout_s=warn_after_s,
+            on_silence=lambda doing: _warn_of_silence(paths, doing, warn_after_s),
+        )
+        with closing(walked):
+            try:
+                for number, part in walked:
+                    parts[number] = part
+                    if progress is not None:
+                        progress(len(parts), len(paths))
+            except ProcessDiedError as error:
+                raise ShardError(
+                    f"shard {os.path.basename(paths[error.task])}: the process that walked it died (exit code "
+                    f"{error.exit_code}; -9 is often a lack of memory): run again, with fewer --workers"
+                ) from None
     return [parts[number] for number in range(len(paths))]
 
 
@@ -406,14 +411,13 @@ def _difference(index: Index, number: int, found: ShardIndex) -> str | None:
     return None
 
 
-def _follow_parent() -> None:
-    """Initialise a spawned walker: Ctrl-C is the parent's to handle, and a walker ends when its parent is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
+def _walk_shard(common: tuple[ClassRule, Fingerprint, Path | None], path: str) -> ShardIndex:
+    return index_shard_resumed(path, *common)
 
-    def leave() -> None:
-        parent.join()
-        os._exit(1)
 
-    threading.Thread(target=leave, daemon=True).start()
+def _warn_of_silence(paths: Sequence[str], doing: Mapping[int, Child], after_s: float) -> None:
+    walked = ", ".join(f"{paths[number]} ({child.state()})" for number, child in sorted(doing.items()))
+    warn(
+        f"no shard was finished for {after_s:g} s; still being walked: {walked}; slow disks may take so long, "
+        "a process that is stopped will not end: Ctrl-C, and the same command goes on"
+    )

@@ -18,7 +18,7 @@ from timm.models import build_model_with_cfg
 from torch import Tensor, nn
 from torch.nn import functional
 
-from teacher_cache.device import Normalise, Recycled, Upload
+from teacher_cache.device import Normalise, Recycled, Upload, use_device
 from teacher_cache.errors import TeacherError
 from teacher_cache.model_names import GivenModel, check_usable, is_usable
 from teacher_cache.replay.render import pixel_libraries
@@ -53,7 +53,7 @@ class TeacherSettings:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     input_size: int | None = None  # pixels; None: the view's own size
-    device: str | None = None
+    device: str | torch.device | None = None  # as use_device takes it
     dtype: str | None = None  # a key of DTYPES; bf16 on CUDA, else fp32
     batch_size: int | None = None
     compile: bool | None = None
@@ -232,7 +232,7 @@ def open_teacher(
     spec = _spec(settings, known)
     if spec is None:
         raise TeacherError("no teacher: name one with --teacher (a timm name, or path/file.py:function)")
-    device = torch.device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = use_device(settings.device)
     checkpoint = read_normalisation(settings.checkpoint) if settings.checkpoint else {}
     model = load_model(spec, num_classes=num_classes, image_size=view_size, checkpoint=settings.checkpoint)
     config = getattr(model, "pretrained_cfg", None) or {}
@@ -258,7 +258,6 @@ def open_teacher(
     for setting in ("mean", "std"):
         if len(identity[setting]) != 3:
             raise TeacherError(f"--{setting} has {len(identity[setting])} numbers, one for each of R, G, B is expected")
-    make_numerics_repeatable()
     model = model.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
     teacher = Teacher(model, identity, device)
     _check_num_classes(teacher, num_classes, view_size, adapting_advice(spec, settings.checkpoint))
@@ -337,14 +336,6 @@ def driver_version() -> str | None:
         return None
     found = re.search(r"Kernel Module\D*?\s(\d+(?:\.\d+)+)", text)
     return found[1] if found else None
-
-
-def make_numerics_repeatable() -> None:
-    """Choose kernels that are the same tomorrow: no TF32, no autotuning."""
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
 
 
 def check_timm_name(name: str) -> None:

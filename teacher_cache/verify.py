@@ -10,6 +10,7 @@ import numpy as np
 from teacher_cache.drift import drift_message
 from teacher_cache.errors import StoreError
 from teacher_cache.labels import LabelReader
+from teacher_cache.processes import TIMEOUT_S
 from teacher_cache.replay.block import BLOCK_SAMPLES
 from teacher_cache.replay.seeds import Stream, derive
 from teacher_cache.store import Store
@@ -44,6 +45,7 @@ def verify(
     teacher: Teacher | None = None,
     same_kind: bool = True,
     workers: int = 0,
+    worker_timeout_s: float = TIMEOUT_S,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> VerifyReport:
     """Check every committed unit's record, and replay a random fraction of the committed (block, group)s, drawn in
@@ -68,7 +70,9 @@ def verify(
     report.shards = len({unit.shard for unit, _ in chosen})
     report.groups = len({unit.group for unit, _ in chosen})
     reader = LabelReader(store)
-    with RenderPool(store.policy, store.seed, workers=workers, max_pixels=store.max_pixels) as pool:
+    with RenderPool(
+        store.policy, store.seed, workers=workers, max_pixels=store.max_pixels, timeout_s=worker_timeout_s
+    ) as pool:
         views = _replay(store, reader, pool, chosen, report, on_progress)
         if teacher is None:
             for _ in views:

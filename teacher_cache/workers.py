@@ -1,30 +1,27 @@
 """Rendering processes: blocks in, replayed views out, for both stages.
 
 Pixels come back through shared memory: a few slots of each worker's own, or rows of one pool, which the parent assigns
-with the task. So nothing is locked and a worker that dies takes nobody with it but itself, which the parent sees. When
-the parent dies, however it dies, the pipe closes and the worker ends.
+with the task. So nothing is locked and a worker that dies takes nobody with it but itself, which the parent sees, as it
+sees one that hangs.
 """
 
 import contextlib
 import math
-import multiprocessing
 import os
 import select
-import signal
 import sys
 import time
 import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
 from teacher_cache.errors import RenderError, TeacherCacheError
 from teacher_cache.index import BlockPlace
+from teacher_cache.processes import GONE, TIMEOUT_S, Child, Connection, Processes, wait_for
 from teacher_cache.replay.block import BLOCK_SAMPLES, DecodedBlock, ReplayedBlock, open_block, replay_view
 from teacher_cache.replay.header import MAX_PIXELS
 from teacher_cache.replay.policy import Policy
@@ -32,10 +29,9 @@ from teacher_cache.shards import read_block
 from teacher_cache.threads import threads_spin
 
 SLOTS_PER_WORKER = 3  # one being rendered, one on its way, one being copied out
-PARENTS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # sent to all; the parent decides when workers end
-GONE = (EOFError, BrokenPipeError, ConnectionResetError)  # the other end of a pipe
 TASKS_PER_WORKER = 2  # one being rendered, one waiting: a worker never idles for the parent's next turn
 LOWER_POOL = "lower pool_batches or the batch, use --workers 0"
+SILENT_NAMED = 3  # of the processes that hang; of one's views
 
 
 @dataclass(frozen=True)
@@ -71,6 +67,16 @@ class Rendered:
             self._pool._release(self._worker, self._slot)
 
 
+@dataclass(eq=False)
+class _Worker:
+    """A rendering process as the parent sees it."""
+
+    child: Child
+    slots: np.ndarray | None  # (slots, BLOCK_SAMPLES, H, W, 3) uint8
+    given: deque[RenderTask] = field(default_factory=deque)  # and not finished, in order
+    arrived: int = 0  # views of the first of them
+
+
 @dataclass(frozen=True)
 class _Work:
     """What a worker needs besides its tasks."""
@@ -87,7 +93,8 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
     """Processes that render blocks: submit() tasks, get() views until `pending` is 0.
 
     A task's views come in the order asked for; tasks come in any order. With workers=0 the calling process
-    renders. Errors of a worker are raised by get(). Raises RenderError when shared memory is too small.
+    renders. Errors of a worker are raised by get(). Raises RenderError when shared memory is too small, when a worker
+    dies, and when no worker has sent anything for timeout_s while get() waits: one of them hangs.
 
     max_pixels: of an image, height x width; a larger one cannot be decoded (see DecodedBlock).
     num_rows: how many views `rows`, (num_rows, H, W, 3) uint8, shall hold, into which tasks are then rendered; a worker
@@ -104,6 +111,7 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
         max_pixels: int = MAX_PIXELS,
         num_rows: int | None = None,
         tasks_ahead: int = TASKS_PER_WORKER,
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
         self.num_workers = workers
         self.rows = np.empty((0, *policy.size, 3), np.uint8)
@@ -112,14 +120,12 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
         self._policy, self._store_seed = policy, store_seed
         self._skip_bad, self._max_pixels = skip_bad, max_pixels
         self._queue: deque[RenderTask] = deque()
-        self._tasks: dict[int, RenderTask] = {}
         self._inline: Iterator[Rendered] | None = None
         self._arrived: deque[Rendered] = deque()
+        self._processes = Processes("render")
+        self._workers: list[_Worker] = []
         self._connections: list[Connection] = []
-        self._processes: list[BaseProcess] = []
-        self._load = [0] * workers  # tasks given to each worker and not finished
-        self._slots: list[np.ndarray] = []
-        self._tasks_ahead = tasks_ahead
+        self._tasks_ahead, self._timeout_s = tasks_ahead, timeout_s
         self._scratch = np.empty((BLOCK_SAMPLES if num_rows is not None else 0, *policy.size, 3), np.uint8)
         if workers:
             self._start(workers, num_rows)
@@ -136,23 +142,12 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
             _check_shared_memory(num_rows * math.prod(view), f"{num_rows} views of the shuffle pool", LOWER_POOL)
             rows = torch.empty((num_rows, *view), dtype=torch.uint8).share_memory_()
             self.rows = rows.numpy()
-        context = multiprocessing.get_context("spawn")
-        for number in range(workers):
+        for _ in range(workers):
             slots = torch.empty(shape, dtype=torch.uint8).share_memory_() if rows is None else None
-            ours, theirs = context.Pipe()
             work = _Work(self._policy, self._store_seed, self._skip_bad, self._max_pixels, slots, rows)
-            process = context.Process(target=_serve, args=(theirs, work), name=f"render-{number}", daemon=True)
-            # a worker inherits what is blocked, so a signal to the whole group cannot end it while it still imports
-            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, PARENTS_SIGNALS)
-            try:
-                process.start()
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-            theirs.close()
-            self._connections.append(ours)
-            self._processes.append(process)
-            if slots is not None:
-                self._slots.append(slots.numpy())
+            child = self._processes.start(_serve, work)
+            self._connections.append(child.connection)
+            self._workers.append(_Worker(child, None if slots is None else slots.numpy()))
 
     def submit(self, task: RenderTask) -> None:
         """Queue a task; ids of tasks in flight must differ."""
@@ -164,75 +159,82 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
         """The next replayed (block, view) of any task."""
         assert self.pending, "get() without a submitted task"
         start = time.perf_counter()
-        rendered = self._receive() if self._processes else self._render_here()
+        rendered = self._receive() if self._workers else self._render_here()
         self.wait_s += time.perf_counter() - start
         self.pending -= 1
         return rendered
 
     def ready(self) -> bool:
         """Whether a worker has something for get(); never where the calling process renders."""
-        return bool(self._arrived) or bool(self._connections and wait(self._connections, timeout=0))
+        return bool(self._arrived) or bool(self._connections and wait_for(self._connections, 0))
 
     def close(self) -> None:
         """End the workers; what is in flight is lost."""
-        for connection in self._connections:
-            connection.close()
-        for process in self._processes:
-            process.join(timeout=1)
-            if process.is_alive():  # in the middle of a long render
-                process.kill()
-                process.join()
-        self._connections, self._processes = [], []
+        self._processes.close()
+        self._workers, self._connections = [], []
 
     def __exit__(self, *details: object) -> None:
         self.close()
 
     def _feed(self) -> None:
-        while self._queue and self._processes:
-            worker = min(range(len(self._load)), key=self._load.__getitem__)
-            if self._load[worker] >= self._tasks_ahead or not _takes_more(self._connections[worker]):
+        while self._queue and self._workers:
+            loads = [len(worker.given) for worker in self._workers]
+            number = loads.index(min(loads))
+            if loads[number] >= self._tasks_ahead or not _takes_more(self._connections[number]):
                 return
             task = self._queue.popleft()
-            self._tasks[task.id] = task
-            self._load[worker] += 1
-            self._send(worker, task)
+            self._workers[number].given.append(task)
+            self._send(number, task)
 
-    def _send(self, worker: int, message: RenderTask | int) -> None:
+    def _send(self, number: int, message: RenderTask | int) -> None:
         with contextlib.suppress(*GONE):  # it died: _receive() reads the error that it sent before, or its end
-            self._connections[worker].send(message)
+            self._connections[number].send(message)
 
     def _receive(self) -> Rendered:
         while not self._arrived:
-            for connection in wait(self._connections):
-                assert isinstance(connection, Connection)
+            heard = wait_for(self._connections, self._timeout_s)
+            if not heard:
+                raise RenderError(self._describe_silence())
+            for connection in heard:
                 self._take(self._connections.index(connection), connection)
         return self._arrived.popleft()
 
-    def _take(self, worker: int, connection: Connection) -> None:
+    def _take(self, number: int, connection: Connection) -> None:
+        worker = self._workers[number]
         try:
             message = connection.recv()
         except GONE:
-            process = self._processes[worker]
+            process = worker.child.process
             process.join(timeout=5)
             raise RenderError(
-                f"rendering process {worker} died (exit code {process.exitcode}; -9 is often a lack of memory): "
+                f"rendering process {number} died (exit code {process.exitcode}; -9 is often a lack of memory): "
                 "start again, with fewer --workers if it was memory"
             ) from None
         if isinstance(message, TeacherCacheError):
             raise message
-        task_id, slot, block = message
-        task = self._tasks[task_id]
-        if block.view == task.views[-1]:
-            del self._tasks[task_id]
-            self._load[worker] -= 1
+        slot, block = message
+        task = worker.given[0]
+        worker.arrived += 1
+        if worker.arrived == len(task.views):
+            worker.given.popleft()
+            worker.arrived = 0
         self._feed()
-        if task.rows is None:
-            block = replace(block, pixels=self._slots[worker][slot, : len(block.lambdas)])
-        self._arrived.append(Rendered(task, block.view, block, self, worker, slot))
+        if worker.slots is not None:
+            block = replace(block, pixels=worker.slots[slot, : len(block.lambdas)])
+        self._arrived.append(Rendered(task, block.view, block, self, number, slot))
 
-    def _release(self, worker: int, slot: int) -> None:
-        if self._processes:
-            self._send(worker, slot)
+    def _describe_silence(self) -> str:
+        busy = [(number, worker) for number, worker in enumerate(self._workers) if worker.given]
+        named = [f"rendering process {number} ({worker.child.state()}), {_describe(worker)}" for number, worker in busy]
+        more = f"; and {len(named) - SILENT_NAMED} more" if len(named) > SILENT_NAMED else ""
+        return (
+            f"no view has come for {self._timeout_s:g} s from {'; '.join(named[:SILENT_NAMED])}{more}: run the same "
+            "command again; if pictures are very large or their disk very slow, raise --worker-timeout"
+        )
+
+    def _release(self, number: int, slot: int) -> None:
+        if self._workers:
+            self._send(number, slot)
 
     def _render_here(self) -> Rendered:
         while True:
@@ -275,12 +277,8 @@ def render_all(pool: RenderPool, tasks: Sequence[RenderTask]) -> Iterator[Render
 
 def _serve(connection: Connection, work: _Work) -> None:
     """A worker's life: render tasks into free slots until the parent closes the pipe."""
-    for number in PARENTS_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, PARENTS_SIGNALS)
     torch.set_num_threads(1)
-    with contextlib.suppress(*GONE):  # the parent has closed the pipe, or is gone
-        _render_tasks(connection, work)
+    _render_tasks(connection, work)
 
 
 def _render_tasks(connection: Connection, work: _Work) -> None:
@@ -316,7 +314,7 @@ def _render_tasks(connection: Connection, work: _Work) -> None:
                     slot = free.pop()
                     out = slots[slot, : len(task.place.keys)]
                 block = replay_view(work.policy, work.store_seed, decoded, view, out=out)
-                connection.send((task.id, slot, replace(block, pixels=np.empty(0, np.uint8))))
+                connection.send((slot, replace(block, pixels=np.empty(0, np.uint8))))
         except TeacherCacheError as error:
             connection.send(error)
             return
@@ -331,6 +329,15 @@ def _render_tasks(connection: Connection, work: _Work) -> None:
 
 def _open(task: RenderTask, skip_bad: bool, max_pixels: int) -> DecodedBlock:
     return open_block(read_block(task.place), skip_bad=skip_bad, crops_only=task.crops_only, max_pixels=max_pixels)
+
+
+def _describe(worker: _Worker) -> str:
+    """What a worker has to render next."""
+    task = worker.given[0]
+    views = task.views[worker.arrived :]
+    more = " ..." if len(views) > SILENT_NAMED else ""
+    shown = ", ".join(map(str, views[:SILENT_NAMED]))
+    return f"which has shard {task.place.shard}, block {task.place.number}, views {shown}{more} to render"
 
 
 def _destinations(rows: np.ndarray, assigned: np.ndarray, scratch: np.ndarray) -> list[np.ndarray]:

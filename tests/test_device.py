@@ -2,19 +2,41 @@
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import Tensor, nn
 
-from teacher_cache.device import KEPT, PIECE, Normalise, Recycled, Upload
-from teacher_cache.teacher import NO_TOPK, Asked, Teacher, classify_views
+from student.cli import main as student_main
+from teacher_cache.cli import main as teacher_cache_main
+from teacher_cache.device import KEPT, PIECE, Normalise, Recycled, Upload, choose_device, use_device
+from teacher_cache.errors import DeviceError
+from teacher_cache.store import Store
+from teacher_cache.teacher import NO_TOPK, Asked, Teacher, TeacherSettings, classify_views
+from tests.filling import TEACHERS
+from tests.student.small_runs import SMALL, filled_store, student, train_small
 
 CPU = torch.device("cpu")
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """65 samples, all labelled."""
+    return filled_store(tmp_path_factory.mktemp("filled"), counts=(65,))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, filled: Store) -> Path:
+    """The folder of a finished run."""
+    out = tmp_path_factory.mktemp("trained")
+    train_small(filled, out, "epochs=1")
+    return out
 
 
 def drawn_views(*shape: int, seed: int = 0) -> Tensor:
@@ -188,3 +210,141 @@ def test_uploaded_batches_are_whole_although_memory_serves_again() -> None:
         del views, moved
         assert len(upload._given) <= 1
     assert [float(total) for total in sums] == list(range(40))
+
+
+# -- which device --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """A machine of so many GPUs, on which this is one of so many ranks."""
+
+    def pretend(num_gpus: int, local_rank: int = 0, ranks: int = 1) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: num_gpus > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
+        for name, value in (("LOCAL_RANK", local_rank), ("LOCAL_WORLD_SIZE", ranks), ("WORLD_SIZE", ranks)):
+            if ranks == 1:
+                monkeypatch.delenv(name, raising=False)
+            else:
+                monkeypatch.setenv(name, str(value))
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("asked", "there", "chosen"),
+    [
+        (None, (0,), "cpu"),
+        (None, (0, 1, 2), "cpu"),
+        (None, (1,), "cuda:0"),
+        (None, (4, 3, 4), "cuda:3"),
+        ("cpu", (4, 3, 4), "cpu"),
+        ("cuda", (2,), "cuda:0"),
+        ("cuda", (4, 2, 4), "cuda:2"),
+        ("cuda:1", (2,), "cuda:1"),
+    ],
+)
+def test_a_device_is_chosen_with_its_index(
+    machine: Callable[..., None], asked: str | None, there: tuple[int, ...], chosen: str
+) -> None:
+    machine(*there)
+    assert choose_device(asked) == torch.device(chosen)
+
+
+@pytest.mark.parametrize(
+    ("asked", "there", "message"),
+    [
+        ("cuda", (0,), r"--device cuda, but torch .* finds no GPU here: leave --device out to use the CPU, or check"),
+        ("cuda:0", (0,), r"--device cuda:0, but torch .* finds no GPU here"),
+        ("cuda:2", (2,), r"--device cuda:2, but this machine's GPUs are cuda:0 to cuda:1: give one of them"),
+        ("cuda:1", (2, 0, 2), r"--device cuda:1 would be the one GPU of 2 ranks: give --device cuda, each"),
+        ("cuda", (2, 2, 4), r"rank 2 of this machine has no GPU of its own, it has 2: start 2 ranks here"),
+        (None, (2, 2, 4), r"rank 2 of this machine has no GPU of its own, it has 2"),
+        ("gpu", (2,), r"--device gpu is not a device that is served: give cpu, cuda, or cuda:N for one GPU"),
+        ("mps", (0,), r"--device mps is not a device"),
+        ("meta", (0,), r"--device meta is not a device"),
+        ("cuda:", (2,), r"--device cuda: is not a device"),
+        ("cuda:-1", (2,), r"--device cuda:-1 is not a device"),
+        ("", (2,), r"--device  is not a device"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused(
+    machine: Callable[..., None], asked: str | None, there: tuple[int, ...], message: str
+) -> None:
+    machine(*there)
+    with pytest.raises(DeviceError, match=f"^{message}"):
+        choose_device(asked)
+
+
+def test_what_is_chosen_is_made_the_current_device(
+    machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(4, 3, 4)
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    assert use_device("cuda") == use_device(torch.device("cuda", 3)) == torch.device("cuda", 3)
+    assert [device.index for device in current] == [3, 3]
+    use_device("cpu")
+    assert len(current) == 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+@pytest.mark.parametrize("command", ["fill", "verify", "train", "online", "finetune", "evaluate"])
+def test_every_command_refuses_a_gpu_that_is_not_there(
+    command: str, tmp_path: Path, filled: Store, trained: Path
+) -> None:
+    store, checkpoint = str(filled.path), str(trained / "checkpoint.pt")
+    training = ["--store", store, "--recipe", SMALL, "--set", student("two_heads"), "--out", str(tmp_path / "out")]
+    teacher = ["--teacher", f"{TEACHERS}:brightness"]
+    group, words = {
+        "fill": (teacher_cache_main, ["fill", "--store", store, *teacher]),
+        "verify": (teacher_cache_main, ["verify", store, *teacher]),
+        "train": (student_main, ["train", *training]),
+        "online": (student_main, ["train", *training, *teacher]),
+        "finetune": (student_main, ["finetune", "--checkpoint", checkpoint, *training]),
+        "evaluate": (student_main, ["evaluate", "--checkpoint", checkpoint, "--val", str(filled.index.shards[0].path)]),
+    }[command]
+    result = CliRunner().invoke(group, [*words, "--device", "cuda"])
+    assert result.exit_code == 1, result.output
+    (line,) = result.output.splitlines()
+    assert line.startswith(f"error: --device cuda, but torch {torch.__version__} finds no GPU here: leave --device out")
+
+
+# -- the same switches for all -------------------------------------------------------------------------------------
+
+
+def switches() -> tuple[bool, ...]:
+    cudnn = torch.backends.cudnn
+    return torch.backends.cuda.matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic
+
+
+@pytest.fixture
+def other_switches() -> Iterator[Callable[[], None]]:
+    """Set what a user's own loop, or torch's defaults, may have set otherwise."""
+    before = switches()
+
+    def turn(*values: bool) -> None:
+        torch.backends.cuda.matmul.allow_tf32 = values[0]
+        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = values[1:3]
+        torch.backends.cudnn.deterministic = values[3]
+
+    yield lambda: turn(True, True, True, False)
+    turn(*before)
+
+
+def test_cached_and_online_trainings_and_evaluations_run_under_the_same_switches(
+    tmp_path: Path, filled: Store, trained: Path, other_switches: Callable[[], None]
+) -> None:
+    online = TeacherSettings(f"{TEACHERS}:brightness")
+    words = ["evaluate", "--checkpoint", str(trained / "checkpoint.pt"), "--val", str(filled.index.shards[0].path)]
+    runs: dict[str, Callable[[], object]] = {
+        "cached": lambda: train_small(filled, tmp_path / "cached", "epochs=1"),
+        "online": lambda: train_small(filled, tmp_path / "online", "epochs=1", teacher=online),
+        "evaluate": lambda: CliRunner().invoke(student_main, [*words, "--workers", "0"], catch_exceptions=False),
+    }
+    found = {}
+    for name, run in runs.items():
+        other_switches()
+        run()
+        found[name] = switches()
+    assert found == dict.fromkeys(runs, (False, False, False, True))

@@ -586,7 +586,7 @@ def test_a_dead_worker_is_an_error_not_a_hang(tmp_path: Path) -> None:
             pool.submit(RenderTask(number, store.index.place(0, number), tuple(range(16))))
         views = iter(lambda: pool.get().release(), "never")
         next(views)
-        os.kill(pool._processes[0].pid or 0, signal.SIGKILL)
+        pool._processes.children[0].process.kill()
         with pytest.raises(RenderError, match=r"exit code -9.*fewer --workers"):
             list(views)
 

@@ -35,6 +35,8 @@ DOORS = {
     "plotly": {"teacher_cache/audit/report.py"},
     "jinja2": {"teacher_cache/audit/report.py"},
     "matplotlib": {"tools/benchmarks/plot.py"},
+    "multiprocessing": {"teacher_cache/processes.py"},  # no pool of processes is made elsewhere
+    "concurrent": {"teacher_cache/processes.py"},
     "nvidia": {"teacher_cache/replay/regions.py", "tools/benchmarks/peers.py"},
 }
 

@@ -96,7 +96,7 @@ def test_a_worker_that_dies_while_training_is_an_error_not_a_hang(store: Store) 
         batches = iter(loader)
         next(batches)
         assert loader._pool is not None
-        loader._pool._processes[0].kill()
+        loader._pool._processes.children[0].process.kill()
         with pytest.raises(RenderError, match=r"rendering process 0 died \(exit code -9"):
             list(batches)
 

@@ -27,6 +27,7 @@ from teacher_cache.audit.tables import (
     show_view,
 )
 from teacher_cache.cli import OneLineErrors
+from teacher_cache.options import worker_timeout_option
 from teacher_cache.places import open_moved
 from teacher_cache.progress import step_bars
 from teacher_cache.store import Store
@@ -303,6 +304,7 @@ def export(store: str, out: str, rows: Literal["views", "samples"], as_json: boo
 @click.option(
     "--workers", type=click.IntRange(0), help="Processes that replay views.  [default: as there are cores and work]"
 )
+@worker_timeout_option
 @_sampling_options
 @_picture_options
 @_json_option
@@ -314,6 +316,7 @@ def report(
     limit: int,
     views: int,
     workers: int | None,
+    worker_timeout_s: float,
     views_sampled: int,
     seed: int,
     shards: tuple[str, ...],
@@ -341,6 +344,7 @@ def report(
             views_sampled=views_sampled,
             seed=seed,
             workers=workers,
+            worker_timeout_s=worker_timeout_s,
             on_labels=on_labels,
             on_plans=on_plans,
             on_recipes=on_recipes,

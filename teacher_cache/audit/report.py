@@ -19,6 +19,7 @@ from teacher_cache.audit.thumbnails import EXACT_SIDE, SIDE, add_pictures
 from teacher_cache.audit.votes import Census, OnProgress, take_census
 from teacher_cache.errors import StoreError
 from teacher_cache.files import replacing
+from teacher_cache.processes import TIMEOUT_S
 from teacher_cache.shown import MESSAGE, shown
 from teacher_cache.store import Store
 
@@ -42,6 +43,7 @@ def write_report(
     views_sampled: int = VIEWS_SAMPLED,
     seed: int = 0,
     workers: int | None = None,
+    worker_timeout_s: float = TIMEOUT_S,
     on_labels: OnProgress | None = None,
     on_recipes: OnProgress | None = None,
     on_plans: OnProgress | None = None,
@@ -53,7 +55,8 @@ def write_report(
          "pictures_missing": null}
 
     samples: how many of each kind of disagreement, views: of how many views of each the recipes and pictures.
-    workers: processes that replay them; by default as many as there are cores and work for.
+    workers: processes that replay them; by default as many as there are cores and work for. RenderError where one dies,
+    or none has done anything for worker_timeout_s.
     left_out counts pictures for which there was no room; pictures_missing says in one line why there are none at all.
     Nothing is random but the views of the summary's sample, which `seed` draws. StoreError where the page cannot be
     written, exists already, has no room for its text, or plotly is absent.
@@ -78,7 +81,7 @@ def write_report(
             f"{out} would be {(int(max_megabytes * 1e6) - room) / 1e6:.1f} MB without a single picture: "
             "give a larger --max-megabytes, or a smaller --limit"
         )
-    add_pictures(store, data, room, workers, on_pictures)
+    add_pictures(store, data, room, workers, on_pictures, worker_timeout_s)
     page = render(data, script).encode()
     with replacing(out) as aside:
         aside.write_bytes(page)

@@ -2,13 +2,8 @@
 
 import base64
 import io
-import multiprocessing
 import os
-import signal
-from collections import deque
-from collections.abc import Generator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple
 
@@ -19,6 +14,7 @@ from teacher_cache.audit.pictures import png_bytes
 from teacher_cache.audit.sample import render_views
 from teacher_cache.audit.votes import OnProgress
 from teacher_cache.errors import RenderError, ShardError
+from teacher_cache.processes import TIMEOUT_S, Child, ProcessDiedError, in_processes
 from teacher_cache.store import Store
 
 EXACT_SIDE = 64  # pixels: up to here a picture is a PNG, pixel for pixel; larger ones are reduced to SIDE, as WebP
@@ -41,12 +37,17 @@ class Thumbnails(NamedTuple):
 
 
 def add_pictures(
-    store: Store, data: dict[str, Any], room: int, workers: int | None = None, on_progress: OnProgress | None = None
+    store: Store,
+    data: dict[str, Any],
+    room: int,
+    workers: int | None = None,
+    on_progress: OnProgress | None = None,
+    timeout_s: float = TIMEOUT_S,
 ) -> None:
     """Put pictures into the data of `report.collect`, the first samples first, while there is room (bytes).
 
     The sample whose pictures do not all fit keeps those that do; later ones have none. workers: processes; by default
-    as many as there are cores and work for.
+    as many as there are cores and work for. RenderError where one dies, or none has done anything for timeout_s.
     """
     state = data["pictures"]
     shown = [sample for sample in data["samples"] if sample["detail"]["views_missing"] is None]
@@ -56,7 +57,7 @@ def add_pictures(
     if workers is None:
         workers = min(len(os.sched_getaffinity(0)), len(wanted) // SAMPLES_PER_WORKER)
     done = 0
-    with closing(replay_all(store, wanted, workers)) as made:
+    with closing(replay_all(store, wanted, workers, timeout_s)) as made:
         for sample, found in zip(shown, made, strict=False):
             done += 1
             state["differ"] += found.differ
@@ -76,30 +77,45 @@ def add_pictures(
     state["left_out"] += sum(1 + len(sample["views"]) for sample in shown[done:])
 
 
-def replay_all(store: Store, wanted: Sequence[Wanted], workers: int) -> Generator[Thumbnails, None, None]:
+def replay_all(
+    store: Store, wanted: Sequence[Wanted], workers: int, timeout_s: float = TIMEOUT_S
+) -> Generator[Thumbnails, None, None]:
     """The thumbnails of every sample, in order; with fewer than two workers this process makes them.
 
-    RenderError where a process dies.
+    RenderError where a process dies, or none has made any for timeout_s.
     """
     if workers < 2:
         yield from (replay(store, each) for each in wanted)
         return
-    # spawned: other libraries' threads do not survive a fork
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(store,))
-    ahead: deque[Future[Thumbnails]] = deque()
-    try:
-        for each in wanted:
-            ahead.append(pool.submit(_replay, each))
-            if len(ahead) > 2 * workers:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-    except BrokenProcessPool:
+
+    def refuse(doing: Mapping[int, Child]) -> None:
+        named = ", ".join(f"{_name(store, wanted[task])} ({child.state()})" for task, child in sorted(doing.items()))
         raise RenderError(
-            "a process that replayed views died, often for lack of memory: run again, with fewer --workers"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
+            f"no picture has come for {timeout_s:g} s; being replayed: {named}: run the same command again; if "
+            "pictures are very large or their disk very slow, raise --worker-timeout"
+        )
+
+    made = in_processes(
+        _replay_alone, store, wanted, workers=workers, name="replay", timeout_s=timeout_s, on_silence=refuse
+    )
+    early: dict[int, Thumbnails] = {}
+    turn = 0
+    with closing(made):
+        try:
+            for number, thumbnails in made:
+                early[number] = thumbnails
+                while turn in early:
+                    yield early.pop(turn)
+                    turn += 1
+        except ProcessDiedError as error:
+            raise RenderError(
+                f"{_name(store, wanted[error.task])}: the process that replayed it died (exit code {error.exit_code}), "
+                "often for lack of memory: run again, with fewer --workers"
+            ) from None
+
+
+def _name(store: Store, wanted: Wanted) -> str:
+    return f"shard {store.shard_name(store.index.shard_of(wanted.sample))}, key {store.index.key(wanted.sample)}"
 
 
 def replay(store: Store, wanted: Wanted) -> Thumbnails:
@@ -115,20 +131,11 @@ def replay(store: Store, wanted: Wanted) -> Thumbnails:
     return Thumbnails(uris, differ)
 
 
-_store: Store  # of a replaying process
-
-
-def _begin(store: Store) -> None:
+def _replay_alone(store: Store, wanted: Wanted) -> Thumbnails:
     import torch
 
-    global _store
-    _store = store
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # sent to all; the parent ends its processes
-
-
-def _replay(wanted: Wanted) -> Thumbnails:
-    return replay(_store, wanted)
+    return replay(store, wanted)
 
 
 def data_uri(pixels: np.ndarray) -> str:

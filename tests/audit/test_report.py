@@ -105,15 +105,22 @@ def test_processes_make_the_same_page(tmp_path: Path, small_plotly: None) -> Non
 
 
 class Deadly:
-    """Ends the process that it is sent to."""
+    """A store that ends the process that it is sent to."""
+
+    def __init__(self, store: Store) -> None:
+        self.index, self.shard_name = store.index, store.shard_name
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os._exit, (9,)
 
 
-def test_a_process_that_dies_is_told_in_one_line() -> None:
-    store: Any = Deadly()
-    with pytest.raises(RenderError, match=r"died, often for lack of memory: run again, with fewer --workers$"):
+def test_a_process_that_dies_is_told_in_one_line(tmp_path: Path) -> None:
+    store: Any = Deadly(drawn_store(tmp_path))
+    message = (
+        rf"^shard train-0000\.tar, key {store.index.key(0)}: the process that replayed it died \(exit code 9\), often "
+        "for lack of memory: run again, with fewer --workers$"
+    )
+    with pytest.raises(RenderError, match=message):
         list(replay_all(store, [Wanted(0, [0])], 2))
 
 

@@ -1,0 +1,94 @@
+"""Ranks of a training that hang or die: the others say where they waited for them."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from student.ranks import Ranks, gather, joined_ranks, meeting, said_by_any_rank
+from teacher_cache.errors import RankError
+from tests.running import descendants, rank, running, wait_until
+from tests.student.forked import Forks
+from tests.student.small_runs import SMALL, filled_store, student
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    with Forks(tmp_path_factory.mktemp("logs")) as started:
+        yield started
+
+
+def command(folder: Path, *more: str) -> list[str]:
+    """A training far longer than the test."""
+    store = filled_store(folder)
+    settings = [word for setting in (student("plain"), "epochs=100000") for word in ("--set", setting)]
+    words = ["train", "--store", str(store.path), "--recipe", SMALL, "--out", str(folder / "out"), "--workers", "0"]
+    return [*words, "--device", "cpu", "--checkpoint-every", "0.01", *settings, *more]
+
+
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
+def test_a_rank_that_hangs_or_dies_is_told_by_the_other(tmp_path: Path, forks: Forks, number: int) -> None:
+    first, second = forks.start_ranks(command(tmp_path, "--rank-timeout", "5"), 2)
+    wait_until(lambda: (tmp_path / "out" / "checkpoint.pt").exists())
+    os.kill(second.id, number)
+    try:
+        assert first.wait() == 1, first.output
+    finally:
+        os.kill(second.id, signal.SIGKILL)
+        assert second.wait() == -signal.SIGKILL
+    (told,) = [line for line in first.output.splitlines() if line.startswith("error: ")]
+    assert told.startswith("error: the ranks did not come together at a ")
+    assert told.endswith(
+        "): look for a rank that hangs, or has ended and says why, end the job and run the same command again; if "
+        "ranks are only slow, raise --rank-timeout"
+    )
+    assert "Traceback" not in first.output
+
+
+def test_a_rank_that_hangs_under_torchrun_is_told(tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "student"]
+    words = [*torchrun, *command(tmp_path, "--rank-timeout", "5")]
+    launcher = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert launcher.stderr is not None
+    try:
+        wait_until(lambda: (tmp_path / "out" / "checkpoint.pt").exists())
+        stopped = rank(launcher.pid, 1)
+        assert stopped is not None
+        os.kill(stopped, signal.SIGSTOP)
+        told = next(line for line in launcher.stderr if line.startswith("error: "))
+        assert told.startswith("error: the ranks did not come together at a ")
+    finally:
+        for process in running({launcher.pid, *descendants(launcher.pid)}):
+            os.kill(process, signal.SIGKILL)
+        launcher.communicate()
+
+
+def test_a_rank_that_never_comes_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "9")):
+        monkeypatch.setenv(name, value)
+    message = r"^the ranks did not come together at the start \("
+    with pytest.raises(RankError, match=message), joined_ranks("cpu", timeout_s=1):
+        raise AssertionError
+    assert not dist.is_initialized()
+
+
+def test_errors_that_are_not_the_ranks_stay() -> None:
+    with pytest.raises(RuntimeError, match="shapes"), meeting("a step's gradients"):
+        raise RuntimeError("shapes do not fit")
+    message = r"at a step's gradients \(NCCL watchdog\): look for"
+    with pytest.raises(RankError, match=message), meeting("a step's gradients"):
+        raise dist.DistBackendError("NCCL watchdog\nand where it was")
+
+
+def test_one_rank_waits_for_nobody() -> None:
+    alone = Ranks(0, 1, torch.device("cpu"))
+    assert said_by_any_rank([True, False], alone) == [True, False]
+    assert gather("value", alone) == ["value"]

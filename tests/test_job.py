@@ -1,0 +1,127 @@
+"""Ranks that wait for each other, and do not wait for ever."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+
+from teacher_cache import job as job_module
+from teacher_cache.errors import RankError
+from teacher_cache.job import Job, join_job
+from tests.bright_shards import bright_store
+from tests.filling import TEACHERS
+from tests.running import descendants, rank, running, wait_until
+
+ROOT = Path(__file__).parents[1]
+
+
+class Clock:
+    """Time that passes while a rank sleeps; `at` is called each time with what has passed."""
+
+    def __init__(self) -> None:
+        self.s = 0.0
+        self.at: Callable[[float], object] = lambda now_s: None  # what other ranks do
+
+    def sleep(self, seconds: float) -> None:
+        self.s += seconds
+        self.at(self.s)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(job_module, "time", made)
+    return made
+
+
+def two_ranks() -> Job:
+    return Job(rank=0, world_size=2, local_rank=0, store=dist.HashStore(), timeout_s=600)
+
+
+def test_a_rank_that_does_not_come_is_told_once_nothing_moves(clock: Clock) -> None:
+    job = two_ranks()
+    clock.at = lambda now_s: job.add("views", 1) if now_s < 3000 else None
+    with pytest.raises(RankError, match=r"^1 of 2 ranks have not finished, and no rank has done anything for 600 s: "):
+        job.wait_for_all("finished", moving=("views",))
+    assert 3590 < clock.s < 3610
+
+
+def test_a_slow_first_unit_is_waited_for(clock: Clock) -> None:
+    """Views are counted batch by batch, long before a unit is whole."""
+    job = two_ranks()
+
+    def other(now_s: float) -> None:
+        if round(now_s, 1) % 500 == 0:
+            job.add("views", 64)
+        if now_s > 20_000:
+            job.publish("units", [[0, 0, 0]])
+
+    clock.at = other
+    assert job.read("units", moving=("views",)) == [[0, 0, 0]]
+    assert clock.s > 20_000
+
+
+def test_a_first_rank_that_does_nothing_is_told(clock: Clock) -> None:
+    with pytest.raises(
+        RankError, match=r"^rank 0 has not published the list of units, and no rank .* raise --rank-timeout$"
+    ):
+        two_ranks().read("units", moving=("views",))
+    assert 599 < clock.s < 601
+
+
+def test_everybody_arrives(clock: Clock) -> None:
+    job, calls = two_ranks(), []
+    clock.at = lambda now_s: job.add("finished", 1) if now_s == 0.2 else None
+    job.wait_for_all("finished", meanwhile=lambda: calls.append(clock.s))
+    assert calls == [0, 0.2]
+
+
+def test_a_store_that_is_gone_is_told() -> None:
+    class Gone:
+        def add(self, counter: str, amount: int) -> int:
+            raise dist.DistNetworkError("Connection was likely closed.\nException raised from ...")
+
+    job = Job(rank=1, world_size=2, local_rank=1, store=Gone())
+    message = r"^the ranks' key-value store does not answer \(Connection was likely closed\.\): torchrun or"
+    with pytest.raises(RankError, match=message):
+        next(job.draw("drawn", 3))
+
+
+def test_a_job_that_cannot_be_joined_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "9")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RankError, match=r"^the ranks' key-value store does not answer"):
+        join_job(timeout_s=1)
+
+
+def test_a_rank_that_hangs_while_filling_is_told(tmp_path: Path) -> None:
+    store = bright_store(tmp_path, counts=(640, 640), views=16, group=2)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    fill = ["teacher_cache", "fill", "--store", str(store.path), "--teacher", f"{TEACHERS}:brightness"]
+    words = [*torchrun, *fill, "--device", "cpu", "--batch-size", "32", "--workers", "0", "--rank-timeout", "15"]
+    launcher = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert launcher.stderr is not None
+    try:
+        wait_until(lambda: store.committed().sum() > 2)  # more than the first rank labels alone
+        stopped = rank(launcher.pid, 1)
+        assert stopped is not None
+        os.kill(stopped, signal.SIGSTOP)
+        told = next(line for line in launcher.stderr if line.startswith("error: "))
+        assert told == (
+            "error: 1 of 2 ranks have not finished, and no rank has done anything for 15 s: look for a rank that "
+            "hangs, or has ended and says why, end the job and run the same command again; if ranks are only slow, "
+            "raise --rank-timeout\n"
+        )
+        os.kill(stopped, signal.SIGKILL)  # as torchrun does after half a minute
+        launcher.communicate()
+        assert launcher.returncode == 1
+    finally:
+        for process in running({launcher.pid, *descendants(launcher.pid)}):
+            os.kill(process, signal.SIGKILL)
+        launcher.stderr.close()
+        launcher.wait()

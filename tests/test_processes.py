@@ -1,0 +1,322 @@
+"""Processes that end with their parent, and those that hang."""
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from teacher_cache import processes
+from teacher_cache.audit.thumbnails import Wanted, replay_all
+from teacher_cache.errors import RenderError, ShardError
+from teacher_cache.processes import Child, Connection, ProcessDiedError, Processes, in_processes, wait_for
+from teacher_cache.workers import RenderPool, RenderTask
+from tests.audit.drawn import drawn_store
+from tests.bright_shards import bright_store, write_bright_shards
+from tests.echoing import answers, echo, work
+from tests.filling import TEACHERS
+from tests.running import descendants, running, wait_until, workers
+
+ROOT = Path(__file__).parents[1]
+FILL = ["--teacher", f"{TEACHERS}:brightness", "--device", "cpu", "--batch-size", "32"]
+
+
+# -- the parent dies -----------------------------------------------------------------------------------------------
+
+
+def fill_command(folder: Path, module: list[str]) -> list[str]:
+    store = bright_store(folder, counts=(640,), views=64)
+    return [*module, "teacher_cache", "fill", "--store", str(store.path), *FILL, "--workers", "2"]
+
+
+def index_command(folder: Path, module: list[str]) -> list[str]:
+    """Of shards that cannot be opened before somebody writes to them: walkers wait in the system."""
+    for name in "ab":
+        os.mkfifo(folder / f"{name}.tar")
+    given = [str(folder / "{a,b}.tar"), "--store", str(folder / "store"), "--policy", "none", "--views", "1"]
+    return [*module, "teacher_cache", "index", *given, "--workers", "2"]
+
+
+def report_command(folder: Path, module: list[str]) -> list[str]:
+    store = drawn_store(folder)
+    given = [str(store.path), "report", "--out", str(folder / "page.html"), "--views-sampled", "0", "--workers", "2"]
+    return [sys.executable, "tools/inspect_cache.py", *given]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("command", [fill_command, index_command, report_command])
+def test_nobody_is_left_when_the_parent_is_killed(tmp_path: Path, command: Any, number: int) -> None:
+    """Not even those that are stopped; on SIGTERM they are met while they start."""
+    words = command(tmp_path, [sys.executable, "-m"])
+    parent = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_until(lambda: len(workers(parent.pid)) == 2)
+    left = descendants(parent.pid)
+    if number == signal.SIGKILL:
+        wait_until(lambda: all(ties_to_parent(child) for child in workers(parent.pid)))
+        for child in workers(parent.pid):
+            os.kill(child, signal.SIGSTOP)
+    try:
+        parent.send_signal(number)
+        parent.wait(timeout=60)
+        wait_until(lambda: not running(left), limit_s=30)
+    finally:
+        for child in running(left):
+            os.kill(child, signal.SIGKILL)
+
+
+def ties_to_parent(child: int) -> bool:
+    """Whether a process has begun to live: it does not ignore its parent's signals before."""
+    status = Path(f"/proc/{child}/status").read_text()
+    ignored = int(status.partition("SigIgn:")[2].split()[0], 16)
+    return bool(ignored >> (signal.SIGTERM - 1) & 1)
+
+
+def test_nobody_is_left_when_torchrun_is_killed(tmp_path: Path) -> None:
+    """Ranks, and the processes that they started."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    words = fill_command(tmp_path, torchrun)
+    launcher = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_until(lambda: len(workers(launcher.pid)) == 4)
+    left = descendants(launcher.pid)
+    assert len(left) >= 6
+    try:
+        launcher.kill()
+        launcher.wait()
+        wait_until(lambda: not running(left), limit_s=30)
+    finally:
+        for child in running(left):
+            os.kill(child, signal.SIGKILL)
+
+
+# -- a process by itself -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", processes.PARENTS_SIGNALS)
+def test_signals_are_the_parents_from_the_first_moment_on(number: int) -> None:
+    with Processes("echo") as started:
+        child = started.start(echo)
+        assert child.process.pid is not None
+        os.kill(child.process.pid, number)  # it still imports
+        assert answers(child)
+        os.kill(child.process.pid, number)
+        assert answers(child)
+    assert not running([child.process.pid])
+
+
+def test_a_process_outlives_the_thread_that_asked_for_it() -> None:
+    with Processes("echo") as started:
+        found: list[Child] = []
+        thread = threading.Thread(target=lambda: found.append(started.start(echo)))
+        thread.start()
+        thread.join()
+        wait_until(lambda: not thread.is_alive())
+        assert answers(found[0])
+        assert answers(found[0])
+
+
+def test_processes_that_are_dropped_end() -> None:
+    started = Processes("echo")
+    process = started.start(echo).process.pid
+    assert process is not None
+    del started
+    gc.collect()
+    assert not running([process])
+
+
+def test_a_program_that_closes_nothing_ends(tmp_path: Path) -> None:
+    script = tmp_path / "careless.py"
+    script.write_text(
+        "from teacher_cache.processes import Processes\n"
+        "from tests.echoing import answers, echo\n"
+        "if __name__ == '__main__':\n"
+        "    kept = Processes('echo')\n"
+        "    print(answers(kept.start(echo)))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+
+
+def test_closing_does_not_wait_for_those_that_are_stopped() -> None:
+    with Processes("echo") as started:
+        stopped = [started.start(echo) for _ in range(4)]
+        for child in stopped:
+            assert answers(child)
+            os.kill(child.process.pid or 0, signal.SIGSTOP)
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 3 * processes.END_S  # not a moment for each
+    assert not running(child.process.pid or 0 for child in stopped)
+
+
+def test_time_in_which_we_are_stopped_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wait that is cut short by SIGSTOP comes back late and empty: only one slice of it is lost."""
+    waited: list[float] = []
+
+    def wait(connections: list[Connection], timeout: float) -> list[Connection]:
+        waited.append(timeout)
+        return connections if len(waited) == answer_at else []
+
+    monkeypatch.setattr(processes, "wait_for_any", wait)
+    answer_at = 0
+    assert wait_for([], 3.5) == []
+    assert waited == [1, 1, 1, 0.5]
+    waited.clear()
+    one, other = processes.multiprocessing.Pipe()
+    answer_at = 3
+    assert wait_for([one], 120) == [one]
+    assert waited == [1, 1, 1]
+    one.close()
+    other.close()
+
+
+# -- work for many -------------------------------------------------------------------------------------------------
+
+
+def done(*tasks: str, timeout_s: float = 60, silent: list[dict[int, Child]] | None = None) -> dict[int, str]:
+    def note(doing: dict[int, Child]) -> None:
+        assert silent is not None
+        silent.append(doing)
+        for child in doing.values():
+            os.kill(child.process.pid or 0, signal.SIGCONT)
+
+    return dict(in_processes(work, "c", tasks, workers=2, name="work", timeout_s=timeout_s, on_silence=note))
+
+
+def test_every_task_is_done() -> None:
+    assert done(*"abcdefg") == {number: f"c{task}" for number, task in enumerate("abcdefg")}
+    assert done() == {}
+
+
+def test_errors_come_from_there(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ShardError, match=r"^c refuses$"):
+        done("a", "refuse")
+    with pytest.raises(OSError, match="No space left on device") as full:
+        done("full", "a")
+    assert (full.value.errno, full.value.filename) == (28, "c")
+    assert "Traceback" not in capfd.readouterr().err
+    with pytest.raises(RuntimeError, match=r"^KeyError: 'fault'$"):
+        done("fault")
+    assert "in work" in capfd.readouterr().err  # where it was
+    with pytest.raises(ProcessDiedError) as died:
+        done("a", "b", "c", "die")
+    assert (died.value.exit_code, died.value.task) == (9, 3)
+
+
+def test_silence_is_told_and_may_be_waited_for() -> None:
+    silent: list[dict[int, Child]] = []
+    assert done("a", "b", "stop", timeout_s=2, silent=silent) == {0: "ca", 1: "cb", 2: "cstop"}
+    assert list(silent[-1]) == [2]  # it was sent on then
+
+
+# -- what hangs is named -------------------------------------------------------------------------------------------
+
+
+def take_all(pool: RenderPool) -> None:
+    while pool.pending:
+        pool.get().release()
+
+
+def test_a_stopped_worker_is_named_with_what_it_renders(tmp_path: Path) -> None:
+    store = bright_store(tmp_path, counts=(640,), views=16, group=16)
+    with RenderPool(store.policy, store.seed, workers=2) as pool:
+        for number in range(4):
+            pool.submit(RenderTask(number, store.index.place(0, number), tuple(range(16))))
+        while {len(worker.given) for worker in pool._workers} == {2}:  # until one has done a block
+            pool.get().release()
+        pool._timeout_s = 5  # not before: they start as slowly as they import
+        stopped = pool._processes.children[1].process.pid or 0
+        os.kill(stopped, signal.SIGSTOP)
+        with pytest.raises(RenderError) as hung:
+            take_all(pool)
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 3 * processes.END_S
+    assert not running([stopped])
+    message = str(hung.value)
+    assert "no view has come for 5 s from rendering process 1 (pid " in message
+    assert ", it is stopped), which has shard train-0000.tar, block " in message
+    assert "rendering process 0" not in message  # it has done its part
+    assert message.endswith(
+        "to render: run the same command again; if pictures are very large or their disk very slow, raise "
+        "--worker-timeout"
+    )
+
+
+def test_a_worker_that_is_not_through_is_named_too(tmp_path: Path) -> None:
+    """It waits to open its shard, as for a disk."""
+    store = bright_store(tmp_path, counts=(64,), views=16, group=16)
+    shard = Path(store.index.shards[0].path)
+    shard.unlink()
+    os.mkfifo(shard)
+    message = r"views 3, 5, 8 \.\.\. to render: run .* raise --worker-timeout$"
+    with RenderPool(store.policy, store.seed, workers=1, timeout_s=1) as pool:
+        pool.submit(RenderTask(0, store.index.place(0, 0), (3, 5, 8, 9)))
+        with pytest.raises(RenderError, match=rf"shard train-0000\.tar, block 0, {message}"):
+            pool.get()
+
+
+def test_thumbnails_that_do_not_come_are_named(tmp_path: Path) -> None:
+    store = drawn_store(tmp_path)
+    shard = Path(store.index.shards[0].path)
+    shard.unlink()
+    os.mkfifo(shard)
+    wanted = [Wanted(sample, [0]) for sample in range(2)]
+    named = [rf"shard train-0000\.tar, key {store.index.key(sample)} \(pid \d+.*\)" for sample in range(2)]
+    message = rf"^no picture has come for 1 s; being replayed: {', '.join(named)}: run .* raise --worker-timeout$"
+    with closing(replay_all(store, wanted, 2, timeout_s=1)) as made, pytest.raises(RenderError, match=message):
+        next(made)
+
+
+def test_walkers_are_waited_for_with_a_warning(tmp_path: Path) -> None:
+    good = write_bright_shards(tmp_path, (5,))
+    slow = tmp_path / "slow.tar"
+    os.mkfifo(slow)
+    script = tmp_path / "walk.py"
+    script.write_text(
+        "from teacher_cache.classes import class_rule\n"
+        "from teacher_cache.shards import index_shards\n"
+        "if __name__ == '__main__':\n"
+        f"    paths = {[*good, str(slow)]!r}\n"
+        "    done = lambda number, total: print(number, 'of', total, flush=True)\n"
+        "    index_shards(paths, class_rule(paths), workers=2, warn_after_s=1, progress=done)\n"
+    )
+    walking = subprocess.Popen(
+        [sys.executable, script],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert walking.stdout is not None
+    assert walking.stderr is not None
+    try:
+        assert walking.stdout.readline() == "1 of 2\n"
+        for line in walking.stderr:
+            if str(good[0]) not in line:  # it may have taken as long to start
+                break
+        assert line.startswith(f"warning: no shard was finished for 1 s; still being walked: {slow} (pid ")
+        assert line.endswith("and the same command goes on\n")
+        assert walking.poll() is None
+    finally:
+        walking.kill()
+        walking.communicate()
+
+
+def test_a_walker_that_dies_is_named(tmp_path: Path) -> None:
+    words = index_command(tmp_path, [sys.executable, "-m"])
+    walking = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: len(workers(walking.pid)) == 2)
+    first = min(workers(walking.pid))
+    os.kill(first, signal.SIGKILL)
+    _, stderr = walking.communicate(timeout=60)
+    assert walking.returncode == 1
+    assert stderr.splitlines()[-1] == (
+        "error: shard a.tar: the process that walked it died (exit code -9; -9 is often a lack of memory): run again, "
+        "with fewer --workers"
+    )
