@@ -80,7 +80,7 @@ class OnlineAnswers:
         if stored is None:
             return line
         fields = [field for field in DECIDING_FIELDS if field not in ("topk", "tau")]
-        differing = [field for field in fields if stored[field] != identity[field]]
+        differing = [field for field in fields if stored.get(field) != identity[field]]
         if not differing:
             return f"{line}; it is the store's teacher, no label is read"
         return f"{line}; warning: it is not the store's teacher ({', '.join(differing)} differ)"

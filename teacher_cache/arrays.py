@@ -1,6 +1,8 @@
 """The store's Zarr arrays: how each is made and opened, those of the index written and read."""
 
 import json
+import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -96,18 +98,47 @@ def write_index(root: zarr.Group, index: Index) -> None:
             array[:] = np.asarray(values, dtype)
 
 
-def read_index(root: zarr.Group, store: Path) -> dict[str, np.ndarray]:
+def read_whole(root: zarr.Group, store: Path, name: str) -> np.ndarray:
+    """An array of a store that was written whole. StoreError, naming it, where it cannot be read or a chunk is absent,
+    which zarr would read as its fill value."""
+    try:
+        facts = array_facts(store / name, grows=False)
+        lengths = facts["chunk_grid"]["configuration"]["chunk_shape"]
+        chunks = math.prod(-(-axis // length) for axis, length in zip(facts["shape"], lengths, strict=True))
+        there = sum(len(files) for _, _, files in os.walk(store / name / "c"))
+        if there < chunks:
+            raise ValueError(f"{there} of its {chunks} chunks are there")
+        return np.asarray(open_array(root, name)[:])
+    except Exception as error:
+        folder = store / name.partition("/")[0]
+        raise StoreError(
+            f"{name} of {store} cannot be read ({error}): restore {folder} from a copy, or make a new store"
+        ) from error
+
+
+def read_index(root: zarr.Group, store: Path, num_shards: int, num_classes: int) -> dict[str, np.ndarray]:
     """What `write_index` wrote: the Index's own arrays by their names, and hashes (S,) uint64 of its shards.
 
-    StoreError, naming the array, where one cannot be read.
+    StoreError, naming the array, where one cannot be read or does not fit the others.
     """
-    arrays: dict[str, np.ndarray] = {}
-    for name in _INDEX_TYPES:
-        try:
-            arrays[name] = np.asarray(open_array(root, f"index/{name}")[:])
-        except Exception as error:
-            raise StoreError(
-                f"index/{name} of {store} cannot be read ({error}): restore {store}/index from a copy, "
-                "or make a new store"
-            ) from error
+    arrays = {name: read_whole(root, store, f"index/{name}") for name in _INDEX_TYPES}
+    if fault := _index_fault(arrays, num_shards, num_classes):
+        raise StoreError(f"index/ of {store} is damaged ({fault}): restore it from a copy, or index a new store")
     return arrays
+
+
+def _index_fault(arrays: dict[str, np.ndarray], num_shards: int, num_classes: int) -> str | None:
+    """What in a stranger's index would be read beside its arrays; None where nothing is."""
+    samples = int(arrays["counts"].sum())
+    for name, values in arrays.items():
+        expected = num_shards if name in ("counts", "hashes") else samples
+        if name != "key_bytes" and values.shape != (expected,):
+            return f"{name} has shape {values.shape}, expected ({expected},)"
+    ends, classes = arrays["key_ends"], arrays["classes"]
+    if (np.diff(ends, prepend=0) < 0).any() or (len(ends) and ends[-1] != len(arrays["key_bytes"])):
+        return "key_ends do not part key_bytes"
+    if ((classes < 0) | (classes >= num_classes)).any():
+        return f"classes are not all below {num_classes}"
+    if any((arrays[name] < 0).any() for name in ("counts", "offsets", "sizes")):
+        return "counts, offsets or sizes are negative"
+    return None

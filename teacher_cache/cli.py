@@ -462,10 +462,19 @@ def _skipped(found: dict[str, Any]) -> str:
     return ", ".join(first) + (f" and {more} more (status --json lists 100)" if more else "")
 
 
+def _teacher(identity: dict[str, Any] | None) -> str:
+    if identity is None:
+        return "none yet"
+    said = {name: identity.get(name) or "?" for name in ("weights_sha256", "dtype", "batch_size", "device", "torch")}
+    return (
+        f"{identity['name']}, weights {said['weights_sha256'][:12]}, {said['dtype']}, batches of {said['batch_size']} "
+        f"on {said['device']}, torch {said['torch']}"
+    )
+
+
 def _print_status(found: dict[str, Any]) -> None:
     from teacher_cache.proof import describe_build
 
-    teacher = found["teacher"] or {}
     rows = {
         "samples": f"{found['samples']} in {found['shards']} shards, {found['classes']} classes",
         "views": f"{found['views']} in groups of {found['group']}, seed {found['seed']}",
@@ -473,8 +482,7 @@ def _print_status(found: dict[str, Any]) -> None:
         "agreement": _agreement(found),
         "size": _size(found),
         "soft labels": _soft(found),
-        "teacher": "none yet" if not teacher else f"{teacher['name']}, weights {teacher['weights_sha256'][:12]}, "
-        f"{teacher['dtype']}, batches of {teacher['batch_size']} on {teacher['device']}, torch {teacher['torch']}",
+        "teacher": _teacher(found["teacher"]),
         "filled with": "\n".join(f"{describe_build(build)}: logits {build['logits']}" for build in found["builds"]),
         "policy": f"{found['policy']['name']} at {found['policy']['size'][0]} x {found['policy']['size'][1]}",
         "libraries": ", ".join(f"{name} {version}" for name, version in found["libraries"].items()),

@@ -12,7 +12,8 @@ from teacher_cache.agreement import (
     count_agreement,
     renaming_gain,
 )
-from teacher_cache.errors import AgreementError, StoreError, TeacherError
+from teacher_cache.drift import drift_message
+from teacher_cache.errors import AgreementError, DriftError, StoreError, TeacherError
 from teacher_cache.job import Job
 from teacher_cache.processes import TIMEOUT_S
 from teacher_cache.proof import Proof, make_proof
@@ -271,8 +272,13 @@ def label_first_unit(
 
 
 def check_labelled_alike(store: Store, batch: Batch, logits: np.ndarray, labelled: LabelledUnit) -> None:
-    """Refuse, with TeacherError, a teacher whose labels in the unit are not those of its proof."""
+    """Refuse, with TeacherError, a teacher whose labels in the unit are not those of its proof, and with DriftError
+    pixels that are others each time they are rendered."""
     first = store.unit_rows(labelled.unit)[0]
+    for replay in batch.replays:
+        block = replay.block - first // BLOCK_SAMPLES
+        if labelled.digests[block, replay.view - labelled.first_view] != replay.digest:
+            raise DriftError(drift_message(store, labelled.unit.shard, replay.block, replay.view))
     for number, row in enumerate(batch.rows):
         label = labelled.labels[row.block * BLOCK_SAMPLES + row.position - first, row.view - labelled.first_view]
         if label != logits[number].argmax():

@@ -14,7 +14,7 @@ import numpy as np
 import xxhash
 import zarr
 
-from teacher_cache.arrays import array_facts, make_array, open_array
+from teacher_cache.arrays import make_array, read_whole
 from teacher_cache.errors import StoreError
 from teacher_cache.unit import Unit
 
@@ -62,8 +62,8 @@ def device_group(device: str) -> str:
 def describe_build(build: Mapping[str, Any]) -> str:
     """torch 2.14.1, CUDA 13.0, cuDNN 91002, driver 580.65, NVIDIA H100, 8 threads."""
     named = (("torch", "torch"), ("CUDA", "cuda"), ("cuDNN", "cudnn"), ("driver", "driver"))
-    parts = [f"{name} {build[field]}" for name, field in named if build[field]]
-    return ", ".join([*parts, str(build["device"]), f"{build['threads']} CPU threads"])
+    parts = [f"{name} {build[field]}" for name, field in named if build.get(field)]
+    return ", ".join([*parts, str(build.get("device")), f"{build.get('threads')} CPU threads"])
 
 
 def build_group(build: Mapping[str, Any]) -> str:
@@ -100,9 +100,9 @@ def read_proof(root: zarr.Group, store: Path, name: str, attributes: Mapping[str
             Replay(block, view, int(digest, 16), tuple(skipped))
             for block, view, digest, skipped in attributes["replays"]
         )
-        for array in ARRAYS:
-            array_facts(store / name / array, grows=False)  # refuses codecs that are not ours
-        labels, logits = (np.asarray(open_array(root, f"{name}/{array}")[:]) for array in ARRAYS)
+        labels, logits = (read_whole(root, store, f"{name}/{array}") for array in ARRAYS)
+        if labels.ndim != 1 or logits.ndim != 2 or not 0 < len(logits) <= len(labels):
+            raise ValueError(f"{len(logits)} rows of logits do not fit {len(labels)} labels")
         return Proof(Unit(*attributes["unit"]), replays, labels.astype(np.int64), logits, attributes["build"])
     except Exception as error:
         raise StoreError(

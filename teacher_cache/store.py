@@ -26,16 +26,26 @@ import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import zarr
 
-from teacher_cache.arrays import array_facts, created_arrays, facts_of, make_array, open_array, read_index, write_index
+from teacher_cache.arrays import (
+    array_facts,
+    created_arrays,
+    facts_of,
+    make_array,
+    open_array,
+    read_index,
+    read_whole,
+    write_index,
+)
 from teacher_cache.chunks import Chunks, Stamp, file_stamp, open_chunks, read_file
 from teacher_cache.errors import PolicyError, StoreError, TeacherError
 from teacher_cache.files import UNIT_IN_FLIGHT, new_folder, sweep, sync_up, writing
 from teacher_cache.fingerprint import Fingerprint, read_kind
+from teacher_cache.identity import check_said
 from teacher_cache.index import Index, ShardEntry
 from teacher_cache.proof import Proof, build_group, device_group, device_hash, proof_attributes, proof_files, read_proof
 from teacher_cache.published import (
@@ -269,7 +279,7 @@ class Store:
         return self._index
 
     def _read_index(self) -> Index:
-        arrays = read_index(self._root, self.path)
+        arrays = read_index(self._root, self.path, len(self._shards), self.num_classes)
         hashes = arrays.pop("hashes")
         entries = tuple(
             ShardEntry(name=name, path=path, num_bytes=num_bytes, hash=int(shard_hash))
@@ -286,7 +296,7 @@ class Store:
     @cached_property
     def counts(self) -> np.ndarray:
         """Samples of each shard, (S,) int64, without reading the rest of the index."""
-        return np.asarray(open_array(self._root, "index/counts")[:])
+        return read_whole(self._root, self.path, "index/counts")
 
     def shard_name(self, shard: int) -> str:
         return self._shards[shard][0]
@@ -357,7 +367,10 @@ class Store:
         """A unit's chunk of an array of values, by name: what read_labels and the others give."""
         chunks = self._value_chunks(name)
         try:
-            return chunks.read(*unit)[0]
+            values: np.ndarray = chunks.read(*unit)[0]
+            if name in ("labels", "topk_classes") and not self._are_classes(values):
+                raise ValueError(f"not all are below {self.num_classes} classes")
+            return values
         except Exception as error:
             raise StoreError(f"{name} of {self._where(unit)} are damaged ({error}): {self._redo(unit)}") from error
 
@@ -554,7 +567,10 @@ class Store:
     def teacher(self) -> dict[str, Any] | None:
         """Identity of the teacher that filled the store; None while there is none. StoreError where it was changed."""
         published = read_published(self.path, "teacher")
-        return None if published is None else {name: value for name, value in published.items() if name != _TOPK_FACTS}
+        if published is None:
+            return None
+        published.pop(_TOPK_FACTS, None)
+        return check_said("teacher", published, f"{self.path}/teacher")
 
     @property
     def devices(self) -> list[str]:
@@ -567,11 +583,11 @@ class Store:
         proof's."""
         return sorted((build for _, build in self._published("build")), key=str)
 
-    def _published(self, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _published(self, kind: Literal["device", "build"]) -> Iterator[tuple[str, dict[str, Any]]]:
         for folder in sorted(self.path.glob(f"teacher/{kind}-*")):
             name = f"teacher/{folder.name}"
             if (attributes := read_published(self.path, name)) is not None:
-                yield name, attributes
+                yield name, check_said(kind, attributes, f"{self.path}/{name}")
 
     def publish_teacher(self, identity: dict[str, Any], proof: Proof | None = None) -> None:
         """Bind the store to a teacher, with its proof on this device, and make the arrays of its topk, if it says any.

@@ -272,7 +272,7 @@ def check_same_teacher(
     may_differ: fields of the identity ("device", "dtype") that need not be equal.
     """
     for field in DECIDING_FIELDS:
-        if field in may_differ or stored[field] == teacher[field]:
+        if field in may_differ or stored.get(field) == teacher[field]:
             continue
         advice = (
             "make the store with `teacher-cache index --devices any` to mix devices"
@@ -282,7 +282,7 @@ def check_same_teacher(
         if field in NO_TOPK:
             advice += ", made with `teacher-cache index --like`"
         raise TeacherError(
-            f"the store was filled by {stored['name']}, whose {field} is {stored[field]}; "
+            f"the store was filled by {stored['name']}, whose {field} is {stored.get(field)}; "
             f"this teacher's {field} is {teacher[field]}: {advice}"
         )
 

@@ -13,7 +13,7 @@ from teacher_cache import store as store_module
 from teacher_cache.chunks import Chunks, file_stamp, open_chunks, read_file
 from teacher_cache.errors import StoreError
 from teacher_cache.store import Store
-from teacher_cache.unit import Unit
+from teacher_cache.unit import RECORD_FIELDS, Unit
 from tests.filled_store import commit, fill, make_index, make_store
 
 UNIT, ABSENT = Unit(0, 1, 1), Unit(3, 0, 1)
@@ -142,7 +142,7 @@ def test_many_at_once_are_each_of_them(store: Store) -> None:
     chunks, files = record_files(store)
     assert len(files) == 9
     np.testing.assert_array_equal(chunks.decode_all(files), [chunks.decode(data) for data in files])
-    assert chunks.decode_all([]).shape == (0, 1, 1, 1, 8)
+    assert chunks.decode_all([]).shape == (0, 1, 1, 1, len(RECORD_FIELDS))
 
 
 def test_many_at_once_do_not_lean_on_each_other(store: Store) -> None:

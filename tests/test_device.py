@@ -295,13 +295,16 @@ def test_every_command_refuses_a_gpu_that_is_not_there(
 ) -> None:
     store, checkpoint = str(filled.path), str(trained / "checkpoint.pt")
     training = ["--store", store, "--recipe", SMALL, "--set", student("two_heads"), "--out", str(tmp_path / "out")]
-    teacher = ["--teacher", f"{TEACHERS}:brightness"]
+    teacher, model = ["--teacher", f"{TEACHERS}:brightness"], student("two_heads").partition("=")[2]
     group, words = {
         "fill": (teacher_cache_main, ["fill", "--store", store, *teacher]),
         "verify": (teacher_cache_main, ["verify", store, *teacher]),
         "train": (student_main, ["train", *training]),
         "online": (student_main, ["train", *training, *teacher]),
-        "finetune": (student_main, ["finetune", "--checkpoint", checkpoint, *training]),
+        "finetune": (
+            student_main,
+            ["finetune", "--checkpoint", checkpoint, "--model", model, *training],
+        ),
         "evaluate": (student_main, ["evaluate", "--checkpoint", checkpoint, "--val", str(filled.index.shards[0].path)]),
     }[command]
     result = CliRunner().invoke(group, [*words, "--device", "cuda"])

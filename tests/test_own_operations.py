@@ -88,7 +88,7 @@ def test_labels_are_those_of_views_with_own_operations(filled: Path) -> None:
     assert names > {"roll", "darken"}
     checked = verify(store, "--ops", ops)
     assert checked.exit_code == 0, checked.output
-    assert "16 (block, view)s checked: 0 differences" in checked.output
+    assert "16 (block, view)s of 2 shards and 2 groups checked: 0 differences" in checked.output
     trained = train(store, "--ops", ops)
     assert trained.exit_code == 0, trained.output
     assert "epoch 2/2" in trained.output

@@ -72,7 +72,8 @@ def make_store(
     store.publish_teacher(
         {
             "name": f"simulated, seed {seed}",
-            **dict.fromkeys(("weights_sha256", "dtype", "batch_size", "device", "torch"), "none"),
+            **dict.fromkeys(("weights_sha256", "device", "torch"), "none"),
+            **{"dtype": "fp32", "batch_size": 1},
         }
     )
     offsets = label_offsets(classes, seed)

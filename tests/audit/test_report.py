@@ -184,7 +184,7 @@ def test_without_shards_the_page_is_made_without_pictures_and_says_so(tmp_path: 
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert found["pictures"] == 0
-    assert "cannot be opened" in found["pictures_missing"]
+    assert "cannot be read" in found["pictures_missing"]
     assert "Made without any pictures" in out.read_text()
     moved = tmp_path / "moved.html"
     shards = str(tmp_path / "elsewhere" / "*.tar")

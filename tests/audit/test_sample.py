@@ -126,7 +126,7 @@ def test_without_shards_labels_are_told(tmp_path: Path) -> None:
     found = describe_sample(store, 9)
     assert found["num_labels"] == 4
     assert found["views"] == []
-    assert "cannot be opened" in found["views_missing"]
+    assert "cannot be read" in found["views_missing"]
     with pytest.raises(ShardError):
         describe_view(store, 9, 0)
 
