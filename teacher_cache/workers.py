@@ -21,7 +21,7 @@ import torch
 
 from teacher_cache.errors import RenderError, TeacherCacheError
 from teacher_cache.index import BlockPlace
-from teacher_cache.processes import GONE, TIMEOUT_S, Child, Connection, Processes, wait_for
+from teacher_cache.processes import GONE, SLICE_S, TIMEOUT_S, Child, Connection, Processes, wait_for
 from teacher_cache.replay.block import BLOCK_SAMPLES, DecodedBlock, ReplayedBlock, open_block, replay_view
 from teacher_cache.replay.header import MAX_PIXELS
 from teacher_cache.replay.policy import Policy
@@ -75,6 +75,12 @@ class _Worker:
     slots: np.ndarray | None  # (slots, BLOCK_SAMPLES, H, W, 3) uint8
     given: deque[RenderTask] = field(default_factory=deque)  # and not finished, in order
     arrived: int = 0  # views of the first of them
+    lent: int = 0  # slots whose pixels the caller still holds
+    heard_s: float = 0.0  # by the pool's clock: when it last gave something, or got what it could go on with
+
+    def has_work(self) -> bool:
+        """Whether it has something to render, and where to."""
+        return bool(self.given) and (self.slots is None or self.lent < len(self.slots))
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,8 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
 
     A task's views come in the order asked for; tasks come in any order. With workers=0 the calling process
     renders. Errors of a worker are raised by get(). Raises RenderError when shared memory is too small, when a worker
-    dies, and when no worker has sent anything for timeout_s while get() waits: one of them hangs.
+    dies, and when one that has work has sent nothing for timeout_s: it hangs. Neither time in which this process is
+    stopped counts, nor most of that which passes between calls of get().
 
     max_pixels: of an image, height x width; a larger one cannot be decoded (see DecodedBlock).
     num_rows: how many views `rows`, (num_rows, H, W, 3) uint8, shall hold, into which tasks are then rendered; a worker
@@ -126,6 +133,8 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
         self._workers: list[_Worker] = []
         self._connections: list[Connection] = []
         self._tasks_ahead, self._timeout_s = tasks_ahead, timeout_s
+        self._clock_s = 0.0
+        self._left = time.perf_counter()  # when get() last was left
         self._scratch = np.empty((BLOCK_SAMPLES if num_rows is not None else 0, *policy.size, 3), np.uint8)
         if workers:
             self._start(workers, num_rows)
@@ -183,20 +192,26 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
             if loads[number] >= self._tasks_ahead or not _takes_more(self._connections[number]):
                 return
             task = self._queue.popleft()
+            self._give(number, task)
             self._workers[number].given.append(task)
-            self._send(number, task)
 
-    def _send(self, number: int, message: RenderTask | int) -> None:
+    def _give(self, number: int, message: RenderTask | int) -> None:
+        """Send a task, or a slot that is free again."""
+        worker = self._workers[number]
+        if not worker.has_work():
+            worker.heard_s = self._clock_s
         with contextlib.suppress(*GONE):  # it died: _receive() reads the error that it sent before, or its end
             self._connections[number].send(message)
 
     def _receive(self) -> Rendered:
+        self._clock_s += min(time.perf_counter() - self._left, self._timeout_s / 2)
         while not self._arrived:
-            heard = wait_for(self._connections, self._timeout_s)
-            if not heard:
-                raise RenderError(self._describe_silence())
-            for connection in heard:
+            start = time.perf_counter()
+            for connection in wait_for(self._connections, min(SLICE_S, self._timeout_s)):
                 self._take(self._connections.index(connection), connection)
+            self._clock_s += min(time.perf_counter() - start, SLICE_S)
+            self._check_silence()
+        self._left = time.perf_counter()
         return self._arrived.popleft()
 
     def _take(self, number: int, connection: Connection) -> None:
@@ -215,6 +230,8 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
         slot, block = message
         task = worker.given[0]
         worker.arrived += 1
+        worker.lent += worker.slots is not None
+        worker.heard_s = self._clock_s
         if worker.arrived == len(task.views):
             worker.given.popleft()
             worker.arrived = 0
@@ -223,18 +240,27 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
             block = replace(block, pixels=worker.slots[slot, : len(block.lambdas)])
         self._arrived.append(Rendered(task, block.view, block, self, number, slot))
 
-    def _describe_silence(self) -> str:
-        busy = [(number, worker) for number, worker in enumerate(self._workers) if worker.given]
-        named = [f"rendering process {number} ({worker.child.state()}), {_describe(worker)}" for number, worker in busy]
+    def _check_silence(self) -> None:
+        silent = [
+            (number, worker)
+            for number, worker in enumerate(self._workers)
+            if worker.has_work() and self._clock_s - worker.heard_s >= self._timeout_s
+        ]
+        if not silent:
+            return
+        named = [
+            f"rendering process {number} ({worker.child.state()}), {_describe(worker)}" for number, worker in silent
+        ]
         more = f"; and {len(named) - SILENT_NAMED} more" if len(named) > SILENT_NAMED else ""
-        return (
+        raise RenderError(
             f"no view has come for {self._timeout_s:g} s from {'; '.join(named[:SILENT_NAMED])}{more}: run the same "
             "command again; if pictures are very large or their disk very slow, raise --worker-timeout"
         )
 
     def _release(self, number: int, slot: int) -> None:
         if self._workers:
-            self._send(number, slot)
+            self._give(number, slot)
+            self._workers[number].lent -= 1
 
     def _render_here(self) -> Rendered:
         while True:

@@ -248,6 +248,41 @@ def test_a_stopped_worker_is_named_with_what_it_renders(tmp_path: Path) -> None:
     )
 
 
+def test_a_stopped_worker_is_told_while_the_others_go_on(tmp_path: Path) -> None:
+    """Or a fill of days would tell of it at its end."""
+    store = bright_store(tmp_path, counts=(640,), views=16, group=16)
+    with RenderPool(store.policy, store.seed, workers=2) as pool:
+        for number in range(400):
+            pool.submit(RenderTask(number, store.index.place(0, number % 10), tuple(range(16))))
+        while min(worker.heard_s for worker in pool._workers) == 0:  # until both have begun
+            pool.get().release()
+        pool._timeout_s = 3
+        os.kill(pool._processes.children[0].process.pid or 0, signal.SIGSTOP)
+        with pytest.raises(
+            RenderError, match=r"no view has come for 3 s from rendering process 0 \(pid \d+, it is stopp"
+        ):
+            take_all(pool)
+        assert pool.pending > 1600
+        assert not pool._workers[0].child.connection.poll()
+
+
+def test_a_parent_that_is_busy_elsewhere_blames_nobody(tmp_path: Path) -> None:
+    store = bright_store(tmp_path, counts=(640,), views=16, group=16)
+    with RenderPool(store.policy, store.seed, workers=2, timeout_s=60) as pool:
+        for number in range(6):
+            pool.submit(RenderTask(number, store.index.place(0, number), tuple(range(16))))
+        held = [pool.get() for _ in range(2)]
+        pool._timeout_s = 2
+        for _ in range(3):
+            time.sleep(2.2)  # as a teacher that takes its time; processes wait for their slots meanwhile
+            held.append(pool.get())
+            held.pop(0).release()
+        pool._timeout_s = 60
+        for one in held:
+            one.release()
+        take_all(pool)
+
+
 def test_a_worker_that_is_not_through_is_named_too(tmp_path: Path) -> None:
     """It waits to open its shard, as for a disk."""
     store = bright_store(tmp_path, counts=(64,), views=16, group=16)
