@@ -483,7 +483,7 @@ def _print_status(found: dict[str, Any]) -> None:
         "size": _size(found),
         "soft labels": _soft(found),
         "teacher": _teacher(found["teacher"]),
-        "filled with": "\n".join(f"{describe_build(build)}: logits {build['logits']}" for build in found["builds"]),
+        "filled with": "\n".join(f"{describe_build(build)}: logits: {build['logits']}" for build in found["builds"]),
         "policy": f"{found['policy']['name']} at {found['policy']['size'][0]} x {found['policy']['size'][1]}",
         "libraries": ", ".join(f"{name} {version}" for name, version in found["libraries"].items()),
     }  # fmt: skip

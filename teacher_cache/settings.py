@@ -207,6 +207,8 @@ def _reason(error: Exception) -> str:
         return f"it nests deeper than {MAX_NESTING}"
     if isinstance(error, OSError):
         return error.strerror or type(error).__name__
+    if "integer string conversion" in str(error):  # Python's own words tell how to lift its limit
+        return "it has a number of thousands of digits"
     return shown(str(error), 2 * SHOWN_VALUE)
 
 
