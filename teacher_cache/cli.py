@@ -240,16 +240,16 @@ def fill(
     )
     opened = open_teacher(settings, num_classes=store.num_classes, view_size=store.policy.size, stored=store.teacher)
     share_cores(workers)
+    options = FillOptions(workers, skip_bad, allow_low_agreement, worker_timeout_s)
     if only_estimate:
         from teacher_cache.estimate import estimate
 
         if store.teacher is not None:
             check_same_teacher(store.teacher, opened.identity, may_differ=may_differ(store))
         if job.rank == 0:
-            say_lines(estimate(store, opened, workers=workers, skip_bad=skip_bad, worker_timeout_s=worker_timeout_s))
+            say_lines(estimate(store, opened, options))
         return
     _end_on_sigterm()
-    options = FillOptions(workers, skip_bad, allow_low_agreement, worker_timeout_s)
     with filling_bar(job.rank == 0) as (on_start, on_progress):
         try:
             filled = fill_store(

@@ -4,24 +4,16 @@ import tempfile
 import time
 from pathlib import Path
 
-from teacher_cache.fill import LabelledUnit, count_views, describe, label_units
+from teacher_cache.fill import FillOptions, LabelledUnit, count_views, describe, label_units, open_pool
 from teacher_cache.status import status
 from teacher_cache.store import Store
 from teacher_cache.teacher import Teacher
-from teacher_cache.workers import RenderPool
 
 
-def estimate(store: Store, teacher: Teacher, *, workers: int, skip_bad: bool, worker_timeout_s: float) -> str:
+def estimate(store: Store, teacher: Teacher, options: FillOptions) -> str:
     """Label the store's first unit and print hours, bytes and files for 16, 32, 64 ... views, at this speed."""
     unit = store.units()[0]
-    with RenderPool(
-        store.policy,
-        store.seed,
-        workers=workers,
-        skip_bad=skip_bad,
-        max_pixels=store.max_pixels,
-        timeout_s=worker_timeout_s,
-    ) as pool:
+    with open_pool(store, options) as pool:
         start = time.perf_counter()
         (labelled,) = label_units(store, teacher, pool, [unit], lambda views: None)
         wall_s = time.perf_counter() - start

@@ -98,14 +98,7 @@ def fill(
     """
     proved = False
     told: set[int] = set()  # damaged samples
-    with RenderPool(
-        store.policy,
-        store.seed,
-        workers=options.workers,
-        skip_bad=options.skip_bad,
-        max_pixels=store.max_pixels,
-        timeout_s=options.worker_timeout_s,
-    ) as pool:
+    with open_pool(store, options) as pool:
         if job.rank == 0:
             missing = store.missing_units(views)
             on_start(sum(count_views(store, unit) for unit in missing))
@@ -148,6 +141,7 @@ def open_pool(store: Store, options: FillOptions) -> RenderPool:
         workers=options.workers,
         skip_bad=options.skip_bad,
         max_pixels=store.max_pixels,
+        timeout_s=options.worker_timeout_s,
     )
 
 

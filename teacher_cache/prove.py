@@ -1,6 +1,7 @@
 """Whether a teacher may label: its answer to a view must depend on that view alone, and be the one that it gave when
 the store was bound to it. What is compared are answers, not names of libraries."""
 
+import itertools
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -72,21 +73,23 @@ def _replay_batch(
     """Replay (block, view)s of a unit, in this order, until there are `size` views. skipped: positions by block."""
     replays: list[Replay] = []
     rows: list[Row] = []
-    pixels: list[np.ndarray] = []
-    for number, (block, view) in enumerate(block_views):
-        if len(rows) >= size:
-            break
+    pixels = [np.empty((0, *store.policy.size, 3), np.uint8)]
+    for block, members in itertools.groupby(block_views, key=lambda block_view: block_view[0]):
         place = store.index.place(unit.shard, block, (skipped or {}).get(block, frozenset()))
-        pool.submit(RenderTask(number, place, (view,)))
-        rendered = pool.get()
-        replayed = rendered.block
-        taken = [p for p in range(len(replayed.lambdas)) if p not in replayed.skipped][: size - len(rows)]
-        pixels.append(replayed.pixels[taken])  # a copy
-        rendered.release()
-        replays.append(Replay(block, view, replayed.digest, tuple(sorted(replayed.skipped))))
-        rows += [Row(block, view, position) for position in taken]
-    empty = np.empty((0, *store.policy.size, 3), np.uint8)
-    return Batch(unit, tuple(replays), tuple(rows), np.concatenate([empty, *pixels]))
+        left = [view for _, view in members]
+        while left and len(rows) < size:  # again where samples are skipped; a block is decoded once for views
+            wanted = tuple(left[: -(-(size - len(rows)) // len(place.keys))])
+            del left[: len(wanted)]
+            pool.submit(RenderTask(len(replays), place, wanted))
+            for view in wanted:
+                rendered = pool.get()
+                replayed = rendered.block
+                taken = [p for p in range(len(replayed.lambdas)) if p not in replayed.skipped][: size - len(rows)]
+                pixels.append(replayed.pixels[taken])  # a copy
+                rendered.release()
+                replays.append(Replay(block, view, replayed.digest, tuple(sorted(replayed.skipped))))
+                rows += [Row(block, view, position) for position in taken]
+    return Batch(unit, tuple(replays), tuple(rows), np.concatenate(pixels))
 
 
 # -- of its view alone -----------------------------------------------------------------------------------------------
