@@ -9,8 +9,10 @@ from student.loader import Batch
 from student.losses import TeacherAnswers, spread_tail
 from student.recipe import Recipe
 from teacher_cache.errors import RecipeError
+from teacher_cache.prove import check_online
 from teacher_cache.store import Store
-from teacher_cache.teacher import DECIDING_FIELDS, TeacherSettings, open_teacher
+from teacher_cache.teacher import DECIDING_FIELDS, Teacher, TeacherSettings, open_teacher
+from teacher_cache.workers import RenderPool
 
 
 class StoredAnswers:
@@ -64,6 +66,7 @@ class OnlineAnswers:
         self._teacher = open_teacher(
             settings, num_classes=store.num_classes, view_size=store.policy.size, stored=self._stored
         )
+        self._proved = not self._differing() and _answers_as_then(store, self._teacher)
         self._tau = recipe.distill_tau if recipe.distill == "soft" else None
         self.weights_sha256: str | None = self._teacher.identity["weights_sha256"]
 
@@ -79,11 +82,22 @@ class OnlineAnswers:
         line = f"teacher {identity['name']} runs online, {identity['batch_size']} views at a time, {identity['dtype']}"
         if stored is None:
             return line
+        if differing := self._differing():
+            return f"{line}; warning: it is not the store's teacher ({', '.join(differing)} differ)"
+        proved = "and answers its proof as then" if self._proved else "which left no proof on this device"
+        return f"{line}; it is the store's teacher, {proved}; no label is read"
+
+    def _differing(self) -> list[str]:
+        """What is otherwise than with the store's teacher and may change a label."""
         fields = [field for field in DECIDING_FIELDS if field not in ("topk", "tau")]
-        differing = [field for field in fields if stored.get(field) != identity[field]]
-        if not differing:
-            return f"{line}; it is the store's teacher, no label is read"
-        return f"{line}; warning: it is not the store's teacher ({', '.join(differing)} differ)"
+        stored, identity = self._stored or {}, self._teacher.identity
+        return [field for field in fields if stored.get(field) != identity[field]]
+
+
+def _answers_as_then(store: Store, teacher: Teacher) -> bool:
+    """Raises TeacherError where the store's teacher gives other labels than when the store was bound to it."""
+    with RenderPool(store.policy, store.seed, workers=0, max_pixels=store.max_pixels) as pool:
+        return check_online(store, teacher, pool)
 
 
 Answers = StoredAnswers | OnlineAnswers

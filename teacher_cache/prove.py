@@ -157,6 +157,17 @@ def check_still_the_same(store: Store, teacher: Teacher, pool: RenderPool, warn:
         _answer_drawn(store, teacher, pool, unit, stream, warn)
 
 
+def check_online(store: Store, teacher: Teacher, pool: RenderPool) -> bool:
+    """Whether a teacher that is to answer online gives the labels of its proof; TeacherError where it gives others.
+    False where this device has left no proof. Nothing is written."""
+    proof = store.read_proof(str(teacher.identity["device"]))
+    if proof is None:
+        return False
+    batch = _replay_proof(store, teacher, pool, proof)
+    _check_labels(store, teacher, proof, batch, teacher.logits(batch.pixels))
+    return True
+
+
 def _answer_proof(store: Store, teacher: Teacher, pool: RenderPool, warn: Warn) -> None:
     device = str(teacher.identity["device"])
     own = store.read_proof(device)
@@ -166,30 +177,47 @@ def _answer_proof(store: Store, teacher: Teacher, pool: RenderPool, warn: Warn) 
             f"{store.path} holds no proof of its teacher (teacher/device-*): restore teacher/ from a copy, or make a "
             "new store"
         )
-    skipped = {each.block: frozenset(each.skipped) for each in proof.replays}
-    block_views = [(each.block, each.view) for each in proof.replays]
-    batch = _replay_batch(store, pool, proof.unit, block_views, len(proof.labels), skipped)
-    _check_pixels(store, proof.unit, batch, [each.digest for each in proof.replays])
-    logits = check_steady(store, teacher, batch, warn)
-    build = teacher.build()
-    found = logits.argmax(1)
-    differing = np.flatnonzero(found != proof.labels)
+    batch = _replay_proof(store, teacher, pool, proof)
+    logits, build = check_steady(store, teacher, batch, warn), teacher.build()
     if own is None:
-        if len(differing):
-            warn(_foreign(len(differing), len(found), logits[differing]))
+        differing = logits.argmax(1) != proof.labels
+        if differing.any():
+            warn(_foreign(int(differing.sum()), len(differing), logits[differing]))
         store.publish_proof(device, make_proof(proof.unit, batch.replays, logits, build))
         store.publish_build(build, "a proof of its own")
         return
-    if len(differing):
-        row = int(differing[0])
-        then = f" (top-2 margin {_margin(proof.logits[row]):.2g})" if row < len(proof.logits) else ""
-        raise TeacherError(
-            f"{len(differing)} of {len(found)} labels are not those that the teacher gave when {store.path} was bound "
-            f"to it, first {batch.where(store, row)}: {proof.labels[row]} then{then}, {found[row]} now (top-2 margin "
-            f"{_margin(logits[row]):.2g}); bound with {describe_build(proof.build)}; here {describe_build(build)}: use "
-            "the code and libraries that it was filled with, or fill another store"
-        )
+    _check_labels(store, teacher, proof, batch, logits)
     store.publish_build(build, _compared(store, teacher, proof, logits, warn))
+
+
+def _replay_proof(store: Store, teacher: Teacher, pool: RenderPool, proof: Proof) -> Batch:
+    """A proof's batch, rendered again."""
+    block_views = [(each.block, each.view) for each in proof.replays]
+    known = set(_block_views(store, proof.unit)) if proof.unit in store.units() else set()
+    if not known.issuperset(block_views) or len(proof.labels) > teacher.batch_size:
+        raise StoreError(
+            f"the teacher's proof in {store.path} is of {len(proof.labels)} views of {tuple(proof.unit)}, which the "
+            "store does not have in one batch: restore teacher/ from a copy, or make a new store"
+        )
+    skipped = {each.block: frozenset(each.skipped) for each in proof.replays}
+    batch = _replay_batch(store, pool, proof.unit, block_views, len(proof.labels), skipped)
+    _check_pixels(store, proof.unit, batch, [each.digest for each in proof.replays])
+    return batch
+
+
+def _check_labels(store: Store, teacher: Teacher, proof: Proof, batch: Batch, logits: np.ndarray) -> None:
+    found = logits.argmax(1)
+    differing = np.flatnonzero(found != proof.labels)
+    if not len(differing):
+        return
+    row = int(differing[0])
+    then = f" (top-2 margin {_margin(proof.logits[row]):.2g})" if row < len(proof.logits) else ""
+    raise TeacherError(
+        f"{len(differing)} of {len(found)} labels are not those that the teacher gave when {store.path} was bound to "
+        f"it, first {batch.where(store, row)}: {proof.labels[row]} then{then}, {found[row]} now (top-2 margin "
+        f"{_margin(logits[row]):.2g}); bound with {describe_build(proof.build)}; here "
+        f"{describe_build(teacher.build())}: use the code and libraries that it was filled with, or fill another store"
+    )
 
 
 def _compared(store: Store, teacher: Teacher, proof: Proof, logits: np.ndarray, warn: Warn) -> str:

@@ -16,11 +16,11 @@ from student.losses import spread_tail
 from student.model import build_model
 from student.recipe import load_recipe
 from student.train import build_optimizer
-from teacher_cache.errors import CheckpointError, RecipeError, StoreError
+from teacher_cache.errors import CheckpointError, RecipeError, StoreError, TeacherError
 from teacher_cache.fill import FillOptions, fill
 from teacher_cache.job import join_job
 from teacher_cache.store import Store
-from teacher_cache.teacher import TeacherSettings
+from teacher_cache.teacher import TeacherSettings, open_teacher
 from teacher_cache.weights import state_sha256
 from tests.bright_shards import bright_store
 from tests.filling import TEACHERS, open_test_teacher
@@ -82,7 +82,28 @@ def test_cached_and_online_losses_are_the_same_bits(tmp_path: Path, store: Store
     assert (cached / "steps.csv").read_bytes() == (asked / "steps.csv").read_bytes()
     one, other = (torch.load(run / NEWEST, weights_only=True) for run in (cached, asked))
     assert state_sha256(one["model"]) == state_sha256(other["model"])
-    assert any("32 views at a time, fp32; it is the store's teacher, no label is read" in line for line in said)
+    as_then = "32 views at a time, fp32; it is the store's teacher, and answers its proof as then; no label is read"
+    assert any(as_then in line for line in said)
+
+
+def test_an_edited_teacher_of_the_same_weights_is_no_online_teacher(tmp_path: Path) -> None:
+    file = tmp_path / "model.py"
+    text = """
+from tests.teachers import Brightness
+class Edited(Brightness):
+    def forward(self, images):
+        return super().forward(images).roll(ROLL, dims=1)
+def teacher(num_classes):
+    return Edited(num_classes)
+"""
+    settings = TeacherSettings(spec=f"{file}:teacher", device="cpu", batch_size=32)
+    store = bright_store(tmp_path)
+    file.write_text(text.replace("ROLL", "0"))
+    teacher = open_teacher(settings, num_classes=10, view_size=store.policy.size, stored=None)
+    fill(store, teacher, join_job(), FillOptions(workers=0), range(store.views))
+    file.write_text(text.replace("ROLL", "1"))
+    with pytest.raises(TeacherError, match="32 of 32 labels are not those that the teacher gave when"):
+        OnlineAnswers(store, small_recipe(), settings)
 
 
 def test_another_teacher_online_gives_other_losses_and_says_so(tmp_path: Path, store: Store) -> None:
