@@ -87,7 +87,8 @@ def proof_files(proof: Proof | None) -> dict[str, bytes]:
     memory: dict[str, Any] = {}
     group = zarr.create_group(memory, zarr_format=3)
     for name, values in zip(ARRAYS, (proof.labels.astype(np.int32), proof.logits), strict=True):
-        make_array(group, name, values.shape, values.shape, str(values.dtype), 0)[:] = values
+        chunks = tuple(max(1, length) for length in values.shape)  # of none where all samples of a unit are skipped
+        make_array(group, name, values.shape, chunks, str(values.dtype), 0)[:] = values
     return {name: content.to_bytes() for name, content in memory.items() if name != "zarr.json"}
 
 
@@ -101,7 +102,7 @@ def read_proof(root: zarr.Group, store: Path, name: str, attributes: Mapping[str
             for block, view, digest, skipped in attributes["replays"]
         )
         labels, logits = (read_whole(root, store, f"{name}/{array}") for array in ARRAYS)
-        if labels.ndim != 1 or logits.ndim != 2 or not 0 < len(logits) <= len(labels):
+        if labels.ndim != 1 or logits.ndim != 2 or not min(1, len(labels)) <= len(logits) <= len(labels):
             raise ValueError(f"{len(logits)} rows of logits do not fit {len(labels)} labels")
         return Proof(Unit(*attributes["unit"]), replays, labels.astype(np.int64), logits, attributes["build"])
     except Exception as error:

@@ -194,15 +194,16 @@ def _replay_proof(store: Store, teacher: Teacher, pool: RenderPool, proof: Proof
     """A proof's batch, rendered again."""
     block_views = [(each.block, each.view) for each in proof.replays]
     known = set(_block_views(store, proof.unit)) if proof.unit in store.units() else set()
-    if not known.issuperset(block_views) or len(proof.labels) > teacher.batch_size:
-        raise StoreError(
-            f"the teacher's proof in {store.path} is of {len(proof.labels)} views of {tuple(proof.unit)}, which the "
-            "store does not have in one batch: restore teacher/ from a copy, or make a new store"
-        )
-    skipped = {each.block: frozenset(each.skipped) for each in proof.replays}
-    batch = _replay_batch(store, pool, proof.unit, block_views, len(proof.labels), skipped)
-    _check_pixels(store, proof.unit, batch, [each.digest for each in proof.replays])
-    return batch
+    if known.issuperset(block_views):
+        skipped = {each.block: frozenset(each.skipped) for each in proof.replays}
+        batch = _replay_batch(store, pool, proof.unit, block_views, teacher.batch_size, skipped)
+        if len(batch.rows) == len(proof.labels):
+            _check_pixels(store, proof.unit, batch, [each.digest for each in proof.replays])
+            return batch
+    raise StoreError(
+        f"the teacher's proof in {store.path} says {len(proof.labels)} views of shard {proof.unit.shard}, unit "
+        f"{proof.unit.unit}, which are not a batch of it: restore teacher/ from a copy, or make a new store"
+    )
 
 
 def _check_labels(store: Store, teacher: Teacher, proof: Proof, batch: Batch, logits: np.ndarray) -> None:

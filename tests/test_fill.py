@@ -480,6 +480,28 @@ def test_topk_from_the_command_line(tmp_path: Path) -> None:
 # -- bad images, drift ---------------------------------------------------------------------------------------------
 
 
+def test_the_limit_in_pixels_that_index_sets_is_kept_and_obeyed(tmp_path: Path) -> None:
+    """Pictures of 120 pixels."""
+    write_bright_shards(tmp_path, (65,))
+    shards, run = str(tmp_path / "train-0000.tar"), CliRunner()
+    settings = ["--policy", "cifar", "--set", "size=8", "--set", "rand_augment=none", "--views", "2"]
+    for limit, fits in ((119, False), (120, True)):
+        store = str(tmp_path / f"store-{limit}")
+        assert (
+            run.invoke(main, ["index", shards, "--store", store, *settings, "--max-pixels", str(limit)]).exit_code == 0
+        )
+        assert Store.open(store).max_pixels == limit
+        filled = run.invoke(main, fill_command(Path(store))[3:])
+        said = "the image is 12 x 10 pixels large, more than the 119 that this store allows"
+        assert (filled.exit_code == 0, said in filled.output) == (fits, not fits), filled.output
+        like = f"{store}-like"
+        assert run.invoke(main, ["index", "--like", store, "--store", like]).exit_code == 0
+        assert Store.open(like).max_pixels == limit
+    skipped = run.invoke(main, [*fill_command(tmp_path / "store-119")[3:], "--skip-bad", "--allow-low-agreement"])
+    assert skipped.exit_code == 0, skipped.output
+    assert "65 samples skipped" in skipped.output
+
+
 def test_images_that_a_decoder_warns_of_are_labelled_counted_and_told(tmp_path: Path) -> None:
     paths = [str(write_shard(tmp_path / "shards" / "train-0000.tar", [jpeg_sample(n) for n in range(30)]))]
     store = bright_store(tmp_path)

@@ -20,7 +20,7 @@ from teacher_cache.store import Store
 from teacher_cache.teacher import Teacher, TeacherSettings, open_teacher
 from teacher_cache.unit import Unit, UnitCounts, UnitValues
 from teacher_cache.workers import RenderPool
-from tests.bright_shards import bright_store
+from tests.bright_shards import bright_store, spoil_image
 from tests.filled_store import files
 from tests.filling import TEACHERS, fill_store, open_test_teacher
 
@@ -271,3 +271,14 @@ def test_the_command_line_tells_it_in_one_line(tmp_path: Path) -> None:
     said = CliRunner().invoke(main, command)
     assert said.exit_code == 1
     assert re.match(rf"error: {A_VIEW}: teacher ", said.output.splitlines()[-1])
+
+
+def test_a_unit_of_which_all_is_skipped_proves_nothing_and_stops_nothing(tmp_path: Path) -> None:
+    store = bright_store(tmp_path, counts=(3,))
+    for sample in range(3):
+        spoil_image(store, sample)
+    for views in (range(2), range(4)):
+        teacher = open_test_teacher(store)
+        fill(store, teacher, join_job(), FillOptions(workers=0, skip_bad=True, allow_low_agreement=True), views)
+    assert not store.missing_units()
+    assert store.skipped().tolist() == [0, 1, 2]
