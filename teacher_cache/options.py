@@ -13,7 +13,7 @@ worker_timeout_option = click.option(
     show_default=True,
     type=SECONDS,
     metavar="SECONDS",
-    help="Without a picture from any rendering process for so long, one of them is taken to hang.",
+    help="A rendering process that gives no picture for so long is taken to hang.",
 )
 rank_timeout_option = click.option(
     "--rank-timeout",
