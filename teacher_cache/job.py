@@ -70,8 +70,10 @@ class Job:
         self.add(counter, 1)
 
         def all_arrived() -> bool:
-            meanwhile()
-            return self.add(counter, 0) >= self.world_size
+            arrived = self.add(counter, 0) >= self.world_size
+            if not arrived:
+                meanwhile()
+            return arrived
 
         def lacking() -> str:
             return f"{self.world_size - self.add(counter, 0)} of {self.world_size} ranks have not {counter}"

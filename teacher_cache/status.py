@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from teacher_cache.store import SCHEMA, Store
+from teacher_cache.schema import SCHEMA
+from teacher_cache.store import Store
 from teacher_cache.unit import RECORD_FIELDS
 
 SKIPS_LISTED = 100

@@ -33,7 +33,6 @@ import zarr
 
 from teacher_cache.arrays import (
     array_facts,
-    created_arrays,
     facts_of,
     make_array,
     open_array,
@@ -60,7 +59,8 @@ from teacher_cache.replay.block import BLOCK_SAMPLES
 from teacher_cache.replay.header import MAX_PIXELS
 from teacher_cache.replay.policy import Policy
 from teacher_cache.replay.render import pixel_libraries
-from teacher_cache.sealed import broken, seal
+from teacher_cache.schema import PACKING, SCHEMA, check_schema, check_seal, created_parts, views_sha256
+from teacher_cache.sealed import seal
 from teacher_cache.unit import (
     NOT_LABELLED,
     RECORD_FIELDS,
@@ -73,12 +73,6 @@ from teacher_cache.unit import (
     topk_fault,
 )
 
-SCHEMA = 2
-PACKING = "files"
-_CREATED = (  # attributes that never change; the shards' names and sizes too, but not their places
-    *("seed", "policy", "group", "unit_samples", "class_names", "class_from", "fingerprint"),
-    *("any_device", "max_pixels", "libraries"),
-)
 _TOPK_FACTS = "topk_arrays"  # in teacher/: what zarr.json says of these arrays
 _FIELD = {name: number for number, name in enumerate(RECORD_FIELDS)}
 
@@ -177,7 +171,7 @@ class Store:
             )
             make_array(root, "digests", (shards, units * blocks, views), (1, blocks, group), "uint64", 0)
             make_array(root, "records", (shards, units, views // group, fields), (1, 1, 1, fields), "uint64", 0)
-            hashes = {SEAL: seal(_created_parts(settings, aside)), "views_sha256": _views_sha256(views)}
+            hashes = {SEAL: seal(created_parts(settings, aside)), "views_sha256": views_sha256(views)}
             root.attrs["teacher_cache"] = cast(Any, settings | hashes)
         return cls.open(path, writable=True)
 
@@ -197,9 +191,9 @@ class Store:
             raise _damaged_metadata(path, error) from error
         if not isinstance(settings, dict):
             raise StoreError(f"{path} is a Zarr group but not a store of teacher labels: check --store")
-        _check_schema(path, settings)
+        check_schema(path, settings)
         try:
-            _check_seal(path, settings)
+            check_seal(path, settings)
             store = cls(path, root, writable)
             store._check_shapes()
             store._open_topk()
@@ -557,7 +551,7 @@ class Store:
                     sync_up(self.path / name / "zarr.json", self.path)
             if views > self.views:
                 settings = dict(cast(dict[str, Any], self._root.attrs["teacher_cache"]))
-                self._root.attrs["teacher_cache"] = settings | {"views": views, "views_sha256": _views_sha256(views)}
+                self._root.attrs["teacher_cache"] = settings | {"views": views, "views_sha256": views_sha256(views)}
                 sync_up(self.path / "zarr.json", self.path)
                 self.views = views
 
@@ -708,57 +702,6 @@ class Store:
     def _check_writable(self) -> None:
         if not self.writable:
             raise StoreError(f"{self.path} was opened for reading: open it with writable=True")
-
-
-def _created_parts(settings: dict[str, Any], store: Path) -> dict[str, Any]:
-    """What a store is created with and keeps, by name."""
-    shards = [[shard["name"], shard["bytes"]] for shard in settings["shards"]]
-    return {**{name: settings[name] for name in _CREATED}, "shards": shards, **created_arrays(store)}
-
-
-def _views_sha256(views: int) -> str:
-    return seal({"views": views})["views"]
-
-
-def _check_seal(path: Path, settings: dict[str, Any]) -> None:
-    """StoreError that names what was changed since the store was created, or extended."""
-    differing = broken(_created_parts(settings, path), settings[SEAL])
-    if settings["views_sha256"] != _views_sha256(settings["views"]):
-        differing.append("views")
-    if differing:
-        raise StoreError(
-            f"{path}: {', '.join(differing)} {'is' if len(differing) == 1 else 'are'} not what the store was made with "
-            "(the SHA-256 differs), so a zarr.json was edited or damaged: restore it from a copy, or index a new store"
-        )
-
-
-def _check_schema(path: Path, settings: dict[str, Any]) -> None:
-    schema = settings.get("schema")
-    if schema == SCHEMA and settings.get("packing") != PACKING:
-        raise StoreError(
-            f"{path} is packed as {settings.get('packing')!r}, this program reads {PACKING!r}: use a newer version"
-        )
-    if schema == SCHEMA:
-        return
-    if schema != 1:
-        raise StoreError(
-            f"{path} has schema version {schema!r}, this program reads {SCHEMA}: use the program version that made it"
-        )
-    policy, teacher = settings.get("policy"), _teacher_of_schema_1(path)
-    name = policy.get("name") if isinstance(policy, dict) else "POLICY"
-    raise StoreError(
-        f"{path} has schema version 1, this program reads {SCHEMA}, whose labels prove more: index and fill anew, "
-        f"`teacher-cache index SHARDS --store NEW --policy {name} --views {settings.get('views')} "
-        f"--seed {settings.get('seed')}`, then `teacher-cache fill --store NEW --teacher {teacher}`"
-    )
-
-
-def _teacher_of_schema_1(path: Path) -> str:
-    """What its teacher was called, to tell how to fill anew."""
-    try:
-        return str(json.loads((path / "teacher" / "zarr.json").read_bytes())["attributes"]["spec"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return "TEACHER"
 
 
 def _facts_of(document: bytes) -> dict[str, Any]:

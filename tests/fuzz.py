@@ -29,8 +29,9 @@ from teacher_cache.errors import TeacherCacheError
 from teacher_cache.published import SEAL
 from teacher_cache.replay.decode import decode
 from teacher_cache.replay.policy import load_policy
+from teacher_cache.schema import created_parts, views_sha256
 from teacher_cache.sealed import seal
-from teacher_cache.store import Store, _created_parts, _views_sha256
+from teacher_cache.store import Store
 from teacher_cache.walk import index_shard
 from tests import images
 from tests.bright_shards import bright_store
@@ -206,8 +207,8 @@ def store_target(folder: Path) -> Target:
         attributes = document["attributes"]
         if file == store.path / "zarr.json":
             settings = attributes["teacher_cache"]
-            settings[SEAL] = seal(_created_parts(settings, store.path))
-            settings["views_sha256"] = _views_sha256(settings["views"])
+            settings[SEAL] = seal(created_parts(settings, store.path))
+            settings["views_sha256"] = views_sha256(settings["views"])
         elif SEAL in attributes:
             attributes[SEAL] = seal({name: value for name, value in attributes.items() if name != SEAL})
         return document
