@@ -9,6 +9,7 @@ import json
 import shutil
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,17 +45,21 @@ def publish_folder(store: Path, name: str, files: Mapping[str, bytes]) -> bool:
 
 def _publish_folder(store: Path, name: str, files: Mapping[str, bytes]) -> bool:
     aside = _aside(store)
+    folders = sorted({folder for file in files for folder in Path(file).parents})  # parents first
     while not (store / name / "zarr.json").exists():
         try:
+            for folder in folders:  # never made anew in the middle: what was swept must not come back in part
+                (aside / folder).mkdir()
             for file, content in files.items():
-                (aside / file).parent.mkdir(parents=True, exist_ok=True)
                 (aside / file).write_bytes(content)
             sync_tree(aside)
             aside.rename(store / name)  # fails where another process was first: that folder is not empty
             sync((store / name).parent)
             return True
         except FileNotFoundError:
-            continue  # another process swept it aside
+            if not (store / name).parent.is_dir() or not aside.parent.is_dir():
+                raise
+            # another process swept it aside: once more
         except OSError:
             if not (store / name / "zarr.json").exists():  # files without it: somebody removed it
                 raise
@@ -82,9 +87,15 @@ def read_published(store: Path, name: str) -> dict[str, Any] | None:
 
 
 def sweep_unpublished(store: Path) -> None:
-    """Remove what killed writers left aside."""
-    for aside in (store / "labels").glob("publishing.*.partial"):
-        shutil.rmtree(aside, ignore_errors=True)
+    """Remove what killed writers left aside.
+
+    One that still writes may be hit: its folder goes in one step, so that it cannot publish what is left of it.
+    """
+    for aside in list((store / "labels").glob("publishing.*.partial")):
+        swept = _aside(store)
+        with suppress(OSError):  # another process was first
+            aside.rename(swept)
+            shutil.rmtree(swept, ignore_errors=True)
 
 
 def _aside(store: Path) -> Path:

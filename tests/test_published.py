@@ -10,7 +10,8 @@ import pytest
 import zarr
 
 from teacher_cache import published
-from teacher_cache.errors import StoreError, TeacherError
+from teacher_cache.errors import DiskError, StoreError, TeacherError
+from teacher_cache.published import publish_group
 from teacher_cache.store import Store
 from teacher_cache.unit import TOPK_ARRAYS, Unit
 from tests.filled_store import TOPK, UNIT, Killed, commit, files, fill, make_soft_store, make_store
@@ -184,3 +185,31 @@ def test_extend_while_the_first_fill_has_no_teacher_yet(tmp_path: Path) -> None:
     reopened = Store.open(store.path, writable=True)
     commit(reopened, Unit(0, 1, 3))
     reopened.check_unit(UNIT)
+
+
+def test_a_group_whose_parent_is_gone_is_told_and_not_tried_for_ever(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s", any_device=True)
+    with pytest.raises(DiskError, match=r"teacher/device-\w+ cannot be written"):
+        commit(store, UNIT)
+    assert not list(store.path.rglob("*.partial"))
+
+
+def test_a_sweep_in_the_middle_of_a_publication_leaves_it_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process opens the store to write, and sweeps what is aside, while this one writes it."""
+    store, real, swept = make_store(tmp_path / "s"), Path.write_bytes, []
+
+    def write(file: Path, content: bytes) -> int:
+        written = real(file, content)
+        if not swept:
+            swept.append(file)
+            published.sweep_unpublished(store.path)
+        return written
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    assert publish_group(store.path, "teacher", {"name": "t"}, {"device/zarr.json": b"{}", "device/proof/c/0": b"x"})
+    monkeypatch.undo()
+    assert swept
+    assert set(files(store.path / "teacher")) == {"zarr.json", "device/zarr.json", "device/proof/c/0"}
+    assert not list(store.path.rglob("*.partial"))
