@@ -123,9 +123,11 @@ def _is_epoch_end(path: Path) -> bool:
     if not path.exists():
         return False
     try:
-        check_whole(str(path))
         position = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["position"]
-        return bool(position["step"] == 0)
+        if position["step"] != 0:
+            return False  # without reading all of it, as most are
+        check_whole(str(path))
+        return True
     except Exception:  # whatever it is, the epoch's end that is kept must not make room for it
         return False
 
