@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from teacher_cache.cli import main
 from teacher_cache.errors import StoreError
+from teacher_cache.published import SEAL, group_document
 from teacher_cache.sealed import broken, seal
+from teacher_cache.status import status
 from teacher_cache.store import Store
 from tests.bright_shards import bright_store
 from tests.filled_store import make_soft_store
@@ -162,3 +164,52 @@ def test_what_a_later_version_adds_is_passed_over(tmp_path: Path) -> None:
     )
     assert settings(store.path) == before
     assert not Store.open(store.path).missing_units()
+
+
+@pytest.mark.parametrize("name", ["classes", "counts", "fingerprints"])
+def test_an_absent_chunk_of_the_index_is_no_zeros(tmp_path: Path, name: str) -> None:
+    """Zarr reads it as its fill value, without any error: every sample would be of class 0."""
+    store = bright_store(tmp_path)
+    (store.path / "index" / name / "c" / "0").unlink()
+    with pytest.raises(StoreError, match=rf"index/{name} of \S+ cannot be read \(0 of its 1 chunks are there\)"):
+        _ = Store.open(store.path).index
+
+
+def reseal(file: Path, **changes: Any) -> None:
+    """An edit of a group by somebody who means to deceive: its hash fits."""
+    attributes = json.loads(file.read_text())["attributes"]
+    del attributes[SEAL]
+    attributes = {name: value for name, value in (attributes | changes).items() if value is not ...}
+    file.write_bytes(group_document(attributes))
+
+
+@pytest.mark.parametrize(
+    ("group", "changes", "message"),
+    [
+        ("teacher", {"dtype": "fp8"}, "teacher: dtype: input should be 'fp32', 'bf16' or 'fp16'"),
+        ("teacher", {"mean": ["a", 0, 0]}, r"teacher: mean\.0: input should be a valid number"),
+        ("teacher", {"batch_size": -1}, "teacher: batch_size: input should be greater than or equal to 1"),
+        ("teacher/device-*", {"device": ...}, "device is missing"),
+        ("teacher/build-*", {"threads": "many"}, "threads: input should be a valid integer"),
+    ],
+)
+def test_what_a_store_says_must_mean_something_though_its_hash_fits(
+    tmp_path: Path, group: str, changes: dict[str, Any], message: str
+) -> None:
+    store = bright_store(tmp_path)
+    fill_store(store, views=range(2))
+    (folder,) = store.path.glob(group)
+    reseal(folder / "zarr.json", **changes)
+    with pytest.raises(StoreError, match=message):
+        status(Store.open(store.path))
+
+
+def test_a_label_beyond_the_classes_is_refused_though_its_hash_fits(tmp_path: Path) -> None:
+    store = bright_store(tmp_path)
+    fill_store(store)
+    unit = store.units()[0]
+    values = store.read_labels(unit).copy()
+    values[0, 0] = store.num_classes
+    store._chunks["labels"].write(values, *unit)
+    with pytest.raises(StoreError, match=r"labels of .* are damaged \(not all are below 10 classes\)"):
+        store.read_labels(unit)
