@@ -124,3 +124,11 @@ def test_class_pairs() -> None:
     off = draw(load_policy("none"), 0, 5)
     assert off.partners.tolist() == [0, 1, 2, 3, 4]
     assert (off.lambdas == LAMBDA_ONE).all()
+
+
+def test_three_hundred_views_meet_almost_all_of_a_block() -> None:
+    """README's 62.5 distinct partners: 63 (1 - (62 / 63)^300), and less by what comes out unmixed."""
+    partners = np.stack([draw(load_policy("deit"), number, 64).partners for number in range(300)])
+    own = np.arange(64)
+    met = [len(set(partners[:, position]) - {position}) for position in own]
+    assert abs(np.mean(met) - 62.48) < 0.2

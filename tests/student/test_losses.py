@@ -184,10 +184,11 @@ def test_the_recipe_chooses_the_loss() -> None:
     assert torch.equal(student_loss(load_recipe("deit_tiny"), one_head, target, None).total, on_truth)
 
     alone = torch.nn.functional.cross_entropy(outputs.class_logits, labels)
-    loss = student_loss(load_recipe("deit_tiny_hard"), one_head, target, hard)
+    for recipe in ("deit_tiny_hard", "deit_small_hard", "deit_base_hard", "cifar_tiny_hard"):
+        loss = student_loss(load_recipe(recipe), one_head, target, hard)
+        assert torch.equal(loss.total, 0.5 * on_truth + 0.5 * alone), recipe
+    loss = student_loss(load_recipe("deit_tiny_hard", ["hard_without_token=teacher"]), one_head, target, hard)
     torch.testing.assert_close(loss.total, alone)
-    loss = student_loss(load_recipe("deit_tiny_hard", ["hard_without_token=both"]), one_head, target, hard)
-    assert torch.equal(loss.total, 0.5 * on_truth + 0.5 * alone)
     with_token = student_loss(load_recipe("deit_tiny_hard"), outputs, target, hard)
     assert torch.equal(with_token.total, 0.5 * on_truth + 0.5 * taught)  # the setting is of models without one
 
