@@ -1,42 +1,58 @@
 # Two stages: `make cache-teacher` labels views, `make train-student` trains from the labels.
 # Without SHARDS both run on the embedded handwritten digits, end to end.
+#
+# Both call the commands each time: these compare what is asked with what is there, and go on, widen or refuse.
+# Files of make's own would not know that a variable has changed.
 
 PYTHON  ?= python3
 VENV    ?= .venv
 BIN     := $(VENV)/bin
 WORKERS ?= 2
 
+# words for the shell, whatever is in them
+quoted = '$(subst ','\'',$(1))'
+option = $(if $(2),$(1) $(call quoted,$(2)))
+each   = $(foreach one,$(2),$(1) $(call quoted,$(one)))
+
 ifeq ($(SHARDS),)
-# the embedded data set: its shards and its teacher are made here
-DATA       := data/digits
-VAL        := $(DATA)/val-*.tar
-OUT        ?= runs/digits
-STORE      ?= $(OUT)/store
-POLICY     ?= digits
-VIEWS      ?= 32
-RECIPE     ?= digits_distilled
-TEACHER    := student.convnet:small_convnet
-CHECKPOINT := $(OUT)/teacher/checkpoint.pt
-INDEXED    := $(DATA)/train-*.tar
-INPUTS     := $(DATA)/classes.json
-MADE_TEACHER := $(OUT)/teacher/results.json
+# the embedded data set: its shards and, without TEACHER, its teacher are made here
+DATA    := data/digits
+INDEXED := $(DATA)/train-*.tar
+VAL     ?= $(DATA)/val-*.tar
+OUT     ?= runs/digits
+STORE   ?= $(OUT)/store
+POLICY  ?= digits
+USUAL_VIEWS := 32
+VIEWS   ?= $(USUAL_VIEWS)
+RECIPE  ?= digits_distilled
+MADE_SHARDS  := $(DATA)/val-0000.tar
+MADE_TEACHER := $(if $(TEACHER),,$(OUT)/teacher)
+ASKED   := $(or $(TEACHER),student.convnet:small_convnet)
+WEIGHTS := $(or $(CHECKPOINT),$(if $(MADE_TEACHER),$(MADE_TEACHER)/checkpoint.pt))
 else
-OUT        ?= runs/$(notdir $(STORE))-$(RECIPE)
-STORE      ?= stores/cache
-POLICY     ?= deit
-VIEWS      ?= 304
-RECIPE     ?= deit_tiny_distilled
-INDEXED    := $(SHARDS)
-INPUTS     :=
-MADE_TEACHER :=
+INDEXED := $(SHARDS)
+STORE   ?= stores/cache
+OUT     ?= runs/$(notdir $(STORE))
+USUAL_VIEWS := 304
+RECIPE  ?= deit_tiny_distilled
+ASKED   := $(TEACHER)
+WEIGHTS := $(CHECKPOINT)
+# a store that is there keeps its policy and views where these variables are not given
+IS_THERE := $(shell test -e $(call quoted,$(STORE)) && echo yes)
+FOR_NEW  := $(if $(IS_THERE),,$(if $(POLICY),,--policy deit) $(if $(VIEWS),,--views $(USUAL_VIEWS)))
 endif
 
-STUDENT := $(OUT)/student
-RUN     := $(BIN)/python -m
-LAUNCH  := $(if $(NPROC),$(BIN)/torchrun --standalone --nproc-per-node $(NPROC) -m,$(RUN))
+# a run of other views goes elsewhere than one of the usual number, a run of another recipe too
+STUDENT = $(OUT)/$(basename $(notdir $(RECIPE)))$(if $(filter-out $(USUAL_VIEWS),$(VIEWS)),-$(VIEWS)views)
+
+RUN       := $(BIN)/python -m
+LAUNCH    := $(if $(NPROC),$(BIN)/torchrun --standalone --nproc-per-node $(NPROC) -m,$(RUN))
 INSTALLED := $(VENV)/.installed
-WITH_OPS  = $(if $(OPS),--ops '$(OPS)')
-quoted = $(foreach word,$(1),'$(word)')
+
+# a command, shown and run; after an error, which variables stand behind its options (75 and 130: it was stopped)
+command = @(PS4=; set -x; $(1)) || { code=$$?; case $$code in 75|130) ;; *) echo $(VARIABLES) >&2;; esac; exit $$code; }
+VARIABLES := "make's variables: --store is STORE=, --policy POLICY=, --set SET=, --views and --views-used VIEWS=, --teacher" \
+	"TEACHER=, --checkpoint CHECKPOINT=, --topk TOPK=, --tau TAU=, --recipe RECIPE=, --val VAL=, --ops OPS=, --out OUT="
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -51,11 +67,11 @@ help: ## list targets and variables
 	@echo '  STORE=       the store of labels                    [$(STORE)]'
 	@echo '  TEACHER=     timm name or path/file.py:function'
 	@echo '  CHECKPOINT=  the teacher'"'"'s weights, where not timm'"'"'s own'
-	@echo '  POLICY=      augmentation: deit, transfer, cifar, digits, none or a TOML file   [$(POLICY)]'
+	@echo '  POLICY=      augmentation: deit, transfer, cifar, digits, none or a TOML file   [$(or $(POLICY),deit)]'
 	@echo '  SET=         policy settings to override: SET="size=192 flip=none"'
 	@echo '  OPS=         RandAugment operations of your own: FILE.py:FUNCTION'
 	@echo '  TOPK= TAU=   keep the K largest probabilities at this temperature, for soft distillation'
-	@echo '  VIEWS=       augmented views per sample             [$(VIEWS)]'
+	@echo '  VIEWS=       augmented views per sample             [$(or $(VIEWS),$(USUAL_VIEWS))]'
 	@echo '  RECIPE=      training recipe, shipped or a TOML file   [$(RECIPE)]'
 	@echo '  NPROC=       processes (GPUs) on this machine, through torchrun'
 	@echo '  WORKERS=     rendering processes for each of them   [$(WORKERS)]'
@@ -77,31 +93,27 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
-cache-teacher: $(STORE).filled ## stage one: index the shards and label every view
-
-train-student: $(STUDENT)/results.json ## stage two: train a student from the labels
-	@$(RUN) student results $(if $(MADE_TEACHER),teacher=$(OUT)/teacher) student=$(STUDENT)
-
-$(STORE)/zarr.json: | $(INPUTS) $(INSTALLED)
-	$(RUN) teacher_cache index $(call quoted,$(INDEXED)) --store $(STORE) --policy $(POLICY) --views $(VIEWS) \
-		$(foreach setting,$(SET),--set '$(setting)') $(WITH_OPS)
-
+cache-teacher: $(INSTALLED) $(MADE_SHARDS) ## stage one: index the shards and label every view
 ifneq ($(MADE_TEACHER),)
-$(INPUTS): | $(INSTALLED)
-	$(BIN)/python tools/make_shards.py digits $(DATA)
-
-$(MADE_TEACHER): | $(STORE)/zarr.json
-	$(RUN) student train --store $(STORE) --recipe digits_teacher $(foreach word,$(VAL),--val '$(word)') --out $(OUT)/teacher --workers $(WORKERS) $(WITH_OPS)
+	$(call command,$(RUN) teacher_cache index $(call each,,$(INDEXED)) --store $(call quoted,$(MADE_TEACHER)-store) \
+		--policy digits --views $(USUAL_VIEWS))
+	$(call command,$(RUN) student train --store $(call quoted,$(MADE_TEACHER)-store) --recipe digits_teacher \
+		--val '$(DATA)/val-*.tar' --out $(call quoted,$(MADE_TEACHER)) --workers $(WORKERS))
 endif
+	$(call command,$(RUN) teacher_cache index $(call each,,$(INDEXED)) --store $(call quoted,$(STORE)) $(FOR_NEW) \
+		$(call option,--policy,$(POLICY)) $(call option,--views,$(VIEWS)) $(call each,--set,$(SET)) $(call option,--ops,$(OPS)))
+	$(call command,$(LAUNCH) teacher_cache fill --store $(call quoted,$(STORE)) --workers $(WORKERS) \
+		$(call option,--teacher,$(ASKED)) $(call option,--checkpoint,$(WEIGHTS)) $(call option,--topk,$(TOPK)) \
+		$(call option,--tau,$(TAU)) $(call option,--ops,$(OPS)))
 
-$(STORE).filled: $(STORE)/zarr.json $(MADE_TEACHER)
-	$(LAUNCH) teacher_cache fill --store $(STORE) --workers $(WORKERS) $(if $(TEACHER),--teacher '$(TEACHER)') \
-		$(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) $(if $(TOPK),--topk $(TOPK)) $(if $(TAU),--tau $(TAU)) $(WITH_OPS)
-	touch $@
+train-student: cache-teacher ## stage two: train a student from the labels
+	$(call command,$(LAUNCH) student train --store $(call quoted,$(STORE)) --recipe $(call quoted,$(RECIPE)) \
+		$(call each,--val,$(VAL)) $(call option,--views-used,$(VIEWS)) --out $(call quoted,$(STUDENT)) \
+		--workers $(WORKERS) $(call option,--ops,$(OPS)))
+	@$(RUN) student results $(if $(MADE_TEACHER),$(call quoted,teacher=$(MADE_TEACHER))) $(call quoted,$(STUDENT))
 
-$(STUDENT)/results.json: $(STORE).filled
-	$(LAUNCH) student train --store $(STORE) --recipe $(RECIPE) $(if $(VAL),$(foreach word,$(VAL),--val '$(word)')) \
-		--out $(STUDENT) --workers $(WORKERS) $(WITH_OPS)
+$(DATA)/val-0000.tar: | $(INSTALLED)
+	$(BIN)/python tools/make_shards.py digits $(DATA)
 
 # The benchmark's own libraries are in no lock: no other target needs them. pip is told to keep what the lock gave.
 BENCH_ROWS    ?= *

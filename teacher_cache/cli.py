@@ -95,11 +95,11 @@ def main() -> None:
     type=click.IntRange(64),
     help="Samples filled together, times 64.  [default: 4096, or --like's]",
 )
-@click.option("--class-from", default="cls", help="Where a sample's class stands: cls, or json:FIELD.")
+@click.option("--class-from", help="Where a sample's class stands: cls, or json:FIELD.  [default: cls]")
 @click.option("--classes", "classes_file", help="Class names in order (JSON).  [default: classes.json by the shards]")
 @click.option("--whole", is_flag=True, help="Fingerprint all of each image, not only its end.")
 @click.option("--like", help="Take index, policy, seed and groups from another store instead of reading shards.")
-@click.option("--devices", type=click.Choice(["one", "any"]), default="one", help="May fills use other devices?")
+@click.option("--devices", type=click.Choice(["one", "any"]), help="May fills use other devices?  [default: one]")
 @click.option(
     "--max-pixels",
     type=click.IntRange(1),
@@ -116,15 +116,21 @@ def index(
     seed: int | None,
     group: int | None,
     unit_samples: int | None,
-    class_from: str,
+    class_from: str | None,
     classes_file: str | None,
     whole: bool,
     like: str | None,
-    devices: str,
+    devices: str | None,
     max_pixels: int | None,
     workers: int,
 ) -> None:
-    """Index WebDataset SHARDS (paths, globs, brace patterns) into a new store, with its policy and seed frozen."""
+    """Index WebDataset SHARDS (paths, globs, brace patterns) into a new store, with its policy and seed frozen.
+
+    A store that is there is compared with what is asked: views that it lacks are added, shards that have moved are
+    noted, other settings are refused by name.
+    """
+    from teacher_cache.files import check_local
+    from teacher_cache.reindex import Asked
     from teacher_cache.replay.header import MAX_PIXELS
     from teacher_cache.replay.operations import open_operations
     from teacher_cache.replay.policy import change_policy, load_policy
@@ -133,19 +139,24 @@ def index(
 
     if bool(shards) == bool(like):
         raise click.UsageError("give either SHARDS or --like OTHER_STORE")
-    if policy is None and not like:
+    check_local(store_path)
+    there = Store.open(store_path) if os.path.lexists(store_path) else None
+    other = Store.open(like) if like else None
+    base = other or there  # its settings count where none are given
+    if policy is None and base is None:
         raise click.UsageError("name a --policy: deit, transfer, cifar, digits, none or a TOML file")
-    if views is None and not like:
+    if views is None and base is None:
         raise click.UsageError("say how many --views a sample shall have")
     operations = open_operations(ops) if ops is not None else None
-    other = Store.open(like) if like else None
     if policy is None:
-        assert other is not None
-        chosen = change_policy(other.policy, overrides, operations, f"the policy of {like}")
+        assert base is not None
+        chosen = change_policy(base.policy, overrides, operations, f"the policy of {base.path}")
     else:
         chosen = load_policy(policy, overrides, operations)
-    if Path(store_path).exists():
-        raise StoreError(f"{store_path} exists already: choose another --store, or remove it")
+    if there is not None:
+        asked = Asked(chosen, views, seed, group, unit_samples, class_from, whole, devices, max_pixels)
+        _index_again(there, asked, shards, other, classes_file, workers)
+        return
     if other is not None:
         if seed is not None and seed != other.seed:
             raise StoreError(f"{like} has seed {other.seed}, --seed says {seed}: leave --seed out, or index shards")
@@ -155,7 +166,7 @@ def index(
         views, unit_samples = views or other.views, unit_samples or other.unit_samples
         max_pixels = max_pixels or other.max_pixels
     else:
-        found = _walk(shards, store_path, class_from, classes_file, whole, workers)
+        found = _walk(shards, store_path, class_from or "cls", classes_file, whole, workers)
         if warning := class_order_warning(found):
             warn(warning)
     assert views is not None
@@ -361,6 +372,36 @@ def verify(
     )
     if not report.exact:
         sys.exit(1)
+
+
+def _index_again(
+    store: Any, asked: Any, shards: tuple[str, ...], other: Any, classes_file: str | None, workers: int
+) -> None:
+    """What `index` does where the store is there."""
+    from teacher_cache.classes import class_rule
+    from teacher_cache.reindex import are_in_place, check_same_index, index_again
+    from teacher_cache.shards import check_shards, expand_shards
+    from teacher_cache.store import Store
+
+    done = index_again(store, asked)
+    if other is not None:
+        check_same_index(store, other)
+    else:
+        paths = expand_shards(shards)
+        rule = class_rule(paths, store.index.class_from, classes_file)
+        if not are_in_place(store.index, paths, rule):
+            with counting_bar("shards") as bar:
+                task = bar.add_task("comparing", total=len(paths))
+                moved = check_shards(
+                    store.index,
+                    paths,
+                    rule,
+                    workers=min(workers, len(paths)),
+                    progress=lambda done, total: bar.update(task, completed=done, total=total),
+                )
+            Store.open(store.path, writable=True).move(moved)
+            say(f"{store.path}: its shards are those given, and are read from there from now on")
+    say(f"{store.path}: {done}")
 
 
 def _walk(

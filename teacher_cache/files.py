@@ -5,6 +5,7 @@ A rename is atomic, but only what was synced before it survives a power cut.
 
 import errno
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ NOTHING_LOST = "nothing that was there before is lost"
 UNIT_IN_FLIGHT = "committed units are kept, those in flight are lost"
 STEM = 40  # characters that a file aside keeps of its name: 160 bytes at most, of the 255 that a name may have
 
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
 _WHAT_NEXT = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free space there, then run the same command again"),
     **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "make it writable, or choose another place"),
@@ -34,8 +36,10 @@ _WHAT_NEXT = {
 def writing(path: str | os.PathLike[str], lost: str = NOTHING_LOST) -> Iterator[None]:
     """Turn an OSError of the block, which writes `path`, into a DiskError. lost: what of the user's work is lost.
 
-    A RuntimeError that an OSError stands behind is one too: torch tells of a full disk in that way.
+    A RuntimeError that an OSError stands behind is one too: torch tells of a full disk in that way. So is a URL, of
+    which a file system would make a folder named `s3:`.
     """
+    check_local(path)
     try:
         yield
     except OSError as error:
@@ -45,6 +49,13 @@ def writing(path: str | os.PathLike[str], lost: str = NOTHING_LOST) -> Iterator[
         if behind is None:
             raise
         raise _disk_error(behind, path, lost) from error
+
+
+def check_local(path: str | os.PathLike[str]) -> None:
+    """DiskError where a place is a URL, or was one before `Path` made one slash of its two."""
+    if url := _URL.match(os.fspath(path)):
+        place = f"{url[1]}://{url[2]}"
+        raise DiskError(f"{place} is a URL: only local folders are known here; copy or mount it, and name that folder")
 
 
 @contextmanager

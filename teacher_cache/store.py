@@ -42,7 +42,7 @@ from teacher_cache.arrays import (
 )
 from teacher_cache.chunks import Chunks, Stamp, file_stamp, open_chunks, read_file
 from teacher_cache.errors import PolicyError, StoreError, TeacherError
-from teacher_cache.files import UNIT_IN_FLIGHT, new_folder, sweep, sync_up, writing
+from teacher_cache.files import UNIT_IN_FLIGHT, check_local, new_folder, sweep, sync_up, writing
 from teacher_cache.fingerprint import Fingerprint, read_kind
 from teacher_cache.identity import check_said
 from teacher_cache.index import Index, ShardEntry
@@ -180,6 +180,7 @@ class Store:
         """Open a store; the index is read when first asked for. StoreError when it is absent, not a store, damaged,
         or made by another version of this program."""
         path = Path(path)
+        check_local(path)
         if not path.exists():
             raise StoreError(f"there is no store at {path}: make one with `teacher-cache index SHARDS --store {path}`")
         if not (path / "zarr.json").is_file():
@@ -554,6 +555,21 @@ class Store:
                 self._root.attrs["teacher_cache"] = settings | {"views": views, "views_sha256": views_sha256(views)}
                 sync_up(self.path / "zarr.json", self.path)
                 self.views = views
+
+    def move(self, index: Index) -> None:
+        """Note the places of `index` (from `check_shards`), from which its shards are read from now on.
+
+        One process at a time may do this.
+        """
+        self._check_writable()
+        settings = dict(cast(dict[str, Any], self._root.attrs["teacher_cache"]))
+        shards = [{"name": s.name, "path": s.path, "bytes": s.num_bytes} for s in index.shards]
+        with writing(self.path):
+            sweep(self.path / "zarr.json")
+            self._root.attrs["teacher_cache"] = cast(Any, settings | {"shards": shards})
+            sync_up(self.path / "zarr.json", self.path)
+        self._shards = [(shard.name, shard.path, shard.num_bytes) for shard in index.shards]
+        self._index = index
 
     # -- the teacher ---------------------------------------------------------------------------------------------
 

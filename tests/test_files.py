@@ -122,3 +122,12 @@ def test_names_as_long_as_they_may_be(tmp_path: Path, name: str) -> None:
         aside.touch()
         assert leftovers(path) == [aside]
     assert os.listdir(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/store", Path("s3://bucket/store"), "https://host/a", "hf:/a"])
+def test_a_url_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str | Path) -> None:
+    """`Path` makes s3:/ of s3://, of which the system would make a folder."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DiskError, match=r"^(s3|https|hf)://\S+ is a URL: only local folders"), replacing(place):
+        pass
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,188 @@
+"""`make` after a finished run: whatever variable changes, its command is called, and goes on, widens or refuses."""
+
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from teacher_cache.store import Store
+from tests.bright_shards import SMALL, write_bright_shards
+from tests.filling import TEACHERS
+from tests.student.small_runs import rows, validation_shard
+
+ROOT = Path(__file__).parents[1]
+
+RECIPE = """
+model = "student.convnet:small_convnet"
+distill = "{distill}"
+epochs = 1
+batch_size = 32
+pool_batches = 2
+lr = 1e-3
+weight_decay = 0.0
+crop_pct = 1.0
+"""
+
+
+def environment(folder: Path, script: str) -> Path:
+    """A folder as `make install` leaves it, whose programs run this shell script."""
+    (folder / "bin").mkdir(parents=True)
+    for name in ("python", "torchrun"):
+        program = folder / "bin" / name
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+    (folder / ".installed").touch()
+    return folder
+
+
+def make(target: str, *variables: str, code: int = 0) -> str:
+    """Run a target; what it printed."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    done = subprocess.run(
+        ["make", "--no-print-directory", target, *variables],
+        cwd=ROOT,
+        env=plain,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    printed = done.stdout + done.stderr
+    assert done.returncode == code, printed
+    return printed
+
+
+@pytest.fixture
+def called(tmp_path: Path) -> tuple[list[str], Path]:
+    """Variables for an environment whose programs note their arguments in this file and do nothing."""
+    notes = tmp_path / "notes"
+    script = f'for word in "$0" "$@"; do printf "%s\\t" "$word"; done >>{notes}; echo >>{notes}'
+    return [f"VENV={environment(tmp_path / 'venv', script)}"], notes
+
+
+def commands(notes: Path) -> dict[str, list[str]]:
+    """'teacher_cache index' and so on -> the last such command's words; then forget them."""
+    lines = [line.rstrip("\t").split("\t") for line in notes.read_text().splitlines()]
+    notes.unlink()
+    found = {}
+    for program, *words in lines:
+        at = words.index("-m") + 1
+        found[" ".join(words[at : at + 2])] = [Path(program).name, *words]
+    return found
+
+
+def after(words: list[str], option: str) -> list[str]:
+    """What stands after each such option."""
+    return [value for name, value in itertools.pairwise(words) if name == option]
+
+
+@pytest.mark.parametrize(
+    ("variable", "command", "option", "expected"),
+    [
+        ("STORE=s3://bucket/a b's", "teacher_cache index", "--store", ["s3://bucket/a b's"]),
+        ("STORE=s3://bucket/store", "teacher_cache fill", "--store", ["s3://bucket/store"]),
+        ("STORE=s3://bucket/store", "student train", "--store", ["s3://bucket/store"]),
+        ("STORE=s3://bucket/store", "student train", "--out", ["runs/store/deit_tiny_distilled"]),
+        ("POLICY=cifar", "teacher_cache index", "--policy", ["cifar"]),
+        ("SET=size=8 flip=none", "teacher_cache index", "--set", ["size=8", "flip=none"]),
+        ("OPS=a.py:f", "teacher_cache index", "--ops", ["a.py:f"]),
+        ("OPS=a.py:f", "teacher_cache fill", "--ops", ["a.py:f"]),
+        ("OPS=a.py:f", "student train", "--ops", ["a.py:f"]),
+        ("VIEWS=64", "teacher_cache index", "--views", ["64"]),
+        ("VIEWS=64", "student train", "--views-used", ["64"]),
+        ("VIEWS=64", "student train", "--out", ["runs/cache/deit_tiny_distilled-64views"]),
+        ("TEACHER=resnet18", "teacher_cache fill", "--teacher", ["resnet18"]),
+        ("CHECKPOINT=it's.pt", "teacher_cache fill", "--checkpoint", ["it's.pt"]),
+        ("TOPK=5", "teacher_cache fill", "--topk", ["5"]),
+        ("TAU=3", "teacher_cache fill", "--tau", ["3"]),
+        ("WORKERS=7", "teacher_cache fill", "--workers", ["7"]),
+        ("WORKERS=7", "student train", "--workers", ["7"]),
+        ("RECIPE=own/deit_b.toml", "student train", "--recipe", ["own/deit_b.toml"]),
+        ("RECIPE=own/deit_b.toml", "student train", "--out", ["runs/cache/deit_b"]),
+        ("VAL=v-*.tar w.tar", "student train", "--val", ["v-*.tar", "w.tar"]),
+        ("OUT=elsewhere", "student train", "--out", ["elsewhere/deit_tiny_distilled"]),
+        ("NPROC=4", "teacher_cache fill", "--nproc-per-node", ["4"]),
+        ("NPROC=4", "student train", "--nproc-per-node", ["4"]),
+    ],
+)
+def test_a_variable_reaches_its_command(
+    called: tuple[list[str], Path], variable: str, command: str, option: str, expected: list[str]
+) -> None:
+    programs, notes = called
+    make("train-student", "SHARDS=a-*.tar b.tar", *programs)
+    before = commands(notes)
+    assert list(before) == ["teacher_cache index", "teacher_cache fill", "student train", "student results"]
+    assert {"a-*.tar", "b.tar"} <= set(before["teacher_cache index"])
+    assert after(before[command], option) != expected
+    make("train-student", "SHARDS=a-*.tar b.tar", variable, *programs)
+    assert after(commands(notes)[command], option) == expected
+
+
+def test_the_embedded_data_are_made_once_and_their_teacher_asked_each_time(called: tuple[list[str], Path]) -> None:
+    programs, notes = called
+    made = [f"DATA={notes.parent}/digits"]
+    (notes.parent / "digits").mkdir()
+    (notes.parent / "digits" / "val-0000.tar").touch()
+    make("cache-teacher", *made, *programs)
+    (usual,) = after(commands(notes)["teacher_cache fill"], "--checkpoint")
+    assert usual == "runs/digits/teacher/checkpoint.pt"
+    make("cache-teacher", "TEACHER=resnet18", *made, *programs)
+    asked = commands(notes)
+    assert list(asked) == ["teacher_cache index", "teacher_cache fill"]
+    assert after(asked["teacher_cache fill"], "--teacher") == ["resnet18"]
+    assert after(asked["teacher_cache fill"], "--checkpoint") == []
+
+
+def test_a_store_that_is_there_keeps_what_is_not_asked(called: tuple[list[str], Path]) -> None:
+    programs, notes = called
+    store = notes.parent / "s:tore"
+    variables = ["SHARDS=a.tar", f"STORE={store}", *programs]
+    make("cache-teacher", *variables)
+    new = commands(notes)["teacher_cache index"]
+    assert (after(new, "--policy"), after(new, "--views")) == (["deit"], ["304"])
+    store.mkdir()
+    make("cache-teacher", *variables)
+    there = commands(notes)["teacher_cache index"]
+    assert (after(there, "--policy"), after(there, "--views")) == ([], [])
+
+
+def test_after_a_finished_run(tmp_path: Path) -> None:
+    """The real commands: the same again, another recipe, more views; another teacher, policy or place is refused."""
+    shards = " ".join(write_bright_shards(tmp_path / "shards", (64, 32)))
+    for name, distill in (("hard", "hard"), ("plain", "none")):
+        (tmp_path / f"{name}.toml").write_text(RECIPE.format(distill=distill))
+    store, out = tmp_path / "store", tmp_path / "runs"
+    variables = {
+        "VENV": environment(tmp_path / "venv", f'exec {sys.executable} "$@"'),
+        "SHARDS": shards,
+        "VAL": validation_shard(tmp_path / "val" / "val.tar", 32),
+        "STORE": store,
+        "OUT": out,
+        "POLICY": "cifar",
+        "SET": " ".join(SMALL),
+        "VIEWS": 2,
+        "TEACHER": f"{TEACHERS}:brightness",
+        "RECIPE": tmp_path / "hard.toml",
+        "WORKERS": 0,
+    }
+
+    def again(target: str, code: int = 0, **changed: object) -> str:
+        return make(target, *(f"{name}={value}" for name, value in {**variables, **changed}.items()), code=code)
+
+    again("train-student")
+    (finished,) = rows(out / "hard-2views" / "epochs.csv")
+    assert "plain-2views" in again("train-student", RECIPE=tmp_path / "plain.toml").splitlines()[-1]
+    assert rows(out / "hard-2views" / "epochs.csv") == [finished]
+    assert rows(out / "plain-2views" / "epochs.csv")[0]["teacher_agreement"] == ""
+
+    assert "2 -> 4 views" in again("cache-teacher", VIEWS=4)
+    assert len(Store.open(store).units()) == int(Store.open(store).committed().sum()) == 4
+
+    said = again("cache-teacher", code=2, TEACHER=f"{TEACHERS}:constant")
+    assert "error: " in said
+    assert "--teacher TEACHER=" in said
+    said = again("cache-teacher", code=2, SET="size=9 rand_augment=none")
+    assert "it has the policy's size [8, 8] (not [9, 9])" in said
+    assert "s3://bucket/x is a URL" in again("cache-teacher", code=2, STORE="s3://bucket/x")
