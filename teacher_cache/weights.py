@@ -1,4 +1,4 @@
-"""Weights in files: read whole or refused, and loaded strictly.
+"""Weights in files: read whole or refused. How they become a model's is in state_dict.py.
 
 A file of torch.save is a zip: torch itself does not compare the checksums in it, so all of them are compared here
 before it is loaded. A safetensors file has none; those of `student export` carry a hash of all that they hold.
@@ -9,25 +9,31 @@ import hashlib
 import json
 import math
 import os
+import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
+from pathlib import Path, PosixPath
 from typing import Any, BinaryIO
 
 import torch
 from safetensors import safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
 from teacher_cache.errors import CheckpointError
 from teacher_cache.shown import shown
 
-MISFIT = "another number of classes, or another variant of the model"
 DIGEST = "deit_teacher_cache_sha256"  # the metadata key of what content_sha256 gives
 CHUNK_BYTES = 2**20
+MODULES, PICKLE_BYTES = b"torch.nn.modules", 2**26  # as pickles name them; how far they are looked for
 ZIP_START, LOCAL_HEADER = b"PK\x03\x04", struct.Struct("<4s5H3L2H")
 WHAT_NEXT = "copy it again from where it came, or use another"
+# what many training scripts save beside the weights: their arguments, paths among them
+ARGUMENTS: list[Any] = [
+    argparse.Namespace,
+    *((PosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")),
+]
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:
@@ -41,12 +47,12 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         if path.endswith(".safetensors"):
             return _read_safetensors(path)
         check_whole(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):  # many training scripts save their arguments
+        with torch.serialization.safe_globals(ARGUMENTS):
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
     except Exception as error:
-        raise CheckpointError(f"checkpoint {path} cannot be read as plain weights: {first_line(error)}") from error
+        raise CheckpointError(f"checkpoint {path} {_unreadable(path, error)}") from error
     if not isinstance(loaded, dict):
         raise CheckpointError(f"checkpoint {path} holds a {type(loaded).__name__}, a state dict is expected")
     return loaded
@@ -87,6 +93,11 @@ def check_whole(path: str) -> None:
             raise CheckpointError(
                 f"checkpoint {path} is cut short or damaged (its table of contents: {first_line(error)}): {WHAT_NEXT}"
             ) from error
+        if any(member.filename.endswith("/constants.pkl") for member in members):
+            raise CheckpointError(
+                f"checkpoint {path} is a TorchScript archive, which is a program: whoever trusts it saves its weights "
+                f"once, torch.save(torch.jit.load({path!r}).state_dict(), 'weights.pt')"
+            )
         size = os.fstat(file.fileno()).st_size
         if sum(member.file_size for member in members) > size or len({m.filename for m in members}) < len(members):
             raise CheckpointError(
@@ -109,65 +120,6 @@ def content_sha256(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
     return hashlib.sha256(json.dumps([state_sha256(state), others], sort_keys=True).encode()).hexdigest()
 
 
-def state_of(
-    checkpoint: Mapping[str, Any], *, prefer: Sequence[str] = ("model", "state_dict", "model_ema")
-) -> dict[str, Tensor]:
-    """The state dict of a checkpoint, bare or under one of the keys `prefer`, without DDP's and compile's prefixes."""
-    state = next((checkpoint[key] for key in prefer if isinstance(checkpoint.get(key), Mapping)), checkpoint)
-    tensors = {}
-    for key, value in state.items():
-        name = str(key)
-        for prefix in ("module.", "_orig_mod.", "module."):
-            name = name.removeprefix(prefix)
-        tensors[name] = value
-    return tensors
-
-
-def check_tensors(state: Mapping[str, Any], path: str) -> dict[str, Tensor]:
-    """The state dict, if it holds plain tensors and nothing else. Raises CheckpointError."""
-    others = [name for name, value in state.items() if not isinstance(value, Tensor)]
-    if others or not state:
-        found = ", ".join(others[:3]) or "nothing"
-        raise CheckpointError(
-            f"{path} holds no state dict, bare or under model or state_dict (found {found}): check the file"
-        )
-    for name, value in state.items():
-        if value.layout is not torch.strided or value.device.type != "cpu" or value.is_quantized:
-            raise CheckpointError(f"{path}: {name} is no plain tensor ({value.layout}, {value.device}): save it as one")
-    return dict(state)
-
-
-def load_weights(model: nn.Module, path: str, advice: str = MISFIT) -> None:
-    """Load a checkpoint strictly. Raises CheckpointError naming the first things that do not fit."""
-    load_state(model, check_tensors(state_of(read_checkpoint(path)), path), path, advice)
-
-
-def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str, advice: str = MISFIT) -> None:
-    """Load a state dict strictly; path is where it was read. Raises CheckpointError as load_weights does."""
-    own = model.state_dict()
-    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    shared = sorted(own.keys() & state.keys())
-    misshapen = [name for name in shared if tuple(own[name].shape) != tuple(state[name].shape)]
-    if missing or unexpected:
-        raise CheckpointError(
-            f"checkpoint {path} is not this model's: {len(missing)} names are missing ({', '.join(missing[:3])}), "
-            f"{len(unexpected)} are unknown ({', '.join(unexpected[:3])}): check the model's name"
-        )
-    if misshapen:
-        name = misshapen[0]
-        raise CheckpointError(
-            f"checkpoint {path} does not fit: {name} is {tuple(state[name].shape)}, the model's is "
-            f"{tuple(own[name].shape)}: {advice}"
-        )
-    for name in shared:
-        if own[name].is_floating_point() != state[name].is_floating_point():
-            raise CheckpointError(
-                f"checkpoint {path} does not fit: {name} is {state[name].dtype}, the model's is {own[name].dtype}: "
-                "check the file"
-            )
-    model.load_state_dict(state, strict=True)
-
-
 def state_sha256(state: Mapping[str, Tensor]) -> str:
     """sha256 over a state dict in order of name: name, dtype, shape, bytes."""
     digest = hashlib.sha256()
@@ -181,6 +133,31 @@ def first_line(error: Exception) -> str:
     """What a library says of its error, on one line."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
+
+
+def _unreadable(path: str, error: Exception) -> str:
+    """Why torch does not read a file as plain weights, and how somebody who trusts it makes such a file of it."""
+    text = str(error)
+    if not (asked := re.search(r"GLOBAL (\S+) was not an allowed global", text)):
+        return f"cannot be read as plain weights: {first_line(error)}"
+    whole = _names_modules(path)
+    part = ".state_dict()" if whole else "[KEY]"
+    what = "a whole pickled model" if whole else "more than plain weights"
+    where = "" if whole else ", where KEY is that of the weights"
+    return (
+        f"is {what}: to read it would run code ({asked[1]}), which is never done here: whoever trusts it saves its "
+        f"weights once, torch.save(torch.load({path!r}, weights_only=False){part}, 'weights.pt'){where}"
+    )
+
+
+def _names_modules(path: str) -> bool:
+    """Whether a pickle, which is not run, asks for torch's modules, as every whole model does."""
+    with open(path, "rb") as file:
+        if file.read(len(ZIP_START)) != ZIP_START:
+            return MODULES in file.read(PICKLE_BYTES)
+    with zipfile.ZipFile(path) as archive:
+        pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
+        return any(MODULES in archive.open(name).read(PICKLE_BYTES) for name in pickles)
 
 
 def _read_safetensors(path: str) -> dict[str, Any]:

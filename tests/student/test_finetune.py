@@ -328,7 +328,7 @@ def test_checkpoints_that_do_not_fit_are_refused(source: Path, tmp_path: Path) -
     trained = read_trained(str(source / "run" / NEWEST))
     store = Store.open(source / "store")
     deeper = fine_recipe("model_args.depth=3")
-    with pytest.raises(CheckpointError, match=r"is not this model's: 12 names are missing \(blocks.2"):
+    with pytest.raises(CheckpointError, match=r"does not fit: 12 names are missing \(blocks.2"):
         adapt(trained, deeper, store)
     wider = fine_recipe("model_args.embed_dim=48")
     with pytest.raises(CheckpointError, match=r"does not fit: .*only patch grid and classes may differ"):
