@@ -142,7 +142,7 @@ class Teacher:
 
     def check_finite(self, logits: np.ndarray, where: Where) -> None:
         """Refuse, with TeacherError that names the first row by `where`, logits (n, ...) that are not finite."""
-        rows = np.flatnonzero(~np.isfinite(logits).reshape(len(logits), -1).all(axis=1))
+        rows = np.flatnonzero(~np.isfinite(logits).all(axis=tuple(range(1, logits.ndim))))
         if len(rows):
             raise TeacherError(
                 f"{where(int(rows[0]))}: teacher {self.identity['name']} gives logits that are not finite at "
