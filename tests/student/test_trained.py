@@ -97,6 +97,9 @@ def test_the_average_of_a_file_of_others(tmp_path: Path) -> None:
     assert_same(build_trained(read_trained(str(path), model=DEIT, ema=True)), average, (224, 224))
     path = pth("state_dict", state_dict_ema=average.state_dict())(raw.state_dict(), tmp_path)
     assert_same(build_trained(read_trained(str(path), model=DEIT, ema=True)), average, (224, 224))
+    path = pth("model", ema_state_dict={f"module.{name}": value for name, value in average.state_dict().items()})
+    found = read_trained(str(path(raw.state_dict(), tmp_path)), model=DEIT, ema=True)
+    assert_same(build_trained(found), average, (224, 224))
     with pytest.raises(CheckpointError, match=r"has no EMA weights \(model_ema, .*\): leave out --ema"):
         read_trained(str(pth("model")(raw.state_dict(), tmp_path)), model=DEIT, ema=True)
 
@@ -232,7 +235,7 @@ def test_pretrained_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) 
         ({"interpolation": "lanczos"}, "wants images resized by lanczos: bicubic and bilinear are known"),
         (
             {"class_names": NAMES[:4]},
-            "does not fit: 4 have another shape .heads.0.weight is .5, 384., the model's is .4, 384., heads.0.bias is .5",
+            "does not fit: 4 have another shape .heads.0.weight is .5, 384., the model's is .4, 384., heads.0.b",
         ),
         (
             {"recipe": small_recipe().to_json() | {"model": None}},
