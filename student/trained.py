@@ -26,7 +26,7 @@ from teacher_cache.weights import first_line, read_checkpoint, read_metadata
 
 MARK = "deit_teacher_cache"  # the metadata key by which our own exports are known; its value is the layout's number
 LAYOUT = "1"
-FILE_ENDINGS = (".pt", ".pth", ".bin", ".safetensors")
+FILE_ENDINGS = (".pt", ".pth", ".tar", ".ckpt", ".bin", ".safetensors", ".pt2", ".onnx")
 TEXTS = ("model", "weights", "class_from", "interpolation")  # metadata as it is, the others are JSON
 DEIT_CROP = {"crop_pct": 0.875, "interpolation": "bicubic"}  # of files that say nothing of it: DeiT's evaluation
 NUMBERS = ("model_args", "num_classes", "class_names", "size", "crop_pct", "mean", "std", "recipe")
@@ -272,12 +272,10 @@ def _timm_config(name: str) -> dict[str, Any]:
 
 
 def _own_tensors(name: str) -> dict[str, Tensor]:
-    """A timm model's tensors by name; without memory, where it can be built so."""
-    try:
-        with torch.device("meta"):
-            return timm.create_model(name, num_classes=2).state_dict()
-    except Exception:  # it looks at numbers while it is built
-        return timm.create_model(name, num_classes=2).state_dict()
+    """A timm model's tensors by name, without memory for them."""
+    with torch.device("meta"):
+        tensors: dict[str, Tensor] = timm.create_model(name, num_classes=2).state_dict()
+    return tensors
 
 
 def _num_classes(source: str, state: Mapping[str, Tensor], model: str, config: Mapping[str, Any]) -> int:
@@ -349,10 +347,7 @@ def _recipe_notes(source: str, values: Mapping[str, Any] | None) -> tuple[str, .
     if not taken:
         return ()
     settings = ", ".join(f"{name} = {shown(str(value))}" for name, value in taken.items())
-    return (
-        f"{source}: its recipe says nothing of {len(taken)} settings of today, which are taken at their defaults: "
-        f"{settings}",
-    )
+    return (f"{source}: its recipe lacks settings of today, which are taken at their defaults: {settings}",)
 
 
 def _recipe(source: str, values: dict[str, Any] | None) -> Recipe | None:

@@ -121,8 +121,8 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str, name: s
     """
     own = model.state_dict()
     check_distilled(state, own, path, name)
-    for key in own.keys() & state.keys():
-        if own[key].is_floating_point() != state[key].is_floating_point() and not _is_counter(key, state[key]):
+    for key in [key for key in own if key in state and not _is_counter(key, state[key])]:
+        if own[key].is_floating_point() != state[key].is_floating_point():
             raise CheckpointError(
                 f"checkpoint {path} does not fit: {key} is {state[key].dtype}, the model's is {own[key].dtype}: "
                 "check the file"
@@ -144,9 +144,8 @@ def check_distilled(state: Mapping[str, Tensor], own: Mapping[str, Tensor], path
         return
     kinds = ("distilled", "plain") if TOKEN in state else ("plain", "distilled")
     has = f"with a distillation token, {TOKEN}" if TOKEN in state else f"without a distillation token, {TOKEN}"
-    other = (
-        name.replace("_distilled", "") if TOKEN in own else re.sub(r"^(deit_[a-z]+)_patch", r"\1_distilled_patch", name)
-    )
+    parts = ("_distilled_patch", "_patch") if TOKEN in own else ("_patch", "_distilled_patch")
+    other = re.sub(rf"^(deit_[a-z]+){parts[0]}", rf"\1{parts[1]}", name)  # as timm names them
     advice = f"name the model {other}" if other != name else f"name the {kinds[0]} model"
     raise CheckpointError(
         f"checkpoint {path} holds the weights of a {kinds[0]} model ({has}), {name} is a {kinds[1]} one: {advice}"
@@ -240,8 +239,8 @@ def _prefix(state: Mapping[str, Tensor], own: Mapping[str, Tensor], path: str) -
 
 
 def _other_head(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[str, str] | None:
-    """The one layer of a file that the model has not, and the one of the model that the file has not, if they are
-    alike but for the number of classes."""
+    """The one linear layer of a file that the model has not, and the one of the model that the file has not, if they
+    are alike but for the number of classes."""
     absent = [name for name in own if name not in state and not name.endswith(COUNTER)]
     extra = [name for name in state if name not in own and not name.endswith(COUNTER)]
     ours, theirs = ({name.rpartition(".")[0] for name in names} for names in (absent, extra))
@@ -252,7 +251,8 @@ def _other_head(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple
         {name.rpartition(".")[2]: tuple(tensors[name].shape)[1:] for name in names}
         for names, tensors in ((absent, own), (extra, state))
     ]
-    return (their, our) if our and their and shapes[0] == shapes[1] and "weight" in shapes[0] else None
+    linear = shapes[0] == shapes[1] and len(shapes[0].get("weight", ())) == 1
+    return (their, our) if our and their and linear else None
 
 
 def _other_dtype(state: Mapping[str, Tensor], own: Mapping[str, Tensor], path: str) -> str | None:
@@ -262,8 +262,10 @@ def _other_dtype(state: Mapping[str, Tensor], own: Mapping[str, Tensor], path: s
         for name in own.keys() & state.keys()
         if own[name].is_floating_point() and state[name].is_floating_point()
     }
-    others = sorted(f"{_word(stored)} there, {_word(run)} here" for stored, run in pairs if stored != run)
-    return f"{path}: weights are {' and '.join(others)}: the model runs in what it has here" if others else None
+    others = sorted(
+        f"stored as {_word(stored)}, the model runs in {_word(run)}" for stored, run in pairs if stored != run
+    )
+    return f"{path}: weights are {'; some are '.join(others)}" if others else None
 
 
 def _word(dtype: torch.dtype) -> str:

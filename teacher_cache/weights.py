@@ -139,7 +139,8 @@ def _unreadable(path: str, error: Exception) -> str:
     """Why torch does not read a file as plain weights, and how somebody who trusts it makes such a file of it."""
     text = str(error)
     if not (asked := re.search(r"GLOBAL (\S+) was not an allowed global", text)):
-        return f"cannot be read as plain weights: {first_line(error)}"
+        why = re.search(r"WeightsUnpickler error: (.+)", text)  # torch's first line tells how to run what is in it
+        return f"cannot be read as plain weights: {why[1] if why else first_line(error)}"
     whole = _names_modules(path)
     part = ".state_dict()" if whole else "[KEY]"
     what = "a whole pickled model" if whole else "more than plain weights"

@@ -123,11 +123,11 @@ FILES: dict[str, tuple[Change, str | None]] = {
     "counted by thop": (with_thop, r"\d+ counters beside the weights are left out \(.*total_ops.* and \d+ more\)"),
     "half": (
         lambda state: {name: value.half() if value.is_floating_point() else value for name, value in state.items()},
-        "weights are float16 there, float32 here: the model runs in what it has here",
+        "weights are stored as float16, the model runs in float32$",
     ),
     "bfloat16, counters too": (
         lambda state: {"state_dict": {name: value.bfloat16() for name, value in state.items()}},
-        "weights are bfloat16 there, float32 here",
+        "weights are stored as bfloat16, the model runs in float32$",
     ),
     "a head of another name": (renamed("fc", "head.classifier"), "its head is called head.classifier, the model's fc"),
     "a head of another name and number": (
@@ -136,7 +136,7 @@ FILES: dict[str, tuple[Change, str | None]] = {
     ),
     "double": (
         lambda state: {name: value.double() if value.is_floating_point() else value for name, value in state.items()},
-        "weights are float64 there, float32 here",
+        "weights are stored as float64, the model runs in float32$",
     ),
 }
 
@@ -161,7 +161,7 @@ def check_same(found: nn.Module, expected: nn.Module, content: Any) -> None:
 def written(content: Any, path: Path, kind: str) -> Path:
     """The file as torch writes it now, as it did before 1.6, or as safetensors."""
     if kind == "safetensors":
-        path = path.with_suffix(".safetensors")
+        path = path.with_name("model.safetensors")
         save_file({name: value.clone() for name, value in content.items()}, path)
     else:
         torch.save(content, path, _use_new_zipfile_serialization=kind == "zip")
@@ -181,7 +181,7 @@ def test_files_as_people_have_them(tmp_path: Path, file: str, kind: str, door: A
     model = convnet()
     change, said = FILES[file]
     content = change(model.state_dict())
-    path = written(content, tmp_path / "model.pth", kind)
+    path = written(content, tmp_path / ("model.ckpt" if "Lightning" in file else "model_best.pth.tar"), kind)
     found, notes = door(path)
     check_same(found, model, content)
     assert len(notes) == (said is not None)

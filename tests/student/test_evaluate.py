@@ -431,7 +431,7 @@ def test_an_older_recipe_is_told(deit: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["fusion"] == "softmax_sum"
     assert done.stderr == (
-        f"{tmp_path}/old.pt: its recipe says nothing of 1 settings of today, which are taken at their defaults: "
+        f"{tmp_path}/old.pt: its recipe lacks settings of today, which are taken at their defaults: "
         "fusion = softmax_sum\n"
     )
 

@@ -283,7 +283,7 @@ def test_a_recipe_without_a_setting_of_today_says_so(tmp_path: Path) -> None:
     }
     torch.save(content, tmp_path / "old.pt")
     note = (
-        f"{tmp_path}/old.pt: its recipe says nothing of 2 settings of today, which are taken at their defaults: "
+        f"{tmp_path}/old.pt: its recipe lacks settings of today, which are taken at their defaults: "
         "soft_mean = views, repeats = 1"
     )
     command = ["export", "--checkpoint", str(tmp_path / "old.pt"), "--format", "safetensors"]

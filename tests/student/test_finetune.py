@@ -406,7 +406,7 @@ def test_weights_under_a_wrappers_names_are_fine_tuned(source: Path, tmp_path: P
     overrides = ["distill=none", "epochs=1", "drop_path=none"]
     said = finetune(tmp_path / "old.pth", store, tmp_path / "out", "--model", "resnet10t", overrides=overrides)
     assert "its head is called classifier, the model's fc: taken as the same" in said
-    assert "weights are float16 there, float32 here: the model runs in what it has here" in said
+    assert "weights are stored as float16, the model runs in float32" in said
     assert "heads drawn anew: 4 classes in " in said
     assert said.count("float16") == 1
     trained = read_trained(str(tmp_path / "out" / NEWEST))
@@ -449,6 +449,6 @@ def test_an_older_recipe_is_told(source: Path, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "old.pt")
     said = finetune(tmp_path / "old.pt", Store.open(source / "store"), tmp_path / "out")
     assert said.splitlines()[0] == (
-        f"{tmp_path}/old.pt: its recipe says nothing of 1 settings of today, which are taken at their defaults: "
+        f"{tmp_path}/old.pt: its recipe lacks settings of today, which are taken at their defaults: "
         "hard_without_token = both"
     )

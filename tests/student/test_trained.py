@@ -197,7 +197,7 @@ def test_what_is_none_of_these(tmp_path: Path) -> None:
         (plain, f"{DEIT}.nonsense", f"timm has no configuration of {DEIT}.nonsense"),
         (plain, "resnet10t", r"holds no fc\.weight, from which .* of resnet10t is read: check --model"),
         (f"{tmp_path}/nothing.pt", None, r"nothing\.pt is absent: check the path"),
-        ("nothing.pth", None, r"nothing\.pth is absent: check the path"),
+        *((f"nothing{end}", None, rf"nothing{end} is absent: check the path") for end in (".pth", ".pth.tar", ".ckpt")),
         (f"{tmp_path}/torn.pt", None, r"torn\.pt cannot be read"),
         (f"{tmp_path}/torn.safetensors", None, r"torn\.safetensors cannot be read"),
         (f"{tmp_path}/other.pt", DEIT, r"holds no state dict, .*\(found epoch, weights\)"),
