@@ -10,7 +10,7 @@ from student.model import build_model, patch_grid, resize_positions
 from student.recipe import Recipe
 from student.trained import Trained
 from teacher_cache.errors import CheckpointError, RecipeError
-from teacher_cache.state_dict import background_class, check_distilled, fit_names, load_state
+from teacher_cache.state_dict import background_class, check_distilled, copy_state, load_state
 from teacher_cache.store import Store
 
 INTERPOLATIONS: tuple[Literal["bicubic", "bilinear"], ...] = ("bicubic", "bilinear")
@@ -36,8 +36,7 @@ def adapt(trained: Trained, recipe: Recipe, store: Store, *, reset_heads: bool =
     torch.manual_seed(recipe.seed)
     model = build_model(recipe, store.num_classes, store.policy.size)
     own, name = model.state_dict(), str(recipe.model)
-    fitted = fit_names(trained.state, own, trained.source)
-    state, notes = fitted.state, [note for note in fitted.notes if note not in trained.notes]
+    state, notes = copy_state(trained.state), []
     check_distilled(state, own, trained.source, name)
     if note := fit_positions(state, model, trained, recipe):
         notes.append(note)

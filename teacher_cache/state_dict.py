@@ -74,6 +74,11 @@ def with_metadata(state: Mapping[str, Tensor], metadata: Any) -> dict[str, Tenso
     return noted
 
 
+def copy_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors in another dictionary, with torch's notes about them."""
+    return with_metadata(state, getattr(state, "_metadata", None))
+
+
 def fit_names(state: Mapping[str, Tensor], own: Mapping[str, Tensor], path: str) -> Fitted:
     """Bring a state dict to a model's own names, without looking at shapes.
 
@@ -101,7 +106,7 @@ def fit_names(state: Mapping[str, Tensor], own: Mapping[str, Tensor], path: str)
             state = _renamed(state, lambda name: re.sub(rf"^{re.escape(theirs)}(?=\.|$)", ours, name), path)
     if note := _other_dtype(state, own, path):
         notes.append(note)
-    return Fitted(with_metadata(state, getattr(state, "_metadata", None)), notes)
+    return Fitted(copy_state(state), notes)
 
 
 def load_weights(model: nn.Module, path: str, name: str, advice: str = MISFIT) -> list[str]:

@@ -212,7 +212,8 @@ def test_what_torch_itself_loads_and_refuses_by_its_notes_of_versions(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "notes", [7, {"bn1": 3}, {"bn1": {"version": "x"}}, {"": {"assign_to_params_buffers": True}}, {3: {"version": 2}}]
+    "notes",
+    [7, {"bn1": 3}, {"bn1": {"version": "x"}}, {"conv1.0": {"assign_to_params_buffers": True}}, {3: {"version": 2}}],
 )
 def test_a_strangers_notes_end_in_one_line_or_change_nothing(tmp_path: Path, notes: Any) -> None:
     model = convnet()
@@ -280,6 +281,14 @@ def test_heads_that_cannot_be_told_are_not_renamed(tmp_path: Path) -> None:
             CheckpointError, match=r"holds no fc\.weight, from which the number of classes of resnet10t"
         ):
             by_student(tmp_path / f"{name}.pth")
+
+
+def test_a_few_names_in_common_make_no_wrapper(tmp_path: Path) -> None:
+    torch.save({"backbone.fc.weight": torch.zeros(3, 512), "backbone.fc.bias": torch.zeros(3)}, tmp_path / "other.pth")
+    with pytest.raises(
+        CheckpointError, match=r"names are missing .*, 2 are unexpected \(backbone\.fc\.weight, backbone"
+    ):
+        by_teacher(tmp_path / "other.pth")
 
 
 # -- refusals ------------------------------------------------------------------------------------------------------
