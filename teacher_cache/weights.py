@@ -9,13 +9,17 @@ import hashlib
 import json
 import math
 import os
+import pickletools
 import re
 import struct
 import zipfile
 import zlib
+from collections import deque
 from collections.abc import Mapping
+from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path, PosixPath
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import torch
 from safetensors import safe_open
@@ -26,7 +30,9 @@ from teacher_cache.shown import shown
 
 DIGEST = "deit_teacher_cache_sha256"  # the metadata key of what content_sha256 gives
 CHUNK_BYTES = 2**20
-MODULES, PICKLE_BYTES = b"torch.nn.modules", 2**26  # as pickles name them; how far they are looked for
+GRAPHS = (".onnx", ".pt2")
+PICKLE_START = b"\x80"
+LEGACY_PICKLES = 3  # before torch 1.6 a file began with a magic number, the format's and the system's
 ZIP_START, LOCAL_HEADER = b"PK\x03\x04", struct.Struct("<4s5H3L2H")
 WHAT_NEXT = "copy it again from where it came, or use another"
 # what many training scripts save beside the weights: their arguments, paths among them
@@ -46,6 +52,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     try:
         if path.endswith(".safetensors"):
             return _read_safetensors(path)
+        _check_kind(path)
         check_whole(path)
         with torch.serialization.safe_globals(ARGUMENTS):
             loaded = torch.load(path, map_location="cpu", weights_only=True)
@@ -135,30 +142,55 @@ def first_line(error: Exception) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
+def _check_kind(path: str) -> None:
+    """Refuse, with CheckpointError, what is no file of torch.save, where its name or first bytes tell."""
+    if path.endswith(GRAPHS):
+        raise CheckpointError(
+            f"checkpoint {path} is an exported graph: give the checkpoint, or the .safetensors file, it was made of"
+        )
+    with open(path, "rb") as file:
+        start = file.read(40)
+    if not start.startswith((ZIP_START, PICKLE_START)):
+        raise CheckpointError(
+            f"checkpoint {path} cannot be read as plain weights: it begins with {start!r}, as no file of torch.save "
+            f"does: {WHAT_NEXT}"
+        )
+
+
 def _unreadable(path: str, error: Exception) -> str:
     """Why torch does not read a file as plain weights, and how somebody who trusts it makes such a file of it."""
     text = str(error)
     if not (asked := re.search(r"GLOBAL (\S+) was not an allowed global", text)):
         why = re.search(r"WeightsUnpickler error: (.+)", text)  # torch's first line tells how to run what is in it
-        return f"cannot be read as plain weights: {why[1] if why else first_line(error)}"
-    whole = _names_modules(path)
-    part = ".state_dict()" if whole else "[KEY]"
-    what = "a whole pickled model" if whole else "more than plain weights"
-    where = "" if whole else ", where KEY is that of the weights"
+        return f"cannot be read as plain weights ({why[1] if why else first_line(error)}): {WHAT_NEXT}"
+    what, part, where = "a whole pickled model", ".state_dict()", ""
+    if _holds_dict(path):
+        what, part = "more than plain weights", "[KEY]"
+        where = ", where KEY is that of the weights, and .state_dict() follows it if they are a whole model"
     return (
         f"is {what}: to read it would run code ({asked[1]}), which is never done here: whoever trusts it saves its "
         f"weights once, torch.save(torch.load({path!r}, weights_only=False){part}, 'weights.pt'){where}"
     )
 
 
-def _names_modules(path: str) -> bool:
-    """Whether a pickle, which is not run, asks for torch's modules, as every whole model does."""
-    with open(path, "rb") as file:
-        if file.read(len(ZIP_START)) != ZIP_START:
-            return MODULES in file.read(PICKLE_BYTES)
-    with zipfile.ZipFile(path) as archive:
-        pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
-        return any(MODULES in archive.open(name).read(PICKLE_BYTES) for name in pickles)
+def _holds_dict(path: str) -> bool:
+    """Whether what was pickled is a dictionary; nothing of it is run."""
+    with ExitStack() as stack:
+        file: IO[bytes] = stack.enter_context(open(path, "rb"))
+        before = LEGACY_PICKLES
+        if zipfile.is_zipfile(file):
+            archive = stack.enter_context(zipfile.ZipFile(file))
+            name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+            file, before = stack.enter_context(archive.open(name)), 0
+        else:
+            file.seek(0)
+        try:
+            for _ in range(before):
+                deque(pickletools.genops(file), maxlen=0)
+            _, (operation, argument, _) = islice(pickletools.genops(file), 2)
+        except ValueError:  # a stranger's pickle, of any operations
+            return True
+    return operation.name == "EMPTY_DICT" or argument == "collections OrderedDict"
 
 
 def _read_safetensors(path: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import argparse
 import re
 import warnings
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -346,10 +347,58 @@ def test_a_checkpoint_with_objects_in_it_says_how_it_becomes_weights(tmp_path: P
     for door in DOORS:
         with pytest.raises(CheckpointError, match=message) as refused:
             door(path)
-    (line,) = re.findall(r"once, (torch\.save\(.*\)), where KEY is that of the weights$", str(refused.value))
+    (line,) = re.findall(r"once, (torch\.save\(.*\)), where KEY is that of the weights, and", str(refused.value))
     line = line.replace("'weights.pt'", repr(str(tmp_path / "weights.pt")))
     exec(line, {"torch": torch, "KEY": "state_dict"})
     check_same(by_student(tmp_path / "weights.pt")[0], model, content)
+
+
+@pytest.mark.parametrize("kind", ["zip", "before zips"])
+def test_a_dictionary_with_a_whole_model_in_it_says_so(tmp_path: Path, kind: str) -> None:
+    for content in ({"model": nn.Linear(2, 2)}, OrderedDict(model=nn.Linear(2, 2))):
+        path = written(content, tmp_path / "yolo.pt", kind)
+        with pytest.raises(CheckpointError, match=r"\[KEY\], .* and \.state_dict\(\) follows it if they are a whole"):
+            by_teacher(path)
+
+
+@pytest.mark.parametrize("operations", [b"", b"(", b"2" * 9, b"\x95\xff"])
+def test_a_pickle_of_odd_operations_runs_nothing_and_ends_in_one_line(tmp_path: Path, operations: bytes) -> None:
+    """Asked for a global that is not allowed, before or after operations that no pickler writes."""
+    path = tmp_path / "odd.pth"
+    torch.save({"model": {}}, path)
+    with zipfile.ZipFile(path) as archive:
+        members = {member.filename: archive.read(member) for member in archive.infolist()}
+    for pickled in (b"\x80\x02" + operations + b"cos\nsystem\n.", b"cos\nsystem\n" + operations):
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, value in members.items():
+                archive.writestr(name, pickled if name.endswith("data.pkl") else value)
+        for door in DOORS:
+            with pytest.raises(CheckpointError, match=r"odd\.pth ") as refused:
+                door(path)
+            assert str(refused.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("page.pth", b"<!DOCTYPE html>", "begins with b'<!DOCTYPE html>', as no file of torch.save does"),
+        ("pointer.bin", b"version https://git-lfs.github.com/spec/v1", "begins with b'version https://git-lfs"),
+        (
+            "graph.onnx",
+            b"\x08\x0a",
+            "is an exported graph: give the checkpoint, or the .safetensors file, it was made of",
+        ),
+        ("graph.pt2", b"PK", "is an exported graph"),
+        ("empty.pth", b"", "begins with b''"),
+        ("cut.pth", b"\x80\x02\x8a", r"cannot be read as plain weights \(.*\): copy it again"),
+    ],
+)
+def test_what_is_no_file_of_torchs_says_what_it_is(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    for door in DOORS:
+        with pytest.raises(CheckpointError, match=message) as refused:
+            door(tmp_path / name)
+        assert "weights_only" not in str(refused.value)
 
 
 def test_a_torchscript_archive_says_how_it_becomes_weights(tmp_path: Path) -> None:
