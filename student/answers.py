@@ -63,6 +63,7 @@ class OnlineAnswers:
         if recipe.distill == "none":
             raise RecipeError(f"recipe {recipe.name} does not distil: leave out --teacher, or --set distill=hard")
         self._stored: dict[str, Any] | None = store.teacher
+        self._store = store
         self._teacher = open_teacher(
             settings, num_classes=store.num_classes, view_size=store.policy.size, stored=self._stored
         )
@@ -72,9 +73,15 @@ class OnlineAnswers:
 
     def of(self, batch: Batch) -> TeacherAnswers | None:
         """The batch's answers, on the teacher's device."""
-        logits = self._teacher.answer(batch.views)
+        logits = self._teacher.answer(batch.views, lambda row: self._where(batch, row))
         probabilities = None if self._tau is None else torch.softmax(logits / self._tau, dim=1)
         return TeacherAnswers(logits.argmax(1), probabilities)
+
+    def _where(self, batch: Batch, row: int) -> str:
+        """A view of the batch, as messages name it."""
+        sample, index = int(batch.samples[row]), self._store.index
+        shard = self._store.shard_name(index.shard_of(sample))
+        return f"shard {shard}, key {index.key(sample)}, view {int(batch.view_ids[row])}"
 
     def describe(self) -> str | None:
         """One line about the teacher, and how it stands to the one that filled the store."""

@@ -101,6 +101,7 @@ def finetune(
     from student.trained import read_trained
 
     trained = read_trained(checkpoint, model=model, ema=ema)
+    _say_notes(trained)
     _train(**settings, code=model, trained=trained, resolution=_resolution(resolution), reset_heads=reset_heads)
 
 
@@ -159,6 +160,17 @@ def _train(
         sys.exit(STOPPED)
     if accuracy:
         terminal().print(accuracy_table({recipe.name: accuracy}))
+
+
+def _say_notes(trained: Any) -> None:
+    for note in trained.notes:
+        _note(note)
+
+
+def _note(message: str) -> None:
+    """One line beside what is asked for, of a job's first rank."""
+    if os.environ.get("RANK", "0") == "0":
+        say(message, err=True)
 
 
 def _resolution(text: str | None) -> tuple[int, int] | None:
@@ -261,6 +273,7 @@ def evaluate(
     with joined_ranks(device, rank_timeout_s) as ranks:
         share_cores(workers)
         trained = read_trained(checkpoint, model=model_name, ema=ema)
+        _say_notes(trained)
         seen = trained.preprocessing if crop_pct is None else replace(trained.preprocessing, crop_pct=crop_pct)
         model = build_trained(trained).to(ranks.device)
         index = index_validation(val, trained.class_names, trained.class_from, num_classes=trained.num_classes)
@@ -272,6 +285,7 @@ def evaluate(
                 num_classes=trained.num_classes,
                 view_size=seen.size,
                 stored=None,
+                note=_note,
             )
         with ValidationSet(
             index,
@@ -306,15 +320,14 @@ def evaluate(
 @click.option("--model", "model_name", help=MODEL_HELP)
 @click.option("--ema", is_flag=True, help="The moving average of the weights.")
 @click.option("--format", "file_format", required=True, type=click.Choice(["safetensors", "onnx", "torch-export"]))
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="*.safetensors, *.onnx or *.pt2."
-)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="*.safetensors, *.onnx or *.pt2.")
 @click.option(
     "--outputs", type=click.Choice(["fused", "heads"]), default="fused", help="Of a graph: scores, or logits by head."
 )
 @click.option(
     "--fusion", type=click.Choice(["softmax_sum", "logit_mean"]), help="Of both heads.  [default: the recipe's]"
 )
+@click.option("--force", is_flag=True, help="Write over a file that is there.")
 def export(
     checkpoint: str,
     model_name: str | None,
@@ -323,6 +336,7 @@ def export(
     out: Path,
     outputs: Literal["fused", "heads"],
     fusion: Literal["softmax_sum", "logit_mean"] | None,
+    force: bool,
 ) -> None:
     """Write a trained model for others, read it back and compare it with PyTorch.
 
@@ -335,8 +349,9 @@ def export(
     from student.trained import read_trained
 
     trained = read_trained(checkpoint, model=model_name, ema=ema)
+    _say_notes(trained)
     chosen = fusion or (trained.recipe.fusion if trained.recipe else "softmax_sum")
-    written = write(trained, out, file_format, ema=ema, outputs=outputs, fusion=chosen)
+    written = write(trained, out, file_format, ema=ema, outputs=outputs, fusion=chosen, force=force)
     holds = f" ({', '.join(written.outputs)})" if written.outputs else ""
     compared = "" if written.difference is None else f", largest difference {written.difference:.2g}"
     batches = "" if written.difference is None else f" at batches of {' and '.join(map(str, CHECKED_BATCHES))}"

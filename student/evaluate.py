@@ -14,6 +14,7 @@ from student.ranks import meeting
 from student.tokens import hear_tokens
 from student.validation import Batch, ValidationSet
 from teacher_cache.device import Normalise
+from teacher_cache.errors import TrainingError
 from teacher_cache.teacher import Teacher, classify_views
 
 Accuracy = dict[str, dict[str, float]]  # head -> {"top1", "top5"} in [0, 1]
@@ -74,7 +75,8 @@ def tally(
     """Run a model, and a teacher, over the validation views. Every rank must call it; all get the same counts.
 
     tta "flip": logits are the mean over a view and its mirror image; the teacher sees the view alone. real is
-    student.real.read_real's. The model is left in the mode it was in.
+    student.real.read_real's. The model is left in the mode it was in. Raises TrainingError, naming the first sample of
+    this rank, for logits that are not finite.
     """
     was_training = model.training
     model.eval()
@@ -85,7 +87,7 @@ def tally(
     given, top1, top5, real_top1, real_samples, differing, cosines = sums = [
         torch.zeros(shape, dtype=torch.float64) for shape in shapes
     ]
-    for batch, said in _with_teacher(validation.batches(batch_size), teacher):
+    for batch, said in _with_teacher(validation, validation.batches(batch_size), teacher):
         images = normalise(batch.views.to(device))
         with hear_tokens(model) as heard:
             outputs = heads(model, images)
@@ -93,6 +95,7 @@ def tally(
             cosines += torch.stack(heard).double().sum(dim=1).cpu()
         if tta == "flip":
             outputs = _mean(outputs, heads(model, images.flip(3)))
+        _check_finite(outputs, batch, validation)
         five = {
             ANSWERS.index(name): scores.topk(min(5, scores.shape[1])).indices.cpu()
             for name, scores in _scores(outputs, said).items()
@@ -122,6 +125,17 @@ def tally(
     )
 
 
+def _check_finite(outputs: Heads, batch: Batch, validation: ValidationSet) -> None:
+    for head, logits in (("class", outputs.class_logits), ("distillation", outputs.distill_logits)):
+        if logits is None or bool((finite := torch.isfinite(logits).all(dim=1)).all()):
+            continue
+        sample = int(batch.samples[finite.logical_not().nonzero()[0, 0].cpu()])
+        raise TrainingError(
+            f"{validation.where(sample)}: the {head} head's logits are not finite, so the weights are of no use: take "
+            "an earlier checkpoint, or train again at a lower rate"
+        )
+
+
 def _scores(outputs: Heads, said: np.ndarray | None) -> dict[str, Tensor]:
     """Answer -> scores (B, C), of those that there are."""
     scores = {"class": outputs.class_logits.float()}
@@ -140,12 +154,15 @@ def _mean(one: Heads, two: Heads) -> Heads:
     return Heads((one.class_logits + two.class_logits) / 2, (one.distill_logits + two.distill_logits) / 2)
 
 
-def _with_teacher(batches: Iterable[Batch], teacher: Teacher | None) -> Iterator[tuple[Batch, np.ndarray | None]]:
+def _with_teacher(
+    validation: ValidationSet, batches: Iterable[Batch], teacher: Teacher | None
+) -> Iterator[tuple[Batch, np.ndarray | None]]:
     """Each batch with the teacher's logits (B, C); they come at the teacher's own batch shape."""
     if teacher is None:
         yield from ((batch, None) for batch in batches)
     else:
-        yield from classify_views(teacher, ((batch, batch.views.numpy()) for batch in batches))
+        shown = ((batch, batch.views.numpy()) for batch in batches)
+        yield from classify_views(teacher, shown, lambda batch, row: validation.where(int(batch.samples[row])))
 
 
 def _add_ranks(sums: list[Tensor], device: torch.device) -> None:

@@ -1,6 +1,7 @@
 """Writing trained models for others: timm-compatible safetensors, ONNX, torch.export; each read back and compared."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -65,16 +66,20 @@ def export(
     ema: bool = False,
     outputs: Outputs = "fused",
     fusion: Fusion = "softmax_sum",
+    force: bool = False,
 ) -> Written:
     """Write a trained model, and publish the file once it has been read back and gives the same as PyTorch.
 
     ema tells which weights `trained` holds. outputs and fusion are of a graph, see Graph; its batch size is free. The
     file says which preprocessing it needs, and more (student.trained.describe_trained): in the header of safetensors,
-    in metadata_props of ONNX, in the extra file METADATA of torch.export. Raises CheckpointError.
+    in metadata_props of ONNX, in the extra file METADATA of torch.export. With force a file that is there is written
+    over. Raises CheckpointError, also for a model whose logits are not finite.
     """
     if path.suffix != ENDINGS[file_format]:
         raise CheckpointError(f"{path}: a file of --format {file_format} is called *{ENDINGS[file_format]}")
+    check_free(trained, path, force)
     model = build_trained(trained)
+    _check_finite(model, trained)
     metadata = describe_trained(trained, ema=ema)
     graph = Graph(model, outputs, fusion).eval()
     names = ("scores",) if outputs == "fused" else ("class_logits", "distillation_logits")[: len(_run(graph, trained))]
@@ -98,6 +103,18 @@ def export(
                 f"{TOLERANCES[file_format]:g} is allowed: keep the checkpoint, and try another version of torch"
             )
     return Written(names, difference, how)
+
+
+def check_free(trained: Trained, path: Path, force: bool) -> None:
+    """Refuse, with CheckpointError, to write over what is there, or with force over more than a file."""
+    if not os.path.lexists(path):
+        return
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder: name a file in it with --out")
+    if os.path.exists(trained.source) and os.path.exists(path) and os.path.samefile(path, trained.source):
+        raise CheckpointError(f"{path} is the checkpoint itself: choose another --out")
+    if not force:
+        raise CheckpointError(f"{path} exists already: choose another --out, or --force to write over it")
 
 
 def timm_arguments(trained: Trained) -> dict[str, Any]:
@@ -204,6 +221,20 @@ def _difference(one: Callable[[Tensor], Any], two: Callable[[Tensor], Any], trai
             found = float((output - other).abs().max())
             largest = max(largest, found) if found == found else float("inf")
     return largest
+
+
+def _check_finite(model: nn.Module, trained: Trained) -> None:
+    """Refuse, with CheckpointError, a model that answers no numbers, naming the first image of those it is asked."""
+    images = _images(trained, max(CHECKED_BATCHES))
+    with torch.no_grad():
+        said = heads(model, images)
+    for head, logits in (("class", said.class_logits), ("distillation", said.distill_logits)):
+        if logits is not None and not bool((finite := torch.isfinite(logits).all(dim=1)).all()):
+            image = int(finite.logical_not().nonzero()[0, 0])
+            raise CheckpointError(
+                f"{trained.source}: the {head} head's logits are not finite for image {image} of {len(images)} random "
+                "ones, so its weights are of no use: export an earlier checkpoint"
+            )
 
 
 def _run(graph: Graph, trained: Trained) -> tuple[Tensor, ...]:

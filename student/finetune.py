@@ -10,8 +10,8 @@ from student.model import build_model, patch_grid, resize_positions
 from student.recipe import Recipe
 from student.trained import Trained
 from teacher_cache.errors import CheckpointError, RecipeError
+from teacher_cache.state_dict import background_class, check_distilled, copy_state, load_state
 from teacher_cache.store import Store
-from teacher_cache.weights import load_state
 
 INTERPOLATIONS: tuple[Literal["bicubic", "bilinear"], ...] = ("bicubic", "bilinear")
 
@@ -30,21 +30,23 @@ def adapt(trained: Trained, recipe: Recipe, store: Store, *, reset_heads: bool =
 
     The model is the recipe's, or else the checkpoint's. Its position embedding is resized to the new grid of patches.
     Its heads are drawn anew where the classes are others, or with reset_heads. Raises CheckpointError where anything
-    else does not fit.
+    else does not fit: weights of a distilled model for a plain one, and the reverse, for instance.
     """
     recipe = with_model_of(trained, recipe)
     torch.manual_seed(recipe.seed)
     model = build_model(recipe, store.num_classes, store.policy.size)
-    state, notes = dict(trained.state), []
+    own, name = model.state_dict(), str(recipe.model)
+    state, notes = copy_state(trained.state), []
+    check_distilled(state, own, trained.source, name)
     if note := fit_positions(state, model, trained, recipe):
         notes.append(note)
     if reason := "asked for" if reset_heads else other_classes(trained, store):
-        fresh = model.state_dict()
-        state |= {name: fresh[name] for name in head_names(model, recipe, store)}
+        state |= {head: own[head] for head in head_names(model, recipe, store)}
         notes.append(f"heads drawn anew: {reason}")
     if warning := other_normalisation(trained, store):
         notes.append(warning)
-    load_state(model, state, trained.source, "only patch grid and classes may differ: check model and model_args")
+    advice = "only patch grid and classes may differ: check model and model_args"
+    load_state(model, state, trained.source, name, advice)
     return Start(recipe, model.state_dict(), notes)
 
 
@@ -95,7 +97,8 @@ def fit_positions(state: dict[str, Tensor], model: nn.Module, trained: Trained, 
 def other_classes(trained: Trained, store: Store) -> str | None:
     """Why the checkpoint's heads cannot stay; None where they can. Classes without names are told by their number."""
     if trained.num_classes != store.num_classes:
-        return f"{trained.num_classes} classes in {trained.source}, {store.num_classes} in {store.path}"
+        found = f"{trained.num_classes} classes in {trained.source}, {store.num_classes} in {store.path}"
+        return found + background_class(trained.num_classes, store.num_classes)
     names = trained.class_names or store.class_names
     for number, (theirs, ours) in enumerate(zip(names, store.class_names, strict=True)):
         if theirs != ours:

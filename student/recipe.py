@@ -128,6 +128,15 @@ class Recipe(BaseModel):
         return validated(cls, values, f"recipe {shown(str(values.get('name', '?')))}", RecipeError)
 
 
+def defaults_taken(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of today that a stored recipe, as Recipe.from_json reads it, does not say, with the value they get."""
+    return {
+        name: field.get_default(call_default_factory=True)
+        for name, field in Recipe.model_fields.items()
+        if name not in values and not field.is_required()
+    }
+
+
 def shipped_recipes() -> list[str]:
     return shipped(_FOLDER)
 

@@ -7,29 +7,30 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import timm
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from student.checkpoint import FORMAT
 from student.model import build_model
-from student.recipe import Recipe
+from student.recipe import Recipe, defaults_taken
 from student.validation import Preprocessing
 from teacher_cache.errors import CheckpointError, RecipeError, TeacherError
 from teacher_cache.model_names import GivenModel, check_usable
 from teacher_cache.replay.policy import Interpolation, Positive, Probability, Share, Side
 from teacher_cache.settings import parse_json, validated
 from teacher_cache.shown import shown
+from teacher_cache.state_dict import EMA_KEYS, RAW_KEYS, check_tensors, find_state, fit_names, load_state
 from teacher_cache.teacher import TIMM_HUBS, check_timm_name
-from teacher_cache.weights import check_tensors, first_line, load_state, read_checkpoint, read_metadata, state_of
+from teacher_cache.weights import first_line, read_checkpoint, read_metadata
 
 MARK = "deit_teacher_cache"  # the metadata key by which our own exports are known; its value is the layout's number
 LAYOUT = "1"
-FILE_ENDINGS = (".pt", ".pth", ".bin", ".safetensors")
+FILE_ENDINGS = (".pt", ".pth", ".tar", ".ckpt", ".bin", ".safetensors", ".pt2", ".onnx")
 TEXTS = ("model", "weights", "class_from", "interpolation")  # metadata as it is, the others are JSON
 DEIT_CROP = {"crop_pct": 0.875, "interpolation": "bicubic"}  # of files that say nothing of it: DeiT's evaluation
 NUMBERS = ("model_args", "num_classes", "class_names", "size", "crop_pct", "mean", "std", "recipe")
 MOST_CLASSES = 2**24
-EMA_KEYS = ("model_ema", "state_dict_ema")  # ours and DeiT's; timm's
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Trained:
     class_names: tuple[str, ...] | None
     class_from: str | None  # where the training shards have the class: "cls", "json:FIELD"
     preprocessing: Preprocessing
+    notes: tuple[str, ...] = ()  # what was done to the file's names, or is worth to know, for people
 
 
 class _Seen(BaseModel):
@@ -76,10 +78,10 @@ def read_trained(source: str, *, model: str | None = None, ema: bool = False) ->
     source is a file, or a timm name for timm's pretrained weights. A checkpoint of `student train` and a safetensors
     file of `student export` say everything themselves; `model` overrides what they say, and must be given where they
     name code. It is a caller's consent to run it: no file's word may become it.
-    Any other file, with a state dict bare or under "model" or "state_dict" (the released DeiT files, timm's), needs
-    `model`, a timm name: mean and std are what timm's configuration of that name says, the crop is DeiT's, the number
-    of classes that of the head in the file, the size that of its position embedding. ema takes the moving average of
-    the weights.
+    Any other file, with a state dict bare or under "model" or "state_dict" (the released DeiT files, timm's,
+    Lightning's), needs `model`, a timm name: mean and std are what timm's configuration of that name says, the crop is
+    DeiT's, the number of classes that of the head in the file, the size that of its position embedding; its names are
+    brought to the model's (fit_names). ema takes the moving average of the weights.
     """
     path = Path(source)
     if path.is_dir():
@@ -109,7 +111,7 @@ def build_trained(trained: Trained) -> nn.Module:
         model = build_model(recipe, trained.num_classes, trained.preprocessing.size)
     except RecipeError as error:
         raise CheckpointError(f"{trained.source}: {error}") from error
-    load_state(model, trained.state, trained.source)
+    load_state(model, trained.state, trained.source, trained.model)
     return model.eval()
 
 
@@ -160,11 +162,12 @@ def _from_checkpoint(source: str, content: dict[str, Any], model: GivenModel | N
         recipe,
         _named(source, recipe.model, model),
         recipe.model_args,
-        check_tensors(state_of(content, prefer=["model_ema" if ema else "model"]), source),
+        find_state(content, source, ["model_ema" if ema else "model"]),
         said.num_classes,
         said.class_names,
         said.class_from,
         _preprocessing(said),
+        _recipe_notes(source, said.recipe),
     )
 
 
@@ -195,6 +198,7 @@ def _from_export(
         said.class_names,
         said.class_from,
         _preprocessing(said),
+        _recipe_notes(source, said.recipe),
     )
 
 
@@ -205,12 +209,13 @@ def _from_foreign(source: str, content: dict[str, Any], model: GivenModel | None
             "name it with --model, a timm name"
         )
     config = _timm_config(model)
-    if ema:
-        if not any(key in content for key in EMA_KEYS):
-            raise CheckpointError(f"{source} has no EMA weights ({' or '.join(EMA_KEYS)}): leave out --ema")
-        state = check_tensors(state_of(content, prefer=EMA_KEYS), source)
-    else:
-        state = check_tensors(state_of(content), source)
+    if ema and not any(key in content for key in EMA_KEYS):
+        raise CheckpointError(
+            f"{source} has no EMA weights ({', '.join(EMA_KEYS[:-1])} or {EMA_KEYS[-1]}): leave out --ema"
+        )
+    found = find_state(content, source, EMA_KEYS if ema else RAW_KEYS + EMA_KEYS)
+    fitted = fit_names(found, _own_tensors(model), source)
+    state = fitted.state
     return Trained(
         source,
         None,
@@ -221,6 +226,7 @@ def _from_foreign(source: str, content: dict[str, Any], model: GivenModel | None
         None,
         None,
         _configured(source, config | DEIT_CROP, _size(state, config)),
+        tuple(fitted.notes),
     )
 
 
@@ -263,6 +269,13 @@ def _timm_config(name: str) -> dict[str, Any]:
         raise CheckpointError(f"timm has no configuration of {name}: {error} Check what stands after a dot") from error
     assert config is not None
     return config.to_dict()
+
+
+def _own_tensors(name: str) -> dict[str, Tensor]:
+    """A timm model's tensors by name, without memory for them."""
+    with torch.device("meta"):
+        tensors: dict[str, Tensor] = timm.create_model(name, num_classes=2).state_dict()
+    return tensors
 
 
 def _num_classes(source: str, state: Mapping[str, Tensor], model: str, config: Mapping[str, Any]) -> int:
@@ -326,6 +339,15 @@ def _named(source: str, said: str | None, given: GivenModel | None) -> str:
     if not said:
         raise CheckpointError(f"{source} does not say which model it is: name it with --model")
     return check_usable(said, source, "--model", CheckpointError)
+
+
+def _recipe_notes(source: str, values: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """One line where a recipe is older than some of today's settings."""
+    taken = {} if values is None else defaults_taken(values)
+    if not taken:
+        return ()
+    settings = ", ".join(f"{name} = {shown(str(value))}" for name, value in taken.items())
+    return (f"{source}: its recipe lacks settings of today, which are taken at their defaults: {settings}",)
 
 
 def _recipe(source: str, values: dict[str, Any] | None) -> Recipe | None:

@@ -15,6 +15,7 @@ from teacher_cache.processes import TIMEOUT_S
 from teacher_cache.replay.block import BLOCK_SAMPLES
 from teacher_cache.replay.policy import Crop, Interpolation, Policy
 from teacher_cache.shards import expand_shards, index_shards
+from teacher_cache.state_dict import background_class
 from teacher_cache.workers import RenderPool, RenderTask, render_all
 
 
@@ -75,6 +76,10 @@ class ValidationSet(AbstractContextManager["ValidationSet"]):
         if waiting:
             yield _join(waiting)
 
+    def where(self, sample: int) -> str:
+        """A sample of the index, as messages name it."""
+        return f"shard {self.index.shards[self.index.shard_of(sample)].name}, key {self.index.key(sample)}"
+
     def _batch(self, number: int, pixels: np.ndarray, classes: np.ndarray) -> Batch:
         shard, block = self._mine[number]
         first = int(self.index.starts[shard]) + block * BLOCK_SAMPLES
@@ -107,13 +112,14 @@ def index_validation(
         raise ShardError(f"validation shards {', '.join(patterns)} hold no samples: name shards that do")
     numbered = tuple(str(number) for number in range(len(index.class_names)))
     if class_names is None:
-        found = len(index.class_names)
+        found, background = len(index.class_names), background_class(num_classes or 0, len(index.class_names))
         # without names the highest class may be absent here
-        if found == num_classes or (index.class_names == numbered and num_classes is not None and found < num_classes):
+        lower = index.class_names == numbered and num_classes is not None and found < num_classes
+        if found == num_classes or (lower and not background):
             return index
         raise ShardError(
             f"validation shards {', '.join(patterns)} have {found} classes, the model has {num_classes}: "
-            "name the shards of its data, with its classes.json beside them"
+            f"name the shards of its data, with its classes.json beside them{background}"
         )
     if index.class_names == tuple(class_names):
         return index

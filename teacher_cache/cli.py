@@ -249,7 +249,13 @@ def fill(
         topk=topk,
         tau=tau,
     )
-    opened = open_teacher(settings, num_classes=store.num_classes, view_size=store.policy.size, stored=store.teacher)
+    opened = open_teacher(
+        settings,
+        num_classes=store.num_classes,
+        view_size=store.policy.size,
+        stored=store.teacher,
+        note=lambda message: say(message, err=True) if job.rank == 0 else None,
+    )
     share_cores(workers)
     options = FillOptions(workers, skip_bad, allow_low_agreement, worker_timeout_s)
     if only_estimate:
@@ -341,7 +347,11 @@ def verify(
             raise StoreError(f"{store_path} is not filled yet: there are no labels to compare")
         settings = TeacherSettings(teacher, checkpoint, device=device, dtype=dtype)
         opened = open_teacher(
-            settings, num_classes=store.num_classes, view_size=store.policy.size, stored=store.teacher
+            settings,
+            num_classes=store.num_classes,
+            view_size=store.policy.size,
+            stored=store.teacher,
+            note=lambda message: say(message, err=True),
         )
         same_kind = all(opened.identity[field] == store.teacher[field] for field in ("device", "dtype"))
         check_same_teacher(store.teacher, opened.identity, may_differ=("device", "dtype"))

@@ -178,7 +178,13 @@ def label_units(
             yield (labelled, rows, rendered.view - labelled.first_view), pixels
             rendered.release()
 
-    for (labelled, rows, column), logits in classify_views(teacher, rendered_views()):
+    def where(tag: tuple[LabelledUnit, np.ndarray, int], row: int) -> str:
+        labelled, rows, column = tag
+        shard, view = labelled.unit.shard, labelled.first_view + column
+        sample = int(store.index.starts[shard]) + store.unit_rows(labelled.unit)[0] + int(rows[row])
+        return f"shard {store.shard_name(shard)}, key {store.index.key(sample)}, view {view}"
+
+    for (labelled, rows, column), logits in classify_views(teacher, rendered_views(), where):
         take_logits(labelled, rows, column, logits, teacher)
         labelled.missing -= 1
         advance(len(rows))

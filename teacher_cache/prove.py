@@ -101,7 +101,7 @@ def check_steady(store: Store, teacher: Teacher, batch: Batch, warn: Warn) -> np
     TeacherError, naming the first view, where a label or a logit beyond rounding differs.
     """
     views = batch.pixels
-    logits = teacher.logits(views)
+    logits = _asked(store, teacher, batch)
     rounding = _rounding(teacher, logits)
     largest = 0.0
     for how, rows, again in (
@@ -126,6 +126,10 @@ def check_steady(store: Store, teacher: Teacher, batch: Batch, warn: Warn) -> np
             "a label may change where the two largest are that close"
         )
     return logits
+
+
+def _asked(store: Store, teacher: Teacher, batch: Batch) -> np.ndarray:
+    return teacher.logits(batch.pixels, lambda row: batch.where(store, row))
 
 
 def _beside_others(teacher: Teacher, views: np.ndarray) -> np.ndarray:
@@ -164,7 +168,7 @@ def check_online(store: Store, teacher: Teacher, pool: RenderPool) -> bool:
     if proof is None:
         return False
     batch = _replay_proof(store, teacher, pool, proof)
-    _check_labels(store, teacher, proof, batch, teacher.logits(batch.pixels))
+    _check_labels(store, teacher, proof, batch, _asked(store, teacher, batch))
     return True
 
 
@@ -251,7 +255,7 @@ def _answer_drawn(store: Store, teacher: Teacher, pool: RenderPool, unit: Unit, 
     start = store.unit_rows(unit)[0]
     positions = np.array([row.block * BLOCK_SAMPLES + row.position - start for row in batch.rows])
     columns = np.array([row.view for row in batch.rows]) - store.group_views(unit.group)[0]
-    logits, labels = teacher.logits(batch.pixels), stored.labels[positions, columns]
+    logits, labels = _asked(store, teacher, batch), stored.labels[positions, columns]
     differing = np.flatnonzero(labels != logits.argmax(1))
     if store.any_device and _device_of(store, unit) != device_hash(str(teacher.identity["device"])):
         if len(differing):

@@ -8,6 +8,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +23,8 @@ from teacher_cache.device import Normalise, Recycled, Upload, use_device
 from teacher_cache.errors import TeacherError
 from teacher_cache.model_names import GivenModel, check_usable, is_usable
 from teacher_cache.replay.render import pixel_libraries
-from teacher_cache.weights import first_line, load_weights, read_normalisation, state_sha256
+from teacher_cache.state_dict import background_class, load_weights
+from teacher_cache.weights import first_line, read_normalisation, state_sha256
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -42,6 +44,12 @@ NOT_THE_MODELS = frozenset(
 TIMM_HUBS = ("hf_hub:", "hf-hub:", "local-dir:")  # timm's own names with a colon in them
 
 Tag = TypeVar("Tag")
+Where = Callable[[int], str]  # the row of a batch, as messages name it
+
+
+def row_of_a_batch(row: int) -> str:
+    """A view that nothing more is known of."""
+    return f"view {row} of a batch"
 
 
 @dataclass(frozen=True)
@@ -97,12 +105,14 @@ class Teacher:
             "libraries": self.identity["libraries"],
         }
 
-    def logits(self, views: np.ndarray) -> np.ndarray:
+    def logits(self, views: np.ndarray, where: Where = row_of_a_batch) -> np.ndarray:
         """The model's outputs. views (n, H, W, 3) uint8, n <= batch_size -> (n, classes) float32.
 
-        Raises TeacherError for outputs that are not finite.
+        where names a row in the TeacherError for outputs that are not finite.
         """
-        return self.fetch(self.ask(torch.from_numpy(views)))
+        logits = self.fetch(self.ask(torch.from_numpy(views)))
+        self.check_finite(logits, where)
+        return logits
 
     def ask(self, views: Tensor) -> "Asked":
         """Give views (n, H, W, 3) uint8, n <= batch_size, to the model. On CUDA the answer comes later, and
@@ -117,25 +127,26 @@ class Teacher:
             return Asked(copied, torch.cuda.current_stream(self._device).record_event())
 
     def fetch(self, asked: "Asked") -> np.ndarray:
-        """The answer, (n, classes) float32. Raises TeacherError for outputs that are not finite."""
+        """The answer, (n, classes) float32, whatever it is: check_finite looks at it."""
         if asked.there is not None:
             asked.there.synchronize()
-        logits = asked.logits.numpy()
-        self._check_finite(bool(np.isfinite(logits).all()))
-        return logits
+        return asked.logits.numpy()
 
-    def answer(self, views: Tensor) -> Tensor:
-        """The same for any number of views, on any device -> (n, classes) float32 on the teacher's device."""
+    def answer(self, views: Tensor, where: Where = row_of_a_batch) -> Tensor:
+        """logits() for any number of views, on any device -> (n, classes) float32 on the teacher's device."""
         with torch.inference_mode():
             logits = torch.cat([self._run(batch) for batch in views.split(self.batch_size)])
-        self._check_finite(bool(torch.isfinite(logits).all()))
+        if not bool(torch.isfinite(logits).all()):
+            self.check_finite(logits.cpu().numpy(), where)
         return logits.clone()  # an ordinary tensor, which a loss may keep for its gradient
 
-    def _check_finite(self, finite: bool) -> None:
-        if not finite:
+    def check_finite(self, logits: np.ndarray, where: Where) -> None:
+        """Refuse, with TeacherError that names the first row by `where`, logits (n, ...) that are not finite."""
+        rows = np.flatnonzero(~np.isfinite(logits).all(axis=tuple(range(1, logits.ndim))))
+        if len(rows):
             raise TeacherError(
-                f"teacher {self.identity['name']} gives logits that are not finite at {self.identity['dtype']}: "
-                "use --dtype fp32 or bf16, or another checkpoint"
+                f"{where(int(rows[0]))}: teacher {self.identity['name']} gives logits that are not finite at "
+                f"{self.identity['dtype']}: use --dtype fp32 or bf16, or another checkpoint"
             )
 
     def _run(self, views: Tensor) -> Tensor:
@@ -164,8 +175,12 @@ class Asked:
     there: torch.cuda.Event | None
 
 
-def classify_views(teacher: Teacher, views: Iterable[tuple[Tag, np.ndarray]]) -> Iterator[tuple[Tag, np.ndarray]]:
+def classify_views(
+    teacher: Teacher, views: Iterable[tuple[Tag, np.ndarray]], where: Callable[[Tag, int], str]
+) -> Iterator[tuple[Tag, np.ndarray]]:
     """Run a teacher over views in full batches: (tag, (n, H, W, 3) uint8)s -> (tag, (n, classes) float32)s, in order.
+
+    where names a tag's row in the TeacherError for logits that are not finite.
 
     Pixels are used or copied before the next item is asked for, so their memory may be used again then. On CUDA a
     batch is put together while the device works on the one before, whose logits are fetched once it has the next.
@@ -192,6 +207,7 @@ def classify_views(teacher: Teacher, views: Iterable[tuple[Tag, np.ndarray]]) ->
         nonlocal done
         while waiting and waiting[0][1] <= len(done):
             tag, rows = waiting.popleft()
+            teacher.check_finite(done[:rows], partial(where, tag))
             yield tag, done[:rows]
             done = done[rows:]
 
@@ -221,11 +237,17 @@ def classify_views(teacher: Teacher, views: Iterable[tuple[Tag, np.ndarray]]) ->
 
 
 def open_teacher(
-    settings: TeacherSettings, *, num_classes: int, view_size: tuple[int, int], stored: Mapping[str, Any] | None
+    settings: TeacherSettings,
+    *,
+    num_classes: int,
+    view_size: tuple[int, int],
+    stored: Mapping[str, Any] | None,
+    note: Callable[[str], None] = lambda message: None,
 ) -> Teacher:
     """Build the teacher that the settings ask for; what they leave open is taken from the store's teacher.
 
-    stored is the identity of the teacher that has filled the store, or None. view_size is (H, W) in pixels.
+    stored is the identity of the teacher that has filled the store, or None. view_size is (H, W) in pixels. note hears
+    what was done to a checkpoint's names.
     Raises TeacherError where it cannot be loaded or has another number of classes than the store.
     """
     known = stored or {}
@@ -234,7 +256,7 @@ def open_teacher(
         raise TeacherError("no teacher: name one with --teacher (a timm name, or path/file.py:function)")
     device = use_device(settings.device)
     checkpoint = read_normalisation(settings.checkpoint) if settings.checkpoint else {}
-    model = load_model(spec, num_classes=num_classes, image_size=view_size, checkpoint=settings.checkpoint)
+    model = load_model(spec, num_classes=num_classes, image_size=view_size, checkpoint=settings.checkpoint, note=note)
     config = getattr(model, "pretrained_cfg", None) or {}
     identity: dict[str, Any] = {
         "name": spec if settings.checkpoint is None else f"{spec} ({Path(settings.checkpoint).name})",
@@ -288,7 +310,13 @@ def check_same_teacher(
 
 
 def load_model(
-    spec: str, *, num_classes: int, image_size: tuple[int, int], checkpoint: str | None, **model_args: Any
+    spec: str,
+    *,
+    num_classes: int,
+    image_size: tuple[int, int],
+    checkpoint: str | None,
+    note: Callable[[str], None] = lambda message: None,
+    **model_args: Any,
 ) -> nn.Module:
     """Build a model and load its weights.
 
@@ -302,7 +330,9 @@ def load_model(
     else:
         model = _build_from_timm(spec, num_classes, model_args, pretrained=checkpoint is None)
     if checkpoint is not None:
-        load_weights(model, checkpoint, f"if it has other classes, {adapting_advice(spec, checkpoint)}")
+        advice = f"if it has other classes, {adapting_advice(spec, checkpoint)}"
+        for done in load_weights(model, checkpoint, spec, advice):
+            note(done)
     return model
 
 
@@ -442,7 +472,7 @@ def _soft_settings(settings: TeacherSettings, known: Mapping[str, Any], num_clas
 
 def _check_num_classes(teacher: Teacher, num_classes: int, view_size: tuple[int, int], advice: str) -> None:
     try:
-        logits = teacher.logits(np.zeros((1, *view_size, 3), np.uint8))
+        logits = teacher.logits(np.zeros((1, *view_size, 3), np.uint8), lambda row: "a black view")
     except (RuntimeError, AssertionError) as error:
         raise TeacherError(
             f"teacher {teacher.identity['name']} does not take views of {view_size[0]} x {view_size[1]}: "
@@ -452,6 +482,7 @@ def _check_num_classes(teacher: Teacher, num_classes: int, view_size: tuple[int,
         found = logits.shape[1] if logits.ndim == 2 else f"an output of shape {logits.shape}"
         raise TeacherError(
             f"teacher {teacher.identity['name']} gives {found} classes, the store has {num_classes}: {advice}"
+            + (background_class(found, num_classes) if isinstance(found, int) else "")
         )
 
 

@@ -79,7 +79,7 @@ def verify(
                 pass
         else:
             topk, tau = store.topk, store.tau
-            for seen, logits in classify_views(teacher, views):
+            for seen, logits in classify_views(teacher, views, lambda seen, row: _where(store, seen, row)):
                 _compare_labels(store, reader, seen, logits, same_kind, report)
                 if same_kind and tau is not None:
                     _compare_topk(store, reader, seen, logits, topk, tau, report)
@@ -93,6 +93,12 @@ class _Seen(NamedTuple):
     block: int
     view: int
     positions: np.ndarray
+
+
+def _where(store: Store, seen: _Seen, row: int) -> str:
+    """A row of a block's labelled views, as messages name it."""
+    sample = store.index.starts[seen.shard] + seen.block * BLOCK_SAMPLES + seen.positions[row]
+    return f"shard {store.shard_name(seen.shard)}, key {store.index.key(int(sample))}, view {seen.view}"
 
 
 def draw_in_layers(atoms: Sequence[tuple[Unit, int]], fraction: float, seed: int) -> list[tuple[Unit, int]]:
@@ -162,9 +168,8 @@ def _compare_labels(
             report.foreign_labels.append(margin)
             continue
         report.differences.append(
-            f"shard {store.shard_name(seen.shard)}, key {store.index.key(int(samples[number]))}, view {seen.view}: "
-            f"stored label {stored[number]}, the teacher says {found[number]} (top-2 margin {margin:.2g}): "
-            "the label is not this teacher's"
+            f"{_where(store, seen, int(number))}: stored label {stored[number]}, the teacher says {found[number]} "
+            f"(top-2 margin {margin:.2g}): the label is not this teacher's"
         )
 
 
@@ -176,7 +181,6 @@ def _compare_topk(
     found_classes, found = top_classes(logits, topk, tau)
     differ = stored != found
     differ[:, :-1] |= stored_classes != found_classes
-    first = store.index.starts[seen.shard] + seen.block * BLOCK_SAMPLES
     for row in np.flatnonzero(differ.any(axis=1) & (stored_classes[:, 0] == found_classes[:, 0])):
         place = int(differ[row].argmax())
         said, says = (
@@ -185,7 +189,6 @@ def _compare_topk(
             for classes, probabilities in ((stored_classes, stored), (found_classes, found))
         )
         report.differences.append(
-            f"shard {store.shard_name(seen.shard)}, key {store.index.key(int(first + seen.positions[row]))}, "
-            f"view {seen.view}: stored is {said}, the teacher says {says} at tau {tau:g}: the probabilities are not "
-            "this teacher's"
+            f"{_where(store, seen, int(row))}: stored is {said}, the teacher says {says} at tau {tau:g}: the "
+            "probabilities are not this teacher's"
         )

@@ -1,4 +1,4 @@
-"""Weights in files: read whole or refused, and loaded strictly.
+"""Weights in files: read whole or refused. How they become a model's is in state_dict.py.
 
 A file of torch.save is a zip: torch itself does not compare the checksums in it, so all of them are compared here
 before it is loaded. A safetensors file has none; those of `student export` carry a hash of all that they hold.
@@ -9,25 +9,37 @@ import hashlib
 import json
 import math
 import os
+import pickletools
+import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, BinaryIO
+from collections import deque
+from collections.abc import Mapping
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path, PosixPath
+from typing import IO, Any, BinaryIO
 
 import torch
 from safetensors import safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
 from teacher_cache.errors import CheckpointError
 from teacher_cache.shown import shown
 
-MISFIT = "another number of classes, or another variant of the model"
 DIGEST = "deit_teacher_cache_sha256"  # the metadata key of what content_sha256 gives
 CHUNK_BYTES = 2**20
+GRAPHS = (".onnx", ".pt2")
+PICKLE_START = b"\x80"
+LEGACY_PICKLES = 3  # before torch 1.6 a file began with a magic number, the format's and the system's
 ZIP_START, LOCAL_HEADER = b"PK\x03\x04", struct.Struct("<4s5H3L2H")
 WHAT_NEXT = "copy it again from where it came, or use another"
+# what many training scripts save beside the weights: their arguments, paths among them
+ARGUMENTS: list[Any] = [
+    argparse.Namespace,
+    *((PosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")),
+]
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:
@@ -40,13 +52,14 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     try:
         if path.endswith(".safetensors"):
             return _read_safetensors(path)
+        _check_kind(path)
         check_whole(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):  # many training scripts save their arguments
+        with torch.serialization.safe_globals(ARGUMENTS):
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
     except Exception as error:
-        raise CheckpointError(f"checkpoint {path} cannot be read as plain weights: {first_line(error)}") from error
+        raise CheckpointError(f"checkpoint {path} {_unreadable(path, error)}") from error
     if not isinstance(loaded, dict):
         raise CheckpointError(f"checkpoint {path} holds a {type(loaded).__name__}, a state dict is expected")
     return loaded
@@ -87,6 +100,11 @@ def check_whole(path: str) -> None:
             raise CheckpointError(
                 f"checkpoint {path} is cut short or damaged (its table of contents: {first_line(error)}): {WHAT_NEXT}"
             ) from error
+        if any(member.filename.endswith("/constants.pkl") for member in members):
+            raise CheckpointError(
+                f"checkpoint {path} is a TorchScript archive, which is a program: whoever trusts it saves its weights "
+                f"once, torch.save(torch.jit.load({path!r}).state_dict(), 'weights.pt')"
+            )
         size = os.fstat(file.fileno()).st_size
         if sum(member.file_size for member in members) > size or len({m.filename for m in members}) < len(members):
             raise CheckpointError(
@@ -109,65 +127,6 @@ def content_sha256(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
     return hashlib.sha256(json.dumps([state_sha256(state), others], sort_keys=True).encode()).hexdigest()
 
 
-def state_of(
-    checkpoint: Mapping[str, Any], *, prefer: Sequence[str] = ("model", "state_dict", "model_ema")
-) -> dict[str, Tensor]:
-    """The state dict of a checkpoint, bare or under one of the keys `prefer`, without DDP's and compile's prefixes."""
-    state = next((checkpoint[key] for key in prefer if isinstance(checkpoint.get(key), Mapping)), checkpoint)
-    tensors = {}
-    for key, value in state.items():
-        name = str(key)
-        for prefix in ("module.", "_orig_mod.", "module."):
-            name = name.removeprefix(prefix)
-        tensors[name] = value
-    return tensors
-
-
-def check_tensors(state: Mapping[str, Any], path: str) -> dict[str, Tensor]:
-    """The state dict, if it holds plain tensors and nothing else. Raises CheckpointError."""
-    others = [name for name, value in state.items() if not isinstance(value, Tensor)]
-    if others or not state:
-        found = ", ".join(others[:3]) or "nothing"
-        raise CheckpointError(
-            f"{path} holds no state dict, bare or under model or state_dict (found {found}): check the file"
-        )
-    for name, value in state.items():
-        if value.layout is not torch.strided or value.device.type != "cpu" or value.is_quantized:
-            raise CheckpointError(f"{path}: {name} is no plain tensor ({value.layout}, {value.device}): save it as one")
-    return dict(state)
-
-
-def load_weights(model: nn.Module, path: str, advice: str = MISFIT) -> None:
-    """Load a checkpoint strictly. Raises CheckpointError naming the first things that do not fit."""
-    load_state(model, check_tensors(state_of(read_checkpoint(path)), path), path, advice)
-
-
-def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str, advice: str = MISFIT) -> None:
-    """Load a state dict strictly; path is where it was read. Raises CheckpointError as load_weights does."""
-    own = model.state_dict()
-    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    shared = sorted(own.keys() & state.keys())
-    misshapen = [name for name in shared if tuple(own[name].shape) != tuple(state[name].shape)]
-    if missing or unexpected:
-        raise CheckpointError(
-            f"checkpoint {path} is not this model's: {len(missing)} names are missing ({', '.join(missing[:3])}), "
-            f"{len(unexpected)} are unknown ({', '.join(unexpected[:3])}): check the model's name"
-        )
-    if misshapen:
-        name = misshapen[0]
-        raise CheckpointError(
-            f"checkpoint {path} does not fit: {name} is {tuple(state[name].shape)}, the model's is "
-            f"{tuple(own[name].shape)}: {advice}"
-        )
-    for name in shared:
-        if own[name].is_floating_point() != state[name].is_floating_point():
-            raise CheckpointError(
-                f"checkpoint {path} does not fit: {name} is {state[name].dtype}, the model's is {own[name].dtype}: "
-                "check the file"
-            )
-    model.load_state_dict(state, strict=True)
-
-
 def state_sha256(state: Mapping[str, Tensor]) -> str:
     """sha256 over a state dict in order of name: name, dtype, shape, bytes."""
     digest = hashlib.sha256()
@@ -181,6 +140,57 @@ def first_line(error: Exception) -> str:
     """What a library says of its error, on one line."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
+
+
+def _check_kind(path: str) -> None:
+    """Refuse, with CheckpointError, what is no file of torch.save, where its name or first bytes tell."""
+    if path.endswith(GRAPHS):
+        raise CheckpointError(
+            f"checkpoint {path} is an exported graph: give the checkpoint, or the .safetensors file, it was made of"
+        )
+    with open(path, "rb") as file:
+        start = file.read(40)
+    if not start.startswith((ZIP_START, PICKLE_START)):
+        raise CheckpointError(
+            f"checkpoint {path} cannot be read as plain weights: it begins with {start!r}, as no file of torch.save "
+            f"does: {WHAT_NEXT}"
+        )
+
+
+def _unreadable(path: str, error: Exception) -> str:
+    """Why torch does not read a file as plain weights, and how somebody who trusts it makes such a file of it."""
+    text = str(error)
+    if not (asked := re.search(r"GLOBAL (\S+) was not an allowed global", text)):
+        why = re.search(r"WeightsUnpickler error: (.+)", text)  # torch's first line tells how to run what is in it
+        return f"cannot be read as plain weights ({why[1] if why else first_line(error)}): {WHAT_NEXT}"
+    what, part, where = "a whole pickled model", ".state_dict()", ""
+    if _holds_dict(path):
+        what, part = "more than plain weights", "[KEY]"
+        where = ", where KEY is that of the weights, and .state_dict() follows it if they are a whole model"
+    return (
+        f"is {what}: to read it would run code ({asked[1]}), which is never done here: whoever trusts it saves its "
+        f"weights once, torch.save(torch.load({path!r}, weights_only=False){part}, 'weights.pt'){where}"
+    )
+
+
+def _holds_dict(path: str) -> bool:
+    """Whether what was pickled is a dictionary; nothing of it is run."""
+    with ExitStack() as stack:
+        file: IO[bytes] = stack.enter_context(open(path, "rb"))
+        before = LEGACY_PICKLES
+        if zipfile.is_zipfile(file):
+            archive = stack.enter_context(zipfile.ZipFile(file))
+            name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+            file, before = stack.enter_context(archive.open(name)), 0
+        else:
+            file.seek(0)
+        try:
+            for _ in range(before):
+                deque(pickletools.genops(file), maxlen=0)
+            _, (operation, argument, _) = islice(pickletools.genops(file), 2)
+        except ValueError:  # a stranger's pickle, of any operations
+            return True
+    return operation.name == "EMPTY_DICT" or argument == "collections OrderedDict"
 
 
 def _read_safetensors(path: str) -> dict[str, Any]:

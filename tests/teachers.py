@@ -64,6 +64,18 @@ def not_finite(num_classes: int) -> nn.Module:
     return model
 
 
+class Fainting(Brightness):
+    """Answers no numbers to views that are brighter than most."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = super().forward(images)
+        return torch.where(logits.argmax(1, keepdim=True) == len(self.centres) - 1, torch.nan, logits)
+
+
+def fainting(num_classes: int) -> nn.Module:
+    return Fainting(num_classes)
+
+
 def not_a_module() -> str:
     return "a string"
 

@@ -131,6 +131,13 @@ class LateTeacher:
     def fetch(self, asked: Asked) -> np.ndarray:
         return self.under_way.pop(0).float().sum((1, 2, 3))[:, None].numpy()
 
+    def check_finite(self, logits: np.ndarray, where: Callable[[int], str]) -> None:
+        assert np.isfinite(logits).all()
+
+
+def nowhere(start: int, row: int) -> str:
+    return f"{start} {row}"
+
 
 @pytest.mark.parametrize("batch_size", [4, 5, 64])
 def test_a_batch_is_put_together_while_the_one_before_is_under_way(
@@ -148,7 +155,7 @@ def test_a_batch_is_put_together_while_the_one_before_is_under_way(
             yield start, slot[: len(some)]
             slot[:] = 0
 
-    answers = list(classify_views(teacher, items()))  # type: ignore[arg-type]
+    answers = list(classify_views(teacher, items(), nowhere))  # type: ignore[arg-type]
     assert [start for start, _ in answers] == [0, 6, 12, 18]
     assert np.array_equal(np.concatenate([logits for _, logits in answers])[:, 0], views.sum((1, 2, 3)))
     assert teacher.most == min(2, -(-23 // batch_size))
@@ -167,7 +174,7 @@ def check_classified(device: torch.device) -> None:
     teacher = small_teacher(device, 16)
     views = drawn_views(70, 8, 8).numpy()
     cuts = (0, 16, 32, 40, 64, 70)  # whole batches where they lie, parts of one, a short last one
-    found = classify_views(teacher, ((cut, views[cut:stop]) for cut, stop in pairwise(cuts)))
+    found = classify_views(teacher, ((cut, views[cut:stop]) for cut, stop in pairwise(cuts)), nowhere)
     together = np.concatenate([logits for _, logits in found])
     assert np.array_equal(together, np.concatenate([teacher.logits(views[n : n + 16]) for n in range(0, 70, 16)]))
     assert np.array_equal(together, teacher.answer(torch.from_numpy(views)).cpu().numpy())

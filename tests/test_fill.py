@@ -4,6 +4,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
@@ -267,8 +269,55 @@ def test_class_counts_that_differ_are_refused(tmp_path: Path) -> None:
 
 
 def test_logits_that_are_not_finite_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(TeacherError, match=r"not finite.*--dtype"):
+    with pytest.raises(TeacherError, match=r"a black view: teacher \S+not_finite gives logits .*not finite.*--dtype"):
         open_test_teacher(bright_store(tmp_path), "not_finite")
+
+
+def test_a_teacher_that_answers_no_numbers_names_the_first_view(tmp_path: Path) -> None:
+    """In the first batch, which it proves itself by, and in any later one, whose views lie across blocks."""
+    message = r"^shard (\S+), key (\S+), view (\d+): teacher \S+fainting gives logits that are not finite at fp32: use"
+    with pytest.raises(TeacherError, match=message) as refused:
+        fill_store(bright_store(tmp_path), "fainting")
+    early = re.match(message, str(refused.value))
+    assert early is not None
+    whole = bright_store(tmp_path, name="whole")
+    fill_store(whole)
+    unit = whole.units()[0]
+    block = whole.unit_blocks(unit)[0]
+    brightest = int((whole.read_unit(unit).labels[:32, 0] == 9).argmax())
+    assert early.groups() == (whole.shard_name(0), whole.index.place(0, block).keys[brightest], "0")
+
+    store = bright_store(tmp_path, name="late")
+    teacher = open_test_teacher(store)
+    healthy, asked = teacher._run, 0
+
+    def faint(views: torch.Tensor) -> torch.Tensor:
+        nonlocal asked
+        asked += 1
+        logits = healthy(views)
+        if asked == 9:
+            logits[5] = torch.inf
+        return logits
+
+    teacher._run = faint  # type: ignore[method-assign]
+    with pytest.raises(TeacherError, match=r"not finite at fp32") as refused:
+        fill(store, teacher, join_job(), FillOptions(workers=0), range(store.views))
+    found = re.match(message.replace("fainting", "brightness"), str(refused.value))
+    assert found is not None
+    shard, key, view = found.groups()
+    views: list[tuple[str, str, int]] = []  # in the order of filling: four proofs' batches of 32, then blocks by view
+    for unit in store.units():
+        for block in store.unit_blocks(unit):
+            keys = store.index.place(unit.shard, block).keys
+            for number in store.group_views(unit.group):
+                views += [(store.shard_name(unit.shard), each, number) for each in keys]
+    assert (shard, key, int(view)) == views[(9 - 1 - 4) * 32 + 5]
+
+    audited = open_test_teacher(whole)
+    audited._run = faint  # type: ignore[method-assign]
+    asked = 8
+    with pytest.raises(TeacherError, match=r"^shard \S+, key \S+, view \d+: .* not finite at fp32"):
+        verify(whole, 1.0, teacher=audited, workers=0)
 
 
 @pytest.mark.parametrize(
@@ -287,11 +336,9 @@ def test_teachers_that_cannot_be_built(tmp_path: Path, spec: str, message: str) 
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
-    import torch
-
     store = bright_store(tmp_path)
     torch.save({"state_dict": {"module.other": torch.zeros(2)}}, tmp_path / "other.pt")
-    with pytest.raises(CheckpointError, match=r"1 names are missing \(centres\), 1 are unknown \(other\)"):
+    with pytest.raises(CheckpointError, match=r"1 names are missing \(centres\), 1 are unexpected \(module\.other\)"):
         open_test_teacher(store, checkpoint=str(tmp_path / "other.pt"))
     torch.save({"model": {"centres": torch.zeros(7)}}, tmp_path / "small.pt")
     with pytest.raises(CheckpointError, match=r"centres is \(7,\), the model's is \(10,\)"):

@@ -8,13 +8,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
 from teacher_cache.errors import CheckpointError
 from teacher_cache.weights import (
     DIGEST,
     content_sha256,
-    load_weights,
     read_checkpoint,
     read_metadata,
     read_normalisation,
@@ -137,19 +135,3 @@ def test_a_mean_that_is_none_is_refused(tmp_path: Path, mean: Any) -> None:
 def test_a_weight_that_is_called_mean_is_no_mean(tmp_path: Path) -> None:
     torch.save({"mean": torch.zeros(3), "std": [1, 2, 3.0]}, tmp_path / "bare.pt")
     assert read_normalisation(str(tmp_path / "bare.pt")) == {"std": (1, 2, 3.0)}
-
-
-@pytest.mark.parametrize(
-    ("state", "message"),
-    [
-        ({"weight": "no tensor", "bias": torch.zeros(1)}, r"holds no state dict.*\(found weight\)"),
-        ({"weight": torch.zeros(1, 2, device="meta"), "bias": torch.zeros(1)}, "weight is no plain tensor"),
-        ({"weight": torch.zeros(1, 2, dtype=torch.complex64), "bias": torch.zeros(1)}, "weight is torch.complex64"),
-        ({"weight": torch.zeros(1, 2), "bias": torch.zeros(1), 7: torch.zeros(1)}, r"1 are unknown \(7\)"),
-        ({}, "holds no state dict"),
-    ],
-)
-def test_what_is_no_weight_is_refused(tmp_path: Path, state: dict[Any, Any], message: str) -> None:
-    torch.save({"model": state}, tmp_path / "odd.pt")
-    with pytest.raises(CheckpointError, match=message):
-        load_weights(nn.Linear(2, 1), str(tmp_path / "odd.pt"))

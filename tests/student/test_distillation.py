@@ -12,6 +12,7 @@ from torch import nn
 from student.answers import OnlineAnswers, StoredAnswers
 from student.checkpoint import NEWEST
 from student.cli import main
+from student.loader import ViewLoader
 from student.losses import spread_tail
 from student.model import build_model
 from student.recipe import load_recipe
@@ -104,6 +105,21 @@ def teacher(num_classes):
     file.write_text(text.replace("ROLL", "1"))
     with pytest.raises(TeacherError, match="32 of 32 labels are not those that the teacher gave when"):
         OnlineAnswers(store, small_recipe(), settings)
+
+
+def test_an_online_teacher_that_answers_no_numbers_names_the_view(tmp_path: Path, store: Store) -> None:
+    answers = OnlineAnswers(store, small_recipe(), online(device="cpu"))
+    answers._teacher._run = lambda views: torch.where(  # type: ignore[method-assign]
+        torch.arange(len(views))[:, None] == 3, torch.nan, torch.zeros(len(views), 10)
+    )
+    with ViewLoader(store, 16, epochs=1, workers=0) as loader:
+        batch = next(iter(loader))
+    sample, view = int(batch.samples[3]), int(batch.view_ids[3])
+    shard = store.shard_name(store.index.shard_of(sample))
+    with pytest.raises(
+        TeacherError, match=rf"^shard {shard}, key {store.index.key(sample)}, view {view}: .* not finite"
+    ):
+        answers.of(batch)
 
 
 def test_another_teacher_online_gives_other_losses_and_says_so(tmp_path: Path, store: Store) -> None:

@@ -18,6 +18,7 @@ from student.model import Fusion
 from student.trained import build_trained, read_trained
 from student.validation import Preprocessing, ValidationSet, index_validation
 from teacher_cache.classes import class_rule
+from teacher_cache.errors import TeacherError, TrainingError
 from teacher_cache.replay.render import decode
 from teacher_cache.shards import index_shards, read_block
 from teacher_cache.teacher import Teacher, TeacherSettings, open_teacher
@@ -178,6 +179,75 @@ def test_true_classes_of_images_that_have_any(shard: str, model: nn.Module) -> N
         assert counts.real_top1[ANSWERS.index(name)] == right
 
 
+# -- what is no number ---------------------------------------------------------------------------------------------
+
+
+class Sickly(nn.Module):
+    """Answers no numbers to some samples, by their brightness; of one head, or of the second."""
+
+    def __init__(self, second: bool, worst: float) -> None:
+        super().__init__()
+        self.second, self.worst = second, worst
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        brightness = images.mean((1, 2, 3))
+        ill = torch.where(brightness > self.worst, torch.nan, brightness)[:, None].expand(-1, 10)
+        return (brightness[:, None].expand(-1, 10), ill) if self.second else ill
+
+
+@pytest.mark.parametrize("second", [False, True])
+def test_logits_that_are_not_finite_name_the_first_sample(shard: str, second: bool) -> None:
+    with validation_set(shard) as validation:
+        normal = torch.tensor(VIEWED.mean), torch.tensor(VIEWED.std)
+        batches = list(validation.batches(256))
+        shown = torch.cat([batch.views for batch in batches]) / 255
+        brightness = ((shown - normal[0]) / normal[1]).mean((1, 2, 3))
+        samples = torch.cat([batch.samples for batch in batches])
+        worst = float(brightness.sort().values[-20:-18].mean())
+        first = int(samples[brightness > worst][0])
+        assert first > 0
+        head = "distillation" if second else "class"
+        key = f"v{10_000 + first}"
+        message = (
+            rf"shard val-0000\.tar, key {key}: the {head} head's logits are not finite, so the weights are of no use"
+        )
+        for flip in (None, "flip"):
+            with pytest.raises(TrainingError, match=message):
+                tally(Sickly(second, worst), validation, CPU, tta=flip)
+        with pytest.raises(TrainingError, match=message):
+            evaluate(Sickly(second, worst), validation, CPU)
+
+
+def test_a_teacher_that_answers_no_numbers_names_the_first_sample(shard: str, model: nn.Module) -> None:
+    teacher = open_convnet()
+    teacher._model = Sickly(False, 1.0)
+    with (
+        validation_set(shard) as validation,
+        pytest.raises(
+            TeacherError, match=r"shard val-0000\.tar, key v10\d+: teacher .*convnet gives logits that are not"
+        ),
+    ):
+        tally(model, validation, CPU, teacher=teacher)
+
+
+@pytest.mark.parametrize("factor", [1e30, float("nan")])
+def test_ruined_weights_are_refused_by_command(tmp_path: Path, shard: str, factor: float) -> None:
+    path, model, _ = checkpoint(tmp_path, *DEIT_SETTINGS, names="0123456789", class_from="cls")
+    ruined = dict(model.state_dict())
+    for name in ("norm.weight", "head.weight"):  # by 1e30 each is finite, their product is not
+        ruined[name] = ruined[name] * factor
+    torch.save(torch.load(path) | {"model": ruined}, path)
+    done = CliRunner().invoke(
+        main, ["evaluate", "--workers", "0", "--device", "cpu", "--checkpoint", str(path), "--val", shard]
+    )
+    assert done.exit_code == 1
+    (line,) = done.output.splitlines()
+    if factor == 1e30:
+        assert line.startswith("error: shard val-0000.tar, key v10000: the class head's logits are not finite, so the ")
+    else:
+        assert line.startswith(f"error: checkpoint {path} holds numbers that are not finite, first in norm.weight: ")
+
+
 # -- ranks ---------------------------------------------------------------------------------------------------------
 
 
@@ -332,6 +402,38 @@ def test_a_released_file_takes_its_class_names_from_the_shards(deit: Path, tmp_p
             refused = CliRunner().invoke(main, ["evaluate", *given, "--model", DEIT, "--device", "cpu"])
             assert refused.exit_code == 1
             assert "have 10 classes, the model has 9" in refused.output
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_1001_classes_are_told_from_1000(tmp_path: Path, named: bool) -> None:
+    """Without names shards of numbers 0 to 999 would else pass, each a class too low."""
+    samples = [{"__key__": f"v{n:04d}", "png": bright_image(n), "cls": str(n).encode()} for n in (0, 7, 999)]
+    shard = write_shard(tmp_path / "val.tar", samples)
+    if named:
+        (tmp_path / "classes.json").write_text(json.dumps([f"n{n:08d}" for n in range(1000)]))
+    for number, refused in ((1001, True), (1002, named)):
+        model = filled(timm.create_model("resnet10t", num_classes=number))
+        given = ["--checkpoint", str(pth("model")(model.state_dict(), tmp_path)), "--val", str(shard)]
+        done = CliRunner().invoke(
+            main, ["evaluate", "--workers", "0", "--device", "cpu", "--model", "resnet10t", *given]
+        )
+        assert done.exit_code == refused, done.output
+        assert (f"val.tar have 1000 classes, the model has {number}: " in done.output) == refused
+        assert ("; 1,001 are probably ImageNet's 1,000 behind a background class" in done.output) == (number == 1001)
+
+
+def test_an_older_recipe_is_told(deit: Path, tmp_path: Path) -> None:
+    content = torch.load(deit / "checkpoint.pt")
+    del content["recipe"]["fusion"]
+    torch.save(content, tmp_path / "old.pt")
+    given = ["--checkpoint", str(tmp_path / "old.pt"), "--val", str(deit / "val.tar"), "--workers", "0", "--json"]
+    done = CliRunner().invoke(main, ["evaluate", *given, "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["fusion"] == "softmax_sum"
+    assert done.stderr == (
+        f"{tmp_path}/old.pt: its recipe lacks settings of today, which are taken at their defaults: "
+        "fusion = softmax_sum\n"
+    )
 
 
 def test_a_teachers_weights_without_a_teacher(deit: Path) -> None:

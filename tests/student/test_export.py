@@ -156,7 +156,7 @@ def test_timm_loads_safetensors_strictly(tmp_path: Path, settings: tuple[str, ..
 def test_what_was_exported_is_read_again(tmp_path: Path) -> None:
     for settings in (DISTILLED, (student("two_heads"),)):
         trained, model = read(tmp_path, *settings)
-        export(trained, tmp_path / "out.safetensors", "safetensors")
+        export(trained, tmp_path / "out.safetensors", "safetensors", force=True)
         again = read_trained(str(tmp_path / "out.safetensors"), model=trained.model)
         assert (again.recipe, again.preprocessing, again.class_names) == (
             trained.recipe,
@@ -186,7 +186,7 @@ def test_the_recipes_fusion_is_the_default(tmp_path: Path) -> None:
     command = ["export", "--checkpoint", str(tmp_path / "checkpoint.pt"), "--format", "torch-export"]
     command += ["--model", student("two_heads").removeprefix("model=")]
     for options, fusion in (([], "logit_mean"), (["--fusion", "softmax_sum"], "softmax_sum")):
-        done = CliRunner().invoke(main, [*command, "--out", str(tmp_path / "out.pt2"), *options])
+        done = CliRunner().invoke(main, [*command, "--out", str(tmp_path / "out.pt2"), "--force", *options])
         assert done.exit_code == 0, done.output
         assert f"wrote {tmp_path / 'out.pt2'} (scores); read back by torch.export.load" in done.output
         extra = {METADATA: ""}
@@ -213,7 +213,7 @@ def test_a_file_that_differs_is_not_published(tmp_path: Path, small: Trained, mo
 
     monkeypatch.setattr(exporting, "save", wrong)
     with pytest.raises(CheckpointError, match=r"not written: read back, it differs from PyTorch by 0\.001, 1e-05"):
-        export(small, out, "safetensors")
+        export(small, out, "safetensors", force=True)
     assert out.read_bytes() == b"an earlier one"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "out.safetensors"]
 
@@ -233,10 +233,65 @@ def test_a_graph_that_differs_is_not_published(
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
-def test_outputs_that_are_not_numbers_differ(tmp_path: Path, small: Trained) -> None:
-    small.state["heads.0.bias"][:] = torch.nan
-    with pytest.raises(CheckpointError, match="it differs from PyTorch by inf"):
-        export(small, tmp_path / "out.safetensors", "safetensors")
+@pytest.mark.parametrize(("file_format", "ending"), [("safetensors", "safetensors"), ("onnx", "onnx")])
+def test_a_model_whose_outputs_are_no_numbers_is_not_written(
+    tmp_path: Path, small: Trained, file_format: Any, ending: str
+) -> None:
+    for name in ("features.0.weight", "heads.1.weight"):
+        small.state[name].mul_(1e30)  # finite, but their product is not
+    message = (
+        r"checkpoint\.pt: the distillation head's logits are not finite for image 0 of 3 random ones, so its weights"
+    )
+    with pytest.raises(CheckpointError, match=message):
+        export(small, tmp_path / f"out.{ending}", file_format)
+    small.state["heads.0.bias"][2] = torch.nan
+    with pytest.raises(CheckpointError, match=r"numbers that are not finite, first in heads\.0\.bias: "):
+        export(small, tmp_path / f"out.{ending}", file_format)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_what_is_there_is_not_written_over_unasked(tmp_path: Path) -> None:
+    read(tmp_path, *SINGLE)
+    out = tmp_path / "out.safetensors"
+    command = ["export", "--checkpoint", str(tmp_path / "checkpoint.pt"), "--format", "safetensors", "--out", str(out)]
+
+    def run(*words: str) -> tuple[int, str]:
+        done = CliRunner().invoke(main, [*command, *words])
+        return done.exit_code, done.output
+
+    for kind in ("text", "link to nothing"):
+        out.write_text("an earlier one") if kind == "text" else out.symlink_to(tmp_path / "nothing")
+        assert run() == (1, f"error: {out} exists already: choose another --out, or --force to write over it\n")
+        assert out.is_symlink() or out.read_text() == "an earlier one"
+        assert run("--force")[0] == 0
+        assert read_trained(str(out)).num_classes == 5
+        itself = ["export", "--checkpoint", str(out), "--format", "safetensors", "--out", str(out), "--force"]
+        assert (
+            CliRunner().invoke(main, itself).output == f"error: {out} is the checkpoint itself: choose another --out\n"
+        )
+        out.unlink()
+    out.mkdir()
+    for words in ((), ("--force",)):
+        assert run(*words) == (1, f"error: {out} is a folder: name a file in it with --out\n")
+
+
+def test_a_recipe_without_a_setting_of_today_says_so(tmp_path: Path) -> None:
+    read(tmp_path, *SINGLE)
+    content = torch.load(tmp_path / "checkpoint.pt")
+    content["recipe"] = {
+        name: value for name, value in content["recipe"].items() if name not in ("soft_mean", "repeats")
+    }
+    torch.save(content, tmp_path / "old.pt")
+    note = (
+        f"{tmp_path}/old.pt: its recipe lacks settings of today, which are taken at their defaults: "
+        "soft_mean = views, repeats = 1"
+    )
+    command = ["export", "--checkpoint", str(tmp_path / "old.pt"), "--format", "safetensors"]
+    said = CliRunner().invoke(main, [*command, "--out", str(tmp_path / "out.safetensors")])
+    assert (said.exit_code, said.stderr) == (0, f"{note}\n")
+    assert read_trained(str(tmp_path / "old.pt")).notes == (note,)
+    assert read_trained(str(tmp_path / "checkpoint.pt")).notes == ()
+    assert read_trained(str(tmp_path / "out.safetensors")).notes == ()  # it is written whole
 
 
 def test_endings_are_the_formats(tmp_path: Path, small: Trained) -> None:

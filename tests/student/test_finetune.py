@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from student.checkpoint import NEWEST
 from student.cli import main
-from student.finetune import adapt, check_resolution
+from student.finetune import adapt, check_resolution, other_classes
 from student.model import build_model
 from student.ranks import Ranks
 from student.recipe import Recipe, load_recipe
@@ -328,7 +329,7 @@ def test_checkpoints_that_do_not_fit_are_refused(source: Path, tmp_path: Path) -
     trained = read_trained(str(source / "run" / NEWEST))
     store = Store.open(source / "store")
     deeper = fine_recipe("model_args.depth=3")
-    with pytest.raises(CheckpointError, match=r"is not this model's: 12 names are missing \(blocks.2"):
+    with pytest.raises(CheckpointError, match=r"does not fit: 12 names are missing \(blocks.2"):
         adapt(trained, deeper, store)
     wider = fine_recipe("model_args.embed_dim=48")
     with pytest.raises(CheckpointError, match=r"does not fit: .*only patch grid and classes may differ"):
@@ -356,3 +357,98 @@ def test_going_on_from_another_checkpoint_is_refused(source: Path, tmp_path: Pat
     assert result.exit_code == 1
     assert "was trained with weights initial = " in result.output
     assert np.unique([line.count("error: ") for line in result.output.splitlines() if "error" in line]).tolist() == [1]
+
+
+# -- what is told --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [8, 16])
+@pytest.mark.parametrize("held", ["distilled", "plain"])
+def test_distilled_weights_and_plain_ones_are_told_apart(source: Path, tmp_path: Path, held: str, size: int) -> None:
+    """Also where the grid is another, and the classes: before anything is resized or drawn anew."""
+    names = {"distilled": "deit_tiny_distilled_patch16_224", "plain": "deit_tiny_patch16_224"}
+    named = names["plain" if held == "distilled" else "distilled"]
+    recipe = load_recipe(SMALL, [f"model={names[held]}", DEIT[1], "distill=none"])
+    torch.save(build_model(recipe, 10, (8, 8)).state_dict(), tmp_path / "held.pt")
+    trained = read_trained(str(tmp_path / "held.pt"), model=names[held])
+    store = store_of_size(tmp_path, size)
+    message = (
+        rf"held\.pt holds the weights of a {held} model \(.*\), {named} is a .* one: name the model {names[held]}$"
+    )
+    for reset_heads in (False, True):
+        with pytest.raises(CheckpointError, match=message):
+            adapt(trained, fine_recipe(f"model={named}", DEIT[1]), store, reset_heads=reset_heads)
+    assert adapt(trained, fine_recipe(f"model={names[held]}", DEIT[1]), store).state
+
+
+def test_a_background_class_is_told_where_heads_are_drawn_anew(source: Path, tmp_path: Path) -> None:
+    store = Store.open(source / "store")
+    trained = renamed(read_trained(str(source / "run" / NEWEST)), num_classes=1001)
+    thousand = other_classes(trained, store)
+    assert thousand is not None
+    assert "background" not in thousand
+    reason = other_classes(trained, SimpleNamespace(num_classes=1000, path="store"))  # type: ignore[arg-type]
+    assert reason is not None
+    assert "1001 classes in " in reason
+    assert "; 1,001 are probably ImageNet's 1,000 behind a background class" in reason
+
+
+def test_weights_under_a_wrappers_names_are_fine_tuned(source: Path, tmp_path: Path) -> None:
+    """A convnet's, as DataParallel saved it before batches were counted, its head under another name."""
+    model = build_model(load_recipe(SMALL, ["model=resnet10t", "distill=none", "drop_path=none"]), 4, (8, 8))
+    old = {
+        f"module.{name.replace('fc.', 'classifier.')}": value.half() if value.is_floating_point() else value
+        for name, value in model.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    torch.save(old, tmp_path / "old.pth")
+    store = store_of_size(tmp_path, 8)
+    overrides = ["distill=none", "epochs=1", "drop_path=none"]
+    said = finetune(tmp_path / "old.pth", store, tmp_path / "out", "--model", "resnet10t", overrides=overrides)
+    assert "its head is called classifier, the model's fc: taken as the same" in said
+    assert "weights are stored as float16, the model runs in float32" in said
+    assert "heads drawn anew: 4 classes in " in said
+    assert said.count("float16") == 1
+    trained = read_trained(str(tmp_path / "out" / NEWEST))
+    assert trained.num_classes == 10
+    assert not torch.equal(trained.state["bn1.num_batches_tracked"], torch.tensor(0))
+
+
+def test_ruined_weights_are_refused_before_the_first_step(source: Path, tmp_path: Path, val: str) -> None:
+    content = torch.load(source / "run" / NEWEST)
+    store = Store.open(source / "store")
+    for factor, message in (
+        (
+            1e30,
+            "error: shard val.tar, key v10000: the class head's logits are not finite, so the weights are of no use",
+        ),
+        (torch.nan, f"error: checkpoint {tmp_path}/ruined.pt holds numbers that are not finite, first in norm.weight"),
+    ):
+        ruined = content["model"] | {name: content["model"][name] * factor for name in ("norm.weight", "head.weight")}
+        torch.save(content | {"model": ruined}, tmp_path / "ruined.pt")
+        command = [
+            "finetune",
+            "--checkpoint",
+            str(tmp_path / "ruined.pt"),
+            "--store",
+            str(store.path),
+            "--recipe",
+            SMALL,
+        ]
+        command += ["--out", str(tmp_path / "out"), "--workers", "0", "--device", "cpu", "--val", val]
+        command += ["--set", "model=none", "--set", "epochs=1", "--set", "ema=none"]
+        done = CliRunner().invoke(main, command)
+        assert done.exit_code == 1
+        assert done.output.splitlines()[-1].startswith(message)
+        assert not list((tmp_path / "out").glob("*.pt"))
+
+
+def test_an_older_recipe_is_told(source: Path, tmp_path: Path) -> None:
+    content = torch.load(source / "run" / NEWEST)
+    del content["recipe"]["hard_without_token"]
+    torch.save(content, tmp_path / "old.pt")
+    said = finetune(tmp_path / "old.pt", Store.open(source / "store"), tmp_path / "out")
+    assert said.splitlines()[0] == (
+        f"{tmp_path}/old.pt: its recipe lacks settings of today, which are taken at their defaults: "
+        "hard_without_token = both"
+    )
