@@ -15,12 +15,14 @@ _CREATED = (  # attributes that never change; the shards' names and sizes too, b
     *("seed", "policy", "group", "unit_samples", "class_names", "class_from", "fingerprint"),
     *("any_device", "max_pixels", "libraries"),
 )
+_OPTIONAL = ("image_from",)  # the same, of stores that have them
 
 
 def created_parts(settings: dict[str, Any], store: Path) -> dict[str, Any]:
     """What a store is created with and keeps, by name."""
     shards = [[shard["name"], shard["bytes"]] for shard in settings["shards"]]
-    return {**{name: settings[name] for name in _CREATED}, "shards": shards, **created_arrays(store)}
+    there = [*_CREATED, *(name for name in _OPTIONAL if name in settings)]
+    return {**{name: settings[name] for name in there}, "shards": shards, **created_arrays(store)}
 
 
 def views_sha256(views: int) -> str:

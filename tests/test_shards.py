@@ -248,8 +248,9 @@ def classes_index(classes: Iterable[int], counts: Sequence[int] = ()) -> Index:
     assert ends[-1] == len(flat)
     zeros = np.zeros(len(flat), np.int64)
     parts = [
-        ShardIndex(ShardEntry(f"{end}.tar", f"{end}.tar", 0, 0), ("k",) * count, *arrays)
+        ShardIndex(ShardEntry(f"{end}.tar", f"{end}.tar", 0, 0), *keys, *arrays)
         for count, end in zip(counts, ends.tolist(), strict=True)
+        for keys in [(np.frombuffer(b"k" * count, np.uint8), np.arange(1, count + 1))]
         for arrays in [[array[end - count : end] for array in (flat, zeros, zeros, zeros.astype(np.uint64))]]
     ]
     return Index.join(parts, tuple(str(number) for number in range(max(flat, default=0) + 1)))
