@@ -478,6 +478,16 @@ def test_an_interrupted_walk_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert walked_again() == []
 
 
+def test_what_was_walked_for_another_image_does_not_count(tmp_path: Path) -> None:
+    samples = [sample | {"left.png": sample["png"] + b"x"} for sample in make_samples(3)]  # type: ignore[operator]
+    path = str(write_shard(tmp_path / "a.tar", samples))
+    for rule in (CLS, ClassRule(image_from="left.png"), CLS):
+        index = index_shards([path], rule, scratch=tmp_path / "scratch")
+        assert_equal(index, index_shards([path], rule))
+        assert index.image_from == rule.image_from
+        assert read_block(index.place(0, 0)).images[0].endswith(b"x") == (rule.image_from is not None)
+
+
 def change_tail(image: str | bytes) -> bytes:
     assert isinstance(image, bytes)
     return image[:-3] + bytes([image[-3] ^ 1]) + image[-2:]
