@@ -176,3 +176,16 @@ def test_training_and_evaluating_read_the_chosen_picture(stores: tuple[Store, St
     assert read_trained(checkpoint).image_from == read_trained(export).image_from == "left.png"
     with pytest.raises(ShardError, match=r"has no image \(\.left\.png\) but \.cls, \.png; --image-from names"):
         index_validation([validation[0]], None, image_from="left.png", num_classes=10)
+
+
+def test_indexing_again_compares_the_choice(stores: tuple[Store, Store], tmp_path: Path) -> None:
+    commands = [["index", store.index.shards[0].path, "--store", str(store.path)] for store in stores]
+    assert "is indexed as asked" in said(teacher_cache.cli.main, *commands[1])
+    assert "is indexed as asked" in said(teacher_cache.cli.main, *commands[1], "--image-from", "left.png")
+    output = said(teacher_cache.cli.main, *commands[1], "--image-from", "right.png", code=1)
+    assert "it has image-from left.png (not right.png)" in output
+    output = said(teacher_cache.cli.main, *commands[0], "--image-from", "left.png", code=1)
+    assert "it has image-from none (not left.png)" in output
+    right = index(tmp_path / "right", pair, "--image-from", "right.png")
+    like = ["index", "--like", str(right.path), "--store", str(stores[1].path)]
+    assert "other images of them" in said(teacher_cache.cli.main, *like, code=1)
