@@ -1,11 +1,13 @@
 """What a sample's class member says: a class in digits, or by its name, as text or in a field of JSON."""
 
+import difflib
 import json
 import re
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from teacher_cache.classes import CLASSES_FILE, ClassRule
-from teacher_cache.shown import listed, shown
+from teacher_cache.shown import SHOWN, listed, shown
 
 MAX_CLASSES = 1_000_000  # without classes.json, where the largest class decides how many there are
 MAX_CLASS_MEMBER = 64 << 20  # bytes of a .cls or .json member; real ones hold a number, or a few kB
@@ -67,10 +69,7 @@ class ClassReader:
                     f"has class '{shown(name)}', a name, and no {CLASSES_FILE} lies beside the shard; give the names "
                     "with --classes FILE"
                 )
-            raise ClassError(
-                f"has class '{shown(name)}', which is not among the {len(self._by_name)} class names; correct it, or "
-                "give all names with --classes"
-            )
+            raise _unknown(name, self._rule.names)
         number = self._by_name[name]
         if number is None:
             raise ClassError(f"has class '{shown(name)}', which names more than one class; write classes as integers")
@@ -156,6 +155,15 @@ def _text(content: bytes) -> str:
             f"has no text in its .cls member ({_quoted(content)}); say where the class is with --class-from"
         )
     return text
+
+
+def _unknown(name: str, names: Sequence[str]) -> ClassError:
+    close = difflib.get_close_matches(name[:SHOWN], names, 1)
+    correct = f"correct it ('{shown(close[0])}'?)" if close else "correct it"
+    return ClassError(
+        f"has class '{shown(name)}', which is not among the {len(names):,} class names; {correct}, or give all names "
+        "with --classes"
+    )
 
 
 def _machine_integer(content: bytes) -> int | None:

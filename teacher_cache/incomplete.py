@@ -69,7 +69,9 @@ def _no_class(key: bytes, members: Run, rule: ClassRule, read: Callable[[int, in
         offset, size = members[b"json"]
         if size <= MAX_CLASS_MEMBER:
             return f"{found}, {describe_json(read(offset, size))}"
-    return f"{found}; say where it is with --class-from"
+    if b"cls" in members:
+        return f"{found}; leave --class-from out, if that is the class"
+    return f"{found}; write the shard again with one, or say --class-from json:FIELD where a .json member has it"
 
 
 def _read_as(key: bytes, extension: bytes) -> str:

@@ -8,6 +8,7 @@ from teacher_cache.arrays import created_arrays
 from teacher_cache.errors import StoreError
 from teacher_cache.published import SEAL
 from teacher_cache.sealed import broken, seal
+from teacher_cache.shown import listed
 
 SCHEMA = 2
 PACKING = "files"
@@ -36,7 +37,7 @@ def check_seal(path: Path, settings: dict[str, Any]) -> None:
         differing.append("views")
     if differing:
         raise StoreError(
-            f"{path}: {', '.join(differing)} {'is' if len(differing) == 1 else 'are'} not what the store was made with "
+            f"{path}: {listed(differing)} {'is' if len(differing) == 1 else 'are'} not what the store was made with "
             "(the SHA-256 differs), so a zarr.json was edited or damaged: restore it from a copy, or index a new store"
         )
 

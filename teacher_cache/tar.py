@@ -4,6 +4,7 @@ Nothing that is not whole gets through: what tar readers skip or cut without a w
 """
 
 import os
+import shlex
 import zlib
 from collections.abc import Iterator
 from functools import lru_cache
@@ -46,7 +47,11 @@ class DamageError(Exception):
         self.found, self.member, self._advice = found, member, advice
 
     def advice(self, path: str) -> str:
-        return self._advice.format(file=path)
+        return self._advice.format(file=shlex.quote(path))
+
+
+class OtherFileError(DamageError):
+    """The file is no tar from its first byte on, but something else that is known."""
 
 
 def read_range(fd: int, start: int, size: int) -> bytes:
@@ -201,10 +206,11 @@ def members(reader: Reader) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _refuse_other_file(header: bytes, position: int) -> None:
-    """DamageError for a file that is no tar but known by how it begins."""
+    """OtherFileError for a file that is no tar but known by how it begins."""
     for begins, what, command in _OTHER_FILES if position == 0 else ():
         if header.startswith(begins):
-            raise DamageError(f"is {what}, and no plain tar, which could be read by byte range", advice=f"`{command}`")
+            found = f"is {what}, not a plain tar, which alone can be read by byte range"
+            raise OtherFileError(found, advice=f"run `{command}`")
 
 
 def _check_end(reader: Reader, position: int) -> None:

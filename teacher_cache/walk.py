@@ -3,8 +3,8 @@
 The rule for names is webdataset's: a sample's key is its members' path up to the first dot of the base name, the rest,
 lower-cased, is the extension; a sample's members follow each other. As there, directories, `__meta__` members and
 members without a key (no dot, or a base name that begins with one) are no part of any sample. What webdataset would
-drop or cut without a word is refused here: links and other special members, a sample without image or class, a key that
-comes back, an archive without its end.
+drop or cut without a word is refused here: links and other special members, a sample without image or class, or with
+two images where none is chosen, a key that comes back, an archive without its end.
 """
 
 import json
@@ -26,7 +26,7 @@ from teacher_cache.fingerprint import Fingerprint, fingerprint, hashed_part
 from teacher_cache.incomplete import Run, two_images, why_incomplete
 from teacher_cache.index import ShardEntry, ShardIndex
 from teacher_cache.shown import shown
-from teacher_cache.tar import DamageError, Reader, members
+from teacher_cache.tar import DamageError, OtherFileError, Reader, members
 
 SCRATCH_VERSION = 3
 
@@ -182,6 +182,8 @@ class _Walk:
     # -- refusals ------------------------------------------------------------------------------------------------
 
     def _damaged(self, damage: DamageError) -> ShardError:
+        if isinstance(damage, OtherFileError):
+            return ShardError(f"shard {self.name} {damage.found}: {damage.advice(self.path)}")
         split = split_name(damage.member) if damage.member is not None else None
         if self.image is not None and self.class_number is not None and (split is None or split[0] != self.key):
             self._close()

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import struct
 import subprocess
@@ -356,15 +357,15 @@ def test_broken_pax_headers_are_refused(tmp_path: Path, records: bytes) -> None:
     [
         (["a.png", "a.cls", "b.png", "b.cls", "a.png", "a.cls"], ["'a'", "comes back", "two have one key"]),
         (["a.png", "a.cls", "b.png", "b.cls", "a.png"], ["'a'", "comes back", "two have one key"]),
-        (["a.png", "b.png", "a.png", "b.png"], ["'a'", "has no class: no .cls member but .png; say where"]),
-        (["a.png", "b.png", "a.txt"], ["'a'", "has no class: no .cls member but .png, .txt; say where"]),
+        (["a.png", "b.png", "a.png", "b.png"], ["'a'", "has no class: no .cls member but .png; write the"]),
+        (["a.png", "b.png", "a.txt"], ["'a'", "has no class: no .cls member but .png, .txt; write the"]),
         (["a.cls", "a.png", "b.cls", "a.json"], ["'b'", "has no image"]),
         (["a.png", "a.cls", "a.png"], ["'a'", "two members .png"]),
         (["a.cls", "a.CLS", "a.png"], ["'a'", "two members .cls"]),
         (["a.png", "a.jpg", "a.cls"], ["'a'", "two images (.png, .jpg)", "--image-from png, or --image-from jpg"]),
         (["a.png", "a.cls", "b.cls"], ["'b'", "has no image", "but .cls"]),
         (["a.png", "a.cls", "b.gif", "b.cls"], ["'b'", "has no image", "but .gif, .cls"]),
-        (["a.png", "a.txt", "b.png", "b.cls"], ["'a'", "has no class: no .cls member but .png, .txt; say where"]),
+        (["a.png", "a.txt", "b.png", "b.cls"], ["'a'", "has no class: no .cls member but .png, .txt; write the"]),
         (["a.png", "a.json", "b.png", "b.cls"], ["no .cls member but .png, .json, which has no fields: '{}'"]),
     ],
 )  # fmt: skip
@@ -484,7 +485,7 @@ def test_compressed_shards_are_called_so(tmp_path: Path, command: str) -> None:
     if shutil.which(command) is None:
         pytest.skip(f"no {command} here to compress with")
     plain = Path(write_tar(tmp_path / "plain.tar", [("a.png", PNG), ("a.cls", b"1")]))
-    shards = [tmp_path / "s.tar", tmp_path / "s.tar.gz"]
+    shards = [tmp_path / "a shard.tar", tmp_path / "s.tar.gz"]
     options = [] if command == "zip" else ["-c"]
     with open(plain, "rb") as given, open(shards[0], "wb") as out:
         subprocess.run([command, *options], stdin=given, stdout=out, stderr=subprocess.DEVNULL, check=True)
@@ -497,9 +498,10 @@ def test_compressed_shards_are_called_so(tmp_path: Path, command: str) -> None:
         "zip": ("a zip", "`unzip {} -d FOLDER && tar --sort=name -cf PLAIN.tar -C FOLDER .`"),
     }[command]
     for shard in shards:
-        refused(shard, f"shard {shard.name} is {what}, and no plain tar", advice.format(shard))
+        found = f"shard {shard.name} is {what}, not a plain tar, which alone can be read by byte range: "
+        refused(shard, f"{found}run {advice.format(shlex.quote(str(shard)))}")
     if command != "zip":
-        found = index_shard(str(unpacked(advice.format(shards[0]).strip("`"), tmp_path)), CLS)
+        found = index_shard(str(unpacked(advice.format(shlex.quote(str(shards[0]))).strip("`"), tmp_path)), CLS)
         assert found.keys == ("a",)
 
 
@@ -512,7 +514,7 @@ def unpacked(command: str, folder: Path) -> Path:
 def test_other_files_in_a_shards_place(tmp_path: Path) -> None:
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"
     (tmp_path / "s.tar").write_bytes(pointer)
-    refused(tmp_path / "s.tar", "is a pointer to a file in Git LFS, and no plain tar", "`git lfs pull`")
+    refused(tmp_path / "s.tar", "is a pointer to a file in Git LFS, not a plain tar", ": run `git lfs pull`")
     for key in ("BZh9", "PK\x03\x04"):  # a tar all the same
         path = write_tar(tmp_path / "named.tar", [(f"{key}.png", PNG), (f"{key}.cls", b"1")])
         assert index_shard(path, CLS).keys == (key,)
@@ -567,6 +569,12 @@ def test_classes_from_cls(tmp_path: Path, content: bytes, rule: ClassRule, expec
         (b"1000000", None, ["has class 1000000", "allowed without classes.json"]),
         (b"cow", ("cat", "dog"), ["has class 'cow'", "not among the 2 class names"]),
         (b"crane", ("crane", "dog", "crane"), ["has class 'crane'", "more than one class"]),
+        (b"cow", ("crane", "dog", "crane"), ["has class 'cow', which is not among the 3 class names; correct it, or"]),
+        (
+            b"crown",
+            ("crane", "crow", "crane"),
+            ["not among the 3 class names; correct it ('crow'?), or give all names"],
+        ),
         (b"cat", None, ["has class 'cat'", "no classes.json", "--classes"]),
         (b"n01440764", None, ["has class 'n01440764', a name"]),
         (b"nan", None, ["has class 'nan', a name"]),
@@ -640,7 +648,7 @@ def test_classes_from_json(tmp_path: Path) -> None:
         refused(one_class(tmp_path, content, "json"), "'a'", "cannot be read", rule=rule)
     for wrong in (1.5, True, None, [1]):
         refused(one_class(tmp_path, json.dumps({"label": wrong}).encode(), "json"), "neither an integer", rule=rule)
-    refused(one_class(tmp_path, b"1"), "no .json member", rule=rule)
+    refused(one_class(tmp_path, b"1"), "no .json member but .png, .cls; leave --class-from out, if that", rule=rule)
 
 
 @pytest.mark.parametrize(

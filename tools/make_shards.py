@@ -271,6 +271,11 @@ def shard_samples(paths: Sequence[str]) -> tuple[list[MovedSample], int]:
         for key, places in _grouped(path):
             if not key:
                 left_out += len(places)
+            elif key in samples and samples[key].path == path:
+                raise ShardError(
+                    f"shard {path}: sample '{shown(key)}' comes back after other samples, so its members are apart, or "
+                    "two have one key: tar them sorted (`tar --sort=name`), each key once"
+                )
             elif key in samples:
                 raise ShardError(
                     f"two samples have the key '{shown(key)}', in {samples[key].path} and {path}: one shard could not "
