@@ -1,6 +1,7 @@
 """`teacher-cache index | fill | status | verify | extend`."""
 
 import os
+import re
 import shutil
 import signal
 import sys
@@ -15,10 +16,11 @@ import click
 from teacher_cache.errors import StoreError, TeacherCacheError
 from teacher_cache.options import device_option, rank_timeout_option, worker_timeout_option
 from teacher_cache.progress import counting_bar, filling_bar
-from teacher_cache.shown import MESSAGE, shown
+from teacher_cache.shown import MESSAGE, listed, shown
 from teacher_cache.terminal import line, say, say_json, say_lines, table, terminal, warn
 from teacher_cache.threads import wait_asleep
 
+_EXTRA = re.compile(r"(Got unexpected extra arguments) \((.*)\)", re.DOTALL)
 INTERRUPTED = 130  # exit code after Ctrl-C or SIGTERM, as shells have it
 
 
@@ -38,6 +40,10 @@ def one_line_errors() -> Iterator[None]:
         yield
     except TeacherCacheError as error:
         say(f"error: {error}", err=True)
+    except click.UsageError as error:
+        if extra := _EXTRA.fullmatch(error.message):
+            raise click.UsageError(_few_extra(extra), error.ctx) from None
+        raise
     except OSError as error:
         if not _is_of_printing(error):
             say(f"error: {_describe(error)}", err=True)
@@ -49,6 +55,11 @@ def one_line_errors() -> Iterator[None]:
     else:
         return
     sys.exit(1)
+
+
+def _few_extra(found: re.Match[str]) -> str:
+    """Of the arguments that a command takes no more of the first three: a shell that expands a pattern gives many."""
+    return f"{found[1]} ({listed(found[2].split())}): a pattern of an option goes in quotes, --shards 'train-*.tar'"
 
 
 def _is_of_printing(error: OSError) -> bool:
