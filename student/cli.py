@@ -276,7 +276,11 @@ def evaluate(
         _say_notes(trained)
         seen = trained.preprocessing if crop_pct is None else replace(trained.preprocessing, crop_pct=crop_pct)
         model = build_trained(trained).to(ranks.device)
-        index = index_validation(val, trained.class_names, trained.class_from, num_classes=trained.num_classes)
+        index = index_validation(
+            *(val, trained.class_names, trained.class_from),
+            image_from=trained.image_from,
+            num_classes=trained.num_classes,
+        )
         real = read_real(real_path, index, trained.num_classes) if real_path else None
         teacher = None
         if teacher_spec:

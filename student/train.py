@@ -341,6 +341,7 @@ class Run:
             "interpolation": self.preprocessing.interpolation,
             "class_names": list(self.store.class_names),
             "class_from": self.store.index.class_from,
+            "image_from": self.store.index.image_from,
         }
         if self.ema is not None:
             content["model_ema"] = self.ema.module.state_dict()
@@ -434,7 +435,7 @@ def open_validation(
     """The validation shards, if there are any, held open for the whole run."""
     if not options.val:
         return None
-    index = index_validation(options.val, store.class_names, store.index.class_from)
+    index = index_validation(options.val, store.class_names, store.index.class_from, image_from=store.index.image_from)
     return ValidationSet(
         index,
         preprocessing,

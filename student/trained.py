@@ -27,7 +27,7 @@ from teacher_cache.weights import first_line, read_checkpoint, read_metadata
 MARK = "deit_teacher_cache"  # the metadata key by which our own exports are known; its value is the layout's number
 LAYOUT = "1"
 FILE_ENDINGS = (".pt", ".pth", ".tar", ".ckpt", ".bin", ".safetensors", ".pt2", ".onnx")
-TEXTS = ("model", "weights", "class_from", "interpolation")  # metadata as it is, the others are JSON
+TEXTS = ("model", "weights", "class_from", "image_from", "interpolation")  # metadata as it is, the others are JSON
 DEIT_CROP = {"crop_pct": 0.875, "interpolation": "bicubic"}  # of files that say nothing of it: DeiT's evaluation
 NUMBERS = ("model_args", "num_classes", "class_names", "size", "crop_pct", "mean", "std", "recipe")
 MOST_CLASSES = 2**24
@@ -47,6 +47,7 @@ class Trained:
     class_from: str | None  # where the training shards have the class: "cls", "json:FIELD"
     preprocessing: Preprocessing
     notes: tuple[str, ...] = ()  # what was done to the file's names, or is worth to know, for people
+    image_from: str | None = None  # the extension of the training shards' images, where one was chosen
 
 
 class _Seen(BaseModel):
@@ -69,6 +70,7 @@ class _Said(_Seen):
     num_classes: Annotated[int, Field(strict=True, ge=1, le=MOST_CLASSES)]
     class_names: tuple[str, ...] | None = None
     class_from: str | None = None
+    image_from: str | None = None
     recipe: dict[str, Any] | None = None
 
 
@@ -129,6 +131,7 @@ def describe_trained(trained: Trained, *, ema: bool) -> dict[str, str]:
         "num_classes": trained.num_classes,
         "class_names": trained.class_names,
         "class_from": trained.class_from,
+        "image_from": trained.image_from,
         "size": seen.size,
         "crop_pct": seen.crop_pct,
         "interpolation": seen.interpolation,
@@ -168,6 +171,7 @@ def _from_checkpoint(source: str, content: dict[str, Any], model: GivenModel | N
         said.class_from,
         _preprocessing(said),
         _recipe_notes(source, said.recipe),
+        said.image_from,
     )
 
 
@@ -199,6 +203,7 @@ def _from_export(
         said.class_from,
         _preprocessing(said),
         _recipe_notes(source, said.recipe),
+        said.image_from,
     )
 
 

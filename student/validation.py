@@ -15,6 +15,7 @@ from teacher_cache.processes import TIMEOUT_S
 from teacher_cache.replay.block import BLOCK_SAMPLES
 from teacher_cache.replay.policy import Crop, Interpolation, Policy
 from teacher_cache.shards import expand_shards, index_shards
+from teacher_cache.shown import listed
 from teacher_cache.state_dict import background_class
 from teacher_cache.workers import RenderPool, RenderTask, render_all
 
@@ -98,18 +99,20 @@ def index_validation(
     class_names: Sequence[str] | None,
     class_from: str | None = None,
     *,
+    image_from: str | None = None,
     num_classes: int | None = None,
 ) -> Index:
-    """Index validation shards in memory. class_from ("cls", "json:FIELD"): where the training shards have the class.
+    """Index validation shards in memory. class_from ("cls", "json:FIELD") and image_from: where the training shards
+    have class and image.
 
     ShardError when their classes are not the model's, in the same order. A model that does not name its classes takes
     the shards', which must be num_classes.
     """
     paths = expand_shards(patterns)
     known = num_classes if class_names is None else len(class_names)
-    index = index_shards(paths, class_rule(paths, class_from or "cls"), num_classes=known)
+    index = index_shards(paths, class_rule(paths, class_from or "cls", image_from=image_from), num_classes=known)
     if not index.num_samples:
-        raise ShardError(f"validation shards {', '.join(patterns)} hold no samples: name shards that do")
+        raise ShardError(f"validation shards {listed(patterns)} hold no samples: name shards that do")
     numbered = tuple(str(number) for number in range(len(index.class_names)))
     if class_names is None:
         found, background = len(index.class_names), background_class(num_classes or 0, len(index.class_names))
@@ -118,7 +121,7 @@ def index_validation(
         if found == num_classes or (lower and not background):
             return index
         raise ShardError(
-            f"validation shards {', '.join(patterns)} have {found} classes, the model has {num_classes}: "
+            f"validation shards {listed(patterns)} have {found} classes, the model has {num_classes}: "
             f"name the shards of its data, with its classes.json beside them{background}"
         )
     if index.class_names == tuple(class_names):
@@ -134,7 +137,7 @@ def index_validation(
         f"{len(index.class_names)} classes there and {len(class_names)} here",
     )
     raise ShardError(
-        f"validation shards {', '.join(patterns)} have other classes than the model ({differing}): "
+        f"validation shards {listed(patterns)} have other classes than the model ({differing}): "
         "put the training shards' classes.json beside them"
     )
 

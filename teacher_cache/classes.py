@@ -1,4 +1,4 @@
-"""Where a sample's class is read, and what the classes are called."""
+"""Which members of a sample are its image and its class, and what the classes are called."""
 
 import os
 from collections.abc import Sequence
@@ -9,20 +9,48 @@ from teacher_cache.errors import ShardError
 from teacher_cache.settings import read_json
 
 CLASSES_FILE = "classes.json"
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 
 
 @dataclass(frozen=True)
 class ClassRule:
-    """Where a sample's class is read, "cls" or "json:FIELD", and the class names; without them classes are integers."""
+    """How a sample is read: where its class stands, "cls" or "json:FIELD" (json:a.b is field b of the object a); the
+    class names, without which classes are integers; and the extension of its image, everything after the first dot of
+    the file name in lower case, without which it is the one of IMAGE_EXTENSIONS that is there.
+    """
 
     source: str = "cls"
     names: tuple[str, ...] | None = None
+    image_from: str | None = None
 
     def __post_init__(self) -> None:
         if self.source != "cls" and not (self.source.startswith("json:") and len(self.source) > len("json:")):
             raise ShardError(
                 f"a class cannot be read from {self.source!r}: give cls, or json:FIELD for a field of the .json member"
             )
+        name = self.image_from
+        if name is not None and (not name or name[0] == "." or "/" in name or name != name.lower()):
+            raise ShardError(
+                f"an image cannot be read from {name!r}: give its extension, everything after the first dot of the "
+                "file name in lower case, as jpg or left.jpg"
+            )
+        if name == self.class_extension:
+            raise ShardError(f"image and class cannot both be the member .{name}: give another --image-from")
+
+    @property
+    def class_extension(self) -> str:
+        """The extension of the member that holds the class."""
+        return "json" if self.field else "cls"
+
+    @property
+    def field(self) -> str:
+        """The field of the .json member that is the class; empty where it is the .cls member."""
+        return self.source.partition(":")[2]
+
+    @property
+    def image_extensions(self) -> tuple[str, ...]:
+        """The extensions of images; a sample holds one of them."""
+        return IMAGE_EXTENSIONS if self.image_from is None else (self.image_from,)
 
 
 def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -39,9 +67,14 @@ def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
     return tuple(content)
 
 
-def class_rule(paths: Sequence[str], class_from: str = "cls", classes_file: str | None = None) -> ClassRule:
+def class_rule(
+    paths: Sequence[str],
+    class_from: str = "cls",
+    classes_file: str | None = None,
+    image_from: str | None = None,
+) -> ClassRule:
     """Find the shards' class names: classes_file, or the classes.json beside them; differing ones are refused."""
-    rule = ClassRule(class_from)
+    rule = ClassRule(class_from, image_from=image_from)
     if classes_file is not None:
         return replace(rule, names=read_class_names(classes_file))
     found: tuple[Path, tuple[str, ...]] | None = None

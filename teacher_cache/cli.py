@@ -1,6 +1,7 @@
 """`teacher-cache index | fill | status | verify | extend`."""
 
 import os
+import re
 import shutil
 import signal
 import sys
@@ -15,10 +16,11 @@ import click
 from teacher_cache.errors import StoreError, TeacherCacheError
 from teacher_cache.options import device_option, rank_timeout_option, worker_timeout_option
 from teacher_cache.progress import counting_bar, filling_bar
-from teacher_cache.shown import MESSAGE, shown
+from teacher_cache.shown import MESSAGE, listed, shown
 from teacher_cache.terminal import line, say, say_json, say_lines, table, terminal, warn
 from teacher_cache.threads import wait_asleep
 
+_EXTRA = re.compile(r"(Got unexpected extra arguments) \((.*)\)", re.DOTALL)
 INTERRUPTED = 130  # exit code after Ctrl-C or SIGTERM, as shells have it
 
 
@@ -38,6 +40,10 @@ def one_line_errors() -> Iterator[None]:
         yield
     except TeacherCacheError as error:
         say(f"error: {error}", err=True)
+    except click.UsageError as error:
+        if extra := _EXTRA.fullmatch(error.message):
+            raise click.UsageError(_few_extra(extra), error.ctx) from None
+        raise
     except OSError as error:
         if not _is_of_printing(error):
             say(f"error: {_describe(error)}", err=True)
@@ -49,6 +55,11 @@ def one_line_errors() -> Iterator[None]:
     else:
         return
     sys.exit(1)
+
+
+def _few_extra(found: re.Match[str]) -> str:
+    """Of the arguments that a command takes no more of the first three: a shell that expands a pattern gives many."""
+    return f"{found[1]} ({listed(found[2].split())}): a pattern of an option goes in quotes, --shards 'train-*.tar'"
 
 
 def _is_of_printing(error: OSError) -> bool:
@@ -95,7 +106,15 @@ def main() -> None:
     type=click.IntRange(64),
     help="Samples filled together, times 64.  [default: 4096, or --like's]",
 )
-@click.option("--class-from", help="Where a sample's class stands: cls, or json:FIELD.  [default: cls]")
+@click.option(
+    "--class-from", help="Where a sample's class stands: cls, or json:FIELD (json:a.b in an object).  [default: cls]"
+)
+@click.option(
+    "--image-from",
+    metavar="EXTENSION",
+    help="Which member is a sample's image, by all after the first dot of its name: jpg, left.jpg. Every later command "
+    "reads the same.  [default: the one of jpg, jpeg, png, webp]",
+)
 @click.option("--classes", "classes_file", help="Class names in order (JSON).  [default: classes.json by the shards]")
 @click.option("--whole", is_flag=True, help="Fingerprint all of each image, not only its end.")
 @click.option("--like", help="Take index, policy, seed and groups from another store instead of reading shards.")
@@ -117,6 +136,7 @@ def index(
     group: int | None,
     unit_samples: int | None,
     class_from: str | None,
+    image_from: str | None,
     classes_file: str | None,
     whole: bool,
     like: str | None,
@@ -154,19 +174,20 @@ def index(
     else:
         chosen = load_policy(policy, overrides, operations)
     if there is not None:
-        asked = Asked(chosen, views, seed, group, unit_samples, class_from, whole, devices, max_pixels)
+        asked = Asked(chosen, views, seed, group, unit_samples, class_from, image_from, whole, devices, max_pixels)
         _index_again(there, asked, shards, other, classes_file, workers)
         return
     if other is not None:
         if seed is not None and seed != other.seed:
             raise StoreError(f"{like} has seed {other.seed}, --seed says {seed}: leave --seed out, or index shards")
+        _refuse_other_reading(other, class_from, image_from, classes_file)
         if whole and other.index.fingerprint != "whole":
             raise StoreError(f"{like} has fingerprints of images' tails: leave --whole out, or index shards")
         found, seed, group = other.index, other.seed, group or other.group
         views, unit_samples = views or other.views, unit_samples or other.unit_samples
         max_pixels = max_pixels or other.max_pixels
     else:
-        found = _walk(shards, store_path, class_from or "cls", classes_file, whole, workers)
+        found = _walk(shards, store_path, class_from or "cls", image_from, classes_file, whole, workers)
         if warning := class_order_warning(found):
             warn(warning)
     assert views is not None
@@ -418,6 +439,7 @@ def _walk(
     patterns: tuple[str, ...],
     store_path: str,
     class_from: str,
+    image_from: str | None,
     classes_file: str | None,
     whole: bool,
     workers: int,
@@ -427,7 +449,7 @@ def _walk(
     from teacher_cache.shards import expand_shards, index_shards
 
     paths = expand_shards(patterns)
-    rule = class_rule(paths, class_from, classes_file)
+    rule = class_rule(paths, class_from, classes_file, image_from)
     scratch = Path(f"{store_path.rstrip('/')}.walk")
     with counting_bar("shards") as bar:
         task = bar.add_task("indexing", total=len(paths))
@@ -442,6 +464,21 @@ def _walk(
         )
     shutil.rmtree(scratch, ignore_errors=True)
     return found
+
+
+def _refuse_other_reading(other: Any, class_from: str | None, image_from: str | None, classes_file: str | None) -> None:
+    """StoreError where options would read samples otherwise than the store of --like does."""
+    from teacher_cache.classes import read_class_names
+
+    index = other.index
+    asked = (
+        ("--class-from", class_from, index.class_from),
+        ("--image-from", image_from, index.image_from),
+        ("--classes", classes_file and read_class_names(classes_file), other.class_names),
+    )
+    for option, given, held in asked:
+        if given is not None and given != held:
+            raise StoreError(f"{other.path} was indexed with another {option}: leave it out, or index shards")
 
 
 def _view_range(store: Any, text: str | None, *, loud: bool) -> range:

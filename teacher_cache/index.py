@@ -34,15 +34,23 @@ class ShardEntry:
 @dataclass(frozen=True, eq=False)
 class ShardIndex:
     """What one shard holds: per sample its key, class (int32), its image's place in the file in bytes (int64), and its
-    fingerprint (uint64).
+    fingerprint (uint64). Keys are held as in an Index: a million of them as strings would take 100 MB.
     """
 
     entry: ShardEntry
-    keys: tuple[str, ...]
+    key_bytes: np.ndarray
+    key_ends: np.ndarray
     classes: np.ndarray
     offsets: np.ndarray
     sizes: np.ndarray
     fingerprints: np.ndarray
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(map(self.key, range(len(self.key_ends))))
+
+    def key(self, sample: int) -> str:
+        return key_at(self.key_bytes, self.key_ends, sample).decode()
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +92,7 @@ class Index:
     class_names: tuple[str, ...]
     class_from: str = "cls"  # where classes were read: ClassRule.source
     fingerprint: Fingerprint = "tail"  # what of an image its fingerprint is of
+    image_from: str | None = None  # where images were read: ClassRule.image_from
 
     @staticmethod
     def join(
@@ -92,11 +101,12 @@ class Index:
         class_from: str = "cls",
         fingerprint: Fingerprint = "tail",
         num_classes: int | None = None,
+        image_from: str | None = None,
     ) -> "Index":
         """Put shards together in the order given. Without class_names classes are called "0", "1" ... up to the largest
         found; then ShardError for a stray one, unless it is below num_classes.
         """
-        keys = [key.encode() for part in parts for key in part.keys]
+        lengths = [np.diff(part.key_ends, prepend=np.int64(0)) for part in parts]
         classes = np.concatenate([np.empty(0, np.int32), *(part.classes for part in parts)])
         if class_names is None:
             largest = int(classes.max(initial=-1))
@@ -105,9 +115,9 @@ class Index:
             class_names = tuple(str(number) for number in range(largest + 1))
         return Index(
             shards=tuple(part.entry for part in parts),
-            counts=np.array([len(part.keys) for part in parts], np.int64),
-            key_bytes=np.frombuffer(b"".join(keys), np.uint8),
-            key_ends=np.cumsum([len(key) for key in keys], dtype=np.int64),
+            counts=np.array([len(part.classes) for part in parts], np.int64),
+            key_bytes=np.concatenate([np.empty(0, np.uint8), *(part.key_bytes for part in parts)]),
+            key_ends=np.cumsum(np.concatenate([np.empty(0, np.int64), *lengths]), dtype=np.int64),
             classes=classes,
             offsets=np.concatenate([np.empty(0, np.int64), *(part.offsets for part in parts)]),
             sizes=np.concatenate([np.empty(0, np.int64), *(part.sizes for part in parts)]),
@@ -115,6 +125,7 @@ class Index:
             class_names=class_names,
             class_from=class_from,
             fingerprint=fingerprint,
+            image_from=image_from,
         )
 
     @property
@@ -188,12 +199,17 @@ class Index:
         return tuple(self._key_at(sample).decode() for sample in range(first, last))
 
     def _key_at(self, sample: int) -> bytes:
-        start = int(self.key_ends[sample - 1]) if sample else 0
-        return self.key_bytes[start : int(self.key_ends[sample])].tobytes()
+        return key_at(self.key_bytes, self.key_ends, sample)
 
     def _samples_of_length(self, length: int, first: int, last: int) -> list[int]:
         lengths = np.diff(self.key_ends[:last], prepend=0)[first:]
         return [first + int(position) for position in np.flatnonzero(lengths == length)]
+
+
+def key_at(key_bytes: np.ndarray, key_ends: np.ndarray, sample: int) -> bytes:
+    """A sample's key out of all of them."""
+    start = int(key_ends[sample - 1]) if sample else 0
+    return key_bytes[start : int(key_ends[sample])].tobytes()
 
 
 def _refuse_stray_class(parts: Sequence[ShardIndex], classes: np.ndarray) -> None:
@@ -206,7 +222,7 @@ def _refuse_stray_class(parts: Sequence[ShardIndex], classes: np.ndarray) -> Non
     for part in parts:
         if (at := np.flatnonzero(part.classes == found[-1])).size:
             raise ShardError(
-                f"shard {part.entry.name}: sample '{shown(part.keys[at[0]])}' has class {found[-1]:,}, but only "
+                f"shard {part.entry.name}: sample '{shown(part.key(int(at[0])))}' has class {found[-1]:,}, but only "
                 f"{len(found):,} different classes occur: correct it, or name all classes with --classes FILE, or in a "
                 f"{CLASSES_FILE} beside the shards"
             )

@@ -21,5 +21,5 @@ def open_moved(path: str, patterns: Sequence[str], *, ops: str | None = None, wr
     store = store.with_policy(bind_operations(store.policy, operations, f"the policy of {path}"))
     if not patterns:
         return store
-    rule = ClassRule(store.index.class_from, store.class_names)
+    rule = ClassRule(store.index.class_from, store.class_names, store.index.image_from)
     return store.with_places(check_shards(store.index, expand_shards(patterns), rule))

@@ -25,6 +25,7 @@ class Asked:
     group: int | None = None
     unit_samples: int | None = None
     class_from: str | None = None
+    image_from: str | None = None
     whole: bool = False  # fingerprints of whole images; without it either kind is right
     devices: str | None = None
     max_pixels: int | None = None
@@ -53,10 +54,14 @@ def index_again(store: Store, asked: Asked) -> str:
 
 def check_same_index(store: Store, other: Store) -> None:
     """StoreError where a store has not the samples and the seed of the one that it shall be like."""
-    one, two = ([entry.seed, *((s.name, s.hash) for s in entry.index.shards)] for entry in (store, other))
+    one, two = (
+        [entry.seed, entry.index.image_from, *((s.name, s.hash) for s in entry.index.shards)]
+        for entry in (store, other)
+    )
     if one != two:
         raise StoreError(
-            f"{store.path} is not like {other.path}, it has other shards or another seed: choose another --store"
+            f"{store.path} is not like {other.path}, it has other shards, other images of them or another seed: choose "
+            "another --store"
         )
 
 
@@ -88,13 +93,14 @@ def _differences(store: Store, asked: Asked) -> Iterator[str]:
         "group": (store.group, asked.group),
         "unit-samples": (store.unit_samples, _unit_samples(store, asked)),
         "class-from": (store.index.class_from, asked.class_from),
+        "image-from": (store.index.image_from, asked.image_from),
         "devices": ("any" if store.any_device else "one", asked.devices),
         "max-pixels": (store.max_pixels, asked.max_pixels),
         "fingerprints": (store.index.fingerprint, "whole" if asked.whole else None),
     }
     for name, (there, given) in settings.items():
         if given is not None and given != there:
-            yield f"{name} {there} (not {given})"
+            yield f"{name} {_told(there)} (not {given})"
 
 
 def _unit_samples(store: Store, asked: Asked) -> int | None:

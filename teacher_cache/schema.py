@@ -8,6 +8,7 @@ from teacher_cache.arrays import created_arrays
 from teacher_cache.errors import StoreError
 from teacher_cache.published import SEAL
 from teacher_cache.sealed import broken, seal
+from teacher_cache.shown import listed
 
 SCHEMA = 2
 PACKING = "files"
@@ -15,12 +16,14 @@ _CREATED = (  # attributes that never change; the shards' names and sizes too, b
     *("seed", "policy", "group", "unit_samples", "class_names", "class_from", "fingerprint"),
     *("any_device", "max_pixels", "libraries"),
 )
+_OPTIONAL = ("image_from",)  # the same, of stores that have them
 
 
 def created_parts(settings: dict[str, Any], store: Path) -> dict[str, Any]:
     """What a store is created with and keeps, by name."""
     shards = [[shard["name"], shard["bytes"]] for shard in settings["shards"]]
-    return {**{name: settings[name] for name in _CREATED}, "shards": shards, **created_arrays(store)}
+    there = [*_CREATED, *(name for name in _OPTIONAL if name in settings)]
+    return {**{name: settings[name] for name in there}, "shards": shards, **created_arrays(store)}
 
 
 def views_sha256(views: int) -> str:
@@ -34,7 +37,7 @@ def check_seal(path: Path, settings: dict[str, Any]) -> None:
         differing.append("views")
     if differing:
         raise StoreError(
-            f"{path}: {', '.join(differing)} {'is' if len(differing) == 1 else 'are'} not what the store was made with "
+            f"{path}: {listed(differing)} {'is' if len(differing) == 1 else 'are'} not what the store was made with "
             "(the SHA-256 differs), so a zarr.json was edited or damaged: restore it from a copy, or index a new store"
         )
 

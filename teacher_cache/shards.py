@@ -166,7 +166,7 @@ def index_shards(
     """
     kind: Fingerprint = "whole" if whole else "tail"
     parts = _walk_shards(paths, rule, kind, workers, scratch, progress, warn_after_s)
-    index = Index.join(parts, rule.names, rule.source, kind, num_classes)
+    index = Index.join(parts, rule.names, rule.source, kind, num_classes, rule.image_from)
     unlike = 0 if whole else count_unlike(index)
     if unlike <= LIMIT * index.num_samples:
         return index
@@ -176,7 +176,7 @@ def index_shards(
             "the same bytes as another, unlike image"
         )
     parts = _walk_shards(paths, rule, "whole", workers, scratch, progress, warn_after_s)
-    return Index.join(parts, rule.names, rule.source, "whole", num_classes)
+    return Index.join(parts, rule.names, rule.source, "whole", num_classes, rule.image_from)
 
 
 def count_unlike(index: Index) -> int:
@@ -353,8 +353,8 @@ def check_shards(
 ) -> Index:
     """The same index with its shards at other places, matched by file name.
 
-    They are walked, and a missing one, one too many, or one that holds anything else is refused. Classes are read by
-    rule.source and the index's own class names; rule.names, where there are any, must be the same.
+    They are walked, and a missing one, one too many, or one that holds anything else is refused. Images and classes
+    are read as the index says; rule.names, where there are any, must be the index's.
     """
     if rule.names is not None and rule.names != index.class_names:
         raise ShardError(
@@ -384,7 +384,7 @@ def check_shards(
                 f"{entry.num_bytes:,}; give the shards that were indexed"
             )
     ordered = [places[entry.name] for entry in index.shards]
-    walk_rule = ClassRule(rule.source, index.class_names)
+    walk_rule = ClassRule(index.class_from, index.class_names, index.image_from)
     found = _walk_shards(ordered, walk_rule, index.fingerprint, workers, scratch, progress)
     for number, (entry, other) in enumerate(zip(index.shards, found, strict=True)):
         if what := _difference(index, number, other):
@@ -397,16 +397,17 @@ def check_shards(
 def _difference(index: Index, number: int, found: ShardIndex) -> str | None:
     """What a walked shard holds other than the shard of this number of an index; None where they are the same."""
     entry, count = index.shards[number], int(index.counts[number])
-    if count != len(found.keys):
-        return f"holds {len(found.keys):,} samples, the index says {count:,}"
+    if count != len(found.classes):
+        return f"holds {len(found.classes):,} samples, the index says {count:,}"
     if entry.hash != found.entry.hash:
         return f"has other names, sizes or classes: hash {found.entry.hash:016x}, the index says {entry.hash:016x}"
     fingerprints = index.fingerprints[index.starts[number] : index.starts[number + 1]]
     other = np.flatnonzero(fingerprints != found.fingerprints)
     if len(other):
+        key = shown(found.key(int(other[0])))
         return (
-            f"holds other images than were indexed, the first at key '{shown(found.keys[other[0]])}' ({len(other):,} "
-            f"of {count:,} fingerprints differ)"
+            f"holds other images than were indexed, the first at key '{key}' ({len(other):,} of {count:,} fingerprints "
+            "differ)"
         )
     return None
 

@@ -1,6 +1,9 @@
 """How a string of a stranger's (a key, a member's name, a class, a path, a library's message) is shown to a person."""
 
+from collections.abc import Sequence
+
 SHOWN = 60  # characters of a name in a table
+LISTED = 3  # names in a message
 MESSAGE = 4000  # characters of a message: names in it may be of any length
 
 
@@ -15,6 +18,12 @@ def shown(text: str | bytes, limit: int | None = SHOWN) -> str:
     if limit is not None and len(text) > limit:
         text = text[: limit - 1] + "…"
     return text if text.isprintable() else "".join(each if each.isprintable() else escaped(each) for each in text)
+
+
+def listed(names: Sequence[str | bytes]) -> str:
+    """Names of strangers in a message: the first three, and how many more there are."""
+    more = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
+    return ", ".join(shown(name) for name in names[:LISTED]) + more
 
 
 def escaped(letter: str) -> str:

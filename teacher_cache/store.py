@@ -2,8 +2,9 @@
 
 Anyone can read it with plain zarr:
 
-    zarr.json    attributes["teacher_cache"]: schema, seed, policy, group, views, unit_samples, class_names, shards ...
-                 and parts_sha256, a hash of each part that never changes; views has one of its own
+    zarr.json    attributes["teacher_cache"]: schema, seed, policy, group, views, unit_samples, class_names, shards,
+                 image_from where one was given ... and parts_sha256, a hash of each part that never changes; views has
+                 one of its own
     index/       key_bytes, key_ends, classes, offsets, sizes, fingerprints of samples; counts, hashes of shards
     teacher/     attributes: the teacher's identity
       device-*/  a device that filled the store, and the proof: what the teacher answered there to one batch
@@ -93,6 +94,7 @@ class Store:
         self.max_pixels = int(settings["max_pixels"])
         self.class_names = tuple(str(name) for name in settings["class_names"])
         self._class_from = str(settings["class_from"])
+        self._image_from = str(settings["image_from"]) if "image_from" in settings else None
         self._fingerprint: Fingerprint = read_kind(settings["fingerprint"])
         self.libraries: dict[str, str] = dict(settings["libraries"])
         self.policy = Policy.from_json(settings["policy"])
@@ -148,6 +150,7 @@ class Store:
             "class_names": list(index.class_names),
             "class_from": index.class_from,
             "fingerprint": index.fingerprint,
+            **({} if index.image_from is None else {"image_from": index.image_from}),
             "shards": [{"name": s.name, "path": s.path, "bytes": s.num_bytes} for s in index.shards],
             "any_device": any_device,
             "max_pixels": max_pixels,
@@ -285,6 +288,7 @@ class Store:
             class_names=self.class_names,
             class_from=self._class_from,
             fingerprint=self._fingerprint,
+            image_from=self._image_from,
             **arrays,
         )
 

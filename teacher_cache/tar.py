@@ -4,6 +4,7 @@ Nothing that is not whole gets through: what tar readers skip or cut without a w
 """
 
 import os
+import shlex
 import zlib
 from collections.abc import Iterator
 from functools import lru_cache
@@ -16,14 +17,41 @@ _FAR_WINDOW = 4096  # at a large member's tail: that, the next headers and a cla
 _LARGE_MEMBER = 1 << 14
 _MAX_EXTENDED_HEADER = 1 << 20  # of a PAX or long-name member; real ones hold a path
 _ZEROS = bytes(_BLOCK)
+_OTHER_FILES = (  # how it begins, what it is, what makes a plain tar of FILE
+    (b"\x1f\x8b", "compressed with gzip", "gunzip < {file} > PLAIN.tar"),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd", "zstd -d < {file} > PLAIN.tar"),
+    (b"\xfd7zXZ\0", "compressed with xz", "xz -d < {file} > PLAIN.tar"),
+    (b"BZh", "compressed with bzip2", "bunzip2 < {file} > PLAIN.tar"),
+    (b"PK\x03\x04", "a zip", "unzip {file} -d FOLDER && tar --sort=name -cf PLAIN.tar -C FOLDER ."),
+    (b"version https://git-lfs", "a pointer to a file in Git LFS", "git lfs pull"),
+)
+_KINDS = {b"1": "a hard link", b"2": "a symbolic link", b"3": "a device", b"4": "a device", b"6": "a pipe"}
+_WHOLE = "copy or write {file} again, as an uncompressed tar"
+_AGAIN = "write {file} again, as an uncompressed tar of regular files"
+_DEREFERENCED = "write {file} again with `tar --dereference --hard-dereference`"
+_NOT_SPARSE = "write {file} again with tar without --sparse (-S)"
 
 
 class DamageError(Exception):
-    """The archive itself is broken: what was found, and the member's name where it is known."""
+    """The archive itself is broken: what was found, the member's name where it is known, and what mends it, with {file}
+    for the archive's path; else it has to be written again.
+    """
 
-    def __init__(self, found: str, member: bytes | None = None) -> None:
+    def __init__(
+        self,
+        found: str,
+        member: bytes | None = None,
+        advice: str = "copy or write {file} again, as an uncompressed tar",
+    ) -> None:
         super().__init__(found)
-        self.found, self.member = found, member
+        self.found, self.member, self._advice = found, member, advice
+
+    def advice(self, path: str) -> str:
+        return self._advice.format(file=shlex.quote(path))
+
+
+class OtherFileError(DamageError):
+    """The file is no tar from its first byte on, but something else that is known."""
 
 
 def read_range(fd: int, start: int, size: int) -> bytes:
@@ -97,17 +125,19 @@ def members(reader: Reader) -> Iterator[tuple[bytes, int, int]]:
     Understands ustar with its prefix, GNU long names and base-256 sizes, and PAX paths and sizes.
     """
     position = 0
-    long_name: bytes | None = None  # an extended header before this one gave the name, or the size
+    long_name: bytes | None = None  # an extended header before this one gave the name, or the size,
     long_size: int | None = None
+    sparse = False  # or says that the data are not the file's
     read, file_size = reader.read, reader.size
     while True:
         header = read(position, _BLOCK)
         if len(header) < _BLOCK:
+            _refuse_other_file(header, position)
             raise DamageError(
                 f"ends at byte {position + len(header):,} without the two zero blocks that close an archive", long_name
             )
         if header == _ZEROS:
-            if long_name is not None or long_size is not None:
+            if sparse or long_name is not None or long_size is not None:
                 raise DamageError(f"closes at byte {position:,} where a member should follow", long_name)
             _check_end(reader, position + _BLOCK)
             return
@@ -115,9 +145,11 @@ def members(reader: Reader) -> Iterator[tuple[bytes, int, int]]:
             expected = _expected_sum(header[148:156])
             size = _read_number(header[124:136])
         except ValueError:
+            _refuse_other_file(header, position)
             raise DamageError(f"has no tar header at byte {position:,}") from None
         # adler32's low half, begun at 0, is the sum of the bytes modulo 65521, at a fifth of sum()'s time
         if zlib.adler32(header, 0) & 0xFFFF != expected:
+            _refuse_other_file(header, position)
             raise DamageError(f"has no valid tar header at byte {position:,} (wrong checksum)")
         kind = header[156:157]
         name = header[:100].split(b"\0", 1)[0]
@@ -133,10 +165,10 @@ def members(reader: Reader) -> Iterator[tuple[bytes, int, int]]:
             elif kind != b"K":
                 try:
                     fields = _read_pax(content)
-                    if any(keyword.startswith(b"GNU.sparse") for keyword in fields):
-                        raise DamageError("holds a sparse member", fields.get(b"path", name))
+                    sparse = sparse or any(keyword.startswith(b"GNU.sparse.") for keyword in fields)
                     if kind == b"x":
-                        long_name = fields.get(b"path", long_name)
+                        # a sparse file's path is made up, ./GNUSparseFile.7/NAME, in all but the oldest of its formats
+                        long_name = fields.get(b"GNU.sparse.name", fields.get(b"path", long_name))
                         long_size = int(fields[b"size"]) if b"size" in fields else long_size
                     elif b"path" in fields or b"size" in fields:
                         raise ValueError("global")
@@ -148,11 +180,15 @@ def members(reader: Reader) -> Iterator[tuple[bytes, int, int]]:
             name, long_name = long_name, None
         if long_size is not None:
             size, long_size = long_size, None
+        if sparse or kind == b"S":
+            raise DamageError(f"holds the sparse file '{shown(name)}', whose holes are left out", name, _NOT_SPARSE)
         directory = kind == b"5" or (kind == b"\0" and name.endswith(b"/"))
         if not directory and kind not in b"0\x007":
+            what = _KINDS.get(kind, f"a member of tar type '{shown(kind)}'")
             raise DamageError(
-                f"holds a member that is no regular file (tar type '{shown(kind)}': a link, say)",
+                f"holds {what} '{shown(name)}', which is no regular file",
                 name,
+                _DEREFERENCED if kind in b"12" else _AGAIN,
             )
         if size < 0:
             raise DamageError(f"holds a member of negative size at byte {position:,}", name)
@@ -167,6 +203,14 @@ def members(reader: Reader) -> Iterator[tuple[bytes, int, int]]:
         if not directory:
             yield name, offset, size
         position = offset + span
+
+
+def _refuse_other_file(header: bytes, position: int) -> None:
+    """OtherFileError for a file that is no tar but known by how it begins."""
+    for begins, what, command in _OTHER_FILES if position == 0 else ():
+        if header.startswith(begins):
+            found = f"is {what}, not a plain tar, which alone can be read by byte range"
+            raise OtherFileError(found, advice=f"run `{command}`")
 
 
 def _check_end(reader: Reader, position: int) -> None:

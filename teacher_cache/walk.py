@@ -3,36 +3,37 @@
 The rule for names is webdataset's: a sample's key is its members' path up to the first dot of the base name, the rest,
 lower-cased, is the extension; a sample's members follow each other. As there, directories, `__meta__` members and
 members without a key (no dot, or a base name that begins with one) are no part of any sample. What webdataset would
-drop or cut without a word is refused here: links and other special members, a sample without image or class, a key that
-comes back, an archive without its end.
+drop or cut without a word is refused here: links and other special members, a sample without image or class, or with
+two images where none is chosen, a key that comes back, an archive without its end.
 """
 
 import json
 import os
 import re
 import zipfile
+from array import array
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import xxhash
 
-from teacher_cache.classes import CLASSES_FILE, ClassRule
+from teacher_cache.class_member import MAX_CLASS_MEMBER, ClassError, ClassReader
+from teacher_cache.classes import ClassRule
 from teacher_cache.errors import ShardError
 from teacher_cache.files import replacing
 from teacher_cache.fingerprint import Fingerprint, fingerprint, hashed_part
+from teacher_cache.incomplete import Run, two_images, why_incomplete
 from teacher_cache.index import ShardEntry, ShardIndex
 from teacher_cache.shown import shown
-from teacher_cache.tar import DamageError, Reader, members
+from teacher_cache.tar import DamageError, OtherFileError, Reader, members
 
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
-MAX_CLASSES = 1_000_000  # without classes.json, where the largest class decides how many there are
-MAX_CLASS_MEMBER = 64 << 20  # bytes of a .cls or .json member; real ones hold a number, or a few kB
-SCRATCH_VERSION = 2
+SCRATCH_VERSION = 3
 
-_IMAGES = frozenset(extension.encode() for extension in IMAGE_EXTENSIONS)
 _META = re.compile(rb"__[^/]*__($|/)")
-_INTEGER = re.compile(r"-?[0-9]+")
-_LISTED = 8  # extensions in a message
+_HASHED_TOGETHER = 4096  # members' names
+_LONGEST_KNOWN = 64  # bytes of a class member that may come again
+_MOST_KNOWN = 1 << 16  # such members: with a number of the sample in them none comes again
 
 
 def index_shard(path: str, rule: ClassRule, kind: Fingerprint = "tail") -> ShardIndex:
@@ -62,116 +63,97 @@ def split_name(name: bytes) -> tuple[bytes, bytes] | None:
 
 
 class _Walk:
-    """One shard's samples as they close one after the other."""
+    """One shard's samples as they close one after the other; of each some 60 bytes are kept."""
 
     def __init__(self, fd: int, name: str, path: str, rule: ClassRule, kind: Fingerprint) -> None:
         self.reader, self.name, self.path, self.rule, self.kind = Reader(fd), name, path, rule, kind
-        self.field = rule.source.partition(":")[2]
-        self.class_member = b"json" if self.field else b"cls"
-        self.known: dict[bytes, int] = {}  # contents of .cls members already understood
-        self.by_name: dict[str, int | None] | None = None
-        if rule.names is not None:
-            self.by_name = {}
-            for number, class_name in enumerate(rule.names):
-                self.by_name[class_name] = None if class_name in self.by_name else number
-        self.keys: list[bytes] = []
-        self.classes: list[int] = []
-        self.offsets: list[int] = []
-        self.sizes: list[int] = []
-        self.fingerprints: list[int] = []
+        self.class_reader = ClassReader(rule)
+        self.known: dict[bytes, int] = {}  # contents of class members already understood
+        # the sample that is open
+        self.key: bytes | None = None
+        self.image: tuple[int, int, int] | None = None
+        self.class_number: int | None = None
+        # those that are closed
+        self.key_bytes, self.key_ends, self.key_hashes = bytearray(), array("q"), array("Q")
+        self.classes = array("i")
+        self.offsets, self.sizes, self.fingerprints = array("q"), array("q"), array("Q")
+        # all their members
+        self.digest = xxhash.xxh3_64()
+        self.names: list[bytes] = []  # not yet in the digest
+        self.places, self.lengths = array("q"), array("q")
 
     def walk(self) -> ShardIndex:
-        seen: set[bytes] = set()
-        key: bytes | None = None
-        extensions: list[bytes] = []
-        image: tuple[int, int, int] | None = None
-        class_number: int | None = None
-        names: list[bytes] = []
-        places: list[int] = []
-        lengths: list[int] = []
         try:
-            for name, offset, size in members(self.reader):
-                split = split_name(name)
-                if split is None:
-                    continue
-                if split[0] != key:
-                    if key is not None:
-                        self._close(key, image, class_number, extensions)
-                    key, image, class_number, extensions = split[0], None, None, []
-                    if key in seen:
-                        raise self._refusal(
-                            key,
-                            "comes back after other samples: keys are duplicate or interleaved; write the shard again "
-                            "with each key once",
-                        )
-                    seen.add(key)
-                extension = split[1]
-                if extension in extensions:
-                    raise self._refusal(
-                        key,
-                        f"has two members .{shown(extension)}; write the shard again with each key once",
-                    )
-                extensions.append(extension)
-                if extension in _IMAGES:
-                    if image is not None:
-                        raise self._refusal(key, f"has two images ({_listed(extensions)}); a sample holds one")
-                    image = offset, size, self._fingerprint(offset, size)
-                elif extension == self.class_member:
-                    class_number = self._read_class(key, offset, size)
-                names.append(name)
-                places.append(offset)
-                lengths.append(size)
+            self._take_members()
         except DamageError as damage:
-            split = split_name(damage.member) if damage.member is not None else None
-            if (
-                key is not None
-                and image is not None
-                and class_number is not None
-                and (split is None or split[0] != key)
-            ):
-                self._close(key, image, class_number, extensions)
-            last = f"the last whole sample is '{shown(self.keys[-1])}'" if self.keys else "no whole sample comes before"
-            where = f" in sample '{shown(split[0])}'" if split is not None else ""
-            raise ShardError(
-                f"shard {self.name} {damage.found}{where}; {last}: copy or write {self.path} again, as an "
-                "uncompressed tar"
-            ) from None
-        if key is not None:
-            self._close(key, image, class_number, extensions)
-        classes = np.array(self.classes, "<i4")
-        digest = xxhash.xxh3_64()
-        digest.update(b"".join(member + b"\0" for member in names))
-        digest.update(np.array(places, "<i8").tobytes())
-        digest.update(np.array(lengths, "<i8").tobytes())
-        digest.update(classes.tobytes())
+            raise self._damaged(damage) from None
+        self._close()
+        self._refuse_equal_keys()
+        classes = np.array(self.classes, np.int32)
+        self._hash_names()
+        for part in (np.array(self.places, "<i8"), np.array(self.lengths, "<i8"), classes.astype("<i4")):
+            self.digest.update(part.tobytes())
         return ShardIndex(
-            ShardEntry(self.name, os.path.abspath(self.path), self.reader.size, digest.intdigest()),
-            tuple(self._decoded(key) for key in self.keys),
-            classes.astype(np.int32),
+            ShardEntry(self.name, os.path.abspath(self.path), self.reader.size, self.digest.intdigest()),
+            np.frombuffer(bytes(self.key_bytes), np.uint8),
+            np.array(self.key_ends, np.int64),
+            classes,
             np.array(self.offsets, np.int64),
             np.array(self.sizes, np.int64),
             np.array(self.fingerprints, np.uint64),
         )
 
-    def _close(
-        self, key: bytes, image: tuple[int, int, int] | None, class_number: int | None, extensions: list[bytes]
-    ) -> None:
-        if image is None:
-            raise self._refusal(
-                key,
-                f"has no image (.{', .'.join(IMAGE_EXTENSIONS)}) but {_listed(extensions)}; write the shard again, or "
-                "leave the sample out",
-            )
-        if class_number is None:
-            wanted = self.class_member.decode()
-            raise self._refusal(
-                key, f"has no class: no .{wanted} member but {_listed(extensions)}; say where it is with --class-from"
-            )
-        self.keys.append(key)
+    def _take_members(self) -> None:
+        extensions: dict[bytes, None] = {}  # of the sample that is open
+        image_extensions = {extension.encode() for extension in self.rule.image_extensions}
+        class_extension = self.rule.class_extension.encode()
+        image_extension = b""
+        names, places, lengths = self.names, self.places, self.lengths
+        for name, offset, size in members(self.reader):
+            split = split_name(name)
+            if split is None:
+                continue
+            key, extension = split
+            if key != self.key:
+                self._close()
+                self.key, self.image, self.class_number, extensions = key, None, None, {}
+            if extension in extensions:
+                raise self._refusal(
+                    key, f"has two members .{shown(extension)}; write the shard again with each key once"
+                )
+            extensions[extension] = None
+            if extension in image_extensions:
+                if self.image is not None:
+                    raise self._refusal(key, two_images(image_extension, extension))
+                self.image, image_extension = (offset, size, self._fingerprint(offset, size)), extension
+            elif extension == class_extension:
+                self.class_number = self._read_class(key, offset, size)
+            names.append(name)
+            places.append(offset)
+            lengths.append(size)
+
+    def _close(self) -> None:
+        """Keep the sample that is open, if there is one."""
+        key, image, class_number = self.key, self.image, self.class_number
+        if key is None:
+            return
+        if image is None or class_number is None:
+            raise self._incomplete(key)
+        if not key.isascii():
+            self._check_utf8(key)
+        self.key_bytes += key
+        self.key_ends.append(len(self.key_bytes))
+        self.key_hashes.append(xxhash.xxh3_64_intdigest(key))
         self.classes.append(class_number)
         self.offsets.append(image[0])
         self.sizes.append(image[1])
         self.fingerprints.append(image[2])
+        if len(self.names) >= _HASHED_TOGETHER:
+            self._hash_names()
+
+    def _hash_names(self) -> None:
+        self.digest.update(b"".join(name + b"\0" for name in self.names))
+        self.names.clear()
 
     def _fingerprint(self, offset: int, size: int) -> int:
         start, length = hashed_part(size, self.kind)
@@ -182,7 +164,7 @@ class _Walk:
 
     def _read_class(self, key: bytes, offset: int, size: int) -> int:
         if size > MAX_CLASS_MEMBER:
-            member = self.class_member.decode()
+            member = self.rule.class_extension
             raise self._refusal(
                 key,
                 f"has a .{member} member of {size:,} bytes, too many for a class; say where it is with --class-from",
@@ -190,94 +172,71 @@ class _Walk:
         content = self.reader.read(offset, size)
         number = self.known.get(content)
         if number is None:
-            number = self._class_number(key, content)
-            if len(content) < 64:
+            try:
+                number = self.class_reader.read(content)
+            except ClassError as error:
+                raise self._refusal(key, str(error)) from None
+            if len(content) < _LONGEST_KNOWN and len(self.known) < _MOST_KNOWN:
                 self.known[content] = number
         return number
 
-    def _class_number(self, key: bytes, content: bytes) -> int:
-        """A class as it is written: an integer, in digits or as JSON, or else a name."""
-        member = f".{self.class_member.decode()}"
-        value = self._field_value(key, content) if self.field else self._text(key, content)
-        if isinstance(value, str) and _INTEGER.fullmatch(value) and len(value) < 1000:
-            value = int(value)
-        if type(value) is int:
-            limit = MAX_CLASSES if self.rule.names is None else len(self.rule.names)
-            if not 0 <= value < limit:
-                known = (
-                    f"0 to {limit - 1} are known"
-                    if self.rule.names is not None
-                    else f"0 to {limit - 1} are allowed without {CLASSES_FILE}"
-                )
-                raise self._refusal(
-                    key,
-                    f"has class {shown(str(value))}, but {known}; correct the class, or give all names with --classes",
-                )
-            return value
-        if not isinstance(value, str) or not value:
-            raise self._refusal(
-                key, f"has a class that is neither an integer nor a name: {_quoted(content)} in its {member} member"
-            )
-        if self.by_name is None:
-            raise self._refusal(
-                key,
-                f"has class '{shown(value)}', a name, and no {CLASSES_FILE} lies beside the shard; give the names with "
-                "--classes FILE",
-            )
-        if value not in self.by_name:
-            raise self._refusal(
-                key,
-                f"has class '{shown(value)}', which is not among the {len(self.by_name)} class names; correct it, or "
-                "give all names with --classes",
-            )
-        by_name = self.by_name[value]
-        if by_name is None:
-            raise self._refusal(
-                key, f"has class '{shown(value)}', which names more than one class; write classes as integers"
-            )
-        return by_name
+    # -- refusals ------------------------------------------------------------------------------------------------
 
-    def _text(self, key: bytes, content: bytes) -> str:
-        try:
-            return content.decode().strip()
-        except UnicodeDecodeError:
-            raise self._refusal(
-                key, f"has no text in its .cls member ({_quoted(content)}); say where the class is with --class-from"
-            ) from None
+    def _damaged(self, damage: DamageError) -> ShardError:
+        if isinstance(damage, OtherFileError):
+            return ShardError(f"shard {self.name} {damage.found}: {damage.advice(self.path)}")
+        split = split_name(damage.member) if damage.member is not None else None
+        if self.image is not None and self.class_number is not None and (split is None or split[0] != self.key):
+            self._close()
+        where = f", in sample '{shown(split[0])}'" if split is not None else ""
+        number = len(self.key_ends)
+        last = "no whole sample comes before"
+        if number:
+            last = f"the last whole sample is '{shown(self._closed_key(number - 1))}'"
+        return ShardError(f"shard {self.name} {damage.found}{where}; {last}: {damage.advice(self.path)}")
 
-    def _field_value(self, key: bytes, content: bytes) -> object:
-        try:
-            document = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).partition(";")[0]
-            raise self._refusal(
-                key, f"has a .json member that cannot be read ({reason}): {_quoted(content)}; write the shard again"
-            ) from None
-        if not isinstance(document, dict) or self.field not in document:
-            raise self._refusal(
-                key,
-                f"has no field '{shown(self.field)}' in its .json member ({_quoted(content)}); say where the class is "
-                "with --class-from",
-            )
-        return document[self.field]
+    def _refuse_equal_keys(self) -> None:
+        hashes = np.array(self.key_hashes, np.uint64)
+        values, counts = np.unique(hashes, return_counts=True)
+        if len(values) == len(hashes):
+            return
+        seen: set[bytes] = set()
+        for number in np.flatnonzero(np.isin(hashes, values[counts > 1])).tolist():
+            key = self._closed_key(number)
+            if key in seen:
+                raise self._incomplete(key)
+            seen.add(key)
 
-    def _decoded(self, key: bytes) -> str:
+    def _closed_key(self, number: int) -> bytes:
+        return bytes(self.key_bytes[self.key_ends[number - 1] if number else 0 : self.key_ends[number]])
+
+    def _incomplete(self, key: bytes) -> ShardError:
+        return self._refusal(key, why_incomplete(key, self._runs(key), self.rule, self.reader.read))
+
+    def _runs(self, key: bytes) -> list[Run]:
+        """All members of a sample, those together that follow each other. It walks the shard again."""
+        runs: list[Run] = []
+        last: bytes | None = None
+        with suppress(DamageError):  # what lies behind damage cannot be known
+            for name, offset, size in members(Reader(self.reader.fd)):
+                split = split_name(name)
+                if split is None:
+                    continue
+                if split[0] == key:
+                    if last != key:
+                        runs.append({})
+                    runs[-1][split[1]] = (offset, size)
+                last = split[0]
+        return runs
+
+    def _check_utf8(self, key: bytes) -> None:
         try:
-            return key.decode()
+            key.decode()
         except UnicodeDecodeError:
             raise self._refusal(key, "has a key that is not UTF-8; rename it") from None
 
     def _refusal(self, key: bytes, found: str) -> ShardError:
         return ShardError(f"shard {self.name}: sample '{shown(key)}' {found}")
-
-
-def _listed(extensions: list[bytes]) -> str:
-    more = f" and {len(extensions) - _LISTED:,} more" if len(extensions) > _LISTED else ""
-    return ", ".join("." + shown(extension) for extension in extensions[:_LISTED]) + more
-
-
-def _quoted(content: bytes) -> str:
-    return f"'{shown(content[:200], 40)}'"
 
 
 def index_shard_resumed(path: str, rule: ClassRule, kind: Fingerprint, scratch: Path | None) -> ShardIndex:
@@ -291,7 +250,8 @@ def index_shard_resumed(path: str, rule: ClassRule, kind: Fingerprint, scratch: 
         stat = os.stat(path)
     except OSError as error:
         raise ShardError(f"shard {os.path.basename(path)}: {path} cannot be opened ({error.strerror})") from None
-    identity = [SCRATCH_VERSION, os.path.abspath(path), stat.st_size, stat.st_mtime_ns, rule.source, rule.names, kind]
+    read_as = [rule.source, rule.names, rule.image_from, kind]
+    identity = [SCRATCH_VERSION, os.path.abspath(path), stat.st_size, stat.st_mtime_ns, *read_as]
     file = scratch / f"{xxhash.xxh3_128_hexdigest(json.dumps(identity).encode())}.npz"
     found = _read_scratch(file, path)
     if found is None:
@@ -300,21 +260,14 @@ def index_shard_resumed(path: str, rule: ClassRule, kind: Fingerprint, scratch: 
     return found
 
 
+_SCRATCH_ARRAYS = ("key_bytes", "key_ends", "classes", "offsets", "sizes", "fingerprints")
+
+
 def _write_scratch(file: Path, found: ShardIndex) -> None:
-    keys = [key.encode() for key in found.keys]
     numbers = np.array([found.entry.num_bytes, found.entry.hash], np.uint64)
-    key_ends = np.cumsum([len(key) for key in keys], dtype=np.int64)
+    arrays = {name: getattr(found, name) for name in _SCRATCH_ARRAYS}
     with replacing(file, "what is walked is kept", durable=False) as aside, open(aside, "wb") as stream:
-        np.savez(
-            stream,
-            numbers=numbers,
-            key_bytes=np.frombuffer(b"".join(keys), np.uint8),
-            key_ends=key_ends,
-            classes=found.classes,
-            offsets=found.offsets,
-            sizes=found.sizes,
-            fingerprints=found.fingerprints,
-        )
+        np.savez(stream, numbers=numbers, **arrays)
 
 
 def _read_scratch(file: Path, path: str) -> ShardIndex | None:
@@ -322,10 +275,7 @@ def _read_scratch(file: Path, path: str) -> ShardIndex | None:
     try:
         with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as saved:
             num_bytes, digest = (int(number) for number in saved["numbers"])
-            key_bytes, ends = saved["key_bytes"].tobytes(), saved["key_ends"].tolist()
-            keys = tuple(key_bytes[start:end].decode() for start, end in zip([0, *ends], ends, strict=False))
             entry = ShardEntry(os.path.basename(path), os.path.abspath(path), num_bytes, digest)
-            arrays = {name: saved[name] for name in ("classes", "offsets", "sizes", "fingerprints")}
-            return ShardIndex(entry, keys, **arrays)
+            return ShardIndex(entry, **{name: saved[name] for name in _SCRATCH_ARRAYS})
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None

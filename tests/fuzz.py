@@ -131,13 +131,15 @@ def walk_target(folder: Path) -> Target:
         stream = io.BytesIO()
         with tarfile.open(fileobj=stream, mode="w", format=kind) as archive:
             for number in range(3):
-                for extension, content in (("png", image), ("cls", b"%d" % number), ("json", b'{"c": 1}')):
+                pictures = (("png", image), ("left.png", image))
+                for extension, content in (*pictures, ("cls", b"%d" % number), ("json", b'{"c": 1, "d": {"c": 1}}')):
                     member = tarfile.TarInfo(f"{prefix}{number}.{extension}")
                     member.size = len(content)
                     archive.addfile(member, io.BytesIO(content))
         archives.append(stream.getvalue())
     file = folder / "a.tar"
-    rules = [ClassRule(), ClassRule("json:c"), ClassRule("cls", ("a", "b", "c"))]
+    rules = [ClassRule(), ClassRule("json:c"), ClassRule("json:d.c"), ClassRule("cls", ("a", "b", "c"))]
+    rules += [ClassRule(image_from="left.png"), ClassRule("json:d", image_from="png")]
 
     def target(draw: random.Random) -> None:
         content = mutated(draw, draw.choice(archives))

@@ -17,6 +17,7 @@ def test_class_rule(tmp_path: Path) -> None:
     paths = [*write_shards(one, [2], num_classes=2), *write_shards(other, [2], num_classes=2, prefix="more")]
     assert class_rule(paths) == ClassRule("cls", ("class-0", "class-1"))
     assert class_rule(paths, "json:label").source == "json:label"
+    assert class_rule(paths, image_from="left.jpg") == ClassRule("cls", ("class-0", "class-1"), "left.jpg")
     (other / "classes.json").unlink()
     assert class_rule(paths).names == ("class-0", "class-1")
     (one / "classes.json").unlink()
@@ -30,6 +31,22 @@ def test_class_rule(tmp_path: Path) -> None:
         class_rule(paths, "txt")
     with pytest.raises(ShardError, match="cannot be read from 'json:'"):
         ClassRule("json:")
+
+
+def test_members_that_a_rule_reads() -> None:
+    plain, chosen = ClassRule(), ClassRule("json:a.b", image_from="left.jpg")
+    assert (plain.class_extension, plain.field, plain.image_extensions) == ("cls", "", ("jpg", "jpeg", "png", "webp"))
+    assert (chosen.class_extension, chosen.field, chosen.image_extensions) == ("json", "a.b", ("left.jpg",))
+
+
+def test_what_cannot_be_an_image_extension_is_refused() -> None:
+    for name in ("", ".jpg", "a/jpg", "JPG"):
+        with pytest.raises(ShardError, match=f"an image cannot be read from '{name}': give its extension, everything"):
+            ClassRule(image_from=name)
+    for source, name in (("cls", "cls"), ("json:label", "json")):
+        with pytest.raises(ShardError, match=f"image and class cannot both be the member .{name}: give another"):
+            ClassRule(source, image_from=name)
+    assert ClassRule("json:label", image_from="cls").image_extensions == ("cls",)
 
 
 def test_read_class_names(tmp_path: Path) -> None:

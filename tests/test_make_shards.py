@@ -392,6 +392,11 @@ def test_reshuffle_without_names_leaves_members_of_no_sample_out(tmp_path: Path)
 def test_reshuffle_refuses(tmp_path: Path) -> None:
     write_members(tmp_path / "a.tar", {"k": {"png": b"1", "cls": b"1"}})
     write_members(tmp_path / "b.tar", {"j": {"png": b"1", "cls": b"1"}, "k": {"png": b"2", "cls": b"1"}})
+    with tarfile.open(tmp_path / "c.tar", "w") as archive:
+        for name in ("1.png", "2.png", "1.cls", "2.cls"):
+            archive.addfile(tarfile.TarInfo(name))
+    apart = run("reshuffle", tmp_path / "c.tar", tmp_path / "out", fails=True)
+    assert "c.tar: sample '1' comes back after other samples, so its members are apart, or two have one key" in apart
     patterns = tmp_path / "{a,b}.tar"
     assert f"two samples have the key 'k', in {tmp_path}/a.tar and {tmp_path}/b.tar" in run(
         "reshuffle", patterns, tmp_path / "out", fails=True

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import student.cli
 import teacher_cache.cli
 import tools.inspect_cache
 from teacher_cache.errors import ImageError, ShardError
@@ -89,6 +90,19 @@ def test_every_reader_of_a_filled_store_stops(
     output = said(teacher_cache.cli.main, "verify", path, "--workers", "0", "--shards", f"{moved}/*.tar")
     assert "error: shard train-0000.tar: " in output
     assert "give the shards that were indexed" in output
+
+
+def test_a_pattern_that_the_shell_expanded_is_three_names_and_a_count(tmp_path: Path) -> None:
+    shards = [f"shards/train-{number:06d}.tar" for number in range(256)]
+    for main, command in (
+        (teacher_cache.cli.main, ("verify", "store", "--shards")),
+        (student.cli.main, ("evaluate", "--checkpoint", "c.pt", "--val")),
+    ):
+        output = said(main, *command, *shards, code=2)
+        assert (
+            "Got unexpected extra arguments (shards/train-000001.tar, shards/train-000002.tar, shards/train-000003.tar "
+            "and 252 more): a pattern of an option goes in quotes, --shards 'train-*.tar'"
+        ) in output
 
 
 def test_index_says_that_it_hashed_whole_images_and_freezes_it(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ OTHERS = {
     "seed 3 (not 0)": replace(AS_IS, seed=0),
     "group 2 (not 4)": replace(AS_IS, group=4),
     "class-from cls (not json:a)": replace(AS_IS, class_from="json:a"),
+    "image-from none (not left.jpg)": replace(AS_IS, image_from="left.jpg"),
     "devices one (not any)": replace(AS_IS, devices="any"),
     "max-pixels 178956970 (not 7)": replace(AS_IS, max_pixels=7),
     "fingerprints tail (not whole)": replace(AS_IS, whole=True),

@@ -248,8 +248,9 @@ def classes_index(classes: Iterable[int], counts: Sequence[int] = ()) -> Index:
     assert ends[-1] == len(flat)
     zeros = np.zeros(len(flat), np.int64)
     parts = [
-        ShardIndex(ShardEntry(f"{end}.tar", f"{end}.tar", 0, 0), ("k",) * count, *arrays)
+        ShardIndex(ShardEntry(f"{end}.tar", f"{end}.tar", 0, 0), *keys, *arrays)
         for count, end in zip(counts, ends.tolist(), strict=True)
+        for keys in [(np.frombuffer(b"k" * count, np.uint8), np.arange(1, count + 1))]
         for arrays in [[array[end - count : end] for array in (flat, zeros, zeros, zeros.astype(np.uint64))]]
     ]
     return Index.join(parts, tuple(str(number) for number in range(max(flat, default=0) + 1)))
@@ -475,6 +476,16 @@ def test_an_interrupted_walk_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
         file.write_bytes(file.read_bytes()[:-30])
     assert len(walked_again()) == 3
     assert walked_again() == []
+
+
+def test_what_was_walked_for_another_image_does_not_count(tmp_path: Path) -> None:
+    samples = [sample | {"left.png": sample["png"] + b"x"} for sample in make_samples(3)]  # type: ignore[operator]
+    path = str(write_shard(tmp_path / "a.tar", samples))
+    for rule in (CLS, ClassRule(image_from="left.png"), CLS):
+        index = index_shards([path], rule, scratch=tmp_path / "scratch")
+        assert_equal(index, index_shards([path], rule))
+        assert index.image_from == rule.image_from
+        assert read_block(index.place(0, 0)).images[0].endswith(b"x") == (rule.image_from is not None)
 
 
 def change_tail(image: str | bytes) -> bytes:

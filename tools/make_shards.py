@@ -28,7 +28,7 @@ import numpy as np
 import webdataset
 from PIL import Image
 
-from teacher_cache.classes import CLASSES_FILE, class_rule, read_class_names
+from teacher_cache.classes import CLASSES_FILE, IMAGE_EXTENSIONS, class_rule, read_class_names
 from teacher_cache.cli import OneLineErrors
 from teacher_cache.errors import ShardError
 from teacher_cache.files import sync, sync_tree, writing
@@ -37,7 +37,7 @@ from teacher_cache.shards import expand_shards
 from teacher_cache.shown import shown
 from teacher_cache.tar import DamageError, Reader, members, read_range
 from teacher_cache.terminal import say
-from teacher_cache.walk import IMAGE_EXTENSIONS, split_name
+from teacher_cache.walk import split_name
 
 DIGITS_VALIDATION = 360  # of 1,797: a fifth
 
@@ -271,6 +271,11 @@ def shard_samples(paths: Sequence[str]) -> tuple[list[MovedSample], int]:
         for key, places in _grouped(path):
             if not key:
                 left_out += len(places)
+            elif key in samples and samples[key].path == path:
+                raise ShardError(
+                    f"shard {path}: sample '{shown(key)}' comes back after other samples, so its members are apart, or "
+                    "two have one key: tar them sorted (`tar --sort=name`), each key once"
+                )
             elif key in samples:
                 raise ShardError(
                     f"two samples have the key '{shown(key)}', in {samples[key].path} and {path}: one shard could not "
@@ -296,7 +301,7 @@ def _grouped(path: str) -> Iterator[tuple[str, list[tuple[str, int, int]]]]:
                     raise ShardError(f"shard {path}: sample '{shown(key)}' has two members .{shown(extension)}")
                 held[1].append((extension, offset, size))
         except DamageError as damage:
-            raise ShardError(f"shard {path} {damage.found}: copy or write it again") from None
+            raise ShardError(f"shard {path} {damage.found}: {damage.advice(path)}") from None
     if held is not None:
         yield held
 
