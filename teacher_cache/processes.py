@@ -30,7 +30,8 @@ from teacher_cache.errors import TeacherCacheError
 GONE = (EOFError, BrokenPipeError, ConnectionResetError)  # the other end of a pipe
 TIMEOUT_S = 120.0  # after so long without a word from any process one is taken to hang
 RANK_TIMEOUT_S = 600.0  # and so a rank, after so long without anything that shows that others work
-PARENTS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # sent to all; the parent decides when to end
+# sent to all; the parent decides when to end
+PARENTS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 END_S = 1.0  # a process has so long to end by itself
 SLICE_S = 1.0
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -206,9 +207,14 @@ def _tie(parent: int) -> bool:
     return tied
 
 
+def under_launcher() -> bool:
+    """Whether torchrun has started this process, as a rank of a job."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def follow_launcher() -> None:
     """Under torchrun: a rank gets SIGTERM, as if it had been passed on, when torchrun itself is killed."""
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+    if under_launcher():
         _die_with_parent(signal.SIGTERM)
 
 

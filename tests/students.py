@@ -59,7 +59,18 @@ def infinite_later(num_classes: int, image_size: tuple[int, int]) -> nn.Module:
         def forward(self, images: Tensor) -> Tensor:
             logits = super().forward(images)
             assert isinstance(logits, Tensor)
-            self.steps += self.training
+            self.steps += self.training and torch.is_grad_enabled()
             return logits * torch.inf if self.steps > 5 else logits
 
     return InfiniteLater(num_classes, 1, image_size, dropout=0.0, norm=False)
+
+
+def masked(num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+    """A buffer that is not finite by design, as that of a causal mask."""
+
+    class Masked(Student):
+        def __init__(self) -> None:
+            super().__init__(num_classes, 1, image_size, dropout=0.0, norm=True)
+            self.register_buffer("mask", torch.full((3,), -torch.inf))
+
+    return Masked()
