@@ -190,12 +190,24 @@ def test_a_buffer_that_is_infinite_by_design_is_no_ruin(tmp_path: Path, store: S
     train_small(store, tmp_path / "out", student("masked"), "distill=none")  # it is taken up, too
 
 
-def test_ranks_say_the_same(tmp_path: Path, store: Store, forks: Forks) -> None:
-    ranks = forks.start_ranks(train_command(store, tmp_path / "out", "lr=1e37"), 2)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["lr=1e37"], "the loss is nan at epoch 1, step 1, learning rate 9.9e+36: no checkpoint was written yet"),
+        (
+            [student("infinite_on_one_rank"), "distill=none"],
+            "the loss is nan at epoch 1, step 7, learning rate 0.00299: no",
+        ),
+    ],
+    ids=["both", "one"],
+)
+def test_ranks_say_the_same(tmp_path: Path, store: Store, forks: Forks, settings: list[str], message: str) -> None:
+    """Also where the loss of one alone is not finite, in the epoch's last step: the other waits for no one in vain."""
+    ranks = forks.start_ranks(train_command(store, tmp_path / "out", *settings), 2)
     assert [rank.wait() for rank in ranks] == [1, 1]
     told = [[line for line in rank.output.splitlines() if line.startswith("error: ")] for rank in ranks]
     assert told[0] == told[1]
-    assert "error: the loss is nan at epoch 1, step 1, learning rate 9.9e+36: no checkpoint was" in told[0][0]
+    assert message in told[0][0]
 
 
 # -- where it starts -----------------------------------------------------------------------------------------------
