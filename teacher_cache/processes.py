@@ -25,7 +25,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
-from teacher_cache.errors import TeacherCacheError
+from teacher_cache.errors import RankError, TeacherCacheError
 
 GONE = (EOFError, BrokenPipeError, ConnectionResetError)  # the other end of a pipe
 TIMEOUT_S = 120.0  # after so long without a word from any process one is taken to hang
@@ -213,9 +213,22 @@ def under_launcher() -> bool:
 
 
 def follow_launcher() -> None:
-    """Under torchrun: a rank gets SIGTERM, as if it had been passed on, when torchrun itself is killed."""
-    if under_launcher():
-        _die_with_parent(signal.SIGTERM)
+    """Under torchrun: a rank gets SIGTERM, as if it had been passed on, when torchrun itself is killed. RankError where
+    that has happened already: others would be waited for in vain."""
+    if under_launcher() and _die_with_parent(signal.SIGTERM) and _is_orphan():
+        raise RankError("torchrun was ended while this rank started: run the same command again")
+
+
+def _is_orphan() -> bool:
+    """Whether the system has adopted this process, as far as that shows: the parent has another session, which
+    torchrun may have, and is no Python process, which torchrun is."""
+    parent = os.getppid()
+    try:
+        if os.getsid(parent) == os.getsid(0):
+            return False
+        return b"python" not in Path(f"/proc/{parent}/cmdline").read_bytes()
+    except OSError:  # it is not shown to us
+        return False
 
 
 def _die_with_parent(number: int) -> bool:
