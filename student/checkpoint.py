@@ -1,5 +1,6 @@
 """Checkpoints of a training run: written whole or not at all, and resumed only by a run of the same settings."""
 
+import math
 import os
 import shlex
 from collections.abc import Iterator, Mapping
@@ -8,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from student.recipe import Recipe
 from teacher_cache.errors import CheckpointError
 from teacher_cache.files import replacing, sweep
 from teacher_cache.shown import shown
@@ -18,6 +21,7 @@ FORMAT = 2
 NEWEST = "checkpoint.pt"
 EPOCH_END = "epoch.pt"  # the last epoch's end: what another world size goes on from
 PARTS = ("recipe", "plan", "store", "weights", "answers")  # what a run is, besides its position
+WEIGHTS = ("model", "model_ema", "optimizer")  # what training has made of them
 MAY_CHANGE = ("micro_batch", "compile")  # recipe fields that do not change what is trained
 
 
@@ -43,7 +47,7 @@ def find_checkpoint(out: Path, world_size: int) -> dict[str, Any] | None:
     """The checkpoint that a run of world_size ranks goes on from, or None for a fresh run.
 
     In the middle of an epoch only the same number of ranks can go on; another number goes on from the last epoch's
-    end. Raises CheckpointError when there is no such thing, or NEWEST is damaged: it says what to do.
+    end. Raises CheckpointError when there is no such thing, or NEWEST is damaged or in ruins: it says what to do.
     """
     if not (out / NEWEST).exists():
         if (out / EPOCH_END).exists():
@@ -54,6 +58,10 @@ def find_checkpoint(out: Path, world_size: int) -> dict[str, Any] | None:
     except CheckpointError as error:
         raise CheckpointError(f"{error}; {_offer(out)}") from error
     newest = _checked(content, out / NEWEST)
+    try:
+        _check_finite(newest, out / NEWEST)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {_offer(out)}") from error
     if newest["plan"]["world_size"] == world_size or newest["position"]["step"] == 0:
         return newest
     if not (out / EPOCH_END).exists():
@@ -64,24 +72,68 @@ def find_checkpoint(out: Path, world_size: int) -> dict[str, Any] | None:
     return _read(out / EPOCH_END)
 
 
-def check_resumable(out: Path, stored: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+def is_proven(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether it says the finite loss that its own weights gave. Those of earlier versions say none."""
+    return type(loss := checkpoint.get("loss")) is float and math.isfinite(loss)
+
+
+def first_not_finite(values: Any, name: str = "") -> str | None:
+    """The dotted name of the first number or tensor in nested dictionaries and lists that is not finite."""
+    if isinstance(values, Mapping | list | tuple):
+        parts = values.items() if isinstance(values, Mapping) else enumerate(values)
+        found = (first_not_finite(value, f"{name}.{key}" if name else str(key)) for key, value in parts)
+        return next((place for place in found if place is not None), None)
+    if isinstance(values, Tensor):
+        return None if bool(values.isfinite().all()) else name
+    return name if isinstance(values, float) and not math.isfinite(values) else None
+
+
+def check_resumable(out: Path, stored: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
     """Refuse, with CheckpointError, to go on with another recipe, store, plan or list of skipped samples.
 
-    Both mappings hold PARTS. The world size may differ (see find_checkpoint).
+    Both mappings hold PARTS. The world size may differ (see find_checkpoint). A setting of the recipe that the
+    checkpoint does not know may have its default: lines that say so.
     """
     if absent := [part for part in PARTS if not isinstance(stored.get(part), Mapping)]:
         raise CheckpointError(
             f"the checkpoint in {out} says nothing of {', '.join(absent)}: start anew in another --out"
         )
-    for part in PARTS:
-        for field in sorted(stored[part].keys() | ours[part].keys()):
-            then, now = stored[part].get(field), ours[part].get(field)
-            if then == now or (part == "recipe" and field in MAY_CHANGE) or (part == "plan" and field == "world_size"):
-                continue
-            raise CheckpointError(
-                f"{out} was trained with {part} {field} = {_short(then)}, now it is {_short(now)}: "
-                "resume with the same settings, or start anew in another --out"
-            )
+    fields = [(part, field) for part in PARTS for field in sorted(stored[part].keys() | ours[part].keys())]
+    notes = [_compare(out, part, field, stored[part], ours[part]) for part, field in fields]
+    return [note for note in notes if note is not None]
+
+
+def _compare(out: Path, part: str, field: str, stored: Mapping[str, Any], ours: Mapping[str, Any]) -> str | None:
+    """Refuse another value of a field; what is to be said of it where it is taken to be the same."""
+    if (part == "recipe" and field in MAY_CHANGE) or (part == "plan" and field == "world_size"):
+        return None
+    what = f"{part} {field}"
+    if field not in ours:
+        raise CheckpointError(
+            f"{out} was trained with {what} = {_short(stored[field])}, which this version does not know: use the "
+            "version that wrote it, or start anew in another --out"
+        )
+    now = _short(ours[field])
+    if field in stored:
+        if stored[field] == ours[field]:
+            return None
+        raise CheckpointError(
+            f"{out} was trained with {what} = {_short(stored[field])}, now it is {now}: resume with the same settings, "
+            "or start anew in another --out"
+        )
+    unknown = f"the checkpoint in {out} says nothing of {what}, which the version that wrote it did not know"
+    if part == "recipe" and _is_default(field, ours[field]):
+        return f"{unknown}: taken to be {now}, today's default"
+    other = "leave the setting out, " if part == "recipe" else ""
+    raise CheckpointError(
+        f"{unknown}, now it is {now}: {other}use the version that wrote it, or start anew in another --out"
+    )
+
+
+def _is_default(field: str, value: Any) -> bool:
+    """Whether a recipe that leaves a setting out has this value, as JSON gives it."""
+    known = Recipe.model_fields.get(field)
+    return known is not None and not known.is_required() and known.get_default(call_default_factory=True) == value
 
 
 @contextmanager
@@ -97,7 +149,17 @@ def taking_up(out: Path) -> Iterator[None]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return _checked(read_checkpoint(str(path)), path)
+    checkpoint = _checked(read_checkpoint(str(path)), path)
+    _check_finite(checkpoint, path)
+    return checkpoint
+
+
+def _check_finite(checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Refuse, with CheckpointError, what an earlier version wrote of a training that had failed."""
+    if is_proven(checkpoint):
+        return
+    if name := first_not_finite({part: checkpoint[part] for part in WEIGHTS if part in checkpoint}):
+        raise CheckpointError(f"{path} holds numbers that are not finite ({name} first): its training had failed")
 
 
 def _checked(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from teacher_cache.device import use_device
-from teacher_cache.errors import RankError
+from teacher_cache.errors import RankError, TeacherCacheError
 from teacher_cache.job import LOOK_FOR
 from teacher_cache.processes import RANK_TIMEOUT_S, follow_launcher
 
@@ -73,11 +73,18 @@ def said_by_any_rank(said: list[bool], ranks: Ranks) -> list[bool]:
     return [bool(flag) for flag in flags.tolist()]
 
 
-def gather(value: Any, ranks: Ranks) -> list[Any]:
-    """Every rank's value, in order of rank; all ranks get them."""
+def gather(value: Any, ranks: Ranks, where: str = "a checkpoint") -> list[Any]:
+    """Every rank's value, in order of rank; all ranks get them. where: what they do there, for messages."""
     if ranks.world_size == 1:
         return [value]
     gathered: list[Any] = [None] * ranks.world_size
-    with meeting("a checkpoint"):
+    with meeting(where):
         dist.all_gather_object(gathered, value)
     return gathered
+
+
+def raise_on_all(problem: TeacherCacheError | None, ranks: Ranks, where: str) -> None:
+    """Raise, on every rank, the first rank's problem that has one. Every rank must call it: none waits for another."""
+    for found in gather(problem, ranks, where):
+        if found is not None:
+            raise found

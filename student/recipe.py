@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -25,7 +26,17 @@ from pydantic import (
 from student.plan import num_views_read
 from teacher_cache.errors import RecipeError
 from teacher_cache.model_names import GivenModel, check_usable, is_usable
-from teacher_cache.settings import parse_override, put_setting, read_settings_text, shipped, validated
+from teacher_cache.replay.policy import Zoom
+from teacher_cache.settings import (
+    LARGEST,
+    below_one,
+    in_float32,
+    parse_override,
+    put_setting,
+    read_settings_text,
+    shipped,
+    validated,
+)
 from teacher_cache.shown import shown
 
 
@@ -41,10 +52,11 @@ def _keep_given(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
 Count = Annotated[int, Field(strict=True, ge=1, le=2**20)]
 CountOrZero = Annotated[int, Field(strict=True, ge=0, le=2**20)]
 Seed = Annotated[int, Field(strict=True, ge=0, le=2**62)]  # a rank's number is added to it
-Positive = Annotated[float, Field(strict=True, gt=0)]
-NonNegative = Annotated[float, Field(strict=True, ge=0)]
-Fraction = Annotated[float, Field(strict=True, ge=0, lt=1)]
-Share = Annotated[float, Field(strict=True, ge=0, le=1)]
+Positive = Annotated[float, Field(strict=True, gt=0), AfterValidator(in_float32)]
+NonNegative = Annotated[float, Field(strict=True, ge=0), AfterValidator(in_float32)]
+Fraction = Annotated[float, Field(strict=True, ge=0, lt=1), AfterValidator(in_float32), AfterValidator(below_one)]
+Share = Annotated[float, Field(strict=True, ge=0, le=1), AfterValidator(in_float32)]
+Temperature = Annotated[float, Field(strict=True, ge=1e-4, le=1e4)]  # the loss is multiplied by its square
 Switch = Annotated[bool, Field(strict=True)]
 Name = Annotated[str, Field(min_length=1)]
 
@@ -70,7 +82,7 @@ class Recipe(BaseModel):
     # through the distillation token where the model has one, else by the class head
     distill: Annotated[Literal["hard", "soft", "none"], BeforeValidator(_none_word)]
     distill_alpha: Share = 0.5  # the teacher's share of the loss
-    distill_tau: Positive = 1.0  # soft: temperature of both distributions
+    distill_tau: Temperature = 1.0  # soft: temperature of both distributions
     soft_mean: Literal["views", "elements"] = "views"  # soft: the divergence is a mean over views, or views x classes
     # hard, without a distillation token: (1 - alpha) truth + alpha teacher, or the teacher alone
     hard_without_token: Literal["both", "teacher"] = "both"
@@ -96,12 +108,13 @@ class Recipe(BaseModel):
     schedule_step: Literal["epoch", "step"] = "epoch"
     schedule_lag: Switch = False  # each epoch at the rate of the one before it
     clip_grad: Positive | None = None
-    ema: Annotated[float, Field(strict=True, gt=0, lt=1)] | None = None  # decay of the weights' moving average
+    # decay of the weights' moving average
+    ema: Annotated[float, Field(strict=True, gt=0, lt=1), AfterValidator(below_one)] | None = None
     train_mode: Switch = True  # False: the model in evaluation mode: no stochastic depth, dropout or batch statistics
 
     amp: Annotated[Literal["bf16", "fp16", "none"], BeforeValidator(_none_word)] = "bf16"  # on CUDA only
     compile: Switch = False
-    crop_pct: Annotated[float, Field(strict=True, gt=0, le=1)] = 0.875  # of validation images
+    crop_pct: Zoom = 0.875  # of validation images
     val_interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     seed: Seed = 0
 
@@ -114,8 +127,10 @@ class Recipe(BaseModel):
                 f"micro_batch is {self.micro_batch}, which does not divide the batch_size of {self.batch_size}"
             )
         peak = self.lr if self.lr_batch is None else self.lr * self.batch_size / self.lr_batch
+        scaled = f"lr {self.lr:g}" if self.lr_batch is None else f"lr {self.lr:g} x batch_size / {self.lr_batch}"
+        if peak > LARGEST:
+            raise ValueError(f"the rate is {peak:g} ({scaled}), which no float32 holds: lower lr")
         if self.min_lr > peak:
-            scaled = f"lr {self.lr:g}" if self.lr_batch is None else f"lr {self.lr:g} x batch_size / {self.lr_batch}"
             raise ValueError(f"min_lr {self.min_lr:g} is above {peak:g} ({scaled}): lower min_lr, or raise lr")
         return self
 

@@ -6,11 +6,11 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import timm.optim
@@ -21,28 +21,40 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from student.answers import open_answers
-from student.checkpoint import NEWEST, check_resumable, find_checkpoint, taking_up, write_checkpoint
+from student.checkpoint import (
+    NEWEST,
+    check_resumable,
+    find_checkpoint,
+    first_not_finite,
+    is_proven,
+    taking_up,
+    write_checkpoint,
+)
 from student.evaluate import Accuracy, evaluate
 from student.loader import Batch, ViewLoader
 from student.log import RunLog
-from student.losses import TeacherAnswers, mixed_target, student_loss
-from student.model import build_model, heads
-from student.ranks import Ranks, gather, joined_ranks, meeting, said_by_any_rank
+from student.losses import StudentLoss, TeacherAnswers, mixed_target, student_loss
+from student.model import Heads, build_model, heads
+from student.ranks import Ranks, gather, joined_ranks, meeting, raise_on_all, said_by_any_rank
 from student.recipe import Recipe
 from student.schedule import learning_rate, scaled_lr
 from student.validation import Preprocessing, ValidationSet, index_validation
 from teacher_cache.device import Normalise, Upload
-from teacher_cache.errors import RecipeError, TrainingError
+from teacher_cache.errors import RecipeError, TeacherCacheError, TrainingError
 from teacher_cache.files import replacing, writing
-from teacher_cache.processes import RANK_TIMEOUT_S, TIMEOUT_S
+from teacher_cache.lock import alone
+from teacher_cache.processes import RANK_TIMEOUT_S, TIMEOUT_S, under_launcher
 from teacher_cache.store import Store
 from teacher_cache.teacher import TeacherSettings
 from teacher_cache.weights import state_sha256
 from teacher_cache.workers import share_cores
 
 STOPPED = 75  # exit code of a run that a signal stopped after it wrote a checkpoint (EX_TEMPFAIL: run it again)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
+LOCK = ".lock"  # held while a run writes to its folder
 LOG_STEPS = 50  # losses are fetched from the device and written this often
 SUMS = ("views", "loss", "class_loss", "distill_loss", "agreed")
+LEAST_SCALE = 2.0**-24  # of a loss in fp16, whose smallest number it is: gradients that it scales are 0
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,12 @@ class TrainOptions:
     teacher: TeacherSettings | None = None  # one that runs online, instead of the store's labels
     worker_timeout_s: float = TIMEOUT_S
     rank_timeout_s: float = RANK_TIMEOUT_S
+
+    def __post_init__(self) -> None:
+        if not self.checkpoint_every_s >= 0:  # nan is no number of seconds either
+            raise RecipeError(
+                f"--checkpoint-every is {self.checkpoint_every_s:g}: give the seconds between checkpoints"
+            )
 
 
 class Stopped(Exception):  # noqa: N818 - a request, not an error
@@ -77,17 +95,21 @@ def train(
 
     initial: the model's weights at the start, evaluated before the first step; None: fresh ones. Returns the final
     accuracy by head, of the EMA too under "ema_..." where the recipe keeps one; empty without validation shards, and on
-    all ranks but the first. Raises Stopped after SIGTERM, SIGUSR1 or Ctrl-C, when the checkpoint is written.
+    all ranks but the first. Raises Stopped after one of STOP_SIGNALS, when the checkpoint is written; BusyError where
+    another run writes to `out`.
     """
-    with joined_ranks(options.device, options.rank_timeout_s) as ranks, stop_signals() as stop_asked:
+    with (
+        joined_ranks(options.device, options.rank_timeout_s) as ranks,
+        stop_signals() as stop_asked,
+        only_run(options.out, ranks, say),
+    ):
         share_cores(options.workers)
         say = say if ranks.first else lambda message: None
-        with writing(options.out):
-            options.out.mkdir(parents=True, exist_ok=True)
         run = Run(store, recipe, options, ranks, initial)
         resumed = find_checkpoint(options.out, ranks.world_size)
         if resumed is not None:
-            check_resumable(options.out, resumed, run.identity())
+            for note in check_resumable(options.out, resumed, run.identity()):
+                say(note)
             with taking_up(options.out):
                 run.load(resumed)
             say(f"going on from {options.out}: epoch {run.epoch + 1}, step {run.step}")
@@ -110,6 +132,23 @@ def train(
         return accuracy if ranks.first else {}
 
 
+@contextmanager
+def only_run(out: Path, ranks: Ranks, say: Callable[[str], None]) -> Iterator[None]:
+    """Make a run's folder, which the first rank holds for its job; BusyError, on every rank, where another job does."""
+    problem: TeacherCacheError | None = None
+    with ExitStack() as held:
+        try:
+            with writing(out):
+                out.mkdir(parents=True, exist_ok=True)
+            if ranks.first:
+                advice = "wait for its end, stop it, or give this one another --out"
+                held.enter_context(alone(out / LOCK, f"another run writes to {out}", advice, say))
+        except TeacherCacheError as error:
+            problem = error
+        raise_on_all(problem, ranks, "the start")
+        yield
+
+
 def train_epochs(
     run: "Run",
     validation: ValidationSet | None,
@@ -127,6 +166,8 @@ def train_epochs(
         stopping, due = said_by_any_rank([stop_asked(), overdue], run.ranks)
         if ended or due or stopping or run.unlogged() >= LOG_STEPS:
             run.flush_steps(log)
+        if ended or due or stopping:
+            run.prove(batch)
         if ended:
             row = run.end_epoch()
             accuracy = run.accuracy(validation)
@@ -144,8 +185,19 @@ def train_epochs(
     return run.accuracy(validation) if accuracy is None else accuracy
 
 
+class StepRow(NamedTuple):
+    """What a step's log needs. sums: shares of SUMS, still on the device."""
+
+    number: int  # over the whole run
+    epoch: int
+    step: int  # of the epoch
+    lr: float
+    sums: Tensor
+
+
 class Run:
-    """A student in training: model, optimiser, average, and the position in the plan."""
+    """A student in training: model, optimiser, average, and the position in the plan. Raises TrainingError for a model
+    whose first weights are not finite."""
 
     def __init__(
         self,
@@ -159,7 +211,8 @@ class Run:
         self.epoch, self.step = 0, 0  # of the next batch
         self.answers = open_answers(store, recipe, options.teacher, ranks.device)  # before the seed: building one draws
         self._initial_sha256 = None if initial is None else state_sha256(initial)
-        self._saved: str | None = None  # the last checkpoint, for people
+        self._saved = "no checkpoint was written yet"  # the last good checkpoint, for people
+        self._proven: tuple[int, float] | None = None  # steps done, and the loss that the weights after them gave
         torch.manual_seed(recipe.seed)
         policy = store.policy
         self.preprocessing = Preprocessing(
@@ -168,6 +221,7 @@ class Run:
         self.model = build_model(recipe, store.num_classes, policy.size)
         if initial is not None:
             self.model.load_state_dict(initial)
+        self._unbounded = _check_start(self.model)
         self.model = self.model.to(ranks.device)
         self._set_mode()
         self.ema = timm.utils.ModelEmaV3(self.model, decay=recipe.ema) if recipe.ema is not None else None
@@ -178,7 +232,7 @@ class Run:
         self.forward = self._wrapped()
         self.loader = self._make_loader()
         self._sums = torch.zeros(len(SUMS), dtype=torch.float64, device=ranks.device)
-        self._step_rows: list[tuple[int, int, float, Tensor]] = []
+        self._step_rows: list[StepRow] = []
         self.begin_epoch()
         torch.manual_seed(recipe.seed + 1 + ranks.rank)  # stochastic depth differs between ranks, weights do not
 
@@ -187,18 +241,16 @@ class Run:
     def train_step(self, batch: Batch) -> None:
         """Train on this rank's part of a global batch, in pieces of micro_batch views, and move on."""
         recipe = self.recipe
-        lr = learning_rate(recipe, batch.epoch, batch.step, self.loader.steps(batch.epoch))
+        lr = self._learning_rate(batch)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
         batch = batch.with_tensors(self.upload(batch.tensors()))
         answers = self.answers.of(batch)
         num_views = len(batch.views)
-        piece = recipe.micro_batch or num_views
         sums = torch.zeros_like(self._sums)
-        for start in range(0, num_views, piece):
-            last = start + piece >= num_views
-            with meeting("a step's gradients"), nullcontext() if last else self._without_sync():
-                sums += self._backward(batch, answers, slice(start, start + piece))
+        for rows in self._pieces(batch):
+            with meeting("a step's gradients"), nullcontext() if rows.stop >= num_views else self._without_sync():
+                sums += self._backward(batch, answers, rows)
         self.scaler.unscale_(self.optimizer)
         if recipe.clip_grad is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_grad)
@@ -209,23 +261,23 @@ class Run:
             self.ema.update(self.model)
         self._sums += sums
         self._epoch_views += num_views
-        self._step_rows.append((self.steps_done(), batch.epoch, lr, sums / num_views))
+        self._step_rows.append(StepRow(self.steps_done(), batch.epoch, batch.step, lr, sums / num_views))
         self.epoch, self.step = batch.epoch, batch.step + 1
         if self.step == self.loader.steps(self.epoch):
             self.epoch, self.step = self.epoch + 1, 0
 
+    def _learning_rate(self, batch: Batch) -> float:
+        return learning_rate(self.recipe, batch.epoch, batch.step, self.loader.steps(batch.epoch))
+
+    def _pieces(self, batch: Batch) -> list[slice]:
+        """The rows of a rank's batch that go through the model at once."""
+        piece = self.recipe.micro_batch or len(batch.views)
+        return [slice(start, start + piece) for start in range(0, len(batch.views), piece)]
+
     def _backward(self, batch: Batch, answers: TeacherAnswers | None, rows: slice) -> Tensor:
         """Gradients of some rows of a batch; their sums of SUMS."""
-        device, recipe = self.ranks.device, self.recipe
-        images = self.normalise(batch.views[rows])
-        target = mixed_target(
-            batch.class_pairs[rows], batch.lambdas[rows], self.store.num_classes, recipe.label_smoothing
-        )
-        taught = None if answers is None else answers.rows(rows)
-        with self._autocast():
-            outputs = heads(self.forward, images)
-        loss = student_loss(recipe, outputs, target, taught)
-        count = len(images)
+        outputs, loss, taught = self._loss(self.forward, batch, answers, rows)
+        device, count = self.ranks.device, len(outputs.class_logits)
         self.scaler.scale(loss.total * (count / len(batch.views))).backward()
         agreed = torch.zeros((), device=device)
         if taught is not None:
@@ -234,6 +286,66 @@ class Run:
         means = torch.stack([loss.total.detach(), loss.class_loss.detach(), loss.distill_loss.detach()])
         return torch.cat([torch.full((1,), count, device=device), means * count, agreed[None]]).double()
 
+    def _loss(
+        self, model: nn.Module, batch: Batch, answers: TeacherAnswers | None, rows: slice
+    ) -> tuple[Heads, StudentLoss, TeacherAnswers | None]:
+        """What a model says of some rows of a batch on the device, its loss, and the teacher's answers to them."""
+        images = self.normalise(batch.views[rows])
+        target = mixed_target(
+            batch.class_pairs[rows], batch.lambdas[rows], self.store.num_classes, self.recipe.label_smoothing
+        )
+        taught = None if answers is None else answers.rows(rows)
+        with self._autocast():
+            outputs = heads(model, images)
+        return outputs, student_loss(self.recipe, outputs, target, taught), taught
+
+    # -- whether it is worth keeping -----------------------------------------------------------------------------
+
+    def prove(self, batch: Batch) -> None:
+        """Raise TrainingError, on all ranks, unless all that a checkpoint would hold is finite, and so is the loss that
+        the weights give on this batch. Every rank must call it, before save().
+
+        A step's loss is that of the weights before it; this one is of those after it. Nothing is changed.
+        """
+        found = gather((self._not_finite(), self._own_loss(batch)), self.ranks)
+        if problem := next((problem for problem, _ in found if problem is not None), None):
+            raise TrainingError(self._ruined(problem, batch.epoch, batch.step, self._learning_rate(batch)))
+        loss = sum(loss for _, loss in found) / len(found)
+        if not math.isfinite(loss):
+            problem = f"the loss that the new weights give is {loss}"
+            raise TrainingError(self._ruined(problem, batch.epoch, batch.step, self._learning_rate(batch)))
+        self._proven = (self.steps_done(), loss)
+
+    @torch.no_grad()
+    def _own_loss(self, batch: Batch) -> float:
+        """The loss of a step that would come next, on a batch that has been trained on."""
+        total = torch.zeros((), device=self.ranks.device)
+        with unchanged(self.model, self.ranks.device):
+            batch = batch.with_tensors(self.upload(batch.tensors()))
+            answers = self.answers.of(batch)
+            for rows in self._pieces(batch):
+                outputs, loss, _ = self._loss(self.model, batch, answers, rows)
+                total += loss.total * len(outputs.class_logits)
+        return float(total / len(batch.views))
+
+    def _not_finite(self) -> str | None:
+        """What is no longer finite, for people; None where everything is."""
+        parts: dict[str, Any] = {"model": _bounded(self.model, self._unbounded)}
+        if self.ema is not None:
+            parts["model_ema"] = _bounded(self.ema.module, self._unbounded)
+        parts["optimizer"] = self.optimizer.state_dict()
+        if name := first_not_finite(parts):
+            return f"{name} is no longer finite"
+        if self.scaler.is_enabled() and self.scaler.get_scale() < LEAST_SCALE:
+            return "no step was taken for long, as fp16 gradients are not finite however small the loss is scaled,"
+        return None
+
+    def _ruined(self, what: str, epoch: int, step: int, lr: float) -> str:
+        return (
+            f"{what} at epoch {epoch + 1}, step {step}, learning rate {lr:.3g}: {self._saved}; "
+            "lower --set lr, or set clip_grad, and start anew in another --out"
+        )
+
     # -- logs ----------------------------------------------------------------------------------------------------
 
     def unlogged(self) -> int:
@@ -241,17 +353,18 @@ class Run:
         return len(self._step_rows)
 
     def flush_steps(self, log: RunLog | None) -> None:
-        """Write the losses of the last steps. Raises TrainingError when one is not finite."""
-        rows = []
-        for step, epoch, lr, sums in self._step_rows:
-            shares = dict(zip(SUMS, sums.tolist(), strict=True))
+        """Write the losses of the last steps. Raises TrainingError, on all ranks, when one is not finite. Every rank
+        must call it."""
+        rows, problem = [], None
+        for step in self._step_rows:
+            shares = dict(zip(SUMS, step.sums.tolist(), strict=True))
             if not math.isfinite(shares["loss"]):
-                saved = f"the last good checkpoint is {self._saved}" if self._saved else "no checkpoint was written yet"
-                raise TrainingError(
-                    f"the loss is {shares['loss']} at epoch {epoch + 1}, step {step}, learning rate {lr:.3g}: "
-                    f"{saved}; lower --set lr, or set clip_grad, and start anew in another --out"
-                )
-            rows.append({"step": step, "epoch": epoch, "lr": lr} | {name: shares[name] for name in SUMS[1:4]})
+                said = self._ruined(f"the loss is {shares['loss']}", step.epoch, step.step, step.lr)
+                problem = TrainingError(said)
+                break
+            row = {"step": step.number, "epoch": step.epoch, "lr": step.lr}
+            rows.append(row | {name: shares[name] for name in SUMS[1:4]})
+        raise_on_all(problem, self.ranks, "the end of some steps")
         self._step_rows = []
         if log is not None:
             log.write_steps(rows)
@@ -317,15 +430,17 @@ class Run:
         }
 
     def save(self) -> None:
-        """Write a checkpoint. Every rank must call it, and comes back when it is written."""
+        """Write a checkpoint of what prove() has passed. Every rank must call it, and comes back when it is written."""
+        assert self._proven is not None, "nothing is proven"
+        assert self._proven[0] == self.steps_done(), "these weights are not proven"
         generators = gather(_random_state(self.ranks.device), self.ranks)
         sums = gather(self._sums.tolist(), self.ranks)
         if self.ranks.first:
-            self._write(generators, sums)
+            self._write(generators, sums, self._proven[1])
         said_by_any_rank([False], self.ranks)  # torchrun ends the others once one rank has stopped: wait for each other
-        self._note_saved()
+        self._saved = f"the last good checkpoint is {self._place()}"
 
-    def _write(self, generators: list[Any], sums: list[Any]) -> None:
+    def _write(self, generators: list[Any], sums: list[Any], loss: float) -> None:
         content = {
             **self.identity(),
             "model": self.model.state_dict(),
@@ -334,6 +449,7 @@ class Run:
             "position": {"epoch": self.epoch, "step": self.step},
             "generators": generators,
             "sums": sums,
+            "loss": loss,
             "size": list(self.preprocessing.size),
             "mean": list(self.preprocessing.mean),
             "std": list(self.preprocessing.std),
@@ -359,18 +475,31 @@ class Run:
             _set_random_state(checkpoint["generators"][self.ranks.rank], self.ranks.device)
             self._sums.copy_(torch.tensor(checkpoint["sums"][self.ranks.rank], dtype=torch.float64))
         self.loader.start = (self.epoch, self.step)
-        self._note_saved()
+        if is_proven(checkpoint):
+            self._saved = f"the last good checkpoint is {self._place()}"
+        else:
+            self._saved = f"{self._place()}, where it went on, was written before it had given a finite loss"
 
-    def _note_saved(self) -> None:
-        self._saved = f"{self.options.out / NEWEST} (epoch {self.epoch + 1}, step {self.step})"
+    def _place(self) -> str:
+        return f"{self.options.out / NEWEST} (epoch {self.epoch + 1}, step {self.step})"
 
     # -- parts ---------------------------------------------------------------------------------------------------
 
     def announce(self, say: Callable[[str], None]) -> None:
-        """Say what the training will read, and of whom it will learn."""
+        """Say what the training will read, of whom it will learn, and by which head."""
         self.loader.announce(say)
-        if line := self.answers.describe():
-            say(line)
+        for line in (self.answers.describe(), describe_way(self.recipe, token=self._has_token())):
+            if line is not None:
+                say(line)
+
+    @torch.no_grad()
+    def _has_token(self) -> bool:
+        """Whether the model answers by a distillation head, too."""
+        self.model.eval()
+        with unchanged(self.model, self.ranks.device):
+            outputs = heads(self.model, torch.zeros(1, 3, *self.preprocessing.size, device=self.ranks.device))
+        self._set_mode()
+        return outputs.distill_logits is not None
 
     def _set_mode(self) -> None:
         """Training mode; with train_mode off, evaluation mode of all parts but the whole, which gives both heads."""
@@ -429,6 +558,17 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return timm.optim.create_optimizer_v2(groups, opt=recipe.optimizer, lr=scaled_lr(recipe), momentum=recipe.momentum)
 
 
+@contextmanager
+def unchanged(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Let a model run and be as before: its buffers (batch statistics), and the state of torch's random numbers."""
+    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
+    with torch.no_grad():
+        for buffer, values in before:
+            buffer.copy_(values)
+
+
 def open_validation(
     store: Store, options: TrainOptions, ranks: Ranks, preprocessing: Preprocessing
 ) -> ValidationSet | None:
@@ -467,6 +607,33 @@ def write_results(out: Path, run: Run, accuracy: Accuracy) -> None:
         aside.write_text(json.dumps(results, indent=2) + "\n")
 
 
+def describe_way(recipe: Recipe, *, token: bool) -> str | None:
+    """Which training this is among the paper's, as recipe and model together decide; None without distillation.
+
+    token: whether the model has a distillation token, or another second head.
+    """
+    table = "table 3 of arXiv 2012.12877"
+    if recipe.distill == "none":
+        if not token:
+            return None
+        return (
+            f"{recipe.model} has a distillation token, recipe {recipe.name} does not distil: both heads learn the "
+            "ground truth, the control of two class tokens in section 4 of arXiv 2012.12877"
+        )
+    if token:
+        rows = f"as the last rows of {table}" if recipe.distill == "hard" else f"softly, which is no row of {table}"
+        return f"recipe {recipe.name} distils through the distillation token of {recipe.model}, {rows}"
+    row = "hard distillation" if recipe.distill == "hard" else "usual distillation"
+    alone = " (by the teacher's labels alone)" if (recipe.distill, recipe.hard_without_token) == _ALONE else ""
+    return (
+        f"{recipe.model} has no distillation token: recipe {recipe.name} teaches its class head, which is row '{row}' "
+        f"of {table}{alone}, not one of those with the token"
+    )
+
+
+_ALONE = ("hard", "teacher")
+
+
 def describe_epoch(row: Mapping[str, Any], epochs: int) -> str:
     """One line for the console."""
     parts = [f"epoch {row['epoch'] + 1}/{epochs}", f"loss {row['loss']:.3f}"]
@@ -484,15 +651,22 @@ def describe_accuracy(accuracy: Accuracy) -> str:
 
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-    """SIGTERM, SIGUSR1 and Ctrl-C ask the run to stop; inside, tells whether one came. A second Ctrl-C interrupts."""
+    """STOP_SIGNALS ask the run to stop; inside, tells whether one came. A second Ctrl-C interrupts.
+
+    But not under torchrun, which passes on what the terminal has sent to all of them already. Under nohup SIGHUP stays
+    ignored, but not by ranks: torchrun does not ignore it, and kills those that do not stop then.
+    """
     asked: list[int] = []
+    launched = under_launcher()
 
     def note(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and asked:
+        if number == signal.SIGINT and asked and not launched:
             raise KeyboardInterrupt
         asked.append(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+    nohup = not launched and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    heard = [number for number in STOP_SIGNALS if number != signal.SIGHUP or not nohup]
+    before = {number: signal.signal(number, note) for number in heard}
     try:
         yield lambda: bool(asked)
     finally:
@@ -511,6 +685,18 @@ def _set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None
     torch.set_rng_state(state["cpu"])
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def _check_start(model: nn.Module) -> frozenset[str]:
+    """The names of buffers that are not finite by design, as a mask of -inf is. TrainingError for such weights."""
+    if name := first_not_finite(dict(model.named_parameters())):
+        raise TrainingError(f"training would start from weights that are not finite ({name} first): give other weights")
+    return frozenset(name for name, buffer in model.named_buffers() if first_not_finite(buffer) is not None)
+
+
+def _bounded(model: nn.Module, unbounded: frozenset[str]) -> dict[str, Tensor]:
+    """The weights and buffers that have to stay finite."""
+    return {name: value for name, value in model.state_dict().items() if name not in unbounded}
 
 
 def _hash(samples: np.ndarray) -> str:

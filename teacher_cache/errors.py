@@ -12,8 +12,9 @@ TeacherCacheError               the command line prints it as one line and exits
 ├── RecipeError                 an unknown or impossible training setting
 ├── PlanError                   batch, ranks, repeats and views do not fit each other
 ├── CheckpointError             a checkpoint is absent, damaged, or belongs to another run
-├── TrainingError               the loss, or what a student answers, is no longer a number
+├── TrainingError               the loss, a weight, or what a student answers is no longer a number
 ├── DiskError                   what shall be written cannot be: a full, read-only or broken disk
+├── BusyError                   another process writes there
 ├── RenderError                 a rendering process died or hangs
 ├── DeviceError                 the device asked for is not there, or is not this rank's
 └── RankError                   another rank of the job died or hangs
@@ -78,6 +79,10 @@ class TrainingError(TeacherCacheError):
 
 
 class DiskError(TeacherCacheError):
+    pass
+
+
+class BusyError(TeacherCacheError):
     pass
 
 

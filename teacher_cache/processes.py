@@ -25,12 +25,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
-from teacher_cache.errors import TeacherCacheError
+from teacher_cache.errors import RankError, TeacherCacheError
 
 GONE = (EOFError, BrokenPipeError, ConnectionResetError)  # the other end of a pipe
 TIMEOUT_S = 120.0  # after so long without a word from any process one is taken to hang
 RANK_TIMEOUT_S = 600.0  # and so a rank, after so long without anything that shows that others work
-PARENTS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # sent to all; the parent decides when to end
+# sent to all; the parent decides when to end
+PARENTS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 END_S = 1.0  # a process has so long to end by itself
 SLICE_S = 1.0
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -206,10 +207,28 @@ def _tie(parent: int) -> bool:
     return tied
 
 
+def under_launcher() -> bool:
+    """Whether torchrun has started this process, as a rank of a job."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def follow_launcher() -> None:
-    """Under torchrun: a rank gets SIGTERM, as if it had been passed on, when torchrun itself is killed."""
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        _die_with_parent(signal.SIGTERM)
+    """Under torchrun: a rank gets SIGTERM, as if it had been passed on, when torchrun itself is killed. RankError where
+    that has happened already: others would be waited for in vain."""
+    if under_launcher() and _die_with_parent(signal.SIGTERM) and _is_orphan():
+        raise RankError("torchrun was ended while this rank started: run the same command again")
+
+
+def _is_orphan() -> bool:
+    """Whether the system has adopted this process, as far as that shows: the parent has another session, which
+    torchrun may have, and is no Python process, which torchrun is."""
+    parent = os.getppid()
+    try:
+        if os.getsid(parent) == os.getsid(0):
+            return False
+        return b"python" not in Path(f"/proc/{parent}/cmdline").read_bytes()
+    except OSError:  # it is not shown to us
+        return False
 
 
 def _die_with_parent(number: int) -> bool:

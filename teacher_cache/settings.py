@@ -20,6 +20,8 @@ from teacher_cache.shown import shown
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
+SMALLEST, LARGEST = 2.0**-126, 2.0**128 * (1 - 2.0**-24)  # float32, in full precision
+
 MAX_TOML_BYTES = 2**16  # tomllib takes quadratic time for a key of very many dots
 MAX_JSON_BYTES = 2**24
 MAX_NESTING = 32
@@ -126,6 +128,20 @@ def validated(
         raise error_type(f"{where}: {'; '.join(_problems(error.errors(include_url=False)))}") from error
     except ValueError as error:
         raise error_type(f"{where}: {error}") from None
+
+
+def in_float32(value: float) -> float:
+    """The number, if a float32 holds it: for settings that a device computes with. ValueError."""
+    if value and not SMALLEST <= abs(value) <= LARGEST:
+        _refuse(f"is no number that a float32 holds, {SMALLEST:.2g} to {LARGEST:.2g}")
+    return value
+
+
+def below_one(value: float) -> float:
+    """The number, if it is below 1 as a float32 too. ValueError."""
+    if value > 1 - 2.0**-24:
+        _refuse(f"is 1 as a float32; at most {1 - 2.0**-24:.8f}")
+    return value
 
 
 def check_plain(values: Any) -> None:

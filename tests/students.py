@@ -1,5 +1,7 @@
 """Students for tests, given as tests/students.py:NAME: two layers each."""
 
+import os
+
 import torch
 from torch import Tensor, nn
 
@@ -59,7 +61,33 @@ def infinite_later(num_classes: int, image_size: tuple[int, int]) -> nn.Module:
         def forward(self, images: Tensor) -> Tensor:
             logits = super().forward(images)
             assert isinstance(logits, Tensor)
-            self.steps += self.training
+            self.steps += self.training and torch.is_grad_enabled()
             return logits * torch.inf if self.steps > 5 else logits
 
     return InfiniteLater(num_classes, 1, image_size, dropout=0.0, norm=False)
+
+
+def masked(num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+    """A buffer that is not finite by design, as that of a causal mask."""
+
+    class Masked(Student):
+        def __init__(self) -> None:
+            super().__init__(num_classes, 1, image_size, dropout=0.0, norm=True)
+            self.register_buffer("mask", torch.full((3,), -torch.inf))
+
+    return Masked()
+
+
+def infinite_on_one_rank(num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+    """Its loss is not finite on rank 1 in its eighth training step, and there alone."""
+
+    class InfiniteOnOneRank(Student):
+        steps = 0
+
+        def forward(self, images: Tensor) -> Tensor:
+            logits = super().forward(images)
+            assert isinstance(logits, Tensor)
+            self.steps += self.training and torch.is_grad_enabled()
+            return logits * torch.inf if self.steps == 8 and os.environ["RANK"] == "1" else logits
+
+    return InfiniteOnOneRank(num_classes, 1, image_size, dropout=0.0, norm=False)

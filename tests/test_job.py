@@ -13,8 +13,9 @@ import torch.distributed as dist
 from teacher_cache import job as job_module
 from teacher_cache.errors import RankError
 from teacher_cache.job import Job, join_job
+from teacher_cache.verify import verify
 from tests.bright_shards import bright_store
-from tests.filling import TEACHERS
+from tests.filling import TEACHERS, fill_store
 from tests.running import descendants, rank, running, wait_until
 
 ROOT = Path(__file__).parents[1]
@@ -127,3 +128,28 @@ def test_a_rank_that_hangs_while_filling_is_told(tmp_path: Path) -> None:
             os.kill(process, signal.SIGKILL)
         launcher.stderr.close()
         launcher.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGKILL])
+def test_ranks_whose_torchrun_dies_end_and_keep_what_is_committed(tmp_path: Path, number: signal.Signals) -> None:
+    store = bright_store(tmp_path, counts=(640, 640), views=16, group=2)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    fill = ["teacher_cache", "fill", "--store", str(store.path), "--teacher", f"{TEACHERS}:brightness"]
+    words = [*torchrun, *fill, "--device", "cpu", "--batch-size", "32", "--workers", "1"]
+    launcher = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    left: set[int] = set()
+    try:
+        wait_until(lambda: store.committed().sum() > 2)
+        left = descendants(launcher.pid)
+        launcher.send_signal(number)
+        assert launcher.wait() == -number
+        wait_until(lambda: not running(left))
+    finally:
+        for process in running({launcher.pid, *left, *descendants(launcher.pid)}):
+            os.kill(process, signal.SIGKILL)
+        launcher.wait()
+    kept = store.committed()
+    assert 2 < kept.sum() < kept.size
+    fill_store(store)
+    assert store.committed().all()
+    assert verify(store, 1.0, workers=0).exact

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from teacher_cache.errors import PolicyError
 from teacher_cache.replay.operations import OperationsFile, OwnOperation
-from teacher_cache.settings import parse_override, put_setting, read_settings, shipped, validated
+from teacher_cache.settings import in_float32, parse_override, put_setting, read_settings, shipped, validated
 
 POLICY_VERSION = 2  # of the pixels too: what a release renders otherwise than the one before has another version
 
@@ -81,10 +81,12 @@ Integer = Annotated[int, Field(strict=True, ge=1, le=1000)]
 Side = Annotated[int, Field(strict=True, ge=1, le=4096)]
 Probability = Annotated[float, Field(strict=True, ge=0, le=1)]
 Share = Annotated[float, Field(strict=True, gt=0, le=1)]
-Positive = Annotated[float, Field(strict=True, gt=0)]
+Zoom = Annotated[float, Field(strict=True, ge=0.01, le=1)]  # a centre crop's share of the resized image's sides
+Positive = Annotated[float, Field(strict=True, gt=0), AfterValidator(in_float32)]
+Shape = Annotated[float, Field(strict=True, ge=0.001, le=1000)]  # of two sides; those drawn lie on a grid
 Extent = Annotated[float, Field(strict=True, ge=0, le=4)]
 ShareLimits = Annotated[tuple[Share, Share], AfterValidator(_ordered)]
-PositiveLimits = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
+ShapeLimits = Annotated[tuple[Shape, Shape], AfterValidator(_ordered)]
 
 
 class _Section(BaseModel):
@@ -98,8 +100,8 @@ class Crop(_Section):
     kind: Literal["random_resized", "center"]
     interpolation: Interpolation = "bicubic"
     scale: ShareLimits | None = None  # of the image's area
-    ratio: PositiveLimits | None = None  # width / height
-    crop_pct: Share | None = None
+    ratio: ShapeLimits | None = None  # width / height
+    crop_pct: Zoom | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -159,7 +161,7 @@ class Erase(_Section):
     mode: Literal["pixel", "const", "rand"] = "pixel"
     count: Integer = 1
     area: ShareLimits = (0.02, 1 / 3)
-    aspect: PositiveLimits = (0.3, 1 / 0.3)  # height / width
+    aspect: ShapeLimits = (0.3, 1 / 0.3)  # height / width
 
 
 class Mix(_Section):

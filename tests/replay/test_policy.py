@@ -75,6 +75,12 @@ def test_policy_files_and_settings(tmp_path: Path) -> None:
         ("erase.count=0", "erase.count"),
         ("mix.mixup_alpha=0", "mix.mixup_alpha"),
         ("std=[0,1,1]", "std.0"),
+        ("std=[1e-300,1,1]", "std.0: is no number that a float32 holds"),
+        ("mix.mixup_alpha=1e300", "mix.mixup_alpha: is no number that a float32 holds"),
+        ("mix.cutmix_alpha=1e-300", "mix.cutmix_alpha: is no number that a float32 holds"),
+        ("crop.ratio=[1e-300,1]", "crop.ratio.0: .*greater than or equal to 0.001"),
+        ("crop.ratio=[1,1e300]", "crop.ratio.1: .*less than or equal to 1000"),
+        ("erase.aspect=[1e-9,1]", "erase.aspect.0: .*greater than or equal to 0.001"),
         ("version=1", "version 1, but this program reads 2, whose pixels are others; use the release that wrote it"),
         ("size.height=3", "size is not a section"),
         ("size", "not of the form key=value"),
@@ -84,6 +90,11 @@ def test_a_wrong_setting_is_refused_by_name(setting: str, said: str) -> None:
     with pytest.raises(PolicyError, match=said) as raised:
         load_policy("deit", [setting])
     assert "\n" not in str(raised.value)
+
+
+def test_a_crop_of_a_picture_blown_up_beyond_all_memory_is_refused() -> None:
+    with pytest.raises(PolicyError, match=r"crop\.crop_pct: .*greater than or equal to 0\.01"):
+        load_policy("deit", ["crop.kind=center", "crop.crop_pct=1e-30"])
 
 
 def test_a_mix_of_nothing_and_an_absent_file_are_refused(tmp_path: Path) -> None:

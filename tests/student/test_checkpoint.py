@@ -1,6 +1,7 @@
 """Checkpoints: whole or not there, the right one to go on from, and refusals that name what differs."""
 
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,18 @@ def test_a_damaged_epochs_end_does_not_take_a_whole_ones_place(tmp_path: Path) -
     assert position(find_checkpoint(tmp_path, 1)) == (1, 0)
 
 
+def test_an_epochs_end_in_ruins_is_not_gone_on_from(tmp_path: Path) -> None:
+    """Of an earlier version, which did not compare."""
+    for epoch, step in ((1, 0), (1, 5)):
+        write_checkpoint(tmp_path, content(epoch, step, world_size=2))
+    torch.save(
+        {"format": 2, **content(1, 0), "model": {"weight": torch.tensor([1.0, torch.nan])}}, tmp_path / EPOCH_END
+    )
+    with pytest.raises(CheckpointError, match=r"epoch\.pt holds numbers that are not finite \(model\.weight first\)"):
+        find_checkpoint(tmp_path, 1)
+    assert position(find_checkpoint(tmp_path, 2)) == (1, 5)
+
+
 def test_without_the_newest_a_run_does_not_begin_anew(tmp_path: Path) -> None:
     for epoch, step in ((1, 0), (1, 5)):
         write_checkpoint(tmp_path, content(epoch, step))
@@ -191,7 +204,6 @@ IDENTITY: dict[str, dict[str, Any]] = {
     [
         ("recipe", "batch_size", 64, "recipe batch_size = 32, now it is 64"),
         ("recipe", "clip_grad", 1.0, "recipe clip_grad = None, now it is 1.0"),
-        ("recipe", "new_setting", 2, "recipe new_setting = None, now it is 2"),
         ("plan", "skipped", "def", "plan skipped = abc, now it is def"),
         ("store", "seed", 4, "store seed = 3, now it is 4"),
         ("weights", "teacher", "def", "weights teacher = abc, now it is def"),
@@ -203,6 +215,41 @@ def test_what_may_not_change_is_named(tmp_path: Path, part: str, field: str, val
     ours = {**IDENTITY, part: {**IDENTITY[part], field: value}}
     with pytest.raises(CheckpointError, match=f"{message}: resume with the same settings, or start anew"):
         check_resumable(tmp_path, IDENTITY, ours)
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "now"), [("recipe", "clip_grad", 1.0), ("recipe", "lr", 1e-3), ("plan", "order", "apart")]
+)
+def test_a_setting_that_the_checkpoint_does_not_know_is_named(tmp_path: Path, part: str, field: str, now: Any) -> None:
+    stored = {**IDENTITY, part: {name: value for name, value in IDENTITY[part].items() if name != field}}
+    ours = {**IDENTITY, part: {**IDENTITY[part], field: now}}
+    message = (
+        f"the checkpoint in {tmp_path} says nothing of {part} {field}, which the version that wrote it did not know, "
+        f"now it is {now}: {'leave the setting out, ' if part == 'recipe' else ''}use the version that wrote it, or"
+    )
+    with pytest.raises(CheckpointError, match=f"^{re.escape(message)}"):
+        check_resumable(tmp_path, stored, ours)
+
+
+@pytest.mark.parametrize(("field", "now"), [("clip_grad", None), ("repeats", 1), ("fusion", "softmax_sum")])
+def test_a_setting_that_the_checkpoint_does_not_know_and_has_its_default_is_said(
+    tmp_path: Path, field: str, now: Any
+) -> None:
+    stored = {**IDENTITY, "recipe": {name: value for name, value in IDENTITY["recipe"].items() if name != field}}
+    ours = {**IDENTITY, "recipe": {**stored["recipe"], field: now}}
+    (note,) = check_resumable(tmp_path, stored, ours)
+    assert note == (
+        f"the checkpoint in {tmp_path} says nothing of recipe {field}, which the version that wrote it did not know: "
+        f"taken to be {now}, today's default"
+    )
+    assert check_resumable(tmp_path, ours, ours) == []
+
+
+def test_a_setting_that_this_version_does_not_know_is_named(tmp_path: Path) -> None:
+    stored = {**IDENTITY, "recipe": {**IDENTITY["recipe"], "new_setting": 2}}
+    message = "was trained with recipe new_setting = 2, which this version does not know: use the version that wrote it"
+    with pytest.raises(CheckpointError, match=message):
+        check_resumable(tmp_path, stored, IDENTITY)
 
 
 @pytest.mark.parametrize(("part", "field"), [("recipe", "micro_batch"), ("recipe", "compile"), ("plan", "world_size")])

@@ -71,6 +71,32 @@ def test_a_rank_that_hangs_under_torchrun_is_told(tmp_path: Path) -> None:
         launcher.communicate()
 
 
+def test_ranks_whose_torchrun_dies_stop_with_a_checkpoint(tmp_path: Path) -> None:
+    """Also one whose terminal closes, which everybody is told of. The same command goes on each time."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "student"]
+    words = [*torchrun, *command(tmp_path)]
+    words[words.index("--checkpoint-every") + 1] = "600"
+    log, newest = tmp_path / "log", tmp_path / "out" / "checkpoint.pt"
+    went_on = ""
+    for number in (signal.SIGUSR1, signal.SIGKILL, signal.SIGHUP):
+        with log.open("w") as file:
+            launcher = subprocess.Popen(words, cwd=ROOT, stdout=file, stderr=file, start_new_session=True)
+        try:
+            wait_until(lambda: log.read_text().count("images/s") > 1, limit_s=180)
+            assert went_on in log.read_text()
+            left = descendants(launcher.pid)
+            (os.killpg if number == signal.SIGHUP else os.kill)(launcher.pid, number)
+            launcher.wait()
+            wait_until(lambda left=left: not running(left))
+        finally:
+            for process in running({launcher.pid, *descendants(launcher.pid)}):
+                os.kill(process, signal.SIGKILL)
+        found = torch.load(newest)["position"]
+        stopped = f"stopped at epoch {found['epoch'] + 1}, step {found['step']}; the same command goes on"
+        assert log.read_text().count(stopped) == 2, log.read_text()
+        went_on = f"going on from {tmp_path / 'out'}: epoch {found['epoch'] + 1}, step {found['step']}\n"
+
+
 def test_a_rank_that_never_comes_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "9")):
         monkeypatch.setenv(name, value)

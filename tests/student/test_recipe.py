@@ -278,6 +278,9 @@ def test_json_round_trip() -> None:
         ("compile=1", r"compile: .* \(got 1\)"),
         ("warmup_epochs=10", "warmup_epochs is 10, training has 10 epochs"),
         ("micro_batch=48", "micro_batch is 48, which does not divide the batch_size of 64"),
+        ("distill_tau=1e30", r"distill_tau: .*less than or equal to 10000 \(got 1e\+30\)"),
+        ("distill_tau=1e-30", r"distill_tau: .*greater than or equal to 0\.0001"),
+        ("crop_pct=1e-30", r"crop_pct: .*greater than or equal to 0\.01"),
         ("min_lr=0.1", r"min_lr 0.1 is above 0.001 \(lr 0.001\)"),
         ("epochs", "setting 'epochs' is not of the form key=value"),
         ("epochs.many=3", "setting epochs.many: epochs is not a section"),
@@ -286,6 +289,43 @@ def test_json_round_trip() -> None:
 def test_impossible_settings_are_refused_by_name(minimal: str, override: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         load_recipe(minimal, [override])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("lr=1e39", "lr=1e-50", "min_lr=1e39", "warmup_lr=1e39", "weight_decay=1e300", "weight_decay=1e-60"),
+        *("clip_grad=1e39", "clip_grad=1e-300", "token_init_std=1e50", "distill_alpha=1e-300", "label_smoothing=1e-99"),
+    ],
+)
+def test_numbers_that_no_float32_holds_are_refused_by_name(minimal: str, override: str) -> None:
+    name = override.partition("=")[0]
+    with pytest.raises(RecipeError, match=rf"{name}: is no number that a float32 holds, 1\.2e-38 to 3\.4e\+38 \(got "):
+        load_recipe(minimal, [override])
+
+
+@pytest.mark.parametrize("name", ["ema", "momentum", "label_smoothing", "drop_path"])
+def test_shares_that_are_one_on_a_device_are_refused_by_name(minimal: str, name: str) -> None:
+    with pytest.raises(RecipeError, match=rf"{name}: is 1 as a float32; at most 0\.99999994 \(got 0\.9999999999\)"):
+        load_recipe(minimal, [f"{name}=0.9999999999"])
+    assert getattr(load_recipe(minimal, [f"{name}=0.9999999"]), name) == 0.9999999
+
+
+def test_a_scaled_rate_that_no_float32_holds_is_refused(minimal: str) -> None:
+    message = r"the rate is 6\.4e\+38 \(lr 1e\+38 x batch_size / 10\), which no float32 holds: lower lr"
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(minimal, ["lr=1e38", "lr_batch=10"])
+
+
+def test_every_number_of_a_recipe_has_bounds(minimal: str) -> None:
+    """A setting that is added without bounds is met here."""
+    floats = [name for name, field in Recipe.model_fields.items() if "float" in str(field.annotation)]
+    floats += [name for name, field in Recipe.model_fields.items() if isinstance(field.default, float)]
+    assert len(set(floats)) >= 12
+    for name in set(floats):
+        for value in ("1e39", "-1e39", "1e300", "nan", "inf"):
+            with pytest.raises(RecipeError, match=name):
+                load_recipe(minimal, [f"{name}={value}"])
 
 
 def test_min_lr_is_compared_with_the_scaled_lr() -> None:

@@ -3,12 +3,14 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from student.checkpoint import EPOCH_END, NEWEST
 from student.cli import main
 from student.evaluate import evaluate
 from student.loader import Batch
-from student.train import STOPPED, Run, Stopped, check_policy
+from student.train import LOCK, STOPPED, Run, Stopped, check_policy, describe_way, stop_signals
 from student.trained import build_trained
 from student.validation import ValidationSet, index_validation
 from teacher_cache.errors import CheckpointError, MissingLabelError, PlanError, RecipeError, TrainingError
@@ -34,6 +36,7 @@ from tests.student.small_runs import (
     ROOT,
     SMALL,
     SPEED,
+    STUDENTS,
     column,
     filled_store,
     read_own,
@@ -186,6 +189,72 @@ def test_a_signal_at_any_step_ends_that_step_and_the_rest_is_the_same(
         train_small(store, tmp_path / "stopped", val=(val,))  # nothing is left to do after the last step
     check_same_run(tmp_path / "whole", tmp_path / "stopped")
     assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)] == handlers
+
+
+@contextmanager
+def heard_by(number: signal.Signals, handler: Any) -> Iterator[None]:
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_second_interrupt_interrupts_but_not_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchrun passes on the Ctrl-C that the terminal has given to its ranks, too."""
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    with stop_signals() as asked:
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    with stop_signals() as asked:
+        assert not asked()
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        assert asked()
+
+
+def test_a_terminal_that_closes_asks_to_stop_but_not_under_nohup(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    with stop_signals() as asked:
+        signal.raise_signal(signal.SIGHUP)
+        assert asked()
+    with heard_by(signal.SIGHUP, signal.SIG_IGN):
+        with stop_signals() as asked:
+            signal.raise_signal(signal.SIGHUP)
+            assert not asked()
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # which does not ignore it, and ends its ranks
+        with stop_signals() as asked:
+            signal.raise_signal(signal.SIGHUP)
+            assert asked()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+def test_two_runs_do_not_write_to_one_folder(tmp_path: Path, store: Store, forks: Forks) -> None:
+    out = tmp_path / "out"
+    command = train_command(store, out, "epochs=100000", every_s=0.01)
+    first = forks.start(command)
+    wait_for_checkpoint(out, first.running)
+    refused = rf"error: another run writes to {out} \(pid {first.id} on \S+\): wait for its end, stop it, or give this "
+    second = CliRunner().invoke(main, command)
+    assert second.exit_code == 1
+    assert re.fullmatch(refused + "one another --out\n", second.output)
+    ranks = forks.start_ranks(command, 2)
+    assert [rank.wait() for rank in ranks] == [1, 1]
+    assert all(re.fullmatch(refused + "one another --out\n", rank.output) for rank in ranks), ranks[1].output
+    wait_for_checkpoint(out, first.running)
+    os.kill(first.id, signal.SIGKILL)
+    assert first.wait() == -signal.SIGKILL
+    epoch, step = position(out)
+    third = forks.start(command)
+    wait_for_checkpoint(out, third.running)
+    os.kill(third.id, signal.SIGTERM)
+    assert third.wait() == STOPPED, third.output
+    assert f"going on from {out}: epoch {epoch + 1}, step {step}" in third.output
+    assert not (out / LOCK).exists()
+    steps = column(out / "steps.csv", "step")
+    assert np.array_equal(steps, np.arange(len(steps)))
 
 
 def test_a_finished_run_trains_nothing_and_prints_the_table(tmp_path: Path, store: Store, val: str) -> None:
@@ -447,8 +516,61 @@ def test_a_loss_that_is_no_longer_finite_names_the_last_good_checkpoint(tmp_path
     assert position(out) == (0, 5)
     good = checkpoint(out)
     assert all(value.isfinite().all() for name in ("model", "model_ema") for value in good[name].values())
-    with pytest.raises(TrainingError, match=rf"step 10, .*checkpoint is {out / NEWEST} \(epoch 2, step 2\)"):
+    with pytest.raises(TrainingError, match=rf"at epoch 2, step 2, .*checkpoint is {out / NEWEST} \(epoch 2, step 2\)"):
         train_small(store, out, student("infinite_later"), "distill=none", checkpoint_every_s=0)  # it counts anew
+
+
+@pytest.mark.parametrize(
+    ("settings", "token", "said"),
+    [
+        (["distill=none"], False, None),
+        (["distill=none"], True, "M has a distillation token, recipe R does not distil: both heads learn the ground"),
+        (["distill=hard"], True, "recipe R distils through the distillation token of M, as the last rows of table 3"),
+        (["distill=soft"], True, "recipe R distils through the distillation token of M, softly, which is no row of"),
+        (
+            ["distill=hard", "hard_without_token=both"],
+            False,
+            "M has no distillation token: recipe R teaches its class head, which is row 'hard distillation' of table 3 "
+            "of arXiv 2012.12877, not one of those with the token",
+        ),
+        (
+            ["distill=hard", "hard_without_token=teacher"],
+            False,
+            "M has no distillation token: recipe R teaches its class head, which is row 'hard distillation' of table 3 "
+            "of arXiv 2012.12877 (by the teacher's labels alone), not one of those with the token",
+        ),
+        (["distill=soft"], False, "M has no distillation token: recipe R teaches its class head, which is row 'usual "),
+    ],
+)
+def test_which_row_of_the_paper_it_is(settings: list[str], token: bool, said: str | None) -> None:
+    found = describe_way(small_recipe(*settings, "name=R", "model=M"), token=token)
+    assert found == said if said is None or found is None else found.startswith(said)
+
+
+def test_a_recipe_for_the_token_and_a_model_without_are_told(tmp_path: Path, store: Store) -> None:
+    for name, beginning in (("one_head", f"{STUDENTS}:one_head has no"), ("two_heads", "recipe small distils through")):
+        said: list[str] = []
+        train_small(store, tmp_path / name, student(name), said=said)
+        (line,) = [line for line in said if "distillation token" in line]
+        assert line.startswith(beginning)
+        assert said.index(line) < said.index(next(line for line in said if line.startswith("epoch 1/")))
+
+
+def test_a_checkpoint_that_does_not_know_a_setting_is_gone_on_from_with_a_word(tmp_path: Path, store: Store) -> None:
+    out = tmp_path / "out"
+    train_small(store, out)
+    content = checkpoint(out)
+    del content["recipe"]["decay_dist_token"]
+    torch.save(content, out / NEWEST)
+    said: list[str] = []
+    train_small(store, out, said=said)
+    assert said[:2] == [
+        f"the checkpoint in {out} says nothing of recipe decay_dist_token, which the version that wrote it did not "
+        "know: taken to be False, today's default",
+        f"going on from {out}: epoch 3, step 0",
+    ]
+    with pytest.raises(CheckpointError, match=r"nothing of recipe decay_dist_token, .*, now it is True: leave the"):
+        train_small(store, out, "decay_dist_token=true")
 
 
 def test_validation_shards_of_other_classes_stop_before_the_first_step(tmp_path: Path, store: Store) -> None:
