@@ -140,7 +140,8 @@ class Recipe(BaseModel):
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Recipe":
         """Raises RecipeError: an unknown or impossible setting."""
-        return validated(cls, values, f"recipe {shown(str(values.get('name', '?')))}", RecipeError)
+        where = f"recipe {shown(str(values.get('name', '?')))}"
+        return validated(cls, values, where, RecipeError, listing=_LISTING)
 
 
 def defaults_taken(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,7 +185,7 @@ def _read_recipe(name_or_path: str, files: Sequence["_File"], overrides: Sequenc
         key, value = parse_override(override, RecipeError)
         given = key == "model" and isinstance(value, str)
         put_setting(values, key, GivenModel(value) if given else value, RecipeError)
-    return validated(Recipe, values, f"recipe {name_or_path}", RecipeError)
+    return validated(Recipe, values, f"recipe {name_or_path}", RecipeError, listing=_LISTING)
 
 
 class Source(NamedTuple):
@@ -253,7 +254,7 @@ def _read_bases(name_or_path: str) -> list[_File]:
     files: list[_File] = []
     wanted: str | None = name_or_path
     while wanted is not None:
-        values, text = read_settings_text(wanted, _FOLDER, "recipe", RecipeError)
+        values, text = read_settings_text(wanted, _FOLDER, "recipe", RecipeError, "`student recipes` lists them all")
         base = values.pop("base", None)
         if not isinstance(base, str | None):
             raise RecipeError(f"recipe {wanted}: base is the name of a recipe, not {shown(repr(base))}")
@@ -276,3 +277,4 @@ def _header(text: str) -> str:
 
 
 _FOLDER = Path(__file__).with_name("recipes")
+_LISTING = "`student recipes show NAME` has them all"

@@ -1,4 +1,4 @@
-"""`teacher-cache index | fill | status | verify | extend`."""
+"""`teacher-cache index | fill | extend | status | verify | policies`."""
 
 import os
 import re
@@ -298,6 +298,21 @@ def fill(
             sys.exit(INTERRUPTED)
     if job.rank == 0:
         _print_filled(store, filled)
+
+
+@main.command()
+@click.argument("name", required=False)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Show it with a setting overridden.")
+def policies(name: str | None, overrides: tuple[str, ...]) -> None:
+    """List the shipped policies; with NAME print every setting of one (or of a TOML file), as a file."""
+    from teacher_cache.replay.policy import describe_policy, load_policy, shipped_policies
+
+    if name is not None:
+        say_lines(describe_policy(load_policy(name, overrides)))
+        return
+    for each in shipped_policies():
+        policy = load_policy(each)
+        say(f"{each:<10}{policy.size[0]} x {policy.size[1]}")
 
 
 @main.command()

@@ -8,7 +8,9 @@ import json
 import math
 import os
 import tomllib
-from collections.abc import Iterable, Sequence
+import types
+import typing
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, time
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -16,6 +18,7 @@ from typing import Any, NoReturn, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from teacher_cache.errors import TeacherCacheError
+from teacher_cache.nearest import did_you_mean
 from teacher_cache.shown import shown
 
 Settings = TypeVar("Settings", bound=BaseModel)
@@ -36,16 +39,18 @@ def shipped(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.toml"))
 
 
-def read_settings(name_or_path: str, folder: Path, what: str, error_type: type[TeacherCacheError]) -> dict[str, Any]:
+def read_settings(
+    name_or_path: str, folder: Path, what: str, error_type: type[TeacherCacheError], listing: str = ""
+) -> dict[str, Any]:
     """The values of a file shipped in `folder`, or of any TOML file; "name" is the file's unless it says otherwise.
 
-    what ("policy") names the kind of file in messages. Raises error_type.
+    what ("policy") names the kind of file in messages, listing says what lists the shipped ones. Raises error_type.
     """
-    return read_settings_text(name_or_path, folder, what, error_type)[0]
+    return read_settings_text(name_or_path, folder, what, error_type, listing)[0]
 
 
 def read_settings_text(
-    name_or_path: str, folder: Path, what: str, error_type: type[TeacherCacheError]
+    name_or_path: str, folder: Path, what: str, error_type: type[TeacherCacheError], listing: str = ""
 ) -> tuple[dict[str, Any], str]:
     """read_settings' values, and the text that they stand in."""
     names = shipped(folder)
@@ -56,7 +61,8 @@ def read_settings_text(
         check_plain(values)
     except FileNotFoundError:
         raise error_type(
-            f"no {what} {shown(name_or_path, SHOWN_PATH)!r}: neither a file nor one of {', '.join(names)}"
+            f"no {what} {shown(name_or_path, SHOWN_PATH)!r}, neither a file nor a shipped one: "
+            + did_you_mean(path.stem, names, listing or f"shipped are {', '.join(names)}")
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise error_type(
@@ -118,14 +124,24 @@ def put_setting(values: dict[str, Any], key: str, value: Any, error_type: type[T
 
 
 def validated(
-    model: type[Settings], values: dict[str, Any], where: str, error_type: type[TeacherCacheError]
+    model: type[Settings],
+    values: dict[str, Any],
+    where: str,
+    error_type: type[TeacherCacheError],
+    *,
+    listing: str = "",
+    context: Any = None,
 ) -> Settings:
-    """The model of these values. Raises error_type, which names every unknown or impossible setting."""
+    """The model of these values. Raises error_type, which names every unknown or impossible setting.
+
+    listing: one clause that says where all settings are. context: what the model's own validators are told.
+    """
     try:
         check_plain(values)
-        return model.model_validate(values)
+        return model.model_validate(values, context=context)
     except ValidationError as error:
-        raise error_type(f"{where}: {'; '.join(_problems(error.errors(include_url=False)))}") from error
+        problems = list(_problems(error.errors(include_url=False), list(setting_names(model)), listing))
+        raise error_type(f"{where}: {'; '.join(problems)}") from error
     except ValueError as error:
         raise error_type(f"{where}: {error}") from None
 
@@ -142,6 +158,20 @@ def below_one(value: float) -> float:
     if value > 1 - 2.0**-24:
         _refuse(f"is 1 as a float32; at most {1 - 2.0**-24:.8f}")
     return value
+
+
+def setting_names(model: type[BaseModel]) -> Iterator[str]:
+    """The dotted names of a model's settings, those of its sections included."""
+    for name, field in model.model_fields.items():
+        yield name
+        for section in _sections(field.annotation):
+            yield from (f"{name}.{below}" for below in setting_names(section))
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    """The sections that a setting may be: Crop of Crop, and of Crop | None."""
+    kinds = typing.get_args(annotation) if typing.get_origin(annotation) is types.UnionType else (annotation,)
+    return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
 
 
 def check_plain(values: Any) -> None:
@@ -228,12 +258,14 @@ def _reason(error: Exception) -> str:
     return shown(str(error), 2 * SHOWN_VALUE)
 
 
-def _problems(problems: Sequence[Any]) -> Iterable[str]:
+def _problems(problems: Sequence[Any], known: Sequence[str], listing: str) -> Iterable[str]:
+    unknown = sum(problem["type"] == "extra_forbidden" for problem in problems)
     for problem in problems:
         place = shown(".".join(str(part) for part in problem["loc"]), SHOWN_VALUE)
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
-            yield f"unknown setting {place}"
+            unknown -= 1
+            yield f"unknown setting {place}: {did_you_mean(place, known, '' if unknown else listing)}"
         elif problem["type"] == "missing":
             yield f"{place} is missing"
         elif not place:

@@ -22,6 +22,7 @@ from torch.nn import functional
 from teacher_cache.device import Normalise, Recycled, Upload, use_device
 from teacher_cache.errors import TeacherError
 from teacher_cache.model_names import GivenModel, check_usable, is_usable
+from teacher_cache.nearest import did_you_mean
 from teacher_cache.replay.render import pixel_libraries
 from teacher_cache.state_dict import background_class, load_weights
 from teacher_cache.weights import first_line, read_normalisation, state_sha256
@@ -369,10 +370,14 @@ def driver_version() -> str | None:
 
 
 def check_timm_name(name: str) -> None:
-    """Raise TeacherError, with names that are close, for a model that timm does not have."""
+    """Raise TeacherError, with names that are close, for a model, or weights of it, that timm does not have."""
+    model, _, tag = name.partition(".")
     if not timm.is_model(name):
-        close = ", ".join(timm.list_models(f"*{name.split('.')[0].split('_')[0]}*")[:4])
-        raise TeacherError(f"timm has no model {name}" + (f" (it has {close})" if close else "") + ": check the name")
+        listing = "`python -c 'import timm; print(*timm.list_models())'` lists them all"
+        raise TeacherError(f"timm has no model {name}: {did_you_mean(model, timm.list_models(), listing)}")
+    there = timm.list_pretrained(f"{model}.*") if tag else []
+    if there and name not in there:
+        raise TeacherError(f"timm has no {name}: {did_you_mean(name, there, f'it has {len(there)} of {model}')}")
 
 
 def check_model_args(model_args: Mapping[str, Any]) -> None:
@@ -433,7 +438,9 @@ def import_function(spec: str) -> Callable[..., Any]:
         raise TeacherError(f"{spec} cannot be imported: {error}") from error
     function = getattr(module, name, None)
     if not callable(function):
-        raise TeacherError(f"{place} has no function {name}: check what stands after the colon in {spec}")
+        there = [each for each, value in vars(module).items() if inspect.isfunction(value)]
+        advice = did_you_mean(name, there, f"check what stands after the colon in {spec}")
+        raise TeacherError(f"{place} has no function {name}: {advice}")
     return function
 
 

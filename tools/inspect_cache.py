@@ -13,7 +13,7 @@ from typing import Any, Literal
 import click
 from rich.console import Console
 
-from teacher_cache.audit.names import file_stem, find_sample
+from teacher_cache.audit.names import chosen_sample, file_stem
 from teacher_cache.audit.recipes import VIEWS_SAMPLED
 from teacher_cache.audit.tables import (
     ROWS_SHOWN,
@@ -166,7 +166,7 @@ def confusions(store: str, of_class: str | None, limit: int, as_json: bool) -> N
 
 
 @main.command()
-@click.argument("sample", metavar="SHARD/KEY")
+@click.argument("sample", metavar="SAMPLE")
 @click.option("--out", type=click.Path(path_type=Path), help="The sheet's file.  [default: SHARD_KEY.png here]")
 @click.option(
     "--limit",
@@ -183,17 +183,18 @@ def sample(
 ) -> None:
     """A sample, and a sheet (PNG) of its image with the crops and all its views with their labels.
 
-    SHARD may be left out where one shard only has the key.
+    SAMPLE is SHARD/KEY, a KEY that one shard only has, or the sample's number in the store's index, from 0 on. A key
+    that looks like a number comes before the number.
 
     \b
     python tools/inspect_cache.py runs/digits/store sample train-0000.tar/00017
-    python tools/inspect_cache.py runs/digits/store sample 00017 --limit 16 --out 17.png
+    python tools/inspect_cache.py runs/digits/store sample 17 --limit 16 --out 17.png
     """
     from teacher_cache.audit.pictures import contact_sheet, save_png
     from teacher_cache.audit.sample import describe_sample, render_views
 
     opened = _open(store, shards, ops)
-    number = find_sample(opened, sample)
+    number = chosen_sample(opened, sample)
     found = describe_sample(opened, number, limit=limit)
     found |= {"png": None, "digests_differ": []}
     if found["views_missing"] is None:
@@ -206,7 +207,7 @@ def sample(
 
 
 @main.command()
-@click.argument("sample", metavar="SHARD/KEY")
+@click.argument("sample", metavar="SAMPLE")
 @click.argument("number", metavar="VIEW", type=click.IntRange(0))
 @click.option("--out", type=click.Path(path_type=Path), help="The picture's file.  [default: SHARD_KEY_vVIEW.png here]")
 @click.option("--unmixed", is_flag=True, help="Beside it, the sample's own view before mixing and its partner's.")
@@ -229,15 +230,17 @@ def view(
 ) -> None:
     """One view: what was drawn for it, what the teacher said, and the pixels (PNG) that it saw.
 
+    SAMPLE as for `sample`: SHARD/KEY, KEY, or the sample's number.
+
     \b
     python tools/inspect_cache.py runs/digits/store view train-0000.tar/00017 3
-    python tools/inspect_cache.py runs/digits/store view 00017 3 --unmixed --scale 8 --out view.png
+    python tools/inspect_cache.py runs/digits/store view 17 3 --unmixed --scale 8 --out view.png
     """
     from teacher_cache.audit.pictures import save_png, side_by_side
     from teacher_cache.audit.sample import describe_view, render_views
 
     opened = _open(store, shards, ops)
-    chosen = find_sample(opened, sample)
+    chosen = chosen_sample(opened, sample)
     found = describe_view(opened, chosen, number)
     (pictures,) = render_views(opened, chosen, (number,))[1]
     panes = [pictures.mixed]

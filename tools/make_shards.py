@@ -32,6 +32,7 @@ from teacher_cache.classes import CLASSES_FILE, IMAGE_EXTENSIONS, class_rule, re
 from teacher_cache.cli import OneLineErrors
 from teacher_cache.errors import ShardError
 from teacher_cache.files import sync, sync_tree, writing
+from teacher_cache.nearest import did_you_mean
 from teacher_cache.replay.seeds import Stream, derive
 from teacher_cache.shards import expand_shards
 from teacher_cache.shown import shown
@@ -418,9 +419,8 @@ def open_torchvision(name: str, root: Path, split: str | None) -> Any:
     kind: Any = getattr(datasets, name, None)
     is_class = inspect.isclass(kind)
     if not is_class:
-        raise ShardError(
-            f"torchvision has no data set {name!r}: names are spelled as in torchvision.datasets, CIFAR10 or Flowers102"
-        )
+        listing = "names are spelled as in torchvision.datasets, CIFAR10 or Flowers102"
+        raise ShardError(f"torchvision has no data set {name!r}: {did_you_mean(name, datasets.__all__, listing)}")
     parameters = inspect.signature(kind).parameters
     arguments: dict[str, Any] = {"root": root} if "root" in parameters else {}
     if split is not None:
