@@ -438,7 +438,7 @@ def import_function(spec: str) -> Callable[..., Any]:
         raise TeacherError(f"{spec} cannot be imported: {error}") from error
     function = getattr(module, name, None)
     if not callable(function):
-        there = [each for each, value in vars(module).items() if inspect.isfunction(value)]
+        there = [each for each, value in vars(module).items() if inspect.isfunction(value) and each[0] != "_"]
         advice = did_you_mean(name, there, f"check what stands after the colon in {spec}")
         raise TeacherError(f"{place} has no function {name}: {advice}")
     return function

@@ -21,6 +21,7 @@ import torch
 
 from teacher_cache.errors import RenderError, TeacherCacheError
 from teacher_cache.index import BlockPlace
+from teacher_cache.memory import shared_memory_lacking
 from teacher_cache.processes import GONE, SLICE_S, TIMEOUT_S, Child, Connection, Processes, wait_for
 from teacher_cache.replay.block import BLOCK_SAMPLES, DecodedBlock, ReplayedBlock, open_block, replay_view
 from teacher_cache.replay.header import MAX_PIXELS
@@ -379,12 +380,5 @@ def _takes_more(connection: Connection) -> bool:
 
 
 def _check_shared_memory(num_bytes: int, what: str, advice: str) -> None:
-    if not os.path.isdir("/dev/shm"):
-        return
-    free = os.statvfs("/dev/shm")
-    free_bytes = free.f_bavail * free.f_frsize
-    if num_bytes > free_bytes:
-        raise RenderError(
-            f"{what} need {num_bytes / 1e6:.0f} MB of shared memory, /dev/shm has "
-            f"{free_bytes / 1e6:.0f} MB free: {advice}, or enlarge /dev/shm (docker: --shm-size)"
-        )
+    if lacking := shared_memory_lacking(num_bytes, what):
+        raise RenderError(f"{lacking}: {advice}, or enlarge /dev/shm (docker: --shm-size)")

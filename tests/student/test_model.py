@@ -202,7 +202,7 @@ def test_a_function_in_a_file_may_have_two_heads(model_file: str) -> None:
         (["model=student.convnet:small_convnet", "model_args={}", "drop_path=0.1"], "takes no drop_path_rate"),
         (
             ["model=student.convnet:large_convnet"],
-            "has no function large_convnet: did you mean 'small_convnet'",
+            "has no function large_convnet: did you mean 'cifar_convnet' or 'small_convnet'",
         ),
     ],
 )
