@@ -16,6 +16,7 @@ from student.faults import Fault, all_mends
 from teacher_cache.cli import OneLineErrors
 from teacher_cache.errors import CheckpointError
 from teacher_cache.options import device_option, rank_timeout_option, worker_timeout_option
+from teacher_cache.recognise import is_run, what_is
 from teacher_cache.settings import read_json
 from teacher_cache.terminal import say, say_json, say_lines, table, terminal
 from teacher_cache.threads import wait_asleep
@@ -405,17 +406,27 @@ def export(
 @click.argument("runs", nargs=-1, required=True, metavar="[NAME=]RUN...")
 def results(runs: tuple[str, ...]) -> None:
     """One table of the final accuracy of finished runs."""
-    found = {}
+    found, wrong = {}, []
     for run in runs:
         name, _, folder = run.rpartition("=")
-        found[name or Path(folder).name] = _final_accuracy(Path(folder, "results.json"))
+        try:
+            found[name or Path(folder).name] = _final_accuracy(Path(folder, "results.json"))
+        except CheckpointError as error:
+            wrong.append(str(error))
+    for message in wrong:
+        say(f"error: {message}", err=True)
+    if wrong:
+        sys.exit(1)
     terminal().print(accuracy_table(found))
 
 
 def _final_accuracy(path: Path) -> dict[str, dict[str, float]]:
     """Head -> {"top1", "top5"} of a results.json. Raises CheckpointError."""
+    run = path.parent
+    if run.is_dir() and is_run(run) and not path.is_file():
+        raise CheckpointError(f"{run} has no {path.name}: its training is not finished; run its command again")
     if not path.is_file():
-        raise CheckpointError(f"{path.parent} has no {path.name}: its training is not finished")
+        raise CheckpointError(f"{run} is no run, {what_is(run)}: name the --out of a training")
     advice = "run the training's command again, it writes the file anew"
     results = read_json(path, str(path), CheckpointError, advice)
     found = results.get("accuracy") if isinstance(results, dict) else None

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from teacher_cache.errors import StoreError, TeacherCacheError
-from teacher_cache.options import device_option, rank_timeout_option, worker_timeout_option
+from teacher_cache.options import FiniteRange, device_option, rank_timeout_option, worker_timeout_option
 from teacher_cache.progress import counting_bar, filling_bar
 from teacher_cache.shown import MESSAGE, listed, shown
 from teacher_cache.terminal import line, say, say_json, say_lines, table, terminal, warn
@@ -326,6 +326,9 @@ def extend(store_path: str, views: int) -> None:
     before = store.views
     store.extend(views)
     _say_rounded(views, store.views, store.group)
+    if store.views == before:
+        say(f"{store_path} has {before} views already: nothing is added; `teacher-cache status` says what is labelled")
+        return
     say(f"{store_path}: {before} -> {store.views} views; `teacher-cache fill --store {store_path}` labels them")
 
 
@@ -346,7 +349,7 @@ def status(store_path: str, as_json: bool) -> None:
 
 @main.command()
 @click.argument("store_path")
-@click.option("--fraction", default=0.01, type=click.FloatRange(0, 1), help="Share of blocks to render again.")
+@click.option("--fraction", default=0.01, type=FiniteRange(0, 1), help="Share of blocks to render again.")
 @click.option("--seed", default=0, type=click.IntRange(0), help="Which blocks.")
 @click.option("--teacher", help="Label again too, with this teacher.")
 @click.option("--checkpoint", help="Its weights; alone, for the teacher that the store names.")
@@ -371,16 +374,20 @@ def verify(
 ) -> None:
     """Check every record; render, and with --teacher label, a random fraction again. Exits with 1 on a difference."""
     from teacher_cache.places import open_moved
+    from teacher_cache.status import check_committed
+
+    store = open_moved(store_path, shards, ops=ops)
+    check_committed(store)
+
     from teacher_cache.teacher import TeacherSettings, check_same_teacher, open_teacher
     from teacher_cache.verify import verify as verify_store
     from teacher_cache.workers import share_cores
 
     share_cores(workers)
-    store = open_moved(store_path, shards, ops=ops)
     opened, same_kind = None, True
     if teacher is not None or checkpoint is not None:
         if store.teacher is None:
-            raise StoreError(f"{store_path} is not filled yet: there are no labels to compare")
+            raise StoreError(f"{store_path} names no teacher: its labels were not made by `teacher-cache fill`")
         settings = TeacherSettings(teacher, checkpoint, device=device, dtype=dtype)
         opened = open_teacher(
             settings,

@@ -10,7 +10,8 @@ import os
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date, time
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -22,6 +23,7 @@ from teacher_cache.nearest import did_you_mean
 from teacher_cache.shown import shown
 
 Settings = TypeVar("Settings", bound=BaseModel)
+Pairs = list[tuple[str, Any]]
 
 SMALLEST, LARGEST = 2.0**-126, 2.0**128 * (1 - 2.0**-24)  # float32, in full precision
 
@@ -75,7 +77,7 @@ def read_settings_text(
 def read_json(path: str | os.PathLike[str], what: str, error_type: type[TeacherCacheError], advice: str) -> Any:
     """The plain values of a JSON file. what names it in messages, advice is their end. Raises error_type."""
     try:
-        return _plain_json(_read_text(Path(path), MAX_JSON_BYTES))
+        return _plain_json(_read_text(Path(path), MAX_JSON_BYTES), names=_each_once)
     except (OSError, ValueError, RecursionError) as error:
         raise error_type(f"{what} cannot be read ({_reason(error)}): {advice}") from None
 
@@ -223,11 +225,26 @@ def _has_surrogates(text: str) -> bool:
     return any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
-def _plain_json(text: str) -> Any:
-    """Raises ValueError or RecursionError."""
-    values = json.loads(text, parse_constant=lambda word: _refuse(f"{word} is no JSON"), parse_int=_integer)
+def _plain_json(text: str, *, names: Callable[[Pairs], dict[str, Any]] = dict) -> Any:
+    """Raises ValueError or RecursionError. names: what makes an object of its names and values."""
+    values = json.loads(
+        text,
+        parse_constant=lambda word: _refuse(f"{word} is no JSON"),
+        parse_int=_integer,
+        object_pairs_hook=names,
+    )
     check_plain(values)
     return values
+
+
+def _each_once(pairs: Pairs) -> dict[str, Any]:
+    """An object in which no name stands twice, of which json keeps the last alone."""
+    several = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+    if several:
+        named = ", ".join(f"'{shown(name)}'" for name in several[:3])
+        more = f" and {len(several) - 3} more" if len(several) > 3 else ""
+        _refuse(f"of its {len(pairs):,} names {named}{more} {'stand' if several[1:] else 'stands'} more than once")
+    return dict(pairs)
 
 
 def _integer(digits: str) -> int:

@@ -56,6 +56,7 @@ from teacher_cache.published import (
     read_published,
     sweep_unpublished,
 )
+from teacher_cache.recognise import is_part, is_store, meant, what_is
 from teacher_cache.replay.block import BLOCK_SAMPLES
 from teacher_cache.replay.header import MAX_PIXELS
 from teacher_cache.replay.policy import Policy
@@ -185,16 +186,17 @@ class Store:
         path = Path(path)
         check_local(path)
         if not path.exists():
-            raise StoreError(f"there is no store at {path}: make one with `teacher-cache index SHARDS --store {path}`")
-        if not (path / "zarr.json").is_file():
-            raise StoreError(f"{path} is not a store (it has no zarr.json): check --store")
+            make = f"make one with `teacher-cache index SHARDS --store {path}`"
+            raise StoreError(f"there is no store at {path}{meant(path)}: {make}")
+        if not (path / "zarr.json").is_file() or (not is_store(path) and is_part(path)):
+            raise StoreError(f"{path} is not a store, {what_is(path)}")
         try:
             root = zarr.open_group(str(path), mode="r+" if writable else "r", zarr_format=3, use_consolidated=False)
             settings = dict(root.attrs).get("teacher_cache")
         except Exception as error:
             raise _damaged_metadata(path, error) from error
         if not isinstance(settings, dict):
-            raise StoreError(f"{path} is a Zarr group but not a store of teacher labels: check --store")
+            raise StoreError(f"{path} is not a store, {what_is(path)}")
         check_schema(path, settings)
         try:
             check_seal(path, settings)

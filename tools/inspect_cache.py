@@ -27,9 +27,10 @@ from teacher_cache.audit.tables import (
     show_view,
 )
 from teacher_cache.cli import OneLineErrors
-from teacher_cache.options import worker_timeout_option
+from teacher_cache.options import FiniteRange, worker_timeout_option
 from teacher_cache.places import open_moved
 from teacher_cache.progress import step_bars
+from teacher_cache.status import check_committed
 from teacher_cache.store import Store
 from teacher_cache.terminal import say_json, terminal
 
@@ -114,7 +115,7 @@ def summary(store: str, views_sampled: int, seed: int, shards: tuple[str, ...], 
 @main.command()
 @click.option("--class", "of_class", metavar="NAME", help="Only samples of this class.")
 @click.option("--shard", metavar="NAME", help="Only samples of this shard.")
-@click.option("--margin", type=click.FloatRange(-1, 1), help="Only where another label leads the own class by so much.")
+@click.option("--margin", type=FiniteRange(-1, 1), help="Only where another label leads the own class by so much.")
 @click.option("--limit", default=ROWS_SHOWN, type=click.IntRange(1), show_default=True, help="Rows of each list.")
 @_json_option
 @click.pass_obj
@@ -132,7 +133,7 @@ def disagreements(
     """
     from teacher_cache.audit.disagreements import disagreements as find
 
-    opened = Store.open(store)
+    opened = _filled(Store.open(store))
     with step_bars("reading labels", "drawing mixes") as (on_labels, on_plans):
         report = find(
             opened,
@@ -159,7 +160,7 @@ def confusions(store: str, of_class: str | None, limit: int, as_json: bool) -> N
     """
     from teacher_cache.audit.confusions import confusions as find
 
-    opened = Store.open(store)
+    opened = _filled(Store.open(store))
     with step_bars("reading labels") as (on_labels,):
         report = find(opened, limit=limit, of_class=of_class, on_progress=on_labels)
     _print(report, as_json, lambda found, console: show_confusions(found, console, limit))
@@ -268,7 +269,9 @@ def compare(store: str, other: str, limit: int, as_json: bool) -> None:
     from teacher_cache.audit.compare import compare as compare_stores
 
     with step_bars("reading labels") as (on_labels,):
-        report = compare_stores(Store.open(store), Store.open(other), limit=limit, on_progress=on_labels)
+        report = compare_stores(
+            _filled(Store.open(store)), _filled(Store.open(other)), limit=limit, on_progress=on_labels
+        )
     _print(report, as_json, show_comparison)
 
 
@@ -289,7 +292,7 @@ def export(store: str, out: str, rows: Literal["views", "samples"], as_json: boo
     from teacher_cache.audit.export import export as write
 
     with step_bars("writing") as (on_rows,):
-        report = write(Store.open(store), out, rows, on_progress=on_rows)
+        report = write(_filled(Store.open(store)), out, rows, on_progress=on_rows)
     _print(report, as_json, lambda found, console: say(console, f"{found['out']}: {found['written']:,} rows"))
 
 
@@ -298,7 +301,7 @@ def export(store: str, out: str, rows: Literal["views", "samples"], as_json: boo
 @click.option(
     "--max-megabytes",
     default=10.0,
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, min_open=True),
     show_default=True,
     help="The page is smaller: pictures are left out, and it says how many.",
 )
@@ -335,7 +338,7 @@ def report(
     """
     from teacher_cache.audit.report import write_report
 
-    opened = _open(store, shards, ops)
+    opened = _filled(_open(store, shards, ops))
     steps = ("reading labels", "drawing mixes", "drawing recipes", "rendering views")
     with step_bars(*steps) as (on_labels, on_plans, on_recipes, on_pictures):
         found = write_report(
@@ -362,6 +365,12 @@ def report(
 def _open(store: str, shards: tuple[str, ...], ops: str | None) -> Store:
     """What needs own operations asks for --ops itself: recipes do not."""
     return open_moved(store, shards, ops=ops) if shards or ops is not None else Store.open(store)
+
+
+def _filled(store: Store) -> Store:
+    """The store, where it holds labels to tell of."""
+    check_committed(store)
+    return store
 
 
 def _print(found: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any], Console], None]) -> None:
