@@ -47,7 +47,10 @@ def _training_options(default_recipe: str | None = None) -> Callable[[Callable[.
         ),
         click.option("--val", multiple=True, help="Validation shards; may be repeated."),
         click.option(
-            "--out", required=True, type=click.Path(path_type=Path), help="Folder of the run; the same one resumes."
+            "--out",
+            required=True,
+            type=click.Path(path_type=Path, readable=False),
+            help="Folder of the run; the same one resumes.",
         ),
         click.option(
             "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe setting: epochs=100."
@@ -362,7 +365,9 @@ def evaluate(
 @click.option("--model", "model_name", help=MODEL_HELP)
 @click.option("--ema", is_flag=True, help="The moving average of the weights.")
 @click.option("--format", "file_format", required=True, type=click.Choice(["safetensors", "onnx", "torch-export"]))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="*.safetensors, *.onnx or *.pt2.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path, readable=False), help="*.safetensors, *.onnx or *.pt2."
+)
 @click.option(
     "--outputs", type=click.Choice(["fused", "heads"]), default="fused", help="Of a graph: scores, or logits by head."
 )

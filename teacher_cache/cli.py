@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from teacher_cache.errors import StoreError, TeacherCacheError
+from teacher_cache.files import describe_os_error
 from teacher_cache.options import FiniteRange, device_option, rank_timeout_option, worker_timeout_option
 from teacher_cache.progress import counting_bar, filling_bar
 from teacher_cache.shown import MESSAGE, listed, shown
@@ -46,7 +47,7 @@ def one_line_errors() -> Iterator[None]:
         raise
     except OSError as error:
         if not _is_of_printing(error):
-            say(f"error: {_describe(error)}", err=True)
+            say(f"error: {describe_os_error(error)}", err=True)
         elif not isinstance(error, BrokenPipeError):
             say(f"error: standard output cannot be written ({error.strerror}): send it elsewhere", err=True)
     except KeyboardInterrupt:
@@ -74,13 +75,6 @@ def _is_of_printing(error: OSError) -> bool:
         return False
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return True
-
-
-def _describe(error: OSError) -> str:
-    """What the system says, of which file, and what to do."""
-    said = error.strerror or str(error) or type(error).__name__
-    where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes | os.PathLike) else ""
-    return f"{where}{said}; see to it, then run the same command again: what was committed is kept"
 
 
 @click.group(cls=OneLineErrors, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})

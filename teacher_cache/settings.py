@@ -19,6 +19,7 @@ from typing import Any, NoReturn, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from teacher_cache.errors import TeacherCacheError
+from teacher_cache.files import reading_advice
 from teacher_cache.nearest import did_you_mean
 from teacher_cache.shown import shown
 
@@ -68,7 +69,8 @@ def read_settings_text(
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise error_type(
-            f"{what} {shown(name_or_path, SHOWN_PATH)} cannot be read: {_reason(error)}: correct the file"
+            f"{what} {shown(name_or_path, SHOWN_PATH)} cannot be read: {_reason(error)}: "
+            + reading_advice(error, "correct the file")
         ) from None
     values.setdefault("name", path.stem)
     return values, text
@@ -79,7 +81,7 @@ def read_json(path: str | os.PathLike[str], what: str, error_type: type[TeacherC
     try:
         return _plain_json(_read_text(Path(path), MAX_JSON_BYTES), names=_each_once)
     except (OSError, ValueError, RecursionError) as error:
-        raise error_type(f"{what} cannot be read ({_reason(error)}): {advice}") from None
+        raise error_type(f"{what} cannot be read ({_reason(error)}): {reading_advice(error, advice)}") from None
 
 
 def parse_json(content: str | bytes, what: str, error_type: type[TeacherCacheError], advice: str) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from teacher_cache.errors import StoreError
+from teacher_cache.files import fail
 from teacher_cache.schema import SCHEMA
 from teacher_cache.store import Store
 from teacher_cache.unit import RECORD_FIELDS
@@ -89,4 +90,4 @@ def status(store: Store) -> dict[str, Any]:
 
 
 def _bytes_under(folder: Path) -> int:
-    return sum(os.path.getsize(f"{top}/{file}") for top, _, files in os.walk(folder) for file in files)
+    return sum(os.path.getsize(f"{top}/{file}") for top, _, files in os.walk(folder, onerror=fail) for file in files)

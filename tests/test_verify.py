@@ -59,9 +59,7 @@ def test_all_means_all_and_nothing_nothing() -> None:
 
 def test_a_store_with_nothing_in_it_is_not_sound(tmp_path: Path) -> None:
     store = make_store(tmp_path / "s")
-    with pytest.raises(
-        StoreError, match=r"nothing is committed in .*, 10 units wait for labels: run `"
-    ):
+    with pytest.raises(StoreError, match=r"nothing is committed in .*, 10 units wait for labels: run `"):
         verify(store, 1.0)
     for more in ((), ("--fraction", "0"), ("--teacher", "resnet10t")):
         told = CliRunner().invoke(main, ["verify", str(store.path), *more])

@@ -77,7 +77,7 @@ def _sampling_options(command: Decorated) -> Decorated:
 
 
 @click.group(cls=_Commands, subcommand_metavar="[COMMAND [ARGS]...]")
-@click.argument("store", type=click.Path())
+@click.argument("store", type=click.Path(readable=False))
 @click.pass_context
 def main(ctx: click.Context, store: str) -> None:
     """Look into STORE. Without a command: its summary.
@@ -168,7 +168,9 @@ def confusions(store: str, of_class: str | None, limit: int, as_json: bool) -> N
 
 @main.command()
 @click.argument("sample", metavar="SAMPLE")
-@click.option("--out", type=click.Path(path_type=Path), help="The sheet's file.  [default: SHARD_KEY.png here]")
+@click.option(
+    "--out", type=click.Path(path_type=Path, readable=False), help="The sheet's file.  [default: SHARD_KEY.png here]"
+)
 @click.option(
     "--limit",
     default=VIEWS_ON_A_SHEET,
@@ -210,7 +212,11 @@ def sample(
 @main.command()
 @click.argument("sample", metavar="SAMPLE")
 @click.argument("number", metavar="VIEW", type=click.IntRange(0))
-@click.option("--out", type=click.Path(path_type=Path), help="The picture's file.  [default: SHARD_KEY_vVIEW.png here]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, readable=False),
+    help="The picture's file.  [default: SHARD_KEY_vVIEW.png here]",
+)
 @click.option("--unmixed", is_flag=True, help="Beside it, the sample's own view before mixing and its partner's.")
 @click.option(
     "--scale", default=1, type=click.IntRange(1, 32), show_default=True, help="Enlarge every pixel to a square."
@@ -253,7 +259,7 @@ def view(
 
 
 @main.command()
-@click.argument("other", metavar="OTHER_STORE", type=click.Path())
+@click.argument("other", metavar="OTHER_STORE", type=click.Path(readable=False))
 @click.option("--limit", default=ROWS_SHOWN, type=click.IntRange(1), show_default=True, help="Rows of each list.")
 @_json_option
 @click.pass_obj
@@ -276,7 +282,7 @@ def compare(store: str, other: str, limit: int, as_json: bool) -> None:
 
 
 @main.command()
-@click.option("--out", required=True, type=click.Path(), help="A file that ends in .parquet or .csv.")
+@click.option("--out", required=True, type=click.Path(readable=False), help="A file that ends in .parquet or .csv.")
 @click.option("--rows", default="views", type=click.Choice(["views", "samples"]), show_default=True)
 @_json_option
 @click.pass_obj
@@ -297,7 +303,7 @@ def export(store: str, out: str, rows: Literal["views", "samples"], as_json: boo
 
 
 @main.command()
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The page's file.")
+@click.option("--out", required=True, type=click.Path(path_type=Path, readable=False), help="The page's file.")
 @click.option(
     "--max-megabytes",
     default=10.0,

@@ -358,7 +358,7 @@ def test_missing_labels_stop_before_anything_is_rendered(tmp_path: Path, monkeyp
     with pytest.raises(MissingLabelError, match=rf"1040 of the 1040 labels .*train-0000.tar, views 0 to 1: {command}"):
         make_loader(store, epochs=4)
     fill_store(store, views=range(2))
-    command = f"run `teacher-cache fill --store {store.path} --views 2:4`"
+    command = f"--views-used 2, or run `teacher-cache fill --store {store.path} --views 2:4`"
     with pytest.raises(MissingLabelError, match=rf"520 of the 1040 labels .*, views 2 to 3: {command}"):
         make_loader(store, epochs=4)
     make_loader(store, epochs=4, views_in_use=2)
