@@ -249,21 +249,29 @@ def fill(
     only_estimate: bool,
 ) -> None:
     """Label the views that have no label yet. Run it again to go on; under torchrun every rank takes units."""
-    from teacher_cache.fill import FillOptions, may_differ
-    from teacher_cache.fill import fill as fill_store
-    from teacher_cache.job import join_job
     from teacher_cache.places import open_moved
-    from teacher_cache.teacher import TeacherSettings, check_same_teacher, open_teacher
-    from teacher_cache.workers import share_cores
+    from teacher_cache.teacher_settings import TeacherSettings, check_as_stored, check_settings
 
-    job = join_job(rank_timeout_s)
     store = open_moved(store_path, shards, ops=ops, writable=True)
-    views = _view_range(store, view_range, loud=job.rank == 0)
+    views = _view_range(store, view_range, loud=os.environ.get("RANK", "0") == "0")
     settings = TeacherSettings(
         *(teacher, checkpoint, _numbers(mean), _numbers(std), input_size, device, dtype, batch_size, compiled),
         topk=topk,
         tau=tau,
     )
+    known = store.teacher
+    check_settings(settings, known or {}, store.num_classes)
+    if known is not None:
+        check_as_stored(settings, known)
+
+    # what needs torch, seconds to import, comes only now
+    from teacher_cache.fill import FillOptions, may_differ
+    from teacher_cache.fill import fill as fill_store
+    from teacher_cache.job import join_job
+    from teacher_cache.teacher import check_same_teacher, open_teacher
+    from teacher_cache.workers import share_cores
+
+    job = join_job(rank_timeout_s)
     opened = open_teacher(
         settings,
         num_classes=store.num_classes,
