@@ -34,6 +34,7 @@ from teacher_cache.settings import (
     below_one,
     in_float32,
     parse_override,
+    parse_overrides,
     put_setting,
     read_settings_text,
     shipped,
@@ -199,8 +200,7 @@ def _read_recipe(
     values: dict[str, Any] = {}
     for file in files:
         values |= file.values
-    for override in overrides:
-        key, value = parse_override(override, RecipeError)
+    for key, value in parse_overrides(overrides, RecipeError):
         given = key == "model" and isinstance(value, str)
         put_setting(values, key, GivenModel(value) if given else value, RecipeError)
     return validated(Recipe, values, f"recipe {name_or_path}", RecipeError, listing=_LISTING, context=context)

@@ -112,6 +112,19 @@ def parse_override(override: str, error_type: type[TeacherCacheError]) -> tuple[
     return key, value
 
 
+def parse_overrides(overrides: Sequence[str], error_type: type[TeacherCacheError]) -> list[tuple[str, Any]]:
+    """parse_override of each; one error for all that are none. Raises error_type."""
+    found, wrong = [], []
+    for override in overrides:
+        try:
+            found.append(parse_override(override, error_type))
+        except error_type as error:
+            wrong.append(str(error))
+    if wrong:
+        raise error_type("; ".join(wrong))
+    return found
+
+
 def put_setting(values: dict[str, Any], key: str, value: Any, error_type: type[TeacherCacheError]) -> None:
     """Set a dotted key in place; sections that are absent, or were removed, are made. Raises error_type."""
     *sections, name = key.split(".")

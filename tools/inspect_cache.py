@@ -186,8 +186,8 @@ def sample(
 ) -> None:
     """A sample, and a sheet (PNG) of its image with the crops and all its views with their labels.
 
-    SAMPLE is SHARD/KEY, a KEY that one shard only has, or the sample's number in the store's index, from 0 on. A key
-    that looks like a number comes before the number.
+    SAMPLE is SHARD/KEY, or a KEY that one shard only has; or a number from 0 on, in the store's index or as
+    SHARD/NUMBER in that shard. A key that looks like a number comes before the number.
 
     \b
     python tools/inspect_cache.py runs/digits/store sample train-0000.tar/00017

@@ -40,15 +40,22 @@ def find_sample(store: Store, name: str) -> int:
 
 
 def chosen_sample(store: Store, text: str) -> int:
-    """The sample that the command line names: as find_sample has it, or else by its number in the index, from 0 on.
+    """The sample that the command line names: as find_sample has it, or else by its number from 0 on, in the index, or
+    as SHARD/NUMBER in that shard.
 
     So a key that looks like a number comes before the number.
     """
+    index = store.index
     try:
         return find_sample(store, text)
     except MissingSampleError:
-        if text.isascii() and text.isdecimal() and len(text) < 20 and int(text) < store.index.num_samples:
-            return int(text)
+        shard, slash, number = text.rpartition("/")
+        first, stop = 0, index.num_samples
+        if slash:
+            at = next((number for number, entry in enumerate(index.shards) if entry.name == shard), None)
+            first, stop = (0, 0) if at is None else index.starts[at : at + 2].tolist()
+        if number.isascii() and number.isdecimal() and len(number) < 20 and first + int(number) < stop:
+            return first + int(number)
         raise
 
 

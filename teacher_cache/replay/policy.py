@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from teacher_cache.errors import PolicyError
 from teacher_cache.nearest import did_you_mean
 from teacher_cache.replay.operations import OperationsFile, OwnOperation
-from teacher_cache.settings import in_float32, parse_override, put_setting, read_settings, shipped, validated
+from teacher_cache.settings import in_float32, parse_overrides, put_setting, read_settings, shipped, validated
 from teacher_cache.shown import shown
 
 POLICY_VERSION = 2  # of the pixels too: what a release renders otherwise than the one before has another version
@@ -48,6 +48,8 @@ TAKEN_NAMES = frozenset(
         *("TranslateX", "TranslateY", "Desaturate", "GaussianBlur", "GaussianBlurRand"),
     }
 )
+
+_OPERATIONS_ARE = "`teacher-cache policies deit` has them all; --ops FILE.py:FUNCTION gives more"
 
 Interpolation = Literal["bicubic", "bilinear"]
 
@@ -213,13 +215,15 @@ class Policy(_Section):
         own = self.own_operations.names if self.own_operations is not None else ()
         if own and self.rand_augment is None:
             raise ValueError("own_operations are RandAugment's, but there is no section rand_augment; add one")
-        for number, name in enumerate(self.rand_augment.operations if self.rand_augment is not None else ()):
-            if name not in OPERATIONS and name not in own:
-                listing = "`teacher-cache policies deit` has them all; --ops FILE.py:FUNCTION gives more"
-                raise ValueError(
-                    f"rand_augment.operations.{number}: no operation {shown(name)!r}: "
-                    + did_you_mean(name, (*OPERATIONS, *own), listing)
-                )
+        known = (*OPERATIONS, *own)
+        unknown = [
+            f"rand_augment.operations.{number}: no operation {shown(name)!r}: "
+            + did_you_mean(name, known, _OPERATIONS_ARE)
+            for number, name in enumerate(self.rand_augment.operations if self.rand_augment is not None else ())
+            if name not in known
+        ]
+        if unknown:
+            raise ValueError("; ".join(unknown))
         return self
 
     def __eq__(self, other: object) -> bool:
@@ -286,8 +290,7 @@ def change_policy(policy: Policy, overrides: Sequence[str], operations: Operatio
 def _overridden(
     values: dict[str, Any], overrides: Sequence[str], operations: OperationsFile | None, where: str
 ) -> Policy:
-    for override in overrides:
-        key, value = parse_override(override, PolicyError)
+    for key, value in parse_overrides(overrides, PolicyError):
         crop = values.get("crop")
         if key == "crop.kind" and isinstance(crop, dict) and crop.get("kind") != value:
             for foreign in ("scale", "ratio", "crop_pct"):  # the settings of the kind that goes

@@ -81,9 +81,12 @@ def test_the_nearest_keys_are_named(tmp_path: Path) -> None:
 def test_a_number_names_a_sample_unless_a_key_looks_like_it(tmp_path: Path) -> None:
     plain = make_store(tmp_path / "s")
     assert [chosen_sample(plain, text) for text in ("0", "17", "330", "3-0007")] == [0, 17, 330, 138]
-    for text in ("331", "-1", "1" * 30, "\u0661", "1.0", "shard-0.tar/17"):
+    for text in ("331", "-1", "1" * 30, "\u0661", "1.0", "shard-1.tar/17", "shard-9.tar/0"):
         with pytest.raises(MissingSampleError, match=r"number, 0 to 330|did you mean"):
             chosen_sample(plain, text)
+    assert [chosen_sample(plain, f"shard-{shard}.tar/{number}") for shard, number in ((0, 129), (1, 0), (3, 7))] == [
+        *(129, 130, 138),
+    ]
     with pytest.raises(MissingSampleError):
         find_sample(plain, "17")
     numbered = [f"{number}".encode() for number in reversed(range(4))]

@@ -121,6 +121,10 @@ def test_a_mix_of_nothing_and_an_absent_file_are_refused(tmp_path: Path) -> None
         load_policy("diet")
     with pytest.raises(PolicyError, match=r"setting flap: did you mean 'flip'\?; unknown setting sise.*has them"):
         load_policy("deit", ["flap=1", "sise=3"])
+    with pytest.raises(PolicyError, match=r"setting 'flap' is not of the form key=value; setting 'sise' is not"):
+        load_policy("deit", ["flap", "size=3", "sise"])
+    with pytest.raises(PolicyError, match=r"\.0: no operation 'Invrt': did .*; .*\.1: no operation 'Rotat': "):
+        load_policy("deit", ["rand_augment.operations=['Invrt','Rotat']"])
     (tmp_path / "broken.toml").write_text("size = ")
     with pytest.raises(PolicyError, match="cannot be read"):
         load_policy(str(tmp_path / "broken.toml"))
