@@ -157,8 +157,8 @@ def model_faults(recipe: Recipe) -> Iterator[Fault]:
     if recipe.model is None:
         yield Fault(
             RecipeError,
-            f"recipe {recipe.name} names no model: it takes that of a checkpoint (`student finetune --checkpoint`)",
-            advice="--set model=NAME",
+            f"recipe {recipe.name} names no model",
+            advice="it takes that of a checkpoint (`student finetune --checkpoint FILE`), or --set model=NAME",
         )
 
 

@@ -213,9 +213,10 @@ def _disk_error(error: OSError, path: str | os.PathLike[str], lost: str) -> Disk
     said, place, other = os.strerror(error.errno) if error.errno else str(error), os.fspath(path), error.filename
     if isinstance(other, str) and not other.startswith(os.path.dirname(place)) and not place.startswith(other):
         said = f"{other}: {said}"  # something else went wrong while it was written
-    elif isinstance(other, str) and os.path.dirname(other) not in (os.path.dirname(place), ""):
-        said = f"{said} in {os.path.dirname(other)}"  # where a file beside it would have been written first
     what_next = _WHAT_NEXT.get(error.errno or 0, "see to it, then run the same command again")
+    shut = os.path.dirname(other) if isinstance(other, str) and error.errno in (errno.EACCES, errno.EPERM) else ""
+    if shut and shut != os.path.dirname(place):
+        what_next = what_next.replace("make it", f"make {shut}")  # where what is published is first written aside
     return DiskError(f"{place} cannot be written ({said}): {lost}; {what_next}")
 
 
