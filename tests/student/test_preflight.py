@@ -213,7 +213,7 @@ def _with(plan: PlanSettings, faults: list[Fault]) -> PlanSettings:
     batch=st.integers(1, 300),
     micro=st.integers(1, 300),
     lr=st.floats(1e-9, 10),
-    min_lr=st.floats(0, 10),
+    min_lr=st.just(0.0) | st.floats(1e-9, 10),
     lr_batch=st.none() | st.integers(1, 1024),
 )
 def test_a_mended_recipe_is_one(
