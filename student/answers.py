@@ -5,10 +5,11 @@ from typing import Any
 
 import torch
 
+from student.faults import refuse
 from student.loader import Batch
 from student.losses import TeacherAnswers, spread_tail
+from student.preflight import online_faults, tau_faults
 from student.recipe import Recipe
-from teacher_cache.errors import RecipeError
 from teacher_cache.prove import check_online
 from teacher_cache.store import Store
 from teacher_cache.teacher import DECIDING_FIELDS, Teacher, TeacherSettings, open_teacher
@@ -22,12 +23,8 @@ class StoredAnswers:
         self.labels = recipe.distill != "none"  # what the loader shall read
         self.soft = recipe.distill == "soft"
         self._num_classes, self._device = store.num_classes, device
-        if self.soft and store.topk and store.tau != recipe.distill_tau:
-            raise RecipeError(
-                f"recipe {recipe.name} distils at distill_tau {recipe.distill_tau:g}, the probabilities of "
-                f"{store.path} are at tau {store.tau:g}: --set distill_tau={store.tau:g}, or fill another "
-                f"store with --tau {recipe.distill_tau:g}"
-            )
+        if self.soft:
+            refuse(tau_faults(store, recipe))
         identity = (store.teacher or {}) if self.labels else {}
         self.weights_sha256: str | None = identity.get("weights_sha256")
         self.topk: int | None = store.topk if self.soft else None
@@ -60,8 +57,7 @@ class OnlineAnswers:
     topk: int | None = None
 
     def __init__(self, store: Store, recipe: Recipe, settings: TeacherSettings) -> None:
-        if recipe.distill == "none":
-            raise RecipeError(f"recipe {recipe.name} does not distil: leave out --teacher, or --set distill=hard")
+        refuse(online_faults(recipe))
         self._stored: dict[str, Any] | None = store.teacher
         self._store = store
         self._teacher = open_teacher(

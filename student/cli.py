@@ -1,22 +1,28 @@
 """`student train | finetune | recipes | evaluate | export | results`."""
 
 import os
+import shlex
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from rich.table import Table
 
+from student.faults import Fault, all_mends
 from teacher_cache.cli import OneLineErrors
 from teacher_cache.errors import CheckpointError
 from teacher_cache.options import device_option, rank_timeout_option, worker_timeout_option
+from teacher_cache.recognise import is_run, what_is
 from teacher_cache.settings import read_json
 from teacher_cache.terminal import say, say_json, say_lines, table, terminal
 from teacher_cache.threads import wait_asleep
+
+if TYPE_CHECKING:
+    from student.trained import Trained
 
 MODEL_HELP = "Model in a file that does not say it, or that names code: timm name, or FILE.py:FUNCTION."
 HEADS = {"class": "class head", "distillation": "distillation head", "fused": "fused"}
@@ -41,7 +47,10 @@ def _training_options(default_recipe: str | None = None) -> Callable[[Callable[.
         ),
         click.option("--val", multiple=True, help="Validation shards; may be repeated."),
         click.option(
-            "--out", required=True, type=click.Path(path_type=Path), help="Folder of the run; the same one resumes."
+            "--out",
+            required=True,
+            type=click.Path(path_type=Path, readable=False),
+            help="Folder of the run; the same one resumes.",
         ),
         click.option(
             "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe setting: epochs=100."
@@ -98,11 +107,15 @@ def finetune(
     The position embedding is resized to the store's views, heads are drawn anew where the classes are others, and
     the model is evaluated before the first step. Signals as for `train`.
     """
-    from student.trained import read_trained
 
-    trained = read_trained(checkpoint, model=model, ema=ema)
-    _say_notes(trained)
-    _train(**settings, code=model, trained=trained, resolution=_resolution(resolution), reset_heads=reset_heads)
+    def read() -> "Trained":
+        from student.trained import read_trained
+
+        trained = read_trained(checkpoint, model=model, ema=ema)
+        _say_notes(trained)
+        return trained
+
+    _train(**settings, code=model, read=read, resolution=_resolution(resolution), reset_heads=reset_heads)
 
 
 def _train(
@@ -125,21 +138,35 @@ def _train(
     teacher_checkpoint: str | None,
     model: str | None = None,
     code: str | None = None,
-    trained: Any = None,
+    read: Callable[[], "Trained"] | None = None,
     resolution: tuple[int, int] | None = None,
     reset_heads: bool = False,
 ) -> None:
-    from student.finetune import adapt, check_resolution
+    from student.preflight import Asked, find_faults
     from student.recipe import load_recipe
-    from student.train import STOPPED, Stopped, TrainOptions, check_policy
-    from student.train import train as train_student
     from teacher_cache.places import open_moved
+
+    recipe = load_recipe(recipe_name, overrides, model=model, code=code, loose=True)
+    store = open_moved(store_path, shards, ops=ops)
+    asked = Asked(
+        out=out,
+        val=val,
+        views_used=views_used,
+        workers=workers,
+        world_size=int(os.environ.get("WORLD_SIZE", "1")),
+        online=bool(teacher or teacher_checkpoint),
+        allow_policy=allow_policy,
+        from_checkpoint=read is not None,
+        resolution=resolution,
+    )
+    _refuse_all(find_faults(store, recipe, asked))
+
+    # what needs torch, seconds to import, comes only now
+    from student.finetune import adapt
+    from student.train import STOPPED, Stopped, TrainOptions
+    from student.train import train as train_student
     from teacher_cache.teacher import TeacherSettings
 
-    recipe = load_recipe(recipe_name, overrides, model=model, code=code)
-    store = open_moved(store_path, shards, ops=ops)
-    check_policy(store, recipe, allow_policy)
-    check_resolution(store, resolution)
     online = TeacherSettings(teacher, teacher_checkpoint) if teacher or teacher_checkpoint else None
     options = TrainOptions(
         *(out, val, views_used, workers, device, on_drift, checkpoint_every_s, online),
@@ -147,8 +174,8 @@ def _train(
         rank_timeout_s=rank_timeout_s,
     )
     initial = None
-    if trained is not None:
-        start = adapt(trained, recipe, store, reset_heads=reset_heads)
+    if read is not None:
+        start = adapt(read(), recipe, store, reset_heads=reset_heads)
         recipe, initial = start.recipe, start.state
         if os.environ.get("RANK", "0") == "0":
             for note in start.notes:
@@ -171,6 +198,20 @@ def _note(message: str) -> None:
     """One line beside what is asked for, of a job's first rank."""
     if os.environ.get("RANK", "0") == "0":
         say(message, err=True)
+
+
+def _refuse_all(faults: Sequence[Fault]) -> None:
+    """Say every fault, a line each, and what mends all of them; end the program where there is one."""
+    if not faults:
+        return
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        for fault in faults:
+            say(f"error: {fault}", err=True)
+        if len(faults) > 1 and (mends := all_mends(faults)):
+            left = sum(not fault.mend for fault in faults)
+            what = f"all but {left} of these" if left else "all of these"
+            say(f"{what} are mended by: {shlex.join(mends)}", err=True)
+    sys.exit(1)
 
 
 def _resolution(text: str | None) -> tuple[int, int] | None:
@@ -324,7 +365,9 @@ def evaluate(
 @click.option("--model", "model_name", help=MODEL_HELP)
 @click.option("--ema", is_flag=True, help="The moving average of the weights.")
 @click.option("--format", "file_format", required=True, type=click.Choice(["safetensors", "onnx", "torch-export"]))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="*.safetensors, *.onnx or *.pt2.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path, readable=False), help="*.safetensors, *.onnx or *.pt2."
+)
 @click.option(
     "--outputs", type=click.Choice(["fused", "heads"]), default="fused", help="Of a graph: scores, or logits by head."
 )
@@ -368,17 +411,27 @@ def export(
 @click.argument("runs", nargs=-1, required=True, metavar="[NAME=]RUN...")
 def results(runs: tuple[str, ...]) -> None:
     """One table of the final accuracy of finished runs."""
-    found = {}
+    found, wrong = {}, []
     for run in runs:
         name, _, folder = run.rpartition("=")
-        found[name or Path(folder).name] = _final_accuracy(Path(folder, "results.json"))
+        try:
+            found[name or Path(folder).name] = _final_accuracy(Path(folder, "results.json"))
+        except CheckpointError as error:
+            wrong.append(str(error))
+    for message in wrong:
+        say(f"error: {message}", err=True)
+    if wrong:
+        sys.exit(1)
     terminal().print(accuracy_table(found))
 
 
 def _final_accuracy(path: Path) -> dict[str, dict[str, float]]:
     """Head -> {"top1", "top5"} of a results.json. Raises CheckpointError."""
+    run = path.parent
+    if run.is_dir() and is_run(run) and not path.is_file():
+        raise CheckpointError(f"{run} has no {path.name}: its training is not finished; run its command again")
     if not path.is_file():
-        raise CheckpointError(f"{path.parent} has no {path.name}: its training is not finished")
+        raise CheckpointError(f"{run} is no run, {what_is(run)}: name the --out of a training")
     advice = "run the training's command again, it writes the file anew"
     results = read_json(path, str(path), CheckpointError, advice)
     found = results.get("accuracy") if isinstance(results, dict) else None

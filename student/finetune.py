@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from student.model import build_model, patch_grid, resize_positions
 from student.recipe import Recipe
 from student.trained import Trained
-from teacher_cache.errors import CheckpointError, RecipeError
+from teacher_cache.errors import CheckpointError
 from teacher_cache.state_dict import background_class, check_distilled, copy_state, load_state
 from teacher_cache.store import Store
 
@@ -56,19 +56,6 @@ def with_model_of(trained: Trained, recipe: Recipe) -> Recipe:
         return recipe.model_copy(update={"token_init_std": None})
     model_args = {**trained.model_args, **recipe.model_args}
     return recipe.model_copy(update={"model": trained.model, "model_args": model_args, "token_init_std": None})
-
-
-def check_resolution(store: Store, resolution: tuple[int, int] | None) -> None:
-    """Refuse, with RecipeError, another resolution (H, W) than that of the store's views."""
-    if resolution is None or resolution == store.policy.size:
-        return
-    height, width = resolution
-    size = str(height) if height == width else f"[{height},{width}]"
-    raise RecipeError(
-        f"--resolution is {height} x {width}, views of {store.path} are {store.policy.size[0]} x "
-        f"{store.policy.size[1]}: make a store of that size, `teacher-cache index --like {store.path} "
-        f"--set size={size} --views N --store OTHER`"
-    )
 
 
 def fit_positions(state: dict[str, Tensor], model: nn.Module, trained: Trained, recipe: Recipe) -> str | None:

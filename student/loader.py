@@ -5,13 +5,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from student.faults import refuse
 from student.plan import (
     Blocks,
     BlockTask,
@@ -23,12 +23,14 @@ from student.plan import (
     epoch_plan,
     epoch_steps,
     pass_blocks,
+    pool_rows,
     reuse_warning,
     views_needed,
 )
+from student.preflight import label_faults, pool_faults, topk_faults
 from teacher_cache.device import Recycled
 from teacher_cache.drift import drift_message
-from teacher_cache.errors import DriftError, MissingLabelError, PlanError, StoreError
+from teacher_cache.errors import DriftError
 from teacher_cache.index import BlockPlace
 from teacher_cache.labels import LabelReader
 from teacher_cache.processes import TIMEOUT_S
@@ -107,11 +109,6 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
         worker_timeout_s: float = TIMEOUT_S,
     ) -> None:
         self.store = store if isinstance(store, Store) else Store.open(store)
-        if views_in_use is not None and not 1 <= views_in_use <= self.store.views:
-            raise PlanError(
-                f"--views-used {views_in_use} is not within the store's 1 to {self.store.views} views: "
-                f"`teacher-cache extend {self.store.path} --views N` adds some"
-            )
         self.settings = PlanSettings(
             seed=seed,
             batch_size=batch_size,
@@ -119,7 +116,7 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
             rank=rank,
             repeats=repeats,
             order=order,
-            views_in_use=views_in_use or self.store.views,
+            views_in_use=self.store.views if views_in_use is None else views_in_use,
             pool_batches=pool_batches,
         )
         self.epochs = epochs
@@ -134,12 +131,12 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
         self.skipped = self.store.skipped()  # as the plan leaves them out: a fill may add to the store's meanwhile
         self._blocks = pass_blocks(self.store.counts, self.skipped)
         self._skipped_positions = skipped_by_block(self._blocks, self.skipped)
-        check_settings(self.settings, self._blocks, self.store.views)
+        check_settings(self.settings, self._blocks, self.store.views, str(self.store.path))
         self.views_needed = views_needed(epochs, repeats, self.settings.views_in_use)
         if soft:
-            self._check_topk()
+            refuse(topk_faults(self.store))
         if self._labels:
-            self._check_labels()
+            refuse(label_faults(self.store, self.views_needed, repeats))
         self._pool: RenderPool | None = None
 
     # -- what the plan says --------------------------------------------------------------------------------------
@@ -170,35 +167,6 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
         if self.views_unchecked:
             text += f"; {self.views_unchecked} were not labelled yet, so not compared"
         return text
-
-    def _check_topk(self) -> None:
-        store = self.store
-        if store.topk:
-            return
-        fill = "`teacher-cache fill --store {} --topk K --tau T`"
-        if store.teacher is None:
-            raise StoreError(f"{store.path} is not filled yet, soft labels are wanted: run {fill.format(store.path)}")
-        raise StoreError(
-            f"{store.path} holds labels alone (topk 0), soft labels are wanted: make another store with "
-            f"`teacher-cache index --like {store.path} --store OTHER` and run {fill.format('OTHER')}"
-        )
-
-    def _check_labels(self) -> None:
-        store = self.store
-        units = store.missing_units(range(len(self.views_needed)))
-        if not units:
-            return
-        lacking = sum(store.unit_rows(unit)[1] for unit in units)
-        num_groups = -(-len(self.views_needed) // store.group)
-        needed = store.index.num_samples * num_groups
-        first = units[0]
-        views = range(store.group_views(first.group).start, store.group_views(units[-1].group).stop)
-        raise MissingLabelError(
-            f"{lacking * store.group} of the {needed * store.group} labels that the plan needs are missing, first "
-            f"those of shard {store.shard_name(first.shard)}, views {store.group_views(first.group).start} to "
-            f"{store.group_views(first.group).stop - 1}: run `teacher-cache fill --store {store.path} "
-            f"--views {views.start}:{views.stop}`"
-        )
 
     # -- iterating -----------------------------------------------------------------------------------------------
 
@@ -260,12 +228,8 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
 
     def _capacity(self) -> int:
         """Rows of pixels to hold: the shuffle pool, the batch being gathered, and what is rendered ahead."""
-        local_batch = self.settings.batch_size // self.settings.world_size
-        ahead = (self._workers + 2) * BLOCK_SAMPLES * self.settings.repeats
-        capacity = self.settings.pool_batches * local_batch + local_batch + ahead
-        height, width = self.store.policy.size
-        _check_memory(capacity * _row_bytes((height, width), self.store.topk if self._soft else 0))
-        return capacity
+        refuse(pool_faults(self.store, self.settings, self._workers, self.store.topk if self._soft else 0))
+        return pool_rows(self.settings, self._workers)
 
     def _tasks_ahead(self) -> int:
         """Tasks that each worker has at once: what a batch takes, one being rendered, one waiting."""
@@ -432,21 +396,3 @@ def skipped_by_block(blocks: Blocks, skipped: np.ndarray) -> dict[int, frozenset
         block = int(np.searchsorted(blocks.first, sample, side="right")) - 1
         found.setdefault(block, set()).add(sample - int(blocks.first[block]))
     return {block: frozenset(positions) for block, positions in found.items()}
-
-
-def _row_bytes(size: tuple[int, int], topk: int) -> int:
-    """What a row of the pool takes: pixels, and 4 bytes each for topk classes and topk + 1 probabilities."""
-    return size[0] * size[1] * 3 + (4 * (2 * topk + 1) if topk else 0)
-
-
-def _check_memory(num_bytes: int) -> None:
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.exists():
-        return
-    fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
-    available = int(fields["MemAvailable"].split()[0]) * 1024
-    if num_bytes > available:
-        raise PlanError(
-            f"the shuffle pool needs {num_bytes / 1e9:.1f} GB of memory in this rank, {available / 1e9:.1f} GB are "
-            "available: lower pool_batches"
-        )

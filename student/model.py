@@ -11,6 +11,8 @@ from timm.layers import resample_abs_pos_embed, trunc_normal_
 from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
 
+from student.faults import refuse
+from student.preflight import model_faults
 from student.recipe import Recipe
 from teacher_cache.errors import RecipeError, TeacherError
 from teacher_cache.model_names import GivenModel
@@ -36,11 +38,8 @@ def build_model(recipe: Recipe, num_classes: int, size: tuple[int, int]) -> nn.M
     distillation head when it returns a pair of logits, in training and in evaluation mode. State dicts are the model's
     own: nothing is wrapped. Raises RecipeError.
     """
-    if recipe.model is None:
-        raise RecipeError(
-            f"recipe {recipe.name} names no model: it takes that of a checkpoint (`student finetune --checkpoint`), "
-            "or --set model=NAME"
-        )
+    refuse(model_faults(recipe))
+    assert recipe.model is not None
     build = _build_from_function if ":" in recipe.model else _build_from_timm
     model = build(recipe.model, recipe, num_classes, size)
     if isinstance(model, VisionTransformerDistilled):

@@ -13,11 +13,13 @@ from typing import Literal
 
 import numpy as np
 
+from student.faults import Fault, refuse
 from teacher_cache.errors import PlanError
 from teacher_cache.replay.block import BLOCK_SAMPLES
 from teacher_cache.replay.seeds import Stream, derive
 
 Order = Literal["apart", "together"]
+STEPS_OFFERED = 8  # of an epoch, under the batch that is offered instead of one that is too large
 
 
 @dataclass(frozen=True)
@@ -119,38 +121,64 @@ def pass_blocks(counts: np.ndarray, skipped: np.ndarray | None = None) -> Blocks
     return Blocks(np.flatnonzero(kept), starts, first, shards, numbers)
 
 
-def check_settings(settings: PlanSettings, blocks: Blocks, store_views: int) -> None:
-    """Refuse, with PlanError, settings that cannot be planned on these blocks."""
-    batch, world_size = settings.batch_size, settings.world_size
-    repeats, views = settings.repeats, settings.views_in_use
+def check_settings(settings: PlanSettings, blocks: Blocks, store_views: int, store: str = "STORE") -> None:
+    """Refuse, with PlanError, settings that cannot be planned on these blocks. store: its path, for messages."""
+    refuse(plan_faults(settings, blocks.num_samples, store_views, store))
+
+
+def plan_faults(settings: PlanSettings, num_samples: int, store_views: int, store: str) -> Iterator[Fault]:
+    """Everything about settings that cannot be planned. What mends one fault is taken for granted in the next."""
+    batch, world_size, repeats, views = (
+        *(settings.batch_size, settings.world_size),
+        *(settings.repeats, settings.views_in_use),
+    )
     if batch < 1 or repeats < 1 or settings.pool_batches < 0:
-        raise PlanError(
-            f"batch {batch}, repeats {repeats} and a pool of {settings.pool_batches} batches cannot be planned: "
-            "batch and repeats start at 1, the pool at 0"
-        )
+        found = f"batch {batch}, repeats {repeats} and a pool of {settings.pool_batches} batches cannot be planned"
+        yield Fault(PlanError, found, advice="batch and repeats start at 1, the pool at 0")
+        return
     if not 0 <= settings.rank < world_size:
-        raise PlanError(f"rank {settings.rank} is not one of {world_size} ranks: ranks count from 0")
-    if batch % world_size:
-        raise PlanError(
-            f"a global batch of {batch} cannot be shared out among {world_size} ranks: "
-            f"choose a multiple of {world_size}, {-(-batch // world_size) * world_size} for instance"
-        )
+        yield Fault(PlanError, f"rank {settings.rank} is not one of {world_size} ranks", advice="ranks count from 0")
     if not 1 <= views <= store_views:
-        raise PlanError(
-            f"{views} views are to be used, the store has {store_views}: use 1 to {store_views}, "
-            "or add views with `teacher-cache extend`"
-        )
-    if repeats > views:
-        raise PlanError(
-            f"{repeats} repeats of a sample need as many views, {views} are in use: "
-            "lower repeats, use more views, or add some with `teacher-cache extend`"
-        )
-    shortest = blocks.num_samples // repeats * repeats  # of the epochs of a pass
-    if shortest < batch:
-        raise PlanError(
-            f"an epoch has {shortest} views ({blocks.num_samples} samples), less than one global batch of {batch}: "
-            "lower batch_size"
-        )
+        found = f"--views-used {views} is not within the store's 1 to {store_views} views"
+        more = f"`teacher-cache extend {store} --views N` adds some"
+        yield Fault(PlanError, found, ("--views-used", str(store_views)), more)
+        views = store_views
+    if (most := min(views, num_samples)) < repeats:
+        found = f"{repeats} repeats of a sample need as many views, {views} are in use"
+        if most < views:
+            found = f"{repeats} repeats are shared out among as many epochs, {num_samples} samples are too few"
+        more = f"use more views; `teacher-cache extend {store} --views N` adds some" if most == views else ""
+        yield Fault(PlanError, found, ("--set", f"repeats={most}"), more)
+        repeats = most
+    yield from _batch_faults(batch, world_size, num_samples, num_samples // max(1, repeats) * repeats)
+
+
+def _batch_faults(batch: int, world_size: int, num_samples: int, shortest: int) -> Iterator[Fault]:
+    """A global batch that ranks do not divide, or that an epoch of `shortest` views does not fill."""
+    if shortest < world_size:
+        found = f"an epoch has {shortest} views ({num_samples} samples), fewer than the {world_size} ranks"
+        yield Fault(PlanError, found, advice="train with fewer ranks, or on more samples")
+        return
+    rounded = -(-batch // world_size) * world_size
+    fitting = rounded if rounded <= shortest else _offered_batch(world_size, shortest)
+    mend = ("--set", f"batch_size={fitting}")
+    if batch % world_size:
+        yield Fault(PlanError, f"a global batch of {batch} cannot be shared out among {world_size} ranks", mend)
+    if shortest < rounded:
+        found = f"an epoch has {shortest} views ({num_samples} samples), less than one global batch of {batch}"
+        yield Fault(PlanError, found, mend)
+
+
+def _offered_batch(world_size: int, shortest: int) -> int:
+    """The largest power of two, times the ranks, of which an epoch has STEPS_OFFERED; one view a rank at least."""
+    each = max(1, shortest // STEPS_OFFERED // world_size)
+    return world_size * 2 ** (each.bit_length() - 1)
+
+
+def pool_rows(settings: PlanSettings, workers: int) -> int:
+    """Views that a rank holds at once: the shuffle pool, the batch being gathered, and what is rendered ahead."""
+    ahead = (workers + 2) * BLOCK_SAMPLES * settings.repeats
+    return settings.pool_batches * settings.local_batch + settings.local_batch + ahead
 
 
 def epoch_steps(settings: PlanSettings, blocks: Blocks, epoch: int) -> int:

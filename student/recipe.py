@@ -7,7 +7,7 @@ file, what stands behind a setting as its comment is its source, which `student 
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
@@ -18,11 +18,13 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationInfo,
     ValidatorFunctionWrapHandler,
     WrapValidator,
     model_validator,
 )
 
+from student.faults import Fault
 from student.plan import num_views_read
 from teacher_cache.errors import RecipeError
 from teacher_cache.model_names import GivenModel, check_usable, is_usable
@@ -32,6 +34,7 @@ from teacher_cache.settings import (
     below_one,
     in_float32,
     parse_override,
+    parse_overrides,
     put_setting,
     read_settings_text,
     shipped,
@@ -119,19 +122,9 @@ class Recipe(BaseModel):
     seed: Seed = 0
 
     @model_validator(mode="after")
-    def _possible(self) -> Self:
-        if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs is {self.warmup_epochs}, training has {self.epochs} epochs: lower it")
-        if self.micro_batch is not None and self.batch_size % self.micro_batch:
-            raise ValueError(
-                f"micro_batch is {self.micro_batch}, which does not divide the batch_size of {self.batch_size}"
-            )
-        peak = self.lr if self.lr_batch is None else self.lr * self.batch_size / self.lr_batch
-        scaled = f"lr {self.lr:g}" if self.lr_batch is None else f"lr {self.lr:g} x batch_size / {self.lr_batch}"
-        if peak > LARGEST:
-            raise ValueError(f"the rate is {peak:g} ({scaled}), which no float32 holds: lower lr")
-        if self.min_lr > peak:
-            raise ValueError(f"min_lr {self.min_lr:g} is above {peak:g} ({scaled}): lower min_lr, or raise lr")
+    def _possible(self, info: ValidationInfo) -> Self:
+        if info.context != _LOOSE and (faults := list(relation_faults(self))):
+            raise ValueError("; ".join(map(str, faults)))
         return self
 
     def to_json(self) -> dict[str, Any]:
@@ -140,7 +133,8 @@ class Recipe(BaseModel):
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Recipe":
         """Raises RecipeError: an unknown or impossible setting."""
-        return validated(cls, values, f"recipe {shown(str(values.get('name', '?')))}", RecipeError)
+        where = f"recipe {shown(str(values.get('name', '?')))}"
+        return validated(cls, values, where, RecipeError, listing=_LISTING)
 
 
 def defaults_taken(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,20 +146,44 @@ def defaults_taken(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def relation_faults(recipe: Recipe) -> Iterator[Fault]:
+    """Settings that are possible alone and not together."""
+    if recipe.warmup_epochs >= recipe.epochs:
+        found = f"warmup_epochs is {recipe.warmup_epochs}, training has {recipe.epochs} epochs"
+        yield Fault(RecipeError, found, ("--set", f"warmup_epochs={recipe.epochs // 5}"))
+    if recipe.micro_batch is not None and recipe.batch_size % recipe.micro_batch:
+        found = f"micro_batch is {recipe.micro_batch}, which does not divide the batch_size of {recipe.batch_size}"
+        divisor = next(n for n in range(recipe.micro_batch, 0, -1) if recipe.batch_size % n == 0)
+        yield Fault(RecipeError, found, ("--set", f"micro_batch={divisor}"))
+    peak = recipe.lr if recipe.lr_batch is None else recipe.lr * recipe.batch_size / recipe.lr_batch
+    scaled = f"lr {recipe.lr:g}" + ("" if recipe.lr_batch is None else f" x batch_size / {recipe.lr_batch}")
+    if peak > LARGEST:
+        yield Fault(RecipeError, f"the rate is {peak:g} ({scaled}), which no float32 holds", advice="lower lr")
+    if recipe.min_lr > peak:
+        found = f"min_lr {recipe.min_lr:g} is above {peak:g} ({scaled})"
+        yield Fault(RecipeError, found, ("--set", f"min_lr={peak / 100:g}"), "raise lr")
+
+
 def shipped_recipes() -> list[str]:
     return shipped(_FOLDER)
 
 
 def load_recipe(
-    name_or_path: str, overrides: Sequence[str] = (), *, model: str | None = None, code: str | None = None
+    name_or_path: str,
+    overrides: Sequence[str] = (),
+    *,
+    model: str | None = None,
+    code: str | None = None,
+    loose: bool = False,
 ) -> Recipe:
     """Read a shipped recipe, or a TOML file, and put `key=value` settings over it.
 
     Keys may be dotted (`model_args.depth=6`), values are TOML, or a bare word; `none` makes a setting absent. model
     takes the place of the recipe's. code does where the file, or a base of it, names code, which only the command line
-    may. Raises RecipeError, which names the setting, or the option that consents to the code.
+    may. loose: settings that do not fit each other pass, for relation_faults to tell. Raises RecipeError, which names
+    the setting, or the option that consents to the code.
     """
-    recipe = _read_recipe(name_or_path, _read_bases(name_or_path), overrides)
+    recipe = _read_recipe(name_or_path, _read_bases(name_or_path), overrides, _LOOSE if loose else None)
     if model is not None:
         return recipe.model_copy(update={"model": GivenModel(model)})
     if recipe.model is None or is_usable(recipe.model):
@@ -176,15 +194,16 @@ def load_recipe(
     return recipe
 
 
-def _read_recipe(name_or_path: str, files: Sequence["_File"], overrides: Sequence[str]) -> Recipe:
+def _read_recipe(
+    name_or_path: str, files: Sequence["_File"], overrides: Sequence[str], context: str | None = None
+) -> Recipe:
     values: dict[str, Any] = {}
     for file in files:
         values |= file.values
-    for override in overrides:
-        key, value = parse_override(override, RecipeError)
+    for key, value in parse_overrides(overrides, RecipeError):
         given = key == "model" and isinstance(value, str)
         put_setting(values, key, GivenModel(value) if given else value, RecipeError)
-    return validated(Recipe, values, f"recipe {name_or_path}", RecipeError)
+    return validated(Recipe, values, f"recipe {name_or_path}", RecipeError, listing=_LISTING, context=context)
 
 
 class Source(NamedTuple):
@@ -253,7 +272,7 @@ def _read_bases(name_or_path: str) -> list[_File]:
     files: list[_File] = []
     wanted: str | None = name_or_path
     while wanted is not None:
-        values, text = read_settings_text(wanted, _FOLDER, "recipe", RecipeError)
+        values, text = read_settings_text(wanted, _FOLDER, "recipe", RecipeError, "`student recipes` lists them all")
         base = values.pop("base", None)
         if not isinstance(base, str | None):
             raise RecipeError(f"recipe {wanted}: base is the name of a recipe, not {shown(repr(base))}")
@@ -276,3 +295,5 @@ def _header(text: str) -> str:
 
 
 _FOLDER = Path(__file__).with_name("recipes")
+_LOOSE = "settings need not fit each other"  # told to the validators
+_LISTING = "`student recipes show NAME` has them all"

@@ -586,15 +586,6 @@ def open_validation(
     )
 
 
-def check_policy(store: Store, recipe: Recipe, allow_policy: bool) -> None:
-    """Refuse, with RecipeError, a store of another policy than the recipe expects."""
-    if recipe.policy is not None and recipe.policy != store.policy.name and not allow_policy:
-        raise RecipeError(
-            f"recipe {recipe.name} expects a store of policy {recipe.policy}, {store.path} has {store.policy.name}: "
-            "index a store with that policy, or say --allow-policy"
-        )
-
-
 def write_results(out: Path, run: Run, accuracy: Accuracy) -> None:
     """Publish results.json: what was trained, on what, and how good it is."""
     results = {

@@ -267,7 +267,7 @@ def _timm_config(name: str) -> dict[str, Any]:
     try:
         check_timm_name(name)
     except TeacherError as error:
-        raise CheckpointError(f"{error}, or the path of a checkpoint") from error
+        raise CheckpointError(f"{error}; or give the path of a checkpoint") from error
     try:
         config = timm.get_pretrained_cfg(name, allow_unregistered=False)
     except RuntimeError as error:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from student.preflight import other_classes
 from teacher_cache.classes import class_rule
 from teacher_cache.errors import ShardError
 from teacher_cache.index import Index
@@ -128,18 +129,7 @@ def index_validation(
         return index
     if index.class_names == numbered and tuple(class_names[: len(numbered)]) == numbered:
         return index  # no names on either side, and the highest class may be absent here
-    differing = next(
-        (
-            f"class {number} is {theirs} there and {ours} here"
-            for number, (theirs, ours) in enumerate(zip(index.class_names, class_names, strict=False))
-            if theirs != ours
-        ),
-        f"{len(index.class_names)} classes there and {len(class_names)} here",
-    )
-    raise ShardError(
-        f"validation shards {listed(patterns)} have other classes than the model ({differing}): "
-        "put the training shards' classes.json beside them"
-    )
+    raise ShardError(str(other_classes(patterns, index.class_names, class_names)))
 
 
 def _join(batches: list[Batch]) -> Batch:

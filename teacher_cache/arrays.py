@@ -11,6 +11,7 @@ import zarr
 import zarr.codecs
 
 from teacher_cache.errors import StoreError
+from teacher_cache.files import fail, raise_unreadable
 from teacher_cache.index import Index
 from teacher_cache.unit import RECORD_FIELDS
 
@@ -105,11 +106,12 @@ def read_whole(root: zarr.Group, store: Path, name: str) -> np.ndarray:
         facts = array_facts(store / name, grows=False)
         lengths = facts["chunk_grid"]["configuration"]["chunk_shape"]
         chunks = math.prod(-(-axis // length) for axis, length in zip(facts["shape"], lengths, strict=True))
-        there = sum(len(files) for _, _, files in os.walk(store / name / "c"))
+        there = sum(len(files) for _, _, files in os.walk(store / name / "c", onerror=fail))
         if there < chunks:
             raise ValueError(f"{there} of its {chunks} chunks are there")
         return np.asarray(open_array(root, name)[:])
     except Exception as error:
+        raise_unreadable(error)
         folder = store / name.partition("/")[0]
         raise StoreError(
             f"{name} of {store} cannot be read ({error}): restore {folder} from a copy, or make a new store"

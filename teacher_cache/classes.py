@@ -55,7 +55,8 @@ class ClassRule:
 
 def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
     """Read a classes file: a JSON list of names in class order, or an object of name -> class, each of 0..n-1 once."""
-    content = read_json(path, f"the classes file {path}", ShardError, "give a JSON list of class names")
+    advice = "give a JSON list of class names, in which one may stand twice"
+    content = read_json(path, f"the classes file {path}", ShardError, advice)
     if isinstance(content, dict):
         if not all(type(c) is int for c in content.values()) or sorted(content.values()) != list(range(len(content))):
             raise ShardError(

@@ -1,4 +1,4 @@
-"""`teacher-cache index | fill | status | verify | extend`."""
+"""`teacher-cache index | fill | extend | status | verify | policies`."""
 
 import os
 import re
@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 import click
 
 from teacher_cache.errors import StoreError, TeacherCacheError
-from teacher_cache.options import device_option, rank_timeout_option, worker_timeout_option
+from teacher_cache.files import describe_os_error
+from teacher_cache.options import FiniteRange, device_option, rank_timeout_option, worker_timeout_option
 from teacher_cache.progress import counting_bar, filling_bar
 from teacher_cache.shown import MESSAGE, listed, shown
 from teacher_cache.terminal import line, say, say_json, say_lines, table, terminal, warn
@@ -46,7 +47,7 @@ def one_line_errors() -> Iterator[None]:
         raise
     except OSError as error:
         if not _is_of_printing(error):
-            say(f"error: {_describe(error)}", err=True)
+            say(f"error: {describe_os_error(error)}", err=True)
         elif not isinstance(error, BrokenPipeError):
             say(f"error: standard output cannot be written ({error.strerror}): send it elsewhere", err=True)
     except KeyboardInterrupt:
@@ -74,13 +75,6 @@ def _is_of_printing(error: OSError) -> bool:
         return False
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return True
-
-
-def _describe(error: OSError) -> str:
-    """What the system says, of which file, and what to do."""
-    said = error.strerror or str(error) or type(error).__name__
-    where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes | os.PathLike) else ""
-    return f"{where}{said}; see to it, then run the same command again: what was committed is kept"
 
 
 @click.group(cls=OneLineErrors, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -255,21 +249,29 @@ def fill(
     only_estimate: bool,
 ) -> None:
     """Label the views that have no label yet. Run it again to go on; under torchrun every rank takes units."""
-    from teacher_cache.fill import FillOptions, may_differ
-    from teacher_cache.fill import fill as fill_store
-    from teacher_cache.job import join_job
     from teacher_cache.places import open_moved
-    from teacher_cache.teacher import TeacherSettings, check_same_teacher, open_teacher
-    from teacher_cache.workers import share_cores
+    from teacher_cache.teacher_settings import TeacherSettings, check_as_stored, check_settings
 
-    job = join_job(rank_timeout_s)
     store = open_moved(store_path, shards, ops=ops, writable=True)
-    views = _view_range(store, view_range, loud=job.rank == 0)
+    views = _view_range(store, view_range, loud=os.environ.get("RANK", "0") == "0")
     settings = TeacherSettings(
         *(teacher, checkpoint, _numbers(mean), _numbers(std), input_size, device, dtype, batch_size, compiled),
         topk=topk,
         tau=tau,
     )
+    known = store.teacher
+    check_settings(settings, known or {}, store.num_classes)
+    if known is not None:
+        check_as_stored(settings, known)
+
+    # what needs torch, seconds to import, comes only now
+    from teacher_cache.fill import FillOptions, may_differ
+    from teacher_cache.fill import fill as fill_store
+    from teacher_cache.job import join_job
+    from teacher_cache.teacher import check_same_teacher, open_teacher
+    from teacher_cache.workers import share_cores
+
+    job = join_job(rank_timeout_s)
     opened = open_teacher(
         settings,
         num_classes=store.num_classes,
@@ -301,6 +303,21 @@ def fill(
 
 
 @main.command()
+@click.argument("name", required=False)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Show it with a setting overridden.")
+def policies(name: str | None, overrides: tuple[str, ...]) -> None:
+    """List the shipped policies; with NAME print every setting of one (or of a TOML file), as a file."""
+    from teacher_cache.replay.policy import describe_policy, load_policy, shipped_policies
+
+    if name is not None:
+        say_lines(describe_policy(load_policy(name, overrides)))
+        return
+    for each in shipped_policies():
+        policy = load_policy(each)
+        say(f"{each:<10}{policy.size[0]} x {policy.size[1]}")
+
+
+@main.command()
 @click.argument("store_path")
 @click.option("--views", required=True, type=click.IntRange(1), help="The number of views that the store shall have.")
 def extend(store_path: str, views: int) -> None:
@@ -311,6 +328,9 @@ def extend(store_path: str, views: int) -> None:
     before = store.views
     store.extend(views)
     _say_rounded(views, store.views, store.group)
+    if store.views == before:
+        say(f"{store_path} has {before} views already: nothing is added; `teacher-cache status` says what is labelled")
+        return
     say(f"{store_path}: {before} -> {store.views} views; `teacher-cache fill --store {store_path}` labels them")
 
 
@@ -331,7 +351,7 @@ def status(store_path: str, as_json: bool) -> None:
 
 @main.command()
 @click.argument("store_path")
-@click.option("--fraction", default=0.01, type=click.FloatRange(0, 1), help="Share of blocks to render again.")
+@click.option("--fraction", default=0.01, type=FiniteRange(0, 1), help="Share of blocks to render again.")
 @click.option("--seed", default=0, type=click.IntRange(0), help="Which blocks.")
 @click.option("--teacher", help="Label again too, with this teacher.")
 @click.option("--checkpoint", help="Its weights; alone, for the teacher that the store names.")
@@ -356,16 +376,20 @@ def verify(
 ) -> None:
     """Check every record; render, and with --teacher label, a random fraction again. Exits with 1 on a difference."""
     from teacher_cache.places import open_moved
+    from teacher_cache.status import check_committed
+
+    store = open_moved(store_path, shards, ops=ops)
+    check_committed(store)
+
     from teacher_cache.teacher import TeacherSettings, check_same_teacher, open_teacher
     from teacher_cache.verify import verify as verify_store
     from teacher_cache.workers import share_cores
 
     share_cores(workers)
-    store = open_moved(store_path, shards, ops=ops)
     opened, same_kind = None, True
     if teacher is not None or checkpoint is not None:
         if store.teacher is None:
-            raise StoreError(f"{store_path} is not filled yet: there are no labels to compare")
+            raise StoreError(f"{store_path} names no teacher: its labels were not made by `teacher-cache fill`")
         settings = TeacherSettings(teacher, checkpoint, device=device, dtype=dtype)
         opened = open_teacher(
             settings,

@@ -2,7 +2,8 @@
 
 TeacherCacheError               the command line prints it as one line and exits with 1
 ├── ShardError                  a shard is not whole, or not what its index says
-│   └── ImageError              the bytes of one image cannot be decoded
+│   ├── ImageError              the bytes of one image cannot be decoded
+│   └── MissingSampleError      no sample has the key that is asked for
 ├── PolicyError                 an unknown or impossible augmentation setting
 ├── StoreError                  a store is absent, of another schema, damaged, or does not hold what was asked of it
 │   ├── MissingLabelError       a view that training needs is not labelled
@@ -35,6 +36,10 @@ class ShardError(TeacherCacheError):
 
 
 class ImageError(ShardError):
+    pass
+
+
+class MissingSampleError(ShardError):
     pass
 
 

@@ -19,6 +19,21 @@ UNIT_IN_FLIGHT = "committed units are kept, those in flight are lost"
 STEM = 40  # characters that a file aside keeps of its name: 160 bytes at most, of the 255 that a name may have
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
+# errors that say nothing of what a file holds: it may not, or cannot just now, be read
+_SHUT = {
+    *(errno.EACCES, errno.EPERM, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT, errno.EBUSY),
+}
+_READING = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "let this user in (see `ls -ld`), or give another place"),
+    errno.ESTALE: "the network file system has lost it; run the same command again, or mount it anew",
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "a part of the path before its end is a file: check the path",
+    errno.EISDIR: "it is a folder: name a file in it",
+    errno.ELOOP: "its links lead in a circle: give the place itself",
+    errno.ENAMETOOLONG: "no file can be called so: check what was given",
+    errno.EIO: "the disk itself fails (`dmesg` says more): mend it, or give a copy",
+    errno.EMFILE: "raise the limit of open files (`ulimit -n`), then run the same command again",
+}
 _WHAT_NEXT = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free space there, then run the same command again"),
     **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "make it writable, or choose another place"),
@@ -101,6 +116,46 @@ def new_folder(path: str | os.PathLike[str], lost: str = NOTHING_LOST) -> Iterat
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def reading_advice(error: BaseException, otherwise: str) -> str:
+    """What to do where a file could not be read: that of an error which says nothing of its content, else otherwise."""
+    shut = _shut(error)
+    return otherwise if shut is None else _READING.get(shut.errno or 0, "run the same command again")
+
+
+def raise_unreadable(error: BaseException) -> None:
+    """Raise the system's error that stands behind one, where it says that a file may not, or cannot just now, be read:
+    then nothing is damaged, and nothing has to be removed or made anew."""
+    if (shut := _shut(error)) is not None:
+        raise shut
+
+
+def describe_os_error(error: OSError) -> str:
+    """One line: the path, what the system says, which folder before it is shut, and what to do."""
+    said = error.strerror or str(error) or type(error).__name__
+    advice = _READING.get(error.errno or 0, "see to it")
+    if not isinstance(error.filename, str | bytes | os.PathLike):
+        return f"{said}: {advice}, then run the same command again"
+    path = Path(os.fsdecode(error.filename))
+    if error.errno == errno.EACCES and (shut := _shut_folder(path)) is not None:
+        said += f", the folder {shut} may not be entered"
+    return f"{path}: {said}: {advice}"
+
+
+def fail(error: OSError) -> None:
+    """For os.walk, which passes over what it cannot look into unless it is given this."""
+    raise error
+
+
+def _shut(error: BaseException) -> OSError | None:
+    behind = error if isinstance(error, OSError) else _system_error(error)
+    return behind if behind is not None and behind.errno in _SHUT else None
+
+
+def _shut_folder(path: Path) -> Path | None:
+    """The first of the folders that lead to a path which may not be entered."""
+    return next((f for f in [*path.absolute().parents][::-1] if not os.access(f, os.X_OK)), None)
+
+
 def leftovers(path: Path) -> list[Path]:
     """What killed writers of `path` left beside it: `replacing`, and zarr, which writes x.json as x.<hex>.partial."""
     starts = f"{path.stem}.", f".{path.stem[:STEM]}."
@@ -159,6 +214,9 @@ def _disk_error(error: OSError, path: str | os.PathLike[str], lost: str) -> Disk
     if isinstance(other, str) and not other.startswith(os.path.dirname(place)) and not place.startswith(other):
         said = f"{other}: {said}"  # something else went wrong while it was written
     what_next = _WHAT_NEXT.get(error.errno or 0, "see to it, then run the same command again")
+    shut = os.path.dirname(other) if isinstance(other, str) and error.errno in (errno.EACCES, errno.EPERM) else ""
+    if shut and shut != os.path.dirname(place):
+        what_next = what_next.replace("make it", f"make {shut}")  # where what is published is first written aside
     return DiskError(f"{place} cannot be written ({said}): {lost}; {what_next}")
 
 

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from teacher_cache.classes import CLASSES_FILE
-from teacher_cache.errors import ShardError
+from teacher_cache.errors import MissingSampleError, ShardError
 from teacher_cache.fingerprint import Fingerprint
 from teacher_cache.replay.block import BLOCK_SAMPLES
 from teacher_cache.shown import shown
@@ -152,8 +152,8 @@ class Index:
         return -(-int(self.counts[shard]) // BLOCK_SAMPLES)
 
     def find(self, key: str, shard_name: str | None = None) -> int:
-        """The sample of this key, in the shard of that name where given; ShardError when there is none, or one in
-        several shards.
+        """The sample of this key, in the shard of that name where given; MissingSampleError when there is none,
+        ShardError when several shards have one.
         """
         first, last = 0, self.num_samples
         if shard_name is not None:
@@ -166,7 +166,7 @@ class Index:
             sample for sample in self._samples_of_length(len(wanted), first, last) if self._key_at(sample) == wanted
         ]
         if not found:
-            raise ShardError(
+            raise MissingSampleError(
                 f"no sample '{shown(key)}' in "
                 + (f"shard {shard_name}" if shard_name else f"any of {self.num_shards} shards")
             )

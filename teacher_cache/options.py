@@ -1,8 +1,22 @@
 """Options of the command line that several commands have."""
 
+import math
+from typing import Any
+
 import click
 
 from teacher_cache.processes import RANK_TIMEOUT_S, TIMEOUT_S
+
+
+class FiniteRange(click.FloatRange):
+    """Numbers of a range; nan, which click lets into any, is in none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no number", param, ctx)
+        return number
+
 
 SECONDS = click.IntRange(1, 7 * 24 * 3600)
 

@@ -16,6 +16,7 @@ import zarr
 
 from teacher_cache.arrays import make_array, read_whole
 from teacher_cache.errors import StoreError
+from teacher_cache.files import raise_unreadable
 from teacher_cache.unit import Unit
 
 ARRAYS = ("proof_labels", "proof_logits")
@@ -106,6 +107,7 @@ def read_proof(root: zarr.Group, store: Path, name: str, attributes: Mapping[str
             raise ValueError(f"{len(logits)} rows of logits do not fit {len(labels)} labels")
         return Proof(Unit(*attributes["unit"]), replays, labels.astype(np.int64), logits, attributes["build"])
     except Exception as error:
+        raise_unreadable(error)
         raise StoreError(
             f"the teacher's proof in {store / name} cannot be read ({error}): restore it from a copy, or make a new "
             "store"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from teacher_cache.errors import StoreError
-from teacher_cache.files import UNIT_IN_FLIGHT, sync, sync_tree, writing
+from teacher_cache.files import UNIT_IN_FLIGHT, raise_unreadable, sync, sync_tree, writing
 from teacher_cache.sealed import broken, seal
 
 SEAL = "parts_sha256"
@@ -76,6 +76,7 @@ def read_published(store: Path, name: str) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
+        raise_unreadable(error)
         raise StoreError(f"{file} is damaged ({error}): restore it from a copy, or make a new store") from error
     sealed = attributes.pop(SEAL, None)
     if differing := broken(attributes, sealed):

@@ -8,7 +8,10 @@ import json
 import math
 import os
 import tomllib
-from collections.abc import Iterable, Sequence
+import types
+import typing
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date, time
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -16,9 +19,12 @@ from typing import Any, NoReturn, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from teacher_cache.errors import TeacherCacheError
+from teacher_cache.files import reading_advice
+from teacher_cache.nearest import did_you_mean
 from teacher_cache.shown import shown
 
 Settings = TypeVar("Settings", bound=BaseModel)
+Pairs = list[tuple[str, Any]]
 
 SMALLEST, LARGEST = 2.0**-126, 2.0**128 * (1 - 2.0**-24)  # float32, in full precision
 
@@ -36,16 +42,18 @@ def shipped(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.toml"))
 
 
-def read_settings(name_or_path: str, folder: Path, what: str, error_type: type[TeacherCacheError]) -> dict[str, Any]:
+def read_settings(
+    name_or_path: str, folder: Path, what: str, error_type: type[TeacherCacheError], listing: str = ""
+) -> dict[str, Any]:
     """The values of a file shipped in `folder`, or of any TOML file; "name" is the file's unless it says otherwise.
 
-    what ("policy") names the kind of file in messages. Raises error_type.
+    what ("policy") names the kind of file in messages, listing says what lists the shipped ones. Raises error_type.
     """
-    return read_settings_text(name_or_path, folder, what, error_type)[0]
+    return read_settings_text(name_or_path, folder, what, error_type, listing)[0]
 
 
 def read_settings_text(
-    name_or_path: str, folder: Path, what: str, error_type: type[TeacherCacheError]
+    name_or_path: str, folder: Path, what: str, error_type: type[TeacherCacheError], listing: str = ""
 ) -> tuple[dict[str, Any], str]:
     """read_settings' values, and the text that they stand in."""
     names = shipped(folder)
@@ -56,11 +64,13 @@ def read_settings_text(
         check_plain(values)
     except FileNotFoundError:
         raise error_type(
-            f"no {what} {shown(name_or_path, SHOWN_PATH)!r}: neither a file nor one of {', '.join(names)}"
+            f"no {what} {shown(name_or_path, SHOWN_PATH)!r}, neither a file nor a shipped one: "
+            + did_you_mean(path.stem, names, listing or f"shipped are {', '.join(names)}")
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise error_type(
-            f"{what} {shown(name_or_path, SHOWN_PATH)} cannot be read: {_reason(error)}: correct the file"
+            f"{what} {shown(name_or_path, SHOWN_PATH)} cannot be read: {_reason(error)}: "
+            + reading_advice(error, "correct the file")
         ) from None
     values.setdefault("name", path.stem)
     return values, text
@@ -69,9 +79,9 @@ def read_settings_text(
 def read_json(path: str | os.PathLike[str], what: str, error_type: type[TeacherCacheError], advice: str) -> Any:
     """The plain values of a JSON file. what names it in messages, advice is their end. Raises error_type."""
     try:
-        return _plain_json(_read_text(Path(path), MAX_JSON_BYTES))
+        return _plain_json(_read_text(Path(path), MAX_JSON_BYTES), names=_each_once)
     except (OSError, ValueError, RecursionError) as error:
-        raise error_type(f"{what} cannot be read ({_reason(error)}): {advice}") from None
+        raise error_type(f"{what} cannot be read ({_reason(error)}): {reading_advice(error, advice)}") from None
 
 
 def parse_json(content: str | bytes, what: str, error_type: type[TeacherCacheError], advice: str) -> Any:
@@ -102,6 +112,19 @@ def parse_override(override: str, error_type: type[TeacherCacheError]) -> tuple[
     return key, value
 
 
+def parse_overrides(overrides: Sequence[str], error_type: type[TeacherCacheError]) -> list[tuple[str, Any]]:
+    """parse_override of each; one error for all that are none. Raises error_type."""
+    found, wrong = [], []
+    for override in overrides:
+        try:
+            found.append(parse_override(override, error_type))
+        except error_type as error:
+            wrong.append(str(error))
+    if wrong:
+        raise error_type("; ".join(wrong))
+    return found
+
+
 def put_setting(values: dict[str, Any], key: str, value: Any, error_type: type[TeacherCacheError]) -> None:
     """Set a dotted key in place; sections that are absent, or were removed, are made. Raises error_type."""
     *sections, name = key.split(".")
@@ -118,14 +141,24 @@ def put_setting(values: dict[str, Any], key: str, value: Any, error_type: type[T
 
 
 def validated(
-    model: type[Settings], values: dict[str, Any], where: str, error_type: type[TeacherCacheError]
+    model: type[Settings],
+    values: dict[str, Any],
+    where: str,
+    error_type: type[TeacherCacheError],
+    *,
+    listing: str = "",
+    context: Any = None,
 ) -> Settings:
-    """The model of these values. Raises error_type, which names every unknown or impossible setting."""
+    """The model of these values. Raises error_type, which names every unknown or impossible setting.
+
+    listing: one clause that says where all settings are. context: what the model's own validators are told.
+    """
     try:
         check_plain(values)
-        return model.model_validate(values)
+        return model.model_validate(values, context=context)
     except ValidationError as error:
-        raise error_type(f"{where}: {'; '.join(_problems(error.errors(include_url=False)))}") from error
+        problems = list(_problems(error.errors(include_url=False), list(setting_names(model)), listing))
+        raise error_type(f"{where}: {'; '.join(problems)}") from error
     except ValueError as error:
         raise error_type(f"{where}: {error}") from None
 
@@ -142,6 +175,20 @@ def below_one(value: float) -> float:
     if value > 1 - 2.0**-24:
         _refuse(f"is 1 as a float32; at most {1 - 2.0**-24:.8f}")
     return value
+
+
+def setting_names(model: type[BaseModel]) -> Iterator[str]:
+    """The dotted names of a model's settings, those of its sections included."""
+    for name, field in model.model_fields.items():
+        yield name
+        for section in _sections(field.annotation):
+            yield from (f"{name}.{below}" for below in setting_names(section))
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    """The sections that a setting may be: Crop of Crop, and of Crop | None."""
+    kinds = typing.get_args(annotation) if typing.get_origin(annotation) is types.UnionType else (annotation,)
+    return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
 
 
 def check_plain(values: Any) -> None:
@@ -193,11 +240,26 @@ def _has_surrogates(text: str) -> bool:
     return any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
-def _plain_json(text: str) -> Any:
-    """Raises ValueError or RecursionError."""
-    values = json.loads(text, parse_constant=lambda word: _refuse(f"{word} is no JSON"), parse_int=_integer)
+def _plain_json(text: str, *, names: Callable[[Pairs], dict[str, Any]] = dict) -> Any:
+    """Raises ValueError or RecursionError. names: what makes an object of its names and values."""
+    values = json.loads(
+        text,
+        parse_constant=lambda word: _refuse(f"{word} is no JSON"),
+        parse_int=_integer,
+        object_pairs_hook=names,
+    )
     check_plain(values)
     return values
+
+
+def _each_once(pairs: Pairs) -> dict[str, Any]:
+    """An object in which no name stands twice, of which json keeps the last alone."""
+    several = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+    if several:
+        named = ", ".join(f"'{shown(name)}'" for name in several[:3])
+        more = f" and {len(several) - 3} more" if len(several) > 3 else ""
+        _refuse(f"of its {len(pairs):,} names {named}{more} {'stand' if several[1:] else 'stands'} more than once")
+    return dict(pairs)
 
 
 def _integer(digits: str) -> int:
@@ -228,12 +290,14 @@ def _reason(error: Exception) -> str:
     return shown(str(error), 2 * SHOWN_VALUE)
 
 
-def _problems(problems: Sequence[Any]) -> Iterable[str]:
+def _problems(problems: Sequence[Any], known: Sequence[str], listing: str) -> Iterable[str]:
+    unknown = sum(problem["type"] == "extra_forbidden" for problem in problems)
     for problem in problems:
         place = shown(".".join(str(part) for part in problem["loc"]), SHOWN_VALUE)
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
-            yield f"unknown setting {place}"
+            unknown -= 1
+            yield f"unknown setting {place}: {did_you_mean(place, known, '' if unknown else listing)}"
         elif problem["type"] == "missing":
             yield f"{place} is missing"
         elif not place:

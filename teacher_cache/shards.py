@@ -5,7 +5,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from teacher_cache.classes import ClassRule
 from teacher_cache.errors import ShardError
-from teacher_cache.files import writing
+from teacher_cache.files import reading_advice, writing
 from teacher_cache.fingerprint import LIMIT, Fingerprint, fingerprint, hashed_part, image_fingerprint
 from teacher_cache.index import BlockPlace, Index, ShardIndex
 from teacher_cache.processes import TIMEOUT_S, Child, ProcessDiedError, in_processes
@@ -76,7 +76,8 @@ def open_shard(place: BlockPlace) -> Iterator[int]:
             os.close(fd)
     except OSError as error:
         raise ShardError(
-            f"{where} cannot be read at key '{shown(place.keys[0])}' ({error.strerror}); {_AGAIN}"
+            f"{where} cannot be read at key '{shown(place.keys[0])}' ({error.strerror}); "
+            + reading_advice(error, _AGAIN)
         ) from None
 
 
@@ -125,6 +126,16 @@ def expand_shards(patterns: Sequence[str]) -> list[str]:
     return [places[name] for name in sorted(places)]
 
 
+def _check_open(pattern: str) -> None:
+    """Raise PermissionError where what matches a pattern cannot be seen, which neither exists() nor glob() say."""
+    at = _GLOB.search(pattern)
+    place = pattern if at is None else os.path.dirname(pattern[: at.start()]) or "."
+    with suppress(FileNotFoundError, NotADirectoryError):
+        os.stat(place)
+        if at is not None:
+            os.listdir(place)
+
+
 def _expand_pattern(pattern: str) -> list[str]:
     if _URL.match(pattern):
         raise ShardError(f"{pattern} is a URL or a pipe: shards are read by byte range, give local paths")
@@ -136,6 +147,7 @@ def _expand_pattern(pattern: str) -> list[str]:
     for one in expanded:
         found = [one] if os.path.exists(one) else glob.glob(one, recursive=True) if _GLOB.search(one) else []
         if not found:
+            _check_open(one)
             raise ShardError(f"no shard {one} there" + (f" (of the pattern {pattern})" if one != pattern else ""))
         paths += found
     return paths

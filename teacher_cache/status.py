@@ -6,11 +6,21 @@ from typing import Any
 
 import numpy as np
 
+from teacher_cache.errors import StoreError
+from teacher_cache.files import fail
 from teacher_cache.schema import SCHEMA
 from teacher_cache.store import Store
 from teacher_cache.unit import RECORD_FIELDS
 
 SKIPS_LISTED = 100
+
+
+def check_committed(store: Store) -> None:
+    """StoreError where no unit is committed: there is nothing to check, or to tell of."""
+    if not store.committed().any():
+        fill = f"teacher-cache fill --store {store.path}" + ("" if store.teacher is not None else " --teacher NAME")
+        waiting = f"{len(store.units())} units wait for labels"
+        raise StoreError(f"nothing is committed in {store.path}, {waiting}: run `{fill}`")
 
 
 def status(store: Store) -> dict[str, Any]:
@@ -80,4 +90,4 @@ def status(store: Store) -> dict[str, Any]:
 
 
 def _bytes_under(folder: Path) -> int:
-    return sum(os.path.getsize(f"{top}/{file}") for top, _, files in os.walk(folder) for file in files)
+    return sum(os.path.getsize(f"{top}/{file}") for top, _, files in os.walk(folder, onerror=fail) for file in files)

@@ -43,7 +43,7 @@ from teacher_cache.arrays import (
 )
 from teacher_cache.chunks import Chunks, Stamp, file_stamp, open_chunks, read_file
 from teacher_cache.errors import PolicyError, StoreError, TeacherError
-from teacher_cache.files import UNIT_IN_FLIGHT, check_local, new_folder, sweep, sync_up, writing
+from teacher_cache.files import UNIT_IN_FLIGHT, check_local, new_folder, raise_unreadable, sweep, sync_up, writing
 from teacher_cache.fingerprint import Fingerprint, read_kind
 from teacher_cache.identity import check_said
 from teacher_cache.index import Index, ShardEntry
@@ -56,6 +56,7 @@ from teacher_cache.published import (
     read_published,
     sweep_unpublished,
 )
+from teacher_cache.recognise import is_part, is_store, meant, what_is
 from teacher_cache.replay.block import BLOCK_SAMPLES
 from teacher_cache.replay.header import MAX_PIXELS
 from teacher_cache.replay.policy import Policy
@@ -185,16 +186,18 @@ class Store:
         path = Path(path)
         check_local(path)
         if not path.exists():
-            raise StoreError(f"there is no store at {path}: make one with `teacher-cache index SHARDS --store {path}`")
-        if not (path / "zarr.json").is_file():
-            raise StoreError(f"{path} is not a store (it has no zarr.json): check --store")
+            make = f"make one with `teacher-cache index SHARDS --store {path}`"
+            raise StoreError(f"there is no store at {path}{meant(path)}: {make}")
+        if not (path / "zarr.json").is_file() or (not is_store(path) and is_part(path)):
+            raise StoreError(f"{path} is not a store, {what_is(path)}")
         try:
             root = zarr.open_group(str(path), mode="r+" if writable else "r", zarr_format=3, use_consolidated=False)
             settings = dict(root.attrs).get("teacher_cache")
         except Exception as error:
+            raise_unreadable(error)
             raise _damaged_metadata(path, error) from error
         if not isinstance(settings, dict):
-            raise StoreError(f"{path} is a Zarr group but not a store of teacher labels: check --store")
+            raise StoreError(f"{path} is not a store, {what_is(path)}")
         check_schema(path, settings)
         try:
             check_seal(path, settings)
@@ -209,6 +212,7 @@ class Store:
                 "use the program version that made the store, or make a new one"
             ) from error
         except Exception as error:
+            raise_unreadable(error)
             raise _damaged_metadata(path, error) from error
         if writable:
             sweep_unpublished(path)
@@ -371,6 +375,7 @@ class Store:
                 raise ValueError(f"not all are below {self.num_classes} classes")
             return values
         except Exception as error:
+            raise_unreadable(error)
             raise StoreError(f"{name} of {self._where(unit)} are damaged ({error}): {self._redo(unit)}") from error
 
     def empty_rows(self, name: str, rows: int) -> np.ndarray:
@@ -415,6 +420,7 @@ class Store:
         try:
             return read_file(self.record_file(unit))
         except OSError as error:
+            raise_unreadable(error)
             raise self._damaged_record(unit, error) from error
 
     def _decode_record(self, unit: Unit, data: bytes | None) -> np.ndarray:
@@ -670,6 +676,7 @@ class Store:
         except StoreError:
             raise
         except Exception as error:
+            raise_unreadable(error)
             raise _damaged_metadata(self.path, error) from error
         self._topk = topk
         self._chunks |= chunks

@@ -3,7 +3,6 @@
 import importlib
 import importlib.util
 import inspect
-import math
 import re
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -22,17 +21,16 @@ from torch.nn import functional
 from teacher_cache.device import Normalise, Recycled, Upload, use_device
 from teacher_cache.errors import TeacherError
 from teacher_cache.model_names import GivenModel, check_usable, is_usable
+from teacher_cache.nearest import did_you_mean
 from teacher_cache.replay.render import pixel_libraries
 from teacher_cache.state_dict import background_class, load_weights
+from teacher_cache.teacher_settings import DECIDING_FIELDS as DECIDING_FIELDS
+from teacher_cache.teacher_settings import NO_TOPK, check_same_fields, check_settings
+from teacher_cache.teacher_settings import TeacherSettings as TeacherSettings
 from teacher_cache.weights import first_line, read_normalisation, state_sha256
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-DECIDING_FIELDS = (
-    *("weights_sha256", "mean", "std", "input_size", "batch_size", "dtype", "compile"),
-    *("topk", "tau", "device"),
-)
-NO_TOPK = {"topk": 0, "tau": None}  # what the identity of a teacher says that gives labels alone
 # arguments of timm.create_model, and of what it calls, that are no settings of the model itself
 NOT_THE_MODELS = frozenset(
     {
@@ -50,23 +48,6 @@ Where = Callable[[int], str]  # the row of a batch, as messages name it
 def row_of_a_batch(row: int) -> str:
     """A view that nothing more is known of."""
     return f"view {row} of a batch"
-
-
-@dataclass(frozen=True)
-class TeacherSettings:
-    """How a teacher is built and run. None: the store's teacher's setting, else the model's own, else the default."""
-
-    spec: str | None = None  # timm name | path/file.py:function | package.module:function
-    checkpoint: str | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    input_size: int | None = None  # pixels; None: the view's own size
-    device: str | torch.device | None = None  # as use_device takes it
-    dtype: str | None = None  # a key of DTYPES; bf16 on CUDA, else fp32
-    batch_size: int | None = None
-    compile: bool | None = None
-    topk: int | None = None  # of how many classes the probabilities are stored besides the label; 0: of none
-    tau: float | None = None  # the temperature of these probabilities
 
 
 class Teacher:
@@ -251,9 +232,8 @@ def open_teacher(
     Raises TeacherError where it cannot be loaded or has another number of classes than the store.
     """
     known = stored or {}
+    check_settings(settings, known, num_classes)
     spec = _spec(settings, known)
-    if spec is None:
-        raise TeacherError("no teacher: name one with --teacher (a timm name, or path/file.py:function)")
     device = use_device(settings.device)
     checkpoint = read_normalisation(settings.checkpoint) if settings.checkpoint else {}
     model = load_model(spec, num_classes=num_classes, image_size=view_size, checkpoint=settings.checkpoint, note=note)
@@ -271,7 +251,7 @@ def open_teacher(
         "batch_size": _first(settings.batch_size, known.get("batch_size"), 256 if device.type == "cuda" else 64),
         "dtype": _first(settings.dtype, known.get("dtype"), "bf16" if device.type == "cuda" else "fp32"),
         "compile": _first(settings.compile, known.get("compile"), False),
-        **_soft_settings(settings, known, num_classes),
+        **_soft_settings(settings, known),
         "device": device_name(device),
         "torch": torch.__version__,
         "cuda": torch.version.cuda if device.type == "cuda" else None,
@@ -293,20 +273,7 @@ def check_same_teacher(
 
     may_differ: fields of the identity ("device", "dtype") that need not be equal.
     """
-    for field in DECIDING_FIELDS:
-        if field in may_differ or stored.get(field) == teacher[field]:
-            continue
-        advice = (
-            "make the store with `teacher-cache index --devices any` to mix devices"
-            if field == "device"
-            else "one store holds one teacher's labels: use its settings, or fill another store"
-        )
-        if field in NO_TOPK:
-            advice += ", made with `teacher-cache index --like`"
-        raise TeacherError(
-            f"the store was filled by {stored['name']}, whose {field} is {stored.get(field)}; "
-            f"this teacher's {field} is {teacher[field]}: {advice}"
-        )
+    check_same_fields(stored, teacher, may_differ)
 
 
 def load_model(
@@ -369,10 +336,14 @@ def driver_version() -> str | None:
 
 
 def check_timm_name(name: str) -> None:
-    """Raise TeacherError, with names that are close, for a model that timm does not have."""
+    """Raise TeacherError, with names that are close, for a model, or weights of it, that timm does not have."""
+    model, _, tag = name.partition(".")
     if not timm.is_model(name):
-        close = ", ".join(timm.list_models(f"*{name.split('.')[0].split('_')[0]}*")[:4])
-        raise TeacherError(f"timm has no model {name}" + (f" (it has {close})" if close else "") + ": check the name")
+        listing = "`python -c 'import timm; print(*timm.list_models())'` lists them all"
+        raise TeacherError(f"timm has no model {name}: {did_you_mean(model, timm.list_models(), listing)}")
+    there = timm.list_pretrained(f"{model}.*") if tag else []
+    if there and name not in there:
+        raise TeacherError(f"timm has no {name}: {did_you_mean(name, there, f'it has {len(there)} of {model}')}")
 
 
 def check_model_args(model_args: Mapping[str, Any]) -> None:
@@ -433,7 +404,9 @@ def import_function(spec: str) -> Callable[..., Any]:
         raise TeacherError(f"{spec} cannot be imported: {error}") from error
     function = getattr(module, name, None)
     if not callable(function):
-        raise TeacherError(f"{place} has no function {name}: check what stands after the colon in {spec}")
+        there = [each for each, value in vars(module).items() if inspect.isfunction(value) and each[0] != "_"]
+        advice = did_you_mean(name, there, f"check what stands after the colon in {spec}")
+        raise TeacherError(f"{place} has no function {name}: {advice}")
     return function
 
 
@@ -446,28 +419,17 @@ def adapting_advice(spec: str, checkpoint: str | None) -> str:
     )
 
 
-def _spec(settings: TeacherSettings, known: Mapping[str, Any]) -> str | None:
+def _spec(settings: TeacherSettings, known: Mapping[str, Any]) -> str:
     """The teacher that is asked for, or else the store's, which may name no code."""
     if settings.spec is not None:
         return GivenModel(settings.spec)
-    if (stored := known.get("spec")) is None:
-        return None
-    return check_usable(str(stored), "the store's teacher (teacher/zarr.json)", "--teacher", TeacherError)
+    return check_usable(str(known["spec"]), "the store's teacher (teacher/zarr.json)", "--teacher", TeacherError)
 
 
-def _soft_settings(settings: TeacherSettings, known: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
+def _soft_settings(settings: TeacherSettings, known: Mapping[str, Any]) -> dict[str, Any]:
     """topk and tau of an identity: tau is 1 where topk is asked for and nothing says otherwise."""
     topk = _first(settings.topk, known.get("topk"), 0)
-    if not 0 <= topk <= num_classes:
-        raise TeacherError(f"--topk {topk} is not within the {num_classes} classes of the store: lower it")
-    if not topk:
-        if settings.tau is not None:
-            raise TeacherError(f"--tau {settings.tau:g} says nothing without probabilities: give --topk K too")
-        return NO_TOPK
-    tau = float(_first(settings.tau, known.get("tau"), 1.0))
-    if not 0 < tau < math.inf:
-        raise TeacherError(f"--tau {tau} is not a positive number: the temperature divides the logits")
-    return {"topk": topk, "tau": tau}
+    return {"topk": topk, "tau": float(_first(settings.tau, known.get("tau"), 1.0))} if topk else NO_TOPK
 
 
 def _check_num_classes(teacher: Teacher, num_classes: int, view_size: tuple[int, int], advice: str) -> None:

@@ -13,6 +13,7 @@ from teacher_cache.labels import LabelReader
 from teacher_cache.processes import TIMEOUT_S
 from teacher_cache.replay.block import BLOCK_SAMPLES
 from teacher_cache.replay.seeds import Stream, derive
+from teacher_cache.status import check_committed
 from teacher_cache.store import Store
 from teacher_cache.teacher import Teacher, classify_views
 from teacher_cache.topk import top_classes
@@ -53,8 +54,10 @@ def verify(
 
     With a teacher the replayed views are labelled again. same_kind says that it runs on the store's device and
     dtype: then a label that differs is a difference, and so are other probabilities than those that the store holds;
-    else a label is counted with its top-2 margin (in logits), and probabilities are not compared.
+    else a label is counted with its top-2 margin (in logits), and probabilities are not compared. StoreError where
+    nothing is committed.
     """
+    check_committed(store)
     report = VerifyReport()
     atoms: list[tuple[Unit, int]] = []  # unit, block in the shard
     for numbers in np.argwhere(store.committed()):

@@ -26,6 +26,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from teacher_cache.errors import CheckpointError
+from teacher_cache.files import raise_unreadable
 from teacher_cache.shown import shown
 
 DIGEST = "deit_teacher_cache_sha256"  # the metadata key of what content_sha256 gives
@@ -59,6 +60,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     except CheckpointError:
         raise
     except Exception as error:
+        raise_unreadable(error)
         raise CheckpointError(f"checkpoint {path} {_unreadable(path, error)}") from error
     if not isinstance(loaded, dict):
         raise CheckpointError(f"checkpoint {path} holds a {type(loaded).__name__}, a state dict is expected")

@@ -20,7 +20,9 @@ import numpy as np
 import torch
 
 from teacher_cache.errors import RenderError, TeacherCacheError
+from teacher_cache.files import describe_os_error
 from teacher_cache.index import BlockPlace
+from teacher_cache.memory import shared_memory_lacking
 from teacher_cache.processes import GONE, SLICE_S, TIMEOUT_S, Child, Connection, Processes, wait_for
 from teacher_cache.replay.block import BLOCK_SAMPLES, DecodedBlock, ReplayedBlock, open_block, replay_view
 from teacher_cache.replay.header import MAX_PIXELS
@@ -149,10 +151,10 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
             _check_shared_memory(workers * math.prod(shape), f"{workers} rendering processes", "use fewer --workers")
         else:
             _check_shared_memory(num_rows * math.prod(view), f"{num_rows} views of the shuffle pool", LOWER_POOL)
-            rows = torch.empty((num_rows, *view), dtype=torch.uint8).share_memory_()
+            rows = _shared((num_rows, *view))
             self.rows = rows.numpy()
         for _ in range(workers):
-            slots = torch.empty(shape, dtype=torch.uint8).share_memory_() if rows is None else None
+            slots = _shared(shape) if rows is None else None
             work = _Work(self._policy, self._store_seed, self._skip_bad, self._max_pixels, slots, rows)
             child = self._processes.start(_serve, work)
             self._connections.append(child.connection)
@@ -346,6 +348,10 @@ def _render_tasks(connection: Connection, work: _Work) -> None:
             return
         except GONE:
             raise
+        except OSError as error:
+            where = f"shard {task.place.shard}, block {task.place.number}"
+            connection.send(RenderError(f"{where}: {describe_os_error(error)}"))
+            return
         except Exception as error:
             traceback.print_exc(file=sys.stderr)
             where = f"shard {task.place.shard}, block {task.place.number}"
@@ -378,13 +384,15 @@ def _takes_more(connection: Connection) -> bool:
     return bool(poll.poll(0))
 
 
+def _shared(shape: tuple[int, ...]) -> torch.Tensor:
+    """Undefined uint8 memory that all processes see. RenderError where the system gives none."""
+    try:
+        return torch.empty(shape, dtype=torch.uint8).share_memory_()
+    except RuntimeError as error:
+        said = str(error).partition("\n")[0]
+        raise RenderError(f"no shared memory ({said}): make /dev/shm writable, or use --workers 0") from error
+
+
 def _check_shared_memory(num_bytes: int, what: str, advice: str) -> None:
-    if not os.path.isdir("/dev/shm"):
-        return
-    free = os.statvfs("/dev/shm")
-    free_bytes = free.f_bavail * free.f_frsize
-    if num_bytes > free_bytes:
-        raise RenderError(
-            f"{what} need {num_bytes / 1e6:.0f} MB of shared memory, /dev/shm has "
-            f"{free_bytes / 1e6:.0f} MB free: {advice}, or enlarge /dev/shm (docker: --shm-size)"
-        )
+    if lacking := shared_memory_lacking(num_bytes, what):
+        raise RenderError(f"{lacking}: {advice}, or enlarge /dev/shm (docker: --shm-size)")

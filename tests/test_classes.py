@@ -1,5 +1,6 @@
 """Where classes are read, and what they are called."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from teacher_cache.errors import ShardError
 from tests.shard_files import make_image, write_shards
 
 CLS = ClassRule()
+NUMBERED = {str(number): number for number in range(998)}
 PNG = make_image(0)
 
 
@@ -60,6 +62,8 @@ def test_read_class_names(tmp_path: Path) -> None:
         ("[1, 2]", "not a JSON list of class names"),
         ('"abc"', "not a JSON list of class names"),
         ("[", "cannot be read"),
+        ('{"crane": 0, "maillot": 1, "crane": 2}', r"of its 3 names 'crane' stands more than once\): give a JSON list"),
+        (f'{{"7": 998, "8": 999, {json.dumps(NUMBERED)[1:]}', r"of its 1,000 names '7', '8' stand more than once"),
     ]:
         file.write_text(content)
         with pytest.raises(ShardError, match=part):

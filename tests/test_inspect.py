@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from click.testing import CliRunner
 
 from teacher_cache.audit.summary import summarise
@@ -233,6 +234,53 @@ def test_tool_ends_with_the_store_error(tmp_path: Path) -> None:
     assert "there is no store at" in result.output
 
 
+def test_what_is_no_store_is_told_from_one(tmp_path: Path) -> None:
+    store = bright_store(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "results.json").write_text("{}")
+    zarr.create_group(str(tmp_path / "foreign"))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "notes.txt").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    near = f"; there is a store at {store.path}"
+    for name, said in (
+        ("run", f"run is not a store, it is the folder of a run of `student train`{near}"),
+        ("foreign", f"foreign is not a store, it is Zarr data of something else{near}"),
+        ("empty", f"empty is not a store, it is an empty folder{near}"),
+        ("plain", f"plain is not a store, it is a folder of other things{near}"),
+        (".", f"is not a store, it is a folder of other things{near}"),
+        ("shards", "shards is not a store, it is a folder of shards: `teacher-cache index"),
+        ("shards/train-0000.tar", "is not a store, it is a shard: `teacher-cache index` makes a store of shards"),
+        ("plain/notes.txt", "notes.txt is not a store, it is a file"),
+        ("store/labels", f"labels is not a store, it is a part of the store {store.path}: name that one"),
+        ("store/index/counts", f"counts is not a store, it is a part of the store {store.path}: name that one"),
+        ("sotre", f"there is no store at {tmp_path}/sotre ({tmp_path} has store): make one with"),
+        ("link", "there is no store at"),
+    ):
+        told = CliRunner().invoke(main, [str(tmp_path / name)])
+        assert (told.exit_code, told.output.count("\n")) == (1, 1)
+        assert said in told.output
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["export --out x.csv", "export --rows samples --out x.csv", "report --out x.html", "disagreements", "confusions"],
+)
+def test_nothing_is_told_of_a_store_without_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = make_store(tmp_path / "s")
+    told = CliRunner().invoke(main, [str(store.path), *command.split()])
+    assert told.exit_code == 1
+    assert told.output == (
+        f"error: nothing is committed in {store.path}, 10 units wait for labels: run `teacher-cache fill --store "
+        f"{store.path} --teacher NAME`\n"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+
+
 # The commands
 
 
@@ -328,6 +376,17 @@ def test_sample_and_view_write_pictures(store: Store, tmp_path: Path, monkeypatc
         assert part in text
     assert "there is no view 8" in run(store, "view", key, "8", code=1)
     assert "no sample 'k'" in run(store, "sample", "k", code=1)
+
+
+def test_a_sample_goes_by_its_number(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    key = store.index.key(17)
+    found = json.loads(run(store, "sample", "17", "--json", "--limit", "2"))
+    assert (found["sample"], found["key"]) == (17, key)
+    assert run(store, "view", "17", "3", "--unmixed") == run(store, "view", f"train-0000.tar/{key}", "3", "--unmixed")
+    assert "0 to 259" in run(store, "sample", "260", code=1)
+    for command in ("sample", "view"):
+        assert "number" in run(store, command, "--help")
 
 
 def test_compare_and_export(store: Store, tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_index_refuses_operations_that_do_not_fit_the_policy(filled: Path, tmp_p
     said = refusal(index(filled, tmp_path / "store", "--set", "rand_augment=none", *ops))
     assert "policy cifar has no section rand_augment, to which --ops adds operations" in said
     said = refusal(index(filled, tmp_path / "store", "--set", "rand_augment.operations=['blur']"))
-    assert "rand_augment.operations.0: 'blur' is none of" in said
+    assert "rand_augment.operations.0: no operation 'blur': `teacher-cache policies deit` has them all; --ops" in said
     assert not (tmp_path / "store").exists()
 
 

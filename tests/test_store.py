@@ -587,7 +587,7 @@ def test_open_refuses(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="folder is not a store"):
         Store.open(tmp_path / "folder")
     zarr.create_group(str(tmp_path / "foreign"))
-    with pytest.raises(StoreError, match="is a Zarr group but not a store"):
+    with pytest.raises(StoreError, match="foreign is not a store, it is Zarr data of something else"):
         Store.open(tmp_path / "foreign")
 
     path = make_store(tmp_path / "s").path

@@ -1,13 +1,20 @@
-"""Which blocks `verify` replays."""
+"""Which blocks `verify` replays, and what it says of a store with nothing in it."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from teacher_cache.cli import main
+from teacher_cache.errors import StoreError
 from teacher_cache.unit import Unit
-from teacher_cache.verify import draw_in_layers
+from teacher_cache.verify import draw_in_layers, verify
+from tests.bright_shards import bright_store
+from tests.filled_store import make_store
+from tests.filling import fill_store
 
 
 def atoms_of(shards: int, units: int, groups: int, blocks: int) -> list[tuple[Unit, int]]:
@@ -48,3 +55,36 @@ def test_all_means_all_and_nothing_nothing() -> None:
     assert sorted(draw_in_layers(atoms, 1.0, 0)) == sorted(atoms)
     assert draw_in_layers([], 1.0, 0) == []
     assert draw_in_layers(atoms, 0.3, 1) != draw_in_layers(atoms, 0.3, 2)
+
+
+def test_a_store_with_nothing_in_it_is_not_sound(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s")
+    with pytest.raises(StoreError, match=r"nothing is committed in .*, 10 units wait for labels: run `"):
+        verify(store, 1.0)
+    for more in ((), ("--fraction", "0"), ("--teacher", "resnet10t")):
+        told = CliRunner().invoke(main, ["verify", str(store.path), *more])
+        assert told.exit_code == 1
+        assert told.output.startswith("error: nothing is committed in ")
+        assert told.output.count("\n") == 1
+
+
+def test_the_smallest_fraction_is_one_block(tmp_path: Path) -> None:
+    store = bright_store(tmp_path, counts=(130,))
+    fill_store(store)
+    for fraction in ("0", "1e-9"):
+        told = CliRunner().invoke(main, ["verify", str(store.path), "--fraction", fraction, "--workers", "0"])
+        assert told.exit_code == 0
+        assert "6 records, 2 (block, view)s of 1 shards and 1 groups checked: 0 differences" in told.output
+    told = CliRunner().invoke(main, ["verify", str(store.path), "--fraction", "nan"])
+    assert (told.exit_code, "nan is no number" in told.output) == (2, True)
+
+
+def test_an_extension_that_adds_nothing_says_so(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s")
+    for views, said in (("4", ""), ("3", "warning: 3 views rounded up to 4, a multiple of the group of 2\n")):
+        told = CliRunner().invoke(main, ["extend", str(store.path), "--views", views])
+        assert told.exit_code == 0
+        assert told.output == said + (
+            f"{store.path} has 4 views already: nothing is added; `teacher-cache status` says what is labelled\n"
+        )
+    assert "4 -> 6 views" in CliRunner().invoke(main, ["extend", str(store.path), "--views", "6"]).output

@@ -11,7 +11,7 @@ import torch
 
 from student.loader import ViewLoader
 from teacher_cache import threads
-from teacher_cache.errors import ImageError, RenderError
+from teacher_cache.errors import ImageError, PlanError, RenderError
 from teacher_cache.replay.block import replay
 from teacher_cache.shards import read_block
 from teacher_cache.store import Store
@@ -105,8 +105,10 @@ def test_too_little_shared_memory_is_refused_with_its_bytes(store: Store, monkey
     monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=20, f_frsize=1000))
     num_views = 2 * 32 + 32 + 3 * 64  # the pool, a batch, and three blocks on their way
     message = rf"{num_views} views of the shuffle pool need {num_views * 8 * 8 * 3 / 1e6:.0f} MB of shared memory, "
-    with pytest.raises(RenderError, match=message + r"/dev/shm has 0 MB free: lower pool_batches.*--shm-size"):
+    with pytest.raises(PlanError, match=message + r"/dev/shm has 0 MB free: --workers 0, or enlarge .*--shm-size"):
         next(iter(ViewLoader(store, 32, epochs=1, workers=1, pool_batches=2, labels=False)))
+    with pytest.raises(RenderError, match=message + r"/dev/shm has 0 MB free: lower pool_batches.*--shm-size"):
+        RenderPool(store.policy, 0, workers=1, num_rows=num_views)
     next(iter(ViewLoader(store, 32, epochs=1, workers=0, pool_batches=2, labels=False)))
 
 

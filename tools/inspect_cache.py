@@ -13,7 +13,7 @@ from typing import Any, Literal
 import click
 from rich.console import Console
 
-from teacher_cache.audit.names import file_stem, find_sample
+from teacher_cache.audit.names import chosen_sample, file_stem
 from teacher_cache.audit.recipes import VIEWS_SAMPLED
 from teacher_cache.audit.tables import (
     ROWS_SHOWN,
@@ -27,9 +27,10 @@ from teacher_cache.audit.tables import (
     show_view,
 )
 from teacher_cache.cli import OneLineErrors
-from teacher_cache.options import worker_timeout_option
+from teacher_cache.options import FiniteRange, worker_timeout_option
 from teacher_cache.places import open_moved
 from teacher_cache.progress import step_bars
+from teacher_cache.status import check_committed
 from teacher_cache.store import Store
 from teacher_cache.terminal import say_json, terminal
 
@@ -76,7 +77,7 @@ def _sampling_options(command: Decorated) -> Decorated:
 
 
 @click.group(cls=_Commands, subcommand_metavar="[COMMAND [ARGS]...]")
-@click.argument("store", type=click.Path())
+@click.argument("store", type=click.Path(readable=False))
 @click.pass_context
 def main(ctx: click.Context, store: str) -> None:
     """Look into STORE. Without a command: its summary.
@@ -114,7 +115,7 @@ def summary(store: str, views_sampled: int, seed: int, shards: tuple[str, ...], 
 @main.command()
 @click.option("--class", "of_class", metavar="NAME", help="Only samples of this class.")
 @click.option("--shard", metavar="NAME", help="Only samples of this shard.")
-@click.option("--margin", type=click.FloatRange(-1, 1), help="Only where another label leads the own class by so much.")
+@click.option("--margin", type=FiniteRange(-1, 1), help="Only where another label leads the own class by so much.")
 @click.option("--limit", default=ROWS_SHOWN, type=click.IntRange(1), show_default=True, help="Rows of each list.")
 @_json_option
 @click.pass_obj
@@ -132,7 +133,7 @@ def disagreements(
     """
     from teacher_cache.audit.disagreements import disagreements as find
 
-    opened = Store.open(store)
+    opened = _filled(Store.open(store))
     with step_bars("reading labels", "drawing mixes") as (on_labels, on_plans):
         report = find(
             opened,
@@ -159,15 +160,17 @@ def confusions(store: str, of_class: str | None, limit: int, as_json: bool) -> N
     """
     from teacher_cache.audit.confusions import confusions as find
 
-    opened = Store.open(store)
+    opened = _filled(Store.open(store))
     with step_bars("reading labels") as (on_labels,):
         report = find(opened, limit=limit, of_class=of_class, on_progress=on_labels)
     _print(report, as_json, lambda found, console: show_confusions(found, console, limit))
 
 
 @main.command()
-@click.argument("sample", metavar="SHARD/KEY")
-@click.option("--out", type=click.Path(path_type=Path), help="The sheet's file.  [default: SHARD_KEY.png here]")
+@click.argument("sample", metavar="SAMPLE")
+@click.option(
+    "--out", type=click.Path(path_type=Path, readable=False), help="The sheet's file.  [default: SHARD_KEY.png here]"
+)
 @click.option(
     "--limit",
     default=VIEWS_ON_A_SHEET,
@@ -183,17 +186,18 @@ def sample(
 ) -> None:
     """A sample, and a sheet (PNG) of its image with the crops and all its views with their labels.
 
-    SHARD may be left out where one shard only has the key.
+    SAMPLE is SHARD/KEY, or a KEY that one shard only has; or a number from 0 on, in the store's index or as
+    SHARD/NUMBER in that shard. A key that looks like a number comes before the number.
 
     \b
     python tools/inspect_cache.py runs/digits/store sample train-0000.tar/00017
-    python tools/inspect_cache.py runs/digits/store sample 00017 --limit 16 --out 17.png
+    python tools/inspect_cache.py runs/digits/store sample 17 --limit 16 --out 17.png
     """
     from teacher_cache.audit.pictures import contact_sheet, save_png
     from teacher_cache.audit.sample import describe_sample, render_views
 
     opened = _open(store, shards, ops)
-    number = find_sample(opened, sample)
+    number = chosen_sample(opened, sample)
     found = describe_sample(opened, number, limit=limit)
     found |= {"png": None, "digests_differ": []}
     if found["views_missing"] is None:
@@ -206,9 +210,13 @@ def sample(
 
 
 @main.command()
-@click.argument("sample", metavar="SHARD/KEY")
+@click.argument("sample", metavar="SAMPLE")
 @click.argument("number", metavar="VIEW", type=click.IntRange(0))
-@click.option("--out", type=click.Path(path_type=Path), help="The picture's file.  [default: SHARD_KEY_vVIEW.png here]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, readable=False),
+    help="The picture's file.  [default: SHARD_KEY_vVIEW.png here]",
+)
 @click.option("--unmixed", is_flag=True, help="Beside it, the sample's own view before mixing and its partner's.")
 @click.option(
     "--scale", default=1, type=click.IntRange(1, 32), show_default=True, help="Enlarge every pixel to a square."
@@ -229,15 +237,17 @@ def view(
 ) -> None:
     """One view: what was drawn for it, what the teacher said, and the pixels (PNG) that it saw.
 
+    SAMPLE as for `sample`: SHARD/KEY, KEY, or the sample's number.
+
     \b
     python tools/inspect_cache.py runs/digits/store view train-0000.tar/00017 3
-    python tools/inspect_cache.py runs/digits/store view 00017 3 --unmixed --scale 8 --out view.png
+    python tools/inspect_cache.py runs/digits/store view 17 3 --unmixed --scale 8 --out view.png
     """
     from teacher_cache.audit.pictures import save_png, side_by_side
     from teacher_cache.audit.sample import describe_view, render_views
 
     opened = _open(store, shards, ops)
-    chosen = find_sample(opened, sample)
+    chosen = chosen_sample(opened, sample)
     found = describe_view(opened, chosen, number)
     (pictures,) = render_views(opened, chosen, (number,))[1]
     panes = [pictures.mixed]
@@ -249,7 +259,7 @@ def view(
 
 
 @main.command()
-@click.argument("other", metavar="OTHER_STORE", type=click.Path())
+@click.argument("other", metavar="OTHER_STORE", type=click.Path(readable=False))
 @click.option("--limit", default=ROWS_SHOWN, type=click.IntRange(1), show_default=True, help="Rows of each list.")
 @_json_option
 @click.pass_obj
@@ -265,12 +275,14 @@ def compare(store: str, other: str, limit: int, as_json: bool) -> None:
     from teacher_cache.audit.compare import compare as compare_stores
 
     with step_bars("reading labels") as (on_labels,):
-        report = compare_stores(Store.open(store), Store.open(other), limit=limit, on_progress=on_labels)
+        report = compare_stores(
+            _filled(Store.open(store)), _filled(Store.open(other)), limit=limit, on_progress=on_labels
+        )
     _print(report, as_json, show_comparison)
 
 
 @main.command()
-@click.option("--out", required=True, type=click.Path(), help="A file that ends in .parquet or .csv.")
+@click.option("--out", required=True, type=click.Path(readable=False), help="A file that ends in .parquet or .csv.")
 @click.option("--rows", default="views", type=click.Choice(["views", "samples"]), show_default=True)
 @_json_option
 @click.pass_obj
@@ -286,16 +298,16 @@ def export(store: str, out: str, rows: Literal["views", "samples"], as_json: boo
     from teacher_cache.audit.export import export as write
 
     with step_bars("writing") as (on_rows,):
-        report = write(Store.open(store), out, rows, on_progress=on_rows)
+        report = write(_filled(Store.open(store)), out, rows, on_progress=on_rows)
     _print(report, as_json, lambda found, console: say(console, f"{found['out']}: {found['written']:,} rows"))
 
 
 @main.command()
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The page's file.")
+@click.option("--out", required=True, type=click.Path(path_type=Path, readable=False), help="The page's file.")
 @click.option(
     "--max-megabytes",
     default=10.0,
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, min_open=True),
     show_default=True,
     help="The page is smaller: pictures are left out, and it says how many.",
 )
@@ -332,7 +344,7 @@ def report(
     """
     from teacher_cache.audit.report import write_report
 
-    opened = _open(store, shards, ops)
+    opened = _filled(_open(store, shards, ops))
     steps = ("reading labels", "drawing mixes", "drawing recipes", "rendering views")
     with step_bars(*steps) as (on_labels, on_plans, on_recipes, on_pictures):
         found = write_report(
@@ -359,6 +371,12 @@ def report(
 def _open(store: str, shards: tuple[str, ...], ops: str | None) -> Store:
     """What needs own operations asks for --ops itself: recipes do not."""
     return open_moved(store, shards, ops=ops) if shards or ops is not None else Store.open(store)
+
+
+def _filled(store: Store) -> Store:
+    """The store, where it holds labels to tell of."""
+    check_committed(store)
+    return store
 
 
 def _print(found: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any], Console], None]) -> None:

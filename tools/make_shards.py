@@ -31,7 +31,8 @@ from PIL import Image
 from teacher_cache.classes import CLASSES_FILE, IMAGE_EXTENSIONS, class_rule, read_class_names
 from teacher_cache.cli import OneLineErrors
 from teacher_cache.errors import ShardError
-from teacher_cache.files import sync, sync_tree, writing
+from teacher_cache.files import fail, sync, sync_tree, writing
+from teacher_cache.nearest import did_you_mean
 from teacher_cache.replay.seeds import Stream, derive
 from teacher_cache.shards import expand_shards
 from teacher_cache.shown import shown
@@ -243,7 +244,7 @@ def _copy(file: Path) -> tuple[str, bytes]:
 def _files(folder: Path) -> Iterator[Path]:
     """All files below a folder, sorted by path, hidden ones left out."""
     found = []
-    for root, folders, files in os.walk(folder):
+    for root, folders, files in os.walk(folder, onerror=fail):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(root, name) for name in files if not name.startswith(".")]
     yield from sorted(found, key=lambda file: file.parts)
@@ -418,9 +419,8 @@ def open_torchvision(name: str, root: Path, split: str | None) -> Any:
     kind: Any = getattr(datasets, name, None)
     is_class = inspect.isclass(kind)
     if not is_class:
-        raise ShardError(
-            f"torchvision has no data set {name!r}: names are spelled as in torchvision.datasets, CIFAR10 or Flowers102"
-        )
+        listing = "names are spelled as in torchvision.datasets, CIFAR10 or Flowers102"
+        raise ShardError(f"torchvision has no data set {name!r}: {did_you_mean(name, datasets.__all__, listing)}")
     parameters = inspect.signature(kind).parameters
     arguments: dict[str, Any] = {"root": root} if "root" in parameters else {}
     if split is not None:
@@ -449,13 +449,15 @@ def main() -> None:
     """Write an image data set as shuffled WebDataset shards, the same bytes for the same input."""
 
 
-_out = click.argument("out", type=click.Path(file_okay=False, path_type=Path))
+_out = click.argument("out", type=click.Path(file_okay=False, path_type=Path, readable=False))
 _seed = click.option("--seed", default=0, show_default=True, help="Of the shuffle over all shards.")
 _samples_per_shard = click.option(
     "--samples-per-shard", type=click.IntRange(1), default=1024, show_default=True, help="Best a multiple of 64."
 )
 _prefix = click.option("--prefix", default="train", show_default=True, help="Shards are called PREFIX-0000.tar ...")
-_classes = click.option("--classes", type=click.Path(dir_okay=False), help="JSON list of class names, in their order.")
+_classes = click.option(
+    "--classes", type=click.Path(dir_okay=False, readable=False), help="JSON list of class names, in their order."
+)
 
 
 def _report(paths: Sequence[Path], num_samples: int, class_names: Sequence[str] | None) -> None:
@@ -480,7 +482,7 @@ def digits(out: Path, seed: int, samples_per_shard: int) -> None:
 
 
 @main.command()
-@click.argument("src", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("src", type=click.Path(file_okay=False, path_type=Path, readable=False))
 @_out
 @_seed
 @_samples_per_shard
@@ -500,7 +502,7 @@ def folder(src: Path, out: Path, seed: int, samples_per_shard: int, prefix: str,
 
 @main.command(name="torchvision")
 @click.argument("name")
-@click.argument("root", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("root", type=click.Path(file_okay=False, path_type=Path, readable=False))
 @_out
 @click.option("--split", help="train, test, val ... as torchvision calls it; train or test where it says train=.")
 @_seed

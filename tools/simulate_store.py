@@ -43,7 +43,7 @@ class ShardLabels(NamedTuple):
 
 
 @click.command(context_settings={"show_default": True})
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path, readable=False))
 @click.option("--samples", default=1_281_167, type=click.IntRange(1))
 @click.option("--shards", default=1024, type=click.IntRange(1))
 @click.option("--views", default=304, type=click.IntRange(1))

@@ -1,12 +1,12 @@
 """Which classes the teacher agrees with, and which it takes for which."""
 
-import difflib
 from typing import Any
 
 import numpy as np
 
 from teacher_cache.audit.votes import Census, Confusions, OnProgress, take_census
 from teacher_cache.errors import StoreError
+from teacher_cache.nearest import did_you_mean
 from teacher_cache.store import Store
 
 LISTED = 20
@@ -98,10 +98,10 @@ def class_number(store: Store, name: str) -> int:
         return store.class_names.index(name)
     if name.isdecimal() and int(name) < store.num_classes:
         return int(name)
-    close = difflib.get_close_matches(name, store.class_names, 3, cutoff=0.7)
+    listing = f"give a name of classes.json, or a number from 0 to {store.num_classes - 1}"
     raise StoreError(
         f"{store.path} has no class {name!r} among its {store.num_classes}: "
-        + (f"did you mean {' or '.join(map(repr, close))}?" if close else "give a name of classes.json, or its number")
+        + did_you_mean(name, store.class_names, listing)
     )
 
 

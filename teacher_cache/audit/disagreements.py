@@ -19,6 +19,7 @@ from teacher_cache.audit.confusions import class_number
 from teacher_cache.audit.names import place
 from teacher_cache.audit.votes import Census, OnProgress, Votes, read_unit_row, take_census
 from teacher_cache.errors import StoreError
+from teacher_cache.nearest import did_you_mean
 from teacher_cache.replay.block import BLOCK_SAMPLES, view_mix
 from teacher_cache.replay.mix import LAMBDA_ONE
 from teacher_cache.replay.seeds import Stream, derive
@@ -153,7 +154,9 @@ def _what_counts(store: Store, weighed: int, samples: int, views: int) -> str:
 def _in_shard(store: Store, shard: str) -> np.ndarray:
     numbers = [number for number, entry in enumerate(store.index.shards) if entry.name == shard]
     if not numbers:
-        raise StoreError(f"{store.path} has no shard {shard!r}: give a shard's file name")
+        names = [entry.name for entry in store.index.shards]
+        listing = f"`inspect_cache.py {store.path}` lists all {len(names)}"
+        raise StoreError(f"{store.path} has no shard {shard!r}: {did_you_mean(shard, names, listing)}")
     starts, inside = store.index.starts, np.zeros(store.index.num_samples, bool)
     inside[starts[numbers[0]] : starts[numbers[0] + 1]] = True
     return inside

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from teacher_cache.errors import PolicyError
+from teacher_cache.nearest import OFFERED, did_you_mean
 
 # (H, W, 3) uint8 pixels and a level in [-1, 1] -> the same shape; a pure function: no random numbers, no clock
 OwnOperation = Callable[[np.ndarray, float], np.ndarray]
@@ -85,7 +86,9 @@ def _call(module: ModuleType, path: Path, name: str) -> dict[str, OwnOperation]:
     function = getattr(module, name, None)
     if not callable(function):
         there = [each for each, value in vars(module).items() if callable(value) and not each.startswith("_")]
-        raise PolicyError(f"operations {path} have no function {name}: there is {', '.join(there) or 'none'}")
+        more = f" and {len(there) - OFFERED} more" if len(there) > OFFERED else ""
+        listing = f"there is {', '.join(there[:OFFERED]) or 'none'}{more}"
+        raise PolicyError(f"operations {path} have no function {name}: {did_you_mean(name, there, listing)}")
     try:
         found = function()
     except Exception as error:

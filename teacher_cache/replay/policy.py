@@ -3,6 +3,7 @@
 A setting is on or absent: a section that is left out is not done.
 """
 
+import json
 import keyword
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from teacher_cache.errors import PolicyError
+from teacher_cache.nearest import did_you_mean
 from teacher_cache.replay.operations import OperationsFile, OwnOperation
-from teacher_cache.settings import in_float32, parse_override, put_setting, read_settings, shipped, validated
+from teacher_cache.settings import in_float32, parse_overrides, put_setting, read_settings, shipped, validated
+from teacher_cache.shown import shown
 
 POLICY_VERSION = 2  # of the pixels too: what a release renders otherwise than the one before has another version
 
@@ -45,6 +48,8 @@ TAKEN_NAMES = frozenset(
         *("TranslateX", "TranslateY", "Desaturate", "GaussianBlur", "GaussianBlurRand"),
     }
 )
+
+_OPERATIONS_ARE = "`teacher-cache policies deit` has them all; --ops FILE.py:FUNCTION gives more"
 
 Interpolation = Literal["bicubic", "bilinear"]
 
@@ -210,12 +215,15 @@ class Policy(_Section):
         own = self.own_operations.names if self.own_operations is not None else ()
         if own and self.rand_augment is None:
             raise ValueError("own_operations are RandAugment's, but there is no section rand_augment; add one")
-        for number, name in enumerate(self.rand_augment.operations if self.rand_augment is not None else ()):
-            if name not in OPERATIONS and name not in own:
-                known = ", ".join((*OPERATIONS, *own))
-                raise ValueError(
-                    f"rand_augment.operations.{number}: {name!r} is none of {known}; --ops FILE.py:FUNCTION gives more"
-                )
+        known = (*OPERATIONS, *own)
+        unknown = [
+            f"rand_augment.operations.{number}: no operation {shown(name)!r}: "
+            + did_you_mean(name, known, _OPERATIONS_ARE)
+            for number, name in enumerate(self.rand_augment.operations if self.rand_augment is not None else ())
+            if name not in known
+        ]
+        if unknown:
+            raise ValueError("; ".join(unknown))
         return self
 
     def __eq__(self, other: object) -> bool:
@@ -254,8 +262,24 @@ def load_policy(name_or_path: str, overrides: Sequence[str] = (), operations: Op
     operations join those of RandAugment, unless its list names some of them already. Raises PolicyError, which names
     the setting.
     """
-    values = read_settings(name_or_path, _FOLDER, "policy", PolicyError)
+    listing = "`teacher-cache policies` lists them all"
+    values = read_settings(name_or_path, _FOLDER, "policy", PolicyError, listing)
     return _overridden(values, overrides, operations, f"policy {name_or_path}")
+
+
+def describe_policy(policy: Policy) -> str:
+    """The whole policy as a TOML file that load_policy reads; what is absent stands there as a comment."""
+    tops, sections = [], []
+    for name, value in policy.to_json().items():
+        if isinstance(value, dict):
+            sections += ["", f"[{name}]", *(_line(below, setting) for below, setting in value.items())]
+        else:
+            tops.append(_line(name, value))
+    return "\n".join(tops + sections)
+
+
+def _line(name: str, value: Any) -> str:
+    return f"# {name} is absent" if value is None else f"{name} = {json.dumps(value)}"
 
 
 def change_policy(policy: Policy, overrides: Sequence[str], operations: OperationsFile | None, where: str) -> Policy:
@@ -266,8 +290,7 @@ def change_policy(policy: Policy, overrides: Sequence[str], operations: Operatio
 def _overridden(
     values: dict[str, Any], overrides: Sequence[str], operations: OperationsFile | None, where: str
 ) -> Policy:
-    for override in overrides:
-        key, value = parse_override(override, PolicyError)
+    for key, value in parse_overrides(overrides, PolicyError):
         crop = values.get("crop")
         if key == "crop.kind" and isinstance(crop, dict) and crop.get("kind") != value:
             for foreign in ("scale", "ratio", "crop_pct"):  # the settings of the kind that goes
@@ -346,4 +369,4 @@ def _validated(values: dict[str, Any], where: str) -> Policy:
             f"{where}: version {version!r}, but this program reads {POLICY_VERSION}, whose pixels are others; "
             "use the release that wrote it, or index a new store"
         )
-    return validated(Policy, values, where, PolicyError)
+    return validated(Policy, values, where, PolicyError, listing="`teacher-cache policies deit` has them all")

@@ -4,14 +4,15 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from teacher_cache.audit.confusions import class_number
-from teacher_cache.audit.names import FILE_NAME, file_stem, find_sample, place
+from teacher_cache.audit.names import FILE_NAME, chosen_sample, file_stem, find_sample, place
 from teacher_cache.classes import class_rule
-from teacher_cache.errors import ShardError, StoreError
+from teacher_cache.errors import MissingSampleError, ShardError, StoreError
 from teacher_cache.shards import index_shards
 from tests.bright_shards import bright_image
 from tests.filled_store import make_index, make_store
@@ -59,14 +60,47 @@ def test_keys_with_slashes_and_the_same_key_twice(tmp_path: Path) -> None:
     assert find_sample(store, "b.tar/twice") == 3
     with pytest.raises(ShardError, match="name the shard too"):
         find_sample(store, "twice")
+    with pytest.raises(ShardError, match="name the shard too"):
+        chosen_sample(store, "twice")
+
+
+def test_the_nearest_keys_are_named(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s")
+    for asked, offered in (
+        ("3_0007", r"no sample '3_0007' in any of 4 shards: did you mean '3-0007'"),
+        ("3-0007.", r"did you mean '3-0007'"),
+        ("shard-3.tar/3_0007", r"in shard shard-3\.tar: did you mean 'shard-3\.tar/3-0007'"),
+        ("shard-9.tar/3-0007", "did you mean 'shard-3\\.tar/3-0007'"),
+        ("zebra", r"4 shards: name a sample as SHARD/KEY, KEY, or by its number, 0 to 330$"),
+    ):
+        with pytest.raises(MissingSampleError, match=offered) as refused:
+            find_sample(store, asked)
+        assert str(refused.value).count("'3-") + str(refused.value).count("/3-") <= 4
+
+
+def test_a_number_names_a_sample_unless_a_key_looks_like_it(tmp_path: Path) -> None:
+    plain = make_store(tmp_path / "s")
+    assert [chosen_sample(plain, text) for text in ("0", "17", "330", "3-0007")] == [0, 17, 330, 138]
+    for text in ("331", "-1", "1" * 30, "\u0661", "1.0", "shard-1.tar/17", "shard-9.tar/0"):
+        with pytest.raises(MissingSampleError, match=r"number, 0 to 330|did you mean"):
+            chosen_sample(plain, text)
+    assert [chosen_sample(plain, f"shard-{shard}.tar/{number}") for shard, number in ((0, 129), (1, 0), (3, 7))] == [
+        *(129, 130, 138),
+    ]
+    with pytest.raises(MissingSampleError):
+        find_sample(plain, "17")
+    numbered = [f"{number}".encode() for number in reversed(range(4))]
+    keys = {"key_bytes": np.frombuffer(b"".join(numbered), np.uint8), "key_ends": np.arange(1, 5)}
+    store = make_store(tmp_path / "numbered", index=replace(make_index((4,)), **keys))
+    assert [chosen_sample(store, text) for text in ("0", "3", "shard-0.tar/1")] == [3, 0, 2]
 
 
 def test_a_class_goes_by_its_name_then_by_its_number(tmp_path: Path) -> None:
     index = replace(make_index(num_classes=4), class_names=("tabby", "ostrich", "tiger cat", "2"))
     store = make_store(tmp_path / "s", index=index)
     assert [class_number(store, name) for name in ("tabby", "2", "1")] == [0, 3, 1]
-    with pytest.raises(StoreError, match="no class 'tigercat' among its 4: did you mean 'tiger cat'"):
+    with pytest.raises(StoreError, match="no class 'tigercat' among its 4: did you mean 'tiger cat'\\? give"):
         class_number(store, "tigercat")
-    for far in ("nosuch", "4"):
+    for far in ("zebu", "4"):
         with pytest.raises(StoreError, match=rf"no class '{far}' among its 4: give a name of classes\.json"):
             class_number(store, far)

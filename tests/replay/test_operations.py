@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import os
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -152,10 +153,9 @@ def test_impossible_policies_are_refused() -> None:
     opened = open_operations(f"{OWN}:operations")
     with pytest.raises(PolicyError, match="policy none has no section rand_augment, to which --ops adds operations"):
         load_policy("none", operations=opened)
-    with pytest.raises(
-        PolicyError, match=r"rand_augment.operations.1: 'Blur' is none of AutoContrast.*, darken, roll; --ops"
-    ):
-        own_policy("rand_augment.operations=['roll','Blur']")
+    for wrong, offered in (("Blur", "`teacher-cache policies"), ("darkn", "did you mean 'darken'?")):
+        with pytest.raises(PolicyError, match=rf"operations.1: no operation '{wrong}': {re.escape(offered)}.*; --ops"):
+            own_policy(f"rand_augment.operations=['roll','{wrong}']")
     with pytest.raises(PolicyError, match=r"own_operations are RandAugment's, but there is no section rand_augment"):
         Policy.from_json(own_policy().to_json() | {"rand_augment": None})
     for sha256 in ("", "0" * 63, "Z" * 64):

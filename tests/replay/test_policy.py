@@ -1,7 +1,9 @@
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from teacher_cache.cli import main
 from teacher_cache.errors import PolicyError
 from teacher_cache.replay.policy import OPERATIONS, Crop, Policy, load_policy, shipped_policies
 
@@ -54,8 +56,10 @@ def test_policy_files_and_settings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("colour=1", "unknown setting colour"),
+        ("colour=1", "unknown setting colour: `teacher-cache policies deit` has them all$"),
         ("crop.zoom=1", "unknown setting crop.zoom"),
+        ("crop.sclae=1", "unknown setting crop.sclae: did you mean 'crop.scale'"),
+        ("magnitude=9", "unknown setting magnitude: did you mean 'rand_augment.magnitude'"),
         ("flip=2", "flip: .*less than or equal to 1"),
         ("flip=true", "flip: .*valid number"),
         ("flip=nan", "flip: .*finite"),
@@ -66,7 +70,8 @@ def test_policy_files_and_settings(tmp_path: Path) -> None:
         ("crop.scale=[1,0.5]", "crop.scale: 1.0 is above 0.5"),
         ("crop.scale=[0,1]", "crop.scale.0"),
         ("crop.crop_pct=0.9", "crop_pct is not a setting of kind 'random_resized'"),
-        ("rand_augment.operations=['Cutout']", "rand_augment.operations.0: .*Cutout"),
+        ("rand_augment.operations=['Cutout']", "rand_augment.operations.0: no operation 'Cutout'"),
+        ("rand_augment.operations=['Solarise']", "'Solarise': did you mean 'SolarizeAdd'"),
         ("rand_augment.operations=[]", "rand_augment.operations: names no operation"),
         ("rand_augment.magnitude=11", "rand_augment.magnitude"),
         ("jitter.hue=0.6", "jitter.hue"),
@@ -97,11 +102,29 @@ def test_a_crop_of_a_picture_blown_up_beyond_all_memory_is_refused() -> None:
         load_policy("deit", ["crop.kind=center", "crop.crop_pct=1e-30"])
 
 
+@pytest.mark.parametrize("name", shipped_policies())
+def test_a_policy_that_is_shown_is_a_file_of_it(tmp_path: Path, name: str) -> None:
+    shown = CliRunner().invoke(main, ["policies", name, "--set", "size=[24,40]"])
+    assert shown.exit_code == 0, shown.output
+    (tmp_path / "shown.toml").write_text(shown.output)
+    assert load_policy(str(tmp_path / "shown.toml")) == load_policy(name, ["size=[24,40]"])
+    assert name in CliRunner().invoke(main, ["policies"]).output.split()
+
+
 def test_a_mix_of_nothing_and_an_absent_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match="mix: has neither mixup_alpha nor cutmix_alpha"):
         load_policy("deit", ["mix.mixup_alpha=none", "mix.cutmix_alpha=none"])
-    with pytest.raises(PolicyError, match="neither a file nor one of cifar, deit, digits, none, transfer"):
+    with pytest.raises(
+        PolicyError,
+        match=r"a shipped one: did you mean 'deit' or 'digits'\? `teacher-cache policies` lists",
+    ):
         load_policy("diet")
+    with pytest.raises(PolicyError, match=r"setting flap: did you mean 'flip'\?; unknown setting sise.*has them"):
+        load_policy("deit", ["flap=1", "sise=3"])
+    with pytest.raises(PolicyError, match=r"setting 'flap' is not of the form key=value; setting 'sise' is not"):
+        load_policy("deit", ["flap", "size=3", "sise"])
+    with pytest.raises(PolicyError, match=r"\.0: no operation 'Invrt': did .*; .*\.1: no operation 'Rotat': "):
+        load_policy("deit", ["rand_augment.operations=['Invrt','Rotat']"])
     (tmp_path / "broken.toml").write_text("size = ")
     with pytest.raises(PolicyError, match="cannot be read"):
         load_policy(str(tmp_path / "broken.toml"))

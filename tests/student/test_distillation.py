@@ -205,7 +205,12 @@ def test_a_run_goes_on_with_the_same_teacher_only(tmp_path: Path, store: Store) 
     ("overrides", "options", "error", "message"),
     [
         (["distill=soft"], {}, StoreError, r"topk.* --topk K --tau T"),
-        (["distill=none"], {"teacher": online()}, RecipeError, "does not distil: leave out --teacher"),
+        (
+            ["distill=none"],
+            {"teacher": online()},
+            RecipeError,
+            "does not distil, .*: --set distill=hard, or leave out",
+        ),
     ],
 )
 def test_refusals(
@@ -222,7 +227,7 @@ def test_refusals(
 
 
 def test_another_temperature_is_refused(tmp_path: Path, soft_store: Store) -> None:
-    with pytest.raises(RecipeError, match=r"distils at distill_tau 3, .* are at tau 2: --set distill_tau=2, or fill"):
+    with pytest.raises(RecipeError, match=r"distils at distill_tau 3, .* are at tau 2: --set distill_tau=2.0, or fill"):
         train_small(soft_store, tmp_path / "out", "distill=soft", "distill_tau=3.0")
 
 

@@ -23,6 +23,7 @@ from teacher_cache.replay.render import decode
 from teacher_cache.shards import index_shards, read_block
 from teacher_cache.teacher import Teacher, TeacherSettings, open_teacher
 from tests.bright_shards import bright_image
+from tests.filled_store import make_store
 from tests.shard_files import write_shard
 from tests.student.small_runs import STUDENTS, filled_store, read_own, train_small, validation_shard
 from tests.student.trained_files import DEIT, DEIT_SETTINGS, checkpoint, filled, pth
@@ -330,9 +331,26 @@ def test_results_command_joins_runs(trained: Path) -> None:
     assert found.exit_code == 0
     assert "mine, EMA, fused" in found.output
     assert "out, distillation head" in found.output
-    unfinished = CliRunner().invoke(main, ["results", str(trained)])
-    assert unfinished.exit_code == 1
-    assert "has no results.json: its training is not finished" in unfinished.output
+
+
+def test_results_of_what_is_no_run_says_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "steps.csv").write_text("step\n")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "plain").mkdir()
+    make_store(tmp_path / "store")
+    said = {
+        "begun": "has no results.json: its training is not finished; run its command again",
+        "file": "is no run, it is a file: name the --out of a training",
+        "plain": f"is no run, it is an empty folder; there is a store at {tmp_path}/store: name",
+        "store": "is no run, it is a store of labels: name",
+        "store/labels": f"is no run, it is a part of the store {tmp_path}/store",
+        "bergun": f"is no run, there is no such file or folder ({tmp_path} has begun): name",
+    }
+    told = CliRunner().invoke(main, ["results", *(f"{tmp_path}/{name}" for name in said)])
+    assert told.exit_code == 1
+    for line, (name, end) in zip(told.output.splitlines(), said.items(), strict=True):
+        assert line.startswith(f"error: {tmp_path}/{name} {end}"), line
 
 
 # -- the command -----------------------------------------------------------------------------------------------------

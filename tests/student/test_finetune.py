@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from student.checkpoint import NEWEST
 from student.cli import main
-from student.finetune import adapt, check_resolution, other_classes
+from student.faults import refuse
+from student.finetune import adapt, other_classes
 from student.model import build_model
+from student.preflight import resolution_faults
 from student.ranks import Ranks
 from student.recipe import Recipe, load_recipe
 from student.train import Run, TrainOptions
@@ -311,10 +313,10 @@ def test_a_teacher_of_too_many_classes_names_the_command(tmp_path: Path) -> None
 
 def test_another_resolution_than_the_stores_is_refused(source: Path, tmp_path: Path) -> None:
     store = Store.open(source / "store")
-    check_resolution(store, None)
-    check_resolution(store, (8, 8))
+    refuse(resolution_faults(store, None))
+    refuse(resolution_faults(store, (8, 8)))
     with pytest.raises(RecipeError, match=r"--resolution is 16 x 8, views of .* are 8 x 8: .*--set size=\[16,8\]"):
-        check_resolution(store, (16, 8))
+        refuse(resolution_faults(store, (16, 8)))
     command = ["finetune", "--checkpoint", str(source / "run" / NEWEST), "--store", str(store.path), "--out", "x"]
     bad = CliRunner().invoke(main, [*command, "--resolution", "big"])
     assert bad.exit_code == 2

@@ -305,7 +305,7 @@ def test_a_changed_pixel_stops_before_its_soft_labels_are_read(tmp_path: Path) -
 
 def test_memory_for_soft_labels_is_counted(soft_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    monkeypatch.setattr("student.loader._check_memory", asked.append)
+    monkeypatch.setattr("student.preflight.memory_lacking", lambda num_bytes, what: asked.append(num_bytes))
     for soft in (False, True):
         next(iter(make_loader(soft_store, soft=soft)))
     rows = asked[0] // (8 * 8 * 3)
@@ -358,7 +358,7 @@ def test_missing_labels_stop_before_anything_is_rendered(tmp_path: Path, monkeyp
     with pytest.raises(MissingLabelError, match=rf"1040 of the 1040 labels .*train-0000.tar, views 0 to 1: {command}"):
         make_loader(store, epochs=4)
     fill_store(store, views=range(2))
-    command = f"run `teacher-cache fill --store {store.path} --views 2:4`"
+    command = f"--views-used 2, or run `teacher-cache fill --store {store.path} --views 2:4`"
     with pytest.raises(MissingLabelError, match=rf"520 of the 1040 labels .*, views 2 to 3: {command}"):
         make_loader(store, epochs=4)
     make_loader(store, epochs=4, views_in_use=2)
@@ -430,11 +430,14 @@ def test_views_that_repeat_are_announced(store: Store) -> None:
         ({"batch_size": 25, "world_size": 2}, "a global batch of 25 cannot be shared out among 2 ranks"),
         ({"repeats": 5}, "5 repeats of a sample need as many views, 4 are in use"),
         ({"repeats": 3, "views_in_use": 2}, "3 repeats of a sample need as many views, 2 are in use"),
-        ({"batch_size": 300}, "less than one global batch of 300: lower batch_size"),
+        ({"batch_size": 300}, "less than one global batch of 300: --set batch_size=32"),
         ({"rank": 2, "world_size": 2}, "rank 2 is not one of 2 ranks"),
-        ({"views_in_use": 5}, "--views-used 5 is not within the store's 1 to 4 views: `teacher-cache extend"),
+        (
+            {"views_in_use": 5},
+            "--views-used 5 is not within the store's 1 to 4 views: --views-used 4, or",
+        ),
         ({"views_in_use": 0}, "--views-used 0 is not within"),
-        ({"pool_batches": 10**12}, "lower pool_batches"),
+        ({"pool_batches": 10**12}, "GB are available: --set pool_batches=[0-9]+, or"),
     ],
 )
 def test_plans_that_cannot_be(store: Store, options: dict[str, Any], message: str) -> None:

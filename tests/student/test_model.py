@@ -193,14 +193,17 @@ def test_a_function_in_a_file_may_have_two_heads(model_file: str) -> None:
     [
         (["model=none"], "names no model: it takes that of a checkpoint"),
         (["token_init_std=0.02", "model=resnet10t", "model_args={}"], "has no class token to draw"),
-        (["model=deit_tiny_distilled_patch8"], "timm has no model deit_tiny_distilled_patch8 .it has deit"),
+        (["model=deit_tiny_distilled_patch8"], "timm has no model deit_tiny_distilled_patch8: did you mean 'deit"),
         (["model_args.widht=3"], "does not take one of drop_path, model_args .*widht"),
         (["model=vgg11", "model_args={}", "drop_path=0.1"], "does not take one of drop_path.*set drop_path=none"),
         (["model_args.num_classes=7"], "model_args num_classes would make timm read other files or build another kind"),
         (["model=vgg11", "model_args={}"], "does not take views of 16 x 16"),
         (["model=student.convnet:small_convnet"], "takes no patch_size, embed_dim, depth, num_heads"),
         (["model=student.convnet:small_convnet", "model_args={}", "drop_path=0.1"], "takes no drop_path_rate"),
-        (["model=student.convnet:large_convnet"], "student.convnet has no function large_convnet"),
+        (
+            ["model=student.convnet:large_convnet"],
+            "has no function large_convnet: did you mean 'cifar_convnet' or 'small_convnet'",
+        ),
     ],
 )
 def test_models_that_do_not_fit_are_refused(overrides: list[str], message: str) -> None:

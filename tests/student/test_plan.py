@@ -238,11 +238,14 @@ def test_settings_that_fit_pass() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"world_size": 5}, "a global batch of 24 cannot be shared out among 5 ranks: choose a multiple of 5, 25"),
+        ({"world_size": 5}, "a global batch of 24 cannot be shared out among 5 ranks: --set batch_size=25"),
         ({"repeats": 9}, "9 repeats of a sample need as many views, 8 are in use"),
-        ({"views_in_use": 17}, "17 views are to be used, the store has 16"),
-        ({"views_in_use": 0}, "0 views are to be used, the store has 16"),
-        ({"batch_size": 93}, r"an epoch has 90 views \(91 samples\), less than one global batch of 93"),
+        ({"views_in_use": 17}, "--views-used 17 is not within the store's 1 to 16 views: --views-used 16, or"),
+        ({"views_in_use": 0}, "--views-used 0 is not within the store's 1 to 16 views"),
+        (
+            {"batch_size": 93},
+            r"an epoch has 90 views \(91 samples\), less than one .*: --set batch_size=8$",
+        ),
         ({"rank": 1}, "rank 1 is not one of 1 ranks"),
         ({"batch_size": 0}, "batch 0, repeats 3"),
     ],

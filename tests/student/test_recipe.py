@@ -268,7 +268,8 @@ def test_json_round_trip() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("dropout=0.1", "unknown setting dropout"),
+        ("dropout=0.1", "unknown setting dropout: did you mean 'drop_path'"),
+        ("epoch=3", "unknown setting epoch: did you mean 'epochs'. `student recipes show NAME` has"),
         ("epochs=0", r"epochs: .* \(got 0\)"),
         ("epochs=ten", r"epochs: .* \(got 'ten'\)"),
         ("lr=-1", r"lr: .* \(got -1\)"),
@@ -334,8 +335,12 @@ def test_min_lr_is_compared_with_the_scaled_lr() -> None:
 
 
 def test_what_is_no_recipe_is_refused(tmp_path: Path, minimal: str) -> None:
-    with pytest.raises(RecipeError, match=r"no recipe 'deit_huge': neither a file nor one of .*deit_tiny"):
-        load_recipe("deit_huge")
+    with pytest.raises(RecipeError, match=r"no recipe 'deit_tny', neither .* one: did you mean 'deit_tiny'") as refused:
+        load_recipe("deit_tny")
+    assert str(refused.value).count("'") == 8
+    assert str(refused.value).endswith("? `student recipes` lists them all")
+    with pytest.raises(RecipeError, match=r"no recipe 'resnet', .* one: `student recipes` lists them all"):
+        load_recipe("resnet")
     broken = tmp_path / "broken.toml"
     broken.write_text("epochs: 3\n")
     with pytest.raises(RecipeError, match=r"broken.toml cannot be read: .*line 1"):

@@ -22,8 +22,10 @@ from click.testing import CliRunner
 from student.checkpoint import EPOCH_END, NEWEST
 from student.cli import main
 from student.evaluate import evaluate
+from student.faults import refuse
 from student.loader import Batch
-from student.train import LOCK, STOPPED, Run, Stopped, check_policy, describe_way, stop_signals
+from student.preflight import policy_faults
+from student.train import LOCK, STOPPED, Run, Stopped, describe_way, stop_signals
 from student.trained import build_trained
 from student.validation import ValidationSet, index_validation
 from teacher_cache.errors import CheckpointError, MissingLabelError, PlanError, RecipeError, TrainingError
@@ -455,9 +457,9 @@ def test_half_precision_stays_near_full(tmp_path: Path, store: Store, val: str, 
 
 
 def test_another_policy_needs_to_be_allowed(tmp_path: Path, store: Store) -> None:
-    with pytest.raises(RecipeError, match=r"expects a store of policy deit, .* has cifar: .* --allow-policy"):
-        check_policy(store, small_recipe("policy=deit"), allow_policy=False)
-    check_policy(store, small_recipe("policy=none"), allow_policy=False)
+    with pytest.raises(RecipeError, match=r"expects a store of policy deit, .* has cifar: --allow-policy, or "):
+        refuse(policy_faults(store, small_recipe("policy=deit"), allow_policy=False))
+    refuse(policy_faults(store, small_recipe("policy=none"), allow_policy=False))
     refused = CliRunner().invoke(main, train_command(store, tmp_path / "out", "policy=deit"))
     assert refused.exit_code == 1
     assert refused.output.startswith("error: recipe small expects a store of policy deit")

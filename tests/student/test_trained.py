@@ -193,8 +193,8 @@ def test_what_is_none_of_these(tmp_path: Path) -> None:
     torch.save({"epoch": 3, "weights": {}}, tmp_path / "other.pt")
     refusals: list[tuple[str, str | None, str]] = [
         (plain, None, "does not say which model it is .*name it with --model, a timm name"),
-        (plain, "deit_tiny_patch8", "timm has no model deit_tiny_patch8 .*check the name"),
-        (plain, f"{DEIT}.nonsense", f"timm has no configuration of {DEIT}.nonsense"),
+        (plain, "deit_tiny_patch8", "timm has no model deit_tiny_patch8: did you mean 'deit_tiny_patch16_224'"),
+        (plain, f"{DEIT}.nonsense", f"timm has no {DEIT}.nonsense: did you mean '{DEIT}.fb_in1k'"),
         (plain, "resnet10t", r"holds no fc\.weight, from which .* of resnet10t is read: check --model"),
         (f"{tmp_path}/nothing.pt", None, r"nothing\.pt is absent: check the path"),
         *((f"nothing{end}", None, rf"nothing{end} is absent: check the path") for end in (".pth", ".pth.tar", ".ckpt")),
@@ -202,7 +202,7 @@ def test_what_is_none_of_these(tmp_path: Path) -> None:
         (f"{tmp_path}/torn.safetensors", None, r"torn\.safetensors cannot be read"),
         (f"{tmp_path}/other.pt", DEIT, r"holds no state dict, .*\(found epoch, weights\)"),
         (str(tmp_path), None, r"is a folder: name a file in it, checkpoint\.pt"),
-        ("deit_tiny_patch8", None, "timm has no model deit_tiny_patch8 .*check the name, or the path of a checkpoint"),
+        ("deit_tiny_patch8", None, "timm has no model deit_tiny_patch8: .*or give the path of a checkpoint"),
         (DEIT, DEIT, "is no file: --model and --ema are for files"),
     ]
     for source, name, message in refusals:

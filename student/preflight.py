@@ -1,0 +1,271 @@
+"""Everything that can be known to be wrong with a training before torch is imported: all at once, with what mends it.
+
+Each rule stands once, here, in `plan` or in `recipe`; the code that needs it to hold calls the same one.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from student.faults import Fault
+from student.plan import PlanSettings, pass_blocks, plan_faults, pool_rows, views_needed
+from student.recipe import Recipe, relation_faults
+from teacher_cache.classes import class_rule
+from teacher_cache.errors import DiskError, MissingLabelError, PlanError, RecipeError, ShardError, StoreError
+from teacher_cache.memory import available_memory, free_shared_memory, memory_lacking, shared_memory_lacking
+from teacher_cache.settings import parse_override
+from teacher_cache.shards import expand_shards
+from teacher_cache.shown import listed
+from teacher_cache.store import Store
+
+SPARED = 0.9  # of the free memory that a mended pool takes
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line asks for besides store and recipe."""
+
+    out: Path
+    val: tuple[str, ...] = ()
+    views_used: int | None = None
+    workers: int = 2
+    world_size: int = 1
+    online: bool = False  # a teacher that runs while the student trains
+    allow_policy: bool = False
+    from_checkpoint: bool = False  # which says what the model is
+    resolution: tuple[int, int] | None = None
+
+
+def find_faults(store: Store, recipe: Recipe, asked: Asked) -> list[Fault]:
+    """Every refusal that recipe, store and options make certain.
+
+    What is offered to mend a fault is taken up before the next rule is looked at, so that all offers together train,
+    where each fault has one. recipe may be one whose settings do not fit each other: `load_recipe(..., loose=True)`.
+    """
+    found: list[Fault] = []
+    rules = (_store_faults, _plan_faults, _recipe_faults, _label_faults, _memory_faults)
+    for rule in rules:
+        for fault in rule(store, recipe, asked):
+            found.append(fault)
+            recipe, asked = _mended(recipe, asked, fault)
+    return found
+
+
+def _mended(recipe: Recipe, asked: Asked, fault: Fault) -> tuple[Recipe, Asked]:
+    """Recipe and options with what the fault's mend says."""
+    option, value = (*fault.mend, "", "")[:2]
+    if option == "--set":
+        key, setting = parse_override(value, RecipeError)
+        return recipe.model_copy(update={key: setting}), asked
+    if option == "--views-used":
+        return recipe, replace(asked, views_used=int(value))
+    if option == "--workers":
+        return recipe, replace(asked, workers=int(value))
+    return recipe, asked
+
+
+def _store_faults(store: Store, recipe: Recipe, asked: Asked) -> Iterator[Fault]:
+    """What no number in the recipe mends."""
+    yield from policy_faults(store, recipe, asked.allow_policy)
+    yield from resolution_faults(store, asked.resolution)
+    if not asked.from_checkpoint:
+        yield from model_faults(recipe)
+    if asked.out.exists() and not asked.out.is_dir():
+        yield Fault(DiskError, f"{asked.out} is a file, where the run's folder shall be", advice="choose another --out")
+    if asked.val:
+        yield from validation_faults(store, asked.val)
+
+
+def _recipe_faults(store: Store, recipe: Recipe, asked: Asked) -> Iterator[Fault]:
+    yield from relation_faults(recipe)
+
+
+def _plan_faults(store: Store, recipe: Recipe, asked: Asked) -> Iterator[Fault]:
+    num_samples = pass_blocks(store.counts, store.skipped()).num_samples
+    yield from plan_faults(_plan(store, recipe, asked), num_samples, store.views, str(store.path))
+
+
+def _label_faults(store: Store, recipe: Recipe, asked: Asked) -> Iterator[Fault]:
+    if asked.online:
+        yield from online_faults(recipe)
+        return
+    if recipe.distill == "soft":
+        yield from (without := list(topk_faults(store)))
+        yield from tau_faults(store, recipe)
+        if without:
+            return
+    if recipe.distill != "none":
+        settings = _plan(store, recipe, asked)
+        views = views_needed(recipe.epochs, recipe.repeats, settings.views_in_use)
+        yield from label_faults(store, views, recipe.repeats)
+
+
+def _memory_faults(store: Store, recipe: Recipe, asked: Asked) -> Iterator[Fault]:
+    settings = _plan(store, recipe, asked)
+    if not settings.local_batch:
+        return
+    soft = recipe.distill == "soft" and not asked.online
+    yield from pool_faults(store, settings, asked.workers, store.topk if soft else 0)
+
+
+def _plan(store: Store, recipe: Recipe, asked: Asked) -> PlanSettings:
+    return PlanSettings(
+        seed=recipe.seed,
+        batch_size=recipe.batch_size,
+        world_size=asked.world_size,
+        rank=0,
+        repeats=recipe.repeats,
+        order=recipe.repeats_order,
+        views_in_use=store.views if asked.views_used is None else asked.views_used,
+        pool_batches=recipe.pool_batches,
+    )
+
+
+# -- rules -----------------------------------------------------------------------------------------------------------
+
+
+def policy_faults(store: Store, recipe: Recipe, allow_policy: bool) -> Iterator[Fault]:
+    """A store of another policy than the recipe expects."""
+    if recipe.policy is not None and recipe.policy != store.policy.name and not allow_policy:
+        yield Fault(
+            RecipeError,
+            f"recipe {recipe.name} expects a store of policy {recipe.policy}, {store.path} has {store.policy.name}",
+            ("--allow-policy",),
+            "index a store with that policy",
+        )
+
+
+def resolution_faults(store: Store, resolution: tuple[int, int] | None) -> Iterator[Fault]:
+    """Another resolution (H, W) than that of the store's views."""
+    if resolution is None or resolution == store.policy.size:
+        return
+    height, width = resolution
+    size = str(height) if height == width else f"[{height},{width}]"
+    own = store.policy.size
+    yield Fault(
+        RecipeError,
+        f"--resolution is {height} x {width}, views of {store.path} are {own[0]} x {own[1]}",
+        ("--resolution", f"{own[0]}x{own[1]}"),
+        f"make a store of that size, `teacher-cache index --like {store.path} --set size={size} --views N "
+        "--store OTHER`",
+    )
+
+
+def model_faults(recipe: Recipe) -> Iterator[Fault]:
+    """A recipe without a model."""
+    if recipe.model is None:
+        yield Fault(
+            RecipeError,
+            f"recipe {recipe.name} names no model",
+            advice="it takes that of a checkpoint (`student finetune --checkpoint FILE`), or --set model=NAME",
+        )
+
+
+def validation_faults(store: Store, patterns: Sequence[str]) -> Iterator[Fault]:
+    """Validation shards that are not there, or whose classes.json names other classes than the store's."""
+    try:
+        names = class_rule(expand_shards(patterns), store.index.class_from).names
+    except ShardError as error:
+        yield Fault(ShardError, f"--val: {error}")
+        return
+    if names is not None and names != store.class_names:
+        yield other_classes(patterns, names, store.class_names)
+
+
+def other_classes(patterns: Sequence[str], there: Sequence[str], here: Sequence[str]) -> Fault:
+    """Validation shards whose class names differ from the model's."""
+    differing = next(
+        (
+            f"class {number} is {theirs} there and {ours} here"
+            for number, (theirs, ours) in enumerate(zip(there, here, strict=False))
+            if theirs != ours
+        ),
+        f"{len(there)} classes there and {len(here)} here",
+    )
+    return Fault(
+        ShardError,
+        f"validation shards {listed(patterns)} have other classes than the model ({differing})",
+        advice="put the training shards' classes.json beside them",
+    )
+
+
+def online_faults(recipe: Recipe) -> Iterator[Fault]:
+    """A teacher that nobody asks."""
+    if recipe.distill == "none":
+        yield Fault(
+            RecipeError,
+            f"recipe {recipe.name} does not distil, but there is a --teacher",
+            ("--set", "distill=hard"),
+            "leave out --teacher",
+        )
+
+
+def topk_faults(store: Store) -> Iterator[Fault]:
+    """Soft labels that the store does not hold."""
+    fill = "`teacher-cache fill --store {} --topk K --tau T`"
+    if store.topk:
+        return
+    if store.teacher is None:
+        advice = f"run {fill.format(store.path)}"
+        yield Fault(StoreError, f"{store.path} is not filled yet, soft labels are wanted", advice=advice)
+        return
+    yield Fault(
+        StoreError,
+        f"{store.path} holds labels alone (topk 0), soft labels are wanted",
+        ("--set", "distill=hard"),
+        f"make another store with `teacher-cache index --like {store.path} --store OTHER` and run "
+        f"{fill.format('OTHER')}",
+    )
+
+
+def tau_faults(store: Store, recipe: Recipe) -> Iterator[Fault]:
+    """Another temperature than that of the stored probabilities."""
+    if store.topk and store.tau != recipe.distill_tau:
+        yield Fault(
+            RecipeError,
+            f"recipe {recipe.name} distils at distill_tau {recipe.distill_tau:g}, the probabilities of {store.path} "
+            f"are at tau {store.tau:g}",
+            ("--set", f"distill_tau={store.tau!r}"),
+            f"fill another store with --tau {recipe.distill_tau:g}",
+        )
+
+
+def label_faults(store: Store, views: Sequence[int], repeats: int) -> Iterator[Fault]:
+    """Views of the plan, which are 0 to N-1, without labels."""
+    units = store.missing_units(range(len(views)))
+    if not units:
+        return
+    lacking = sum(store.unit_rows(unit)[1] for unit in units)
+    num_groups = -(-len(views) // store.group)
+    needed = int(store.counts.sum()) * num_groups
+    first = units[0]
+    wanted = range(store.group_views(first.group).start, store.group_views(units[-1].group).stop)
+    whole = wanted.start  # views that are labelled of every sample: those of the groups before
+    yield Fault(
+        MissingLabelError,
+        f"{lacking * store.group} of the {needed * store.group} labels that the plan needs are missing, first those of "
+        f"shard {store.shard_name(first.shard)}, views {wanted.start} to {store.group_views(first.group).stop - 1}",
+        ("--views-used", str(whole)) if whole >= repeats else (),
+        f"run `teacher-cache fill --store {store.path} --views {wanted.start}:{wanted.stop}`",
+    )
+
+
+def pool_faults(store: Store, settings: PlanSettings, workers: int, topk: int) -> Iterator[Fault]:
+    """A shuffle pool that does not fit into memory. topk: how many probabilities of a view it holds beside pixels."""
+    rows, pixels = pool_rows(settings, workers), math.prod((*store.policy.size, 3))
+    row_bytes = pixels + (4 * (2 * topk + 1) if topk else 0)  # 4 bytes each for topk classes, topk + 1 probabilities
+    if lacking := memory_lacking(rows * row_bytes, "the shuffle pool"):
+        yield _pool_fault(lacking, settings, workers, available_memory(), row_bytes)
+    elif workers and (lacking := shared_memory_lacking(rows * pixels, f"{rows} views of the shuffle pool")):
+        fault = _pool_fault(lacking, settings, workers, free_shared_memory(), pixels)
+        enlarge = "enlarge /dev/shm (docker: --shm-size)"
+        yield fault if fault.mend else replace(fault, mend=("--workers", "0"), advice=enlarge)
+
+
+def _pool_fault(lacking: str, settings: PlanSettings, workers: int, free: int | None, row_bytes: int) -> Fault:
+    """Lower pool_batches to what fits; where even none fits, the batch has to be."""
+    rows = int(SPARED * (free or 0)) // row_bytes - pool_rows(replace(settings, pool_batches=0), workers)
+    if rows < 0:
+        return Fault(PlanError, lacking, advice="lower batch_size, or --workers")
+    return Fault(PlanError, lacking, ("--set", f"pool_batches={rows // settings.local_batch}"), "use a larger machine")

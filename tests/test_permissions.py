@@ -1,0 +1,159 @@
+"""What may not be read, written or entered ends every command in one line, which calls nothing damaged."""
+
+import ctypes
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.bright_shards import bright_store
+from tests.filling import fill_store
+from tests.student.small_runs import ROOT, STUDENTS, train_small, validation_shard
+
+TEACHERS = str(ROOT / "tests" / "teachers.py")
+MODEL = f"--model {STUDENTS}:two_heads"
+RECIPE = f"--recipe small.toml --store store --workers 0 --device cpu --out run {MODEL}"
+INDEX = "teacher-cache index --policy none --views 2"
+FILL = f"fill --store empty --teacher {TEACHERS}:brightness --device cpu --workers 1"
+EXPORT = f"student export --checkpoint run/checkpoint.pt {MODEL}"
+
+# what is shut, its mode then, and the command
+CASES = [
+    ("store", "000", "teacher-cache status store"),
+    ("store/zarr.json", "000", "teacher-cache status store"),
+    ("store/records/c", "000", "teacher-cache status store"),
+    ("store/index/counts/c", "000", "teacher-cache status store"),
+    ("store/labels/c/0/0/0", "000", "teacher-cache verify store --workers 0 --fraction 1"),
+    ("store/teacher", "000", "teacher-cache verify store --workers 0"),
+    ("shards/train-0000.tar", "000", "teacher-cache verify store --workers 1 --fraction 1"),
+    ("store/labels", "555", "teacher-cache extend store --views 8"),
+    ("shards", "000", f"{INDEX} shards/*.tar --store new"),
+    ("shards", "000", f"{INDEX} shards/train-0000.tar --store new"),
+    ("shards/train-0001.tar", "000", f"{INDEX} shards/*.tar --store new --workers 1"),
+    ("place", "555", f"{INDEX} shards/*.tar --store place/new --workers 1"),
+    ("small.toml", "000", f"{INDEX} shards/*.tar --store new --policy small.toml"),
+    ("place/names.json", "000", f"{INDEX} shards/*.tar --store new --classes {{}}"),
+    ("empty/labels", "555", f"teacher-cache {FILL}"),
+    ("shards/train-0001.tar", "000", f"teacher-cache {FILL}"),
+    ("run/checkpoint.pt", "000", f"teacher-cache {FILL} --checkpoint run/checkpoint.pt"),
+    ("small.toml", "000", f"student train {RECIPE}"),
+    ("store/labels/c", "000", f"student train {RECIPE} --out other"),
+    ("run/checkpoint.pt", "000", f"student train {RECIPE}"),
+    ("run/tensorboard", "000", f"student train {RECIPE}"),
+    ("place", "555", f"student train {RECIPE} --out place/run"),
+    ("val", "000", f"student train {RECIPE} --out other --val val/val.tar"),
+    ("val/val.tar", "000", f"student evaluate --checkpoint run/checkpoint.pt {MODEL} --val val/val.tar --workers 0"),
+    ("run", "000", f"student evaluate --checkpoint run/checkpoint.pt {MODEL} --val val/val.tar --workers 0"),
+    ("run/checkpoint.pt", "000", f"{EXPORT} --format onnx --out m.onnx"),
+    ("place", "555", f"{EXPORT} --format safetensors --out {{}}/m.safetensors"),
+    ("run/checkpoint.pt", "000", f"student finetune --checkpoint run/checkpoint.pt {RECIPE} --out other"),
+    ("run", "000", "student results run"),
+    ("run/results.json", "000", "student results run"),
+    ("store", "000", "inspect store"),
+    ("store/labels/c", "000", "inspect store sample 3 --out place/s.png"),
+    ("place", "555", "inspect store view 3 0 --out place/s.png"),
+    ("place", "555", "inspect store export --out place/s.csv"),
+    ("place", "555", "inspect store report --out place/s.html --workers 0"),
+    ("images/dog", "000", "make_shards folder images place"),
+    ("images/dog/1.png", "000", "make_shards folder images place"),
+    ("place", "555", "make_shards digits place"),
+    ("shards/train-0001.tar", "000", "make_shards reshuffle shards/train-0001.tar place"),
+]  # fmt: skip
+
+MISLEADING = ("damaged", "delete", "new store", "index again", "`mv ", "absent", "correct the file", "is no ")
+
+# Run in a process without root's right to pass over permissions: argument 1 is the folder, standard input the cases.
+SCRIPT = """
+import json, os, sys
+from click.testing import CliRunner
+import student.cli, teacher_cache.cli, tools.inspect_cache, tools.make_shards
+programs = {"teacher-cache": teacher_cache.cli.main, "student": student.cli.main,
+            "inspect": tools.inspect_cache.main, "make_shards": tools.make_shards.main}
+if __name__ == "__main__":
+    os.chdir(sys.argv[1])
+    found = []
+    for place, mode, command in json.load(sys.stdin):
+        program, *words = command.replace("{}", place).split()
+        before = os.stat(place).st_mode
+        os.chmod(place, int(mode, 8))
+        try:
+            told = CliRunner().invoke(programs[program], words)
+        finally:
+            os.chmod(place, before)
+        found.append((told.exit_code, told.output))
+    print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards, a filled store and an unfilled one, a run, validation shards, images, a recipe, a place to write to."""
+    folder = tmp_path_factory.mktemp("world")
+    store = bright_store(folder)
+    fill_store(store)
+    bright_store(folder, name="empty")
+    train_small(store, folder / "run")
+    validation_shard(folder / "val" / "val.tar", 3)
+    (folder / "place").mkdir()
+    (folder / "place" / "names.json").write_text("[]")
+    for name in ("cat", "dog"):
+        (folder / "images" / name).mkdir(parents=True)
+        shutil.copy(ROOT / "tests" / "golden" / "palette.png", folder / "images" / name / "1.png")
+    shutil.copy(ROOT / "tests" / "student" / "small.toml", folder)
+    return folder
+
+
+def test_every_command_says_in_one_line_what_is_shut(world: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(world)],
+        input=json.dumps(CASES),
+        capture_output=True,
+        text=True,
+        env=environment,
+        preexec_fn=_without_roots_rights if os.geteuid() == 0 else None,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    told = zip(CASES, json.loads(done.stdout), strict=True)
+    wrong = [fault for case, (code, output) in told for fault in faults_of(*case, code, output)]
+    assert not wrong, "\n".join(wrong)
+
+
+def faults_of(place: str, mode: str, command: str, code: int, output: str) -> list[str]:
+    """What is wrong with a command's answer."""
+    lines = [line for line in output.splitlines() if line.startswith("error: ")]
+    line = lines[0] if lines else ""
+    wrong = {
+        f"exit code {code}": code != 1,
+        f"{len(lines)} lines": len(lines) != 1 or "Traceback" in output,
+        "no reason": "Permission denied" not in line,
+        "no place": Path(place).name not in line,
+    }
+    wrong |= {f"says {word}": word in line for word in MISLEADING}
+    return [f"{mode} {place}: {command}: {fault}: {output}" for fault, is_so in wrong.items() if is_so]
+
+
+def _without_roots_rights() -> None:
+    """Drop CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH from what the next program may have."""
+    libc = ctypes.CDLL(None)
+    for capability in (1, 2):
+        libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _permissions_count() -> None:
+    """Skip where root cannot give up its rights."""
+    code = "import os, tempfile\nwith tempfile.TemporaryDirectory() as d: os.chmod(d, 0); print(os.access(d, os.X_OK))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        preexec_fn=_without_roots_rights if os.geteuid() == 0 else None,
+    )
+    if done.stdout.strip() != "False":
+        pytest.skip("this process passes over permissions, and cannot give that up")
