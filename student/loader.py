@@ -161,9 +161,8 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
     def describe_checks(self) -> str:
         """How many views this rank has compared with the store's digests."""
         rank = f"rank {self.settings.rank}: " if self.settings.world_size > 1 else ""
-        text = (
-            f"{rank}{self.views_checked} replayed views compared with the store's digests, {self.views_drifted} differ"
-        )
+        compared = f"{self.views_checked} replayed views compared with the store's digests, {self.views_drifted} differ"
+        text = rank + (compared if self.views_checked else "no replayed view was compared with the store's digests")
         if self.views_unchecked:
             text += f"; {self.views_unchecked} were not labelled yet, so not compared"
         return text

@@ -112,8 +112,9 @@ def train(
                 say(note)
             with taking_up(options.out):
                 run.load(resumed)
-            say(f"going on from {options.out}: epoch {run.epoch + 1}, step {run.step}")
-        run.announce(say)
+            say(run.describe_resumption())
+        if not run.is_finished():
+            run.announce(say)
         validation = open_validation(store, options, ranks, run.preprocessing)
         log = RunLog(options.out, steps_done=run.steps_done(), epochs_done=run.epoch) if ranks.first else None
         try:
@@ -179,10 +180,12 @@ def train_epochs(
         if ended or due or stopping:
             run.save()
             saved_at = time.monotonic()
-        if stopping and run.epoch < run.recipe.epochs:
+        if stopping and not run.is_finished():
             raise Stopped(f"stopped at epoch {run.epoch + 1}, step {run.step}; the same command goes on")
+    if accuracy is None:
+        return run.accuracy(validation)
     say(run.loader.describe_checks())
-    return run.accuracy(validation) if accuracy is None else accuracy
+    return accuracy
 
 
 class StepRow(NamedTuple):
@@ -415,6 +418,15 @@ class Run:
     def steps_done(self) -> int:
         """Steps trained so far, over all epochs."""
         return sum(self.loader.steps(epoch) for epoch in range(self.epoch)) + self.step
+
+    def is_finished(self) -> bool:
+        return self.epoch >= self.recipe.epochs
+
+    def describe_resumption(self) -> str:
+        """Where it goes on, for people."""
+        if self.is_finished():
+            return f"{self.options.out} is trained to the end of its {self.recipe.epochs} epochs, and evaluated again"
+        return f"going on from {self.options.out}: epoch {self.epoch + 1}, step {self.step}"
 
     def identity(self) -> dict[str, dict[str, Any]]:
         """What a resumed run must have in common with this one."""

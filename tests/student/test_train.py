@@ -569,7 +569,7 @@ def test_a_checkpoint_that_does_not_know_a_setting_is_gone_on_from_with_a_word(t
     assert said[:2] == [
         f"the checkpoint in {out} says nothing of recipe decay_dist_token, which the version that wrote it did not "
         "know: taken to be False, today's default",
-        f"going on from {out}: epoch 3, step 0",
+        f"{out} is trained to the end of its 2 epochs, and evaluated again",
     ]
     with pytest.raises(CheckpointError, match=r"nothing of recipe decay_dist_token, .*, now it is True: leave the"):
         train_small(store, out, "decay_dist_token=true")

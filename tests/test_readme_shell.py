@@ -1,0 +1,156 @@
+"""README's shell lines run, in the order in which they stand, on data and networks that are small.
+
+`STANDS_FOR` says what is put in place of what no test has, `SMALL` and `TINY` what makes a training small.
+Whatever else a line says is run as it is printed.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+import timm
+import torch
+from click.testing import CliRunner
+
+from student.cli import main as student
+from teacher_cache.cli import main as teacher_cache
+from teacher_cache.replay.policy import load_policy
+from teacher_cache.store import Store
+from tests.bright_shards import bright_image, bright_store, write_bright_shards
+from tests.filling import TEACHERS, fill_store
+from tests.shard_files import write_shard
+from tools.inspect_cache import main as inspect_cache
+from tools.make_shards import main as make_shards
+
+ROOT = Path(__file__).parents[1]
+TEACHER = f"{TEACHERS}:brightness"
+STANDS_FOR = {
+    "'/data/imagenet1k-train-{0000..1023}.tar'": "'shards/train-{0000..0001}.tar'",
+    "'/data/imagenet1k-validation-{00..63}.tar'": "'val/val-{00..01}.tar'",
+    "'/data/cifar10/train-*.tar'": "'shards/train-*.tar'",
+    "--checkpoint regnety_160.deit_in1k": "--checkpoint convnet.pt --model test_resnet",
+    "--teacher regnety_160.deit_in1k": f"--teacher {TEACHER}",
+    "--teacher regnety_160 ": "--teacher test_resnet --allow-low-agreement ",
+    "runs/deit_base_distilled/checkpoint.pt": "runs/deit_tiny_distilled/checkpoint.pt",
+    "runs/deit_base/checkpoint.pt": "table3/deit_tiny/checkpoint.pt",
+    "--val ...": "--val val/val-00.tar",
+    "--views 304": "--views 2",
+    "--views 32": "--views 2",
+    "size=384": "size=48",
+    "--resolution 384": "--resolution 48",
+    "--fraction 0.001": "--fraction 1",
+    "--policy deit": "--policy deit --set size=32",
+    "--policy transfer": "--policy transfer --set size=32",
+    "torchrun --nproc-per-node 8 -m teacher_cache": "teacher-cache",
+    "torchrun --nproc-per-node 8 -m student": "student",
+    "--workers 12": "--workers 0",
+    " --real real.json": "",  # wants a model of ImageNet's 1,000 classes: see tests/student/test_real.py
+}
+DEIT = "deit_tiny_distilled_patch16_224"
+SMALL = ["epochs=1", "warmup_epochs=0", "batch_size=32", "pool_batches=2", "repeats=1", "ema=0.9", "lr_batch=none"]
+TINY = "model_args={ embed_dim = 24, depth = 1, num_heads = 3 }"
+
+
+def blocks(text: str) -> Iterator[str]:
+    """What stands between fences without a language."""
+    language: str | None = None
+    lines: list[str] = []
+    for line in text.splitlines():
+        if not line.startswith("```"):
+            lines.append(line)
+        elif language is None:
+            language, lines = line.removeprefix("```"), []
+        else:
+            if language == "":
+                yield "\n".join(lines)
+            language = None
+
+
+def shell_lines(program: str) -> list[str]:
+    """README's lines that call this program, continued ones as one, without comments."""
+    text = "\n".join(blocks((ROOT / "README.md").read_text())).replace("\\\n", " ")
+    lines = [re.sub(r"\s+#.*", "", line) for line in text.splitlines()]
+    return [re.sub(r"\s+", " ", line) for line in lines if re.match(rf"({program}) ", line)]
+
+
+def run(program: click.Command, words: list[str]) -> str:
+    done = CliRunner().invoke(program, words)
+    assert done.exit_code == 0, f"{' '.join(words)}\n{done.output}\n{done.exception!r}"
+    return done.output
+
+
+def small(line: str) -> list[str]:
+    """The words of a line of `teacher-cache` or `student`, on small data."""
+    for large, little in STANDS_FOR.items():
+        line = line.replace(large, little)
+    program, command, *words = shlex.split(line)
+    if words[-1] == "...":
+        words[-1:] = ["--val", "val/val-00.tar"]
+    if program == "student" and command in ("train", "finetune"):
+        words += [word for setting in SMALL for word in ("--set", setting)] + ["--workers", "0"]
+        if "--out" not in words:
+            words += ["--out", f"table3/{words[words.index('--recipe') + 1]}{'-online' * ('--teacher' in words)}"]
+        if command == "train":
+            words += ["--set", TINY]
+    return [command, *words]
+
+
+@pytest.fixture
+def readers_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What a reader of README has: shards, checkpoints, stores S and SOFT."""
+    write_bright_shards(tmp_path / "shards", (64, 64))
+    for shard in range(2):
+        samples = [
+            {"__key__": f"v{number}", "png": bright_image(number), "cls": str(number % 10).encode()}
+            for number in range(32 * shard, 32 * shard + 32)
+        ]
+        write_shard(tmp_path / "val" / f"val-{shard:02d}.tar", samples)
+    torch.manual_seed(0)
+    for file, name in (("convnet.pt", "test_resnet"), (f"{DEIT}-b40b3cf7.pth", DEIT)):
+        torch.save(timm.create_model(name, num_classes=10).state_dict(), tmp_path / file)
+    policy = load_policy("deit", ["size=32"])
+    for name, topk in (("S", None), ("SOFT", 10)):
+        store = bright_store(tmp_path, policy=policy, views=2, name=name)
+        fill_store(store, topk=topk, tau=None if topk is None else 3.0)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_lines_of_both_command_lines(readers_folder: Path) -> None:
+    lines = shell_lines("teacher-cache|student|torchrun")
+    assert len(lines) >= 20
+    programs = {"teacher-cache": teacher_cache, "student": student}
+    for line in lines:
+        program = re.sub(r"^torchrun .* -m teacher_cache", "teacher-cache", line).split()[0]
+        program = "student" if program == "torchrun" else program
+        run(programs[program], small(line))
+
+
+def test_lines_of_inspect_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On README's own store, the digits."""
+    monkeypatch.chdir(tmp_path)
+    run(make_shards, ["digits", "digits"])
+    for name, teacher in (("STORE", "brightness"), ("OTHER_STORE", "shifted")):
+        index = ["index", "digits/train-*.tar", "--store", name, "--policy", "digits", "--views", "4"]
+        run(teacher_cache, index)
+        fill_store(Store.open(name, writable=True), teacher, allow_low_agreement=True)
+    lines = [line for line in shell_lines("python tools/inspect_cache.py") if "stores/" not in line]
+    assert len(lines) >= 8
+    for line in lines:
+        run(inspect_cache, shlex.split(line)[2:])
+    assert {"labels.parquet", "report.html"} <= {path.name for path in tmp_path.iterdir()}
+    assert len(list(tmp_path.glob("*.png"))) == 2
+
+
+@pytest.mark.parametrize("line", shell_lines("make"))
+def test_lines_of_make(line: str) -> None:
+    """As far as make's own grammar and variables: tests/test_makefile.py has what they do."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    done = subprocess.run([*shlex.split(line), "-n"], cwd=ROOT, env=plain, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert ".venv/bin/" in done.stdout
