@@ -185,7 +185,7 @@ def other_classes(patterns: Sequence[str], there: Sequence[str], here: Sequence[
     )
     return Fault(
         ShardError,
-        f"validation shards {listed(patterns)} have other classes than the model ({differing})",
+        f"validation shards {listed(patterns, limit=None)} have other classes than the model ({differing})",
         advice="put the training shards' classes.json beside them",
     )
 

@@ -113,7 +113,7 @@ def index_validation(
     known = num_classes if class_names is None else len(class_names)
     index = index_shards(paths, class_rule(paths, class_from or "cls", image_from=image_from), num_classes=known)
     if not index.num_samples:
-        raise ShardError(f"validation shards {listed(patterns)} hold no samples: name shards that do")
+        raise ShardError(f"validation shards {listed(patterns, limit=None)} hold no samples: name shards that do")
     numbered = tuple(str(number) for number in range(len(index.class_names)))
     if class_names is None:
         found, background = len(index.class_names), background_class(num_classes or 0, len(index.class_names))
@@ -122,7 +122,7 @@ def index_validation(
         if found == num_classes or (lower and not background):
             return index
         raise ShardError(
-            f"validation shards {listed(patterns)} have {found} classes, the model has {num_classes}: "
+            f"validation shards {listed(patterns, limit=None)} have {found} classes, the model has {num_classes}: "
             f"name the shards of its data, with its classes.json beside them{background}"
         )
     if index.class_names == tuple(class_names):

@@ -106,7 +106,8 @@ def read_whole(root: zarr.Group, store: Path, name: str) -> np.ndarray:
         facts = array_facts(store / name, grows=False)
         lengths = facts["chunk_grid"]["configuration"]["chunk_shape"]
         chunks = math.prod(-(-axis // length) for axis, length in zip(facts["shape"], lengths, strict=True))
-        there = sum(len(files) for _, _, files in os.walk(store / name / "c", onerror=fail))
+        chunk_folder = store / name / "c"  # of an empty array there is none
+        there = sum(len(files) for _, _, files in os.walk(chunk_folder, onerror=fail)) if chunk_folder.exists() else 0
         if there < chunks:
             raise ValueError(f"{there} of its {chunks} chunks are there")
         return np.asarray(open_array(root, name)[:])

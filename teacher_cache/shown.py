@@ -1,6 +1,6 @@
 """How a string of a stranger's (a key, a member's name, a class, a path, a library's message) is shown to a person."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 SHOWN = 60  # characters of a name in a table
 LISTED = 3  # names in a message
@@ -20,10 +20,11 @@ def shown(text: str | bytes, limit: int | None = SHOWN) -> str:
     return text if text.isprintable() else "".join(each if each.isprintable() else escaped(each) for each in text)
 
 
-def listed(names: Sequence[str | bytes]) -> str:
-    """Names of strangers in a message: the first three, and how many more there are."""
-    more = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
-    return ", ".join(shown(name) for name in names[:LISTED]) + more
+def listed(names: Iterable[str | bytes], limit: int | None = SHOWN) -> str:
+    """Names of strangers in a message: the first three, and how many more there are. limit: of a name's characters."""
+    known = list(names)
+    more = f" and {len(known) - LISTED:,} more" if len(known) > LISTED else ""
+    return ", ".join(shown(name, limit) for name in known[:LISTED]) + more
 
 
 def escaped(letter: str) -> str:

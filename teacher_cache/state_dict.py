@@ -6,7 +6,7 @@ releases: a batch normalisation that is older than its counter of batches begins
 
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from teacher_cache.errors import CheckpointError
+from teacher_cache.shown import listed
 from teacher_cache.weights import first_line, read_checkpoint
 
 MISFIT = "another number of classes, or another variant of the model"
@@ -27,7 +28,6 @@ COUNTERS = ("total_ops", "total_params", "n_averaged")  # thop's in every module
 COUNTER = "num_batches_tracked"
 TOKEN = "dist_token"  # of distilled models alone
 BACKGROUND = (1001, 1000)
-NAMED = 3  # names in a message; the others are counted
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def check_tensors(state: Mapping[Any, Any], path: str) -> dict[str, Tensor]:
     if others or not state:
         raise CheckpointError(
             f"{path} holds no state dict, bare or under {', '.join(RAW_KEYS[:-1])} or {RAW_KEYS[-1]} (found "
-            f"{some(others) if others else 'nothing'}): check the file"
+            f"{listed(others) if others else 'nothing'}): check the file"
         )
     for name, value in state.items():
         if value.layout is not torch.strided or value.device.type != "cpu" or value.is_quantized:
@@ -97,7 +97,7 @@ def fit_names(state: Mapping[str, Tensor], own: Mapping[str, Tensor], path: str)
             if outside:
                 notes.append(
                     f"{path}: the model is what stands under {prefix} there, {len(outside)} names beside it are left "
-                    f"out ({some(outside)})"
+                    f"out ({listed(outside)})"
                 )
             state = _renamed(state, lambda name: name[len(prefix) :] if name.startswith(prefix) else None, path)
         if heads := _other_head(state, own):
@@ -181,13 +181,6 @@ def background_class(found: int, expected: int) -> str:
     )
 
 
-def some(names: Iterable[str]) -> str:
-    """The first names, and how many more there are."""
-    listed = list(names)
-    more = f" and {len(listed) - NAMED} more" if len(listed) > NAMED else ""
-    return ", ".join(listed[:NAMED]) + more
-
-
 # -- names ---------------------------------------------------------------------------------------------------------
 
 
@@ -219,7 +212,7 @@ def _without_counters(state: Mapping[str, Tensor], own: Mapping[str, Tensor], no
     counters = [name for name in state if name not in own and name.rpartition(".")[2] in COUNTERS]
     if not counters:
         return state
-    notes.append(f"{path}: {len(counters)} counters beside the weights are left out ({some(counters)})")
+    notes.append(f"{path}: {len(counters)} counters beside the weights are left out ({listed(counters)})")
     left = {name: value for name, value in state.items() if name not in set(counters)}
     return with_metadata(left, getattr(state, "_metadata", None))
 
@@ -238,7 +231,7 @@ def _prefix(state: Mapping[str, Tensor], own: Mapping[str, Tensor], path: str) -
     usual = [prefix for prefix in best if prefix.split(".")[-2] in AROUND_MODELS]
     if len(best) > 1 and len(usual) != 1:
         raise CheckpointError(
-            f"checkpoint {path} holds the model {len(best)} times, under {some(best)}: save the wanted one alone"
+            f"checkpoint {path} holds the model {len(best)} times, under {listed(best)}: save the wanted one alone"
         )
     return (usual or best)[0]
 
@@ -297,9 +290,9 @@ def _misfit(model: nn.Module, state: Mapping[str, Tensor], name: str, advice: st
         missing, unexpected = [], []
     missing = [key for key in missing if key not in shapes]
     parts = [
-        f"{len(missing)} names are missing ({some(missing)})" if missing else "",
-        f"{len(unexpected)} are unexpected ({some(unexpected)})" if unexpected else "",
-        f"{len(shapes)} have another shape ({some(shapes.values())})" if shapes else "",
+        f"{_names(missing)} missing ({listed(missing)})" if missing else "",
+        f"{_names(unexpected)} unexpected ({listed(unexpected)})" if unexpected else "",
+        f"{_names(shapes)} of another shape ({listed(shapes.values(), limit=None)})" if shapes else "",
     ]
     if not any(parts):
         return f"cannot be loaded into {name} ({' '.join(str(error).split()) or first_line(error)}): check the file"
@@ -309,6 +302,10 @@ def _misfit(model: nn.Module, state: Mapping[str, Tensor], name: str, advice: st
     return f"does not fit: {', '.join(filter(None, parts))}: {advice}" + (
         background_class(*BACKGROUND) if heads else ""
     )
+
+
+def _names(found: Sized) -> str:
+    return "1 name is" if len(found) == 1 else f"{len(found)} names are"
 
 
 def _other_shape(found: Tensor, own: Tensor) -> bool:

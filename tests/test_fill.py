@@ -338,7 +338,7 @@ def test_teachers_that_cannot_be_built(tmp_path: Path, spec: str, message: str) 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     store = bright_store(tmp_path)
     torch.save({"state_dict": {"module.other": torch.zeros(2)}}, tmp_path / "other.pt")
-    with pytest.raises(CheckpointError, match=r"1 names are missing \(centres\), 1 are unexpected \(module\.other\)"):
+    with pytest.raises(CheckpointError, match=r"1 name is missing \(centres\), 1 name is unexpected \(module\.other\)"):
         open_test_teacher(store, checkpoint=str(tmp_path / "other.pt"))
     torch.save({"model": {"centres": torch.zeros(7)}}, tmp_path / "small.pt")
     with pytest.raises(CheckpointError, match=r"centres is \(7,\), the model's is \(10,\)"):

@@ -45,7 +45,7 @@ def test_a_rank_that_hangs_or_dies_is_told_by_the_other(tmp_path: Path, forks: F
         os.kill(second.id, signal.SIGKILL)
         assert second.wait() == -signal.SIGKILL
     (told,) = [line for line in first.output.splitlines() if line.startswith("error: ")]
-    assert told.startswith("error: the ranks did not come together at a ")
+    assert told.startswith("error: the ranks did not come together at ")
     assert told.endswith(
         "): look for a rank that hangs, or has ended and says why, end the job and run the same command again; if "
         "ranks are only slow, raise --rank-timeout"
@@ -64,7 +64,7 @@ def test_a_rank_that_hangs_under_torchrun_is_told(tmp_path: Path) -> None:
         assert stopped is not None
         os.kill(stopped, signal.SIGSTOP)
         told = next(line for line in launcher.stderr if line.startswith("error: "))
-        assert told.startswith("error: the ranks did not come together at a ")
+        assert told.startswith("error: the ranks did not come together at ")
     finally:
         for process in running({launcher.pid, *descendants(launcher.pid)}):
             os.kill(process, signal.SIGKILL)

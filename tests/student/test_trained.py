@@ -235,7 +235,7 @@ def test_pretrained_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) 
         ({"interpolation": "lanczos"}, "wants images resized by lanczos: bicubic and bilinear are known"),
         (
             {"class_names": NAMES[:4]},
-            "does not fit: 4 have another shape .heads.0.weight is .5, 384., the model's is .4, 384., heads.0.b",
+            "4 names are of another shape .heads.0.weight is .5, 384., the model's is .4, 384., heads.0.b",
         ),
         (
             {"recipe": small_recipe().to_json() | {"model": None}},
