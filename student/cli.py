@@ -115,7 +115,14 @@ def finetune(
         _say_notes(trained)
         return trained
 
-    _train(**settings, code=model, read=read, resolution=_resolution(resolution), reset_heads=reset_heads)
+    _train(
+        **settings,
+        code=model,
+        checkpoint=checkpoint,
+        read=read,
+        resolution=_resolution(resolution),
+        reset_heads=reset_heads,
+    )
 
 
 def _train(
@@ -138,6 +145,7 @@ def _train(
     teacher_checkpoint: str | None,
     model: str | None = None,
     code: str | None = None,
+    checkpoint: str | None = None,
     read: Callable[[], "Trained"] | None = None,
     resolution: tuple[int, int] | None = None,
     reset_heads: bool = False,
@@ -156,7 +164,7 @@ def _train(
         world_size=int(os.environ.get("WORLD_SIZE", "1")),
         online=bool(teacher or teacher_checkpoint),
         allow_policy=allow_policy,
-        from_checkpoint=read is not None,
+        checkpoint=checkpoint,
         resolution=resolution,
     )
     _refuse_all(find_faults(store, recipe, asked))
@@ -300,6 +308,10 @@ def evaluate(
     Top-1 with its 95 % interval and top-5, on which share of samples two of them disagree, and how alike class and
     distillation token are after each block. Under torchrun each rank takes its part.
     """
+    from student.preflight import pattern_faults, source_faults
+
+    _refuse_all([*source_faults(checkpoint), *pattern_faults(val)])
+
     from student.evaluate import tally
     from student.ranks import joined_ranks
     from student.real import read_real
@@ -391,6 +403,10 @@ def export(
     normalised, float32, (B, 3, H, W) -> `scores`, or `class_logits` and `distillation_logits`. Every file says which
     preprocessing it needs.
     """
+    from student.preflight import source_faults
+
+    _refuse_all([*source_faults(checkpoint)])
+
     from student.export import CHECKED_BATCHES, timm_call
     from student.export import export as write
     from student.trained import read_trained

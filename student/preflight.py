@@ -12,8 +12,18 @@ from student.faults import Fault
 from student.plan import PlanSettings, pass_blocks, plan_faults, pool_rows, views_needed
 from student.recipe import Recipe, relation_faults
 from teacher_cache.classes import class_rule
-from teacher_cache.errors import DiskError, MissingLabelError, PlanError, RecipeError, ShardError, StoreError
+from teacher_cache.errors import (
+    CheckpointError,
+    DiskError,
+    MissingLabelError,
+    PlanError,
+    RecipeError,
+    ShardError,
+    StoreError,
+)
 from teacher_cache.memory import available_memory, free_shared_memory, memory_lacking, shared_memory_lacking
+from teacher_cache.model_names import is_timm_name
+from teacher_cache.recognise import no_checkpoint
 from teacher_cache.settings import parse_override
 from teacher_cache.shards import expand_shards
 from teacher_cache.shown import listed
@@ -33,7 +43,7 @@ class Asked:
     world_size: int = 1
     online: bool = False  # a teacher that runs while the student trains
     allow_policy: bool = False
-    from_checkpoint: bool = False  # which says what the model is
+    checkpoint: str | None = None  # to fine-tune, a file or a timm name: it says what the model is
     resolution: tuple[int, int] | None = None
 
 
@@ -69,8 +79,7 @@ def _store_faults(store: Store, recipe: Recipe, asked: Asked) -> Iterator[Fault]
     """What no number in the recipe mends."""
     yield from policy_faults(store, recipe, asked.allow_policy)
     yield from resolution_faults(store, asked.resolution)
-    if not asked.from_checkpoint:
-        yield from model_faults(recipe)
+    yield from model_faults(recipe) if asked.checkpoint is None else source_faults(asked.checkpoint)
     if asked.out.exists() and not asked.out.is_dir():
         yield Fault(DiskError, f"{asked.out} is a file, where the run's folder shall be", advice="choose another --out")
     if asked.val:
@@ -160,6 +169,20 @@ def model_faults(recipe: Recipe) -> Iterator[Fault]:
             f"recipe {recipe.name} names no model",
             advice="it takes that of a checkpoint (`student finetune --checkpoint FILE`), or --set model=NAME",
         )
+
+
+def source_faults(checkpoint: str) -> Iterator[Fault]:
+    """A trained model that is no file, and no name of timm's either."""
+    if not is_timm_name(checkpoint) and (found := no_checkpoint(Path(checkpoint))):
+        yield Fault(CheckpointError, found)
+
+
+def pattern_faults(patterns: Sequence[str]) -> Iterator[Fault]:
+    """Validation shards that are not there."""
+    try:
+        expand_shards(patterns)
+    except ShardError as error:
+        yield Fault(ShardError, f"--val: {error}")
 
 
 def validation_faults(store: Store, patterns: Sequence[str]) -> Iterator[Fault]:

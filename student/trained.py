@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import timm
@@ -16,17 +15,16 @@ from student.model import build_model
 from student.recipe import Recipe, defaults_taken
 from student.validation import Preprocessing
 from teacher_cache.errors import CheckpointError, RecipeError, TeacherError
-from teacher_cache.model_names import GivenModel, check_usable
+from teacher_cache.model_names import TIMM_HUBS, GivenModel, check_usable, is_timm_name
 from teacher_cache.replay.policy import Interpolation, Positive, Probability, Share, Side
 from teacher_cache.settings import parse_json, validated
 from teacher_cache.shown import shown
 from teacher_cache.state_dict import EMA_KEYS, RAW_KEYS, check_tensors, find_state, fit_names, load_state
-from teacher_cache.teacher import TIMM_HUBS, check_timm_name
+from teacher_cache.teacher import check_timm_name
 from teacher_cache.weights import first_line, read_checkpoint, read_metadata
 
 MARK = "deit_teacher_cache"  # the metadata key by which our own exports are known; its value is the layout's number
 LAYOUT = "1"
-FILE_ENDINGS = (".pt", ".pth", ".tar", ".ckpt", ".bin", ".safetensors", ".pt2", ".onnx")
 TEXTS = ("model", "weights", "class_from", "image_from", "interpolation")  # metadata as it is, the others are JSON
 DEIT_CROP = {"crop_pct": 0.875, "interpolation": "bicubic"}  # of files that say nothing of it: DeiT's evaluation
 NUMBERS = ("model_args", "num_classes", "class_names", "size", "crop_pct", "mean", "std", "recipe")
@@ -85,10 +83,7 @@ def read_trained(source: str, *, model: str | None = None, ema: bool = False) ->
     DeiT's, the number of classes that of the head in the file, the size that of its position embedding; its names are
     brought to the model's (fit_names). ema takes the moving average of the weights.
     """
-    path = Path(source)
-    if path.is_dir():
-        raise CheckpointError(f"{source} is a folder: name a file in it, checkpoint.pt for instance")
-    if not path.exists() and path.suffix not in FILE_ENDINGS and (source.startswith(TIMM_HUBS) or "/" not in source):
+    if is_timm_name(source):
         return _from_timm(source, model, ema)
     given = None if model is None else GivenModel(model)
     content = read_checkpoint(source)

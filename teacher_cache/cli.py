@@ -327,10 +327,10 @@ def extend(store_path: str, views: int) -> None:
     store = Store.open(store_path, writable=True)
     before = store.views
     store.extend(views)
-    _say_rounded(views, store.views, store.group)
     if store.views == before:
         say(f"{store_path} has {before} views already: nothing is added; `teacher-cache status` says what is labelled")
         return
+    _say_rounded(views, store.views, store.group)
     say(f"{store_path}: {before} -> {store.views} views; `teacher-cache fill --store {store_path}` labels them")
 
 

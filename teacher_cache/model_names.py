@@ -6,11 +6,14 @@ imports code, and what calls timm's hubs, takes no other string but OWN_MODELS, 
 """
 
 import shlex
+from pathlib import Path
 
 from teacher_cache.errors import TeacherCacheError
 from teacher_cache.shown import shown
 
 OWN_MODELS = ("student.convnet:small_convnet", "student.convnet:cifar_convnet")
+TIMM_HUBS = ("hf_hub:", "hf-hub:", "local-dir:")  # timm's own names with a colon in them
+FILE_ENDINGS = (".pt", ".pth", ".tar", ".ckpt", ".bin", ".safetensors", ".pt2", ".onnx")
 LONGEST_NAME = 200  # characters of a name that is offered to be copied
 
 
@@ -18,6 +21,13 @@ class GivenModel(str):
     """A model's name that the person who runs the program gave, and so consents to: any, code too."""
 
     __slots__ = ()
+
+
+def is_timm_name(source: str) -> bool:
+    """Whether what is given for a trained model is a name of timm's, and no file's."""
+    path = Path(source)
+    named = source.startswith(TIMM_HUBS) or "/" not in source
+    return named and not path.exists() and path.suffix not in FILE_ENDINGS
 
 
 def is_usable(name: str) -> bool:

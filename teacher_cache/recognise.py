@@ -37,6 +37,13 @@ def what_is(path: Path) -> str:
     return ("it is an empty folder" if not names else "it is a folder of other things") + _stores_near(path)
 
 
+def no_checkpoint(path: Path) -> str | None:
+    """Why a path is no file of weights, as far as it shows without being read; None where it may be one."""
+    if path.is_dir():
+        return f"{path} is a folder: name a file in it, checkpoint.pt for instance"
+    return None if path.is_file() else f"checkpoint {path} is absent{meant(path)}: check the path"
+
+
 def is_store(path: Path) -> bool:
     """Whether a folder says that it is a store; whole it need not be."""
     try:

@@ -46,7 +46,7 @@ def index_again(store: Store, asked: Asked) -> str:
     before = store.views
     if asked.views is None or asked.views <= before:
         fewer = asked.views is not None and asked.views <= before - store.group
-        return f"is indexed as asked{f', and keeps its {before} views' if fewer else ''}"
+        return f"indexed already, as asked{f', and keeps its {before} views' if fewer else ''}"
     store = Store.open(store.path, writable=True)
     store.extend(asked.views)
     return f"{before} -> {store.views} views; `teacher-cache fill --store {store.path}` labels them"

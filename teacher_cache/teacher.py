@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from teacher_cache.device import Normalise, Recycled, Upload, use_device
 from teacher_cache.errors import TeacherError
-from teacher_cache.model_names import GivenModel, check_usable, is_usable
+from teacher_cache.model_names import TIMM_HUBS, GivenModel, check_usable, is_usable
 from teacher_cache.nearest import did_you_mean
 from teacher_cache.replay.render import pixel_libraries
 from teacher_cache.state_dict import background_class, load_weights
@@ -39,7 +39,6 @@ NOT_THE_MODELS = frozenset(
         *("features_only", "feature_cls", "out_indices", "pruned", "num_classes", "device", "dtype"),
     }
 ) - {"kwargs"}
-TIMM_HUBS = ("hf_hub:", "hf-hub:", "local-dir:")  # timm's own names with a colon in them
 
 Tag = TypeVar("Tag")
 Where = Callable[[int], str]  # the row of a batch, as messages name it

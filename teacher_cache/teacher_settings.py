@@ -3,9 +3,11 @@
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from teacher_cache.errors import TeacherError
+from teacher_cache.recognise import no_checkpoint
 
 if TYPE_CHECKING:
     import torch
@@ -63,6 +65,8 @@ def _refuse(faults: Iterator[str]) -> None:
 def _faults(settings: TeacherSettings, known: Mapping[str, Any], num_classes: int) -> Iterator[str]:
     if settings.spec is None and known.get("spec") is None:
         yield "no teacher: name one with --teacher (a timm name, or path/file.py:function)"
+    if settings.checkpoint is not None and (fault := no_checkpoint(Path(settings.checkpoint))):
+        yield fault
     for name in ("mean", "std"):
         numbers = getattr(settings, name)
         if numbers is not None and len(numbers) != 3:

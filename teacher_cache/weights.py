@@ -27,6 +27,7 @@ from torch import Tensor
 
 from teacher_cache.errors import CheckpointError
 from teacher_cache.files import raise_unreadable
+from teacher_cache.recognise import no_checkpoint
 from teacher_cache.shown import shown
 
 DIGEST = "deit_teacher_cache_sha256"  # the metadata key of what content_sha256 gives
@@ -48,8 +49,8 @@ def read_checkpoint(path: str) -> dict[str, Any]:
 
     CheckpointError for what is absent, damaged (where the file has checksums) or no such file.
     """
-    if not Path(path).is_file():
-        raise CheckpointError(f"checkpoint {path} is absent: check the path")
+    if fault := no_checkpoint(Path(path)):
+        raise CheckpointError(fault)
     try:
         if path.endswith(".safetensors"):
             return _read_safetensors(path)

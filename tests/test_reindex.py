@@ -59,8 +59,8 @@ def test_what_is_not_said_is_right(store: Store) -> None:
     before = tree(store.path)
     same = Asked(small_policy(), 4, 3, 2, 4096, "cls", devices="one", max_pixels=178956970)
     for asked in (AS_IS, same, replace(same, views=3)):
-        assert index_again(store, asked) == "is indexed as asked"
-    assert index_again(store, replace(same, views=1)) == "is indexed as asked, and keeps its 4 views"
+        assert index_again(store, asked) == "indexed already, as asked"
+    assert index_again(store, replace(same, views=1)) == "indexed already, as asked, and keeps its 4 views"
     assert tree(store.path) == before
 
 
@@ -81,7 +81,7 @@ def test_the_same_command_once_more_widens_and_loses_nothing(tmp_path: Path) -> 
     index(shards, store, "--views", "2")
     fill_store(Store.open(store, writable=True))
     before = tree(store)
-    assert "is indexed as asked" in index(shards, store, "--views", "2")
+    assert "indexed already, as asked" in index(shards, store, "--views", "2")
     assert tree(store) == before
     assert "2 -> 6 views" in index(shards, store, "--views", "5")
     widened = Store.open(store)
@@ -117,7 +117,7 @@ def test_other_shards_are_refused(tmp_path: Path) -> None:
 def test_without_a_policy_the_stores_own_counts(tmp_path: Path) -> None:
     shards, store = write_bright_shards(tmp_path / "shards", (64, 3)), tmp_path / "store"
     index(shards, store, "--views", "2")
-    assert "is indexed as asked" in run("index", *shards, "--store", str(store), "--workers", "1")
+    assert "indexed already, as asked" in run("index", *shards, "--store", str(store), "--workers", "1")
     other = run("index", *shards, "--store", str(store), "--set", "flip=none", "--workers", "1", code=1)
     assert "the policy's flip 0.5 (not none)" in other
 
@@ -126,7 +126,7 @@ def test_like_is_compared_too(tmp_path: Path) -> None:
     first, other = tmp_path / "first", tmp_path / "other"
     index(write_bright_shards(tmp_path / "a", (64, 3)), first, "--views", "2")
     assert "4 views" in run("index", "--like", str(first), "--store", str(other), "--views", "4", "--group", "2")
-    assert "is indexed as asked" in run("index", "--like", str(first), "--store", str(other), "--views", "4")
+    assert "indexed already, as asked" in run("index", "--like", str(first), "--store", str(other), "--views", "4")
     index(write_bright_shards(tmp_path / "b", (64, 5)), tmp_path / "third", "--views", "2")
     refused = run("index", "--like", str(tmp_path / "third"), "--store", str(other), code=1)
     assert "is not like" in refused

@@ -33,6 +33,7 @@ from teacher_cache.cli import OneLineErrors
 from teacher_cache.errors import ShardError
 from teacher_cache.files import fail, sync, sync_tree, writing
 from teacher_cache.nearest import did_you_mean
+from teacher_cache.recognise import meant
 from teacher_cache.replay.seeds import Stream, derive
 from teacher_cache.shards import expand_shards
 from teacher_cache.shown import shown
@@ -196,7 +197,7 @@ def folder_samples(source: Path, class_names: Sequence[str] | None) -> tuple[lis
     folders are left out; so are files of other extensions, and those are counted.
     """
     if not source.is_dir():
-        raise ShardError(f"{source} is no folder")
+        raise ShardError(f"{source} is no folder{meant(source)}: name one that holds a folder for each class")
     folders = sorted(entry.name for entry in source.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not folders:
         raise ShardError(f"{source} holds no folders: one per class is expected")

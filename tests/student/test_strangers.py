@@ -55,7 +55,7 @@ def test_a_checkpoint_names_no_code(tmp_path: Path, trap: tuple[str, Path]) -> N
     content = torch.load(path)
     for name in names(trap):
         torch.save(content | {"recipe": content["recipe"] | {"model": name}}, path)
-        for command in (["evaluate", "--val", "x.tar"], ["export", "--format", "onnx", "--out", tmp_path / "o.onnx"]):
+        for command in (["evaluate", "--val", __file__], ["export", "--format", "onnx", "--out", tmp_path / "o.onnx"]):
             said = run(student, *command, "--checkpoint", path)
             assert f"checkpoint.pt asks for the model '{name}': only the command line names code" in said
             assert f"add --model {name} if you trust it" in said
@@ -70,7 +70,7 @@ def test_a_safetensors_file_names_no_code(tmp_path: Path, trap: tuple[str, Path]
     trained = read_trained(str(path))
     for name in names(trap):
         save_file(trained.state, tmp_path / "s.safetensors", describe_trained(trained, ema=False) | {"model": name})
-        said = run(student, "evaluate", "--checkpoint", tmp_path / "s.safetensors", "--val", "x.tar")
+        said = run(student, "evaluate", "--checkpoint", tmp_path / "s.safetensors", "--val", __file__)
         assert f"s.safetensors asks for the model '{name}'" in said
     assert not trap[1].exists()
 

@@ -196,7 +196,7 @@ def test_what_is_none_of_these(tmp_path: Path) -> None:
         (plain, "deit_tiny_patch8", "timm has no model deit_tiny_patch8: did you mean 'deit_tiny_patch16_224'"),
         (plain, f"{DEIT}.nonsense", f"timm has no {DEIT}.nonsense: did you mean '{DEIT}.fb_in1k'"),
         (plain, "resnet10t", r"holds no fc\.weight, from which .* of resnet10t is read: check --model"),
-        (f"{tmp_path}/nothing.pt", None, r"nothing\.pt is absent: check the path"),
+        (f"{tmp_path}/nothing.pt", None, r"nothing\.pt is absent \(.* has other\.pt\): check the path"),
         *((f"nothing{end}", None, rf"nothing{end} is absent: check the path") for end in (".pth", ".pth.tar", ".ckpt")),
         (f"{tmp_path}/torn.pt", None, r"torn\.pt cannot be read"),
         (f"{tmp_path}/torn.safetensors", None, r"torn\.safetensors cannot be read"),
