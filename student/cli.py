@@ -276,6 +276,8 @@ def show(name: str, overrides: tuple[str, ...]) -> None:
     type=click.FloatRange(0, 1, min_open=True),
     help="The centre crop's share of the resized image.  [default: the recipe's or timm's; other files 0.875]",
 )
+@click.option("--class-from", help="Where a sample's class stands: cls, or json:FIELD.  [default: as in training]")
+@click.option("--image-from", help="Which image of a sample: jpg, left.jpg.  [default: as in training]")
 @click.option("--tta", type=click.Choice(["flip"]), help="Mean logits of each view and its mirror image.")
 @click.option("--teacher", "teacher_spec", help="Compare with this teacher: timm name, or path/file.py:function.")
 @click.option("--teacher-checkpoint", help="The teacher's weights, where not timm's own.")
@@ -292,6 +294,8 @@ def evaluate(
     val: tuple[str, ...],
     ema: bool,
     crop_pct: float | None,
+    class_from: str | None,
+    image_from: str | None,
     tta: Literal["flip"] | None,
     teacher_spec: str | None,
     teacher_checkpoint: str | None,
@@ -330,8 +334,8 @@ def evaluate(
         seen = trained.preprocessing if crop_pct is None else replace(trained.preprocessing, crop_pct=crop_pct)
         model = build_trained(trained).to(ranks.device)
         index = index_validation(
-            *(val, trained.class_names, trained.class_from),
-            image_from=trained.image_from,
+            *(val, trained.class_names, class_from or trained.class_from),
+            image_from=image_from or trained.image_from,
             num_classes=trained.num_classes,
         )
         real = read_real(real_path, index, trained.num_classes) if real_path else None

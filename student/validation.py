@@ -111,7 +111,14 @@ def index_validation(
     """
     paths = expand_shards(patterns)
     known = num_classes if class_names is None else len(class_names)
-    index = index_shards(paths, class_rule(paths, class_from or "cls", image_from=image_from), num_classes=known)
+    rule = class_rule(paths, class_from or "cls", image_from=image_from)
+    try:
+        index = index_shards(paths, rule, num_classes=known)
+    except ShardError as error:
+        image = f", image from {image_from}" if image_from is not None else ""
+        raise ShardError(
+            f"{error} (validation shards are read as training's: class from {rule.source}{image})"
+        ) from None
     if not index.num_samples:
         raise ShardError(f"validation shards {listed(patterns, limit=None)} hold no samples: name shards that do")
     numbered = tuple(str(number) for number in range(len(index.class_names)))

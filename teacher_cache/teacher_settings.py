@@ -93,6 +93,10 @@ def _differing(stored: Mapping[str, Any], given: Mapping[str, Any], may_differ: 
         if field in NO_TOPK:
             advice += ", made with `teacher-cache index --like`"
         yield (
-            f"the store was filled by {stored['name']}, whose {field} is {stored.get(field)}; "
-            f"this teacher's {field} is {given[field]}: {advice}"
+            f"the store was filled by {stored['name']}, whose {field} is {_short(field, stored.get(field))}; "
+            f"this teacher's {field} is {_short(field, given[field])}: {advice}"
         )
+
+
+def _short(field: str, value: Any) -> Any:
+    return value[:12] if field == "weights_sha256" and isinstance(value, str) else value

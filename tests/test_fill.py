@@ -343,7 +343,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     torch.save({"model": {"centres": torch.zeros(7)}}, tmp_path / "small.pt")
     with pytest.raises(CheckpointError, match=r"centres is \(7,\), the model's is \(10,\)"):
         open_test_teacher(store, checkpoint=str(tmp_path / "small.pt"))
-    with pytest.raises(CheckpointError, match="absent"):
+    with pytest.raises(TeacherError, match=r"absent \(.* has other\.pt"):
         open_test_teacher(store, checkpoint=str(tmp_path / "nothing.pt"))
 
 

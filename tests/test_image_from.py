@@ -166,13 +166,16 @@ def test_training_and_evaluating_read_the_chosen_picture(stores: tuple[Store, St
     checkpoint, export = str(outs[1] / "checkpoint.pt"), str(tmp_path / "out.safetensors")
     said(student.cli.main, "export", "--checkpoint", checkpoint, "--format", "safetensors", "--out", export)
     evaluated = []
-    for trained, shard in (
-        (str(outs[0] / "checkpoint.pt"), validation[0]),
-        *((t, validation[1]) for t in (checkpoint, export)),
+    plain_checkpoint = str(outs[0] / "checkpoint.pt")
+    for trained, shard, *options in (
+        (plain_checkpoint, validation[0]),
+        (checkpoint, validation[1]),
+        (export, validation[1]),
+        (plain_checkpoint, validation[1], "--image-from", "left.png"),
     ):
         command = ["evaluate", "--checkpoint", trained, "--val", shard, "--workers", "0", "--device", "cpu", "--json"]
-        evaluated.append(json.loads(said(student.cli.main, *command))["accuracy"])
-    assert evaluated[0] == evaluated[1] == evaluated[2]
+        evaluated.append(json.loads(said(student.cli.main, *command, *options))["accuracy"])
+    assert all(each == evaluated[0] for each in evaluated)
     assert read_trained(checkpoint).image_from == read_trained(export).image_from == "left.png"
     with pytest.raises(ShardError, match=r"has no image \(\.left\.png\) but \.cls, \.png; --image-from names"):
         index_validation([validation[0]], None, image_from="left.png", num_classes=10)
@@ -180,8 +183,8 @@ def test_training_and_evaluating_read_the_chosen_picture(stores: tuple[Store, St
 
 def test_indexing_again_compares_the_choice(stores: tuple[Store, Store], tmp_path: Path) -> None:
     commands = [["index", store.index.shards[0].path, "--store", str(store.path)] for store in stores]
-    assert "is indexed as asked" in said(teacher_cache.cli.main, *commands[1])
-    assert "is indexed as asked" in said(teacher_cache.cli.main, *commands[1], "--image-from", "left.png")
+    assert "indexed already, as asked" in said(teacher_cache.cli.main, *commands[1])
+    assert "indexed already, as asked" in said(teacher_cache.cli.main, *commands[1], "--image-from", "left.png")
     output = said(teacher_cache.cli.main, *commands[1], "--image-from", "right.png", code=1)
     assert "it has image-from left.png (not right.png)" in output
     output = said(teacher_cache.cli.main, *commands[0], "--image-from", "left.png", code=1)
