@@ -1,14 +1,18 @@
 """The store's Zarr arrays: how each is made and opened, those of the index written and read."""
 
+import asyncio
 import json
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 import zarr.codecs
+from zarr.core.sync import sync
 
 from teacher_cache.errors import StoreError
 from teacher_cache.files import fail, raise_unreadable
@@ -33,6 +37,23 @@ _DIMENSIONS = {
     "topk_probabilities": ("shard", "position", "view", "rank"),
     "records": ("shard", "unit", "group", "field"),
 }
+
+
+@contextmanager
+def settled() -> Iterator[None]:
+    """Let no write of zarr's outlive the block. Where one of several at a time fails, the others go on, and what they
+    write would come back after its folder was removed."""
+    try:
+        yield
+    except BaseException:
+        sync(_other_tasks())
+        raise
+
+
+async def _other_tasks() -> None:
+    """Wait for all that zarr does at the moment, however it ends."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def make_array(

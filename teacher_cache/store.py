@@ -39,6 +39,7 @@ from teacher_cache.arrays import (
     open_array,
     read_index,
     read_whole,
+    settled,
     write_index,
 )
 from teacher_cache.chunks import Chunks, Stamp, file_stamp, open_chunks, read_file
@@ -158,7 +159,7 @@ class Store:
             "libraries": pixel_libraries(),
             "packing": PACKING,
         }
-        with new_folder(path) as aside:
+        with new_folder(path) as aside, settled():
             root = zarr.create_group(str(aside), zarr_format=3)
             write_index(root, index)
             units = -(-int(index.counts.max()) // unit_samples)
