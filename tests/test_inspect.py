@@ -96,7 +96,8 @@ def naive_audit(store: Store) -> dict[str, Any]:
         for number in range(store.num_classes)
     ]
     wrong = sorted(((-n, pair) for pair, n in confused.items() if pair[0] != pair[1]))
-    bit_edges = [0.5 * step for step in range(math.ceil(math.log2(store.views) / 0.5) + 1)]
+    most_bits = math.log2(min(store.views, store.num_classes))
+    bit_edges = [*(0.5 * step for step in range(math.ceil(most_bits / 0.5))), most_bits]
     return {
         "shards": [
             done / (int(n) * store.views) if n else None for done, n in zip(views_done, index.counts, strict=True)

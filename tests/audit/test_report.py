@@ -254,6 +254,16 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"file://{folder / 'report.html'}"
 
 
+@pytest.fixture(scope="module")
+def sure_page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Of a teacher that is right about nine labels of ten; no view is mixed, and 32 are shown."""
+    pytest.importorskip("plotly", reason="the extra `audit` is not installed")
+    folder = tmp_path_factory.mktemp("sure")
+    store = drawn_store(folder, own=0.9, views=32)
+    write_report(store, folder / "report.html", samples=2, views=32)
+    return f"file://{folder / 'report.html'}"
+
+
 def wait_until(true: Callable[[], Any]) -> Any:
     for _ in range(100):
         if found := true():
@@ -345,6 +355,66 @@ def test_page_fits_the_screen(browser: Any, page: str, width: int) -> None:
     assert (
         browser.execute_script("const e = document.getElementById('sample'); return e.scrollWidth - e.clientWidth") <= 0
     )
+
+
+def open_page(browser: Any, page: str, width: int) -> None:
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get(page)
+    wait_until(lambda: browser.execute_script("return document.querySelector('#heat .xtitle') !== null"))
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [375, 1280])
+def test_colours_of_the_heat_map_are_of_errors_alone(browser: Any, sure_page: str, width: int) -> None:
+    open_page(browser, sure_page, width)
+    errors, hits = browser.execute_script(
+        "return document.getElementById('heat').data.map((each) => ({z: each.z, most: each.zmax, scale: each.showscale}))"
+    )
+    size = len(errors["z"])
+    assert size == 10
+    wrong = [errors["z"][row][column] for row in range(size) for column in range(size) if row != column]
+    assert errors["most"] == max(wrong) < 10 < hits["z"][0][0]
+    assert [errors["z"][number][number] for number in range(size)] == [None] * size
+    assert hits["scale"] is False
+    assert {hits["z"][row][column] for row in range(size) for column in range(size) if row != column} == {None}
+    drawn = browser.execute_script(
+        "return [...document.querySelectorAll('#heat .heatmap-label')].map((e) => e.textContent)"
+    )
+    assert len(drawn) == size * size - wrong.count(0)
+    places = """const of = (what) => [...document.querySelectorAll(`#heat ${what}`)].map((e) => e.getBoundingClientRect());
+        return [of(".xtick text"), of(".ytick text"), of(".xtitle"), of(".ytitle"), of(".svg-container")].map((all) =>
+            all.map(({ left, right, top, bottom }) => ({ left, right, top, bottom })))"""
+    below, beside, (x_title,), (y_title,), (whole,) = browser.execute_script(places)
+    assert max(each["bottom"] for each in below) <= x_title["top"] + 1 < x_title["bottom"] <= whole["bottom"]
+    assert whole["left"] <= y_title["left"] < y_title["right"] <= min(each["left"] for each in beside) + 1
+
+
+@pytest.mark.browser
+def test_axes_fit_what_they_show_and_notes_say_where_they_begin(browser: Any, sure_page: str) -> None:
+    open_page(browser, sure_page, 375)
+    charts = browser.execute_script(
+        """return Object.fromEntries([...document.querySelectorAll("#chart-list figure")].map((figure) => {
+            const plot = figure.querySelector(".plot"), trace = plot.data[0];
+            const swap = typeof trace.y[0] === "string", error = swap ? trace.error_x : trace.error_y;
+            return [figure.querySelector("h3").textContent, { note: figure.querySelector("figcaption").textContent,
+              values: swap ? trace.x : trace.y, above: error?.array, below: error?.arrayminus, bar: trace.type === "bar",
+              axis: (swap ? plot.layout.xaxis : plot.layout.yaxis).range, places: plot.layout.xaxis.range }];
+        }))"""
+    )
+    for title in ("group of views", "what the crop shows", "erased area", "operation"):
+        chart = charts[f"Agreement by {title}"]
+        ends = chart["axis"]
+        above, below = (chart[name] or [0] * len(chart["values"]) for name in ("above", "below"))
+        highest = max(value + more for value, more in zip(chart["values"], above, strict=True))
+        lowest = min(value - less for value, less in zip(chart["values"], below, strict=True))
+        assert 0 < ends[0] < lowest < highest <= ends[1] <= 100, title
+        assert ends[1] - ends[0] <= 1.16 * (highest - lowest) + 4, title
+        assert f"The axis begins at {ends[0]}\u00a0%, not at 0." in chart["note"]
+    assert charts["Coverage by shard"]["bar"]
+    assert charts["Coverage by shard"]["axis"] == [0, 100]
+    assert charts["Entropy of labels"]["places"] == [0, pytest.approx(np.log2(10))]
+    assert "highest possible, 3.32 bits" in charts["Entropy of labels"]["note"]
 
 
 @pytest.mark.browser
