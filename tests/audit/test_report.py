@@ -368,9 +368,9 @@ def open_page(browser: Any, page: str, width: int) -> None:
 @pytest.mark.parametrize("width", [375, 1280])
 def test_colours_of_the_heat_map_are_of_errors_alone(browser: Any, sure_page: str, width: int) -> None:
     open_page(browser, sure_page, width)
-    errors, hits = browser.execute_script(
-        "return document.getElementById('heat').data.map((each) => ({z: each.z, most: each.zmax, scale: each.showscale}))"
-    )
+    fields = "({ z, zmax, showscale }) => ({ z, most: zmax, scale: showscale })"
+    fields = "({ z, zmax, showscale }) => ({ z, most: zmax, scale: showscale })"
+    errors, hits = browser.execute_script(f"return document.getElementById('heat').data.map({fields})")
     size = len(errors["z"])
     assert size == 10
     wrong = [errors["z"][row][column] for row in range(size) for column in range(size) if row != column]
@@ -378,13 +378,11 @@ def test_colours_of_the_heat_map_are_of_errors_alone(browser: Any, sure_page: st
     assert [errors["z"][number][number] for number in range(size)] == [None] * size
     assert hits["scale"] is False
     assert {hits["z"][row][column] for row in range(size) for column in range(size) if row != column} == {None}
-    drawn = browser.execute_script(
-        "return [...document.querySelectorAll('#heat .heatmap-label')].map((e) => e.textContent)"
-    )
-    assert len(drawn) == size * size - wrong.count(0)
-    places = """const of = (what) => [...document.querySelectorAll(`#heat ${what}`)].map((e) => e.getBoundingClientRect());
-        return [of(".xtick text"), of(".ytick text"), of(".xtitle"), of(".ytitle"), of(".svg-container")].map((all) =>
-            all.map(({ left, right, top, bottom }) => ({ left, right, top, bottom })))"""
+    numbers = browser.execute_script("return document.querySelectorAll('#heat .heatmap-label').length")
+    assert numbers == size * size - wrong.count(0)
+    places = """const box = ({ left, right, top, bottom }) => ({ left, right, top, bottom });
+        return [".xtick text", ".ytick text", ".xtitle", ".ytitle", ".svg-container"].map((what) =>
+            [...document.querySelectorAll(`#heat ${what}`)].map((e) => box(e.getBoundingClientRect())))"""
     below, beside, (x_title,), (y_title,), (whole,) = browser.execute_script(places)
     assert max(each["bottom"] for each in below) <= x_title["top"] + 1 < x_title["bottom"] <= whole["bottom"]
     assert whole["left"] <= y_title["left"] < y_title["right"] <= min(each["left"] for each in beside) + 1
@@ -395,10 +393,11 @@ def test_axes_fit_what_they_show_and_notes_say_where_they_begin(browser: Any, su
     open_page(browser, sure_page, 375)
     charts = browser.execute_script(
         """return Object.fromEntries([...document.querySelectorAll("#chart-list figure")].map((figure) => {
-            const plot = figure.querySelector(".plot"), trace = plot.data[0];
+            const plot = figure.querySelector(".plot"), [trace] = plot.data;
             const swap = typeof trace.y[0] === "string", error = swap ? trace.error_x : trace.error_y;
-            return [figure.querySelector("h3").textContent, { note: figure.querySelector("figcaption").textContent,
-              values: swap ? trace.x : trace.y, above: error?.array, below: error?.arrayminus, bar: trace.type === "bar",
+            return [figure.querySelector("h3").textContent, {
+              note: figure.querySelector("figcaption").textContent, bar: trace.type === "bar",
+              values: swap ? trace.x : trace.y, above: error?.array, below: error?.arrayminus,
               axis: (swap ? plot.layout.xaxis : plot.layout.yaxis).range, places: plot.layout.xaxis.range }];
         }))"""
     )
@@ -415,6 +414,46 @@ def test_axes_fit_what_they_show_and_notes_say_where_they_begin(browser: Any, su
     assert charts["Coverage by shard"]["axis"] == [0, 100]
     assert charts["Entropy of labels"]["places"] == [0, pytest.approx(np.log2(10))]
     assert "highest possible, 3.32 bits" in charts["Entropy of labels"]["note"]
+
+
+@pytest.mark.browser
+def test_colours_and_foreign_parts_are_explained_where_they_show(browser: Any, page: str) -> None:
+    open_page(browser, page, 375)
+
+    def legend(of: str) -> set[str]:
+        shown = f"return [...document.querySelectorAll('{of} .legend span')].map((each) => each.className)"
+        return set(browser.execute_script(shown))
+
+    def borders(of: str) -> set[str]:
+        pictures = f"return [...document.querySelectorAll('{of} img')].map((each) => each.classList[0])"
+        return set(browser.execute_script(pictures)) & {"own", "partner", "neither", "unlabelled"}
+
+    assert borders("#gallery") <= legend("#legend")
+    text = browser.execute_script("return document.getElementById('legend').textContent")
+    for part in ("✗ another class", "Rectangles of noise are erased parts", "is the partner's part"):
+        assert part in text
+    data = read_data(browser.page_source)
+    browser.execute_script("document.querySelector('.card').click()")
+    assert legend("#sample") == borders("#sample") != set()
+    tiles = browser.execute_script(
+        "return [...document.querySelectorAll('.views > li')].map((tile) => tile.textContent)"
+    )
+    views = data["samples"][0]["detail"]["views"]
+    assert any(view["mix"] for view in views)
+    for tile, view in zip(tiles, views, strict=True):
+        if view["mix"] is not None:
+            share = f"{100 * (1 - view['mix']['lambda']):.0f}\u00a0%"
+            assert f"{view['mix']['kind']}, partner {share}: {view['mix']['partner']['class']}" in tile
+        assert (": noise" in tile) == bool(view["recipe"]["erased"])
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "cut"), [(375, True), (1280, False)])
+def test_a_table_that_is_cut_says_so(browser: Any, page: str, width: int, cut: bool) -> None:
+    open_page(browser, page, width)
+    hint = browser.execute_script("return document.querySelector('#classes .hint').checkVisibility()")
+    region = "const e = document.querySelector('#classes .scroll'); return e.scrollWidth > e.clientWidth + 1"
+    assert hint == browser.execute_script(region) == cut
 
 
 @pytest.mark.browser

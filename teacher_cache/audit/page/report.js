@@ -295,7 +295,36 @@ function makeTable() {
   fillTable();
 }
 
+// Wide tables
+
+/** A line over a region says that it goes on to the right, while it does. */
+function hintAtWidth(region) {
+  const hint = el("p", { className: "note hint", textContent: "Wider than the screen: scroll it sideways →" });
+  region.before(hint);
+  const show = () => { hint.hidden = region.scrollWidth <= region.clientWidth + 1; };
+  new ResizeObserver(show).observe(region);
+  show();
+}
+
 // Samples
+
+const ERASED_WITH = { pixel: "noise", rand: "one colour drawn at random", const: "the mean colour" };
+
+/** What the colours of borders mean, for those kinds of views that there are. */
+function legend(views) {
+  const kinds = new Set(views.map(kindOf));
+  return el("span", { className: "legend" }, "Borders: ", ...Object.keys(MARKS).filter((kind) => kinds.has(kind)).map((kind) =>
+    el("span", { className: kind }, el("i"), ` ${MARKS[kind]} ${MEANING[kind]}`)));
+}
+
+/** What there is in a view's picture beside the sample's own pixels. */
+function foreignParts() {
+  const { mix, erase } = data.summary.policy;
+  const parts = [];
+  if (erase) parts.push(`Rectangles of ${ERASED_WITH[erase.mode]} are erased parts.`);
+  if (mix) parts.push("Another picture in a rectangle (CutMix), or over the whole (Mixup), is the partner's part: so many percent of the view.");
+  return parts.join(" ");
+}
 
 const filters = { kind: at("by-kind"), class: at("by-class"), label: at("by-label"), key: at("by-key") };
 let shownSamples = [];
@@ -341,6 +370,11 @@ function showGallery() {
   at("gallery").replaceChildren(...shownSamples.map(card));
 }
 
+function explainGallery() {
+  const views = data.samples.flatMap((sample) => sample.detail.views);
+  if (views.length) at("legend").append(legend(views), " ", foreignParts());
+}
+
 function fillFilters() {
   const options = (names) => [...names].sort((a, b) => a.localeCompare(b, "en", { numeric: true })).map((name) => el("option", { value: name, textContent: name }));
   // every class of a confusion may be asked for, with or without samples in the lists
@@ -378,7 +412,7 @@ function openSample(number) {
     el("p", { className: "key", textContent: `${detail.shard}, sample ${detail.sample}, block ${detail.block}${size}` }),
     el("div", { className: "whole" }, frame, el("div", {}, ...rows, el("h3", { textContent: `${detail.num_labels} labels, plain votes` }), votes)),
     detail.views_missing === null
-      ? el("p", { className: "note", textContent: `${detail.views.length} of ${detail.labels.length} views. ${Object.keys(MARKS).map((kind) => `${MARKS[kind]} ${MEANING[kind]}`).join(", ")}.` })
+      ? el("p", { className: "note" }, `${detail.views.length} of ${detail.labels.length} views. `, legend(detail.views), " ", foreignParts())
       : el("p", { textContent: `Views are missing: ${detail.views_missing}` }),
     el("ul", { className: "views" }, ...detail.views.map((view, place) => viewTile(view, sample.views[place], frame))));
   if (!at("sample").open) at("sample").showModal();
@@ -388,9 +422,9 @@ function openSample(number) {
 function viewTile(view, uri, frame) {
   const kind = kindOf(view);
   const facts = [`shows ${percent(view.visible_share, 0)}${view.recipe.flip ? ", flipped" : ""}`];
-  if (view.mix) facts.push(`${view.mix.kind}, lambda ${view.mix.lambda.toFixed(2)}, with ${view.mix.partner.class}`);
+  if (view.mix) facts.push(`${view.mix.kind}, partner ${percent(1 - view.mix.lambda, 0)}: ${view.mix.partner.class}`);
   if (view.recipe.operations.length) facts.push(view.recipe.operations.map((operation) => operation.name).join(", "));
-  if (view.erased_share) facts.push(`erased ${percent(view.erased_share, 0)}`);
+  if (view.erased_share) facts.push(`erased ${percent(view.erased_share, 0)}: ${ERASED_WITH[view.recipe.erase_mode]}`);
   const { recipe, mix } = view;
   const tile = el("li", {}, picture(uri, `view ${view.view}`, kind),
     el("p", { className: `toned ${kind}`, textContent: `${view.view} ${MARKS[kind]} ${view.label ?? (view.skipped ? "skipped" : "no label")}` }),
@@ -423,5 +457,7 @@ drawings.push(drawHeat);
 fillFilters();
 listPairs();
 makeTable();
+document.querySelectorAll("#classes .scroll").forEach(hintAtWidth);
+explainGallery();
 showGallery();
 showTheme();
