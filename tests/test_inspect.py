@@ -375,8 +375,23 @@ def test_sample_and_view_write_pictures(store: Store, tmp_path: Path, monkeypatc
     text = run(store, "view", key, "1", "--unmixed", "--scale", "4", "--out", "v.png")
     for part in ("crop", "operations", "lambda", "partner's crop", "are not the pixels that were labelled", "v.png"):
         assert part in text
+    assert ": from left to right the mixed view, the sample's own before mixing, the partner's" in text
+    share = 1 - found["mix"]["lambda"]
+    assert f"{found['mix']['kind']}, partner {share:.0%}; lambda {1 - share:.4f} is the sample's own share" in text
+    assert f"{found['mix']['kind']}, partner {share:.0%}: " in run(
+        store, "sample", key, "--limit", "2", "--out", "s.png"
+    )
     assert "there is no view 8" in run(store, "view", key, "8", code=1)
     assert "no sample 'k'" in run(store, "sample", "k", code=1)
+
+
+def test_an_unmixed_view_is_said_to_be_unmixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = drawn_store(tmp_path)
+    for given in ((), ("--unmixed",)):
+        text = run(store, "view", "17", "1", *given)
+        assert "mix                  none: this view is not mixed" in text
+        assert (": the view alone, as it is not mixed" in text) == bool(given)
 
 
 def test_a_sample_goes_by_its_number(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from teacher_cache.audit.names import ERASED_WITH, mix_text
 from teacher_cache.audit.sample import Pictures
 from teacher_cache.errors import StoreError
 from teacher_cache.files import replacing, writing
@@ -60,7 +61,9 @@ def contact_sheet(sample: dict[str, Any], image: np.ndarray, views: Sequence[Pic
     caption_lines = max((len(_caption(view)) for view in sample["views"]), default=0)
     original = _with_crops(image, sample["views"])
     top = MARGIN + 2 * LINE + GAP
-    votes_height = LINE * (4 + len(COLOURS) + min(TOP_VOTES, len(sample["votes"])))
+    votes_height = LINE * (
+        5 + len(COLOURS) + len(_foreign_parts(sample["views"])) + min(TOP_VOTES, len(sample["votes"]))
+    )
     grid = top + max(original.height, votes_height) + 2 * GAP
     tile = _tile_size(views[0].mixed.shape[:2], side) if views else (side, side)
     row_height = tile[0] + caption_lines * LINE + 2 * GAP
@@ -151,6 +154,21 @@ def _draw_votes(draw: ImageDraw.ImageDraw, sample: dict[str, Any], left: int, to
             draw.rectangle((left, top + 3, left + 11, top + 14), outline=colour, width=3)
             draw.text((left + 20, top), MEANING[kind], INK, font)
             top += LINE
+    for text in _foreign_parts(sample["views"]):
+        top += LINE
+        draw.text((left, top), _fitted(text, width, 12), FAINT, _font(12))
+
+
+def _foreign_parts(views: Sequence[dict[str, Any]]) -> list[str]:
+    """What there is in pictures of views beside the sample's own pixels, a line each."""
+    erased = sorted({ERASED_WITH[mode] for view in views if (mode := view["recipe"]["erase_mode"]) is not None})
+    kinds = {view["mix"]["kind"] for view in views if view["mix"] is not None}
+    lines = [f"erased 20%: rectangles of {filling} over a fifth of the view" for filling in erased]
+    if "cutmix" in kinds:
+        lines.append("cutmix, partner 20%: a fifth of the view is a rectangle of another sample")
+    if "mixup" in kinds:
+        lines.append("mixup, partner 20%: another sample shines through, by a fifth")
+    return lines
 
 
 def _draw_tile(
@@ -183,8 +201,7 @@ def _caption(view: dict[str, Any]) -> list[str]:
         shown += ", flipped"
     lines = [f"{view['view']}: {label}", shown]
     if view["mix"] is not None:
-        mix = view["mix"]
-        lines.append(f"{mix['kind']} {1 - mix['lambda']:.0%} {drawable(mix['partner']['class'])}")
+        lines += [mix_text(view["mix"]), f"with {drawable(view['mix']['partner']['class'])}"]
     operations = [operation["name"] for operation in view["recipe"]["operations"]]
     if view["erased_share"]:
         operations.append(f"erased {view['erased_share']:.0%}")

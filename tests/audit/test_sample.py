@@ -177,6 +177,34 @@ def test_the_sheet_has_every_view(tmp_path: Path, limit: int, size: tuple[int, i
         assert (pixels == corner).all(axis=2).sum() >= 17 * 17
 
 
+def test_the_sheet_counts_a_mix_by_the_partners_part_and_explains_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = drawn_store(tmp_path, mixed=True, views=8)
+    found = describe_sample(store, 2)
+    assert {view["recipe"]["erase_mode"] for view in found["views"]} == {"pixel", None}
+    written: list[str] = []
+    text = sheets.ImageDraw.ImageDraw.text
+    monkeypatch.setattr(
+        sheets.ImageDraw.ImageDraw,
+        "text",
+        lambda self, at, said, *more, **options: written.append(said) or text(self, at, said, *more, **options),
+    )
+    image, views = render_views(store, 2, range(8))
+    contact_sheet(found, image, list(views))
+    mixed = [view["mix"] for view in found["views"] if view["mix"] is not None]
+    assert mixed
+    for mix in mixed:
+        line = f"{mix['kind']}, partner {1 - mix['lambda']:.0%}"
+        assert line in written
+        assert written[written.index(line) + 1] == f"with {mix['partner']['class']}"
+    assert "erased 20%: rectangles of noise over a fifth of the view" in written
+    for kind in ("cutmix", "mixup"):
+        assert any(said.startswith(f"{kind}, partner 20%: ") for said in written) == (
+            kind in {m["kind"] for m in mixed}
+        )
+
+
 def test_letters_that_no_font_has_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sheets, "FONTS", ())  # as on a machine without fonts: Pillow's own
     for cached in (sheets._font, sheets._has_glyph):

@@ -314,7 +314,7 @@ const ERASED_WITH = { pixel: "noise", rand: "one colour drawn at random", const:
 function legend(views) {
   const kinds = new Set(views.map(kindOf));
   return el("span", { className: "legend" }, "Borders: ", ...Object.keys(MARKS).filter((kind) => kinds.has(kind)).map((kind) =>
-    el("span", { className: kind }, el("i"), ` ${MARKS[kind]} ${MEANING[kind]}`)));
+    el("span", { className: kind }, el("i"), ` ${MARKS[kind]} ${MEANING[kind]}`)), el("br"));
 }
 
 /** What there is in a view's picture beside the sample's own pixels. */
@@ -322,7 +322,7 @@ function foreignParts() {
   const { mix, erase } = data.summary.policy;
   const parts = [];
   if (erase) parts.push(`Rectangles of ${ERASED_WITH[erase.mode]} are erased parts.`);
-  if (mix) parts.push("Another picture in a rectangle (CutMix), or over the whole (Mixup), is the partner's part: so many percent of the view.");
+  if (mix) parts.push("Another picture in a rectangle (CutMix), or over the whole (Mixup), is the partner's part, told in percent of the view.");
   return parts.join(" ");
 }
 
@@ -372,7 +372,7 @@ function showGallery() {
 
 function explainGallery() {
   const views = data.samples.flatMap((sample) => sample.detail.views);
-  if (views.length) at("legend").append(legend(views), " ", foreignParts());
+  if (views.length) at("legend").append(legend(views), foreignParts());
 }
 
 function fillFilters() {
@@ -412,7 +412,7 @@ function openSample(number) {
     el("p", { className: "key", textContent: `${detail.shard}, sample ${detail.sample}, block ${detail.block}${size}` }),
     el("div", { className: "whole" }, frame, el("div", {}, ...rows, el("h3", { textContent: `${detail.num_labels} labels, plain votes` }), votes)),
     detail.views_missing === null
-      ? el("p", { className: "note" }, `${detail.views.length} of ${detail.labels.length} views. `, legend(detail.views), " ", foreignParts())
+      ? el("p", { className: "note" }, `${detail.views.length} of ${detail.labels.length} views. `, legend(detail.views), foreignParts())
       : el("p", { textContent: `Views are missing: ${detail.views_missing}` }),
     el("ul", { className: "views" }, ...detail.views.map((view, place) => viewTile(view, sample.views[place], frame))));
   if (!at("sample").open) at("sample").showModal();
