@@ -20,7 +20,7 @@ from PIL import Image
 from teacher_cache.audit import report
 from teacher_cache.audit.disagreements import disagreements
 from teacher_cache.audit.report import KINDS, embedded, write_report
-from teacher_cache.audit.sample import render_views
+from teacher_cache.audit.sample import render_views, seen_pixels
 from teacher_cache.audit.thumbnails import Wanted, data_uri, replay_all
 from teacher_cache.classes import class_rule
 from teacher_cache.errors import RenderError, StoreError
@@ -256,11 +256,11 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def sure_page(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Of a teacher that is right about nine labels of ten; no view is mixed, and 32 are shown."""
+    """Of a teacher that is right about nine labels of ten; no view is mixed."""
     pytest.importorskip("plotly", reason="the extra `audit` is not installed")
     folder = tmp_path_factory.mktemp("sure")
     store = drawn_store(folder, own=0.9, views=32)
-    write_report(store, folder / "report.html", samples=2, views=32)
+    write_report(store, folder / "report.html", samples=2)
     return f"file://{folder / 'report.html'}"
 
 
@@ -445,6 +445,33 @@ def test_colours_and_foreign_parts_are_explained_where_they_show(browser: Any, p
             share = f"{100 * (1 - view['mix']['lambda']):.0f}\u00a0%"
             assert f"{view['mix']['kind']}, partner {share}: {view['mix']['partner']['class']}" in tile
         assert (": noise" in tile) == bool(view["recipe"]["erased"])
+
+
+@pytest.mark.browser
+def test_many_crops_are_a_map_and_one_is_shown_at_a_time(browser: Any, tmp_path: Path) -> None:
+    write_report(drawn_store(tmp_path, own=0.4, views=8), tmp_path / "r.html", samples=1, views_sampled=0)
+    open_page(browser, f"file://{tmp_path / 'r.html'}", 1280)
+    detail = read_data(browser.page_source)["samples"][0]["detail"]
+    browser.execute_script("document.querySelector('.card').click()")
+    visible = """return [...document.querySelectorAll(".crop")].filter((each) => getComputedStyle(each).opacity > 0)
+        .map((each) => Number(each.dataset.view))"""
+    assert browser.execute_script("return document.querySelectorAll('.crop').length") == 8
+    assert browser.execute_script(visible) == []
+    browser.execute_script("document.querySelectorAll('.views > li')[5].dispatchEvent(new Event('mouseenter'))")
+    assert browser.execute_script(visible) == [5]
+    browser.execute_script("document.querySelectorAll('.views > li')[5].dispatchEvent(new Event('mouseleave'))")
+    assert browser.execute_script(visible) == []
+    height, width = detail["image_size"]
+    red = browser.execute_script(
+        """const { width, height } = document.querySelector("canvas.seen");
+        const { data } = document.querySelector("canvas.seen").getContext("2d").getImageData(0, 0, width, height);
+        return [...data].filter((_, place) => place % 4 === 0)"""
+    )
+    counts = seen_pixels(detail["views"], (height, width))
+    level = (counts - counts.min()) / (counts.max() - counts.min())
+    assert np.abs(np.reshape(red, (height, width)) - 255 * level).max() <= 0.5
+    note = browser.execute_script("return document.querySelector('canvas.seen + .note').textContent")
+    assert f"seen: {counts.min()} (dark) to {counts.max()} (bright) of 8 views" in note
 
 
 @pytest.mark.browser

@@ -8,6 +8,9 @@ const count = (number) => number.toLocaleString("en-US");
 const MARKS = { own: "✓", partner: "⇄", neither: "✗", unlabelled: "·" };
 const MEANING = { own: "own class", partner: "partner's class", neither: "another class", unlabelled: "no label" };
 const CLASSES_SHOWN = 40; // of the heat map
+const FEW_CROPS = 6; // more of them over each other are a lattice
+const SEEN_SIDE = 128; // pixels of the map of what was seen
+const SEEN_COLOURS = [[0, 255], [32, 234], [76, 70]]; // ends of red, green and blue, as Cividis has them
 const NUMBERED = 12; // classes, up to which its cells have their numbers
 
 function el(tag, properties = {}, ...children) {
@@ -385,6 +388,39 @@ function fillFilters() {
   at("filters").addEventListener("submit", (event) => event.preventDefault());
 }
 
+/** Top, left, bottom and right, in pixels of the image, of what a recipe's window keeps of its crop. */
+function seenEdges({ crop, window, resized }) {
+  const [rows, columns] = [crop.height / resized[0], crop.width / resized[1]];
+  const [top, left] = [crop.top + window.top * rows, crop.left + window.left * columns];
+  return [top, left, top + window.height * rows, left + window.width * columns];
+}
+
+/** How often each pixel of the image is in a crop of the views, as a picture: dark the seldomest, bright the most often. */
+function seenMap(detail) {
+  const scale = Math.min(1, SEEN_SIDE / Math.max(...detail.image_size));
+  const [height, width] = detail.image_size.map((side) => Math.max(1, Math.round(side * scale)));
+  const counts = new Array(height * width).fill(0);
+  for (const view of detail.views) {
+    const [top, left, bottom, right] = seenEdges(view.recipe).map((edge) => edge * scale);
+    for (let row = Math.floor(top); row < Math.min(height, Math.ceil(bottom)); row += 1) {
+      for (let column = Math.floor(left); column < Math.min(width, Math.ceil(right)); column += 1) counts[row * width + column] += 1;
+    }
+  }
+  const [least, most] = [Math.min(...counts), Math.max(...counts)];
+  const canvas = el("canvas", { className: "seen", width, height });
+  const context = canvas.getContext("2d");
+  const pixels = context.createImageData(width, height);
+  counts.forEach((seen, place) => {
+    const level = (seen - least) / Math.max(1, most - least);
+    pixels.data.set([...SEEN_COLOURS.map(([dark, bright]) => Math.round(dark + level * (bright - dark))), 255], 4 * place);
+  });
+  context.putImageData(pixels, 0, 0);
+  const said = `How often a pixel was seen: ${least} (dark) to ${most} (bright) of ${detail.views.length} views. Point at a view for its crop.`;
+  canvas.setAttribute("role", "img");
+  canvas.setAttribute("aria-label", said);
+  return [canvas, el("p", { className: "note", textContent: said })];
+}
+
 function openSample(number) {
   openNumber = number;
   const sample = shownSamples[number];
@@ -403,14 +439,16 @@ function openSample(number) {
     frame.append(picture(sample.image, "the whole image, with the crops of its views"));
     const [height, width] = detail.image_size;
     for (const view of detail.views) {
-      const { crop } = view.recipe;
-      frame.append(el("i", { className: `crop ${kindOf(view)}`, dataset: { view: view.view }, style: { left: `${(100 * crop.left) / width}%`, top: `${(100 * crop.top) / height}%`, width: `${(100 * crop.width) / width}%`, height: `${(100 * crop.height) / height}%`, opacity: 0.25 } }));
+      const [top, left, bottom, right] = seenEdges(view.recipe);
+      frame.append(el("i", { className: `crop ${kindOf(view)}`, dataset: { view: view.view }, style: { left: `${(100 * left) / width}%`, top: `${(100 * top) / height}%`, width: `${(100 * (right - left)) / width}%`, height: `${(100 * (bottom - top)) / height}%` } }));
     }
+    frame.classList.toggle("many", detail.views.length > FEW_CROPS);
   }
+  const below = frame.classList.contains("many") ? seenMap(detail) : [];
   const size = detail.image_size === null ? "" : `, ${detail.image_size[1]} × ${detail.image_size[0]} pixels`;
   at("sample-body").replaceChildren(
     el("p", { className: "key", textContent: `${detail.shard}, sample ${detail.sample}, block ${detail.block}${size}` }),
-    el("div", { className: "whole" }, frame, el("div", {}, ...rows, el("h3", { textContent: `${detail.num_labels} labels, plain votes` }), votes)),
+    el("div", { className: "whole" }, el("div", {}, frame, ...below), el("div", {}, ...rows, el("h3", { textContent: `${detail.num_labels} labels, plain votes` }), votes)),
     detail.views_missing === null
       ? el("p", { className: "note" }, `${detail.views.length} of ${detail.labels.length} views. `, legend(detail.views), foreignParts())
       : el("p", { textContent: `Views are missing: ${detail.views_missing}` }),
@@ -430,10 +468,11 @@ function viewTile(view, uri, frame) {
     el("p", { className: `toned ${kind}`, textContent: `${view.view} ${MARKS[kind]} ${view.label ?? (view.skipped ? "skipped" : "no label")}` }),
     ...facts.map((text) => el("p", { className: "faint", textContent: text })),
     el("details", {}, el("summary", { textContent: "Recipe" }), el("pre", { textContent: JSON.stringify(mix ? { recipe, mix } : { recipe }, null, 1) })));
-  const mark = (opacity) => {
-    for (const crop of frame.querySelectorAll(".crop")) crop.style.opacity = opacity === null ? 0.25 : Number(crop.dataset.view) === view.view ? opacity : 0;
+  const mark = (isOn) => {
+    frame.classList.toggle("marking", isOn);
+    for (const crop of frame.querySelectorAll(".crop")) crop.classList.toggle("marked", isOn && Number(crop.dataset.view) === view.view);
   };
-  for (const [event, opacity] of [["mouseenter", 1], ["focusin", 1], ["mouseleave", null], ["focusout", null]]) tile.addEventListener(event, () => mark(opacity));
+  for (const [event, isOn] of [["mouseenter", true], ["focusin", true], ["mouseleave", false], ["focusout", false]]) tile.addEventListener(event, () => mark(isOn));
   return tile;
 }
 
