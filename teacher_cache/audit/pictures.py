@@ -186,6 +186,8 @@ def _foreign_parts(views: Sequence[dict[str, Any]]) -> list[str]:
     erased = sorted({ERASED_WITH[mode] for view in views if (mode := view["recipe"]["erase_mode"]) is not None})
     kinds = {view["mix"]["kind"] for view in views if view["mix"] is not None}
     lines = [f"erased 20%: rectangles of {filling} over a fifth of the view" for filling in erased]
+    if erased and kinds:
+        lines.append("where no part is said to be erased, such a rectangle is the partner's")
     if "cutmix" in kinds:
         lines.append("cutmix, partner 20%: a fifth of the view is a rectangle of another sample")
     if "mixup" in kinds:

@@ -401,6 +401,11 @@ def test_axes_fit_what_they_show_and_notes_say_where_they_begin(browser: Any, su
               axis: (swap ? plot.layout.xaxis : plot.layout.yaxis).range, places: plot.layout.xaxis.range }];
         }))"""
     )
+    over = """return [...document.querySelectorAll(".plot")].flatMap((plot) => {
+        const boxes = (what) => [...plot.querySelectorAll(what)].map((each) => each.getBoundingClientRect());
+        return boxes(".xtick text").flatMap((x) => boxes(".ytick text").filter((y) =>
+            x.left < y.right && y.left < x.right && x.top < y.bottom && y.top < x.bottom)); }).length"""
+    assert browser.execute_script(over) == 0
     for title in ("group of views", "what the crop shows", "erased area", "operation"):
         chart = charts[f"Agreement by {title}"]
         ends = chart["axis"]
@@ -430,7 +435,11 @@ def test_colours_and_foreign_parts_are_explained_where_they_show(browser: Any, p
 
     assert borders("#gallery") <= legend("#legend")
     text = browser.execute_script("return document.getElementById('legend').textContent")
-    for part in ("✗ another class", "Rectangles of noise are erased parts", "is the partner's part"):
+    for part in (
+        "✗ another class",
+        "Rectangles of noise are erased parts, the view's own where",
+        "is the partner's part",
+    ):
         assert part in text
     data = read_data(browser.page_source)
     browser.execute_script("document.querySelector('.card').click()")

@@ -199,6 +199,7 @@ def test_the_sheet_counts_a_mix_by_the_partners_part_and_explains_it(
         assert line in written
         assert written[written.index(line) + 1] == f"with {mix['partner']['class']}"
     assert "erased 20%: rectangles of noise over a fifth of the view" in written
+    assert "where no part is said to be erased, such a rectangle is the partner's" in written
     for kind in ("cutmix", "mixup"):
         assert any(said.startswith(f"{kind}, partner 20%: ") for said in written) == (
             kind in {m["kind"] for m in mixed}

@@ -54,7 +54,8 @@ function layout(more) {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: colour("ink"), size: 12 },
     margin: { l: 50, r: 12, t: 8, b: 44 }, hovermode: "closest",
     legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
-    xaxis: { ...axis, ...xaxis, title: { text: xaxis.title, standoff: 8 } },
+    // ticks that nobody sees keep the labels below clear of the 0 beside them
+    xaxis: { ...axis, ticks: "outside", ticklen: 6, tickcolor: "rgba(0,0,0,0)", ...xaxis, title: { text: xaxis.title, standoff: 8 } },
     yaxis: { ...axis, ...yaxis, title: { text: yaxis.title, standoff: 8 } }, ...others,
   };
 }
@@ -208,7 +209,7 @@ function drawHeat() {
   const narrow = innerWidth < 700;
   const [size, letters] = narrow ? [10, 11] : [12, 16];
   const ticks = { tickvals: places, ticktext: names.map((name) => plain(short(name, letters))), tickfont: { size }, showgrid: false, zeroline: false };
-  const largest = Math.max(...errors.flat()); // null counts as 0
+  const largest = Math.max(0, ...errors.flat()); // null counts as 0
   const digits = largest < 10 ? 1 : 0;
   const cells = (shown, decimals, more) => ({ type: "heatmap", x: places, y: places, z: shown, hovertext, hoverinfo: "text", hoverongaps: false, xgap: 1, ygap: 1,
     ...(numbers.length <= NUMBERED ? { text: shown.map((row) => row.map((share) => cellText(share, decimals))), texttemplate: "%{text}", textfont: { size } } : {}), ...more });
@@ -324,7 +325,7 @@ function legend(views) {
 function foreignParts() {
   const { mix, erase } = data.summary.policy;
   const parts = [];
-  if (erase) parts.push(`Rectangles of ${ERASED_WITH[erase.mode]} are erased parts.`);
+  if (erase) parts.push(`Rectangles of ${ERASED_WITH[erase.mode]} are erased parts${mix ? ", the view's own where it says so, else its partner's" : ""}.`);
   if (mix) parts.push("Another picture in a rectangle (CutMix), or over the whole (Mixup), is the partner's part, told in percent of the view.");
   return parts.join(" ");
 }
