@@ -261,6 +261,11 @@ def sure_page(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("sure")
     store = drawn_store(folder, own=0.9, views=32)
     write_report(store, folder / "report.html", samples=2)
+    text = (folder / "report.html").read_text()
+    names = json.dumps([str(number) for number in range(10)], separators=(",", ":"))
+    assert text.count(f'"class_names":{names}') == 1
+    long = json.dumps([f"automobile {number} of a make" for number in range(10)])
+    (folder / "report.html").write_text(text.replace(f'"class_names":{names}', f'"class_names":{long}'))
     return f"file://{folder / 'report.html'}"
 
 

@@ -55,7 +55,7 @@ function layout(more) {
     margin: { l: 50, r: 12, t: 8, b: 44 }, hovermode: "closest",
     legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
     // ticks that nobody sees keep the labels below clear of the 0 beside them
-    xaxis: { ...axis, ticks: "outside", ticklen: 6, tickcolor: "rgba(0,0,0,0)", ...xaxis, title: { text: xaxis.title, standoff: 8 } },
+    xaxis: { ...axis, ticks: "outside", ticklen: 6, tickcolor: "rgba(0,0,0,0)", ...xaxis, title: { text: xaxis.title, standoff: xaxis.standoff ?? 8 } },
     yaxis: { ...axis, ...yaxis, title: { text: yaxis.title, standoff: 8 } }, ...others,
   };
 }
@@ -219,7 +219,7 @@ function drawHeat() {
     cells(errors, digits, { colorscale: "Cividis", zmin: 0, zmax: largest || 1,
       colorbar: { orientation: "h", y: 1.01, yanchor: "bottom", thickness: 8, len: 1, title: { text: "errors, % of the class's labels", side: "top", font: { size } }, tickfont: { size }, tickformat: "~g", nticks: 6 } }),
     cells(hits, 0, { colorscale: [[0, plate], [1, plate]], showscale: false, ...(numbers.length <= NUMBERED ? { textfont: { size, color: colour("faint") } } : {}) }),
-  ], layout({ margin: { l: 30, r: 8, t: 8, b: narrow ? 100 : 116 }, xaxis: { ...ticks, title: "the teacher's label", tickangle: narrow ? -90 : -45 }, yaxis: { ...ticks, title: "ground truth", autorange: "reversed" } }), SETTINGS);
+  ], layout({ margin: { l: 30, r: 8, t: 8, b: narrow ? 100 : 116 }, xaxis: { ...ticks, title: "the teacher's label", standoff: 30, tickangle: narrow ? -90 : -45 }, yaxis: { ...ticks, title: "ground truth", autorange: "reversed" } }), SETTINGS);
   at("heat").removeAllListeners?.("plotly_click");
   at("heat").on("plotly_click", (event) => showPair(names[event.points[0].y], names[event.points[0].x]));
   const some = numbers.length < data.class_names.length ? `${numbers.length} of ${count(data.class_names.length)} classes are drawn. ` : "";
