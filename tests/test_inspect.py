@@ -96,7 +96,8 @@ def naive_audit(store: Store) -> dict[str, Any]:
         for number in range(store.num_classes)
     ]
     wrong = sorted(((-n, pair) for pair, n in confused.items() if pair[0] != pair[1]))
-    bit_edges = [0.5 * step for step in range(math.ceil(math.log2(store.views) / 0.5) + 1)]
+    most_bits = math.log2(min(store.views, store.num_classes))
+    bit_edges = [*(0.5 * step for step in range(math.ceil(most_bits / 0.5))), most_bits]
     return {
         "shards": [
             done / (int(n) * store.views) if n else None for done, n in zip(views_done, index.counts, strict=True)
@@ -374,8 +375,23 @@ def test_sample_and_view_write_pictures(store: Store, tmp_path: Path, monkeypatc
     text = run(store, "view", key, "1", "--unmixed", "--scale", "4", "--out", "v.png")
     for part in ("crop", "operations", "lambda", "partner's crop", "are not the pixels that were labelled", "v.png"):
         assert part in text
+    assert ": from left to right the mixed view, the sample's own before mixing, the partner's" in text
+    share = 1 - found["mix"]["lambda"]
+    assert f"{found['mix']['kind']}, partner {share:.0%}; lambda {1 - share:.4f} is the sample's own share" in text
+    assert f"{found['mix']['kind']}, partner {share:.0%}: " in run(
+        store, "sample", key, "--limit", "2", "--out", "s.png"
+    )
     assert "there is no view 8" in run(store, "view", key, "8", code=1)
     assert "no sample 'k'" in run(store, "sample", "k", code=1)
+
+
+def test_an_unmixed_view_is_said_to_be_unmixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = drawn_store(tmp_path)
+    for given in ((), ("--unmixed",)):
+        text = run(store, "view", "17", "1", *given)
+        assert "mix                  none: this view is not mixed" in text
+        assert (": the view alone, as it is not mixed" in text) == bool(given)
 
 
 def test_a_sample_goes_by_its_number(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -255,7 +255,8 @@ def view(
         panes += [pictures.unmixed, pictures.partner]
     out = out or _default_file(found["shard"], found["key"], f"v{number}")
     save_png(side_by_side(panes, scale), out)
-    _print(found | {"digest_equal": pictures.digest_equal, "png": str(out)}, as_json, show_view)
+    found |= {"digest_equal": pictures.digest_equal, "png": str(out), "unmixed": unmixed}
+    _print(found, as_json, show_view)
 
 
 @main.command()

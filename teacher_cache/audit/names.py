@@ -1,4 +1,7 @@
-"""Keys and class names come from strangers: finding a sample by its name, and names fit for a terminal or a file."""
+"""Keys and class names come from strangers: finding a sample by its name, and names fit for a terminal or a file.
+
+And how a mix and what is erased are called, on sheets and terminals alike (the page says the same in report.js).
+"""
 
 import re
 from contextlib import suppress
@@ -13,6 +16,8 @@ from teacher_cache.nearest import OFFERED, did_you_mean
 from teacher_cache.store import Store
 
 FILE_NAME = 80  # characters of a file name's stem
+
+ERASED_WITH = {"pixel": "noise", "rand": "one colour drawn at random", "const": "the mean colour"}  # by erasing mode
 
 _NO_FILE_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -86,6 +91,11 @@ def similar_names(index: Index, name: str) -> list[str]:
 def place(store: Store, sample: int) -> dict[str, Any]:
     """Where a sample is: {"shard": "train-0000.tar", "key": "n01440764/1", "sample": 17}."""
     return {"shard": store.shard_name(store.index.shard_of(sample)), "key": store.index.key(sample), "sample": sample}
+
+
+def mix_text(mix: dict[str, Any]) -> str:
+    """A mix of `describe_view` by the part of the view that is the partner's: "cutmix, partner 43%"."""
+    return f"{mix['kind']}, partner {1 - mix['lambda']:.0%}"
 
 
 def file_stem(*parts: str) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from teacher_cache.audit.sample import Pictures
+from teacher_cache.audit.names import ERASED_WITH, mix_text
+from teacher_cache.audit.sample import Pictures, seen_edges, seen_pixels
 from teacher_cache.errors import StoreError
 from teacher_cache.files import replacing, writing
 from teacher_cache.shown import escaped, shown
@@ -21,6 +22,8 @@ COLUMNS = 8
 MARGIN, GAP = 16, 10
 LINE = 17  # pixels from one line of text to the next
 ORIGINAL_SIDE = 400
+FEW_CROPS = 6  # more of them over each other are a lattice
+SEEN_LEAST, SEEN_MOST = np.array([0, 32, 76]), np.array([255, 234, 70])  # ends of the scale, as Cividis has them
 TOP_VOTES = 12
 # looked for on the system in this order, widest first; class names are of any language
 FONTS = ("NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "DejaVuSans.ttf", "NotoSans-Regular.ttf", "arial.ttf")
@@ -51,16 +54,20 @@ def side_by_side(panes: Sequence[np.ndarray], scale: int = 1) -> Image.Image:
 
 
 def contact_sheet(sample: dict[str, Any], image: np.ndarray, views: Sequence[Pictures]) -> Image.Image:
-    """The image with the crop boxes of its views, the votes, and the views themselves with what each was called.
+    """The image, where its views look, the votes, and the views themselves with what each was called.
+
+    Where they look is told by the boxes of their crops, or, of more than FEW_CROPS, by how often each pixel is seen.
 
     sample: of `describe_sample`; image (H, W, 3) uint8; views: those of sample["views"], in the same order.
     """
     columns = min(COLUMNS, max(1, len(views)))
     side = (SHEET_WIDTH - 2 * MARGIN - (COLUMNS - 1) * GAP) // COLUMNS
     caption_lines = max((len(_caption(view)) for view in sample["views"]), default=0)
-    original = _with_crops(image, sample["views"])
+    original = _with_crops(image, sample["views"]) if len(views) <= FEW_CROPS else _with_seen(image, sample["views"])
     top = MARGIN + 2 * LINE + GAP
-    votes_height = LINE * (4 + len(COLOURS) + min(TOP_VOTES, len(sample["votes"])))
+    votes_height = LINE * (
+        5 + len(COLOURS) + len(_foreign_parts(sample["views"])) + min(TOP_VOTES, len(sample["votes"]))
+    )
     grid = top + max(original.height, votes_height) + 2 * GAP
     tile = _tile_size(views[0].mixed.shape[:2], side) if views else (side, side)
     row_height = tile[0] + caption_lines * LINE + 2 * GAP
@@ -98,27 +105,45 @@ def _scaled(pixels: np.ndarray, size: tuple[int, int]) -> Image.Image:
 
 
 def _with_crops(image: np.ndarray, views: Sequence[dict[str, Any]]) -> Image.Image:
-    height, width = image.shape[:2]
-    scale = ORIGINAL_SIDE / max(height, width)
-    size = max(1, round(height * scale)), max(1, round(width * scale))
-    drawn = _scaled(image, size)
+    """The image, enlarged or reduced, with the box and the number of every view."""
+    drawn, scale = _original(image, ORIGINAL_SIDE)
     draw = ImageDraw.Draw(drawn)
-    numbered = len(views) <= 2 * COLUMNS
     for view in views:
-        crop, colour = view["recipe"]["crop"], COLOURS[view["agrees"]]
-        left, top = crop["left"] * scale, crop["top"] * scale
-        right = min(size[1] - 1, left + crop["width"] * scale - 1)
-        bottom = min(size[0] - 1, top + crop["height"] * scale - 1)
-        # a pale line under the coloured one shows on any picture
-        draw.rectangle((left, top, max(left, right), max(top, bottom)), outline=PAPER, width=3)
-        draw.rectangle(
-            (left, top, max(left, right), max(top, bottom)), outline=colour, width=1 if len(views) > 24 else 2
-        )
-    for view in views if numbered else ():
-        crop = view["recipe"]["crop"]
-        place = crop["left"] * scale + 4, crop["top"] * scale + 3
-        draw.text(place, str(view["view"]), COLOURS[view["agrees"]], _font(13), stroke_width=2, stroke_fill=PAPER)
+        top, left, bottom, right = (scale * edge for edge in seen_edges(view["recipe"]))
+        box = (left, top, max(left, min(drawn.width, right) - 1), max(top, min(drawn.height, bottom) - 1))
+        draw.rectangle(box, outline=PAPER, width=3)  # a pale line under the coloured one shows on any picture
+        draw.rectangle(box, outline=COLOURS[view["agrees"]], width=2)
+    for view in views:
+        top, left, _, _ = (scale * edge for edge in seen_edges(view["recipe"]))
+        number, colour = str(view["view"]), COLOURS[view["agrees"]]
+        draw.text((left + 4, top + 3), number, colour, _font(13), stroke_width=2, stroke_fill=PAPER)
     return drawn
+
+
+def _with_seen(image: np.ndarray, views: Sequence[dict[str, Any]]) -> Image.Image:
+    """The image and, beside it, how often each of its pixels is seen: dark the seldomest, bright the most often."""
+    side = 3 * ORIGINAL_SIDE // 4
+    drawn, _ = _original(image, side)
+    counts = seen_pixels(views, (image.shape[0], image.shape[1]))
+    least, most = int(counts.min()), int(counts.max())
+    level = ((counts - least) / max(1, most - least))[..., None]
+    seen, _ = _original(np.round(SEEN_LEAST + level * (SEEN_MOST - SEEN_LEAST)).astype(np.uint8), side)
+    both = Image.new("RGB", (2 * side + GAP, drawn.height + GAP // 2 + 2 * LINE), PAPER)
+    both.paste(drawn, (0, 0))
+    both.paste(seen, (drawn.width + GAP, 0))
+    draw, below = ImageDraw.Draw(both), drawn.height + GAP // 2
+    for number, text in enumerate(
+        ("how often a pixel was seen:", f"{least} (dark) to {most} (bright) of {len(views)} views")
+    ):
+        draw.text((drawn.width + GAP, below + number * LINE), text, FAINT, _font(12))
+    return both
+
+
+def _original(image: np.ndarray, side: int) -> tuple[Image.Image, float]:
+    """The image with its longer side so many pixels long, and how much larger it is."""
+    height, width = image.shape[:2]
+    scale = side / max(height, width)
+    return _scaled(image, (max(1, round(height * scale)), max(1, round(width * scale)))), scale
 
 
 def _draw_votes(draw: ImageDraw.ImageDraw, sample: dict[str, Any], left: int, top: int) -> None:
@@ -151,6 +176,23 @@ def _draw_votes(draw: ImageDraw.ImageDraw, sample: dict[str, Any], left: int, to
             draw.rectangle((left, top + 3, left + 11, top + 14), outline=colour, width=3)
             draw.text((left + 20, top), MEANING[kind], INK, font)
             top += LINE
+    for text in _foreign_parts(sample["views"]):
+        top += LINE
+        draw.text((left, top), _fitted(text, width, 12), FAINT, _font(12))
+
+
+def _foreign_parts(views: Sequence[dict[str, Any]]) -> list[str]:
+    """What there is in pictures of views beside the sample's own pixels, a line each."""
+    erased = sorted({ERASED_WITH[mode] for view in views if (mode := view["recipe"]["erase_mode"]) is not None})
+    kinds = {view["mix"]["kind"] for view in views if view["mix"] is not None}
+    lines = [f"erased 20%: rectangles of {filling} over a fifth of the view" for filling in erased]
+    if erased and kinds:
+        lines.append("where no part is said to be erased, such a rectangle is the partner's")
+    if "cutmix" in kinds:
+        lines.append("cutmix, partner 20%: a fifth of the view is a rectangle of another sample")
+    if "mixup" in kinds:
+        lines.append("mixup, partner 20%: another sample shines through, by a fifth")
+    return lines
 
 
 def _draw_tile(
@@ -183,8 +225,7 @@ def _caption(view: dict[str, Any]) -> list[str]:
         shown += ", flipped"
     lines = [f"{view['view']}: {label}", shown]
     if view["mix"] is not None:
-        mix = view["mix"]
-        lines.append(f"{mix['kind']} {1 - mix['lambda']:.0%} {drawable(mix['partner']['class'])}")
+        lines += [mix_text(view["mix"]), f"with {drawable(view['mix']['partner']['class'])}"]
     operations = [operation["name"] for operation in view["recipe"]["operations"]]
     if view["erased_share"]:
         operations.append(f"erased {view['erased_share']:.0%}")

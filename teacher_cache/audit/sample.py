@@ -1,5 +1,6 @@
 """One sample, one view: what was drawn, what the teacher said, and the pixels that it saw."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -149,6 +150,26 @@ def describe_view(store: Store, sample: int, view: int) -> dict[str, Any]:
         **described,
         **_probabilities(store, spot, held, view),
     }
+
+
+def seen_pixels(views: Sequence[dict[str, Any]], size: tuple[int, int]) -> np.ndarray:
+    """How many of the views of `describe_sample` show each pixel of an image, (height, width) int64.
+
+    Crops alone count: not what is turned out of the picture, erased or covered by the partner.
+    """
+    counts = np.zeros(size, np.int64)
+    for view in views:
+        top, left, bottom, right = seen_edges(view["recipe"])
+        counts[math.floor(top) : math.ceil(bottom), math.floor(left) : math.ceil(right)] += 1
+    return counts
+
+
+def seen_edges(recipe: dict[str, Any]) -> tuple[float, float, float, float]:
+    """Top, left, bottom and right, in pixels of the image, of what a recipe's window keeps of its crop."""
+    crop, window, (height, width) = recipe["crop"], recipe["window"], recipe["resized"]
+    rows, columns = crop["height"] / height, crop["width"] / width
+    top, left = crop["top"] + window["top"] * rows, crop["left"] + window["left"] * columns
+    return top, left, top + window["height"] * rows, left + window["width"] * columns
 
 
 def image_size(store: Store, spot: Spot) -> tuple[int, int]:

@@ -56,7 +56,7 @@ def summarise(
         for name, labels, equal in zip(store.class_names, labelled.tolist(), own.tolist(), strict=True)
     ]
     result["confused"] = confusions(store, census=census)["confused"]
-    result["stability"] = stability(votes, store.views)
+    result["stability"] = stability(votes, min(store.views, store.num_classes))
     result["contradictions"] = _contradictions(store, votes)
     result["skipped"]["all"] = [place(store, sample) for sample in np.flatnonzero(votes.skipped).tolist()]
     result["sampled"], result["sampled_missing"] = None, None
@@ -84,13 +84,17 @@ def _by_group(store: Store) -> list[dict[str, Any]]:
     ]
 
 
-def stability(votes: Votes, views: int) -> dict[str, Any] | None:
-    """Over samples with two labels or more: share of the commonest label, entropy of the labels. None of no sample."""
+def stability(votes: Votes, different: int) -> dict[str, Any] | None:
+    """Over samples with two labels or more: share of the commonest label, entropy of the labels. None of no sample.
+
+    different: how many labels of one sample can differ, which bounds the entropy; the last bin of it ends there.
+    """
     several = votes.num_labels >= 2
     if not several.any():
         return None
     share, entropy = votes.share[several], votes.entropy[several]
-    bit_edges = np.arange(0, max(1.0, np.log2(views)) + BITS_PER_BIN, BITS_PER_BIN)
+    most_bits = np.log2(different) if different > 1 else BITS_PER_BIN
+    bit_edges = np.append(np.arange(0, most_bits, BITS_PER_BIN), most_bits)
     # In whole numbers: 3 votes of 10 belong to the bin that starts at 0.3. The last bin holds 1.0 too.
     bins = votes.votes[several].astype(np.int64) * SHARE_BINS // votes.num_labels[several]
     return {
@@ -102,7 +106,10 @@ def stability(votes: Votes, views: int) -> dict[str, Any] | None:
             "edges": [number / SHARE_BINS for number in range(SHARE_BINS + 1)],
             "samples": np.bincount(np.minimum(bins, SHARE_BINS - 1), minlength=SHARE_BINS).tolist(),
         },
-        "entropy_bins": {"edges": bit_edges.tolist(), "samples": np.histogram(entropy, bit_edges)[0].tolist()},
+        "entropy_bins": {
+            "edges": bit_edges.tolist(),
+            "samples": np.histogram(np.minimum(entropy, most_bits), bit_edges)[0].tolist(),
+        },
     }
 
 

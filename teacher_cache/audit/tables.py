@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
+from teacher_cache.audit.names import ERASED_WITH, mix_text
 from teacher_cache.shown import shown
 from teacher_cache.terminal import line, table
 
@@ -331,7 +332,9 @@ def show_view(found: dict[str, Any], console: Console) -> None:
     if found["probabilities"] is not None:
         parts = ", ".join(f"{shown(each['class'], 30)} {each['probability']:.3f}" for each in found["probabilities"])
         rows.append(("probabilities", f"{parts}; all others {found['other']:.3f}; at tau {found['tau']:g}"))
-    if found["mix"] is not None:
+    if found["mix"] is None:
+        rows.append(("mix", "none: this view is not mixed"))
+    else:
         mix, partner = found["mix"], found["mix"]["partner"]
         box = (
             ""
@@ -341,7 +344,7 @@ def show_view(found: dict[str, Any], console: Console) -> None:
             )
         )
         rows += [
-            ("mix", f"{mix['kind']}, lambda {mix['lambda']:.4f}: the sample's own share{box}"),
+            ("mix", f"{mix_text(mix)}; lambda {mix['lambda']:.4f} is the sample's own share{box}"),
             ("partner", f"{_name(partner)}: class {shown(partner['class'])}"),
             *((f"partner's {name}", text) for name, text in _recipe_rows(partner)),
         ]
@@ -350,10 +353,18 @@ def show_view(found: dict[str, Any], console: Console) -> None:
         False: f"differs: these {_NOT_THE_PIXELS}",
         None: "none stored: the view is not filled yet",
     }
-    rows += [("digest", equal[found["digest_equal"]]), ("picture", found["png"])]
+    rows += [("digest", equal[found["digest_equal"]]), ("picture", f"{found['png']}{_parts_text(found)}")]
     say(console, f"{_name(found)}, view {found['view']} of {found['num_views']}")
     for name, text in rows:
         say(console, f"  {name:<20} {text}")
+
+
+def _parts_text(found: dict[str, Any]) -> str:
+    if not found["unmixed"]:
+        return ""
+    if found["mix"] is None:
+        return ": the view alone, as it is not mixed"
+    return ": from left to right the mixed view, the sample's own before mixing, the partner's"
 
 
 def _recipe_rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -372,7 +383,12 @@ def _recipe_rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     boxes = ", ".join(
         f"{box['height']} rows from {box['top']}, {box['width']} columns from {box['left']}" for box in recipe["erased"]
     )
-    yield "erased", f"{boxes} ({recipe['erase_mode']}): {_percent(found['erased_share'])}" if boxes else "nothing"
+    yield (
+        "erased",
+        f"{boxes}, {ERASED_WITH[recipe['erase_mode']]} in them: {_percent(found['erased_share'])}"
+        if boxes
+        else "nothing",
+    )
 
 
 def _operations(recipe: dict[str, Any], erased: float) -> list[str]:
@@ -381,7 +397,7 @@ def _operations(recipe: dict[str, Any], erased: float) -> list[str]:
 
 
 def _mix_text(mix: dict[str, Any] | None) -> str:
-    return "" if mix is None else f"{mix['kind']}, {1 - mix['lambda']:.0%} {shown(mix['partner']['class'], 30)}"
+    return "" if mix is None else f"{mix_text(mix)}: {shown(mix['partner']['class'], 30)}"
 
 
 def show_comparison(report: dict[str, Any], console: Console) -> None:

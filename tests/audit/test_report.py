@@ -20,7 +20,7 @@ from PIL import Image
 from teacher_cache.audit import report
 from teacher_cache.audit.disagreements import disagreements
 from teacher_cache.audit.report import KINDS, embedded, write_report
-from teacher_cache.audit.sample import render_views
+from teacher_cache.audit.sample import render_views, seen_pixels
 from teacher_cache.audit.thumbnails import Wanted, data_uri, replay_all
 from teacher_cache.classes import class_rule
 from teacher_cache.errors import RenderError, StoreError
@@ -254,6 +254,21 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"file://{folder / 'report.html'}"
 
 
+@pytest.fixture(scope="module")
+def sure_page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Of a teacher that is right about nine labels of ten; no view is mixed."""
+    pytest.importorskip("plotly", reason="the extra `audit` is not installed")
+    folder = tmp_path_factory.mktemp("sure")
+    store = drawn_store(folder, own=0.9, views=32)
+    write_report(store, folder / "report.html", samples=2)
+    text = (folder / "report.html").read_text()
+    names = json.dumps([str(number) for number in range(10)], separators=(",", ":"))
+    assert text.count(f'"class_names":{names}') == 1
+    long = json.dumps([f"automobile {number} of a make" for number in range(10)])
+    (folder / "report.html").write_text(text.replace(f'"class_names":{names}', f'"class_names":{long}'))
+    return f"file://{folder / 'report.html'}"
+
+
 def wait_until(true: Callable[[], Any]) -> Any:
     for _ in range(100):
         if found := true():
@@ -345,6 +360,141 @@ def test_page_fits_the_screen(browser: Any, page: str, width: int) -> None:
     assert (
         browser.execute_script("const e = document.getElementById('sample'); return e.scrollWidth - e.clientWidth") <= 0
     )
+
+
+def open_page(browser: Any, page: str, width: int) -> None:
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get(page)
+    wait_until(lambda: browser.execute_script("return document.querySelector('#heat .xtitle') !== null"))
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [375, 1280])
+def test_colours_of_the_heat_map_are_of_errors_alone(browser: Any, sure_page: str, width: int) -> None:
+    open_page(browser, sure_page, width)
+    fields = "({ z, zmax, showscale }) => ({ z, most: zmax, scale: showscale })"
+    fields = "({ z, zmax, showscale }) => ({ z, most: zmax, scale: showscale })"
+    errors, hits = browser.execute_script(f"return document.getElementById('heat').data.map({fields})")
+    size = len(errors["z"])
+    assert size == 10
+    wrong = [errors["z"][row][column] for row in range(size) for column in range(size) if row != column]
+    assert errors["most"] == max(wrong) < 10 < hits["z"][0][0]
+    assert [errors["z"][number][number] for number in range(size)] == [None] * size
+    assert hits["scale"] is False
+    assert {hits["z"][row][column] for row in range(size) for column in range(size) if row != column} == {None}
+    numbers = browser.execute_script("return document.querySelectorAll('#heat .heatmap-label').length")
+    assert numbers == size * size - wrong.count(0)
+    places = """const box = ({ left, right, top, bottom }) => ({ left, right, top, bottom });
+        return [".xtick text", ".ytick text", ".xtitle", ".ytitle", ".svg-container"].map((what) =>
+            [...document.querySelectorAll(`#heat ${what}`)].map((e) => box(e.getBoundingClientRect())))"""
+    below, beside, (x_title,), (y_title,), (whole,) = browser.execute_script(places)
+    assert max(each["bottom"] for each in below) <= x_title["top"] + 1 < x_title["bottom"] <= whole["bottom"]
+    assert whole["left"] <= y_title["left"] < y_title["right"] <= min(each["left"] for each in beside) + 1
+
+
+@pytest.mark.browser
+def test_axes_fit_what_they_show_and_notes_say_where_they_begin(browser: Any, sure_page: str) -> None:
+    open_page(browser, sure_page, 375)
+    charts = browser.execute_script(
+        """return Object.fromEntries([...document.querySelectorAll("#chart-list figure")].map((figure) => {
+            const plot = figure.querySelector(".plot"), [trace] = plot.data;
+            const swap = typeof trace.y[0] === "string", error = swap ? trace.error_x : trace.error_y;
+            return [figure.querySelector("h3").textContent, {
+              note: figure.querySelector("figcaption").textContent, bar: trace.type === "bar",
+              values: swap ? trace.x : trace.y, above: error?.array, below: error?.arrayminus,
+              axis: (swap ? plot.layout.xaxis : plot.layout.yaxis).range, places: plot.layout.xaxis.range }];
+        }))"""
+    )
+    over = """return [...document.querySelectorAll(".plot")].flatMap((plot) => {
+        const boxes = (what) => [...plot.querySelectorAll(what)].map((each) => each.getBoundingClientRect());
+        return boxes(".xtick text").flatMap((x) => boxes(".ytick text").filter((y) =>
+            x.left < y.right && y.left < x.right && x.top < y.bottom && y.top < x.bottom)); }).length"""
+    assert browser.execute_script(over) == 0
+    for title in ("group of views", "what the crop shows", "erased area", "operation"):
+        chart = charts[f"Agreement by {title}"]
+        ends = chart["axis"]
+        above, below = (chart[name] or [0] * len(chart["values"]) for name in ("above", "below"))
+        highest = max(value + more for value, more in zip(chart["values"], above, strict=True))
+        lowest = min(value - less for value, less in zip(chart["values"], below, strict=True))
+        assert 0 < ends[0] < lowest < highest <= ends[1] <= 100, title
+        assert ends[1] - ends[0] <= 1.16 * (highest - lowest) + 4, title
+        assert f"The axis begins at {ends[0]}\u00a0%, not at 0." in chart["note"]
+    assert charts["Coverage by shard"]["bar"]
+    assert charts["Coverage by shard"]["axis"] == [0, 100]
+    assert charts["Entropy of labels"]["places"] == [0, pytest.approx(np.log2(10))]
+    assert "highest possible, 3.32 bits" in charts["Entropy of labels"]["note"]
+
+
+@pytest.mark.browser
+def test_colours_and_foreign_parts_are_explained_where_they_show(browser: Any, page: str) -> None:
+    open_page(browser, page, 375)
+
+    def legend(of: str) -> set[str]:
+        shown = f"return [...document.querySelectorAll('{of} .legend span')].map((each) => each.className)"
+        return set(browser.execute_script(shown))
+
+    def borders(of: str) -> set[str]:
+        pictures = f"return [...document.querySelectorAll('{of} img')].map((each) => each.classList[0])"
+        return set(browser.execute_script(pictures)) & {"own", "partner", "neither", "unlabelled"}
+
+    assert borders("#gallery") <= legend("#legend")
+    text = browser.execute_script("return document.getElementById('legend').textContent")
+    for part in (
+        "✗ another class",
+        "Rectangles of noise are erased parts, the view's own where",
+        "is the partner's part",
+    ):
+        assert part in text
+    data = read_data(browser.page_source)
+    browser.execute_script("document.querySelector('.card').click()")
+    assert legend("#sample") == borders("#sample") != set()
+    tiles = browser.execute_script(
+        "return [...document.querySelectorAll('.views > li')].map((tile) => tile.textContent)"
+    )
+    views = data["samples"][0]["detail"]["views"]
+    assert any(view["mix"] for view in views)
+    for tile, view in zip(tiles, views, strict=True):
+        if view["mix"] is not None:
+            share = f"{100 * (1 - view['mix']['lambda']):.0f}\u00a0%"
+            assert f"{view['mix']['kind']}, partner {share}: {view['mix']['partner']['class']}" in tile
+        assert (": noise" in tile) == bool(view["recipe"]["erased"])
+
+
+@pytest.mark.browser
+def test_many_crops_are_a_map_and_one_is_shown_at_a_time(browser: Any, tmp_path: Path) -> None:
+    write_report(drawn_store(tmp_path, own=0.4, views=8), tmp_path / "r.html", samples=1, views_sampled=0)
+    open_page(browser, f"file://{tmp_path / 'r.html'}", 1280)
+    detail = read_data(browser.page_source)["samples"][0]["detail"]
+    browser.execute_script("document.querySelector('.card').click()")
+    visible = """return [...document.querySelectorAll(".crop")].filter((each) => getComputedStyle(each).opacity > 0)
+        .map((each) => Number(each.dataset.view))"""
+    assert browser.execute_script("return document.querySelectorAll('.crop').length") == 8
+    assert browser.execute_script(visible) == []
+    browser.execute_script("document.querySelectorAll('.views > li')[5].dispatchEvent(new Event('mouseenter'))")
+    assert browser.execute_script(visible) == [5]
+    browser.execute_script("document.querySelectorAll('.views > li')[5].dispatchEvent(new Event('mouseleave'))")
+    assert browser.execute_script(visible) == []
+    height, width = detail["image_size"]
+    red = browser.execute_script(
+        """const { width, height } = document.querySelector("canvas.seen");
+        const { data } = document.querySelector("canvas.seen").getContext("2d").getImageData(0, 0, width, height);
+        return [...data].filter((_, place) => place % 4 === 0)"""
+    )
+    counts = seen_pixels(detail["views"], (height, width))
+    level = (counts - counts.min()) / (counts.max() - counts.min())
+    assert np.abs(np.reshape(red, (height, width)) - 255 * level).max() <= 0.5
+    note = browser.execute_script("return document.querySelector('canvas.seen + .note').textContent")
+    assert f"seen: {counts.min()} (dark) to {counts.max()} (bright) of 8 views" in note
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "cut"), [(375, True), (1280, False)])
+def test_a_table_that_is_cut_says_so(browser: Any, page: str, width: int, cut: bool) -> None:
+    open_page(browser, page, width)
+    hint = browser.execute_script("return document.querySelector('#classes .hint').checkVisibility()")
+    region = "const e = document.querySelector('#classes .scroll'); return e.scrollWidth > e.clientWidth + 1"
+    assert hint == browser.execute_script(region) == cut
 
 
 @pytest.mark.browser

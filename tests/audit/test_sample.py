@@ -10,7 +10,7 @@ from PIL import Image
 import teacher_cache
 from teacher_cache.audit import pictures as sheets
 from teacher_cache.audit.pictures import SHEET_WIDTH, contact_sheet, png_bytes, save_png, side_by_side
-from teacher_cache.audit.sample import describe_sample, describe_view, render_views
+from teacher_cache.audit.sample import describe_sample, describe_view, render_views, seen_pixels
 from teacher_cache.errors import ImageError, ShardError, StoreError
 from teacher_cache.replay.block import decode_block, replay_view, view_recipe
 from teacher_cache.replay.mix import LAMBDA_ONE
@@ -175,6 +175,75 @@ def test_the_sheet_has_every_view(tmp_path: Path, limit: int, size: tuple[int, i
         tile = np.kron(each.mixed, np.ones((17, 17, 1), np.uint8))  # 8 pixels at 17 times their size
         corner = tile[:17, :17].reshape(-1, 3)[0]
         assert (pixels == corner).all(axis=2).sum() >= 17 * 17
+
+
+def test_the_sheet_counts_a_mix_by_the_partners_part_and_explains_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = drawn_store(tmp_path, mixed=True, views=8)
+    found = describe_sample(store, 2)
+    assert {view["recipe"]["erase_mode"] for view in found["views"]} == {"pixel", None}
+    written: list[str] = []
+    text = sheets.ImageDraw.ImageDraw.text
+    monkeypatch.setattr(
+        sheets.ImageDraw.ImageDraw,
+        "text",
+        lambda self, at, said, *more, **options: written.append(said) or text(self, at, said, *more, **options),
+    )
+    image, views = render_views(store, 2, range(8))
+    contact_sheet(found, image, list(views))
+    mixed = [view["mix"] for view in found["views"] if view["mix"] is not None]
+    assert mixed
+    for mix in mixed:
+        line = f"{mix['kind']}, partner {1 - mix['lambda']:.0%}"
+        assert line in written
+        assert written[written.index(line) + 1] == f"with {mix['partner']['class']}"
+    assert "erased 20%: rectangles of noise over a fifth of the view" in written
+    assert "where no part is said to be erased, such a rectangle is the partner's" in written
+    for kind in ("cutmix", "mixup"):
+        assert any(said.startswith(f"{kind}, partner 20%: ") for said in written) == (
+            kind in {m["kind"] for m in mixed}
+        )
+
+
+@pytest.mark.parametrize("crop", [(), ("crop.kind=center", "crop.crop_pct=0.5", "crop.scale=none", "crop.ratio=none")])
+def test_pixels_are_counted_as_often_as_they_are_seen(tmp_path: Path, crop: tuple[str, ...]) -> None:
+    views = describe_sample(drawn_store(tmp_path, views=20, overrides=crop), 2)["views"]
+    expected = np.zeros((12, 10), int)
+    for view in views:
+        box, window, (height, width) = (view["recipe"][name] for name in ("crop", "window", "resized"))
+        resized = np.zeros((height, width))
+        resized[window["top"] :, window["left"] :][: window["height"], : window["width"]] = 1
+        rows = box["top"] + (np.arange(height * box["height"]) // height)
+        columns = box["left"] + (np.arange(width * box["width"]) // width)
+        seen = np.zeros((12, 10), bool)
+        fine = resized.repeat(box["height"], 0).repeat(box["width"], 1) > 0
+        np.logical_or.at(seen, (rows[:, None], columns[None]), fine)
+        expected += seen
+    assert (seen_pixels(views, (12, 10)) == expected).all()
+    assert 0 < expected.max() <= 20
+    assert expected.min() < expected.max()
+
+
+def test_few_crops_are_boxes_and_many_are_a_map(tmp_path: Path) -> None:
+    store = drawn_store(tmp_path, views=sheets.FEW_CROPS + 1)
+    image, views = render_views(store, 2, range(store.views))
+    pictures = list(views)
+    top = sheets.MARGIN + 2 * sheets.LINE + sheets.GAP
+    side = 3 * sheets.ORIGINAL_SIDE // 4
+    many = np.asarray(contact_sheet(describe_sample(store, 2), image, pictures))
+    plain = np.asarray(sheets._scaled(image, (side, side * 10 // 12)))
+    assert (many[top:, sheets.MARGIN :][: plain.shape[0], : plain.shape[1]] == plain).all()
+    seen = many[top:, sheets.MARGIN + plain.shape[1] + sheets.GAP :][: plain.shape[0], : plain.shape[1]]
+    counts = seen_pixels(describe_sample(store, 2)["views"], (12, 10))
+    centres = seen[12::25, 12::25][:12, :10]
+    assert (centres[counts == counts.max()] == sheets.SEEN_MOST).all()
+    assert (centres[counts == counts.min()] == sheets.SEEN_LEAST).all()
+    few = describe_sample(store, 2, limit=sheets.FEW_CROPS)
+    boxed = np.asarray(contact_sheet(few, image, pictures[: sheets.FEW_CROPS]))
+    colours = {sheets.COLOURS[view["agrees"]] for view in few["views"]}
+    drawn = boxed[top:, sheets.MARGIN :][: sheets.ORIGINAL_SIDE, : sheets.ORIGINAL_SIDE * 10 // 12]
+    assert all((drawn == colour).all(axis=2).sum() > 50 for colour in colours)
 
 
 def test_letters_that_no_font_has_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,10 @@ const count = (number) => number.toLocaleString("en-US");
 const MARKS = { own: "✓", partner: "⇄", neither: "✗", unlabelled: "·" };
 const MEANING = { own: "own class", partner: "partner's class", neither: "another class", unlabelled: "no label" };
 const CLASSES_SHOWN = 40; // of the heat map
+const FEW_CROPS = 6; // more of them over each other are a lattice
+const SEEN_SIDE = 128; // pixels of the map of what was seen
+const SEEN_COLOURS = [[0, 255], [32, 234], [76, 70]]; // ends of red, green and blue, as Cividis has them
+const NUMBERED = 12; // classes, up to which its cells have their numbers
 
 function el(tag, properties = {}, ...children) {
   const { dataset, style, ...others } = properties;
@@ -50,21 +54,37 @@ function layout(more) {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: colour("ink"), size: 12 },
     margin: { l: 50, r: 12, t: 8, b: 44 }, hovermode: "closest",
     legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
-    xaxis: { ...axis, ...xaxis, title: { text: xaxis.title, standoff: 8 } },
+    // ticks that nobody sees keep the labels below clear of the 0 beside them
+    xaxis: { ...axis, ticks: "outside", ticklen: 6, tickcolor: "rgba(0,0,0,0)", ...xaxis, title: { text: xaxis.title, standoff: xaxis.standoff ?? 8 } },
     yaxis: { ...axis, ...yaxis, title: { text: yaxis.title, standoff: 8 } }, ...others,
   };
 }
 
 const SETTINGS = { responsive: true, displayModeBar: false };
 
-/** A chart with its numbers as a table. series: [{name, colour, rows: [{x, y, n, low, high, label}], line}];
- * whole: x are whole numbers; swap: x goes upwards; asShare: y are shares with their n. */
-function chart({ title, note, x, y, unit, series, swap = false, asShare = true, whole = false }) {
+const hasIntervals = (each) => each.rows.some((row) => row.low !== undefined);
+const isBar = (each) => !hasIntervals(each) && !each.line;
+
+/** The part of an axis of percents, [from, to], that shares and their intervals take up; from 0 on where that is near. */
+function fitted(series) {
+  const rows = series.flatMap((each) => each.rows);
+  const low = 100 * Math.min(...rows.map((row) => row.low ?? row.y));
+  const high = 100 * Math.max(...rows.map((row) => row.high ?? row.y));
+  const room = Math.max(1, 0.08 * (high - low));
+  const [from, to] = [Math.floor(low - room), Math.min(100, Math.ceil(high + room))];
+  return from < (to - from) / 4 ? [0, to] : [from, to];
+}
+
+/** A chart with its numbers as a table. series: [{name, colour, rows: [{x, y, n, low, high, label, width}], line}];
+ * whole: x are whole numbers; swap: x goes upwards; asShare: y are shares with their n; range: of x.
+ * Bars begin at 0; points show the part of the axis that they take up, and the note says where it begins. */
+function chart({ title, note, x, y, unit, series, swap = false, asShare = true, whole = false, range = undefined }) {
+  const limits = !asShare ? undefined : series.every(isBar) ? [0, 100] : fitted(series);
   const plot = el("div", { className: "plot" });
   plot.setAttribute("role", "img");
   plot.setAttribute("aria-label", `${title}; the table below says the same`);
   const shown = (value) => (asShare ? percent(value) : count(value));
-  const headers = [x, ...(series.length > 1 ? ["of"] : []), y, ...(series.some((each) => each.rows.some((row) => row.low !== undefined)) ? ["95 % interval"] : []), ...(asShare ? ["n"] : [])];
+  const headers = [x, ...(series.length > 1 ? ["of"] : []), y, ...(series.some(hasIntervals) ? ["95 % interval"] : []), ...(asShare ? ["n"] : [])];
   const table = el("table", {}, el("thead", {}, el("tr", {}, ...headers.map((text) => el("th", { scope: "col", textContent: text })))));
   const body = table.appendChild(el("tbody"));
   for (const each of series) {
@@ -74,31 +94,30 @@ function chart({ title, note, x, y, unit, series, swap = false, asShare = true, 
     }
   }
   const scroll = el("div", { className: "scroll", tabIndex: 0 }, table);
-  at("chart-list").append(el("figure", {}, el("h3", { textContent: title }), el("figcaption", { textContent: note }), plot,
+  at("chart-list").append(el("figure", {}, el("h3", { textContent: title }), el("figcaption", { textContent: limits?.[0] ? `${note} The axis begins at ${limits[0]}\u00a0%, not at 0.` : note }), plot,
     el("details", {}, el("summary", { textContent: "Numbers" }), scroll)));
   const rows = Math.max(...series.map((each) => each.rows.length));
   if (swap) plot.style.height = `${Math.max(290, 60 + 20 * rows)}px`;
   const draw = () => {
     const traces = series.map((each) => {
       const values = each.rows.map((row) => (asShare && row.y !== null ? 100 * row.y : row.y));
-      const errors = each.rows.some((row) => row.low !== undefined) && {
+      const errors = hasIntervals(each) && {
         type: "data", symmetric: false, thickness: 1.5, width: 4, color: colour(each.colour),
         array: each.rows.map((row) => (row.low === undefined ? 0 : 100 * (row.high - row.y))),
         arrayminus: each.rows.map((row) => (row.low === undefined ? 0 : 100 * (row.y - row.low))),
       };
       const places = each.rows.map((row) => row.x);
-      const isBar = !errors && !each.line;
       return {
-        type: isBar ? "bar" : "scatter", mode: swap ? "markers" : "lines+markers", name: each.name,
-        x: swap ? values : places, y: swap ? places : values, orientation: isBar && swap ? "h" : undefined,
+        ...(isBar(each) ? { type: "bar", width: each.rows.map((row) => row.width ?? 0.85) } : { type: "scatter", mode: swap ? "markers" : "lines+markers", cliponaxis: false }),
+        name: each.name, x: swap ? values : places, y: swap ? places : values,
         marker: { color: colour(each.colour), symbol: each.symbol ?? "circle", size: 7 }, line: { color: colour(each.colour), dash: each.dash ?? "solid" },
         [swap ? "error_x" : "error_y"]: errors || undefined, hoverinfo: "text",
         hovertext: each.rows.map((row) => `${plain(row.label ?? row.x)}: ${shown(row.y)}${row.low === undefined ? "" : ` (${percent(row.low)} to ${percent(row.high)})`}${asShare ? `, n = ${count(row.n)}` : ` ${unit}`}`),
       };
     });
-    const value = { title: asShare ? `${y} (%)` : y, rangemode: "tozero" };
-    const place = { title: swap ? "" : x, ...(typeof series[0].rows[0].x === "string" ? { type: "category" } : {}), ...(whole ? { dtick: Math.max(1, Math.ceil(rows / 8)) } : {}) };
-    Plotly.react(plot, traces, layout({ xaxis: swap ? value : place, yaxis: swap ? place : value, showlegend: series.length > 1, bargap: 0.15 }), SETTINGS);
+    const value = { title: asShare ? `${y} (%)` : y, rangemode: "tozero", range: limits };
+    const place = { title: swap ? "" : x, range, ...(typeof series[0].rows[0].x === "string" ? { type: "category" } : {}), ...(whole ? { dtick: Math.max(1, Math.ceil(rows / 8)) } : {}) };
+    Plotly.react(plot, traces, layout({ xaxis: swap ? value : place, yaxis: swap ? place : value, showlegend: series.length > 1 }), SETTINGS);
   };
   drawings.push(draw);
 }
@@ -121,15 +140,20 @@ function drawCharts() {
   add({ title: "Coverage by shard", note: `Filled views of all ${count(summary.samples * summary.views)}; n counts samples.`, x: "shard", y: "filled", whole: true,
     series: [{ name: "filled", colour: "own", rows: summary.coverage.shards.map((row, number) => ({ x: number, label: row.shard, y: row.share, n: row.samples })) }] });
   const groups = summary.agreement_by_group;
-  add({ title: "Agreement by group of views", note: "All labels; n counts labels.", x: "views", y: "agreement",
+  add({ title: "Agreement by group of views", note: "All labels; n counts labels; no intervals.", x: "views", y: "agreement",
     series: [["own", "own class", "own", "solid", "circle"], ["larger", "class of the larger share", "third", "dash", "square"], ["either", "either class of the mix", "partner", "dot", "diamond"]]
       .slice(0, summary.mixed ? 3 : 1)
       .map(([field, name, tone, dash, symbol]) => ({ name, colour: tone, dash, symbol, line: true, rows: groups.map((row) => ({ x: `${row.views[0]}–${row.views[1] - 1}`, y: row[field], n: row.labels })) })) });
   if (summary.stability) {
-    const histogram = (title, bins, unit, digits, x) => add({ title, note: `${count(summary.stability.samples)} samples of two labels or more.`, x, y: "samples", unit: "samples", asShare: false,
-      series: [{ name: title, colour: "own", rows: bins.samples.map((samples, number) => ({ x: (bins.edges[number] + bins.edges[number + 1]) / 2, label: `${bins.edges[number].toFixed(digits)} to ${bins.edges[number + 1].toFixed(digits)} ${unit}`, y: samples, n: samples })) }] });
+    const histogram = (title, bins, unit, digits, x, more = "") => add({ title, note: `${count(summary.stability.samples)} samples of two labels or more.${more}`, x, y: "samples", unit: "samples", asShare: false,
+      range: [bins.edges[0], bins.edges.at(-1)],
+      series: [{ name: title, colour: "own", rows: bins.samples.map((samples, number) => {
+        const [from, to] = bins.edges.slice(number, number + 2);
+        return { x: (from + to) / 2, width: 0.88 * (to - from), label: `${from.toFixed(digits)} to ${to.toFixed(digits)} ${unit}`, y: samples, n: samples };
+      }) }] });
     histogram("Stability of labels", summary.stability.share_bins, "", 1, "share of the commonest label");
-    histogram("Entropy of labels", summary.stability.entropy_bins, "bits", 1, "entropy of a sample's labels (bits)");
+    histogram("Entropy of labels", summary.stability.entropy_bins, "bits", 1, "entropy of a sample's labels (bits)",
+      ` The axis ends at the highest possible, ${summary.stability.entropy_bins.edges.at(-1).toFixed(2)} bits.`);
   }
   const sampled = summary.sampled;
   if (!sampled) return;
@@ -169,27 +193,38 @@ function classesShown() {
   return [...chosen].sort((a, b) => a - b);
 }
 
-const short = (name) => (name.length > 16 ? `${name.slice(0, 15)}…` : name);
+const short = (name, letters) => (name.length > letters ? `${name.slice(0, letters - 1)}…` : name);
+
+/** A cell's number, in percent: nothing where nothing is confused. */
+const cellText = (share, digits) => (share === null || share === 0 ? "" : share < 0.5 * 10 ** -digits ? `<${10 ** -digits}` : share.toFixed(digits));
 
 function drawHeat() {
   const numbers = classesShown();
   const names = numbers.map((number) => data.class_names[number]);
   const places = [...numbers.keys()];
   const shares = numbers.map((truth) => numbers.map((label) => (totals[truth] ? (100 * (pairs.get(`${truth},${label}`) ?? 0)) / totals[truth] : null)));
-  const text = numbers.map((truth, row) => numbers.map((label, column) => `${plain(names[row])} called ${plain(names[column])}: ${count(pairs.get(`${truth},${label}`) ?? 0)} of ${count(totals[truth])} labels, ${percent(shares[row][column] === null ? null : shares[row][column] / 100)}`));
-  const ticks = { tickvals: places, ticktext: names.map((name) => plain(short(name))), showgrid: false, zeroline: false };
+  const errors = shares.map((row, truth) => row.map((share, label) => (truth === label ? null : share)));
+  const hits = shares.map((row, truth) => row.map((share, label) => (truth === label ? share : null)));
+  const hovertext = numbers.map((truth, row) => numbers.map((label, column) => `${plain(names[row])} called ${plain(names[column])}: ${count(pairs.get(`${truth},${label}`) ?? 0)} of ${count(totals[truth])} labels, ${percent(shares[row][column] === null ? null : shares[row][column] / 100)}`));
   const narrow = innerWidth < 700;
-  const each = numbers.length <= 12 && !narrow;
-  const largest = Math.max(...shares.flat(), 1); // null counts as 0
-  at("heat").style.height = `${Math.max(520, 15 * numbers.length + 120)}px`; // a line of text for each class
-  Plotly.react(at("heat"), [{ type: "heatmap", x: places, y: places, z: shares, text, hoverinfo: "text", colorscale: "Cividis", zmin: 0, zmax: largest,
-    colorbar: { title: { text: "%", side: "top" }, thickness: 10, len: 0.9, tickformat: "~g" }, texttemplate: each ? "%{z:.0f}" : undefined, xgap: 1, ygap: 1 }],
-  layout({ xaxis: { ...ticks, title: "the teacher's label", tickangle: -45 }, yaxis: { ...ticks, title: narrow ? "" : "ground truth", autorange: "reversed" } }), SETTINGS);
+  const [size, letters] = narrow ? [10, 11] : [12, 16];
+  const ticks = { tickvals: places, ticktext: names.map((name) => plain(short(name, letters))), tickfont: { size }, showgrid: false, zeroline: false };
+  const largest = Math.max(0, ...errors.flat()); // null counts as 0
+  const digits = largest < 10 ? 1 : 0;
+  const cells = (shown, decimals, more) => ({ type: "heatmap", x: places, y: places, z: shown, hovertext, hoverinfo: "text", hoverongaps: false, xgap: 1, ygap: 1,
+    ...(numbers.length <= NUMBERED ? { text: shown.map((row) => row.map((share) => cellText(share, decimals))), texttemplate: "%{text}", textfont: { size } } : {}), ...more });
+  const plate = colour("panel");
+  at("heat").style.height = `${Math.max(narrow ? 440 : 520, 15 * numbers.length + 160)}px`; // a line of text for each class
+  Plotly.react(at("heat"), [
+    cells(errors, digits, { colorscale: "Cividis", zmin: 0, zmax: largest || 1,
+      colorbar: { orientation: "h", y: 1.01, yanchor: "bottom", thickness: 8, len: 1, title: { text: "errors, % of the class's labels", side: "top", font: { size } }, tickfont: { size }, tickformat: "~g", nticks: 6 } }),
+    cells(hits, 0, { colorscale: [[0, plate], [1, plate]], showscale: false, ...(numbers.length <= NUMBERED ? { textfont: { size, color: colour("faint") } } : {}) }),
+  ], layout({ margin: { l: 30, r: 8, t: 8, b: narrow ? 100 : 116 }, xaxis: { ...ticks, title: "the teacher's label", standoff: 30, tickangle: narrow ? -90 : -45 }, yaxis: { ...ticks, title: "ground truth", autorange: "reversed" } }), SETTINGS);
   at("heat").removeAllListeners?.("plotly_click");
   at("heat").on("plotly_click", (event) => showPair(names[event.points[0].y], names[event.points[0].x]));
   const some = numbers.length < data.class_names.length ? `${numbers.length} of ${count(data.class_names.length)} classes are drawn. ` : "";
   const left = data.pairs.left_out ? ` ${count(data.pairs.left_out)} rarer pairs are left out of the page.` : "";
-  at("confusion-note").textContent = `${some}A cell is the share of the labels of a class's samples.${left}`;
+  at("confusion-note").textContent = `${some}A cell is the share of the labels of a class's samples, in percent. Colours are of errors alone; the diagonal, where the teacher is right, has none.${left}`;
 }
 
 function showPair(truth, label) {
@@ -264,7 +299,36 @@ function makeTable() {
   fillTable();
 }
 
+// Wide tables
+
+/** A line over a region says that it goes on to the right, while it does. */
+function hintAtWidth(region) {
+  const hint = el("p", { className: "note hint", textContent: "Wider than the screen: scroll it sideways →" });
+  region.before(hint);
+  const show = () => { hint.hidden = region.scrollWidth <= region.clientWidth + 1; };
+  new ResizeObserver(show).observe(region);
+  show();
+}
+
 // Samples
+
+const ERASED_WITH = { pixel: "noise", rand: "one colour drawn at random", const: "the mean colour" };
+
+/** What the colours of borders mean, for those kinds of views that there are. */
+function legend(views) {
+  const kinds = new Set(views.map(kindOf));
+  return el("span", { className: "legend" }, "Borders: ", ...Object.keys(MARKS).filter((kind) => kinds.has(kind)).map((kind) =>
+    el("span", { className: kind }, el("i"), ` ${MARKS[kind]} ${MEANING[kind]}`)), el("br"));
+}
+
+/** What there is in a view's picture beside the sample's own pixels. */
+function foreignParts() {
+  const { mix, erase } = data.summary.policy;
+  const parts = [];
+  if (erase) parts.push(`Rectangles of ${ERASED_WITH[erase.mode]} are erased parts${mix ? ", the view's own where it says so, else its partner's" : ""}.`);
+  if (mix) parts.push("Another picture in a rectangle (CutMix), or over the whole (Mixup), is the partner's part, told in percent of the view.");
+  return parts.join(" ");
+}
 
 const filters = { kind: at("by-kind"), class: at("by-class"), label: at("by-label"), key: at("by-key") };
 let shownSamples = [];
@@ -310,6 +374,11 @@ function showGallery() {
   at("gallery").replaceChildren(...shownSamples.map(card));
 }
 
+function explainGallery() {
+  const views = data.samples.flatMap((sample) => sample.detail.views);
+  if (views.length) at("legend").append(legend(views), foreignParts());
+}
+
 function fillFilters() {
   const options = (names) => [...names].sort((a, b) => a.localeCompare(b, "en", { numeric: true })).map((name) => el("option", { value: name, textContent: name }));
   // every class of a confusion may be asked for, with or without samples in the lists
@@ -318,6 +387,39 @@ function fillFilters() {
   for (const each of Object.values(filters)) each.addEventListener(each === filters.key ? "input" : "change", showGallery);
   at("filters").addEventListener("reset", () => setTimeout(showGallery));
   at("filters").addEventListener("submit", (event) => event.preventDefault());
+}
+
+/** Top, left, bottom and right, in pixels of the image, of what a recipe's window keeps of its crop. */
+function seenEdges({ crop, window, resized }) {
+  const [rows, columns] = [crop.height / resized[0], crop.width / resized[1]];
+  const [top, left] = [crop.top + window.top * rows, crop.left + window.left * columns];
+  return [top, left, top + window.height * rows, left + window.width * columns];
+}
+
+/** How often each pixel of the image is in a crop of the views, as a picture: dark the seldomest, bright the most often. */
+function seenMap(detail) {
+  const scale = Math.min(1, SEEN_SIDE / Math.max(...detail.image_size));
+  const [height, width] = detail.image_size.map((side) => Math.max(1, Math.round(side * scale)));
+  const counts = new Array(height * width).fill(0);
+  for (const view of detail.views) {
+    const [top, left, bottom, right] = seenEdges(view.recipe).map((edge) => edge * scale);
+    for (let row = Math.floor(top); row < Math.min(height, Math.ceil(bottom)); row += 1) {
+      for (let column = Math.floor(left); column < Math.min(width, Math.ceil(right)); column += 1) counts[row * width + column] += 1;
+    }
+  }
+  const [least, most] = [Math.min(...counts), Math.max(...counts)];
+  const canvas = el("canvas", { className: "seen", width, height });
+  const context = canvas.getContext("2d");
+  const pixels = context.createImageData(width, height);
+  counts.forEach((seen, place) => {
+    const level = (seen - least) / Math.max(1, most - least);
+    pixels.data.set([...SEEN_COLOURS.map(([dark, bright]) => Math.round(dark + level * (bright - dark))), 255], 4 * place);
+  });
+  context.putImageData(pixels, 0, 0);
+  const said = `How often a pixel was seen: ${least} (dark) to ${most} (bright) of ${detail.views.length} views. Point at a view for its crop.`;
+  canvas.setAttribute("role", "img");
+  canvas.setAttribute("aria-label", said);
+  return [canvas, el("p", { className: "note", textContent: said })];
 }
 
 function openSample(number) {
@@ -338,16 +440,18 @@ function openSample(number) {
     frame.append(picture(sample.image, "the whole image, with the crops of its views"));
     const [height, width] = detail.image_size;
     for (const view of detail.views) {
-      const { crop } = view.recipe;
-      frame.append(el("i", { className: `crop ${kindOf(view)}`, dataset: { view: view.view }, style: { left: `${(100 * crop.left) / width}%`, top: `${(100 * crop.top) / height}%`, width: `${(100 * crop.width) / width}%`, height: `${(100 * crop.height) / height}%`, opacity: 0.25 } }));
+      const [top, left, bottom, right] = seenEdges(view.recipe);
+      frame.append(el("i", { className: `crop ${kindOf(view)}`, dataset: { view: view.view }, style: { left: `${(100 * left) / width}%`, top: `${(100 * top) / height}%`, width: `${(100 * (right - left)) / width}%`, height: `${(100 * (bottom - top)) / height}%` } }));
     }
+    frame.classList.toggle("many", detail.views.length > FEW_CROPS);
   }
+  const below = frame.classList.contains("many") ? seenMap(detail) : [];
   const size = detail.image_size === null ? "" : `, ${detail.image_size[1]} × ${detail.image_size[0]} pixels`;
   at("sample-body").replaceChildren(
     el("p", { className: "key", textContent: `${detail.shard}, sample ${detail.sample}, block ${detail.block}${size}` }),
-    el("div", { className: "whole" }, frame, el("div", {}, ...rows, el("h3", { textContent: `${detail.num_labels} labels, plain votes` }), votes)),
+    el("div", { className: "whole" }, el("div", {}, frame, ...below), el("div", {}, ...rows, el("h3", { textContent: `${detail.num_labels} labels, plain votes` }), votes)),
     detail.views_missing === null
-      ? el("p", { className: "note", textContent: `${detail.views.length} of ${detail.labels.length} views. ${Object.keys(MARKS).map((kind) => `${MARKS[kind]} ${MEANING[kind]}`).join(", ")}.` })
+      ? el("p", { className: "note" }, `${detail.views.length} of ${detail.labels.length} views. `, legend(detail.views), foreignParts())
       : el("p", { textContent: `Views are missing: ${detail.views_missing}` }),
     el("ul", { className: "views" }, ...detail.views.map((view, place) => viewTile(view, sample.views[place], frame))));
   if (!at("sample").open) at("sample").showModal();
@@ -357,18 +461,19 @@ function openSample(number) {
 function viewTile(view, uri, frame) {
   const kind = kindOf(view);
   const facts = [`shows ${percent(view.visible_share, 0)}${view.recipe.flip ? ", flipped" : ""}`];
-  if (view.mix) facts.push(`${view.mix.kind}, lambda ${view.mix.lambda.toFixed(2)}, with ${view.mix.partner.class}`);
+  if (view.mix) facts.push(`${view.mix.kind}, partner ${percent(1 - view.mix.lambda, 0)}: ${view.mix.partner.class}`);
   if (view.recipe.operations.length) facts.push(view.recipe.operations.map((operation) => operation.name).join(", "));
-  if (view.erased_share) facts.push(`erased ${percent(view.erased_share, 0)}`);
+  if (view.erased_share) facts.push(`erased ${percent(view.erased_share, 0)}: ${ERASED_WITH[view.recipe.erase_mode]}`);
   const { recipe, mix } = view;
   const tile = el("li", {}, picture(uri, `view ${view.view}`, kind),
     el("p", { className: `toned ${kind}`, textContent: `${view.view} ${MARKS[kind]} ${view.label ?? (view.skipped ? "skipped" : "no label")}` }),
     ...facts.map((text) => el("p", { className: "faint", textContent: text })),
     el("details", {}, el("summary", { textContent: "Recipe" }), el("pre", { textContent: JSON.stringify(mix ? { recipe, mix } : { recipe }, null, 1) })));
-  const mark = (opacity) => {
-    for (const crop of frame.querySelectorAll(".crop")) crop.style.opacity = opacity === null ? 0.25 : Number(crop.dataset.view) === view.view ? opacity : 0;
+  const mark = (isOn) => {
+    frame.classList.toggle("marking", isOn);
+    for (const crop of frame.querySelectorAll(".crop")) crop.classList.toggle("marked", isOn && Number(crop.dataset.view) === view.view);
   };
-  for (const [event, opacity] of [["mouseenter", 1], ["focusin", 1], ["mouseleave", null], ["focusout", null]]) tile.addEventListener(event, () => mark(opacity));
+  for (const [event, isOn] of [["mouseenter", true], ["focusin", true], ["mouseleave", false], ["focusout", false]]) tile.addEventListener(event, () => mark(isOn));
   return tile;
 }
 
@@ -392,5 +497,7 @@ drawings.push(drawHeat);
 fillFilters();
 listPairs();
 makeTable();
+document.querySelectorAll("#classes .scroll").forEach(hintAtWidth);
+explainGallery();
 showGallery();
 showTheme();
