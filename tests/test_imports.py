@@ -11,8 +11,10 @@ ROOT = Path(__file__).parents[1]
 DOORS = {
     "torchvision": {"tools/make_shards.py"},
     "simplejpeg": {"teacher_cache/replay/decode.py"},
-    "cv2": {f"teacher_cache/replay/{name}.py" for name in ("render", "geometry", "colour", "erase", "mix")},
-    "PIL": {f"teacher_cache/replay/{name}.py" for name in ("decode", "colour", "render")}
+    "cv2": {
+        f"teacher_cache/replay/{name}.py" for name in ("render", "geometry", "colour", "erase", "mix", "libraries")
+    },
+    "PIL": {f"teacher_cache/replay/{name}.py" for name in ("decode", "colour", "libraries")}
     | {"teacher_cache/audit/pictures.py", "teacher_cache/audit/thumbnails.py", "tools/make_shards.py"}
     | {"tools/benchmarks/photographs.py", "tools/benchmarks/peers.py"},
     "webdataset": {"tools/make_shards.py"},
