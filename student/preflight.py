@@ -4,9 +4,12 @@ Each rule stands once, here, in `plan` or in `recipe`; the code that needs it to
 """
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 from student.faults import Fault
 from student.plan import PlanSettings, pass_blocks, plan_faults, pool_rows, views_needed
@@ -29,7 +32,12 @@ from teacher_cache.shards import expand_shards
 from teacher_cache.shown import listed
 from teacher_cache.store import Store
 
+Format = Literal["safetensors", "onnx", "torch-export"]  # of files that `student export` writes
+
 SPARED = 0.9  # of the free memory that a mended pool takes
+ENDINGS: dict[Format, str] = {"safetensors": ".safetensors", "onnx": ".onnx", "torch-export": ".pt2"}
+ONNX_LIBRARIES = ("onnx", "onnxscript")  # torch.onnx imports them
+INSTALL_ONNX = "pip install onnx onnxscript onnxruntime"
 
 
 @dataclass(frozen=True)
@@ -174,6 +182,23 @@ def model_faults(recipe: Recipe) -> Iterator[Fault]:
 def source_faults(checkpoint: str) -> Iterator[Fault]:
     """A trained model that is no file, and no name of timm's either."""
     if not is_timm_name(checkpoint) and (found := no_checkpoint(Path(checkpoint))):
+        yield Fault(CheckpointError, found)
+
+
+def export_faults(checkpoint: str, out: Path, file_format: Format, force: bool) -> Iterator[Fault]:
+    """A file that a trained model cannot be written to: of another ending than its format's, or one that is there,
+    which force lets be written over, but not a folder, nor the checkpoint; and libraries that the format lacks."""
+    if out.suffix != ENDINGS[file_format]:
+        yield Fault(CheckpointError, f"{out}: a file of --format {file_format} is called *{ENDINGS[file_format]}")
+    if out.is_dir():
+        yield Fault(CheckpointError, f"{out} is a folder: name a file in it with --out")
+    elif os.path.exists(checkpoint) and out.exists() and os.path.samefile(out, checkpoint):
+        yield Fault(CheckpointError, f"{out} is the checkpoint itself: choose another --out")
+    elif os.path.lexists(out) and not force:
+        yield Fault(CheckpointError, f"{out} exists already: choose another --out, or --force to write over it")
+    missing = [library for library in ONNX_LIBRARIES if file_format == "onnx" and find_spec(library) is None]
+    if missing:
+        found = f"--format onnx needs {' and '.join(missing)}, not installed here: {INSTALL_ONNX}"
         yield Fault(CheckpointError, found)
 
 
