@@ -11,7 +11,7 @@ from teacher_cache.drift import drift_message
 from teacher_cache.errors import StoreError
 from teacher_cache.labels import LabelReader
 from teacher_cache.processes import TIMEOUT_S
-from teacher_cache.replay.block import BLOCK_SAMPLES
+from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.seeds import Stream, derive
 from teacher_cache.status import check_committed
 from teacher_cache.store import Store
