@@ -16,7 +16,6 @@ import click
 from teacher_cache.errors import StoreError, TeacherCacheError
 from teacher_cache.files import describe_os_error
 from teacher_cache.options import FiniteRange, device_option, rank_timeout_option, worker_timeout_option
-from teacher_cache.progress import counting_bar, filling_bar
 from teacher_cache.shown import MESSAGE, listed, shown
 from teacher_cache.terminal import line, say, say_json, say_lines, table, terminal, warn
 from teacher_cache.threads import wait_asleep
@@ -250,6 +249,7 @@ def fill(
 ) -> None:
     """Label the views that have no label yet. Run it again to go on; under torchrun every rank takes units."""
     from teacher_cache.places import open_moved
+    from teacher_cache.progress import filling_bar
     from teacher_cache.teacher_settings import TeacherSettings, check_as_stored, check_settings
 
     store = open_moved(store_path, shards, ops=ops, writable=True)
@@ -378,6 +378,7 @@ def verify(
 ) -> None:
     """Check every record; render, and with --teacher label, a random fraction again. Exits with 1 on a difference."""
     from teacher_cache.places import open_moved
+    from teacher_cache.progress import counting_bar
     from teacher_cache.status import check_committed
     from teacher_cache.teacher_settings import TeacherSettings, check_settings
     from teacher_cache.verify import verify as verify_store
@@ -446,6 +447,7 @@ def _index_again(
 ) -> None:
     """What `index` does where the store is there."""
     from teacher_cache.classes import class_rule
+    from teacher_cache.progress import counting_bar
     from teacher_cache.reindex import are_in_place, check_same_index, index_again
     from teacher_cache.shards import check_shards, expand_shards
     from teacher_cache.store import Store
@@ -482,6 +484,7 @@ def _walk(
 ) -> Any:
     """Index the shards; what an interrupted walk has finished waits beside the store."""
     from teacher_cache.classes import class_rule
+    from teacher_cache.progress import counting_bar
     from teacher_cache.shards import expand_shards, index_shards
 
     paths = expand_shards(patterns)
