@@ -312,10 +312,13 @@ def evaluate(
     Top-1 with its 95 % interval and top-5, on which share of samples two of them disagree, and how alike class and
     distillation token are after each block. Under torchrun each rank takes its part.
     """
+    if teacher_checkpoint and not teacher_spec:
+        raise click.UsageError("--teacher-checkpoint is for a --teacher: name it")
     from student.preflight import pattern_faults, source_faults
 
     _refuse_all([*source_faults(checkpoint), *pattern_faults(val)])
 
+    # what needs torch, seconds to import, comes only now
     from student.evaluate import tally
     from student.ranks import joined_ranks
     from student.real import read_real
@@ -325,8 +328,6 @@ def evaluate(
     from teacher_cache.teacher import TeacherSettings, open_teacher
     from teacher_cache.workers import share_cores
 
-    if teacher_checkpoint and not teacher_spec:
-        raise click.UsageError("--teacher-checkpoint is for a --teacher: name it")
     with joined_ranks(device, rank_timeout_s) as ranks:
         share_cores(workers)
         trained = read_trained(checkpoint, model=model_name, ema=ema)
@@ -407,10 +408,11 @@ def export(
     normalised, float32, (B, 3, H, W) -> `scores`, or `class_logits` and `distillation_logits`. Every file says which
     preprocessing it needs.
     """
-    from student.preflight import source_faults
+    from student.preflight import export_faults, source_faults
 
-    _refuse_all([*source_faults(checkpoint)])
+    _refuse_all([*source_faults(checkpoint), *export_faults(checkpoint, out, file_format, force)])
 
+    # what needs torch, seconds to import, comes only now
     from student.export import CHECKED_BATCHES, timm_call
     from student.export import export as write
     from student.trained import read_trained

@@ -1,10 +1,8 @@
 """Writing trained models for others: timm-compatible safetensors, ONNX, torch.export; each read back and compared."""
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
@@ -14,21 +12,20 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from student.faults import refuse
 from student.model import Fusion, fused, heads
+from student.preflight import INSTALL_ONNX, Format, export_faults
 from student.trained import Trained, build_trained, describe_trained, read_trained
 from teacher_cache.errors import CheckpointError
 from teacher_cache.files import replacing
 from teacher_cache.weights import DIGEST, content_sha256, first_line
 
-Format = Literal["safetensors", "onnx", "torch-export"]
 Outputs = Literal["fused", "heads"]
 
-ENDINGS: dict[Format, str] = {"safetensors": ".safetensors", "onnx": ".onnx", "torch-export": ".pt2"}
 TOLERANCES: dict[Format, float] = {"safetensors": 1e-5, "onnx": 1e-4, "torch-export": 1e-4}
 METADATA = "metadata.json"  # in a torch.export file, among its extra files
 CHECKED_BATCHES = (1, 3)
 MAX_BATCH = 2**31 - 1  # torch 2.6 demands that it be below 2^63 - 1, which it takes for 'to the end' of a slice
-INSTALL = "pip install onnx onnxscript onnxruntime"
 
 
 @dataclass(frozen=True)
@@ -75,9 +72,7 @@ def export(
     in metadata_props of ONNX, in the extra file METADATA of torch.export. With force a file that is there is written
     over. Raises CheckpointError, also for a model whose logits are not finite.
     """
-    if path.suffix != ENDINGS[file_format]:
-        raise CheckpointError(f"{path}: a file of --format {file_format} is called *{ENDINGS[file_format]}")
-    check_free(trained, path, force)
+    refuse(export_faults(trained.source, path, file_format, force))
     model = build_trained(trained)
     _check_finite(model, trained)
     metadata = describe_trained(trained, ema=ema)
@@ -103,18 +98,6 @@ def export(
                 f"{TOLERANCES[file_format]:g} is allowed: keep the checkpoint, and try another version of torch"
             )
     return Written(names, difference, how)
-
-
-def check_free(trained: Trained, path: Path, force: bool) -> None:
-    """Refuse, with CheckpointError, to write over what is there, or with force over more than a file."""
-    if not os.path.lexists(path):
-        return
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder: name a file in it with --out")
-    if os.path.exists(trained.source) and os.path.exists(path) and os.path.samefile(path, trained.source):
-        raise CheckpointError(f"{path} is the checkpoint itself: choose another --out")
-    if not force:
-        raise CheckpointError(f"{path} exists already: choose another --out, or --force to write over it")
 
 
 def timm_arguments(trained: Trained) -> dict[str, Any]:
@@ -176,9 +159,6 @@ def _compare_torch_export(graph: Graph, trained: Trained, path: Path) -> tuple[f
 
 
 def _write_onnx(graph: Graph, trained: Trained, names: tuple[str, ...], metadata: dict[str, str], path: Path) -> None:
-    missing = [library for library in ("onnx", "onnxscript") if find_spec(library) is None]  # torch.onnx imports them
-    if missing:
-        raise CheckpointError(f"--format onnx needs {' and '.join(missing)}, not installed here: {INSTALL}")
     program = torch.onnx.export(
         _captured(graph, trained),
         dynamo=True,
@@ -196,7 +176,7 @@ def _compare_onnx(graph: Graph, trained: Trained, names: tuple[str, ...], path: 
     try:
         import onnxruntime
     except ImportError:
-        return None, f"not compared: onnxruntime is not installed ({INSTALL})"
+        return None, f"not compared: onnxruntime is not installed ({INSTALL_ONNX})"
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
     def run(images: Tensor) -> tuple[Tensor, ...]:

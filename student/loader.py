@@ -34,7 +34,8 @@ from teacher_cache.errors import DriftError
 from teacher_cache.index import BlockPlace
 from teacher_cache.labels import LabelReader
 from teacher_cache.processes import TIMEOUT_S
-from teacher_cache.replay.block import BLOCK_SAMPLES, ReplayedBlock
+from teacher_cache.replay import BLOCK_SAMPLES
+from teacher_cache.replay.block import ReplayedBlock
 from teacher_cache.replay.mix import LAMBDA_ONE
 from teacher_cache.store import Store
 from teacher_cache.topk import SoftLabels

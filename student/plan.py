@@ -15,7 +15,7 @@ import numpy as np
 
 from student.faults import Fault, refuse
 from teacher_cache.errors import PlanError
-from teacher_cache.replay.block import BLOCK_SAMPLES
+from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.seeds import Stream, derive
 
 Order = Literal["apart", "together"]

@@ -1,12 +1,16 @@
-"""Everything that can be known to be wrong with a training before torch is imported: all at once, with what mends it.
+"""Everything that can be known to be wrong with a training, or an export, before torch is imported: all at once, with
+what mends it.
 
 Each rule stands once, here, in `plan` or in `recipe`; the code that needs it to hold calls the same one.
 """
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from student.faults import Fault
 from student.plan import PlanSettings, pass_blocks, plan_faults, pool_rows, views_needed
@@ -27,9 +31,16 @@ from teacher_cache.recognise import no_checkpoint
 from teacher_cache.settings import parse_override
 from teacher_cache.shards import expand_shards
 from teacher_cache.shown import listed
-from teacher_cache.store import Store
+
+if TYPE_CHECKING:
+    from teacher_cache.store import Store
+
+Format = Literal["safetensors", "onnx", "torch-export"]  # of files that `student export` writes
 
 SPARED = 0.9  # of the free memory that a mended pool takes
+ENDINGS: dict[Format, str] = {"safetensors": ".safetensors", "onnx": ".onnx", "torch-export": ".pt2"}
+ONNX_LIBRARIES = ("onnx", "onnxscript")  # torch.onnx imports them
+INSTALL_ONNX = "pip install onnx onnxscript onnxruntime"
 
 
 @dataclass(frozen=True)
@@ -47,7 +58,7 @@ class Asked:
     resolution: tuple[int, int] | None = None
 
 
-def find_faults(store: Store, recipe: Recipe, asked: Asked) -> list[Fault]:
+def find_faults(store: "Store", recipe: Recipe, asked: Asked) -> list[Fault]:
     """Every refusal that recipe, store and options make certain.
 
     What is offered to mend a fault is taken up before the next rule is looked at, so that all offers together train,
@@ -75,7 +86,7 @@ def _mended(recipe: Recipe, asked: Asked, fault: Fault) -> tuple[Recipe, Asked]:
     return recipe, asked
 
 
-def _store_faults(store: Store, recipe: Recipe, asked: Asked) -> Iterator[Fault]:
+def _store_faults(store: "Store", recipe: Recipe, asked: Asked) -> Iterator[Fault]:
     """What no number in the recipe mends."""
     yield from policy_faults(store, recipe, asked.allow_policy)
     yield from resolution_faults(store, asked.resolution)
@@ -86,16 +97,16 @@ def _store_faults(store: Store, recipe: Recipe, asked: Asked) -> Iterator[Fault]
         yield from validation_faults(store, asked.val)
 
 
-def _recipe_faults(store: Store, recipe: Recipe, asked: Asked) -> Iterator[Fault]:
+def _recipe_faults(store: "Store", recipe: Recipe, asked: Asked) -> Iterator[Fault]:
     yield from relation_faults(recipe)
 
 
-def _plan_faults(store: Store, recipe: Recipe, asked: Asked) -> Iterator[Fault]:
+def _plan_faults(store: "Store", recipe: Recipe, asked: Asked) -> Iterator[Fault]:
     num_samples = pass_blocks(store.counts, store.skipped()).num_samples
     yield from plan_faults(_plan(store, recipe, asked), num_samples, store.views, str(store.path))
 
 
-def _label_faults(store: Store, recipe: Recipe, asked: Asked) -> Iterator[Fault]:
+def _label_faults(store: "Store", recipe: Recipe, asked: Asked) -> Iterator[Fault]:
     if asked.online:
         yield from online_faults(recipe)
         return
@@ -110,7 +121,7 @@ def _label_faults(store: Store, recipe: Recipe, asked: Asked) -> Iterator[Fault]
         yield from label_faults(store, views, recipe.repeats)
 
 
-def _memory_faults(store: Store, recipe: Recipe, asked: Asked) -> Iterator[Fault]:
+def _memory_faults(store: "Store", recipe: Recipe, asked: Asked) -> Iterator[Fault]:
     settings = _plan(store, recipe, asked)
     if not settings.local_batch:
         return
@@ -118,7 +129,7 @@ def _memory_faults(store: Store, recipe: Recipe, asked: Asked) -> Iterator[Fault
     yield from pool_faults(store, settings, asked.workers, store.topk if soft else 0)
 
 
-def _plan(store: Store, recipe: Recipe, asked: Asked) -> PlanSettings:
+def _plan(store: "Store", recipe: Recipe, asked: Asked) -> PlanSettings:
     return PlanSettings(
         seed=recipe.seed,
         batch_size=recipe.batch_size,
@@ -134,7 +145,7 @@ def _plan(store: Store, recipe: Recipe, asked: Asked) -> PlanSettings:
 # -- rules -----------------------------------------------------------------------------------------------------------
 
 
-def policy_faults(store: Store, recipe: Recipe, allow_policy: bool) -> Iterator[Fault]:
+def policy_faults(store: "Store", recipe: Recipe, allow_policy: bool) -> Iterator[Fault]:
     """A store of another policy than the recipe expects."""
     if recipe.policy is not None and recipe.policy != store.policy.name and not allow_policy:
         yield Fault(
@@ -145,7 +156,7 @@ def policy_faults(store: Store, recipe: Recipe, allow_policy: bool) -> Iterator[
         )
 
 
-def resolution_faults(store: Store, resolution: tuple[int, int] | None) -> Iterator[Fault]:
+def resolution_faults(store: "Store", resolution: tuple[int, int] | None) -> Iterator[Fault]:
     """Another resolution (H, W) than that of the store's views."""
     if resolution is None or resolution == store.policy.size:
         return
@@ -177,6 +188,23 @@ def source_faults(checkpoint: str) -> Iterator[Fault]:
         yield Fault(CheckpointError, found)
 
 
+def export_faults(checkpoint: str, out: Path, file_format: Format, force: bool) -> Iterator[Fault]:
+    """A file that a trained model cannot be written to: of another ending than its format's, or one that is there,
+    which force lets be written over, but not a folder, nor the checkpoint; and libraries that the format lacks."""
+    if out.suffix != ENDINGS[file_format]:
+        yield Fault(CheckpointError, f"{out}: a file of --format {file_format} is called *{ENDINGS[file_format]}")
+    if out.is_dir():
+        yield Fault(CheckpointError, f"{out} is a folder: name a file in it with --out")
+    elif os.path.exists(checkpoint) and out.exists() and os.path.samefile(out, checkpoint):
+        yield Fault(CheckpointError, f"{out} is the checkpoint itself: choose another --out")
+    elif os.path.lexists(out) and not force:
+        yield Fault(CheckpointError, f"{out} exists already: choose another --out, or --force to write over it")
+    missing = [library for library in ONNX_LIBRARIES if file_format == "onnx" and find_spec(library) is None]
+    if missing:
+        found = f"--format onnx needs {' and '.join(missing)}, not installed here: {INSTALL_ONNX}"
+        yield Fault(CheckpointError, found)
+
+
 def pattern_faults(patterns: Sequence[str]) -> Iterator[Fault]:
     """Validation shards that are not there."""
     try:
@@ -185,7 +213,7 @@ def pattern_faults(patterns: Sequence[str]) -> Iterator[Fault]:
         yield Fault(ShardError, f"--val: {error}")
 
 
-def validation_faults(store: Store, patterns: Sequence[str]) -> Iterator[Fault]:
+def validation_faults(store: "Store", patterns: Sequence[str]) -> Iterator[Fault]:
     """Validation shards that are not there, or whose classes.json names other classes than the store's."""
     try:
         names = class_rule(expand_shards(patterns), store.index.class_from).names
@@ -224,7 +252,7 @@ def online_faults(recipe: Recipe) -> Iterator[Fault]:
         )
 
 
-def topk_faults(store: Store) -> Iterator[Fault]:
+def topk_faults(store: "Store") -> Iterator[Fault]:
     """Soft labels that the store does not hold."""
     fill = "`teacher-cache fill --store {} --topk K --tau T`"
     if store.topk:
@@ -242,7 +270,7 @@ def topk_faults(store: Store) -> Iterator[Fault]:
     )
 
 
-def tau_faults(store: Store, recipe: Recipe) -> Iterator[Fault]:
+def tau_faults(store: "Store", recipe: Recipe) -> Iterator[Fault]:
     """Another temperature than that of the stored probabilities."""
     if store.topk and store.tau != recipe.distill_tau:
         yield Fault(
@@ -254,7 +282,7 @@ def tau_faults(store: Store, recipe: Recipe) -> Iterator[Fault]:
         )
 
 
-def label_faults(store: Store, views: Sequence[int], repeats: int) -> Iterator[Fault]:
+def label_faults(store: "Store", views: Sequence[int], repeats: int) -> Iterator[Fault]:
     """Views of the plan, which are 0 to N-1, without labels."""
     units = store.missing_units(range(len(views)))
     if not units:
@@ -274,7 +302,7 @@ def label_faults(store: Store, views: Sequence[int], repeats: int) -> Iterator[F
     )
 
 
-def pool_faults(store: Store, settings: PlanSettings, workers: int, topk: int) -> Iterator[Fault]:
+def pool_faults(store: "Store", settings: PlanSettings, workers: int, topk: int) -> Iterator[Fault]:
     """A shuffle pool that does not fit into memory. topk: how many probabilities of a view it holds beside pixels."""
     rows, pixels = pool_rows(settings, workers), math.prod((*store.policy.size, 3))
     row_bytes = pixels + (4 * (2 * topk + 1) if topk else 0)  # 4 bytes each for topk classes, topk + 1 probabilities

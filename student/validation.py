@@ -13,7 +13,7 @@ from teacher_cache.classes import class_rule
 from teacher_cache.errors import ShardError
 from teacher_cache.index import Index
 from teacher_cache.processes import TIMEOUT_S
-from teacher_cache.replay.block import BLOCK_SAMPLES
+from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.policy import Crop, Interpolation, Policy
 from teacher_cache.shards import expand_shards, index_shards
 from teacher_cache.shown import listed

@@ -16,7 +16,6 @@ import click
 from teacher_cache.errors import StoreError, TeacherCacheError
 from teacher_cache.files import describe_os_error
 from teacher_cache.options import FiniteRange, device_option, rank_timeout_option, worker_timeout_option
-from teacher_cache.progress import counting_bar, filling_bar
 from teacher_cache.shown import MESSAGE, listed, shown
 from teacher_cache.terminal import line, say, say_json, say_lines, table, terminal, warn
 from teacher_cache.threads import wait_asleep
@@ -250,6 +249,7 @@ def fill(
 ) -> None:
     """Label the views that have no label yet. Run it again to go on; under torchrun every rank takes units."""
     from teacher_cache.places import open_moved
+    from teacher_cache.progress import filling_bar
     from teacher_cache.teacher_settings import TeacherSettings, check_as_stored, check_settings
 
     store = open_moved(store_path, shards, ops=ops, writable=True)
@@ -351,7 +351,9 @@ def status(store_path: str, as_json: bool) -> None:
 
 @main.command()
 @click.argument("store_path")
-@click.option("--fraction", default=0.01, type=FiniteRange(0, 1), help="Share of blocks to render again.")
+@click.option(
+    "--fraction", default=0.01, type=FiniteRange(0, 1), help="Share of blocks to render again; 0: none, records alone."
+)
 @click.option("--seed", default=0, type=click.IntRange(0), help="Which blocks.")
 @click.option("--teacher", help="Label again too, with this teacher.")
 @click.option("--checkpoint", help="Its weights; alone, for the teacher that the store names.")
@@ -376,21 +378,32 @@ def verify(
 ) -> None:
     """Check every record; render, and with --teacher label, a random fraction again. Exits with 1 on a difference."""
     from teacher_cache.places import open_moved
+    from teacher_cache.progress import counting_bar
     from teacher_cache.status import check_committed
+    from teacher_cache.teacher_settings import TeacherSettings, check_settings
+    from teacher_cache.verify import verify as verify_store
 
+    relabels = teacher is not None or checkpoint is not None
+    if relabels and not fraction:
+        raise click.UsageError("--fraction 0 renders nothing that a teacher could label: leave one of them out")
     store = open_moved(store_path, shards, ops=ops)
     check_committed(store)
-
-    from teacher_cache.teacher import TeacherSettings, check_same_teacher, open_teacher
-    from teacher_cache.verify import verify as verify_store
-    from teacher_cache.workers import share_cores
-
-    share_cores(workers)
-    opened, same_kind = None, True
-    if teacher is not None or checkpoint is not None:
+    settings = TeacherSettings(teacher, checkpoint, device=device, dtype=dtype)
+    if relabels:
         if store.teacher is None:
             raise StoreError(f"{store_path} names no teacher: its labels were not made by `teacher-cache fill`")
-        settings = TeacherSettings(teacher, checkpoint, device=device, dtype=dtype)
+        check_settings(settings, store.teacher, store.num_classes)
+
+    # what needs torch, seconds to import, comes only now, and only where something is rendered
+    if fraction:
+        from teacher_cache.workers import share_cores
+
+        share_cores(workers)
+    opened, same_kind = None, True
+    if relabels:
+        from teacher_cache.teacher import check_same_teacher, open_teacher
+
+        assert store.teacher is not None
         opened = open_teacher(
             settings,
             num_classes=store.num_classes,
@@ -434,6 +447,7 @@ def _index_again(
 ) -> None:
     """What `index` does where the store is there."""
     from teacher_cache.classes import class_rule
+    from teacher_cache.progress import counting_bar
     from teacher_cache.reindex import are_in_place, check_same_index, index_again
     from teacher_cache.shards import check_shards, expand_shards
     from teacher_cache.store import Store
@@ -470,6 +484,7 @@ def _walk(
 ) -> Any:
     """Index the shards; what an interrupted walk has finished waits beside the store."""
     from teacher_cache.classes import class_rule
+    from teacher_cache.progress import counting_bar
     from teacher_cache.shards import expand_shards, index_shards
 
     paths = expand_shards(patterns)

@@ -1,6 +1,6 @@
 """What is said when replayed pixels are not those of the store's digests."""
 
-from teacher_cache.replay.render import pixel_libraries
+from teacher_cache.replay.libraries import pixel_libraries
 from teacher_cache.store import Store
 
 

@@ -18,7 +18,7 @@ from teacher_cache.job import Job
 from teacher_cache.processes import TIMEOUT_S
 from teacher_cache.proof import Proof, make_proof
 from teacher_cache.prove import Batch, check_steady, check_still_the_same, first_batch
-from teacher_cache.replay.block import BLOCK_SAMPLES
+from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.store import Store
 from teacher_cache.teacher import Teacher, check_same_teacher, classify_views
 from teacher_cache.topk import top_classes

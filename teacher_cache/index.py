@@ -9,7 +9,7 @@ import numpy as np
 from teacher_cache.classes import CLASSES_FILE
 from teacher_cache.errors import MissingSampleError, ShardError
 from teacher_cache.fingerprint import Fingerprint
-from teacher_cache.replay.block import BLOCK_SAMPLES
+from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.shown import shown
 
 PLAUSIBLE_CLASSES = 1000  # without class names, this many are believed whatever occurs,

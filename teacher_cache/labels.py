@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from teacher_cache.errors import MissingLabelError
-from teacher_cache.replay.block import BLOCK_SAMPLES
+from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.store import Store
 from teacher_cache.topk import SoftLabels, renormalise
 from teacher_cache.unit import SKIPPED, Unit

@@ -13,7 +13,7 @@ from teacher_cache.drift import drift_message
 from teacher_cache.errors import DriftError, StoreError, TeacherError
 from teacher_cache.labels import LabelReader
 from teacher_cache.proof import Proof, Replay, describe_build, device_hash, make_proof
-from teacher_cache.replay.block import BLOCK_SAMPLES
+from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.seeds import Stream, derive
 from teacher_cache.store import Store
 from teacher_cache.teacher import Teacher

@@ -8,7 +8,7 @@ from typing import Any
 from teacher_cache.classes import ClassRule
 from teacher_cache.errors import StoreError
 from teacher_cache.index import Index, ShardEntry
-from teacher_cache.replay.block import BLOCK_SAMPLES
+from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.policy import Policy
 from teacher_cache.store import Store
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import braceexpand
 import numpy as np
@@ -18,11 +19,14 @@ from teacher_cache.files import reading_advice, writing
 from teacher_cache.fingerprint import LIMIT, Fingerprint, fingerprint, hashed_part, image_fingerprint
 from teacher_cache.index import BlockPlace, Index, ShardIndex
 from teacher_cache.processes import TIMEOUT_S, Child, ProcessDiedError, in_processes
-from teacher_cache.replay.block import BLOCK_SAMPLES, Block
+from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.shown import shown
 from teacher_cache.tar import read_range
 from teacher_cache.terminal import warn
 from teacher_cache.walk import index_shard_resumed
+
+if TYPE_CHECKING:
+    from teacher_cache.replay.block import Block
 
 _GLOB = re.compile(r"[*?\[]")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
@@ -31,12 +35,14 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 _AGAIN = "put the indexed file back, give its place with --shards, or index again"
 
 
-def read_block(place: BlockPlace) -> Block:
+def read_block(place: BlockPlace) -> "Block":
     """Read a block's images with one read of their byte range.
 
     ShardError, never ImageError, when the file is gone, of another size than the index says, or holds another image
     than was indexed, of a skipped sample too.
     """
+    from teacher_cache.replay.block import Block  # OpenCV and Pillow with it, which finding shards needs not
+
     offsets = place.offsets.tolist()
     start = offsets[0]
     ends = (place.offsets + place.sizes).tolist()

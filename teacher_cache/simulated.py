@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from teacher_cache.replay.block import BLOCK_SAMPLES
+from teacher_cache.replay import BLOCK_SAMPLES
 
 DEGREES_OF_FREEDOM = 4
 VIEW_NOISE = 0.5

@@ -58,10 +58,10 @@ from teacher_cache.published import (
     sweep_unpublished,
 )
 from teacher_cache.recognise import is_part, is_store, meant, what_is
-from teacher_cache.replay.block import BLOCK_SAMPLES
+from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.header import MAX_PIXELS
+from teacher_cache.replay.libraries import pixel_libraries
 from teacher_cache.replay.policy import Policy
-from teacher_cache.replay.render import pixel_libraries
 from teacher_cache.schema import PACKING, SCHEMA, check_schema, check_seal, created_parts, views_sha256
 from teacher_cache.sealed import seal
 from teacher_cache.unit import (

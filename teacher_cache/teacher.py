@@ -22,7 +22,7 @@ from teacher_cache.device import Normalise, Recycled, Upload, use_device
 from teacher_cache.errors import TeacherError
 from teacher_cache.model_names import TIMM_HUBS, GivenModel, check_usable, is_usable
 from teacher_cache.nearest import did_you_mean
-from teacher_cache.replay.render import pixel_libraries
+from teacher_cache.replay.libraries import pixel_libraries
 from teacher_cache.state_dict import background_class, load_weights
 from teacher_cache.teacher_settings import DECIDING_FIELDS as DECIDING_FIELDS
 from teacher_cache.teacher_settings import NO_TOPK, check_same_fields, check_settings

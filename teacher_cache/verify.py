@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -11,14 +11,16 @@ from teacher_cache.drift import drift_message
 from teacher_cache.errors import StoreError
 from teacher_cache.labels import LabelReader
 from teacher_cache.processes import TIMEOUT_S
-from teacher_cache.replay.block import BLOCK_SAMPLES
+from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.seeds import Stream, derive
 from teacher_cache.status import check_committed
 from teacher_cache.store import Store
-from teacher_cache.teacher import Teacher, classify_views
 from teacher_cache.topk import top_classes
 from teacher_cache.unit import Unit
-from teacher_cache.workers import RenderPool, RenderTask
+
+if TYPE_CHECKING:
+    from teacher_cache.teacher import Teacher
+    from teacher_cache.workers import RenderPool
 
 
 @dataclass
@@ -43,14 +45,14 @@ def verify(
     fraction: float,
     *,
     seed: int = 0,
-    teacher: Teacher | None = None,
+    teacher: "Teacher | None" = None,
     same_kind: bool = True,
     workers: int = 0,
     worker_timeout_s: float = TIMEOUT_S,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> VerifyReport:
     """Check every committed unit's record, and replay a random fraction of the committed (block, group)s, drawn in
-    layers over shards and groups.
+    layers over shards and groups: at least one, but none with a fraction of 0, which takes neither torch nor processes.
 
     With a teacher the replayed views are labelled again. same_kind says that it runs on the store's device and
     dtype: then a label that differs is a difference, and so are other probabilities than those that the store holds;
@@ -72,20 +74,20 @@ def verify(
     chosen = draw_in_layers(atoms, fraction, seed)
     report.shards = len({unit.shard for unit, _ in chosen})
     report.groups = len({unit.group for unit, _ in chosen})
-    reader = LabelReader(store)
+    if not chosen:
+        return report
+    from teacher_cache.workers import RenderPool  # torch, which takes seconds to import
+
     with RenderPool(
         store.policy, store.seed, workers=workers, max_pixels=store.max_pixels, timeout_s=worker_timeout_s
     ) as pool:
+        reader = LabelReader(store)
         views = _replay(store, reader, pool, chosen, report, on_progress)
         if teacher is None:
             for _ in views:
                 pass
         else:
-            topk, tau = store.topk, store.tau
-            for seen, logits in classify_views(teacher, views, lambda seen, row: _where(store, seen, row)):
-                _compare_labels(store, reader, seen, logits, same_kind, report)
-                if same_kind and tau is not None:
-                    _compare_topk(store, reader, seen, logits, topk, tau, report)
+            _label_again(store, reader, teacher, views, same_kind, report)
     return report
 
 
@@ -105,7 +107,7 @@ def _where(store: Store, seen: _Seen, row: int) -> str:
 
 
 def draw_in_layers(atoms: Sequence[tuple[Unit, int]], fraction: float, seed: int) -> list[tuple[Unit, int]]:
-    """A random fraction of the atoms (unit, block), at least one of them, in the store's order.
+    """A random fraction of the atoms (unit, block), at least one of them if it is not 0, in the store's order.
 
     Every shard is drawn from once before any is drawn from twice, and of a shard's groups that which was drawn from
     least so far: so a fault of a few shards, or of one group, is not passed over by chance.
@@ -115,7 +117,7 @@ def draw_in_layers(atoms: Sequence[tuple[Unit, int]], fraction: float, seed: int
     for number in stream.permutation(len(atoms)).tolist():
         unit = atoms[number][0]
         left.setdefault(unit.shard, {}).setdefault(unit.group, []).append(atoms[number])
-    wanted = max(1, round(fraction * len(atoms))) if atoms else 0
+    wanted = max(1, round(fraction * len(atoms))) if atoms and fraction else 0
     chosen: list[tuple[Unit, int]] = []
     drawn: Counter[int] = Counter()  # of each group
     while len(chosen) < wanted:
@@ -135,12 +137,14 @@ def draw_in_layers(atoms: Sequence[tuple[Unit, int]], fraction: float, seed: int
 def _replay(
     store: Store,
     reader: LabelReader,
-    pool: RenderPool,
+    pool: "RenderPool",
     atoms: list[tuple[Unit, int]],
     report: VerifyReport,
     on_progress: Callable[[int, int], None],
 ) -> Iterator[tuple[_Seen, np.ndarray]]:
     """Render all views of the atoms and compare digests; labelled positions with their pixels."""
+    from teacher_cache.workers import RenderTask
+
     for task_id, (unit, block) in enumerate(atoms):
         views = tuple(store.group_views(unit.group))
         skipped = reader.skipped(unit.shard, block, views[0])
@@ -156,6 +160,24 @@ def _replay(
         rendered.release()
         report.block_views += 1
         on_progress(report.block_views, total)
+
+
+def _label_again(
+    store: Store,
+    reader: LabelReader,
+    teacher: "Teacher",
+    views: Iterator[tuple[_Seen, np.ndarray]],
+    same_kind: bool,
+    report: VerifyReport,
+) -> None:
+    """Ask the teacher for the replayed views, and compare what it says with what the store holds."""
+    from teacher_cache.teacher import classify_views
+
+    topk, tau = store.topk, store.tau
+    for seen, logits in classify_views(teacher, views, lambda seen, row: _where(store, seen, row)):
+        _compare_labels(store, reader, seen, logits, same_kind, report)
+        if same_kind and tau is not None:
+            _compare_topk(store, reader, seen, logits, topk, tau, report)
 
 
 def _compare_labels(

@@ -1,18 +1,24 @@
 """Which way imports go, and by which doors the large libraries come in."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.bright_shards import bright_store
+from tests.filling import fill_store
+
 ROOT = Path(__file__).parents[1]
 DOORS = {
     "torchvision": {"tools/make_shards.py"},
     "simplejpeg": {"teacher_cache/replay/decode.py"},
-    "cv2": {f"teacher_cache/replay/{name}.py" for name in ("render", "geometry", "colour", "erase", "mix")},
-    "PIL": {f"teacher_cache/replay/{name}.py" for name in ("decode", "colour", "render")}
+    "cv2": {
+        f"teacher_cache/replay/{name}.py" for name in ("render", "geometry", "colour", "erase", "mix", "libraries")
+    },
+    "PIL": {f"teacher_cache/replay/{name}.py" for name in ("decode", "colour", "libraries")}
     | {"teacher_cache/audit/pictures.py", "teacher_cache/audit/thumbnails.py", "tools/make_shards.py"}
     | {"tools/benchmarks/photographs.py", "tools/benchmarks/peers.py"},
     "webdataset": {"tools/make_shards.py"},
@@ -91,10 +97,121 @@ def test_importing_the_package_brings_nothing_heavy() -> None:
     assert done.stdout.strip() == "set()", done.stderr
 
 
-def test_reading_labels_takes_no_torch() -> None:
-    """It takes seconds to import; `status` and most audits need none of it."""
-    rooms = "teacher_cache.store, teacher_cache.status, teacher_cache.audit.summary, teacher_cache.audit.export"
-    seen = "sorted({'torch', 'torchvision', 'timm'} & set(sys.modules))"
-    code = f"import sys, {rooms}, tools.inspect_cache; print({seen})"
+SLOW = {"torch", "torchvision", "timm", "webdataset", "sklearn", "matplotlib", "scipy", "cv2", "zarr"}  # to import
+
+
+def brought(entry: str, *words: str, cwd: Path = ROOT) -> tuple[int, str, set[str]]:
+    """Run a command in a process of its own -> exit code, what it printed, and the slow libraries that it imported.
+
+    entry is the module whose `main` the command is.
+    """
+    code = (
+        "import atexit, sys\n"
+        f"atexit.register(lambda: print('brought:', *sorted({SLOW!r} & set(sys.modules)), file=sys.stderr))\n"
+        f"from {entry} import main\n"
+        "main(sys.argv[1:])"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=cwd, env=environment, check=False
+    )
+    said, _, modules = done.stderr.rpartition("brought:")
+    return done.returncode, done.stdout + said, set(modules.split())
+
+
+ENTRIES = ("teacher_cache.cli", "student.cli", "tools.inspect_cache", "tools.make_shards")
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_help_imports_nothing_slow(entry: str) -> None:
+    """Of the command and of all below it, shown in one process: what one of them imports is there to the end."""
+    code = (
+        "import click, sys\n"
+        f"from {entry} import main\n"
+        "def show(command, parent=None):\n"
+        "    context = click.Context(command, parent, command.name)\n"
+        "    assert 'Usage: ' in command.get_help(context)\n"
+        "    for each in getattr(command, 'commands', {}).values():\n"
+        "        yield each.name\n"
+        "        yield from show(each, context)\n"
+        f"print(*show(main), '|', *sorted({SLOW!r} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert done.stdout.strip() == "[]"
+    shown, _, slow = done.stdout.partition("|")
+    assert len(shown.split()) >= 4
+    assert slow.split() == []
+    status, said, slow_itself = brought(entry, "--help")
+    assert (status, slow_itself) == (0, set())
+    assert "Usage: " in said
+
+
+@pytest.mark.parametrize(
+    ("entry", "words", "status"),
+    [
+        ("teacher_cache.cli", ("fil",), 2),
+        ("teacher_cache.cli", ("fill", "--store", "s", "--teachr", "x"), 2),
+        ("student.cli", ("train", "--stor", "s"), 2),
+        ("student.cli", ("results", "nothing"), 1),
+        ("student.cli", ("evaluate", "--checkpoint", "c.pt", "--val", "t", "--teacher-checkpoint", "x"), 2),
+        ("tools.inspect_cache", ("s", "veiw"), 2),
+        ("tools.make_shards", ("folder", "--sed", "1"), 2),
+        ("tools.make_shards", ("folder", "nothing", "out"), 1),
+        ("tools.make_shards", ("reshuffle", "nothing.tar", "out"), 1),
+    ],
+    ids=lambda part: " ".join(part) if isinstance(part, tuple) else None,
+)
+def test_what_is_mistyped_is_told_before_anything_slow_is_imported(
+    entry: str, words: tuple[str, ...], status: int, tmp_path: Path
+) -> None:
+    exit_code, said, slow = brought(entry, *words, cwd=tmp_path)
+    assert (exit_code, slow) == (status, set())
+    assert "rror: " in said
+
+
+def test_labels_are_made_room_for_and_read_without_torch(tmp_path: Path) -> None:
+    """It takes seconds to import; making a store, its status, its records and most audits need none of it."""
+    store = bright_store(tmp_path, counts=(70,))
+    fill_store(store)
+    (shard,) = tmp_path.rglob("*.tar")
+    index = ("index", str(shard), "--store", "new", "--policy", "digits", "--views", "2")
+    absent = ("--checkpoint", "nothing.pt")
+    for entry, words, status in (
+        ("teacher_cache.cli", ("status", str(store.path)), 0),
+        ("teacher_cache.cli", index, 0),
+        ("teacher_cache.cli", index, 0),  # compared, as it is there now
+        ("teacher_cache.cli", ("index", "--like", "new", "--store", "other"), 0),
+        ("teacher_cache.cli", ("extend", "new", "--views", "4"), 0),
+        ("teacher_cache.cli", ("verify", str(store.path), "--fraction", "0"), 0),
+        ("teacher_cache.cli", ("verify", str(store.path), *absent), 1),
+        ("teacher_cache.cli", ("fill", "--store", "new", "--teacher", "resnet10t", *absent), 1),
+        ("teacher_cache.cli", ("status", "nothing"), 1),
+        ("tools.inspect_cache", (str(store.path), "summary"), 0),
+        ("tools.inspect_cache", ("nothing",), 1),
+    ):
+        exit_code, said, slow = brought(entry, *words, cwd=tmp_path)
+        assert exit_code == status, said
+        assert not slow & {"torch", "torchvision", "timm"}, words
+        if words[0] == "status":
+            assert slow == {"zarr"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--format", "torch-export", "--out", "m.pt"), "m.pt: a file of --format torch-export is called *.pt2"),
+        (("--format", "torch-export", "--out", "m.pt2"), "m.pt2 exists already: choose another --out, or --force"),
+        (("--format", "torch-export", "--out", "f.pt2", "--force"), "f.pt2 is a folder: name a file in it with --out"),
+        (("--format", "safetensors", "--out", "c.safetensors", "--force"), "c.safetensors is the checkpoint itself"),
+    ],
+)
+def test_a_place_that_cannot_be_exported_to_is_told_before_torch_is_imported(
+    words: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    for name in ("c.safetensors", "m.pt2"):
+        (tmp_path / name).touch()
+    (tmp_path / "f.pt2").mkdir()
+    exit_code, said, slow = brought("student.cli", "export", "--checkpoint", "c.safetensors", *words, cwd=tmp_path)
+    assert exit_code == 1
+    assert said.startswith(f"error: {message}")
+    assert said.count("\n") == 1
+    assert slow == set()

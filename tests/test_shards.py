@@ -17,7 +17,7 @@ from teacher_cache.classes import ClassRule, class_rule
 from teacher_cache.errors import ImageError, ShardError
 from teacher_cache.fingerprint import Fingerprint, image_fingerprint
 from teacher_cache.index import BlockPlace, Index, ShardEntry, ShardIndex
-from teacher_cache.replay.block import BLOCK_SAMPLES
+from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.shards import (
     block_sizes,
     check_shards,

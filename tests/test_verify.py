@@ -33,7 +33,9 @@ def test_no_shard_or_group_is_drawn_twice_before_all_are_drawn_once(
 ) -> None:
     atoms = atoms_of(shards, units, groups, blocks)
     chosen = draw_in_layers(atoms, fraction, seed)
-    assert len(chosen) == len(set(chosen)) == max(1, round(fraction * len(atoms)))
+    assert len(chosen) == len(set(chosen)) == (max(1, round(fraction * len(atoms))) if fraction else 0)
+    if not fraction:
+        return
     of_shards = Counter(unit.shard for unit, _ in chosen)
     of_groups = Counter(unit.group for unit, _ in chosen)
     assert max(of_shards.values()) - min(of_shards[shard] for shard in range(shards)) <= 1
@@ -54,6 +56,7 @@ def test_all_means_all_and_nothing_nothing() -> None:
     atoms = atoms_of(3, 2, 2, 2)
     assert sorted(draw_in_layers(atoms, 1.0, 0)) == sorted(atoms)
     assert draw_in_layers([], 1.0, 0) == []
+    assert draw_in_layers(atoms, 0.0, 0) == []
     assert draw_in_layers(atoms, 0.3, 1) != draw_in_layers(atoms, 0.3, 2)
 
 
@@ -71,12 +74,33 @@ def test_a_store_with_nothing_in_it_is_not_sound(tmp_path: Path) -> None:
 def test_the_smallest_fraction_is_one_block(tmp_path: Path) -> None:
     store = bright_store(tmp_path, counts=(130,))
     fill_store(store)
-    for fraction in ("0", "1e-9"):
-        told = CliRunner().invoke(main, ["verify", str(store.path), "--fraction", fraction, "--workers", "0"])
-        assert told.exit_code == 0
-        assert "6 records, 2 (block, view)s of 1 shards and 1 groups checked: 0 differences" in told.output
+    told = CliRunner().invoke(main, ["verify", str(store.path), "--fraction", "1e-9", "--workers", "0"])
+    assert told.exit_code == 0
+    assert "6 records, 2 (block, view)s of 1 shards and 1 groups checked: 0 differences" in told.output
     told = CliRunner().invoke(main, ["verify", str(store.path), "--fraction", "nan"])
     assert (told.exit_code, "nan is no number" in told.output) == (2, True)
+
+
+def test_a_fraction_of_nothing_looks_at_records_alone(tmp_path: Path) -> None:
+    store = bright_store(tmp_path, counts=(130,))
+    fill_store(store)
+    (shard,) = tmp_path.rglob("*.tar")
+    shard.unlink()  # it is not read
+    verifying = ["verify", str(store.path), "--fraction", "0"]
+    told = CliRunner().invoke(main, verifying)
+    assert (told.exit_code, told.stdout) == (
+        0,
+        "6 records, 0 (block, view)s of 0 shards and 0 groups checked: 0 differences\n",
+    )
+    for option in ("--teacher", "--checkpoint"):
+        told = CliRunner().invoke(main, [*verifying, option, "resnet10t"])
+        assert told.exit_code == 2
+        assert "--fraction 0 renders nothing that a teacher could label: leave one of them out" in told.output
+    chunk = next(path for path in (store.path / "labels").rglob("*") if path.is_file() and path.name != "zarr.json")
+    chunk.write_bytes(chunk.read_bytes()[:-1] + b"?")
+    told = CliRunner().invoke(main, verifying)
+    assert told.exit_code == 1
+    assert "6 records, 0 (block, view)s of 0 shards and 0 groups checked: 1 differences" in told.stdout
 
 
 def test_an_extension_that_adds_nothing_says_so(tmp_path: Path) -> None:

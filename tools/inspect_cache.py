@@ -8,13 +8,12 @@ Commands: summary, disagreements, confusions, sample, view, compare, export, rep
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from rich.console import Console
 
-from teacher_cache.audit.names import chosen_sample, file_stem
-from teacher_cache.audit.recipes import VIEWS_SAMPLED
+from teacher_cache.audit import VIEWS_SAMPLED
 from teacher_cache.audit.tables import (
     ROWS_SHOWN,
     say,
@@ -28,11 +27,11 @@ from teacher_cache.audit.tables import (
 )
 from teacher_cache.cli import OneLineErrors
 from teacher_cache.options import FiniteRange, worker_timeout_option
-from teacher_cache.places import open_moved
 from teacher_cache.progress import step_bars
-from teacher_cache.status import check_committed
-from teacher_cache.store import Store
 from teacher_cache.terminal import say_json, terminal
+
+if TYPE_CHECKING:
+    from teacher_cache.store import Store
 
 VIEWS_ON_A_SHEET = 48
 
@@ -133,7 +132,7 @@ def disagreements(
     """
     from teacher_cache.audit.disagreements import disagreements as find
 
-    opened = _filled(Store.open(store))
+    opened = _filled(_open(store))
     with step_bars("reading labels", "drawing mixes") as (on_labels, on_plans):
         report = find(
             opened,
@@ -160,7 +159,7 @@ def confusions(store: str, of_class: str | None, limit: int, as_json: bool) -> N
     """
     from teacher_cache.audit.confusions import confusions as find
 
-    opened = _filled(Store.open(store))
+    opened = _filled(_open(store))
     with step_bars("reading labels") as (on_labels,):
         report = find(opened, limit=limit, of_class=of_class, on_progress=on_labels)
     _print(report, as_json, lambda found, console: show_confusions(found, console, limit))
@@ -193,6 +192,7 @@ def sample(
     python tools/inspect_cache.py runs/digits/store sample train-0000.tar/00017
     python tools/inspect_cache.py runs/digits/store sample 17 --limit 16 --out 17.png
     """
+    from teacher_cache.audit.names import chosen_sample
     from teacher_cache.audit.pictures import contact_sheet, save_png
     from teacher_cache.audit.sample import describe_sample, render_views
 
@@ -243,6 +243,7 @@ def view(
     python tools/inspect_cache.py runs/digits/store view train-0000.tar/00017 3
     python tools/inspect_cache.py runs/digits/store view 17 3 --unmixed --scale 8 --out view.png
     """
+    from teacher_cache.audit.names import chosen_sample
     from teacher_cache.audit.pictures import save_png, side_by_side
     from teacher_cache.audit.sample import describe_view, render_views
 
@@ -276,9 +277,7 @@ def compare(store: str, other: str, limit: int, as_json: bool) -> None:
     from teacher_cache.audit.compare import compare as compare_stores
 
     with step_bars("reading labels") as (on_labels,):
-        report = compare_stores(
-            _filled(Store.open(store)), _filled(Store.open(other)), limit=limit, on_progress=on_labels
-        )
+        report = compare_stores(_filled(_open(store)), _filled(_open(other)), limit=limit, on_progress=on_labels)
     _print(report, as_json, show_comparison)
 
 
@@ -299,7 +298,7 @@ def export(store: str, out: str, rows: Literal["views", "samples"], as_json: boo
     from teacher_cache.audit.export import export as write
 
     with step_bars("writing") as (on_rows,):
-        report = write(_filled(Store.open(store)), out, rows, on_progress=on_rows)
+        report = write(_filled(_open(store)), out, rows, on_progress=on_rows)
     _print(report, as_json, lambda found, console: say(console, f"{found['out']}: {found['written']:,} rows"))
 
 
@@ -369,13 +368,18 @@ def report(
 # Running
 
 
-def _open(store: str, shards: tuple[str, ...], ops: str | None) -> Store:
+def _open(store: str, shards: tuple[str, ...] = (), ops: str | None = None) -> "Store":
     """What needs own operations asks for --ops itself: recipes do not."""
+    from teacher_cache.places import open_moved
+    from teacher_cache.store import Store
+
     return open_moved(store, shards, ops=ops) if shards or ops is not None else Store.open(store)
 
 
-def _filled(store: Store) -> Store:
+def _filled(store: "Store") -> "Store":
     """The store, where it holds labels to tell of."""
+    from teacher_cache.status import check_committed
+
     check_committed(store)
     return store
 
@@ -388,6 +392,8 @@ def _print(found: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any],
 
 
 def _default_file(*names: str) -> Path:
+    from teacher_cache.audit.names import file_stem
+
     shard, key, *rest = names
     return Path(file_stem(shard.removesuffix(".tar"), key, *rest) + ".png")
 

@@ -25,7 +25,6 @@ from typing import Any, TypeVar
 
 import click
 import numpy as np
-import webdataset
 from PIL import Image
 
 from teacher_cache.classes import CLASSES_FILE, IMAGE_EXTENSIONS, class_rule, read_class_names
@@ -147,6 +146,8 @@ def check_out(out: Path, prefix: str, class_names: Sequence[str] | None) -> None
 
 
 def write_shard(path: Path, samples: Sequence[Sample] | Sequence[MovedSample]) -> None:
+    import webdataset  # and with it torch, which takes seconds
+
     fixed = {"user": "", "group": "", "mode": 0o644, "mtime": 0, "encoder": False}
     with open(path, "wb") as stream, webdataset.TarWriter(stream, keep_meta=True, **fixed) as writer:
         for sample in samples:

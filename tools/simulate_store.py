@@ -19,7 +19,7 @@ import numpy as np
 from teacher_cache.cli import one_line_errors
 from teacher_cache.index import Index, ShardEntry
 from teacher_cache.progress import counting_bar
-from teacher_cache.replay.block import BLOCK_SAMPLES
+from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.simulated import Simulated
 from teacher_cache.status import status

@@ -24,7 +24,7 @@ from student.losses import spread_tail
 from teacher_cache.cli import one_line_errors
 from teacher_cache.index import Index, ShardEntry
 from teacher_cache.labels import LabelReader
-from teacher_cache.replay.block import BLOCK_SAMPLES
+from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.simulated import Simulated, log_softmax, simulate, softmax
 from teacher_cache.status import status

@@ -20,7 +20,8 @@ from teacher_cache.audit.names import place
 from teacher_cache.audit.votes import Census, OnProgress, Votes, read_unit_row, take_census
 from teacher_cache.errors import StoreError
 from teacher_cache.nearest import did_you_mean
-from teacher_cache.replay.block import BLOCK_SAMPLES, view_mix
+from teacher_cache.replay import BLOCK_SAMPLES
+from teacher_cache.replay.block import view_mix
 from teacher_cache.replay.mix import LAMBDA_ONE
 from teacher_cache.replay.seeds import Stream, derive
 from teacher_cache.store import Store

@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from teacher_cache.agreement import larger_class
+from teacher_cache.audit import VIEWS_SAMPLED
 from teacher_cache.audit.intervals import CONFIDENCE, HOW, measured
 from teacher_cache.audit.votes import OnProgress
 from teacher_cache.errors import ImageError
 from teacher_cache.index import BlockPlace
-from teacher_cache.replay.block import BLOCK_SAMPLES, view_mix, view_recipe
+from teacher_cache.replay import BLOCK_SAMPLES
+from teacher_cache.replay.block import view_mix, view_recipe
 from teacher_cache.replay.decode import decode
 from teacher_cache.replay.header import MAX_PIXELS, image_size
 from teacher_cache.replay.mix import LAMBDA_ONE, class_pairs
@@ -28,7 +30,6 @@ from teacher_cache.shards import check_image, open_shard
 from teacher_cache.store import Store
 from teacher_cache.unit import SKIPPED, Unit
 
-VIEWS_SAMPLED = 100_000
 VISIBLE_EDGES = tuple(number / 10 for number in range(11))
 LAMBDA_EDGES = VISIBLE_EDGES
 ERASED_EDGES = (0.0, 0.05, 0.1, 0.2, 0.3, 1.0)

@@ -10,9 +10,9 @@ import jinja2
 import markupsafe
 import numpy as np
 
+from teacher_cache.audit import VIEWS_SAMPLED
 from teacher_cache.audit.confusions import confusions
 from teacher_cache.audit.disagreements import disagreements
-from teacher_cache.audit.recipes import VIEWS_SAMPLED
 from teacher_cache.audit.sample import describe_sample
 from teacher_cache.audit.summary import summarise
 from teacher_cache.audit.thumbnails import EXACT_SIDE, SIDE, add_pictures

@@ -11,8 +11,8 @@ from teacher_cache.audit.names import place
 from teacher_cache.audit.recipes import erased_share, image_sizes, visible_share
 from teacher_cache.audit.votes import count_votes, read_unit_row
 from teacher_cache.errors import ShardError, StoreError
+from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.block import (
-    BLOCK_SAMPLES,
     Block,
     DecodedBlock,
     decode_block,

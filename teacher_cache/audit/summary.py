@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 
+from teacher_cache.audit import VIEWS_SAMPLED
 from teacher_cache.audit.confusions import LISTED, confusions, margins, ratio
 from teacher_cache.audit.names import place
-from teacher_cache.audit.recipes import VIEWS_SAMPLED, sampled_agreement
+from teacher_cache.audit.recipes import sampled_agreement
 from teacher_cache.audit.votes import Census, OnProgress, Votes, take_census
 from teacher_cache.errors import ShardError
 from teacher_cache.status import status

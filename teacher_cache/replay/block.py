@@ -17,7 +17,6 @@ from teacher_cache.replay.recipe import Box, Recipe, draw_recipe
 from teacher_cache.replay.render import render_crop
 from teacher_cache.replay.seeds import Stream, derive
 
-BLOCK_SAMPLES = 64
 DECODED_BYTES = 256 << 20  # of decoded images that a block may hold
 
 

@@ -6,12 +6,10 @@ result exactly, and library kernels that are integer inside.
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from importlib import metadata
 from types import MappingProxyType
 
 import cv2
 import numpy as np
-import PIL
 
 from teacher_cache.errors import PolicyError
 from teacher_cache.replay.colour import recolour
@@ -20,24 +18,8 @@ from teacher_cache.replay.erase import erase
 from teacher_cache.replay.geometry import WARPS, cut, mirror, resize, warp
 from teacher_cache.replay.operations import OwnOperation, one_line
 from teacher_cache.replay.recipe import Operation, Recipe
-from teacher_cache.replay.regions import region_library
 
 _NONE: Mapping[str, OwnOperation] = MappingProxyType({})
-
-
-def pixel_libraries() -> dict[str, str]:
-    """Names and versions of everything that decides pixels, to explain a drift."""
-    import torch
-
-    region = region_library()
-    return {
-        "torch": torch.__version__,
-        "opencv": cv2.__version__,
-        "simplejpeg": metadata.version("simplejpeg"),
-        "pillow": PIL.__version__,
-        "numpy": np.__version__,
-        **({"nvimgcodec": region} if region else {}),
-    }
 
 
 def render(image: bytes, recipes: Iterable[Recipe]) -> Iterator[np.ndarray]:

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from teacher_cache.agreement import count_agreement
-from teacher_cache.replay.block import BLOCK_SAMPLES, view_mix
+from teacher_cache.replay import BLOCK_SAMPLES
+from teacher_cache.replay.block import view_mix
 from teacher_cache.replay.mix import class_pairs
 from teacher_cache.store import Store
 from teacher_cache.unit import SKIPPED, Unit, UnitCounts, UnitValues

@@ -11,7 +11,7 @@ from timm.data import auto_augment
 
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.replay.recipe import Box, Operation, Recipe, draw_recipe
-from teacher_cache.replay.render import pixel_libraries, render, render_pixels
+from teacher_cache.replay.render import render, render_pixels
 from teacher_cache.replay.seeds import Stream, derive
 from tests import images
 from tests.images import picture
@@ -210,8 +210,3 @@ def test_rendering_leaves_the_decoded_image_alone() -> None:
     for number in range(30):
         render_pixels(source, draw_recipe(policy, Stream(derive(number, "view")), (64, 64), derive(number, "noise")))
     assert np.array_equal(source, picture(1, 64, 64))
-
-
-def test_pixel_libraries_are_named() -> None:
-    assert {"torch", "opencv", "pillow", "simplejpeg", "numpy"} <= pixel_libraries().keys()
-    assert all(isinstance(version, str) for version in pixel_libraries().values())

@@ -13,8 +13,8 @@ from student.cli import main
 from student.loader import Batch, ViewLoader, _Rows, skipped_by_block
 from student.plan import pass_blocks
 from teacher_cache.errors import DriftError, ImageError, MissingLabelError, PlanError, StoreError
-from teacher_cache.replay import render
-from teacher_cache.replay.block import BLOCK_SAMPLES, ReplayedBlock, replay
+from teacher_cache.replay import BLOCK_SAMPLES, render
+from teacher_cache.replay.block import ReplayedBlock, replay
 from teacher_cache.replay.decode import decode_crop
 from teacher_cache.replay.mix import LAMBDA_ONE
 from teacher_cache.replay.recipe import Box

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from teacher_cache.replay.block import BLOCK_SAMPLES, Block, replay
+from teacher_cache.replay import BLOCK_SAMPLES
+from teacher_cache.replay.block import Block, replay
 from teacher_cache.replay.policy import Policy, load_policy
 from tools.benchmarks.internals import timed_steps
 from tools.benchmarks.peers import DaliViews, TimmViews

@@ -5,7 +5,7 @@ import time
 import numpy as np
 
 from student.plan import PlanSettings, epoch_plan, pass_blocks
-from teacher_cache.replay.block import BLOCK_SAMPLES
+from teacher_cache.replay import BLOCK_SAMPLES
 from tools.benchmarks.pipeline import loader_rate, plain_loader
 from tools.benchmarks.rendering import photographs
 from tools.benchmarks.row import Bench, Measured, RowPlan, UnavailableError, cores, in_turns, torch_threads

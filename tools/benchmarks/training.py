@@ -8,7 +8,7 @@ from student.loader import Batch
 from student.ranks import Ranks
 from student.recipe import load_recipe
 from student.train import Run, TrainOptions
-from teacher_cache.replay.block import BLOCK_SAMPLES
+from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.store import Store
 from teacher_cache.teacher import TeacherSettings
 from tools.benchmarks.row import Bench, now_s
