@@ -5,7 +5,7 @@ And how a mix and what is erased are called, on sheets and terminals alike (the 
 
 import re
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xxhash
@@ -13,7 +13,9 @@ import xxhash
 from teacher_cache.errors import MissingSampleError, ShardError
 from teacher_cache.index import Index
 from teacher_cache.nearest import OFFERED, did_you_mean
-from teacher_cache.store import Store
+
+if TYPE_CHECKING:
+    from teacher_cache.store import Store
 
 FILE_NAME = 80  # characters of a file name's stem
 
@@ -22,7 +24,7 @@ ERASED_WITH = {"pixel": "noise", "rand": "one colour drawn at random", "const": 
 _NO_FILE_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 
 
-def find_sample(store: Store, name: str) -> int:
+def find_sample(store: "Store", name: str) -> int:
     """The sample called SHARD/KEY, or KEY where only one shard has it; keys may hold slashes themselves.
 
     MissingSampleError, with the nearest keys, where there is none; ShardError where there are several.
@@ -44,7 +46,7 @@ def find_sample(store: Store, name: str) -> int:
         raise MissingSampleError(f"{error}: {did_you_mean(name, similar_names(index, name), listing)}") from None
 
 
-def chosen_sample(store: Store, text: str) -> int:
+def chosen_sample(store: "Store", text: str) -> int:
     """The sample that the command line names: as find_sample has it, or else by its number from 0 on, in the index, or
     as SHARD/NUMBER in that shard.
 
@@ -88,7 +90,7 @@ def similar_names(index: Index, name: str) -> list[str]:
     return [f"{index.shards[index.shard_of(sample)].name}/{index.key(sample)}" for sample in found]
 
 
-def place(store: Store, sample: int) -> dict[str, Any]:
+def place(store: "Store", sample: int) -> dict[str, Any]:
     """Where a sample is: {"shard": "train-0000.tar", "key": "n01440764/1", "sample": 17}."""
     return {"shard": store.shard_name(store.index.shard_of(sample)), "key": store.index.key(sample), "sample": sample}
 
