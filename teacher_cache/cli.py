@@ -448,11 +448,11 @@ def _index_again(
     """What `index` does where the store is there."""
     from teacher_cache.classes import class_rule
     from teacher_cache.progress import counting_bar
-    from teacher_cache.reindex import are_in_place, check_same_index, index_again
+    from teacher_cache.reindex import are_in_place, check_asked, check_same_index, widen
     from teacher_cache.shards import check_shards, expand_shards
     from teacher_cache.store import Store
 
-    done = index_again(store, asked)
+    check_asked(store, asked)
     if other is not None:
         check_same_index(store, other)
     else:
@@ -470,7 +470,7 @@ def _index_again(
                 )
             Store.open(store.path, writable=True).move(moved)
             say(f"{store.path}: its shards are those given, and are read from there from now on")
-    say(f"{store.path}: {done}")
+    say(f"{store.path}: {widen(store, asked)}")
 
 
 def _walk(

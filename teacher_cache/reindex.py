@@ -10,6 +10,7 @@ from teacher_cache.errors import StoreError
 from teacher_cache.index import Index, ShardEntry
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.policy import Policy
+from teacher_cache.shown import listed
 from teacher_cache.store import Store
 
 _LISTED = 3  # settings in a message
@@ -31,18 +32,18 @@ class Asked:
     max_pixels: int | None = None
 
 
-def index_again(store: Store, asked: Asked) -> str:
-    """Compare a store with what is asked of it, and add the views that it lacks. What was done, for people.
-
-    StoreError, naming what is another, and then nothing is changed.
-    """
+def check_asked(store: Store, asked: Asked) -> None:
+    """StoreError, naming what is another, where a store was indexed otherwise than is asked."""
     differing = list(_differences(store, asked))
     if differing:
-        more = f" and {len(differing) - _LISTED} more" if len(differing) > _LISTED else ""
         raise StoreError(
-            f"{store.path} was indexed otherwise: it has {', '.join(differing[:_LISTED])}{more}; leave that as it is, "
-            "or choose another --store"
+            f"{store.path} was indexed otherwise: it has {listed(differing, limit=None)}; leave that as it is, or "
+            "choose another --store"
         )
+
+
+def widen(store: Store, asked: Asked) -> str:
+    """Add the views that a store lacks, which has passed all checks. What was done, for people."""
     before = store.views
     if asked.views is None or asked.views <= before:
         fewer = asked.views is not None and asked.views <= before - store.group

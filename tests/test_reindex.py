@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from teacher_cache.cli import main
 from teacher_cache.errors import StoreError
-from teacher_cache.reindex import Asked, index_again
+from teacher_cache.reindex import Asked, check_asked, widen
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.store import Store
 from tests.bright_shards import SMALL, bright_store, small_policy, write_bright_shards
@@ -42,7 +42,7 @@ OTHERS = {
 def test_another_setting_is_named_and_changes_nothing(store: Store, found: str) -> None:
     before = tree(store.path)
     with pytest.raises(StoreError) as refused:
-        index_again(store, replace(OTHERS[found], views=64))
+        check_asked(store, replace(OTHERS[found], views=64))
     assert f"it has {found}" in str(refused.value)
     assert "choose another --store" in str(refused.value)
     assert tree(store.path) == before
@@ -50,7 +50,7 @@ def test_another_setting_is_named_and_changes_nothing(store: Store, found: str) 
 
 def test_many_differences_are_three_and_a_count(store: Store) -> None:
     with pytest.raises(StoreError) as refused:
-        index_again(store, replace(AS_IS, policy=load_policy("deit"), seed=4))
+        check_asked(store, replace(AS_IS, policy=load_policy("deit"), seed=4))
     assert str(refused.value).count("(not ") == 3
     assert " more; leave that as it is" in str(refused.value)
 
@@ -59,8 +59,9 @@ def test_what_is_not_said_is_right(store: Store) -> None:
     before = tree(store.path)
     same = Asked(small_policy(), 4, 3, 2, 4096, "cls", devices="one", max_pixels=178956970)
     for asked in (AS_IS, same, replace(same, views=3)):
-        assert index_again(store, asked) == "indexed already, as asked"
-    assert index_again(store, replace(same, views=1)) == "indexed already, as asked, and keeps its 4 views"
+        check_asked(store, asked)
+        assert widen(store, asked) == "indexed already, as asked"
+    assert widen(store, replace(same, views=1)) == "indexed already, as asked, and keeps its 4 views"
     assert tree(store.path) == before
 
 
@@ -108,7 +109,9 @@ def test_other_shards_are_refused(tmp_path: Path) -> None:
     fewer = index(shards[:1], store, "--views", "2", code=1)
     assert "1 of 2 shards of the index are not among the 1 given, the first is train-0001.tar" in fewer
     others = write_bright_shards(tmp_path / "others", (64, 4))
-    assert "train-0001.tar" in index(others, store, "--views", "2", code=1)
+    before = tree(store)
+    assert "train-0001.tar" in index(others, store, "--views", "8", code=1)
+    assert tree(store) == before  # nothing is widened that is refused
     named = tmp_path / "names.json"
     named.write_text('["a", "b"]')
     assert "are not the 10 of the index" in index(shards, store, "--classes", str(named), code=1)
