@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from student.recipe import Recipe
 from teacher_cache.errors import CheckpointError
 from teacher_cache.files import replacing, sweep
 from teacher_cache.shown import shown
+from teacher_cache.state_dict import first_not_finite
 from teacher_cache.weights import check_whole, first_line, read_checkpoint
 
 FORMAT = 2
@@ -75,17 +75,6 @@ def find_checkpoint(out: Path, world_size: int) -> dict[str, Any] | None:
 def is_proven(checkpoint: Mapping[str, Any]) -> bool:
     """Whether it says the finite loss that its own weights gave. Those of earlier versions say none."""
     return type(loss := checkpoint.get("loss")) is float and math.isfinite(loss)
-
-
-def first_not_finite(values: Any, name: str = "") -> str | None:
-    """The dotted name of the first number or tensor in nested dictionaries and lists that is not finite."""
-    if isinstance(values, Mapping | list | tuple):
-        parts = values.items() if isinstance(values, Mapping) else enumerate(values)
-        found = (first_not_finite(value, f"{name}.{key}" if name else str(key)) for key, value in parts)
-        return next((place for place in found if place is not None), None)
-    if isinstance(values, Tensor):
-        return None if bool(values.isfinite().all()) else name
-    return name if isinstance(values, float) and not math.isfinite(values) else None
 
 
 def check_resumable(out: Path, stored: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:

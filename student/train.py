@@ -25,7 +25,6 @@ from student.checkpoint import (
     NEWEST,
     check_resumable,
     find_checkpoint,
-    first_not_finite,
     is_proven,
     taking_up,
     write_checkpoint,
@@ -44,6 +43,7 @@ from teacher_cache.errors import RecipeError, TeacherCacheError, TrainingError
 from teacher_cache.files import replacing, writing
 from teacher_cache.lock import alone
 from teacher_cache.processes import RANK_TIMEOUT_S, TIMEOUT_S, under_launcher
+from teacher_cache.state_dict import first_not_finite, infinite_by_design
 from teacher_cache.store import Store
 from teacher_cache.teacher import TeacherSettings
 from teacher_cache.weights import state_sha256
@@ -333,11 +333,11 @@ class Run:
 
     def _not_finite(self) -> str | None:
         """What is no longer finite, for people; None where everything is."""
-        parts: dict[str, Any] = {"model": _bounded(self.model, self._unbounded)}
+        parts: dict[str, Any] = {"model": self.model.state_dict()}
         if self.ema is not None:
-            parts["model_ema"] = _bounded(self.ema.module, self._unbounded)
-        parts["optimizer"] = self.optimizer.state_dict()
-        if name := first_not_finite(parts):
+            parts["model_ema"] = self.ema.module.state_dict()
+        besides = {f"{part}.{name}" for part in parts for name in self._unbounded}
+        if name := first_not_finite({**parts, "optimizer": self.optimizer.state_dict()}, besides):
             return f"{name} is no longer finite"
         if self.scaler.is_enabled() and self.scaler.get_scale() < LEAST_SCALE:
             return "no step was taken for long, as fp16 gradients are not finite however small the loss is scaled,"
@@ -694,12 +694,7 @@ def _check_start(model: nn.Module) -> frozenset[str]:
     """The names of buffers that are not finite by design, as a mask of -inf is. TrainingError for such weights."""
     if name := first_not_finite(dict(model.named_parameters())):
         raise TrainingError(f"training would start from weights that are not finite ({name} first): give other weights")
-    return frozenset(name for name, buffer in model.named_buffers() if first_not_finite(buffer) is not None)
-
-
-def _bounded(model: nn.Module, unbounded: frozenset[str]) -> dict[str, Tensor]:
-    """The weights and buffers that have to stay finite."""
-    return {name: value for name, value in model.state_dict().items() if name not in unbounded}
+    return infinite_by_design(model)
 
 
 def _hash(samples: np.ndarray) -> str:

@@ -4,9 +4,10 @@ Torch notes the version of every module beside a state dict (`_metadata`), by wh
 releases: a batch normalisation that is older than its counter of batches begins it at 0. Renaming keeps these notes.
 """
 
+import math
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sized
+from collections.abc import Callable, Collection, Container, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,7 +133,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str, name: s
                 f"checkpoint {path} does not fit: {key} is {state[key].dtype}, the model's is {own[key].dtype}: "
                 "check the file"
             )
-    if found := first_not_finite(state, own):
+    if found := first_not_finite(state, infinite_by_design(model)):
         raise CheckpointError(
             f"checkpoint {path} holds numbers that are not finite, first in {found}: its training went wrong, or a "
             "cast to half precision did: use another checkpoint"
@@ -157,18 +158,27 @@ def check_distilled(state: Mapping[str, Tensor], own: Mapping[str, Tensor], path
     )
 
 
-def first_not_finite(state: Mapping[str, Tensor], fresh: Mapping[str, Tensor] | None = None) -> str | None:
-    """The name of the first tensor with a NaN or an infinity, None where all are finite.
+def first_not_finite(values: Any, besides: Container[str] = (), name: str = "") -> str | None:
+    """The dotted name of the first number or tensor that is not finite, None where all are.
 
-    fresh: the model's own tensors; where they are not finite either (a mask), there is nothing to say.
+    values: numbers and tensors in nested dictionaries and lists, as checkpoints are; others say nothing. besides: the
+    dotted names of those that need not be finite.
     """
-    for name, value in state.items():
-        if not value.is_floating_point() or bool(torch.isfinite(value).all()):
-            continue
-        own = None if fresh is None else fresh.get(name)
-        if own is None or is_lazy(own) or bool(torch.isfinite(own).all()):
-            return name
-    return None
+    if isinstance(values, Mapping | list | tuple):
+        parts = values.items() if isinstance(values, Mapping) else enumerate(values)
+        found = (first_not_finite(value, besides, f"{name}.{key}" if name else str(key)) for key, value in parts)
+        return next((place for place in found if place is not None), None)
+    if isinstance(values, Tensor):
+        is_finite = not values.is_floating_point() or bool(torch.isfinite(values).all())
+    else:
+        is_finite = not isinstance(values, float) or math.isfinite(values)
+    return None if is_finite or name in besides else name
+
+
+def infinite_by_design(model: nn.Module) -> frozenset[str]:
+    """The names of a fresh model's tensors that are not finite, as a mask of -inf is: others' need not be either."""
+    state = model.state_dict()
+    return frozenset(name for name, own in state.items() if not is_lazy(own) and first_not_finite(own) is not None)
 
 
 def background_class(found: int, expected: int) -> str:
