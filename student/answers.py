@@ -11,8 +11,8 @@ from student.losses import TeacherAnswers, spread_tail
 from student.preflight import online_faults, tau_faults
 from student.recipe import Recipe
 from teacher_cache.prove import check_online
-from teacher_cache.store import Store
-from teacher_cache.teacher import DECIDING_FIELDS, Teacher, TeacherSettings, open_teacher
+from teacher_cache.store.store import Store
+from teacher_cache.teacher.teacher import DECIDING_FIELDS, Teacher, TeacherSettings, open_teacher
 from teacher_cache.workers import RenderPool
 
 

@@ -13,9 +13,9 @@ import torch
 from student.recipe import Recipe
 from teacher_cache.errors import CheckpointError
 from teacher_cache.files import replacing, sweep
-from teacher_cache.shown import shown
-from teacher_cache.state_dict import first_not_finite
-from teacher_cache.weights import check_whole, first_line, read_checkpoint
+from teacher_cache.messages.shown import shown
+from teacher_cache.teacher.state_dict import first_not_finite
+from teacher_cache.teacher.weights import check_whole, first_line, read_checkpoint
 
 FORMAT = 2
 NEWEST = "checkpoint.pt"

@@ -15,10 +15,10 @@ from rich.table import Table
 from student.faults import Fault, all_mends
 from teacher_cache.cli import OneLineErrors
 from teacher_cache.errors import CheckpointError
+from teacher_cache.messages.recognise import is_run, what_is
+from teacher_cache.messages.terminal import say, say_json, say_lines, table, terminal
 from teacher_cache.options import device_option, rank_timeout_option, worker_timeout_option
-from teacher_cache.recognise import is_run, what_is
 from teacher_cache.settings import read_json
-from teacher_cache.terminal import say, say_json, say_lines, table, terminal
 from teacher_cache.threads import wait_asleep
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def _train(
 ) -> None:
     from student.preflight import Asked, find_faults
     from student.recipe import load_recipe
-    from teacher_cache.places import open_moved
+    from teacher_cache.store.places import open_moved
 
     recipe = load_recipe(recipe_name, overrides, model=model, code=code, loose=True)
     store = open_moved(store_path, shards, ops=ops)
@@ -173,7 +173,7 @@ def _train(
     from student.finetune import adapt
     from student.train import STOPPED, Stopped, TrainOptions
     from student.train import train as train_student
-    from teacher_cache.teacher import TeacherSettings
+    from teacher_cache.teacher.teacher import TeacherSettings
 
     online = TeacherSettings(teacher, teacher_checkpoint) if teacher or teacher_checkpoint else None
     options = TrainOptions(
@@ -325,7 +325,7 @@ def evaluate(
     from student.report import Evaluated, report, tables
     from student.trained import build_trained, read_trained
     from student.validation import ValidationSet, index_validation
-    from teacher_cache.teacher import TeacherSettings, open_teacher
+    from teacher_cache.teacher.teacher import TeacherSettings, open_teacher
     from teacher_cache.workers import share_cores
 
     with joined_ranks(device, rank_timeout_s) as ranks:

@@ -15,7 +15,7 @@ from student.tokens import hear_tokens
 from student.validation import Batch, ValidationSet
 from teacher_cache.device import Normalise
 from teacher_cache.errors import TrainingError
-from teacher_cache.teacher import Teacher, classify_views
+from teacher_cache.teacher.teacher import Teacher, classify_views
 
 Accuracy = dict[str, dict[str, float]]  # head -> {"top1", "top5"} in [0, 1]
 ANSWERS = ("truth", "teacher", "class", "distillation", "fused_softmax_sum", "fused_logit_mean")

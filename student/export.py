@@ -18,7 +18,7 @@ from student.preflight import INSTALL_ONNX, Format, export_faults
 from student.trained import Trained, build_trained, describe_trained, read_trained
 from teacher_cache.errors import CheckpointError
 from teacher_cache.files import replacing
-from teacher_cache.weights import DIGEST, content_sha256, first_line
+from teacher_cache.teacher.weights import DIGEST, content_sha256, first_line
 
 Outputs = Literal["fused", "heads"]
 

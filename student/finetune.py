@@ -10,8 +10,8 @@ from student.model import build_model, patch_grid, resize_positions
 from student.recipe import Recipe
 from student.trained import Trained
 from teacher_cache.errors import CheckpointError
-from teacher_cache.state_dict import background_class, check_distilled, copy_state, load_state
-from teacher_cache.store import Store
+from teacher_cache.store.store import Store
+from teacher_cache.teacher.state_dict import background_class, check_distilled, copy_state, load_state
 
 INTERPOLATIONS: tuple[Literal["bicubic", "bilinear"], ...] = ("bicubic", "bilinear")
 

@@ -29,16 +29,16 @@ from student.plan import (
 )
 from student.preflight import label_faults, pool_faults, topk_faults
 from teacher_cache.device import Recycled
-from teacher_cache.drift import drift_message
 from teacher_cache.errors import DriftError
-from teacher_cache.index import BlockPlace
-from teacher_cache.labels import LabelReader
 from teacher_cache.processes import TIMEOUT_S
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.block import ReplayedBlock
 from teacher_cache.replay.mix import LAMBDA_ONE
-from teacher_cache.store import Store
-from teacher_cache.topk import SoftLabels
+from teacher_cache.shards.index import BlockPlace
+from teacher_cache.store.drift import drift_message
+from teacher_cache.store.labels import LabelReader
+from teacher_cache.store.store import Store
+from teacher_cache.store.topk import SoftLabels
 from teacher_cache.workers import Rendered, RenderPool, RenderTask
 
 DRIFTS_TOLD = 10  # with on_drift="warn"; the rest are counted

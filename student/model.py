@@ -15,9 +15,9 @@ from student.faults import refuse
 from student.preflight import model_faults
 from student.recipe import Recipe
 from teacher_cache.errors import RecipeError, TeacherError
-from teacher_cache.model_names import GivenModel
-from teacher_cache.teacher import check_model_args, check_timm_name, import_function
-from teacher_cache.weights import first_line
+from teacher_cache.teacher.names import GivenModel
+from teacher_cache.teacher.teacher import check_model_args, check_timm_name, import_function
+from teacher_cache.teacher.weights import first_line
 
 Fusion = Literal["softmax_sum", "logit_mean"]  # of both heads
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Literal
 from student.faults import Fault
 from student.plan import PlanSettings, pass_blocks, plan_faults, pool_rows, views_needed
 from student.recipe import Recipe, relation_faults
-from teacher_cache.classes import class_rule
 from teacher_cache.errors import (
     CheckpointError,
     DiskError,
@@ -26,14 +25,15 @@ from teacher_cache.errors import (
     StoreError,
 )
 from teacher_cache.memory import available_memory, free_shared_memory, memory_lacking, shared_memory_lacking
-from teacher_cache.model_names import is_timm_name
-from teacher_cache.recognise import no_checkpoint
+from teacher_cache.messages.recognise import no_checkpoint
+from teacher_cache.messages.shown import listed
 from teacher_cache.settings import parse_override
-from teacher_cache.shards import expand_shards
-from teacher_cache.shown import listed
+from teacher_cache.shards.classes import class_rule
+from teacher_cache.shards.read import expand_shards
+from teacher_cache.teacher.names import is_timm_name
 
 if TYPE_CHECKING:
-    from teacher_cache.store import Store
+    from teacher_cache.store.store import Store
 
 Format = Literal["safetensors", "onnx", "torch-export"]  # of files that `student export` writes
 

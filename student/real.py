@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from teacher_cache.errors import ShardError
-from teacher_cache.index import Index
 from teacher_cache.settings import read_json
+from teacher_cache.shards.index import Index
 
 IMAGENET_CLASSES = 1000
 _NUMBER = re.compile(r"ILSVRC2012_val_([0-9]{8})")

@@ -27,7 +27,7 @@ from pydantic import (
 from student.faults import Fault
 from student.plan import num_views_read
 from teacher_cache.errors import RecipeError
-from teacher_cache.model_names import GivenModel, check_usable, is_usable
+from teacher_cache.messages.shown import shown
 from teacher_cache.replay.policy import Zoom
 from teacher_cache.settings import (
     LARGEST,
@@ -40,7 +40,7 @@ from teacher_cache.settings import (
     shipped,
     validated,
 )
-from teacher_cache.shown import shown
+from teacher_cache.teacher.names import GivenModel, check_usable, is_usable
 
 
 def _none_word(value: Any) -> Any:

@@ -11,8 +11,8 @@ from scipy.stats import binomtest
 from student.evaluate import ANSWERS, Tally
 from student.model import Fusion
 from student.validation import Preprocessing
-from teacher_cache.shown import shown
-from teacher_cache.terminal import line, table
+from teacher_cache.messages.shown import shown
+from teacher_cache.messages.terminal import line, table
 
 CONFIDENCE = 0.95
 LABELS = {

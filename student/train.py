@@ -43,10 +43,10 @@ from teacher_cache.errors import RecipeError, TeacherCacheError, TrainingError
 from teacher_cache.files import replacing, writing
 from teacher_cache.lock import alone
 from teacher_cache.processes import RANK_TIMEOUT_S, TIMEOUT_S, under_launcher
-from teacher_cache.state_dict import first_not_finite, infinite_by_design
-from teacher_cache.store import Store
-from teacher_cache.teacher import TeacherSettings
-from teacher_cache.weights import state_sha256
+from teacher_cache.store.store import Store
+from teacher_cache.teacher.state_dict import first_not_finite, infinite_by_design
+from teacher_cache.teacher.teacher import TeacherSettings
+from teacher_cache.teacher.weights import state_sha256
 from teacher_cache.workers import share_cores
 
 STOPPED = 75  # exit code of a run that a signal stopped after it wrote a checkpoint (EX_TEMPFAIL: run it again)

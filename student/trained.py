@@ -15,13 +15,13 @@ from student.model import build_model
 from student.recipe import Recipe, defaults_taken
 from student.validation import Preprocessing
 from teacher_cache.errors import CheckpointError, RecipeError, TeacherError
-from teacher_cache.model_names import TIMM_HUBS, GivenModel, check_usable, is_timm_name
+from teacher_cache.messages.shown import shown
 from teacher_cache.replay.policy import Interpolation, Positive, Probability, Share, Side
 from teacher_cache.settings import parse_json, validated
-from teacher_cache.shown import shown
-from teacher_cache.state_dict import EMA_KEYS, RAW_KEYS, check_tensors, find_state, fit_names, load_state
-from teacher_cache.teacher import check_timm_name
-from teacher_cache.weights import first_line, read_checkpoint, read_metadata
+from teacher_cache.teacher.names import TIMM_HUBS, GivenModel, check_usable, is_timm_name
+from teacher_cache.teacher.state_dict import EMA_KEYS, RAW_KEYS, check_tensors, find_state, fit_names, load_state
+from teacher_cache.teacher.teacher import check_timm_name
+from teacher_cache.teacher.weights import first_line, read_checkpoint, read_metadata
 
 MARK = "deit_teacher_cache"  # the metadata key by which our own exports are known; its value is the layout's number
 LAYOUT = "1"

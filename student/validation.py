@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from student.preflight import other_classes
-from teacher_cache.classes import class_rule
 from teacher_cache.errors import ShardError
-from teacher_cache.index import Index
+from teacher_cache.messages.shown import listed
 from teacher_cache.processes import TIMEOUT_S
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.policy import Crop, Interpolation, Policy
-from teacher_cache.shards import expand_shards, index_shards
-from teacher_cache.shown import listed
-from teacher_cache.state_dict import background_class
+from teacher_cache.shards.classes import class_rule
+from teacher_cache.shards.index import Index
+from teacher_cache.shards.read import expand_shards, index_shards
+from teacher_cache.teacher.state_dict import background_class
 from teacher_cache.workers import RenderPool, RenderTask, render_all
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from teacher_cache.notebook import OpenStore
+    from teacher_cache.audit.notebook import OpenStore
 
 
 def open_store(path: str, *, shards: Sequence[str] = (), ops: str | None = None) -> "OpenStore":
@@ -14,9 +14,9 @@ def open_store(path: str, *, shards: Sequence[str] = (), ops: str | None = None)
     shards: where the indexed shards are now, if they moved; ops: FILE.py:FUNCTION of the policy's own operations, if it
     has some and its views shall be rendered.
     """
-    from teacher_cache.notebook import OpenStore
-    from teacher_cache.places import open_moved
-    from teacher_cache.store import Store
+    from teacher_cache.audit.notebook import OpenStore
+    from teacher_cache.store.places import open_moved
+    from teacher_cache.store.store import Store
 
     return OpenStore.of(Store.open(path) if ops is None and not shards else open_moved(path, shards, ops=ops))
 

@@ -15,9 +15,9 @@ import click
 
 from teacher_cache.errors import StoreError, TeacherCacheError
 from teacher_cache.files import describe_os_error
+from teacher_cache.messages.shown import MESSAGE, listed, shown
+from teacher_cache.messages.terminal import line, say, say_json, say_lines, table, terminal, warn
 from teacher_cache.options import FiniteRange, device_option, rank_timeout_option, worker_timeout_option
-from teacher_cache.shown import MESSAGE, listed, shown
-from teacher_cache.terminal import line, say, say_json, say_lines, table, terminal, warn
 from teacher_cache.threads import wait_asleep
 
 _EXTRA = re.compile(r"(Got unexpected extra arguments) \((.*)\)", re.DOTALL)
@@ -143,12 +143,12 @@ def index(
     noted, other settings are refused by name.
     """
     from teacher_cache.files import check_local
-    from teacher_cache.reindex import Asked
     from teacher_cache.replay.header import MAX_PIXELS
     from teacher_cache.replay.operations import open_operations
     from teacher_cache.replay.policy import change_policy, load_policy
-    from teacher_cache.shards import class_order_warning
-    from teacher_cache.store import Store
+    from teacher_cache.shards.read import class_order_warning
+    from teacher_cache.store.reindex import Asked
+    from teacher_cache.store.store import Store
 
     if bool(shards) == bool(like):
         raise click.UsageError("give either SHARDS or --like OTHER_STORE")
@@ -248,9 +248,9 @@ def fill(
     only_estimate: bool,
 ) -> None:
     """Label the views that have no label yet. Run it again to go on; under torchrun every rank takes units."""
-    from teacher_cache.places import open_moved
-    from teacher_cache.progress import filling_bar
-    from teacher_cache.teacher_settings import TeacherSettings, check_as_stored, check_settings
+    from teacher_cache.messages.progress import filling_bar
+    from teacher_cache.store.places import open_moved
+    from teacher_cache.teacher.settings import TeacherSettings, check_as_stored, check_settings
 
     store = open_moved(store_path, shards, ops=ops, writable=True)
     views = _view_range(store, view_range, loud=os.environ.get("RANK", "0") == "0")
@@ -268,7 +268,7 @@ def fill(
     from teacher_cache.fill import FillOptions, may_differ
     from teacher_cache.fill import fill as fill_store
     from teacher_cache.job import join_job
-    from teacher_cache.teacher import check_same_teacher, open_teacher
+    from teacher_cache.teacher.teacher import check_same_teacher, open_teacher
     from teacher_cache.workers import share_cores
 
     job = join_job(rank_timeout_s)
@@ -322,7 +322,7 @@ def policies(name: str | None, overrides: tuple[str, ...]) -> None:
 @click.option("--views", required=True, type=click.IntRange(1), help="The number of views that the store shall have.")
 def extend(store_path: str, views: int) -> None:
     """Add groups of views to a store; nothing that is there is touched."""
-    from teacher_cache.store import Store
+    from teacher_cache.store.store import Store
 
     store = Store.open(store_path, writable=True)
     before = store.views
@@ -339,8 +339,8 @@ def extend(store_path: str, views: int) -> None:
 @click.option("--json", "as_json", is_flag=True)
 def status(store_path: str, as_json: bool) -> None:
     """Coverage, agreement, size, teacher, policy and libraries of a store."""
-    from teacher_cache.status import status as status_of
-    from teacher_cache.store import Store
+    from teacher_cache.store.status import status as status_of
+    from teacher_cache.store.store import Store
 
     found = status_of(Store.open(store_path))
     if as_json:
@@ -377,10 +377,10 @@ def verify(
     ops: str | None,
 ) -> None:
     """Check every record; render, and with --teacher label, a random fraction again. Exits with 1 on a difference."""
-    from teacher_cache.places import open_moved
-    from teacher_cache.progress import counting_bar
-    from teacher_cache.status import check_committed
-    from teacher_cache.teacher_settings import TeacherSettings, check_settings
+    from teacher_cache.messages.progress import counting_bar
+    from teacher_cache.store.places import open_moved
+    from teacher_cache.store.status import check_committed
+    from teacher_cache.teacher.settings import TeacherSettings, check_settings
     from teacher_cache.verify import verify as verify_store
 
     relabels = teacher is not None or checkpoint is not None
@@ -401,7 +401,7 @@ def verify(
         share_cores(workers)
     opened, same_kind = None, True
     if relabels:
-        from teacher_cache.teacher import check_same_teacher, open_teacher
+        from teacher_cache.teacher.teacher import check_same_teacher, open_teacher
 
         assert store.teacher is not None
         opened = open_teacher(
@@ -446,11 +446,11 @@ def _index_again(
     store: Any, asked: Any, shards: tuple[str, ...], other: Any, classes_file: str | None, workers: int
 ) -> None:
     """What `index` does where the store is there."""
-    from teacher_cache.classes import class_rule
-    from teacher_cache.progress import counting_bar
-    from teacher_cache.reindex import are_in_place, check_asked, check_same_index, widen
-    from teacher_cache.shards import check_shards, expand_shards
-    from teacher_cache.store import Store
+    from teacher_cache.messages.progress import counting_bar
+    from teacher_cache.shards.classes import class_rule
+    from teacher_cache.shards.read import check_shards, expand_shards
+    from teacher_cache.store.reindex import are_in_place, check_asked, check_same_index, widen
+    from teacher_cache.store.store import Store
 
     check_asked(store, asked)
     if other is not None:
@@ -483,9 +483,9 @@ def _walk(
     workers: int,
 ) -> Any:
     """Index the shards; what an interrupted walk has finished waits beside the store."""
-    from teacher_cache.classes import class_rule
-    from teacher_cache.progress import counting_bar
-    from teacher_cache.shards import expand_shards, index_shards
+    from teacher_cache.messages.progress import counting_bar
+    from teacher_cache.shards.classes import class_rule
+    from teacher_cache.shards.read import expand_shards, index_shards
 
     paths = expand_shards(patterns)
     rule = class_rule(paths, class_from, classes_file, image_from)
@@ -507,7 +507,7 @@ def _walk(
 
 def _refuse_other_reading(other: Any, class_from: str | None, image_from: str | None, classes_file: str | None) -> None:
     """StoreError where options would read samples otherwise than the store of --like does."""
-    from teacher_cache.classes import read_class_names
+    from teacher_cache.shards.classes import read_class_names
 
     index = other.index
     asked = (
@@ -553,7 +553,7 @@ def _numbers(text: str | None) -> tuple[float, ...] | None:
 
 
 def _print_filled(store: Any, filled: int) -> None:
-    from teacher_cache.status import status as status_of
+    from teacher_cache.store.status import status as status_of
 
     found = status_of(store)
     say(
@@ -600,7 +600,7 @@ def _teacher(identity: dict[str, Any] | None) -> str:
 
 
 def _print_status(found: dict[str, Any]) -> None:
-    from teacher_cache.proof import describe_build
+    from teacher_cache.store.proof import describe_build
 
     rows = {
         "samples": f"{found['samples']} in {found['shards']} shards, {found['classes']} classes",

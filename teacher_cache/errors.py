@@ -21,7 +21,7 @@ TeacherCacheError               the command line prints it as one line and exits
 └── RankError                   another rank of the job died or hangs
 """
 
-from teacher_cache.shown import MESSAGE, shown
+from teacher_cache.messages.shown import MESSAGE, shown
 
 
 class TeacherCacheError(Exception):

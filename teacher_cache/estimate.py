@@ -5,9 +5,9 @@ import time
 from pathlib import Path
 
 from teacher_cache.fill import FillOptions, LabelledUnit, count_views, describe, label_units, open_pool
-from teacher_cache.status import status
-from teacher_cache.store import Store
-from teacher_cache.teacher import Teacher
+from teacher_cache.store.status import status
+from teacher_cache.store.store import Store
+from teacher_cache.teacher.teacher import Teacher
 
 
 def estimate(store: Store, teacher: Teacher, options: FillOptions) -> str:

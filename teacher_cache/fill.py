@@ -5,24 +5,24 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from teacher_cache.agreement import (
+from teacher_cache.errors import AgreementError, DriftError, StoreError, TeacherError
+from teacher_cache.job import Job
+from teacher_cache.processes import TIMEOUT_S
+from teacher_cache.prove import Batch, check_steady, check_still_the_same, first_batch
+from teacher_cache.replay import BLOCK_SAMPLES
+from teacher_cache.store.agreement import (
     NEAR_CHANCE,
     RENAMING_GAIN,
     agreement_above_chance,
     count_agreement,
     renaming_gain,
 )
-from teacher_cache.drift import drift_message
-from teacher_cache.errors import AgreementError, DriftError, StoreError, TeacherError
-from teacher_cache.job import Job
-from teacher_cache.processes import TIMEOUT_S
-from teacher_cache.proof import Proof, make_proof
-from teacher_cache.prove import Batch, check_steady, check_still_the_same, first_batch
-from teacher_cache.replay import BLOCK_SAMPLES
-from teacher_cache.store import Store
-from teacher_cache.teacher import Teacher, check_same_teacher, classify_views
-from teacher_cache.topk import top_classes
-from teacher_cache.unit import Unit, UnitCounts, UnitValues
+from teacher_cache.store.drift import drift_message
+from teacher_cache.store.proof import Proof, make_proof
+from teacher_cache.store.store import Store
+from teacher_cache.store.topk import top_classes
+from teacher_cache.store.unit import Unit, UnitCounts, UnitValues
+from teacher_cache.teacher.teacher import Teacher, check_same_teacher, classify_views
 from teacher_cache.workers import Rendered, RenderPool, RenderTask
 
 DAMAGED_TOLD = 10  # by each rank

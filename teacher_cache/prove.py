@@ -9,16 +9,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from teacher_cache.drift import drift_message
 from teacher_cache.errors import DriftError, StoreError, TeacherError
-from teacher_cache.labels import LabelReader
-from teacher_cache.proof import Proof, Replay, describe_build, device_hash, make_proof
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.seeds import Stream, derive
-from teacher_cache.store import Store
-from teacher_cache.teacher import Teacher
-from teacher_cache.topk import top_classes
-from teacher_cache.unit import RECORD_FIELDS, Unit
+from teacher_cache.store.drift import drift_message
+from teacher_cache.store.labels import LabelReader
+from teacher_cache.store.proof import Proof, Replay, describe_build, device_hash, make_proof
+from teacher_cache.store.store import Store
+from teacher_cache.store.topk import top_classes
+from teacher_cache.store.unit import RECORD_FIELDS, Unit
+from teacher_cache.teacher.teacher import Teacher
 from teacher_cache.workers import RenderPool, RenderTask
 
 # What a logit may differ by where the same view is answered again, as a share of the batch's largest: some units in the

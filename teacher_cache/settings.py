@@ -20,8 +20,8 @@ from pydantic import BaseModel, ValidationError
 
 from teacher_cache.errors import TeacherCacheError
 from teacher_cache.files import reading_advice
-from teacher_cache.nearest import did_you_mean
-from teacher_cache.shown import shown
+from teacher_cache.messages.nearest import did_you_mean
+from teacher_cache.messages.shown import shown
 
 Settings = TypeVar("Settings", bound=BaseModel)
 Pairs = list[tuple[str, Any]]

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from teacher_cache.drift import drift_message
 from teacher_cache.errors import StoreError
-from teacher_cache.labels import LabelReader
 from teacher_cache.processes import TIMEOUT_S
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.seeds import Stream, derive
-from teacher_cache.status import check_committed
-from teacher_cache.store import Store
-from teacher_cache.topk import top_classes
-from teacher_cache.unit import Unit
+from teacher_cache.store.drift import drift_message
+from teacher_cache.store.labels import LabelReader
+from teacher_cache.store.status import check_committed
+from teacher_cache.store.store import Store
+from teacher_cache.store.topk import top_classes
+from teacher_cache.store.unit import Unit
 
 if TYPE_CHECKING:
-    from teacher_cache.teacher import Teacher
+    from teacher_cache.teacher.teacher import Teacher
     from teacher_cache.workers import RenderPool
 
 
@@ -171,7 +171,7 @@ def _label_again(
     report: VerifyReport,
 ) -> None:
     """Ask the teacher for the replayed views, and compare what it says with what the store holds."""
-    from teacher_cache.teacher import classify_views
+    from teacher_cache.teacher.teacher import classify_views
 
     topk, tau = store.topk, store.tau
     for seen, logits in classify_views(teacher, views, lambda seen, row: _where(store, seen, row)):

@@ -24,19 +24,19 @@ import torch
 
 from student.recipe import load_recipe
 from student.trained import read_trained
-from teacher_cache.classes import ClassRule
 from teacher_cache.errors import TeacherCacheError
-from teacher_cache.published import SEAL
 from teacher_cache.replay.decode import decode
 from teacher_cache.replay.policy import load_policy
-from teacher_cache.schema import created_parts, views_sha256
-from teacher_cache.sealed import seal
-from teacher_cache.store import Store
-from teacher_cache.walk import index_shard
-from tests import images
-from tests.bright_shards import bright_store
-from tests.filling import fill_store
-from tests.student.trained_files import checkpoint
+from teacher_cache.shards.classes import ClassRule
+from teacher_cache.shards.walk import index_shard
+from teacher_cache.store.published import SEAL
+from teacher_cache.store.schema import created_parts, views_sha256
+from teacher_cache.store.sealed import seal
+from teacher_cache.store.store import Store
+from tests.support import images
+from tests.support.bright_shards import bright_store
+from tests.support.filling import fill_store
+from tests.support.trained_files import checkpoint
 
 SLOW_S = 5.0
 SHARES = {"walk": 0.35, "decode": 0.35, "settings": 0.22, "store": 0.05, "checkpoint": 0.03}

@@ -15,10 +15,10 @@ from student.cli import main as student_main
 from teacher_cache.cli import main as teacher_cache_main
 from teacher_cache.device import KEPT, PIECE, Normalise, Recycled, Upload, choose_device, use_device
 from teacher_cache.errors import DeviceError
-from teacher_cache.store import Store
-from teacher_cache.teacher import NO_TOPK, Asked, Teacher, TeacherSettings, classify_views
-from tests.filling import TEACHERS
-from tests.student.small_runs import SMALL, filled_store, student, train_small
+from teacher_cache.store.store import Store
+from teacher_cache.teacher.teacher import NO_TOPK, Asked, Teacher, TeacherSettings, classify_views
+from tests.support.filling import TEACHERS
+from tests.support.small_runs import SMALL, filled_store, student, train_small
 
 CPU = torch.device("cpu")
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -143,7 +143,9 @@ def nowhere(start: int, row: int) -> str:
 def test_a_batch_is_put_together_while_the_one_before_is_under_way(
     monkeypatch: pytest.MonkeyPatch, batch_size: int
 ) -> None:
-    monkeypatch.setattr("teacher_cache.teacher.Recycled", lambda *, pin: Recycled())  # no CUDA, no pinned memory
+    monkeypatch.setattr(
+        "teacher_cache.teacher.teacher.Recycled", lambda *, pin: Recycled()
+    )  # no CUDA, no pinned memory
     teacher = LateTeacher(batch_size)
     views = drawn_views(23, 4, 4).numpy()
     slot = np.empty((6, 4, 4, 3), np.uint8)  # used again for every item

@@ -15,14 +15,14 @@ from click.testing import CliRunner, Result
 
 from student.cli import main as student
 from teacher_cache.cli import main as teacher_cache
-from teacher_cache.store import Store
-from tests.bright_shards import SMALL, bright_store, write_bright_shards
-from tests.filled_store import files
-from tests.filling import TEACHERS, fill_store
-from tests.full_disk import bad_disk, small_files
-from tests.student.small_runs import SMALL as RECIPE
-from tests.student.small_runs import SPEED, filled_store, rows
-from tests.student.small_runs import student as student_setting
+from teacher_cache.store.store import Store
+from tests.support.bright_shards import SMALL, bright_store, write_bright_shards
+from tests.support.filled_store import files
+from tests.support.filling import TEACHERS, fill_store
+from tests.support.full_disk import bad_disk, small_files
+from tests.support.small_runs import SMALL as RECIPE
+from tests.support.small_runs import SPEED, filled_store, rows
+from tests.support.small_runs import student as student_setting
 from tools import inspect_cache, make_shards
 
 TAKES_SPACE = (errno.ENOSPC, "No space left on device")

@@ -9,7 +9,7 @@ import torch
 
 from teacher_cache.errors import DiskError
 from teacher_cache.files import NOTHING_LOST, leftovers, new_folder, replacing, sweep, writing
-from tests.full_disk import bad_disk, small_files
+from tests.support.full_disk import bad_disk, small_files
 
 
 def write(path: Path, content: bytes, lost: str = NOTHING_LOST) -> None:

@@ -31,20 +31,20 @@ from teacher_cache.errors import (
 )
 from teacher_cache.fill import FillOptions, fill
 from teacher_cache.job import join_job
-from teacher_cache.proof import Proof
 from teacher_cache.replay.block import replay
-from teacher_cache.shards import read_block
-from teacher_cache.status import status
-from teacher_cache.store import Store
-from teacher_cache.teacher import TeacherSettings, open_teacher
-from teacher_cache.topk import top_classes
-from teacher_cache.unit import TOPK_ARRAYS, Unit, UnitCounts
+from teacher_cache.shards.read import read_block
+from teacher_cache.store.proof import Proof
+from teacher_cache.store.status import status
+from teacher_cache.store.store import Store
+from teacher_cache.store.topk import top_classes
+from teacher_cache.store.unit import TOPK_ARRAYS, Unit, UnitCounts
+from teacher_cache.teacher.teacher import TeacherSettings, open_teacher
 from teacher_cache.verify import verify
 from teacher_cache.workers import RenderPool, RenderTask, render_all
-from tests.bright_shards import bright_store, change_pixel, small_policy, spoil_image, write_bright_shards
-from tests.filled_store import files
-from tests.filling import TEACHERS, fill_store, open_test_teacher
-from tests.shard_files import write_shard
+from tests.support.bright_shards import bright_store, change_pixel, small_policy, spoil_image, write_bright_shards
+from tests.support.filled_store import files
+from tests.support.filling import TEACHERS, fill_store, open_test_teacher
+from tests.support.shard_files import write_shard
 
 
 def all_labels(store: Store) -> dict[Unit, np.ndarray]:

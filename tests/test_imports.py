@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.bright_shards import bright_store
-from tests.filling import fill_store
+from tests.support.bright_shards import bright_store
+from tests.support.filling import fill_store
 
 ROOT = Path(__file__).parents[1]
 DOORS = {
@@ -22,10 +22,10 @@ DOORS = {
     | {"teacher_cache/audit/pictures.py", "teacher_cache/audit/thumbnails.py", "tools/make_shards.py"}
     | {"tools/benchmarks/photographs.py", "tools/benchmarks/peers.py"},
     "webdataset": {"tools/make_shards.py"},
-    "zarr": {"teacher_cache/store.py", "teacher_cache/arrays.py", "teacher_cache/proof.py"},
-    "numcodecs": {"teacher_cache/chunks.py"},
+    "zarr": {"teacher_cache/store/store.py", "teacher_cache/store/arrays.py", "teacher_cache/store/proof.py"},
+    "numcodecs": {"teacher_cache/store/chunks.py"},
     "timm": {
-        "teacher_cache/teacher.py",
+        "teacher_cache/teacher/teacher.py",
         "student/model.py",
         "student/trained.py",
         "student/export.py",
@@ -34,8 +34,8 @@ DOORS = {
         "tools/benchmarks/peers.py",
     },
     "sklearn": {"tools/make_shards.py"},
-    "scipy": {"teacher_cache/agreement.py", "teacher_cache/audit/intervals.py", "student/report.py"},
-    "safetensors": {"teacher_cache/weights.py", "student/export.py"},
+    "scipy": {"teacher_cache/store/agreement.py", "teacher_cache/audit/intervals.py", "student/report.py"},
+    "safetensors": {"teacher_cache/teacher/weights.py", "student/export.py"},
     "onnxruntime": {"student/export.py"},
     "pyarrow": {"teacher_cache/audit/export.py"},
     "plotly": {"teacher_cache/audit/report.py"},
@@ -69,7 +69,7 @@ def imports_from(path: Path, package: str) -> set[str]:
 
 def test_there_is_something_to_look_at() -> None:
     assert len(modules()) > 30
-    assert "teacher_cache.errors" in imported(ROOT / "teacher_cache/store.py")
+    assert "teacher_cache.errors" in imported(ROOT / "teacher_cache/store/store.py")
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
@@ -77,7 +77,9 @@ def test_imports_go_one_way(path: Path) -> None:
     place = str(path.relative_to(ROOT))
     if place.startswith("teacher_cache/replay/"):
         above = imports_from(path, "teacher_cache") - imports_from(path, "teacher_cache.replay")
-        assert above <= {f"teacher_cache.{name}" for name in ("errors", "nearest", "settings", "shown")}
+        assert above <= {
+            f"teacher_cache.{name}" for name in ("errors", "settings", "messages.nearest", "messages.shown")
+        }
     if place.startswith("teacher_cache/"):
         assert not imports_from(path, "student")
     if not place.startswith("tools/"):

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from student.loader import ViewLoader
 from teacher_cache.replay.block import replay
-from teacher_cache.shards import read_block
-from teacher_cache.store import Store
+from teacher_cache.shards.read import read_block
+from teacher_cache.store.store import Store
 from teacher_cache.workers import RenderPool, RenderTask, render_all
-from tests.bright_shards import bright_store, small_policy
+from tests.support.bright_shards import bright_store, small_policy
 
 VIEWS = 16
 BLOCKS = ((0, 0), (0, 1), (0, 2), (1, 0), (2, 0))  # (shard, block): two whole ones, one of 2 samples, one of 64, of one

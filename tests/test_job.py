@@ -14,9 +14,9 @@ from teacher_cache import job as job_module
 from teacher_cache.errors import RankError
 from teacher_cache.job import Job, join_job
 from teacher_cache.verify import verify
-from tests.bright_shards import bright_store
-from tests.filling import TEACHERS, fill_store
-from tests.running import descendants, rank, running, wait_until
+from tests.support.bright_shards import bright_store
+from tests.support.filling import TEACHERS, fill_store
+from tests.support.running import descendants, rank, running, wait_until
 
 ROOT = Path(__file__).parents[1]
 

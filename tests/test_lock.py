@@ -14,7 +14,7 @@ import pytest
 from teacher_cache.errors import BusyError, DiskError
 from teacher_cache.lock import alone
 from teacher_cache.processes import Processes
-from tests.echoing import answers, echo
+from tests.support.echoing import answers, echo
 
 HOLD = """
 import sys, time

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from teacher_cache.store import Store
-from tests.bright_shards import SMALL, write_bright_shards
-from tests.filling import TEACHERS
-from tests.student.small_runs import rows, validation_shard
+from teacher_cache.store.store import Store
+from tests.support.bright_shards import SMALL, write_bright_shards
+from tests.support.filling import TEACHERS
+from tests.support.small_runs import rows, validation_shard
 
 ROOT = Path(__file__).parents[1]
 

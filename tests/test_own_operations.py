@@ -13,20 +13,20 @@ from student.cli import main as student
 from student.loader import ViewLoader
 from teacher_cache.cli import main as teacher_cache
 from teacher_cache.errors import PolicyError
-from teacher_cache.labels import LabelReader
-from teacher_cache.places import open_moved
 from teacher_cache.replay.block import view_recipe
-from teacher_cache.shards import read_block
-from teacher_cache.store import Store
+from teacher_cache.shards.read import read_block
+from teacher_cache.store.labels import LabelReader
+from teacher_cache.store.places import open_moved
+from teacher_cache.store.store import Store
 from teacher_cache.workers import RenderPool, RenderTask, render_all
-from tests.bright_shards import write_bright_shards
-from tests.filling import TEACHERS
-from tests.students import __file__ as students_file
+from tests.support.bright_shards import write_bright_shards
+from tests.support.filling import TEACHERS
+from tests.support.students import __file__ as students_file
 from tools.inspect_cache import main as inspect_cache
 
 VIEWS = 4
-OWN = Path(__file__).with_name("own_operations.py")
-SMALL = Path(__file__).with_name("student") / "small.toml"
+OWN = Path(__file__).with_name("support") / "own_operations.py"
+SMALL = Path(__file__).with_name("support") / "small.toml"
 CPU = ("--device", "cpu", "--workers", "0")
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.bright_shards import bright_store
-from tests.filling import fill_store
-from tests.student.small_runs import ROOT, STUDENTS, train_small, validation_shard
+from tests.support.bright_shards import bright_store
+from tests.support.filling import fill_store
+from tests.support.small_runs import ROOT, STUDENTS, train_small, validation_shard
 
-TEACHERS = str(ROOT / "tests" / "teachers.py")
+TEACHERS = str(ROOT / "tests" / "support" / "teachers.py")
 MODEL = f"--model {STUDENTS}:two_heads"
 RECIPE = f"--recipe small.toml --store store --workers 0 --device cpu --out run {MODEL}"
 INDEX = "teacher-cache index --policy none --views 2"
@@ -103,7 +103,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("cat", "dog"):
         (folder / "images" / name).mkdir(parents=True)
         shutil.copy(ROOT / "tests" / "golden" / "palette.png", folder / "images" / name / "1.png")
-    shutil.copy(ROOT / "tests" / "student" / "small.toml", folder)
+    shutil.copy(ROOT / "tests" / "support" / "small.toml", folder)
     return folder
 
 

@@ -18,11 +18,11 @@ from teacher_cache.audit.thumbnails import Wanted, replay_all
 from teacher_cache.errors import RenderError, ShardError
 from teacher_cache.processes import Child, Connection, ProcessDiedError, Processes, in_processes, wait_for
 from teacher_cache.workers import RenderPool, RenderTask
-from tests.audit.drawn import drawn_store
-from tests.bright_shards import bright_store, write_bright_shards
-from tests.echoing import answers, echo, work
-from tests.filling import TEACHERS
-from tests.running import descendants, running, wait_until, workers
+from tests.support.bright_shards import bright_store, write_bright_shards
+from tests.support.drawn import drawn_store
+from tests.support.echoing import answers, echo, work
+from tests.support.filling import TEACHERS
+from tests.support.running import descendants, running, wait_until, workers
 
 ROOT = Path(__file__).parents[1]
 FILL = ["--teacher", f"{TEACHERS}:brightness", "--device", "cpu", "--batch-size", "32"]
@@ -174,7 +174,7 @@ def test_a_program_that_closes_nothing_ends(tmp_path: Path) -> None:
     script = tmp_path / "careless.py"
     script.write_text(
         "from teacher_cache.processes import Processes\n"
-        "from tests.echoing import answers, echo\n"
+        "from tests.support.echoing import answers, echo\n"
         "if __name__ == '__main__':\n"
         "    kept = Processes('echo')\n"
         "    print(answers(kept.start(echo)))\n"
@@ -354,8 +354,8 @@ def test_walkers_are_waited_for_with_a_warning(tmp_path: Path) -> None:
     os.mkfifo(slow)
     script = tmp_path / "walk.py"
     script.write_text(
-        "from teacher_cache.classes import class_rule\n"
-        "from teacher_cache.shards import index_shards\n"
+        "from teacher_cache.shards.classes import class_rule\n"
+        "from teacher_cache.shards.read import index_shards\n"
         "if __name__ == '__main__':\n"
         f"    paths = {[*good, str(slow)]!r}\n"
         "    done = lambda number, total: print(number, 'of', total, flush=True)\n"

@@ -13,16 +13,16 @@ from teacher_cache.cli import main
 from teacher_cache.errors import DriftError, StoreError, TeacherError
 from teacher_cache.fill import FillOptions, fill
 from teacher_cache.job import join_job
-from teacher_cache.proof import describe_build
 from teacher_cache.prove import check_still_the_same
 from teacher_cache.replay import block
-from teacher_cache.store import Store
-from teacher_cache.teacher import Teacher, TeacherSettings, open_teacher
-from teacher_cache.unit import Unit, UnitCounts, UnitValues
+from teacher_cache.store.proof import describe_build
+from teacher_cache.store.store import Store
+from teacher_cache.store.unit import Unit, UnitCounts, UnitValues
+from teacher_cache.teacher.teacher import Teacher, TeacherSettings, open_teacher
 from teacher_cache.workers import RenderPool
-from tests.bright_shards import bright_store, spoil_image
-from tests.filled_store import files
-from tests.filling import TEACHERS, fill_store, open_test_teacher
+from tests.support.bright_shards import bright_store, spoil_image
+from tests.support.filled_store import files
+from tests.support.filling import TEACHERS, fill_store, open_test_teacher
 
 A_VIEW = r"shard train-0000\.tar, key s\d{5}, view \d"
 
@@ -73,7 +73,7 @@ def edited_teacher(folder: Path, *, roll: int, centre: float = 0.5) -> str:
     file.write_text(
         f"""
 import torch
-from tests.teachers import Brightness
+from tests.support.teachers import Brightness
 
 class Edited(Brightness):
     def forward(self, images):

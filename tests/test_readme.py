@@ -8,8 +8,8 @@ from pathlib import Path
 from student.recipe import shipped_recipes
 from teacher_cache.cli import main as teacher_cache
 from teacher_cache.replay.policy import shipped_policies
-from tests.bright_shards import bright_store
-from tests.filling import fill_store
+from tests.support.bright_shards import bright_store
+from tests.support.filling import fill_store
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -20,10 +20,10 @@ from click.testing import CliRunner
 from student.cli import main as student
 from teacher_cache.cli import main as teacher_cache
 from teacher_cache.replay.policy import load_policy
-from teacher_cache.store import Store
-from tests.bright_shards import bright_image, bright_store, write_bright_shards
-from tests.filling import TEACHERS, fill_store
-from tests.shard_files import write_shard
+from teacher_cache.store.store import Store
+from tests.support.bright_shards import bright_image, bright_store, write_bright_shards
+from tests.support.filling import TEACHERS, fill_store
+from tests.support.shard_files import write_shard
 from tools.inspect_cache import main as inspect_cache
 from tools.make_shards import main as make_shards
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from student.real import _read as read_real_file
 from student.recipe import Recipe, load_recipe
-from teacher_cache.classes import read_class_names
 from teacher_cache.errors import PolicyError, RecipeError, ShardError, TeacherCacheError
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.settings import MAX_NESTING, check_plain, parse_json, parse_override, read_json
+from teacher_cache.shards.classes import read_class_names
 
 BAD_TOML: dict[str, bytes] = {
     "deep": b"model_args = " + b"[" * 5000 + b"]" * 5000,

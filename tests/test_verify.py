@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from teacher_cache.cli import main
 from teacher_cache.errors import StoreError
-from teacher_cache.unit import Unit
+from teacher_cache.store.unit import Unit
 from teacher_cache.verify import draw_in_layers, verify
-from tests.bright_shards import bright_store
-from tests.filled_store import make_store
-from tests.filling import fill_store
+from tests.support.bright_shards import bright_store
+from tests.support.filled_store import make_store
+from tests.support.filling import fill_store
 
 
 def atoms_of(shards: int, units: int, groups: int, blocks: int) -> list[tuple[Unit, int]]:

@@ -13,12 +13,12 @@ from student.loader import ViewLoader
 from teacher_cache import threads
 from teacher_cache.errors import ImageError, PlanError, RenderError
 from teacher_cache.replay.block import replay
-from teacher_cache.shards import read_block
-from teacher_cache.store import Store
+from teacher_cache.shards.read import read_block
+from teacher_cache.store.store import Store
 from teacher_cache.workers import RenderPool, RenderTask, render_all, share_cores
-from tests.bright_shards import bright_store
-from tests.images import jpeg, picture
-from tests.shard_files import write_shard
+from tests.support.bright_shards import bright_store
+from tests.support.images import jpeg, picture
+from tests.support.shard_files import write_shard
 
 UNTOUCHED = 77
 

@@ -26,12 +26,12 @@ from teacher_cache.audit.tables import (
     show_view,
 )
 from teacher_cache.cli import OneLineErrors
+from teacher_cache.messages.progress import step_bars
+from teacher_cache.messages.terminal import say_json, terminal
 from teacher_cache.options import FiniteRange, worker_timeout_option
-from teacher_cache.progress import step_bars
-from teacher_cache.terminal import say_json, terminal
 
 if TYPE_CHECKING:
-    from teacher_cache.store import Store
+    from teacher_cache.store.store import Store
 
 VIEWS_ON_A_SHEET = 48
 
@@ -370,15 +370,15 @@ def report(
 
 def _open(store: str, shards: tuple[str, ...] = (), ops: str | None = None) -> "Store":
     """What needs own operations asks for --ops itself: recipes do not."""
-    from teacher_cache.places import open_moved
-    from teacher_cache.store import Store
+    from teacher_cache.store.places import open_moved
+    from teacher_cache.store.store import Store
 
     return open_moved(store, shards, ops=ops) if shards or ops is not None else Store.open(store)
 
 
 def _filled(store: "Store") -> "Store":
     """The store, where it holds labels to tell of."""
-    from teacher_cache.status import check_committed
+    from teacher_cache.store.status import check_committed
 
     check_committed(store)
     return store

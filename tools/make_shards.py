@@ -27,18 +27,18 @@ import click
 import numpy as np
 from PIL import Image
 
-from teacher_cache.classes import CLASSES_FILE, IMAGE_EXTENSIONS, class_rule, read_class_names
 from teacher_cache.cli import OneLineErrors
 from teacher_cache.errors import ShardError
 from teacher_cache.files import fail, sync, sync_tree, writing
-from teacher_cache.nearest import did_you_mean
-from teacher_cache.recognise import meant
+from teacher_cache.messages.nearest import did_you_mean
+from teacher_cache.messages.recognise import meant
+from teacher_cache.messages.shown import shown
+from teacher_cache.messages.terminal import say
 from teacher_cache.replay.seeds import Stream, derive
-from teacher_cache.shards import expand_shards
-from teacher_cache.shown import shown
-from teacher_cache.tar import DamageError, Reader, members, read_range
-from teacher_cache.terminal import say
-from teacher_cache.walk import split_name
+from teacher_cache.shards.classes import CLASSES_FILE, IMAGE_EXTENSIONS, class_rule, read_class_names
+from teacher_cache.shards.read import expand_shards
+from teacher_cache.shards.tar import DamageError, Reader, members, read_range
+from teacher_cache.shards.walk import split_name
 
 DIGITS_VALIDATION = 360  # of 1,797: a fifth
 

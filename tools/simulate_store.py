@@ -2,7 +2,7 @@
 
 python tools/simulate_store.py OUT [--samples 1281167 --shards 1024 --views 304 --classes 1000 --seed 0]
 
-Labels are drawn. The simulated teacher of teacher_cache/simulated.py sees a thousand samples, 128 views each; a sample
+Labels are drawn. The simulated teacher of store/simulated.py sees a thousand samples, 128 views each; a sample
 of the store takes one of them with its labels renamed, so that the commonest is its own class for 85 %, and each of its
 views one of those labels. Then views are mixed: samples of a block are paired anew at every view, half of the pairs
 show the partner more, and then the label is the one that the partner's own view would have. Digests are random, as
@@ -17,15 +17,15 @@ import click
 import numpy as np
 
 from teacher_cache.cli import one_line_errors
-from teacher_cache.index import Index, ShardEntry
-from teacher_cache.progress import counting_bar
+from teacher_cache.messages.progress import counting_bar
+from teacher_cache.messages.terminal import say
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.policy import load_policy
-from teacher_cache.simulated import Simulated
-from teacher_cache.status import status
-from teacher_cache.store import Store
-from teacher_cache.terminal import say
-from teacher_cache.unit import Unit, UnitCounts, UnitValues
+from teacher_cache.shards.index import Index, ShardEntry
+from teacher_cache.store.simulated import Simulated
+from teacher_cache.store.status import status
+from teacher_cache.store.store import Store
+from teacher_cache.store.unit import Unit, UnitCounts, UnitValues
 
 PROTOTYPES, DRAWS = 1024, 128  # samples that the teacher sees, and views of each
 TOP1 = 0.85  # share of the samples whose commonest label is their own class

@@ -2,7 +2,7 @@
 
 python tools/topk_table.py [--store STORE]
 
-A teacher is simulated (teacher_cache/simulated.py), scaled so that the largest probability at tau 1 is 0.7 on average.
+A teacher is simulated (store/simulated.py), scaled so that the largest probability at tau 1 is 0.7 on average.
 Its labels go through a real store and come back by its reader. The loss is tau^2 KL(teacher at tau || student at tau);
 its error is the mean over views of |loss - loss against the full distribution| over the mean of the latter; its
 gradient's, with respect to the student's logits, the same with Euclidean norms. The gradient is what trains: a tail
@@ -22,16 +22,16 @@ import torch
 
 from student.losses import spread_tail
 from teacher_cache.cli import one_line_errors
-from teacher_cache.index import Index, ShardEntry
-from teacher_cache.labels import LabelReader
+from teacher_cache.messages.terminal import say
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.policy import load_policy
-from teacher_cache.simulated import Simulated, log_softmax, simulate, softmax
-from teacher_cache.status import status
-from teacher_cache.store import Store
-from teacher_cache.terminal import say
-from teacher_cache.topk import SoftLabels, top_classes
-from teacher_cache.unit import Unit, UnitCounts, UnitValues
+from teacher_cache.shards.index import Index, ShardEntry
+from teacher_cache.store.labels import LabelReader
+from teacher_cache.store.simulated import Simulated, log_softmax, simulate, softmax
+from teacher_cache.store.status import status
+from teacher_cache.store.store import Store
+from teacher_cache.store.topk import SoftLabels, top_classes
+from teacher_cache.store.unit import Unit, UnitCounts, UnitValues
 
 TOPKS, TAUS = (0, 10, 100), (1.0, 3.0)
 STUDENT_NOISE = 1.0

@@ -9,8 +9,8 @@ from teacher_cache.audit.names import place
 from teacher_cache.audit.votes import Confusions, OnProgress, Votes, count_labels, count_votes, join_votes
 from teacher_cache.audit.votes import read_unit_row as read_row
 from teacher_cache.errors import StoreError
-from teacher_cache.store import Store
-from teacher_cache.unit import NOT_LABELLED
+from teacher_cache.store.store import Store
+from teacher_cache.store.unit import NOT_LABELLED
 
 LISTED = 20
 

@@ -6,8 +6,8 @@ import numpy as np
 
 from teacher_cache.audit.votes import Census, Confusions, OnProgress, take_census
 from teacher_cache.errors import StoreError
-from teacher_cache.nearest import did_you_mean
-from teacher_cache.store import Store
+from teacher_cache.messages.nearest import did_you_mean
+from teacher_cache.store.store import Store
 
 LISTED = 20
 TAKEN_FOR = 5

@@ -19,13 +19,13 @@ from teacher_cache.audit.confusions import class_number
 from teacher_cache.audit.names import place
 from teacher_cache.audit.votes import Census, OnProgress, Votes, read_unit_row, take_census
 from teacher_cache.errors import StoreError
-from teacher_cache.nearest import did_you_mean
+from teacher_cache.messages.nearest import did_you_mean
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.block import view_mix
 from teacher_cache.replay.mix import LAMBDA_ONE
 from teacher_cache.replay.seeds import Stream, derive
-from teacher_cache.store import Store
-from teacher_cache.unit import SKIPPED
+from teacher_cache.store.store import Store
+from teacher_cache.store.unit import SKIPPED
 
 LISTED = 50
 MIN_LABELS = 4  # fewer say nothing about stability; a store of fewer views wants them all

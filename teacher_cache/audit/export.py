@@ -12,8 +12,8 @@ import numpy as np
 from teacher_cache.audit.votes import OnProgress, UnitRow, count_votes, read_unit_row
 from teacher_cache.errors import StoreError
 from teacher_cache.files import replacing
-from teacher_cache.store import Store
-from teacher_cache.unit import SKIPPED
+from teacher_cache.store.store import Store
+from teacher_cache.store.unit import SKIPPED
 
 Rows = Literal["views", "samples"]
 ROWS_AT_ONCE = 1 << 18  # of a table that are in memory

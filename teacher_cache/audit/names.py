@@ -11,11 +11,11 @@ import numpy as np
 import xxhash
 
 from teacher_cache.errors import MissingSampleError, ShardError
-from teacher_cache.index import Index
-from teacher_cache.nearest import OFFERED, did_you_mean
+from teacher_cache.messages.nearest import OFFERED, did_you_mean
+from teacher_cache.shards.index import Index
 
 if TYPE_CHECKING:
-    from teacher_cache.store import Store
+    from teacher_cache.store.store import Store
 
 FILE_NAME = 80  # characters of a file name's stem
 

@@ -15,7 +15,7 @@ from teacher_cache.audit.names import ERASED_WITH, mix_text
 from teacher_cache.audit.sample import Pictures, seen_edges, seen_pixels
 from teacher_cache.errors import StoreError
 from teacher_cache.files import replacing, writing
-from teacher_cache.shown import escaped, shown
+from teacher_cache.messages.shown import escaped, shown
 
 SHEET_WIDTH = 1200
 COLUMNS = 8

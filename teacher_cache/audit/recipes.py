@@ -13,12 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from teacher_cache.agreement import larger_class
 from teacher_cache.audit import VIEWS_SAMPLED
 from teacher_cache.audit.intervals import CONFIDENCE, HOW, measured
 from teacher_cache.audit.votes import OnProgress
 from teacher_cache.errors import ImageError
-from teacher_cache.index import BlockPlace
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.block import view_mix, view_recipe
 from teacher_cache.replay.decode import decode
@@ -26,9 +24,11 @@ from teacher_cache.replay.header import MAX_PIXELS, image_size
 from teacher_cache.replay.mix import LAMBDA_ONE, class_pairs
 from teacher_cache.replay.recipe import Box, Recipe
 from teacher_cache.replay.seeds import Stream, derive
-from teacher_cache.shards import check_image, open_shard
-from teacher_cache.store import Store
-from teacher_cache.unit import SKIPPED, Unit
+from teacher_cache.shards.index import BlockPlace
+from teacher_cache.shards.read import check_image, open_shard
+from teacher_cache.store.agreement import larger_class
+from teacher_cache.store.store import Store
+from teacher_cache.store.unit import SKIPPED, Unit
 
 VISIBLE_EDGES = tuple(number / 10 for number in range(11))
 LAMBDA_EDGES = VISIBLE_EDGES

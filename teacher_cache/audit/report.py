@@ -19,9 +19,9 @@ from teacher_cache.audit.thumbnails import EXACT_SIDE, SIDE, add_pictures
 from teacher_cache.audit.votes import Census, OnProgress, take_census
 from teacher_cache.errors import StoreError
 from teacher_cache.files import replacing
+from teacher_cache.messages.shown import MESSAGE, shown
 from teacher_cache.processes import TIMEOUT_S
-from teacher_cache.shown import MESSAGE, shown
-from teacher_cache.store import Store
+from teacher_cache.store.store import Store
 
 MAX_MEGABYTES = 10.0
 SAMPLES_SHOWN = 30  # of each kind

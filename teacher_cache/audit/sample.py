@@ -22,9 +22,9 @@ from teacher_cache.replay.block import (
 )
 from teacher_cache.replay.mix import LAMBDA_ONE, MixPlan
 from teacher_cache.replay.render import render_pixels
-from teacher_cache.shards import read_block
-from teacher_cache.store import Store
-from teacher_cache.unit import SKIPPED, Unit
+from teacher_cache.shards.read import read_block
+from teacher_cache.store.store import Store
+from teacher_cache.store.unit import SKIPPED, Unit
 
 
 @dataclass(frozen=True)

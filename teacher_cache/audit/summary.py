@@ -10,9 +10,9 @@ from teacher_cache.audit.names import place
 from teacher_cache.audit.recipes import sampled_agreement
 from teacher_cache.audit.votes import Census, OnProgress, Votes, take_census
 from teacher_cache.errors import ShardError
-from teacher_cache.status import status
-from teacher_cache.store import Store
-from teacher_cache.unit import RECORD_FIELDS
+from teacher_cache.store.status import status
+from teacher_cache.store.store import Store
+from teacher_cache.store.unit import RECORD_FIELDS
 
 SHARE_BINS = 10
 BITS_PER_BIN = 0.5

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from teacher_cache.errors import StoreError
-from teacher_cache.store import Store
-from teacher_cache.unit import NOT_LABELLED, SKIPPED, Unit
+from teacher_cache.store.store import Store
+from teacher_cache.store.unit import NOT_LABELLED, SKIPPED, Unit
 
 DENSE_CLASSES = 2048  # up to here confusions are a matrix of counts: 32 MB
 PENDING = 1 << 22  # confusions that wait to be merged where they are not

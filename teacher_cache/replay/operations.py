@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from teacher_cache.errors import PolicyError
-from teacher_cache.nearest import OFFERED, did_you_mean
+from teacher_cache.messages.nearest import OFFERED, did_you_mean
 
 # (H, W, 3) uint8 pixels and a level in [-1, 1] -> the same shape; a pure function: no random numbers, no clock
 OwnOperation = Callable[[np.ndarray, float], np.ndarray]

@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from teacher_cache.errors import PolicyError
-from teacher_cache.nearest import did_you_mean
+from teacher_cache.messages.nearest import did_you_mean
+from teacher_cache.messages.shown import shown
 from teacher_cache.replay.operations import OperationsFile, OwnOperation
 from teacher_cache.settings import in_float32, parse_overrides, put_setting, read_settings, shipped, validated
-from teacher_cache.shown import shown
 
 POLICY_VERSION = 2  # of the pixels too: what a release renders otherwise than the one before has another version
 

@@ -9,13 +9,13 @@ from scipy.stats import binomtest
 from sklearn.metrics import cohen_kappa_score
 
 from teacher_cache.audit.compare import compare
-from teacher_cache.classes import class_rule
 from teacher_cache.errors import StoreError
-from teacher_cache.shards import index_shards
-from teacher_cache.store import Store
-from teacher_cache.unit import Unit
-from tests.audit.drawn import all_labels, commit_labels, drawn_store
-from tests.bright_shards import bright_store, small_policy
+from teacher_cache.shards.classes import class_rule
+from teacher_cache.shards.read import index_shards
+from teacher_cache.store.store import Store
+from teacher_cache.store.unit import Unit
+from tests.support.bright_shards import bright_store, small_policy
+from tests.support.drawn import all_labels, commit_labels, drawn_store
 
 
 def commonest(labels: list[int], own: int) -> int:

@@ -12,10 +12,10 @@ from teacher_cache.audit.disagreements import disagreements
 from teacher_cache.errors import StoreError
 from teacher_cache.replay.block import view_mix
 from teacher_cache.replay.mix import LAMBDA_ONE
-from teacher_cache.store import Store
-from teacher_cache.unit import Unit
-from tests.audit.drawn import all_labels, commit_labels, drawn_store
-from tests.bright_shards import bright_store, small_policy
+from teacher_cache.store.store import Store
+from teacher_cache.store.unit import Unit
+from tests.support.bright_shards import bright_store, small_policy
+from tests.support.drawn import all_labels, commit_labels, drawn_store
 
 
 def evidence(store: Store, labels: np.ndarray, sample: int) -> Counter[int]:

@@ -18,15 +18,15 @@ from teacher_cache.audit.recipes import (
     visible_share,
 )
 from teacher_cache.errors import ImageError, ShardError
-from teacher_cache.fingerprint import image_fingerprint
 from teacher_cache.replay.block import view_mix, view_recipe
 from teacher_cache.replay.header import image_size
 from teacher_cache.replay.mix import LAMBDA_ONE
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.replay.recipe import Box
-from tests.audit.drawn import all_labels, drawn_store
-from tests.bright_shards import bright_store, spoil_image
-from tests.images import jpeg, picture, webp
+from teacher_cache.shards.fingerprint import image_fingerprint
+from tests.support.bright_shards import bright_store, spoil_image
+from tests.support.drawn import all_labels, drawn_store
+from tests.support.images import jpeg, picture, webp
 
 
 def test_a_header_that_is_long_is_read_on(tmp_path: Path) -> None:

@@ -22,13 +22,13 @@ from teacher_cache.audit.disagreements import disagreements
 from teacher_cache.audit.report import KINDS, embedded, write_report
 from teacher_cache.audit.sample import render_views, seen_pixels
 from teacher_cache.audit.thumbnails import Wanted, data_uri, replay_all
-from teacher_cache.classes import class_rule
 from teacher_cache.errors import RenderError, StoreError
-from teacher_cache.shards import index_shards
-from teacher_cache.store import Store
-from tests.audit.drawn import commit_labels, drawn_store
-from tests.bright_shards import bright_image, small_policy
-from tests.shard_files import write_shard
+from teacher_cache.shards.classes import class_rule
+from teacher_cache.shards.read import index_shards
+from teacher_cache.store.store import Store
+from tests.support.bright_shards import bright_image, small_policy
+from tests.support.drawn import commit_labels, drawn_store
+from tests.support.shard_files import write_shard
 from tools.inspect_cache import main
 
 EVIL = "</script><script>window['hacked']=1</script><img src=x onerror=alert(1)>&amp;"

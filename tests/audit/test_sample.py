@@ -15,12 +15,12 @@ from teacher_cache.errors import ImageError, ShardError, StoreError
 from teacher_cache.replay.block import decode_block, replay_view, view_recipe
 from teacher_cache.replay.mix import LAMBDA_ONE
 from teacher_cache.replay.render import decode, render_pixels
-from teacher_cache.shards import read_block
-from teacher_cache.store import Store
-from teacher_cache.unit import Unit
-from tests.audit.drawn import all_labels, commit_labels, drawn_store
-from tests.bright_shards import bright_store, change_pixel, small_policy, spoil_image
-from tests.filling import fill_store
+from teacher_cache.shards.read import read_block
+from teacher_cache.store.store import Store
+from teacher_cache.store.unit import Unit
+from tests.support.bright_shards import bright_store, change_pixel, small_policy, spoil_image
+from tests.support.drawn import all_labels, commit_labels, drawn_store
+from tests.support.filling import fill_store
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,8 @@ from teacher_cache.replay.policy import Policy, load_policy
 from teacher_cache.replay.recipe import Box, Operation, draw_recipe
 from teacher_cache.replay.render import render_pixels
 from teacher_cache.replay.seeds import Stream, derive, on_grid
-from tests.replay.statistics import ALPHA, same_counts, same_values
-from tests.replay.timms import OUR_NAMES, Mixed, TimmsTransforms, erased, mixed, seeded
+from tests.support.statistics import ALPHA, same_counts, same_values
+from tests.support.timms import OUR_NAMES, Mixed, TimmsTransforms, erased, mixed, seeded
 
 DRAWS = 5_000  # views
 PAIRS = 10_000  # Mixup at alpha 1.0 is not told from 0.8 by fewer

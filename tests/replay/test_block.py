@@ -12,7 +12,7 @@ from teacher_cache.replay.mix import LAMBDA_ONE, apply_mix
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.replay.recipe import Box
 from teacher_cache.replay.render import decode, render_pixels
-from tests.images import ENCODERS, frame_at, picture
+from tests.support.images import ENCODERS, frame_at, picture
 
 POLICY = load_policy("deit", ["size=32"])
 ENCODED = tuple(

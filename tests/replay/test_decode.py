@@ -24,8 +24,8 @@ from teacher_cache.replay.geometry import cut
 from teacher_cache.replay.header import MAX_PIXELS, image_size, read_header
 from teacher_cache.replay.recipe import Box
 from teacher_cache.replay.regions import region_decoder, region_library
-from tests import images
-from tests.images import ENCODERS, photographs, picture
+from tests.support import images
+from tests.support.images import ENCODERS, photographs, picture
 
 END = b"\xff\xd9"
 SAMPLINGS = {"4:4:4": 0x111111, "4:2:2": 0x211111, "4:2:0": 0x221111, "4:4:0": 0x121111, "4:1:1": 0x411111}

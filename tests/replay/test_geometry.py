@@ -12,7 +12,7 @@ from teacher_cache.replay.colour import _FACTOR_ONE, _blend
 from teacher_cache.replay.geometry import _TAP_ONE, _taps, mirror, resize, warp
 from teacher_cache.replay.render import quiet_opencv
 from teacher_cache.replay.seeds import Stream, derive
-from tests.images import picture
+from tests.support.images import picture
 
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])

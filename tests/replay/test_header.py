@@ -23,8 +23,8 @@ from teacher_cache.replay.header import (
     read_header,
 )
 from teacher_cache.replay.recipe import Box
-from tests import images
-from tests.images import frame_at, picture, scans_of, split_jpeg
+from tests.support import images
+from tests.support.images import frame_at, picture, scans_of, split_jpeg
 
 PICTURE = picture(0, 40, 50)
 SCANNED = picture(1, 130, 140)  # large enough for a region to be decoded alone
@@ -157,7 +157,7 @@ from teacher_cache.replay.decode import decode, decode_crop
 from teacher_cache.replay.recipe import Box
 from teacher_cache.replay.regions import region_decoder
 from tests.replay.test_header import BOMBS, PICTURE
-from tests.images import ENCODERS
+from tests.support.images import ENCODERS
 
 for encoder in ENCODERS.values():
     decode(encoder(PICTURE))

@@ -9,7 +9,7 @@ from scipy import stats
 from teacher_cache.replay.mix import LAMBDA_ONE, MixPlan, apply_mix, blend, class_pairs, draw_mix
 from teacher_cache.replay.policy import Policy, load_policy
 from teacher_cache.replay.seeds import Stream, derive
-from tests.replay.statistics import ALPHA
+from tests.support.statistics import ALPHA
 
 POLICY = load_policy("deit", ["size=[24,32]"])
 

@@ -17,10 +17,10 @@ from teacher_cache.replay.operations import open_operations
 from teacher_cache.replay.policy import OPERATIONS, TAKEN_NAMES, Policy, bind_operations, load_policy
 from teacher_cache.replay.recipe import Operation
 from teacher_cache.replay.render import render_pixels
-from tests import images
-from tests.own_operations import darken, roll
+from tests.support import images
+from tests.support.own_operations import darken, roll
 
-OWN = str(Path(__file__).parents[1] / "own_operations.py")
+OWN = str(Path(__file__).parents[1] / "support" / "own_operations.py")
 SHA256 = hashlib.sha256(Path(OWN).read_bytes()).hexdigest()
 NAMES = ("darken", "roll")
 SETTINGS = ["size=24", "rand_augment.probability=1", "mix=none", "erase=none"]

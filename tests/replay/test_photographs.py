@@ -21,9 +21,9 @@ from teacher_cache.replay.block import view_recipe
 from teacher_cache.replay.policy import OPERATIONS, load_policy
 from teacher_cache.replay.recipe import Box, Operation, Recipe, _draw_operation
 from teacher_cache.replay.render import render_pixels
-from tests.images import photographs, picture
 from tests.replay.test_render import levels_apart, operated, recipe_of
-from tests.replay.timms import OUR_NAMES
+from tests.support.images import photographs, picture
+from tests.support.timms import OUR_NAMES
 
 FILL = (124, 116, 104)  # ImageNet's mean colour
 TIMMS_NAMES = {ours: timms for timms, ours in OUR_NAMES.items()}

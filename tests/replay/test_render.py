@@ -13,8 +13,8 @@ from teacher_cache.replay.policy import load_policy
 from teacher_cache.replay.recipe import Box, Operation, Recipe, draw_recipe
 from teacher_cache.replay.render import render, render_pixels
 from teacher_cache.replay.seeds import Stream, derive
-from tests import images
-from tests.images import picture
+from tests.support import images
+from tests.support.images import picture
 
 
 def recipe_of(image_size: tuple[int, int], **changes: object) -> Recipe:

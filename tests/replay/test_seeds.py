@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from teacher_cache.replay.seeds import GRID, Stream, derive
-from tests.replay.statistics import ALPHA
+from tests.support.statistics import ALPHA
 
 
 def test_identities_do_not_collide() -> None:

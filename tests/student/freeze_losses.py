@@ -9,8 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from teacher_cache.store import Store
-from tests.student.small_runs import column, filled_store, train_small
+from teacher_cache.store.store import Store
+from tests.support.small_runs import column, filled_store, train_small
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "train.json"
 SETTINGS = {

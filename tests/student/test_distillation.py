@@ -20,12 +20,12 @@ from student.train import build_optimizer
 from teacher_cache.errors import CheckpointError, RecipeError, StoreError, TeacherError
 from teacher_cache.fill import FillOptions, fill
 from teacher_cache.job import join_job
-from teacher_cache.store import Store
-from teacher_cache.teacher import TeacherSettings, open_teacher
-from teacher_cache.weights import state_sha256
-from tests.bright_shards import bright_store
-from tests.filling import TEACHERS, open_test_teacher
-from tests.student.small_runs import SMALL, column, rows, small_recipe, student, train_small
+from teacher_cache.store.store import Store
+from teacher_cache.teacher.teacher import TeacherSettings, open_teacher
+from teacher_cache.teacher.weights import state_sha256
+from tests.support.bright_shards import bright_store
+from tests.support.filling import TEACHERS, open_test_teacher
+from tests.support.small_runs import SMALL, column, rows, small_recipe, student, train_small
 
 CONVNET = f"{TEACHERS}:convnet"  # its labels depend on every pixel
 
@@ -90,7 +90,7 @@ def test_cached_and_online_losses_are_the_same_bits(tmp_path: Path, store: Store
 def test_an_edited_teacher_of_the_same_weights_is_no_online_teacher(tmp_path: Path) -> None:
     file = tmp_path / "model.py"
     text = """
-from tests.teachers import Brightness
+from tests.support.teachers import Brightness
 class Edited(Brightness):
     def forward(self, images):
         return super().forward(images).roll(ROLL, dims=1)

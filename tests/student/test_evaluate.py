@@ -17,21 +17,21 @@ from student.evaluate import ANSWERS, Tally, evaluate, tally
 from student.model import Fusion
 from student.trained import build_trained, read_trained
 from student.validation import Preprocessing, ValidationSet, index_validation
-from teacher_cache.classes import class_rule
 from teacher_cache.errors import TeacherError, TrainingError
 from teacher_cache.replay.render import decode
-from teacher_cache.shards import index_shards, read_block
-from teacher_cache.teacher import Teacher, TeacherSettings, open_teacher
-from tests.bright_shards import bright_image
-from tests.filled_store import make_store
-from tests.shard_files import write_shard
-from tests.student.small_runs import STUDENTS, filled_store, read_own, train_small, validation_shard
-from tests.student.trained_files import DEIT, DEIT_SETTINGS, checkpoint, filled, pth
-from tests.students import one_head, two_heads
+from teacher_cache.shards.classes import class_rule
+from teacher_cache.shards.read import index_shards, read_block
+from teacher_cache.teacher.teacher import Teacher, TeacherSettings, open_teacher
+from tests.support.bright_shards import bright_image
+from tests.support.filled_store import make_store
+from tests.support.shard_files import write_shard
+from tests.support.small_runs import STUDENTS, filled_store, read_own, train_small, validation_shard
+from tests.support.students import one_head, two_heads
+from tests.support.trained_files import DEIT, DEIT_SETTINGS, checkpoint, filled, pth
 
 CPU = torch.device("cpu")
 VIEWED = Preprocessing((12, 8), 1.0, "bicubic", (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
-CONVNET = "tests/teachers.py:convnet"
+CONVNET = "tests/support/teachers.py:convnet"
 HEADS = ("class", "distillation", "fused")
 
 

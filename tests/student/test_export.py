@@ -19,9 +19,9 @@ from student.export import METADATA, export, timm_arguments, timm_call
 from student.model import heads
 from student.trained import Trained, build_trained, read_trained
 from teacher_cache.errors import CheckpointError
-from teacher_cache.weights import DIGEST, content_sha256
-from tests.student.small_runs import read_own, student
-from tests.student.trained_files import DEIT, NAMES, checkpoint, filled, pth
+from teacher_cache.teacher.weights import DIGEST, content_sha256
+from tests.support.small_runs import read_own, student
+from tests.support.trained_files import DEIT, NAMES, checkpoint, filled, pth
 
 DISTILLED = (f"model={DEIT}", "model_args={patch_size=8, embed_dim=24, depth=1, num_heads=3}")
 SINGLE = ("model=deit_tiny_patch16_224", *DISTILLED[1:], "distill=none")

@@ -24,10 +24,10 @@ from student.train import Run, TrainOptions
 from student.trained import Trained, read_trained
 from teacher_cache.cli import main as teacher_cache
 from teacher_cache.errors import CheckpointError, RecipeError
-from teacher_cache.store import Store
-from tests.bright_shards import bright_store, small_policy
-from tests.filling import TEACHERS, fill_store
-from tests.student.small_runs import (
+from teacher_cache.store.store import Store
+from tests.support.bright_shards import bright_store, small_policy
+from tests.support.filling import TEACHERS, fill_store
+from tests.support.small_runs import (
     SMALL,
     STUDENTS,
     filled_store,
@@ -321,7 +321,7 @@ def test_another_resolution_than_the_stores_is_refused(source: Path, tmp_path: P
     bad = CliRunner().invoke(main, [*command, "--resolution", "big"])
     assert bad.exit_code == 2
     assert "'big' is neither one number nor HxW" in bad.output
-    consent = ["--model", "tests/students.py:two_heads"]
+    consent = ["--model", "tests/support/students.py:two_heads"]
     other = CliRunner().invoke(main, [*command, "--resolution", "16", "--recipe", SMALL, *consent])
     assert other.exit_code == 1
     assert "`teacher-cache index --like" in other.output

@@ -18,12 +18,12 @@ from teacher_cache.replay.block import ReplayedBlock, replay
 from teacher_cache.replay.decode import decode_crop
 from teacher_cache.replay.mix import LAMBDA_ONE
 from teacher_cache.replay.recipe import Box
-from teacher_cache.shards import read_block
-from teacher_cache.store import Store
-from teacher_cache.unit import Unit
-from tests.bright_shards import bright_store, change_pixel, spoil_image
-from tests.filling import fill_store, open_test_teacher
-from tests.student.small_runs import SMALL, filled_store, student
+from teacher_cache.shards.read import read_block
+from teacher_cache.store.store import Store
+from teacher_cache.store.unit import Unit
+from tests.support.bright_shards import bright_store, change_pixel, spoil_image
+from tests.support.filling import fill_store, open_test_teacher
+from tests.support.small_runs import SMALL, filled_store, student
 
 Item = tuple[int, int]  # sample, view
 

@@ -19,10 +19,10 @@ from student.preflight import Asked, find_faults, label_faults, pool_faults
 from student.recipe import Recipe, load_recipe, relation_faults
 from teacher_cache.errors import PlanError
 from teacher_cache.settings import parse_override
-from teacher_cache.store import Store
-from tests.bright_shards import bright_store
-from tests.filling import fill_store
-from tests.student.small_runs import ROOT, SMALL, small_recipe, student, validation_shard
+from teacher_cache.store.store import Store
+from tests.support.bright_shards import bright_store
+from tests.support.filling import fill_store
+from tests.support.small_runs import ROOT, SMALL, small_recipe, student, validation_shard
 
 THREE = ("--set", "batch_size=600", "--set", "micro_batch=100", "--set", "warmup_epochs=2")
 

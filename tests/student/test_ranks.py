@@ -13,9 +13,9 @@ import torch.distributed as dist
 
 from student.ranks import Ranks, gather, joined_ranks, meeting, said_by_any_rank
 from teacher_cache.errors import RankError
-from tests.running import descendants, rank, running, wait_until
-from tests.student.forked import Forks
-from tests.student.small_runs import SMALL, filled_store, student
+from tests.support.forked import Forks
+from tests.support.running import descendants, rank, running, wait_until
+from tests.support.small_runs import SMALL, filled_store, student
 
 ROOT = Path(__file__).parents[2]
 

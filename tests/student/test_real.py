@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from student.real import read_real
-from teacher_cache.classes import class_rule
 from teacher_cache.errors import ShardError
-from teacher_cache.index import Index
-from teacher_cache.shards import index_shards
-from tests.bright_shards import bright_image
-from tests.shard_files import write_shard
+from teacher_cache.shards.classes import class_rule
+from teacher_cache.shards.index import Index
+from teacher_cache.shards.read import index_shards
+from tests.support.bright_shards import bright_image
+from tests.support.shard_files import write_shard
 
 
 def index_of(folder: Path, keys: list[str]) -> Index:

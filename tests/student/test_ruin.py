@@ -15,9 +15,9 @@ from student.loader import Batch
 from student.ranks import Ranks
 from student.train import Run, Stopped, TrainOptions, train
 from teacher_cache.errors import CheckpointError, RecipeError, TrainingError
-from teacher_cache.store import Store
-from tests.student.forked import Forks
-from tests.student.small_runs import SMALL, filled_store, small_recipe, student, train_small
+from teacher_cache.store.store import Store
+from tests.support.forked import Forks
+from tests.support.small_runs import SMALL, filled_store, small_recipe, student, train_small
 
 HUGE = 3e38  # a float32 holds it, but no sum of such
 

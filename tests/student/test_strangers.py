@@ -16,12 +16,12 @@ from student.recipe import Recipe, load_recipe
 from student.trained import build_trained, describe_trained, read_trained
 from teacher_cache.cli import main as teacher_cache
 from teacher_cache.errors import CheckpointError, RecipeError, TeacherError
-from teacher_cache.model_names import OWN_MODELS, GivenModel
-from teacher_cache.teacher import TeacherSettings, import_function, load_model, open_teacher
-from tests.bright_shards import bright_store
-from tests.student.small_runs import SMALL, train_small
-from tests.student.small_runs import student as student_of
-from tests.student.trained_files import DEIT_SETTINGS, checkpoint
+from teacher_cache.teacher.names import OWN_MODELS, GivenModel
+from teacher_cache.teacher.teacher import TeacherSettings, import_function, load_model, open_teacher
+from tests.support.bright_shards import bright_store
+from tests.support.small_runs import SMALL, train_small
+from tests.support.small_runs import student as student_of
+from tests.support.trained_files import DEIT_SETTINGS, checkpoint
 
 PLAIN = ("model=student.convnet:small_convnet", "distill=none")
 
@@ -79,7 +79,7 @@ def test_a_recipe_and_its_base_name_no_code(tmp_path: Path, trap: tuple[str, Pat
     store = bright_store(tmp_path)
     base, recipe = tmp_path / "base.toml", tmp_path / "mine.toml"
     train = ["train", "--store", store.path, "--out", tmp_path / "out", "--device", "cpu", "--workers", 0]
-    settings = Path(SMALL).read_text().replace('model = "tests/students.py:two_heads"', "")
+    settings = Path(SMALL).read_text().replace('model = "tests/support/students.py:two_heads"', "")
     recipe.write_text(f'base = "{base}"\n')
     for name in names(trap):
         base.write_text(f'model = "{name}"\n{settings}')

@@ -12,12 +12,12 @@ from student.model import token_blocks
 from student.tokens import hear_tokens
 from student.trained import read_trained
 from student.validation import ValidationSet
-from teacher_cache.classes import class_rule
 from teacher_cache.device import Normalise
-from teacher_cache.shards import index_shards
-from tests.student.small_runs import validation_shard
-from tests.student.trained_files import DEIT, DEIT_SETTINGS, checkpoint, filled
-from tests.students import two_heads
+from teacher_cache.shards.classes import class_rule
+from teacher_cache.shards.read import index_shards
+from tests.support.small_runs import validation_shard
+from tests.support.students import two_heads
+from tests.support.trained_files import DEIT, DEIT_SETTINGS, checkpoint, filled
 
 
 @torch.no_grad()

@@ -29,12 +29,12 @@ from student.train import LOCK, STOPPED, Run, Stopped, describe_way, stop_signal
 from student.trained import build_trained
 from student.validation import ValidationSet, index_validation
 from teacher_cache.errors import CheckpointError, MissingLabelError, PlanError, RecipeError, TrainingError
-from teacher_cache.store import Store
-from tests.bright_shards import bright_store, spoil_image
-from tests.filling import fill_store
-from tests.student.forked import Forks
+from teacher_cache.store.store import Store
 from tests.student.freeze_losses import GOLDEN, golden_losses
-from tests.student.small_runs import (
+from tests.support.bright_shards import bright_store, spoil_image
+from tests.support.filling import fill_store
+from tests.support.forked import Forks
+from tests.support.small_runs import (
     ROOT,
     SMALL,
     SPEED,

@@ -15,8 +15,8 @@ from student.model import heads
 from student.trained import Trained, build_trained, describe_trained, read_trained
 from student.validation import Preprocessing
 from teacher_cache.errors import CheckpointError
-from tests.student.small_runs import read_own, small_recipe, student
-from tests.student.trained_files import DEIT, DEIT_SETTINGS, NAMES, checkpoint, filled, pth, safetensors
+from tests.support.small_runs import read_own, small_recipe, student
+from tests.support.trained_files import DEIT, DEIT_SETTINGS, NAMES, checkpoint, filled, pth, safetensors
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from student.validation import Preprocessing, ValidationSet, index_validation
-from teacher_cache.classes import class_rule
 from teacher_cache.device import Normalise
 from teacher_cache.errors import ShardError
-from teacher_cache.shards import index_shards
-from tests.bright_shards import bright_image
-from tests.shard_files import write_shard
-from tests.student.small_runs import validation_shard
+from teacher_cache.shards.classes import class_rule
+from teacher_cache.shards.read import index_shards
+from tests.support.bright_shards import bright_image
+from tests.support.shard_files import write_shard
+from tests.support.small_runs import validation_shard
 
 NAMES = [str(number) for number in range(10)]
 CPU = torch.device("cpu")

@@ -12,8 +12,8 @@ from torch import nn
 
 from student.model import build_model, heads
 from student.recipe import load_recipe
-from teacher_cache.store import Store
-from teacher_cache.teacher import TeacherSettings, load_model
+from teacher_cache.store.store import Store
+from teacher_cache.teacher.teacher import TeacherSettings, load_model
 from tools.benchmarks.pipeline import SETTLE, forward_rate
 from tools.benchmarks.rendering import photographs
 from tools.benchmarks.row import Bench, Measured, RowPlan, UnavailableError, cores, in_turns, torch_threads

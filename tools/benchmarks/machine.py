@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from teacher_cache.files import replacing
-from teacher_cache.teacher import device_name
+from teacher_cache.teacher.teacher import device_name
 from tools.benchmarks.row import cores
 
 LIBRARIES = (

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from teacher_cache.classes import class_rule
-from teacher_cache.shards import expand_shards, index_shards, read_block
+from teacher_cache.shards.classes import class_rule
+from teacher_cache.shards.read import expand_shards, index_shards, read_block
 from tools.benchmarks.row import BenchmarkError
 
 QUALITIES = (96, 96, 96, 92, 75)

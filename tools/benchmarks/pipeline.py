@@ -6,8 +6,8 @@ from collections.abc import Callable
 import torch
 
 from student.loader import ViewLoader
-from teacher_cache.store import Store
-from teacher_cache.teacher import TeacherSettings, load_model
+from teacher_cache.store.store import Store
+from teacher_cache.teacher.teacher import TeacherSettings, load_model
 from teacher_cache.workers import RenderPool, RenderTask, render_all
 from tools.benchmarks.internals import without_digests
 from tools.benchmarks.rendering import photographs

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from teacher_cache.model_names import GivenModel
+from teacher_cache.teacher.names import GivenModel
 
 MODELS = "tools.benchmarks.models"
 

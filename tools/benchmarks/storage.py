@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from student.plan import EpochPlan, PlanSettings, epoch_plan, pass_blocks
-from teacher_cache.labels import LabelReader
-from teacher_cache.status import status
-from teacher_cache.store import Store
+from teacher_cache.store.labels import LabelReader
+from teacher_cache.store.status import status
+from teacher_cache.store.store import Store
 from tools.benchmarks.row import Bench, BenchmarkError, Measured, RowPlan, UnavailableError
 from tools.benchmarks.stores import simulated_store
 
@@ -38,8 +38,8 @@ sys.exit(os.waitstatus_to_exitcode(state))
 FIRST_LABELS = """
 import sys, time
 from student.loader import ViewLoader
-from teacher_cache.labels import LabelReader
-from teacher_cache.store import Store
+from teacher_cache.store.labels import LabelReader
+from teacher_cache.store.store import Store
 from tools.benchmarks.storage import BATCH, EPOCHS, label_plan
 path = sys.argv[1]
 plan = label_plan(Store.open(path))

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from teacher_cache.classes import class_rule
 from teacher_cache.fill import FillOptions, FillProgress, fill
 from teacher_cache.job import join_job
 from teacher_cache.replay.policy import load_policy
-from teacher_cache.shards import index_shards
-from teacher_cache.store import Store
-from teacher_cache.teacher import Teacher, TeacherSettings, open_teacher
+from teacher_cache.shards.classes import class_rule
+from teacher_cache.shards.read import index_shards
+from teacher_cache.store.store import Store
+from teacher_cache.teacher.teacher import Teacher, TeacherSettings, open_teacher
 from tools.benchmarks.row import Bench, UnavailableError, steady_rate
 from tools.benchmarks.scale import MODELS
 from tools.make_shards import Sample, write_shard

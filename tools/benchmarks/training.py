@@ -9,8 +9,8 @@ from student.ranks import Ranks
 from student.recipe import load_recipe
 from student.train import Run, TrainOptions
 from teacher_cache.replay import BLOCK_SAMPLES
-from teacher_cache.store import Store
-from teacher_cache.teacher import TeacherSettings
+from teacher_cache.store.store import Store
+from teacher_cache.teacher.teacher import TeacherSettings
 from tools.benchmarks.row import Bench, now_s
 
 EPOCHS = 1_000_000  # never to end while it is measured

@@ -1,0 +1,91 @@
+"""What a path is that was given for something else, in a few words, and what would be right instead."""
+
+import json
+import os
+from itertools import islice
+from pathlib import Path
+
+from teacher_cache.messages.nearest import nearest
+
+RUN_FILES = ("results.json", "checkpoint.pt", "epoch.pt", "epochs.csv", "steps.csv")  # what a training leaves in --out
+LOOKED_AT = 1000  # entries of a folder; a million files are no reason to wait
+
+
+def what_is(path: Path) -> str:
+    """'there is no such file or folder', 'it is a run of `student train`' ...; with the stores near by, where some are.
+
+    For a path that is no store, or no run.
+    """
+    if not os.path.lexists(path):
+        return "there is no such file or folder" + meant(path)
+    if not path.exists():
+        return "it is a link to nothing"
+    if not path.is_dir():
+        tar = ": `teacher-cache index` makes a store of shards" if path.suffix == ".tar" else ""
+        return f"it is {'a shard' if tar else 'a file'}{tar}"
+    if is_run(path):
+        return "it is the folder of a run of `student train`" + _stores_near(path)
+    if is_store(path):
+        return "it is a store of labels"
+    if (store := is_part(path)) is not None:
+        return f"it is a part of the store {store}: name that one"
+    if (path / "zarr.json").is_file():
+        return "it is Zarr data of something else" + _stores_near(path)
+    names = _names(path)
+    if any(name.endswith(".tar") for name in names):
+        return f"it is a folder of shards: `teacher-cache index '{path}/*.tar'` makes a store of them"
+    return ("it is an empty folder" if not names else "it is a folder of other things") + _stores_near(path)
+
+
+def no_checkpoint(path: Path) -> str | None:
+    """Why a path is no file of weights, as far as it shows without being read; None where it may be one."""
+    if path.is_dir():
+        return f"{path} is a folder: name a file in it, checkpoint.pt for instance"
+    return None if path.is_file() else f"checkpoint {path} is absent{meant(path)}: check the path"
+
+
+def is_store(path: Path) -> bool:
+    """Whether a folder says that it is a store; whole it need not be."""
+    try:
+        said = json.loads((path / "zarr.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(said, dict) and "teacher_cache" in (said.get("attributes") or {})
+
+
+def is_part(path: Path) -> Path | None:
+    """The store that a path lies in, if it lies in one."""
+    return next((above for above in path.absolute().parents if is_store(above)), None)
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder holds what a training leaves."""
+    return any((path / name).is_file() for name in RUN_FILES)
+
+
+def _stores_near(path: Path) -> str:
+    """'; there is a store at ...': those in the folder, else those beside it."""
+    for folder in (path, path.parent):
+        if found := [folder / name for name in _names(folder) if is_store(folder / name)]:
+            more = f" and {len(found) - 1} more there" if len(found) > 1 else ""
+            return f"; there is a store at {found[0]}{more}"
+    return ""
+
+
+def meant(path: Path) -> str:
+    """The nearest name where the path stops to be there."""
+    there = next((above for above in path.absolute().parents if above.is_dir()), None)
+    if there is None:
+        return ""
+    missing = path.absolute().relative_to(there).parts[0]
+    close = nearest(missing, _names(there))
+    return f" ({there} has {' and '.join(close)})" if close else ""
+
+
+def _names(folder: Path) -> list[str]:
+    """Names in a folder, sorted, of the first LOOKED_AT; none where it cannot be looked into."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in islice(entries, LOOKED_AT))
+    except OSError:
+        return []

@@ -1,0 +1,1 @@
+"""Shards: a tar's bytes -> samples -> blocks."""

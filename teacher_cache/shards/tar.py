@@ -1,0 +1,229 @@
+"""A tar's members by its headers alone: (name, data offset, data size), or what is broken.
+
+Nothing that is not whole gets through: what tar readers skip or cut without a word is an error here.
+"""
+
+import os
+import shlex
+import zlib
+from collections.abc import Iterator
+from functools import lru_cache
+
+from teacher_cache.messages.shown import shown
+
+_BLOCK = 512
+_NEAR_WINDOW = 1 << 20  # small members: many headers in one read
+_FAR_WINDOW = 4096  # at a large member's tail: that, the next headers and a class, not the next image
+_LARGE_MEMBER = 1 << 14
+_MAX_EXTENDED_HEADER = 1 << 20  # of a PAX or long-name member; real ones hold a path
+_ZEROS = bytes(_BLOCK)
+_OTHER_FILES = (  # how it begins, what it is, what makes a plain tar of FILE
+    (b"\x1f\x8b", "compressed with gzip", "gunzip < {file} > PLAIN.tar"),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd", "zstd -d < {file} > PLAIN.tar"),
+    (b"\xfd7zXZ\0", "compressed with xz", "xz -d < {file} > PLAIN.tar"),
+    (b"BZh", "compressed with bzip2", "bunzip2 < {file} > PLAIN.tar"),
+    (b"PK\x03\x04", "a zip", "unzip {file} -d FOLDER && tar --sort=name -cf PLAIN.tar -C FOLDER ."),
+    (b"version https://git-lfs", "a pointer to a file in Git LFS", "git lfs pull"),
+)
+_KINDS = {b"1": "a hard link", b"2": "a symbolic link", b"3": "a device", b"4": "a device", b"6": "a pipe"}
+_WHOLE = "copy or write {file} again, as an uncompressed tar"
+_AGAIN = "write {file} again, as an uncompressed tar of regular files"
+_DEREFERENCED = "write {file} again with `tar --dereference --hard-dereference`"
+_NOT_SPARSE = "write {file} again with tar without --sparse (-S)"
+
+
+class DamageError(Exception):
+    """The archive itself is broken: what was found, the member's name where it is known, and what mends it, with {file}
+    for the archive's path; else it has to be written again.
+    """
+
+    def __init__(
+        self,
+        found: str,
+        member: bytes | None = None,
+        advice: str = "copy or write {file} again, as an uncompressed tar",
+    ) -> None:
+        super().__init__(found)
+        self.found, self.member, self._advice = found, member, advice
+
+    def advice(self, path: str) -> str:
+        return self._advice.format(file=shlex.quote(path))
+
+
+class OtherFileError(DamageError):
+    """The file is no tar from its first byte on, but something else that is known."""
+
+
+def read_range(fd: int, start: int, size: int) -> bytes:
+    """os.pread, again where it returns early (Linux reads at most 2 GiB at a time, network file systems less); fewer
+    than size bytes only at the file's end.
+    """
+    content = os.pread(fd, size, start)
+    while len(content) < size:
+        more = os.pread(fd, size - len(content), start + len(content))
+        if not more:
+            break
+        content += more
+    return content
+
+
+class Reader:
+    """Byte ranges of an open file through a window that adapts: wide among small members, narrow after large ones."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd, self.size = fd, os.fstat(fd).st_size
+        self.start, self.data = 0, b""
+        self.window = _NEAR_WINDOW
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return size bytes, fewer only at the file's end."""
+        at = offset - self.start
+        if at < 0 or at + size > len(self.data):
+            if size > self.window:
+                return read_range(self.fd, offset, size)
+            width = max(size, min(self.window, self.size - offset))
+            self.start, self.data, at = offset, read_range(self.fd, offset, width), 0
+        return self.data[at : at + size]
+
+
+@lru_cache(1 << 14)  # classes' sizes come again and again, small images' often
+def _read_number(field: bytes) -> int:
+    """Decode a header's octal or base-256 number (GNU tar's, from 8 GiB on). ValueError for anything else."""
+    if field[0] & 0x80:
+        number = int.from_bytes(field, "big", signed=False) & ~(0x80 << 8 * (len(field) - 1))
+        return -1 if field[0] & 0x40 else number
+    return int(field.split(b"\0", 1)[0].strip() or b"0", 8)
+
+
+@lru_cache(1 << 12)
+def _expected_sum(field: bytes) -> int:
+    """What a whole header's bytes add up to, modulo 65521, when its checksum field is these 8 bytes and right.
+
+    A header's checksum counts the field itself as eight spaces. Real archives have few different ones.
+    """
+    return (_read_number(field) - 8 * ord(" ") + sum(field)) % 65521
+
+
+def _read_pax(records: bytes) -> dict[bytes, bytes]:
+    """Decode a PAX extended header: records of 'LENGTH KEYWORD=VALUE\\n', the length counting the whole record."""
+    fields = {}
+    at = 0
+    while at < len(records) and records[at]:
+        length = int(records[at : records.index(b" ", at)])
+        record = records[at : at + length]
+        keyword, equals, value = record.partition(b" ")[2].partition(b"=")
+        if length < 5 or len(record) != length or not equals or not value.endswith(b"\n"):
+            raise ValueError("record")
+        fields[keyword] = value[:-1]
+        at += length
+    return fields
+
+
+def members(reader: Reader) -> Iterator[tuple[bytes, int, int]]:
+    """Yield (name, data offset, data size) of every regular member; DamageError where the archive is broken.
+
+    Understands ustar with its prefix, GNU long names and base-256 sizes, and PAX paths and sizes.
+    """
+    position = 0
+    long_name: bytes | None = None  # an extended header before this one gave the name, or the size,
+    long_size: int | None = None
+    sparse = False  # or says that the data are not the file's
+    read, file_size = reader.read, reader.size
+    while True:
+        header = read(position, _BLOCK)
+        if len(header) < _BLOCK:
+            _refuse_other_file(header, position)
+            raise DamageError(
+                f"ends at byte {position + len(header):,} without the two zero blocks that close an archive", long_name
+            )
+        if header == _ZEROS:
+            if sparse or long_name is not None or long_size is not None:
+                raise DamageError(f"closes at byte {position:,} where a member should follow", long_name)
+            _check_end(reader, position + _BLOCK)
+            return
+        try:
+            expected = _expected_sum(header[148:156])
+            size = _read_number(header[124:136])
+        except ValueError:
+            _refuse_other_file(header, position)
+            raise DamageError(f"has no tar header at byte {position:,}") from None
+        # adler32's low half, begun at 0, is the sum of the bytes modulo 65521, at a fifth of sum()'s time
+        if zlib.adler32(header, 0) & 0xFFFF != expected:
+            _refuse_other_file(header, position)
+            raise DamageError(f"has no valid tar header at byte {position:,} (wrong checksum)")
+        kind = header[156:157]
+        name = header[:100].split(b"\0", 1)[0]
+        if header[345] and header[257:263] == b"ustar\0":  # GNU's own magic has other fields there
+            name = header[345:500].split(b"\0", 1)[0] + b"/" + name
+        offset = position + _BLOCK
+        if kind in b"LKxg" and kind:
+            if not 0 <= size <= _MAX_EXTENDED_HEADER or offset + size > file_size:
+                raise DamageError(f"has an extended header of {size:,} bytes at byte {position:,} that does not fit")
+            content = read(offset, size)
+            if kind == b"L":
+                long_name = content.split(b"\0", 1)[0]
+            elif kind != b"K":
+                try:
+                    fields = _read_pax(content)
+                    sparse = sparse or any(keyword.startswith(b"GNU.sparse.") for keyword in fields)
+                    if kind == b"x":
+                        # a sparse file's path is made up, ./GNUSparseFile.7/NAME, in all but the oldest of its formats
+                        long_name = fields.get(b"GNU.sparse.name", fields.get(b"path", long_name))
+                        long_size = int(fields[b"size"]) if b"size" in fields else long_size
+                    elif b"path" in fields or b"size" in fields:
+                        raise ValueError("global")
+                except ValueError:
+                    raise DamageError(f"has a PAX header at byte {position:,} that cannot be read") from None
+            position = offset + (size + _BLOCK - 1) // _BLOCK * _BLOCK
+            continue
+        if long_name is not None:
+            name, long_name = long_name, None
+        if long_size is not None:
+            size, long_size = long_size, None
+        if sparse or kind == b"S":
+            raise DamageError(f"holds the sparse file '{shown(name)}', whose holes are left out", name, _NOT_SPARSE)
+        directory = kind == b"5" or (kind == b"\0" and name.endswith(b"/"))
+        if not directory and kind not in b"0\x007":
+            what = _KINDS.get(kind, f"a member of tar type '{shown(kind)}'")
+            raise DamageError(
+                f"holds {what} '{shown(name)}', which is no regular file",
+                name,
+                _DEREFERENCED if kind in b"12" else _AGAIN,
+            )
+        if size < 0:
+            raise DamageError(f"holds a member of negative size at byte {position:,}", name)
+        if directory:  # has no data, whatever its size field says
+            size = 0
+        span = (size + _BLOCK - 1) // _BLOCK * _BLOCK
+        if offset + size > file_size:
+            missing = offset + size - file_size
+            raise DamageError(f"ends {missing:,} bytes before the member '{shown(name)}' does", name)
+        # Set before the member is handed out: one narrow read at its tail then serves the next header as well.
+        reader.window = _FAR_WINDOW if span > _LARGE_MEMBER else _NEAR_WINDOW
+        if not directory:
+            yield name, offset, size
+        position = offset + span
+
+
+def _refuse_other_file(header: bytes, position: int) -> None:
+    """OtherFileError for a file that is no tar but known by how it begins."""
+    for begins, what, command in _OTHER_FILES if position == 0 else ():
+        if header.startswith(begins):
+            found = f"is {what}, not a plain tar, which alone can be read by byte range"
+            raise OtherFileError(found, advice=f"run `{command}`")
+
+
+def _check_end(reader: Reader, position: int) -> None:
+    """Refuse anything but a second zero block and more zeros after the first."""
+    second = reader.read(position, _BLOCK)
+    if len(second) < _BLOCK and not any(second):
+        raise DamageError(f"ends at byte {position + len(second):,} without the two zero blocks that close an archive")
+    while position < reader.size:
+        rest = os.pread(reader.fd, _NEAR_WINDOW, position)
+        if not rest:
+            raise DamageError(f"became shorter while it was read, at byte {position:,}")
+        if rest.count(0) != len(rest):
+            raise DamageError(
+                f"goes on after its end: a zero block before byte {position:,}, and other bytes behind it"
+            )
+        position += len(rest)

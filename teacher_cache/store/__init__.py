@@ -1,0 +1,1 @@
+"""The store: one Zarr group of index, policy, teacher, labels, digests and records."""

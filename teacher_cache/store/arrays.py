@@ -1,0 +1,168 @@
+"""The store's Zarr arrays: how each is made and opened, those of the index written and read."""
+
+import asyncio
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+import zarr.codecs
+from zarr.core.sync import sync
+
+from teacher_cache.errors import StoreError
+from teacher_cache.files import fail, raise_unreadable
+from teacher_cache.shards.index import Index
+from teacher_cache.store.unit import RECORD_FIELDS
+
+_INDEX_CHUNK_ITEMS = 1 << 22
+_INDEX_TYPES = {
+    "key_bytes": "uint8",
+    "key_ends": "int64",
+    "classes": "int32",
+    "offsets": "int64",
+    "sizes": "int64",
+    "fingerprints": "uint64",
+    "counts": "int64",
+    "hashes": "uint64",
+}
+_DIMENSIONS = {
+    "labels": ("shard", "position", "view"),
+    "digests": ("shard", "block", "view"),
+    "topk_classes": ("shard", "position", "view", "rank"),
+    "topk_probabilities": ("shard", "position", "view", "rank"),
+    "records": ("shard", "unit", "group", "field"),
+}
+
+
+@contextmanager
+def settled() -> Iterator[None]:
+    """Let no write of zarr's outlive the block. Where one of several at a time fails, the others go on, and what they
+    write would come back after its folder was removed."""
+    try:
+        yield
+    except BaseException:
+        sync(_other_tasks())
+        raise
+
+
+async def _other_tasks() -> None:
+    """Wait for all that zarr does at the moment, however it ends."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def make_array(
+    group: zarr.Group, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: str, fill_value: int
+) -> zarr.Array:
+    """An array of a store, every chunk written whole, empty or not, and checked by zstd's checksum when it is read."""
+    return group.create_array(
+        name,
+        shape=shape,
+        chunks=chunks,
+        dtype=dtype,
+        fill_value=fill_value,
+        # Of 200 planted bit flips plain zstd finds none, zstd with its checksum all.
+        compressors=[zarr.codecs.ZstdCodec(level=5, checksum=True)],
+        dimension_names=_DIMENSIONS.get(name),
+        attributes={"fields": list(RECORD_FIELDS)} if name == "records" else None,
+        config={"write_empty_chunks": True},
+    )
+
+
+def open_array(root: zarr.Group, name: str) -> zarr.Array:
+    """An array by its path in the store. KeyError where there is none, TypeError where it is no array."""
+    array = root[name]
+    if not isinstance(array, zarr.Array):
+        raise TypeError(f"{name} is not an array")
+    return array.with_config({"write_empty_chunks": True})
+
+
+def facts_of(document: dict[str, Any], *, grows: bool) -> dict[str, Any]:
+    """What an array's zarr.json says that never changes: all but, where it `grows`, its third axis, the views."""
+    shape = list(document["shape"])
+    if grows:
+        del shape[2]
+    names = ("data_type", "fill_value", "chunk_grid", "chunk_key_encoding", "codecs", "dimension_names", "attributes")
+    return {"shape": shape, **{name: document.get(name) or None for name in names}}
+
+
+def array_facts(folder: Path, *, grows: bool) -> dict[str, Any]:
+    """facts_of what lies in an array's folder.
+
+    ValueError for codecs that this program does not write: zarr would look for whatever a stranger's file names.
+    """
+    document = json.loads((folder / "zarr.json").read_bytes())
+    if (codecs := [codec["name"] for codec in document["codecs"]]) != ["bytes", "zstd"]:
+        raise ValueError(f"{folder.name} has codecs {codecs}, not bytes in zstd")
+    return facts_of(document, grows=grows)
+
+
+def created_arrays(store: Path) -> dict[str, dict[str, Any]]:
+    """The facts of all arrays that a store is created with, by "array NAME"."""
+    facts = {f"array {name}": array_facts(store / name, grows=True) for name in ("labels", "digests", "records")}
+    return facts | {f"array index/{name}": array_facts(store / "index" / name, grows=False) for name in _INDEX_TYPES}
+
+
+def write_index(root: zarr.Group, index: Index) -> None:
+    """Write index/ into a store that is being made."""
+    group = root.create_group("index")
+    hashes = np.array([shard.hash for shard in index.shards], np.uint64)
+    for name, dtype in _INDEX_TYPES.items():
+        values = hashes if name == "hashes" else getattr(index, name)
+        chunk = max(1, min(len(values), _INDEX_CHUNK_ITEMS))
+        array = make_array(group, name, (len(values),), (chunk,), dtype, 0)
+        if len(values):
+            array[:] = np.asarray(values, dtype)
+
+
+def read_whole(root: zarr.Group, store: Path, name: str) -> np.ndarray:
+    """An array of a store that was written whole. StoreError, naming it, where it cannot be read or a chunk is absent,
+    which zarr would read as its fill value."""
+    try:
+        facts = array_facts(store / name, grows=False)
+        lengths = facts["chunk_grid"]["configuration"]["chunk_shape"]
+        chunks = math.prod(-(-axis // length) for axis, length in zip(facts["shape"], lengths, strict=True))
+        chunk_folder = store / name / "c"  # of an empty array there is none
+        there = sum(len(files) for _, _, files in os.walk(chunk_folder, onerror=fail)) if chunk_folder.exists() else 0
+        if there < chunks:
+            raise ValueError(f"{there} of its {chunks} chunks are there")
+        return np.asarray(open_array(root, name)[:])
+    except Exception as error:
+        raise_unreadable(error)
+        folder = store / name.partition("/")[0]
+        raise StoreError(
+            f"{name} of {store} cannot be read ({error}): restore {folder} from a copy, or make a new store"
+        ) from error
+
+
+def read_index(root: zarr.Group, store: Path, num_shards: int, num_classes: int) -> dict[str, np.ndarray]:
+    """What `write_index` wrote: the Index's own arrays by their names, and hashes (S,) uint64 of its shards.
+
+    StoreError, naming the array, where one cannot be read or does not fit the others.
+    """
+    arrays = {name: read_whole(root, store, f"index/{name}") for name in _INDEX_TYPES}
+    if fault := _index_fault(arrays, num_shards, num_classes):
+        raise StoreError(f"index/ of {store} is damaged ({fault}): restore it from a copy, or index a new store")
+    return arrays
+
+
+def _index_fault(arrays: dict[str, np.ndarray], num_shards: int, num_classes: int) -> str | None:
+    """What in a stranger's index would be read beside its arrays; None where nothing is."""
+    samples = int(arrays["counts"].sum())
+    for name, values in arrays.items():
+        expected = num_shards if name in ("counts", "hashes") else samples
+        if name != "key_bytes" and values.shape != (expected,):
+            return f"{name} has shape {values.shape}, expected ({expected},)"
+    ends, classes = arrays["key_ends"], arrays["classes"]
+    if (np.diff(ends, prepend=0) < 0).any() or (len(ends) and ends[-1] != len(arrays["key_bytes"])):
+        return "key_ends do not part key_bytes"
+    if ((classes < 0) | (classes >= num_classes)).any():
+        return f"classes are not all below {num_classes}"
+    if any((arrays[name] < 0).any() for name in ("counts", "offsets", "sizes")):
+        return "counts, offsets or sizes are negative"
+    return None

@@ -1,0 +1,187 @@
+"""Reading labels and digests of single views while training: pages of a store's arrays held up to a byte budget."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+
+from teacher_cache.errors import MissingLabelError
+from teacher_cache.replay import BLOCK_SAMPLES
+from teacher_cache.store.store import Store
+from teacher_cache.store.topk import SoftLabels, renormalise
+from teacher_cache.store.unit import SKIPPED, Unit
+
+
+@dataclass(frozen=True, eq=False)
+class _Page:
+    """Rows (samples or blocks) of one group from row `start` of the store on, those of a unit once it is `loaded`.
+
+    values (rows, group, ...); loaded (units of the page,) bool.
+    """
+
+    start: int
+    values: np.ndarray
+    loaded: np.ndarray
+
+
+class LabelReader:
+    """Labels and digests of a store by (sample, view). Only committed units count; those committed later count too.
+
+    The labels of a group lie in memory as one page, filled unit by unit as they are asked for, so that a batch is
+    looked up at once; its digests as another. Pages used least recently are dropped beyond the budget. Where the pages
+    of two groups, which an epoch may need, are larger than that, a page holds one unit; those of topk always do.
+    """
+
+    def __init__(self, store: Store, budget_bytes: int = 256_000_000) -> None:
+        self._store = store
+        self._budget_bytes = budget_bytes
+        self._pages: OrderedDict[tuple[str, int, int], _Page] = OrderedDict()
+        self._held_bytes = 0
+        # T units, of one group, numbered through the store.
+        units = store.units(store.group_views(0))
+        self._places = np.array(units, np.int64)[:, :2]  # (T, 2): shard, and number in it
+        self._committed = np.zeros((len(units), store.num_groups), bool)  # as far as it was looked at
+        self._shard_units = np.searchsorted(self._places[:, 0], np.arange(len(store.counts)))  # a shard's first unit
+        counts = np.array([store.unit_rows(unit)[1] for unit in units])
+        self._sample_units = np.repeat(np.arange(len(units), dtype=np.int32), counts)
+        self._sample_starts = _starts(counts)  # (T + 1,): a unit's first sample; the same of its blocks
+        self._block_starts = _starts(-(-counts // BLOCK_SAMPLES))
+        sizes = [self._row_starts(name)[-1] * store.empty_rows(name, 1).nbytes for name in ("labels", "digests")]
+        self._whole_groups = 2 * sum(sizes) <= budget_bytes
+
+    def labels(self, samples: np.ndarray, views: np.ndarray) -> np.ndarray:
+        """Labels of global samples (B,) int64 at views (B,) int64 -> (B,) int64.
+
+        MissingLabelError naming shard, key and view where one is not labelled, or the sample was skipped.
+        """
+        store = self._store
+        inside = (samples >= 0) & (samples < self._sample_starts[-1]) & (views >= 0)
+        inside &= views < self._committed.shape[1] * store.group
+        assert inside.all(), f"sample {samples[~inside][0]}, view {views[~inside][0]} is not in {store.path}"
+        units = self._sample_units[samples]
+        groups, columns = np.divmod(views, store.group)
+        labels = np.empty(len(samples), np.int64)
+        for members in _alike(groups if self._whole_groups else groups * len(self._places) + units):
+            group, wanted = int(groups[members[0]]), units[members]
+            for unit in self._uncommitted(group, wanted)[:1]:
+                first = members[wanted == unit][0]
+                raise self._missing(int(samples[first]), int(views[first]))
+            page = self._page("labels", group, wanted)
+            labels[members] = page.values[samples[members] - page.start, columns[members]]
+        for position in np.flatnonzero(labels < 0)[:1]:
+            raise self._missing(int(samples[position]), int(views[position]), int(labels[position]))
+        return labels
+
+    def soft(self, shard: int, block: int, view: int, positions: np.ndarray) -> SoftLabels[np.ndarray]:
+        """The teacher's probabilities for positions (B,) of a shard's block at a view; the first class is the label.
+
+        A unit's take megabytes (27 in full size at K = 100), so that views are best read a block at a time. StoreError
+        where the store holds none, MissingLabelError as `labels` has it.
+        """
+        return renormalise(*self.topk(shard, block, view, positions))
+
+    def topk(self, shard: int, block: int, view: int, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same as it is stored: classes (B, K), probabilities (B, K + 1) float16 with the tail's mass last."""
+        store = self._store
+        group, column = divmod(view, store.group)
+        unit, start = self._unit(shard, block), self._block_start(shard, block)
+        if len(self._uncommitted(group, unit)):
+            raise self._missing(start + int(next(iter(positions), 0)), view)
+        pages = (self._page(name, group, unit) for name in ("topk_classes", "topk_probabilities"))
+        classes, probabilities = (page.values[start + positions - page.start, column] for page in pages)
+        for row in np.flatnonzero((classes < 0).any(axis=1))[:1]:
+            raise self._missing(start + int(positions[row]), view, int(classes[row].min()))
+        return classes, probabilities
+
+    def digest(self, shard: int, block: int, view: int) -> int | None:
+        """Digest of a shard's block (counted within the shard) at a view; None where its unit is not committed."""
+        group, column = divmod(view, self._store.group)
+        if len(self._uncommitted(group, self._unit(shard, block))):
+            return None
+        page = self._page("digests", group, self._unit(shard, block))
+        row = int(self._block_starts[self._shard_units[shard]]) + block
+        return int(page.values[row - page.start, column])
+
+    def skipped(self, shard: int, block: int, view: int) -> frozenset[int]:
+        """Positions in a shard's block that stage one skipped at a view; its unit must be committed."""
+        group, column = divmod(view, self._store.group)
+        unit = self._unit(shard, block)
+        page, start = self._page("labels", group, unit), self._block_start(shard, block)
+        stop = min(start + BLOCK_SAMPLES, int(self._sample_starts[unit[0] + 1]))  # the next shard's rows follow
+        labels = page.values[start - page.start : stop - page.start, column]
+        return frozenset(np.flatnonzero(labels == SKIPPED).tolist())
+
+    # -- places --------------------------------------------------------------------------------------------------
+
+    def _unit(self, shard: int, block: int) -> np.ndarray:
+        """The unit of a shard's block, as an array of one."""
+        return self._shard_units[shard : shard + 1] + block * BLOCK_SAMPLES // self._store.unit_samples
+
+    def _place(self, unit: int, group: int) -> Unit:
+        shard, number = self._places[unit].tolist()
+        return Unit(shard, number, group)
+
+    def _block_start(self, shard: int, block: int) -> int:
+        """The first sample of a shard's block."""
+        return int(self._sample_starts[self._shard_units[shard]]) + block * BLOCK_SAMPLES
+
+    def _row_starts(self, name: str) -> np.ndarray:
+        return self._block_starts if name == "digests" else self._sample_starts
+
+    def _uncommitted(self, group: int, units: np.ndarray) -> np.ndarray:
+        """Those of units (n,) that are not committed in a group, ascending; what was not is looked at anew."""
+        lacking = np.unique(units[~self._committed[units, group]])
+        for unit in lacking.tolist():
+            place = self._place(unit, group)
+            self._committed[unit, group] = self._store.read_record(place)[0] == 1
+        return lacking[~self._committed[lacking, group]]
+
+    # -- pages ---------------------------------------------------------------------------------------------------
+
+    def _page(self, name: str, group: int, units: np.ndarray) -> _Page:
+        """The page of an array that holds units (n,) of a group, all loaded; of one unit where pages are that."""
+        starts = self._row_starts(name)
+        whole = self._whole_groups and name in ("labels", "digests")
+        first, stop = (0, len(self._places)) if whole else (int(units[0]), int(units[0]) + 1)
+        page = self._pages.get((name, group, first))
+        if page is None:
+            # The system gives memory as it is written to: a page that is filled in part takes less than it counts.
+            values = self._store.empty_rows(name, int(starts[stop] - starts[first]))
+            page = _Page(int(starts[first]), values, np.zeros(stop - first, bool))
+            self._hold((name, group, first), page)
+        self._pages.move_to_end((name, group, first))
+        for unit in np.unique(units[~page.loaded[units - first]]).tolist():
+            place, rows = self._place(unit, group), slice(*(starts[unit : unit + 2] - page.start).tolist())
+            page.values[rows] = self._store.read_array(name, place)[: rows.stop - rows.start]
+            page.loaded[unit - first] = True
+        return page
+
+    def _hold(self, key: tuple[str, int, int], page: _Page) -> None:
+        self._pages[key] = page
+        self._held_bytes += page.values.nbytes
+        while self._held_bytes > self._budget_bytes and len(self._pages) > 1:
+            self._held_bytes -= self._pages.popitem(last=False)[1].values.nbytes
+
+    def _missing(self, sample: int, view: int, label: int | None = None) -> MissingLabelError:
+        store = self._store
+        unit = self._place(int(self._sample_units[sample]), view // store.group)
+        where = f"{store.path}, shard {store.shard_name(unit.shard)}, key {store.index.key(sample)}, view {view}"
+        if label == SKIPPED:
+            return MissingLabelError(
+                f"{where}: the sample was skipped by `fill --skip-bad`: start training anew without it"
+            )
+        first = "" if label is None else f"delete the damaged unit's record {store.record_file(unit)} and "
+        views = store.group_views(unit.group)
+        command = f"`teacher-cache fill --store {store.path} --views {views.start}:{views.stop}`"
+        return MissingLabelError(f"{where} is not labelled: {first}run {command}")
+
+
+def _starts(lengths: np.ndarray) -> np.ndarray:
+    """Where runs of these lengths (n,) start, and where the last ends; (n + 1,) int64."""
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def _alike(keys: np.ndarray) -> list[np.ndarray]:
+    """Positions of equal keys, an array for each key that there is."""
+    order = np.argsort(keys, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(keys[order])) + 1) if len(keys) else []

@@ -1,0 +1,104 @@
+"""What several processes may make at once in a store, and the first one makes: groups of attributes with what belongs
+to them, arrays' folders.
+
+Each is written aside as a folder and then renamed into its place, which fails for all but the first. The attributes of
+a group carry a hash of each of them.
+"""
+
+import json
+import shutil
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from teacher_cache.errors import StoreError
+from teacher_cache.files import UNIT_IN_FLIGHT, raise_unreadable, sync, sync_tree, writing
+from teacher_cache.store.sealed import broken, seal
+
+SEAL = "parts_sha256"
+
+
+def publish_group(
+    store: Path, name: str, attributes: Mapping[str, Any], others: Mapping[str, bytes] | None = None
+) -> bool:
+    """Make the group `name` of a store with these attributes, unless it is there: then False. others: files that belong
+    to it, by their path in the group."""
+    return publish_folder(store, name, {"zarr.json": group_document(attributes), **(others or {})})
+
+
+def group_document(attributes: Mapping[str, Any]) -> bytes:
+    """A group's zarr.json: its attributes, and a hash of each."""
+    sealed = {**attributes, SEAL: seal(attributes)}
+    return json.dumps({"attributes": sealed, "zarr_format": 3, "node_type": "group"}, indent=2).encode()
+
+
+def publish_folder(store: Path, name: str, files: Mapping[str, bytes]) -> bool:
+    """Make the folder `name` of a store with these files, unless it is there: then False. DiskError.
+
+    files: bytes by path in the folder, "zarr.json" among them.
+    """
+    with writing(store / name, UNIT_IN_FLIGHT):
+        return _publish_folder(store, name, files)
+
+
+def _publish_folder(store: Path, name: str, files: Mapping[str, bytes]) -> bool:
+    aside = _aside(store)
+    folders = sorted({folder for file in files for folder in Path(file).parents})  # parents first
+    while not (store / name / "zarr.json").exists():
+        try:
+            for folder in folders:  # never made anew in the middle: what was swept must not come back in part
+                (aside / folder).mkdir()
+            for file, content in files.items():
+                (aside / file).write_bytes(content)
+            sync_tree(aside)
+            aside.rename(store / name)  # fails where another process was first: that folder is not empty
+            sync((store / name).parent)
+            return True
+        except FileNotFoundError:
+            if not (store / name).parent.is_dir() or not aside.parent.is_dir():
+                raise
+            # another process swept it aside: once more
+        except OSError:
+            if not (store / name / "zarr.json").exists():  # files without it: somebody removed it
+                raise
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    return False
+
+
+def read_published(store: Path, name: str) -> dict[str, Any] | None:
+    """The attributes of a group; None where it is not published. StoreError where it is damaged or was edited."""
+    file = store / name / "zarr.json"
+    try:
+        attributes = dict(json.loads(file.read_bytes())["attributes"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
+        raise_unreadable(error)
+        raise StoreError(f"{file} is damaged ({error}): restore it from a copy, or make a new store") from error
+    sealed = attributes.pop(SEAL, None)
+    if differing := broken(attributes, sealed):
+        raise StoreError(
+            f"{file}: {', '.join(differing)} {'is' if len(differing) == 1 else 'are'} not what was written (the "
+            "SHA-256 differs): restore it from a copy, or make a new store"
+        )
+    return attributes
+
+
+def sweep_unpublished(store: Path) -> None:
+    """Remove what killed writers left aside.
+
+    One that still writes may be hit: its folder goes in one step, so that it cannot publish what is left of it.
+    """
+    for aside in list((store / "labels").glob("publishing.*.partial")):
+        swept = _aside(store)
+        with suppress(OSError):  # another process was first
+            aside.rename(swept)
+            shutil.rmtree(swept, ignore_errors=True)
+
+
+def _aside(store: Path) -> Path:
+    # Zarr lists what lies in a group but not what lies in an array's folder: what is left there disturbs nobody.
+    return store / "labels" / f"publishing.{uuid.uuid4().hex}.partial"

@@ -1,0 +1,124 @@
+"""`index` on a store that is there: as asked, to be widened or moved, or refused by what differs."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from teacher_cache.errors import StoreError
+from teacher_cache.messages.shown import listed
+from teacher_cache.replay import BLOCK_SAMPLES
+from teacher_cache.replay.policy import Policy
+from teacher_cache.shards.classes import ClassRule
+from teacher_cache.shards.index import Index, ShardEntry
+from teacher_cache.store.store import Store
+
+_LISTED = 3  # settings in a message
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What an `index` says of its store. None: it says nothing, and what the store has is right."""
+
+    policy: Policy
+    views: int | None = None
+    seed: int | None = None
+    group: int | None = None
+    unit_samples: int | None = None
+    class_from: str | None = None
+    image_from: str | None = None
+    whole: bool = False  # fingerprints of whole images; without it either kind is right
+    devices: str | None = None
+    max_pixels: int | None = None
+
+
+def check_asked(store: Store, asked: Asked) -> None:
+    """StoreError, naming what is another, where a store was indexed otherwise than is asked."""
+    differing = list(_differences(store, asked))
+    if differing:
+        raise StoreError(
+            f"{store.path} was indexed otherwise: it has {listed(differing, limit=None)}; leave that as it is, or "
+            "choose another --store"
+        )
+
+
+def widen(store: Store, asked: Asked) -> str:
+    """Add the views that a store lacks, which has passed all checks. What was done, for people."""
+    before = store.views
+    if asked.views is None or asked.views <= before:
+        fewer = asked.views is not None and asked.views <= before - store.group
+        return f"indexed already, as asked{f', and keeps its {before} views' if fewer else ''}"
+    store = Store.open(store.path, writable=True)
+    store.extend(asked.views)
+    return f"{before} -> {store.views} views; `teacher-cache fill --store {store.path}` labels them"
+
+
+def check_same_index(store: Store, other: Store) -> None:
+    """StoreError where a store has not the samples and the seed of the one that it shall be like."""
+    one, two = (
+        [entry.seed, entry.index.image_from, *((s.name, s.hash) for s in entry.index.shards)]
+        for entry in (store, other)
+    )
+    if one != two:
+        raise StoreError(
+            f"{store.path} is not like {other.path}, it has other shards, other images of them or another seed: choose "
+            "another --store"
+        )
+
+
+def are_in_place(index: Index, paths: Sequence[str], rule: ClassRule) -> bool:
+    """Whether these are the shards of an index, by place and size, and their class names its own.
+
+    What they hold is not read: whenever a block is, its images' fingerprints are compared.
+    """
+    if sorted(map(os.path.abspath, paths)) != sorted(entry.path for entry in index.shards):
+        return False
+    return rule.names in (None, index.class_names) and all(map(_has_its_size, index.shards))
+
+
+def _has_its_size(entry: ShardEntry) -> bool:
+    try:
+        return os.stat(entry.path).st_size == entry.num_bytes
+    except OSError:
+        return False
+
+
+def _differences(store: Store, asked: Asked) -> Iterator[str]:
+    """'what it has (not what is asked)', setting by setting."""
+    has, wanted = _flat(store.policy.to_json()), _flat(asked.policy.to_json())
+    for name in {**has, **wanted}:
+        if has.get(name) != wanted.get(name):
+            yield f"the policy's {name} {_told(has.get(name))} (not {_told(wanted.get(name))})"
+    settings: dict[str, tuple[Any, Any]] = {
+        "seed": (store.seed, asked.seed),
+        "group": (store.group, asked.group),
+        "unit-samples": (store.unit_samples, _unit_samples(store, asked)),
+        "class-from": (store.index.class_from, asked.class_from),
+        "image-from": (store.index.image_from, asked.image_from),
+        "devices": ("any" if store.any_device else "one", asked.devices),
+        "max-pixels": (store.max_pixels, asked.max_pixels),
+        "fingerprints": (store.index.fingerprint, "whole" if asked.whole else None),
+    }
+    for name, (there, given) in settings.items():
+        if given is not None and given != there:
+            yield f"{name} {_told(there)} (not {given})"
+
+
+def _unit_samples(store: Store, asked: Asked) -> int | None:
+    """A unit as long as the longest shard is what a larger setting makes, too."""
+    longest = -(-int(store.counts.max()) // BLOCK_SAMPLES) * BLOCK_SAMPLES
+    return None if asked.unit_samples is None else min(asked.unit_samples, longest)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by dotted name, as --set has them."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(map(str, value[:_LISTED])) + (", ...]" if len(value) > _LISTED else "]")
+    return "none" if value is None else str(value)

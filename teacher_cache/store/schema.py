@@ -1,0 +1,71 @@
+"""Which stores this program reads, and what of one never changes: hashed when made, compared when opened."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from teacher_cache.errors import StoreError
+from teacher_cache.messages.shown import listed
+from teacher_cache.store.arrays import created_arrays
+from teacher_cache.store.published import SEAL
+from teacher_cache.store.sealed import broken, seal
+
+SCHEMA = 2
+PACKING = "files"
+_CREATED = (  # attributes that never change; the shards' names and sizes too, but not their places
+    *("seed", "policy", "group", "unit_samples", "class_names", "class_from", "fingerprint"),
+    *("any_device", "max_pixels", "libraries"),
+)
+_OPTIONAL = ("image_from",)  # the same, of stores that have them
+
+
+def created_parts(settings: dict[str, Any], store: Path) -> dict[str, Any]:
+    """What a store is created with and keeps, by name."""
+    shards = [[shard["name"], shard["bytes"]] for shard in settings["shards"]]
+    there = [*_CREATED, *(name for name in _OPTIONAL if name in settings)]
+    return {**{name: settings[name] for name in there}, "shards": shards, **created_arrays(store)}
+
+
+def views_sha256(views: int) -> str:
+    return seal({"views": views})["views"]
+
+
+def check_seal(path: Path, settings: dict[str, Any]) -> None:
+    """StoreError that names what was changed since the store was created, or extended."""
+    differing = broken(created_parts(settings, path), settings[SEAL])
+    if settings["views_sha256"] != views_sha256(settings["views"]):
+        differing.append("views")
+    if differing:
+        raise StoreError(
+            f"{path}: {listed(differing)} {'is' if len(differing) == 1 else 'are'} not what the store was made with "
+            "(the SHA-256 differs), so a zarr.json was edited or damaged: restore it from a copy, or index a new store"
+        )
+
+
+def check_schema(path: Path, settings: dict[str, Any]) -> None:
+    schema = settings.get("schema")
+    if schema == SCHEMA and settings.get("packing") != PACKING:
+        raise StoreError(
+            f"{path} is packed as {settings.get('packing')!r}, this program reads {PACKING!r}: use a newer version"
+        )
+    if schema == SCHEMA:
+        return
+    if schema != 1:
+        raise StoreError(
+            f"{path} has schema version {schema!r}, this program reads {SCHEMA}: use the program version that made it"
+        )
+    policy, teacher = settings.get("policy"), _teacher_of_schema_1(path)
+    name = policy.get("name") if isinstance(policy, dict) else "POLICY"
+    raise StoreError(
+        f"{path} has schema version 1, this program reads {SCHEMA}, whose labels prove more: index and fill anew, "
+        f"`teacher-cache index SHARDS --store NEW --policy {name} --views {settings.get('views')} "
+        f"--seed {settings.get('seed')}`, then `teacher-cache fill --store NEW --teacher {teacher}`"
+    )
+
+
+def _teacher_of_schema_1(path: Path) -> str:
+    """What its teacher was called, to tell how to fill anew."""
+    try:
+        return str(json.loads((path / "teacher" / "zarr.json").read_bytes())["attributes"]["spec"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return "TEACHER"

@@ -1,0 +1,93 @@
+"""What a store holds so far, summed from its records: coverage, agreement, bytes per view."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from teacher_cache.errors import StoreError
+from teacher_cache.files import fail
+from teacher_cache.store.schema import SCHEMA
+from teacher_cache.store.store import Store
+from teacher_cache.store.unit import RECORD_FIELDS
+
+SKIPS_LISTED = 100
+
+
+def check_committed(store: Store) -> None:
+    """StoreError where no unit is committed: there is nothing to check, or to tell of."""
+    if not store.committed().any():
+        fill = f"teacher-cache fill --store {store.path}" + ("" if store.teacher is not None else " --teacher NAME")
+        waiting = f"{len(store.units())} units wait for labels"
+        raise StoreError(f"nothing is committed in {store.path}, {waiting}: run `{fill}`")
+
+
+def status(store: Store) -> dict[str, Any]:
+    """All of it as plain JSON. A view counts as committed when it is labelled or skipped in a committed unit.
+
+    `coverage` has one row a group; `agreement` holds shares of the labels, None while there are none; `bytes` are
+    those on disk under labels/, digests/, records/ and those of topk, `per_view` for each committed view (the index is
+    left out). `builds` lists what the store was filled with, `damaged` counts views of images that a decoder warned of.
+    `topk` is 0 and `tau` None where labels alone are stored.
+    """
+    records = store.read_records()
+    records[records[..., 0] != 1] = 0
+    sums = dict(zip(RECORD_FIELDS, records.sum(axis=(0, 1), dtype=np.uint64).T.tolist(), strict=True))
+    samples = int(store.counts.sum())
+    units = len(store.units(store.group_views(0)))
+    groups = []
+    for group, (committed, labelled, skips) in enumerate(
+        zip(sums["committed"], sums["labelled"], sums["skipped"], strict=True)
+    ):
+        views = store.group_views(group)
+        groups.append(
+            {
+                "views": [views.start, views.stop],
+                "units": units,
+                "units_committed": committed,
+                "share": (labelled + skips) / (samples * store.group),
+            }
+        )
+    labelled, skipped_views = sum(sums["labelled"]), sum(sums["skipped"])
+    skipped = store.skipped() if skipped_views else np.zeros(0, np.int64)
+    sizes = {name: _bytes_under(store.path / name) for name in store.array_names}
+    done = labelled + skipped_views
+    return {
+        "store": str(store.path),
+        "schema": SCHEMA,
+        "seed": store.seed,
+        "samples": samples,
+        "shards": len(store.counts),
+        "classes": store.num_classes,
+        "views": store.views,
+        "group": store.group,
+        "unit_samples": store.unit_samples,
+        "units": units * store.num_groups,
+        "units_committed": sum(sums["committed"]),
+        "coverage": {"share": done / (samples * store.views), "groups": groups},
+        "labelled": labelled,
+        "skipped": {
+            "views": skipped_views,
+            "samples": len(skipped),
+            "first": [
+                {"shard": store.shard_name(store.index.shard_of(sample)), "key": store.index.key(sample)}
+                for sample in skipped[:SKIPS_LISTED].tolist()
+            ],
+        },
+        "damaged": sum(sums["damaged"]),
+        "agreement": {name: sum(sums[name]) / labelled for name in ("own", "larger", "either")} if labelled else None,
+        "bytes": {**sizes, "per_view": sum(sizes.values()) / done if done else None},
+        "topk": store.topk,
+        "tau": store.tau,
+        "teacher": store.teacher,
+        "any_device": store.any_device,
+        "devices": store.devices,
+        "builds": store.builds,
+        "policy": store.policy.to_json(),
+        "libraries": store.libraries,
+    }
+
+
+def _bytes_under(folder: Path) -> int:
+    return sum(os.path.getsize(f"{top}/{file}") for top, _, files in os.walk(folder, onerror=fail) for file in files)

@@ -1,0 +1,752 @@
+"""The store: one Zarr v3 group with index, policy, teacher identity, labels, digests and commit records.
+
+Anyone can read it with plain zarr:
+
+    zarr.json    attributes["teacher_cache"]: schema, seed, policy, group, views, unit_samples, class_names, shards,
+                 image_from where one was given ... and parts_sha256, a hash of each part that never changes; views has
+                 one of its own
+    index/       key_bytes, key_ends, classes, offsets, sizes, fingerprints of samples; counts, hashes of shards
+    teacher/     attributes: the teacher's identity
+      device-*/  a device that filled the store, and the proof: what the teacher answered there to one batch
+      build-*/   attributes: torch, CUDA, driver, threads ... of a fill
+    labels[shard, position, view]         int16 or int32, -1 not labelled yet, -2 sample skipped
+    digests[shard, block, view]           uint64
+    topk_classes[shard, position, view, K]            as labels, the most probable first
+    topk_probabilities[shard, position, view, K + 1]  float16, the last being the mass of all other classes
+    records[shard, unit, group, field]    uint64, RECORD_FIELDS
+
+The two of topk are there where the teacher's identity says K > 0 (`fill --topk K --tau T`).
+A unit is one chunk of each but index and teacher. Writers write whole chunks, the record last, so they need no locks.
+Readers pass over attributes, arrays and fields of records that they do not know. `packing` says how chunks lie on the
+disk: "files" is a file a chunk. What a digest is of, the version of the policy says.
+"""
+
+import copy
+import json
+import os
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import zarr
+
+from teacher_cache.errors import PolicyError, StoreError, TeacherError
+from teacher_cache.files import UNIT_IN_FLIGHT, check_local, new_folder, raise_unreadable, sweep, sync_up, writing
+from teacher_cache.messages.recognise import is_part, is_store, meant, what_is
+from teacher_cache.replay import BLOCK_SAMPLES
+from teacher_cache.replay.header import MAX_PIXELS
+from teacher_cache.replay.libraries import pixel_libraries
+from teacher_cache.replay.policy import Policy
+from teacher_cache.shards.fingerprint import Fingerprint, read_kind
+from teacher_cache.shards.index import Index, ShardEntry
+from teacher_cache.store.arrays import (
+    array_facts,
+    facts_of,
+    make_array,
+    open_array,
+    read_index,
+    read_whole,
+    settled,
+    write_index,
+)
+from teacher_cache.store.chunks import Chunks, Stamp, file_stamp, open_chunks, read_file
+from teacher_cache.store.proof import (
+    Proof,
+    build_group,
+    device_group,
+    device_hash,
+    proof_attributes,
+    proof_files,
+    read_proof,
+)
+from teacher_cache.store.published import (
+    SEAL,
+    group_document,
+    publish_folder,
+    publish_group,
+    read_published,
+    sweep_unpublished,
+)
+from teacher_cache.store.schema import PACKING, SCHEMA, check_schema, check_seal, created_parts, views_sha256
+from teacher_cache.store.sealed import seal
+from teacher_cache.store.unit import (
+    NOT_LABELLED,
+    RECORD_FIELDS,
+    SKIPPED,
+    TOPK_ARRAYS,
+    Unit,
+    UnitCounts,
+    UnitValues,
+    hash_values,
+    topk_fault,
+)
+from teacher_cache.teacher.identity import check_said
+
+_TOPK_FACTS = "topk_arrays"  # in teacher/: what zarr.json says of these arrays
+_FIELD = {name: number for number, name in enumerate(RECORD_FIELDS)}
+
+
+class Store:
+    """A store held open. Make one with `Store.create` or `Store.open`, never directly."""
+
+    def __init__(self, path: Path, root: zarr.Group, writable: bool) -> None:
+        self.path = path
+        self.writable = writable
+        self._root = root
+        settings = cast(dict[str, Any], root.attrs["teacher_cache"])
+        self.seed = int(settings["seed"])
+        self.views = int(settings["views"])
+        self.group = int(settings["group"])
+        self.unit_samples = int(settings["unit_samples"])
+        self.any_device = bool(settings["any_device"])
+        self.max_pixels = int(settings["max_pixels"])
+        self.class_names = tuple(str(name) for name in settings["class_names"])
+        self._class_from = str(settings["class_from"])
+        self._image_from = str(settings["image_from"]) if "image_from" in settings else None
+        self._fingerprint: Fingerprint = read_kind(settings["fingerprint"])
+        self.libraries: dict[str, str] = dict(settings["libraries"])
+        self.policy = Policy.from_json(settings["policy"])
+        self._shards = [(str(s["name"]), str(s["path"]), int(s["bytes"])) for s in settings["shards"]]
+        self._labels = open_array(root, "labels")
+        self._digests = open_array(root, "digests")
+        self._records = open_array(root, "records")
+        self._topk: dict[str, zarr.Array] = {}
+        self._chunks = {name: open_chunks(path / name) for name in ("labels", "digests", "records")}
+        self._index: Index | None = None
+        self._record_values = np.zeros((*self._records.shape[:2], 0, len(RECORD_FIELDS)), np.uint64)
+        self._record_stamps = np.zeros((*self._records.shape[:2], 0, 2), np.int64)
+        self._devices_published: set[str] = set()
+
+    # -- create and open -----------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        index: Index,
+        policy: Policy,
+        *,
+        views: int,
+        seed: int,
+        group: int | None = None,
+        unit_samples: int = 4096,
+        any_device: bool = False,
+        max_pixels: int = MAX_PIXELS,
+    ) -> "Store":
+        """Make an empty store, written aside and renamed. `views` is rounded up to a multiple of the group: see
+        `.views` of what comes back. max_pixels: of an image, height x width, which no larger one is decoded of.
+        StoreError when `path` exists or a setting is impossible."""
+        path = Path(path)
+        group = min(16, views) if group is None else group
+        if os.path.lexists(path):
+            raise StoreError(f"{path} exists already: remove it or choose another --store")
+        if views < 1 or group < 1:
+            raise StoreError(f"views {views} and group {group} must both be at least 1")
+        if unit_samples < 1 or unit_samples % BLOCK_SAMPLES:
+            raise StoreError(f"unit_samples {unit_samples} is not a positive multiple of {BLOCK_SAMPLES}")
+        if not index.num_samples:
+            raise StoreError(f"the index for {path} holds no samples: name shards that do")
+        views = _round_up(views, group)
+        unit_samples = min(unit_samples, _round_up(int(index.counts.max()), BLOCK_SAMPLES))
+        settings = {
+            "schema": SCHEMA,
+            "seed": int(seed),
+            "policy": policy.to_json(),
+            "group": group,
+            "views": views,
+            "unit_samples": unit_samples,
+            "class_names": list(index.class_names),
+            "class_from": index.class_from,
+            "fingerprint": index.fingerprint,
+            **({} if index.image_from is None else {"image_from": index.image_from}),
+            "shards": [{"name": s.name, "path": s.path, "bytes": s.num_bytes} for s in index.shards],
+            "any_device": any_device,
+            "max_pixels": max_pixels,
+            "libraries": pixel_libraries(),
+            "packing": PACKING,
+        }
+        with new_folder(path) as aside, settled():
+            root = zarr.create_group(str(aside), zarr_format=3)
+            write_index(root, index)
+            units = -(-int(index.counts.max()) // unit_samples)
+            blocks = unit_samples // BLOCK_SAMPLES
+            shards, fields = index.num_shards, len(RECORD_FIELDS)
+            label_type = "int16" if len(index.class_names) <= 32767 else "int32"
+            make_array(
+                root,
+                "labels",
+                (shards, units * unit_samples, views),
+                (1, unit_samples, group),
+                label_type,
+                NOT_LABELLED,
+            )
+            make_array(root, "digests", (shards, units * blocks, views), (1, blocks, group), "uint64", 0)
+            make_array(root, "records", (shards, units, views // group, fields), (1, 1, 1, fields), "uint64", 0)
+            hashes = {SEAL: seal(created_parts(settings, aside)), "views_sha256": views_sha256(views)}
+            root.attrs["teacher_cache"] = cast(Any, settings | hashes)
+        return cls.open(path, writable=True)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, writable: bool = False) -> "Store":
+        """Open a store; the index is read when first asked for. StoreError when it is absent, not a store, damaged,
+        or made by another version of this program."""
+        path = Path(path)
+        check_local(path)
+        if not path.exists():
+            make = f"make one with `teacher-cache index SHARDS --store {path}`"
+            raise StoreError(f"there is no store at {path}{meant(path)}: {make}")
+        if not (path / "zarr.json").is_file() or (not is_store(path) and is_part(path)):
+            raise StoreError(f"{path} is not a store, {what_is(path)}")
+        try:
+            root = zarr.open_group(str(path), mode="r+" if writable else "r", zarr_format=3, use_consolidated=False)
+            settings = dict(root.attrs).get("teacher_cache")
+        except Exception as error:
+            raise_unreadable(error)
+            raise _damaged_metadata(path, error) from error
+        if not isinstance(settings, dict):
+            raise StoreError(f"{path} is not a store, {what_is(path)}")
+        check_schema(path, settings)
+        try:
+            check_seal(path, settings)
+            store = cls(path, root, writable)
+            store._check_shapes()
+            store._open_topk()
+        except StoreError:
+            raise
+        except PolicyError as error:
+            raise StoreError(
+                f"the policy of {path} is of another version or damaged ({error}): "
+                "use the program version that made the store, or make a new one"
+            ) from error
+        except Exception as error:
+            raise_unreadable(error)
+            raise _damaged_metadata(path, error) from error
+        if writable:
+            sweep_unpublished(path)
+        return store
+
+    def with_places(self, index: Index) -> "Store":
+        """The same store, its shards read from where `index` says (from `check_shards`); nothing is written."""
+        other = copy.copy(self)
+        other._index = index
+        return other
+
+    def with_policy(self, policy: Policy) -> "Store":
+        """The same store; its own policy, with the file of its operations at hand (from `bind_operations`)."""
+        assert policy == self.policy
+        other = copy.copy(self)
+        other.policy = policy
+        return other
+
+    def _check_shapes(self) -> None:
+        # An `extend` that was killed leaves arrays that are longer than the attribute says: that is sound.
+        shards, units, groups, fields = self._records.shape
+        blocks = self.unit_samples // BLOCK_SAMPLES
+        sound = (
+            self.views % self.group == 0
+            and (shards, fields) == (len(self._shards), len(RECORD_FIELDS))
+            and groups >= self.num_groups
+            and self._records.chunks == (1, 1, 1, fields)
+            and self._labels.chunks == (1, self.unit_samples, self.group)
+            and self._digests.chunks == (1, blocks, self.group)
+            and self._labels.shape[:2] == (shards, units * self.unit_samples)
+            and self._digests.shape[:2] == (shards, units * blocks)
+            and min(self._labels.shape[2], self._digests.shape[2]) >= self.views
+        )
+        if not sound:
+            raise ValueError("the arrays' shapes and chunks do not fit each other")
+
+    # -- what it is ----------------------------------------------------------------------------------------------
+
+    @property
+    def num_groups(self) -> int:
+        return self.views // self.group
+
+    @property
+    def topk(self) -> int:
+        """How many of a view's largest probabilities are stored; 0 for labels alone, and while there is no teacher."""
+        return int((self.teacher or {}).get("topk", 0))
+
+    @property
+    def tau(self) -> float | None:
+        """The temperature of the stored probabilities; None where there are none."""
+        return (self.teacher or {}).get("tau")
+
+    @property
+    def array_names(self) -> tuple[str, ...]:
+        """The arrays whose chunks are units, in the order in which a unit is written."""
+        return ("labels", "digests", *(TOPK_ARRAYS if self.topk else ()), "records")
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def index(self) -> Index:
+        if self._index is None:
+            self._index = self._read_index()
+        return self._index
+
+    def _read_index(self) -> Index:
+        arrays = read_index(self._root, self.path, len(self._shards), self.num_classes)
+        hashes = arrays.pop("hashes")
+        entries = tuple(
+            ShardEntry(name=name, path=path, num_bytes=num_bytes, hash=int(shard_hash))
+            for (name, path, num_bytes), shard_hash in zip(self._shards, hashes, strict=True)
+        )
+        return Index(
+            shards=entries,
+            class_names=self.class_names,
+            class_from=self._class_from,
+            fingerprint=self._fingerprint,
+            image_from=self._image_from,
+            **arrays,
+        )
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """Samples of each shard, (S,) int64, without reading the rest of the index."""
+        return read_whole(self._root, self.path, "index/counts")
+
+    def shard_name(self, shard: int) -> str:
+        return self._shards[shard][0]
+
+    # -- units ---------------------------------------------------------------------------------------------------
+
+    def num_units(self, shard: int) -> int:
+        return -(-int(self.counts[shard]) // self.unit_samples)
+
+    def units(self, views: range | None = None) -> list[Unit]:
+        """All units whose group holds one of `views` (default: all), group by group. StoreError beyond the store."""
+        views = range(self.views) if views is None else views
+        if not len(views) or views.step != 1 or views.start < 0 or views.stop > self.views:
+            raise StoreError(
+                f"views {views.start}:{views.stop} are not within the store's 0:{self.views}: "
+                f"`teacher-cache extend {self.path} --views N` adds views"
+            )
+        groups = range(views.start // self.group, (views.stop - 1) // self.group + 1)
+        return [Unit(shard, unit, group) for group in groups for shard, unit in self._unit_rows]
+
+    @cached_property
+    def _unit_rows(self) -> list[tuple[int, int]]:
+        """(shard, unit) of all units of one group."""
+        return [(shard, unit) for shard in range(len(self._shards)) for unit in range(self.num_units(shard))]
+
+    def missing_units(self, views: range | None = None) -> list[Unit]:
+        """Units of `views` (default: all) that are not committed, group by group."""
+        committed = self.committed()
+        return [unit for unit in self.units(views) if not committed[unit]]
+
+    def unit_rows(self, unit: Unit) -> tuple[int, int]:
+        """First position in the shard, and number of samples."""
+        first = unit.unit * self.unit_samples
+        return first, min(self.unit_samples, int(self.counts[unit.shard]) - first)
+
+    def unit_blocks(self, unit: Unit) -> range:
+        """Numbers of the unit's blocks, counted within the shard."""
+        first, samples = self.unit_rows(unit)
+        return range(first // BLOCK_SAMPLES, -(-(first + samples) // BLOCK_SAMPLES))
+
+    def group_views(self, group: int) -> range:
+        return range(group * self.group, (group + 1) * self.group)
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def read_labels(self, unit: Unit) -> np.ndarray:
+        """(unit_samples, group) int16 or int32, padding and what is not labelled yet -1. Committed or not."""
+        return self.read_array("labels", unit)
+
+    def read_digests(self, unit: Unit) -> np.ndarray:
+        """(unit_samples // 64, group) uint64, padding and what is not there yet 0. Committed or not."""
+        return self.read_array("digests", unit)
+
+    def read_topk_classes(self, unit: Unit) -> np.ndarray:
+        """(unit_samples, group, K), of labels' type, padding and what is not labelled yet -1. Committed or not."""
+        return self.read_array("topk_classes", unit)
+
+    def read_topk_probabilities(self, unit: Unit) -> np.ndarray:
+        """(unit_samples, group, K + 1) float16, padding and what is not labelled yet 0. Committed or not."""
+        return self.read_array("topk_probabilities", unit)
+
+    def read_unit(self, unit: Unit) -> UnitValues:
+        """All that a unit holds, padded. Committed or not."""
+        topk = (self.read_topk_classes(unit), self.read_topk_probabilities(unit)) if self.topk else ()
+        return UnitValues(self.read_labels(unit), self.read_digests(unit), *topk)
+
+    def read_array(self, name: str, unit: Unit) -> np.ndarray:
+        """A unit's chunk of an array of values, by name: what read_labels and the others give."""
+        chunks = self._value_chunks(name)
+        try:
+            values: np.ndarray = chunks.read(*unit)[0]
+            if name in ("labels", "topk_classes") and not self._are_classes(values):
+                raise ValueError(f"not all are below {self.num_classes} classes")
+            return values
+        except Exception as error:
+            raise_unreadable(error)
+            raise StoreError(f"{name} of {self._where(unit)} are damaged ({error}): {self._redo(unit)}") from error
+
+    def empty_rows(self, name: str, rows: int) -> np.ndarray:
+        """Memory for so many rows of an array of values: (rows, group, ...), undefined."""
+        chunks = self._value_chunks(name)
+        return np.empty((rows, *chunks.shape[2:]), chunks.dtype)
+
+    def _value_chunks(self, name: str) -> Chunks:
+        if name not in self._chunks:
+            self._open_topk()
+        if name not in self._chunks:
+            raise StoreError(f"{self.path} holds no {name}: run `teacher-cache fill --store {self.path}`")
+        return self._chunks[name]
+
+    def read_records(self) -> np.ndarray:
+        """(S, U, G, F) uint64, all zero where a unit is not committed; F is RECORD_FIELDS. A copy.
+
+        Only those whose file changed since the last call are read.
+        """
+        held = self._record_values.shape[2]
+        if held != self.num_groups:
+            grown = (*self._record_values.shape[:2], self.num_groups)
+            values, stamps = np.zeros((*grown, len(RECORD_FIELDS)), np.uint64), np.zeros((*grown, 2), np.int64)
+            values[:, :, :held], stamps[:, :, :held] = self._record_values, self._record_stamps
+            self._record_values, self._record_stamps = values, stamps
+        changed: dict[Unit, tuple[bytes | None, Stamp]] = {}
+        for shard, number in self._unit_rows:
+            for group, (time_ns, inode) in enumerate(self._record_stamps[shard, number, : self.num_groups].tolist()):
+                unit = Unit(shard, number, group)
+                if inode == 0 or file_stamp(self.record_file(unit)) != (time_ns, inode):
+                    changed[unit] = self._read_record_file(unit)
+        for unit, record in self._decode_records({unit: data for unit, (data, _) in changed.items()}):
+            self._record_values[unit] = record
+            self._record_stamps[unit] = changed[unit][1]
+        return self._record_values.copy()
+
+    def read_record(self, unit: Unit) -> np.ndarray:
+        """(F,) uint64, RECORD_FIELDS; all zero where the unit is not committed."""
+        return self._decode_record(unit, self._read_record_file(unit)[0])
+
+    def _read_record_file(self, unit: Unit) -> tuple[bytes | None, Stamp]:
+        try:
+            return read_file(self.record_file(unit))
+        except OSError as error:
+            raise_unreadable(error)
+            raise self._damaged_record(unit, error) from error
+
+    def _decode_record(self, unit: Unit, data: bytes | None) -> np.ndarray:
+        try:
+            return self._chunks["records"].decode(data)[0, 0, 0]
+        except Exception as error:
+            raise self._damaged_record(unit, error) from error
+
+    def _decode_records(self, files: dict[Unit, bytes | None]) -> Iterator[tuple[Unit, np.ndarray]]:
+        """The same of many at once."""
+        there = {unit: data for unit, data in files.items() if data is not None}
+        try:
+            records = dict(zip(there, self._chunks["records"].decode_all(list(there.values())), strict=True))
+        except (RuntimeError, ValueError):
+            records = {}
+        for unit, data in files.items():
+            yield unit, records[unit][0, 0, 0] if unit in records else self._decode_record(unit, data)
+
+    def _damaged_record(self, unit: Unit, error: Exception) -> StoreError:
+        return StoreError(f"the record of {self._where(unit)} is damaged ({error}): {self._redo(unit)}")
+
+    def committed(self) -> np.ndarray:
+        """(S, U, G) bool."""
+        return self.read_records()[..., _FIELD["committed"]] == 1
+
+    def check_unit(self, unit: Unit) -> None:
+        """StoreError when the unit is not committed, its chunks are damaged, or its record's hash does not fit them."""
+        record = self.read_record(unit)
+        if record[_FIELD["committed"]] != 1:
+            raise StoreError(f"{self._where(unit)} is not filled: {self._fill(unit)}")
+        if hash_values(self.read_unit(unit)) != int(record[_FIELD["hash"]]):
+            raise StoreError(f"values of {self._where(unit)} are not those that its record names: {self._redo(unit)}")
+
+    def skipped(self) -> np.ndarray:
+        """Global sample numbers skipped in any committed unit, sorted, int64. Reads no labels where nothing is."""
+        records = self.read_records()
+        units = np.argwhere((records[..., _FIELD["committed"]] == 1) & (records[..., _FIELD["skipped"]] > 0))
+        starts = np.concatenate([[0], np.cumsum(self.counts)])
+        found = [np.zeros(0, np.int64)]
+        for unit in (Unit(*map(int, row)) for row in units):
+            rows = np.flatnonzero((self.read_labels(unit) == SKIPPED).any(axis=1))
+            found.append(starts[unit.shard] + unit.unit * self.unit_samples + rows)
+        return np.unique(np.concatenate(found)).astype(np.int64)
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    def commit_unit(
+        self, unit: Unit, values: UnitValues, counts: UnitCounts, device: str, *, durable: bool = True
+    ) -> None:
+        """Write a whole unit: its values to disk first, then the record that makes it count.
+
+        Nothing is read, so a chunk that a killed writer left damaged does not matter. What is written depends on the
+        arguments alone: no time, host, path or rank. `device` is recorded where the store takes any device. With
+        durable=False nothing waits for the disk, so that a power cut may leave a record without its values: for stores
+        that are simulated.
+        """
+        self._check_writable()
+        padded = self._pad(unit, values)
+        labelled, skipped = int((padded.labels >= 0).sum()), int((padded.labels == SKIPPED).sum())
+        if (labelled, skipped) != (counts.labelled, counts.skipped):
+            raise StoreError(
+                f"{self._where(unit)} has {labelled} labels and {skipped} skips but counts say {counts.labelled} and "
+                f"{counts.skipped}: they must be equal"
+            )
+        if self.any_device:
+            self._publish_device(device)
+        record = (
+            *(1, hash_values(padded), counts.labelled, counts.own, counts.larger, counts.either, counts.skipped),
+            *(counts.damaged, device_hash(device) if self.any_device else 0, 0, 0, 0),
+        )
+        names = self.array_names
+        with writing(self.path, UNIT_IN_FLIGHT):
+            for name in names:
+                sweep(self._chunk_file(name, unit))
+            for name in names:
+                chunk = np.array(record, np.uint64) if name == "records" else getattr(padded, name)
+                self._chunks[name].write(chunk, *unit)
+                if durable:
+                    sync_up(self._chunk_file(name, unit), self.path / name)
+
+    def _value_arrays(self) -> dict[str, zarr.Array]:
+        """The arrays of a unit's values, named as UnitValues has them, in the order in which they are written."""
+        self._open_topk()
+        return {"labels": self._labels, "digests": self._digests, **self._topk}
+
+    def _pad(self, unit: Unit, values: UnitValues) -> UnitValues:
+        samples = self.unit_rows(unit)[1]
+        assert samples > 0, f"{unit} is not a unit of {self.path}"
+        blocks = len(self.unit_blocks(unit))
+        arrays = self._value_arrays()
+        given_topk = [name for name in TOPK_ARRAYS if getattr(values, name) is not None]
+        if given_topk != [name for name in TOPK_ARRAYS if name in arrays]:
+            raise StoreError(
+                f"values of {self._where(unit)} hold {' and '.join(given_topk) or 'no topk'}, the store's teacher says "
+                f"topk {self.topk}: they must fit each other"
+            )
+        padded = {}
+        for name, array in arrays.items():
+            given, own = getattr(values, name), blocks if name == "digests" else samples
+            padding, expected = array.fill_value, (own, *array.chunks[2:])
+            full = padded[name] = np.full(array.chunks[1:], padding, array.dtype)
+            if given.shape not in (expected, full.shape) or not (given[own:] == padding).all():
+                raise StoreError(
+                    f"{name} of {self._where(unit)} have shape {given.shape}: expected {expected}, or "
+                    f"{full.shape} padded with {padding}"
+                )
+            if name.endswith(("labels", "classes")) and not self._are_classes(given[:own]):
+                raise StoreError(f"{name} of {self._where(unit)} are not all below its {self.num_classes} classes")
+            full[:own] = given[:own]
+        if (padded["labels"][:samples] == NOT_LABELLED).any():
+            raise StoreError(f"{self._where(unit)} has views without a label: a unit is whole or absent")
+        whole = UnitValues(**padded)
+        if self._topk and (fault := topk_fault(whole)):
+            raise StoreError(f"topk of {self._where(unit)}: {fault}")
+        return whole
+
+    def _are_classes(self, values: np.ndarray) -> bool:
+        return bool(((values >= SKIPPED) & (values < self.num_classes)).all())
+
+    def extend(self, views: int) -> None:
+        """Add views, rounded up to groups, without touching those that are there. Killed at any point, it is run again.
+
+        StoreError for fewer views than there are. One process at a time may do this.
+        """
+        self._check_writable()
+        views = _round_up(views, self.group)
+        if views < self.views:
+            raise StoreError(f"{self.path} has {self.views} views already: it cannot shrink to {views}")
+        self._open_topk()
+        arrays = {"digests": self._digests, "records": self._records, "labels": self._labels, **self._topk}
+        with writing(self.path):
+            for name in ("", *arrays):
+                sweep(self.path / name / "zarr.json")
+            # The attribute comes last: until then the longer arrays are there but nobody looks beyond the old views.
+            for name, array in arrays.items():
+                shape = (*array.shape[:2], views // self.group if name == "records" else views, *array.shape[3:])
+                if shape != array.shape:
+                    array.resize(shape)
+                    sync_up(self.path / name / "zarr.json", self.path)
+            if views > self.views:
+                settings = dict(cast(dict[str, Any], self._root.attrs["teacher_cache"]))
+                self._root.attrs["teacher_cache"] = settings | {"views": views, "views_sha256": views_sha256(views)}
+                sync_up(self.path / "zarr.json", self.path)
+                self.views = views
+
+    def move(self, index: Index) -> None:
+        """Note the places of `index` (from `check_shards`), from which its shards are read from now on.
+
+        One process at a time may do this.
+        """
+        self._check_writable()
+        settings = dict(cast(dict[str, Any], self._root.attrs["teacher_cache"]))
+        shards = [{"name": s.name, "path": s.path, "bytes": s.num_bytes} for s in index.shards]
+        with writing(self.path):
+            sweep(self.path / "zarr.json")
+            self._root.attrs["teacher_cache"] = cast(Any, settings | {"shards": shards})
+            sync_up(self.path / "zarr.json", self.path)
+        self._shards = [(shard.name, shard.path, shard.num_bytes) for shard in index.shards]
+        self._index = index
+
+    # -- the teacher ---------------------------------------------------------------------------------------------
+
+    @property
+    def teacher(self) -> dict[str, Any] | None:
+        """Identity of the teacher that filled the store; None while there is none. StoreError where it was changed."""
+        published = read_published(self.path, "teacher")
+        if published is None:
+            return None
+        published.pop(_TOPK_FACTS, None)
+        return check_said("teacher", published, f"{self.path}/teacher")
+
+    @property
+    def devices(self) -> list[str]:
+        """Names of the devices that filled the store, sorted."""
+        return sorted(str(attributes["device"]) for _, attributes in self._published("device"))
+
+    @property
+    def builds(self) -> list[dict[str, Any]]:
+        """Of every kind of fill: torch, cuda, cudnn, driver, device, threads ..., and how its logits compared with the
+        proof's."""
+        return sorted((build for _, build in self._published("build")), key=str)
+
+    def _published(self, kind: Literal["device", "build"]) -> Iterator[tuple[str, dict[str, Any]]]:
+        for folder in sorted(self.path.glob(f"teacher/{kind}-*")):
+            name = f"teacher/{folder.name}"
+            if (attributes := read_published(self.path, name)) is not None:
+                yield name, check_said(kind, attributes, f"{self.path}/{name}")
+
+    def publish_teacher(self, identity: dict[str, Any], proof: Proof | None = None) -> None:
+        """Bind the store to a teacher, with its proof on this device, and make the arrays of its topk, if it says any.
+        TeacherError when there is a teacher already, whoever was first."""
+        self._check_writable()
+        if not self.bind(identity, proof):
+            there = self.teacher or {}
+            raise TeacherError(
+                f"{self.path} is bound to teacher {there.get('name', '?')} already, {identity.get('name', '?')} cannot "
+                "fill it: use that teacher, or make another store with `teacher-cache index --like`"
+            )
+        self._open_topk()
+
+    def bind(self, identity: dict[str, Any], proof: Proof | None = None) -> bool:
+        """Publish the teacher in one step; False where there is one. The arrays of its topk come after."""
+        others: dict[str, bytes] = {}
+        if proof is not None:
+            device = str(identity["device"])
+            folder = device_group(device).removeprefix("teacher/")
+            others[f"{folder}/zarr.json"] = group_document(proof_attributes(device, proof))
+            others |= {f"{folder}/{name}": content for name, content in proof_files(proof).items()}
+            note = build_group(proof.build).removeprefix("teacher/")
+            others[f"{note}/zarr.json"] = group_document({**proof.build, "logits": "the proof's own"})
+        facts = {name: _facts_of(document) for name, document in self._topk_documents(int(identity.get("topk", 0)))}
+        return publish_group(self.path, "teacher", {**identity, **({_TOPK_FACTS: facts} if facts else {})}, others)
+
+    def read_proof(self, device: str) -> Proof | None:
+        """What the teacher answered on this device when it came to the store; None where it has not been on it."""
+        name = device_group(device)
+        attributes = read_published(self.path, name)
+        return None if attributes is None else read_proof(self._root, self.path, name, attributes)
+
+    def first_proof(self) -> Proof | None:
+        """A proof of any device, which says what the batch is; None where the store has none."""
+        proofs = (read_proof(self._root, self.path, name, found) for name, found in self._published("device"))
+        return next((proof for proof in proofs if proof is not None), None)
+
+    def publish_proof(self, device: str, proof: Proof) -> None:
+        """Keep the proof of a device that had none; the first one stays."""
+        self._check_writable()
+        publish_group(self.path, device_group(device), proof_attributes(device, proof), proof_files(proof))
+
+    def publish_build(self, build: dict[str, Any], logits: str) -> None:
+        """Note what filled the store. logits: how they compared with the proof's, in words; the first note stays."""
+        self._check_writable()
+        publish_group(self.path, build_group(build), {**build, "logits": logits})
+
+    def _open_topk(self) -> None:
+        """Open the arrays of topk, once there are any. A writer makes those that are absent: a `fill` may have been
+        killed right after it had bound its teacher, or be about to make them; whoever does it writes the same bytes.
+        """
+        if self._topk or not self.topk:
+            return
+        if self.writable:
+            self._make_topk()
+        if not all((self.path / name / "zarr.json").exists() for name in TOPK_ARRAYS):
+            return
+        try:
+            facts = {name: array_facts(self.path / name, grows=True) for name in TOPK_ARRAYS}
+            if facts != (read_published(self.path, "teacher") or {}).get(_TOPK_FACTS):
+                raise ValueError(f"topk_classes, topk_probabilities are not those of the teacher's topk of {self.topk}")
+            topk = {name: open_array(self._root, name) for name in TOPK_ARRAYS}
+            if any(array.shape[:2] != self._labels.shape[:2] or array.shape[2] < self.views for array in topk.values()):
+                raise ValueError("the shapes of topk_classes and topk_probabilities do not fit those of labels")
+            chunks = {name: open_chunks(self.path / name) for name in TOPK_ARRAYS}
+        except StoreError:
+            raise
+        except Exception as error:
+            raise_unreadable(error)
+            raise _damaged_metadata(self.path, error) from error
+        self._topk = topk
+        self._chunks |= chunks
+
+    def _make_topk(self) -> None:
+        """Make the arrays of topk that are absent: each a folder, written aside and renamed."""
+        for name, document in self._topk_documents(self.topk):
+            publish_folder(self.path, name, {"zarr.json": document})
+
+    def _topk_documents(self, topk: int) -> Iterator[tuple[str, bytes]]:
+        """Name and zarr.json of each array that a teacher of so many probabilities wants; of none where topk is 0."""
+        labels = open_array(self._root, "labels")  # as it is now: another process may have extended the store
+        for name, more, dtype, fill_value in (
+            ("topk_classes", 0, str(labels.dtype), NOT_LABELLED),
+            ("topk_probabilities", 1, "float16", 0),
+        ):
+            if not topk:
+                return
+            last = topk + more
+            memory: dict[str, Any] = {}
+            shape, chunks = (*labels.shape, last), (*labels.chunks, last)
+            make_array(zarr.create_group(memory, zarr_format=3), name, shape, chunks, dtype, fill_value)
+            yield name, memory[f"{name}/zarr.json"].to_bytes()
+
+    def _publish_device(self, device: str) -> None:
+        if device not in self._devices_published:
+            publish_group(self.path, device_group(device), proof_attributes(device, None))
+            self._devices_published.add(device)
+
+    # -- places and messages -------------------------------------------------------------------------------------
+
+    def record_file(self, unit: Unit) -> str:
+        """The file that makes a unit count: without it, `fill` does the unit anew."""
+        return self._chunks["records"].file(*unit)
+
+    def _chunk_file(self, name: str, unit: Unit) -> Path:
+        return Path(self._chunks[name].file(*unit))
+
+    def _where(self, unit: Unit) -> str:
+        views = self.group_views(unit.group)
+        return f"{self.path}, shard {self.shard_name(unit.shard)}, unit {unit.unit}, views {views.start}:{views.stop}"
+
+    def _fill(self, unit: Unit) -> str:
+        views = self.group_views(unit.group)
+        return f"run `teacher-cache fill --store {self.path} --views {views.start}:{views.stop}`"
+
+    def _redo(self, unit: Unit) -> str:
+        return f"delete its record {self.record_file(unit)} and {self._fill(unit)}, which labels the unit anew"
+
+    def _check_writable(self) -> None:
+        if not self.writable:
+            raise StoreError(f"{self.path} was opened for reading: open it with writable=True")
+
+
+def _facts_of(document: bytes) -> dict[str, Any]:
+    return facts_of(json.loads(document), grows=True)
+
+
+def _damaged_metadata(path: Path, error: Exception) -> StoreError:
+    return StoreError(f"metadata of {path} are damaged ({error!r}): restore its zarr.json files, or make a new store")
+
+
+def _round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple

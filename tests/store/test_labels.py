@@ -1,0 +1,187 @@
+"""Labels, digests and soft labels read while training."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from teacher_cache.errors import MissingLabelError
+from teacher_cache.store.labels import LabelReader
+from teacher_cache.store.store import Store
+from teacher_cache.store.unit import Unit
+from tests.support.filled_store import (
+    COUNTS,
+    UNIT,
+    chunk,
+    commit,
+    draw_logits,
+    draw_values,
+    fill,
+    make_soft_store,
+    make_store,
+)
+
+
+@pytest.mark.parametrize("budget_bytes", [1, 10**9])
+def test_label_reader_equals_plain_reading(tmp_path: Path, budget_bytes: int) -> None:
+    store = make_store(tmp_path / "s")
+    fill(store)
+    group = zarr.open_group(str(store.path), mode="r")
+    stored = np.concatenate([np.asarray(group["labels"])[shard, :number] for shard, number in enumerate(COUNTS)])
+    reader = LabelReader(store, budget_bytes)
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        samples, views = rng.integers(0, sum(COUNTS), 200), rng.integers(0, 4, 200)
+        labels = reader.labels(samples, views)
+        assert labels.dtype == np.int64
+        np.testing.assert_array_equal(labels, stored[samples, views])
+    digests = np.asarray(group["digests"])
+    for shard, block, view in ((0, 2, 3), (3, 3, 0), (1, 0, 1), (0, 2, 3)):
+        assert reader.digest(shard, block, view) == int(digests[shard, block, view])
+    assert len(reader.labels(np.zeros(0, np.int64), np.zeros(0, np.int64))) == 0
+
+
+@pytest.mark.parametrize("budget_bytes", [1, 10**9])
+def test_skipped_samples_are_those_of_the_block_not_of_the_next_shard(tmp_path: Path, budget_bytes: int) -> None:
+    store = make_store(tmp_path / "s")
+    for unit in store.units():
+        commit(store, unit, skip=(0,))
+    reader = LabelReader(store, budget_bytes)
+    reader.labels(np.array([132]), np.array([0]))  # the rows of the shards after the first are in memory
+    reader.skipped(1, 0, 0)
+    for shard, number in ((0, 3), (1, 1), (3, 4)):
+        for block in range(number):
+            first_of_unit = block % 2 == 0
+            assert reader.skipped(shard, block, 0) == (frozenset({0}) if first_of_unit else frozenset())
+
+
+@pytest.mark.parametrize("budget_bytes", [1, 600, 2903, 2904, 40_000])
+def test_label_reader_keeps_to_its_budget(tmp_path: Path, budget_bytes: int) -> None:
+    """A group of labels takes 331 x 2 x 2 bytes, its digests 8 x 2 x 8: two of both 2,904; here 8 groups."""
+    store = make_store(tmp_path / "s", views=16)
+    fill(store)
+    stored = np.concatenate(
+        [np.concatenate([store.read_labels(Unit(s, u, g)) for g in range(8)], axis=1) for s, u in store._unit_rows]
+    )
+    stored = stored[(stored != -1).all(axis=1)]
+    reader = LabelReader(store, budget_bytes)
+    rng = np.random.default_rng(0)
+    for group in (0, 1, 0, 5, 1, 0):
+        samples, views = rng.integers(0, len(stored), 300), 2 * group + rng.integers(0, 2, 300)
+        np.testing.assert_array_equal(reader.labels(samples, views), stored[samples, views])
+        assert reader.digest(0, 0, 2 * group) is not None
+        held = sum(page.values.nbytes for page in reader._pages.values())
+        assert held == reader._held_bytes
+        assert held <= budget_bytes or len(reader._pages) == 1
+
+
+def test_label_reader_reads_a_unit_once_where_two_groups_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make_store(tmp_path / "s", views=6)
+    fill(store)
+    read: list[tuple[str, Unit]] = []
+    real = store.read_array
+
+    def spy(name: str, unit: Unit) -> np.ndarray:
+        read.append((name, unit))
+        return real(name, unit)
+
+    monkeypatch.setattr(store, "read_array", spy)
+    size = 331 * 2 * 2 + 8 * 2 * 8
+    reader, samples = LabelReader(store, 2 * size), np.arange(331)
+    for _ in range(3):
+        for view in (1, 2):
+            reader.labels(samples, np.full(331, view))
+            for shard, block in ((0, 0), (0, 2), (3, 3)):
+                reader.digest(shard, block, view)
+                reader.skipped(shard, block, view)
+    groups = [unit for unit in store.units() if unit.group < 2]
+    assert sorted(unit for name, unit in read if name == "labels") == sorted(groups)
+    assert len(read) == len(set(read)) == len(groups) + 2 * 3
+    reader.labels(samples[:1], np.array([4]))  # a third group: what was used least recently goes
+    assert [key[:2] for key in reader._pages] == [("digests", 1), ("labels", 1), ("labels", 2)]
+    read.clear()
+    reader.labels(samples, np.full(331, 2))
+    assert not read
+    reader.labels(samples[:1], np.array([1]))
+    assert read == [("labels", Unit(0, 0, 0))]
+    too_small = LabelReader(store, 2 * size - 1)
+    too_small.labels(samples, np.full(331, 1))
+    assert len(too_small._pages) > 1
+
+
+def test_label_reader_sees_units_of_a_page_that_are_committed_later(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s")
+    first = commit(store, Unit(0, 0, 0))
+    reader = LabelReader(Store.open(store.path))
+    samples, views = np.arange(130), np.zeros(130, np.int64)
+    np.testing.assert_array_equal(reader.labels(samples[:128], views[:128]), first.labels[:, 0])
+    for _ in range(2):
+        with pytest.raises(MissingLabelError, match=r"key 0-0128, view 0 is not labelled: run"):
+            reader.labels(samples, views)
+    second = commit(store, Unit(0, 1, 0))
+    np.testing.assert_array_equal(reader.labels(samples, views), [*first.labels[:, 0], *second.labels[:, 0]])
+
+
+def test_label_reader_names_what_is_missing(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s")
+    commit(store, Unit(0, 1, 0), skip=(1,))
+    reader = LabelReader(store)
+    assert reader.digest(0, 2, 2) is None
+    assert reader.digest(0, 2, 1) is not None
+    fill_command = rf"run `teacher-cache fill --store {store.path} --views 2:4`"
+    with pytest.raises(MissingLabelError, match=rf"shard-0\.tar, key 0-0128, view 3 is not labelled: {fill_command}"):
+        reader.labels(np.array([128, 128]), np.array([0, 3]))
+    with pytest.raises(MissingLabelError, match="key 0-0129, view 0: the sample was skipped"):
+        reader.labels(np.array([128, 129]), np.array([0, 0]))
+    commit(store, UNIT)
+    assert reader.labels(np.array([128]), np.array([3])) == store.read_labels(UNIT)[0, 1]
+    chunk(store, "labels", Unit(0, 1, 0)).unlink()
+    with pytest.raises(
+        MissingLabelError, match=r"key 0-0128, view 0 is not labelled: delete .*records/c/0/1/0/0 and run"
+    ):
+        LabelReader(store).labels(np.array([128]), np.array([0]))
+
+
+@pytest.mark.parametrize("budget_bytes", [1, 10**9])
+def test_soft_labels_come_back_within_float16(tmp_path: Path, budget_bytes: int) -> None:
+    store = make_soft_store(tmp_path / "s")
+    fill(store)
+    reader = LabelReader(store, budget_bytes)
+    for shard, block, view, positions in (
+        (0, 2, 3, [1, 0]),
+        (3, 3, 0, [7, 2, 2]),
+        (3, 1, 1, list(range(64))),
+        (1, 0, 2, []),
+    ):
+        soft = reader.soft(shard, block, view, np.array(positions, np.int64))
+        unit = Unit(shard, block // 2, view // 2)
+        labels = draw_values(store, unit).labels
+        logits = draw_logits(store, unit, labels).reshape(*labels.shape, -1)
+        rows = np.array(positions, np.int64) + 64 * (block % 2)
+        exact = np.exp(logits[rows, view % 2].astype(np.float64) / 2)
+        exact /= exact.sum(axis=1, keepdims=True)
+        assert soft.classes.shape == soft.probabilities.shape == (len(positions), 3)
+        np.testing.assert_array_equal(soft.classes, np.argsort(-exact, axis=1)[:, :3])
+        largest = np.take_along_axis(exact, soft.classes, axis=1)
+        np.testing.assert_allclose(soft.probabilities, largest, rtol=2**-10)
+        np.testing.assert_allclose(soft.tail, 1 - largest.sum(axis=1), rtol=2**-10)
+        start = int(store.index.starts[shard]) + 64 * block
+        np.testing.assert_array_equal(
+            soft.classes[:, 0], reader.labels(start + np.array(positions, np.int64), np.full(len(positions), view))
+        )
+    assert budget_bytes > 1 or len(reader._pages) == 1
+
+
+def test_soft_labels_that_are_missing_are_named(tmp_path: Path) -> None:
+    store = make_soft_store(tmp_path / "s")
+    commit(store, Unit(0, 1, 0), skip=(1,))
+    reader = LabelReader(store)
+    command = rf"run `teacher-cache fill --store {store.path} --views 2:4`"
+    with pytest.raises(MissingLabelError, match=rf"shard-0\.tar, key 0-0129, view 3 is not labelled: {command}"):
+        reader.soft(0, 2, 3, np.array([1]))
+    with pytest.raises(MissingLabelError, match="key 0-0129, view 1: the sample was skipped"):
+        reader.soft(0, 2, 1, np.array([0, 1]))
+    chunk(store, "topk_classes", Unit(0, 1, 0)).unlink()
+    with pytest.raises(MissingLabelError, match=r"key 0-0128, view 0 is not labelled: delete .*records/c/0/1/0/0 and"):
+        LabelReader(store).soft(0, 2, 0, np.array([0]))

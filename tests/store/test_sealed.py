@@ -1,0 +1,215 @@
+"""What never changes is hashed, and compared whenever a store is opened."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from teacher_cache.cli import main
+from teacher_cache.errors import StoreError
+from teacher_cache.store.published import SEAL, group_document
+from teacher_cache.store.sealed import broken, seal
+from teacher_cache.store.status import status
+from teacher_cache.store.store import Store
+from tests.support.bright_shards import bright_store
+from tests.support.filled_store import make_soft_store
+from tests.support.filling import TEACHERS, fill_store
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(), JSON, min_size=1, max_size=4), JSON)
+def test_a_changed_part_is_named_and_nothing_else(parts: dict[str, Any], value: Any) -> None:
+    sealed = seal(parts)
+    assert broken(json.loads(json.dumps(parts)), json.loads(json.dumps(sealed))) == []
+    name = next(iter(parts))
+    if json.dumps(value, sort_keys=True) != json.dumps(parts[name], sort_keys=True):
+        assert broken(parts | {name: value}, sealed) == [name]
+    assert broken({other: parts[other] for other in parts if other != name}, sealed) == [name]
+
+
+def settings(path: Path) -> list[Any]:
+    """Everything that a store says of itself but where its shards are, or that it is refused."""
+    store = Store.open(path)
+    index = store.index
+    names = [shard.name for shard in index.shards]
+    numbers = [shard.num_bytes for shard in index.shards], [shard.hash for shard in index.shards]
+    proof = store.read_proof(store.devices[0])
+    assert proof is not None
+    return [
+        *(store.seed, store.views, store.group, store.unit_samples, store.any_device, store.max_pixels),
+        *(store.class_names, store.policy.to_json(), store.libraries, store.teacher, store.devices, store.builds),
+        *(names, numbers, index.classes.tolist(), index.offsets.tolist(), index.sizes.tolist()),
+        *(bytes(index.key_bytes), index.class_from, proof.labels.tolist(), proof.logits.tolist(), proof.replays),
+        *(store.read_labels(store.units()[0]).tolist(), store.read_records().tolist()),
+    ]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_flipped_bit_of_metadata_changes_a_setting(tmp_path: Path, seed: int) -> None:
+    store = bright_store(tmp_path, counts=(65, 3))
+    fill_store(store)
+    sound = settings(store.path)
+    draw = random.Random(seed)
+    documents = sorted(store.path.rglob("zarr.json"))
+    assert len(documents) > 12
+    refused = 0
+    for number in range(150):
+        file = documents[number % len(documents)]
+        content = file.read_bytes()
+        place = draw.randrange(len(content))
+        file.write_bytes(content[:place] + bytes([content[place] ^ 1 << draw.randrange(8)]) + content[place + 1 :])
+        try:
+            assert settings(store.path) == sound, (file, content[place - 20 : place + 20])
+        except StoreError:
+            refused += 1
+        file.write_bytes(content)
+    assert refused > 100  # the others lie in white space, in places of shards, or in what nobody reads
+    assert settings(store.path) == sound
+
+
+def edit(file: Path, *path: str, value: Any) -> None:
+    document = json.loads(file.read_text())
+    inner = document
+    for name in path[:-1]:
+        inner = inner[name]
+    inner[path[-1]] = value
+    file.write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        (("class_names",), [f"renamed {number}" for number in range(10)], "class_names is"),
+        (("policy", "erase"), None, "policy is"),
+        (("seed",), 4, "seed is"),
+        (("max_pixels",), 2**40, "max_pixels is"),
+        (("shards",), [], "shards is"),
+    ],
+)
+def test_an_edit_is_named_as_what_it_is(tmp_path: Path, path: tuple[str, ...], value: Any, named: str) -> None:
+    store = bright_store(tmp_path)
+    edit(store.path / "zarr.json", "attributes", "teacher_cache", *path, value=value)
+    said = CliRunner().invoke(main, ["verify", str(store.path), "--workers", "0"])
+    assert said.exit_code == 1
+    assert said.output.startswith(f"error: {store.path}: {named} not what the store was made with")
+    assert said.output.count("\n") == 1
+
+
+def test_a_renamed_shard_is_named_and_a_moved_one_is_not(tmp_path: Path) -> None:
+    store = bright_store(tmp_path)
+    place = ("attributes", "teacher_cache", "shards")
+    shards = json.loads((store.path / "zarr.json").read_text())["attributes"]["teacher_cache"]["shards"]
+    edit(store.path / "zarr.json", *place, value=[shard | {"path": "/elsewhere/x.tar"} for shard in shards])
+    assert Store.open(store.path).index.shards[0].path == "/elsewhere/x.tar"
+    edit(store.path / "zarr.json", *place, value=[shard | {"bytes": 7} for shard in shards])
+    with pytest.raises(StoreError, match="shards is not what the store was made with"):
+        Store.open(store.path)
+
+
+def test_an_edited_mean_is_no_default_of_the_next_fill(tmp_path: Path) -> None:
+    store = bright_store(tmp_path)
+    fill_store(store, views=range(2))
+    edit(store.path / "teacher" / "zarr.json", "attributes", "mean", value=[0.0, 0.0, 0.0])
+    command = ["fill", "--store", str(store.path), "--teacher", f"{TEACHERS}:brightness", "--device", "cpu"]
+    said = CliRunner().invoke(main, [*command, "--workers", "0"])
+    assert said.exit_code == 1
+    assert "teacher/zarr.json: mean is not what was written" in said.output
+
+
+def test_arrays_of_the_index_with_other_shapes_or_codecs_are_refused(tmp_path: Path) -> None:
+    path = make_soft_store(tmp_path / "s").path
+    file = path / "index" / "offsets" / "zarr.json"
+    sound = file.read_text()
+    edit(file, "shape", value=[3])
+    with pytest.raises(StoreError, match="array index/offsets is not what the store was made with"):
+        Store.open(path)
+    file.write_text(sound)
+    edit(file, "codecs", value=[{"name": "numcodecs.pickle", "configuration": {}}])
+    with pytest.raises(StoreError, match=r"offsets has codecs \['numcodecs.pickle'\]"):
+        Store.open(path)
+
+
+def test_schema_1_is_refused_with_the_commands_that_fill_anew(tmp_path: Path) -> None:
+    store = bright_store(tmp_path)
+    fill_store(store, views=range(2))
+    edit(store.path / "zarr.json", "attributes", "teacher_cache", "schema", value=1)
+    with pytest.raises(StoreError) as refused:
+        Store.open(store.path)
+    assert str(refused.value) == (
+        f"{store.path} has schema version 1, this program reads 2, whose labels prove more: index and fill anew, "
+        f"`teacher-cache index SHARDS --store NEW --policy cifar --views 4 --seed 3`, then `teacher-cache fill --store "
+        f"NEW --teacher {TEACHERS}:brightness`"
+    )
+
+
+def test_what_a_later_version_adds_is_passed_over(tmp_path: Path) -> None:
+    """Room for later versions: more attributes, more arrays, a writer's name in records."""
+    store = bright_store(tmp_path)
+    fill_store(store)
+    before = settings(store.path)
+    edit(store.path / "zarr.json", "attributes", "teacher_cache", "later", value={"claims": True})
+    (store.path / "claims").mkdir()
+    (store.path / "claims" / "zarr.json").write_text(
+        json.dumps({"attributes": {}, "zarr_format": 3, "node_type": "group"})
+    )
+    assert settings(store.path) == before
+    assert not Store.open(store.path).missing_units()
+
+
+@pytest.mark.parametrize("name", ["classes", "counts", "fingerprints"])
+def test_an_absent_chunk_of_the_index_is_no_zeros(tmp_path: Path, name: str) -> None:
+    """Zarr reads it as its fill value, without any error: every sample would be of class 0."""
+    store = bright_store(tmp_path)
+    (store.path / "index" / name / "c" / "0").unlink()
+    with pytest.raises(StoreError, match=rf"index/{name} of \S+ cannot be read \(0 of its 1 chunks are there\)"):
+        _ = Store.open(store.path).index
+
+
+def reseal(file: Path, **changes: Any) -> None:
+    """An edit of a group by somebody who means to deceive: its hash fits."""
+    attributes = json.loads(file.read_text())["attributes"]
+    del attributes[SEAL]
+    attributes = {name: value for name, value in (attributes | changes).items() if value is not ...}
+    file.write_bytes(group_document(attributes))
+
+
+@pytest.mark.parametrize(
+    ("group", "changes", "message"),
+    [
+        ("teacher", {"dtype": "fp8"}, "teacher: dtype: input should be 'fp32', 'bf16' or 'fp16'"),
+        ("teacher", {"mean": ["a", 0, 0]}, r"teacher: mean\.0: input should be a valid number"),
+        ("teacher", {"batch_size": -1}, "teacher: batch_size: input should be greater than or equal to 1"),
+        ("teacher/device-*", {"device": ...}, "device is missing"),
+        ("teacher/build-*", {"threads": "many"}, "threads: input should be a valid integer"),
+    ],
+)
+def test_what_a_store_says_must_mean_something_though_its_hash_fits(
+    tmp_path: Path, group: str, changes: dict[str, Any], message: str
+) -> None:
+    store = bright_store(tmp_path)
+    fill_store(store, views=range(2))
+    (folder,) = store.path.glob(group)
+    reseal(folder / "zarr.json", **changes)
+    with pytest.raises(StoreError, match=message):
+        status(Store.open(store.path))
+
+
+def test_a_label_beyond_the_classes_is_refused_though_its_hash_fits(tmp_path: Path) -> None:
+    store = bright_store(tmp_path)
+    fill_store(store)
+    unit = store.units()[0]
+    values = store.read_labels(unit).copy()
+    values[0, 0] = store.num_classes
+    store._chunks["labels"].write(values, *unit)
+    with pytest.raises(StoreError, match=r"labels of .* are damaged \(not all are below 10 classes\)"):
+        store.read_labels(unit)

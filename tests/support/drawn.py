@@ -1,0 +1,72 @@
+"""Stores with labels drawn at random, for statistics."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+
+from teacher_cache.replay import BLOCK_SAMPLES
+from teacher_cache.replay.block import view_mix
+from teacher_cache.replay.mix import class_pairs
+from teacher_cache.store.agreement import count_agreement
+from teacher_cache.store.store import Store
+from teacher_cache.store.unit import SKIPPED, Unit, UnitCounts, UnitValues
+from tests.support.bright_shards import bright_store, small_policy
+
+
+def commit_labels(store: Store, unit: Unit, labels: np.ndarray) -> None:
+    """Commit a unit with these labels and digests that are none."""
+    first, samples = store.unit_rows(unit)
+    start = int(store.index.starts[unit.shard]) + first
+    counts = [0] * len(fields(UnitCounts))
+    for block in store.unit_blocks(unit):
+        rows = slice(block * BLOCK_SAMPLES - first, min((block + 1) * BLOCK_SAMPLES - first, samples))
+        for column, view in enumerate(store.group_views(unit.group)):
+            said = labels[rows, column]
+            skipped = frozenset(np.flatnonzero(said == SKIPPED).tolist())
+            plan = view_mix(
+                *(store.policy, store.seed, store.shard_name(unit.shard), block, len(said)), *(skipped, view)
+            )
+            pairs = class_pairs(store.index.classes[start:][rows], plan, skipped)
+            found = count_agreement(said, pairs, plan.lambdas)
+            counts = [a + b for a, b in zip(counts, vars(found).values(), strict=True)]
+    values = UnitValues(labels, np.ones((len(store.unit_blocks(unit)), store.group), np.uint64))
+    store.commit_unit(unit, values, UnitCounts(*counts), "cpu")
+
+
+def drawn_store(
+    folder: Path,
+    *,
+    mixed: bool = False,
+    seed: int = 0,
+    views: int = 4,
+    own: float = 0.6,
+    name: str = "store",
+    overrides: tuple[str, ...] = (),
+) -> Store:
+    """A filled store over bright shards whose labels are the class with probability `own`, else any; one skipped."""
+    policy = small_policy(*overrides, *(() if mixed else ("mix=none",)))
+    store = bright_store(folder, policy=policy, views=views, name=name)
+    rng = np.random.default_rng(seed)
+    for unit in store.units():
+        first, samples = store.unit_rows(unit)
+        start = int(store.index.starts[unit.shard]) + first
+        truth = store.index.classes[start : start + samples, None]
+        any_class = rng.integers(0, store.num_classes, (samples, store.group))
+        labels = np.where(rng.random(any_class.shape) < own, truth, any_class)
+        if unit.shard == 1:
+            labels[5] = SKIPPED
+        commit_labels(store, unit, labels)
+    return store
+
+
+def all_labels(store: Store) -> np.ndarray:
+    """(samples, views), read unit by unit; -1 where nothing is committed."""
+    found = np.full((store.index.num_samples, store.views), -1, np.int64)
+    committed = store.committed()
+    for unit in store.units():
+        if committed[unit]:
+            first, samples = store.unit_rows(unit)
+            start, views = int(store.index.starts[unit.shard]) + first, store.group_views(unit.group)
+            found[start : start + samples, views.start : views.stop] = store.read_labels(unit)[:samples]
+    return found

@@ -1,0 +1,93 @@
+"""Students for tests, given as tests/support/students.py:NAME: two layers each."""
+
+import os
+
+import torch
+from torch import Tensor, nn
+
+
+class Student(nn.Module):
+    """Dropout for the random state, batch normalisation for the buffers; a pair of logits where it has two heads."""
+
+    def __init__(self, num_classes: int, heads: int, image_size: tuple[int, int], dropout: float, norm: bool) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 16, 4, stride=4),
+            nn.BatchNorm2d(16) if norm else nn.Identity(),
+            nn.GELU(),
+            nn.Flatten(),
+            nn.Dropout(dropout),
+        )
+        width = 16 * (image_size[0] // 4) * (image_size[1] // 4)
+        self.heads = nn.ModuleList(nn.Linear(width, num_classes) for _ in range(heads))
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+        features = self.features(images)
+        logits = tuple(head(features) for head in self.heads)
+        return logits if len(logits) > 1 else logits[0]
+
+
+def one_head(num_classes: int, image_size: tuple[int, int], dropout: float = 0.1) -> nn.Module:
+    return Student(num_classes, 1, image_size, dropout, norm=True)
+
+
+def two_heads(num_classes: int, image_size: tuple[int, int], dropout: float = 0.1) -> nn.Module:
+    return Student(num_classes, 2, image_size, dropout, norm=True)
+
+
+def plain(num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+    """Nothing that looks at the batch as a whole, nothing random: the same for any micro batch and number of ranks."""
+    return Student(num_classes, 2, image_size, dropout=0.0, norm=False)
+
+
+def infinite(num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+    """Its loss is not finite once it trains."""
+
+    class Infinite(Student):
+        def forward(self, images: Tensor) -> Tensor:
+            logits = super().forward(images)
+            assert isinstance(logits, Tensor)
+            return logits * torch.inf if self.training else logits
+
+    return Infinite(num_classes, 1, image_size, dropout=0.0, norm=False)
+
+
+def infinite_later(num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+    """Its loss is not finite from its sixth training step on."""
+
+    class InfiniteLater(Student):
+        steps = 0
+
+        def forward(self, images: Tensor) -> Tensor:
+            logits = super().forward(images)
+            assert isinstance(logits, Tensor)
+            self.steps += self.training and torch.is_grad_enabled()
+            return logits * torch.inf if self.steps > 5 else logits
+
+    return InfiniteLater(num_classes, 1, image_size, dropout=0.0, norm=False)
+
+
+def masked(num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+    """A buffer that is not finite by design, as that of a causal mask."""
+
+    class Masked(Student):
+        def __init__(self) -> None:
+            super().__init__(num_classes, 1, image_size, dropout=0.0, norm=True)
+            self.register_buffer("mask", torch.full((3,), -torch.inf))
+
+    return Masked()
+
+
+def infinite_on_one_rank(num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+    """Its loss is not finite on rank 1 in its eighth training step, and there alone."""
+
+    class InfiniteOnOneRank(Student):
+        steps = 0
+
+        def forward(self, images: Tensor) -> Tensor:
+            logits = super().forward(images)
+            assert isinstance(logits, Tensor)
+            self.steps += self.training and torch.is_grad_enabled()
+            return logits * torch.inf if self.steps == 8 and os.environ["RANK"] == "1" else logits
+
+    return InfiniteOnOneRank(num_classes, 1, image_size, dropout=0.0, norm=False)

@@ -1,0 +1,137 @@
+"""Files of weights: any flipped bit is found before loading or changes nothing, and so is a file that was cut."""
+
+import random
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from teacher_cache.errors import CheckpointError
+from teacher_cache.teacher.weights import (
+    DIGEST,
+    content_sha256,
+    read_checkpoint,
+    read_metadata,
+    read_normalisation,
+)
+
+CONTENT = {"model": {"w": torch.arange(300.0), "b": torch.ones(2, 3)}, "epoch": 3, "mean": [0.5, 0.4, 0.3]}
+
+
+def written(folder: Path) -> Path:
+    torch.save(CONTENT, folder / "whole.pt")
+    return folder / "whole.pt"
+
+
+def same(found: dict[str, Any]) -> bool:
+    weights = all(torch.equal(found["model"][name], value) for name, value in CONTENT["model"].items())
+    return weights and (found["epoch"], found["mean"], len(found)) == (3, [0.5, 0.4, 0.3], 3)
+
+
+def check_line(error: CheckpointError, name: str) -> None:
+    assert "\n" not in str(error)
+    assert name in str(error)
+
+
+def flip(content: bytes, bit: int) -> bytes:
+    changed = bytearray(content)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def test_flipped_bits_in_a_checkpoint_are_found_or_change_nothing(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    content = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        contents_at = archive.start_dir
+        stored = next(member for member in archive.infolist() if member.filename.endswith("data/0"))
+    draw = random.Random(0)
+    weights = range(content.index(CONTENT["model"]["w"].numpy().tobytes()) * 8, (stored.header_offset + 1200) * 8)
+    places = draw.sample(weights, 40)
+    anywhere = draw.sample(range(len(content) * 8), 60) + draw.sample(range(contents_at * 8, len(content) * 8), 60)
+    refused = 0
+    for place in places + anywhere:
+        path.write_bytes(flip(content, place))
+        try:
+            assert same(read_checkpoint(str(path))), f"bit {place} changes what is loaded"
+        except CheckpointError as error:
+            refused += 1
+            check_line(error, "whole.pt")
+        else:
+            assert place not in places, f"bit {place} of the weights is not found"
+    assert refused > 80
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
+def test_a_checkpoint_cut_short_says_so(tmp_path: Path, share: float) -> None:
+    path = written(tmp_path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(CheckpointError, match=r"whole\.pt is cut short or damaged .*copy it again from where it came"):
+        read_checkpoint(str(path))
+
+
+def test_a_member_that_claims_more_than_the_file_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("whole/data/7", b"few bytes")
+        archive.infolist()[-1].file_size = archive.infolist()[-1].compress_size = 10**13
+    with pytest.raises(CheckpointError, match=r"lists more than the [0-9,]+ bytes of the file"):
+        read_checkpoint(str(path))
+
+
+def test_a_compressed_member_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("whole/data/7", b"0" * 1000)
+    with pytest.raises(CheckpointError, match=r"damaged \(the entry of whole/data/7\)"):
+        read_checkpoint(str(path))
+
+
+def test_a_file_without_checksums_says_how_it_was_written(tmp_path: Path) -> None:
+    torch.serialization.set_crc32_options(False)
+    try:
+        path = written(tmp_path)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    with pytest.raises(CheckpointError, match=r"has no checksums.*without torch\.serialization\.set_crc32_options"):
+        read_checkpoint(str(path))
+
+
+def test_a_file_of_torch_before_its_zips_is_read(tmp_path: Path) -> None:
+    torch.save(CONTENT, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    assert same(read_checkpoint(str(tmp_path / "old.pt")))
+
+
+def test_flipped_bits_in_our_safetensors_are_found(tmp_path: Path) -> None:
+    state, metadata = CONTENT["model"], {"deit_teacher_cache": "1", "mean": "[0.5, 0.4, 0.3]"}
+    path = tmp_path / "ours.safetensors"
+    save_file(state, path, metadata | {DIGEST: content_sha256(state, metadata)})
+    content = path.read_bytes()
+    assert torch.equal(read_checkpoint(str(path))["w"], state["w"])
+    draw = random.Random(0)
+    for place in draw.sample(range(len(content) * 8), 60) + draw.sample(range(64, 2000), 60):
+        path.write_bytes(flip(content, place))
+        try:
+            found = read_checkpoint(str(path))
+            sealed = read_metadata(str(path))
+        except CheckpointError as error:
+            check_line(error, "ours.safetensors")
+            continue
+        assert all(torch.equal(found[name], value) for name, value in state.items())
+        assert DIGEST not in sealed or {**sealed, DIGEST: ""} == {**metadata, DIGEST: ""}
+
+
+@pytest.mark.parametrize("mean", ["abc", [1, 2], [0.1, 0.2, "0.3"], [0.1, 0.2, float("nan")], {"r": 1}, 0.5])
+def test_a_mean_that_is_none_is_refused(tmp_path: Path, mean: Any) -> None:
+    torch.save({"model": {}, "mean": mean}, tmp_path / "odd.pt")
+    with pytest.raises(CheckpointError, match=r"odd\.pt says mean = .*three numbers are expected, give --mean"):
+        read_normalisation(str(tmp_path / "odd.pt"))
+
+
+def test_a_weight_that_is_called_mean_is_no_mean(tmp_path: Path) -> None:
+    torch.save({"mean": torch.zeros(3), "std": [1, 2, 3.0]}, tmp_path / "bare.pt")
+    assert read_normalisation(str(tmp_path / "bare.pt")) == {"std": (1, 2, 3.0)}

@@ -1,0 +1,328 @@
+"""The benchmark on tiny data: every row through the command, and that both sides do the work that is counted."""
+
+import importlib.util
+import io
+import json
+import os
+import re
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+from timm.data import create_transform
+
+from teacher_cache.replay import render
+from teacher_cache.replay.block import replay
+from tests.support.bright_shards import bright_store
+from tests.support.filling import fill_store
+from tests.support.shard_files import write_shard
+from tests.support.timms import seeded
+from tools.benchmark import main
+from tools.benchmarks import gpu, pipeline, rendering, row, scaling, storage
+from tools.benchmarks.internals import STEPS
+from tools.benchmarks.peers import DaliViews, TimmViews
+from tools.benchmarks.photographs import make_photographs, read_photographs
+from tools.benchmarks.rendering import (
+    SEED,
+    as_blocks,
+    count_blocks,
+    count_one_by_one,
+    render_ours,
+    rendering_policy,
+    shares,
+)
+from tools.benchmarks.row import Measured, RowPlan, UnavailableError, in_turns, measure_row
+from tools.benchmarks.scale import TINY
+from tools.benchmarks.table import markdown_table
+
+WITHOUT_DALI = importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None
+WITHOUT_MATPLOTLIB = importlib.util.find_spec("matplotlib") is None
+FIELDS = {
+    *("name", "against", "unit", "ours", "peer", "limit", "ratio", "reach", "spread", "repeats"),
+    *("lower_is_better", "elapsed_s", "note"),
+}
+PX = 48
+
+
+@pytest.fixture(scope="module")
+def photographs() -> list[bytes]:
+    return make_photographs(6, (60, 72), 2_500, seed=1)
+
+
+def run(folder: Path, *options: str) -> Result:
+    return CliRunner().invoke(main, ["--tiny", "--scratch", str(folder / "scratch"), *options])
+
+
+def rows_of(folder: Path, *options: str) -> dict[str, dict]:
+    file = folder / "found.json"
+    done = run(folder, "--json", str(file), *options)
+    assert done.exit_code == 0, done.output
+    found = json.loads(file.read_text())
+    assert {"date", "machine", "versions", "images", "ratio", "command", "rows"} <= found.keys()
+    assert found["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert found["machine"]["cores"] >= 1
+    for entry in found["rows"]:
+        assert entry.keys() == FIELDS
+        assert entry["name"] in done.stdout
+        assert entry["elapsed_s"] >= 0
+        if entry["ratio"] is None:
+            assert entry["note"] in done.stdout
+            assert entry["note"]
+        else:
+            other = entry["limit"] if entry["peer"] is None else entry["peer"]
+            better, worse = (other, entry["ours"]) if entry["lower_is_better"] else (entry["ours"], other)
+            assert entry["ratio"] == pytest.approx(better / worse)
+            assert entry["spread"][0] <= entry["spread"][1]
+            assert entry["repeats"] >= 1
+    return {entry["name"]: entry for entry in found["rows"]}
+
+
+# -- the command -----------------------------------------------------------------------------------------------------
+
+
+def test_every_row_of_the_cpu_is_there(tmp_path: Path) -> None:
+    markdown = tmp_path / "table.md"
+    rows = rows_of(tmp_path, "--repeats", "1", "--markdown", str(markdown))
+    plans = [plan for story in (rendering, pipeline, storage, scaling) for plan in story.plans()]
+    assert list(rows) == [plan.name for plan in plans]
+    assert len(set(rows)) == len(plans)
+    measured = {name for name, entry in rows.items() if entry["ratio"] is not None}
+    assert {name for name in rows if "timm" in name or "stage" in name or "plan" in name} <= measured
+    assert rows["bytes a view, a filled store"]["note"].startswith("give a filled store")
+    assert "posterize" in rows["views/s per core, 1 view a decode, vs timm"]["note"]
+    lines = markdown.read_text().splitlines()
+    assert len(lines) == 2 + len(rows)
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_every_line_of_the_gpus_rows_runs_on_a_cpu(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, "--repeats", "1", "--gpu", "--device", "cpu")
+    assert list(rows) == [plan.name for plan in gpu.plans()]
+    assert len(rows) == 6
+    assert all(entry["peer"] > 0 for entry in rows.values())
+
+
+def test_a_gpu_is_asked_for_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    done = run(tmp_path, "--gpu")
+    assert done.exit_code == 1
+    assert done.stderr == "error: no CUDA device is here: run it on a machine with a GPU, or leave --gpu out\n"
+
+
+def test_rows_of_no_name_are_refused(tmp_path: Path) -> None:
+    done = run(tmp_path, "--rows", "nothing*")
+    assert (done.exit_code, done.stderr) == (1, "error: no row is named nothing*: --list names them\n")
+
+
+def test_a_peer_that_is_not_installed_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name.startswith("nvidia") else found(name))
+    rows = rows_of(tmp_path, "--repeats", "2", "--rows", "*DALI")
+    assert len(rows) == 3
+    for entry in rows.values():
+        assert entry["ours"] > 0
+        assert (entry["peer"], entry["ratio"]) == (None, None)
+        assert "pip install nvidia-dali-cuda130" in entry["note"]
+
+
+def test_rendering_is_asked_to_stay_on_one_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    allowed, threads = os.sched_getaffinity(0), torch.get_num_threads()
+    set_affinity = os.sched_setaffinity
+
+    def note(process: int, cores: set[int]) -> None:
+        asked.append(set(cores))
+        set_affinity(process, cores)
+
+    monkeypatch.setattr(os, "sched_setaffinity", note)
+    rows_of(tmp_path, "--repeats", "1", "--rows", "*1 view a decode, vs timm")
+    assert asked == [{max(allowed)}, allowed]
+    assert (os.sched_getaffinity(0), torch.get_num_threads()) == (allowed, threads)
+
+
+def test_bytes_of_a_filled_store(tmp_path: Path) -> None:
+    store = bright_store(tmp_path)
+    fill_store(store)
+    (entry,) = rows_of(tmp_path, "--repeats", "1", "--filled", str(store.path), "--rows", "bytes a view, a*").values()
+    files = [file for name in store.array_names for file in (store.path / name).rglob("*") if file.is_file()]
+    views = int(store.counts.sum()) * store.views
+    assert entry["ours"] == pytest.approx(sum(file.stat().st_size for file in files) / views)
+    assert (entry["peer"], entry["ratio"]) == (44, pytest.approx(44 / entry["ours"]))
+
+
+def test_images_of_shards(tmp_path: Path) -> None:
+    images = make_photographs(TINY.images, (60, 72), 2_500)
+    samples = [{"__key__": f"{number}", "jpg": image, "cls": b"0"} for number, image in enumerate(images)]
+    shard = write_shard(tmp_path / "shards" / "train-0.tar", samples)
+    assert read_photographs([str(shard)], TINY.images) == images
+    (entry,) = rows_of(tmp_path, "--repeats", "1", "--shards", str(shard), "--rows", "*1 view a*timm").values()
+    assert entry["ours"] > 0
+    done = run(tmp_path, "--shards", str(write_shard(tmp_path / "few" / "train-0.tar", samples[:3])), "--rows", "*timm")
+    assert done.exit_code == 1
+    assert done.stderr.splitlines()[-1].startswith("error: the shards hold 3 images, 16 are needed")
+
+
+@pytest.mark.skipif(WITHOUT_MATPLOTLIB, reason="matplotlib is not installed (pip install -e '.[bench]')")
+def test_the_plot_is_a_picture(tmp_path: Path) -> None:
+    file = tmp_path / "ratios.png"
+    rows_of(tmp_path, "--repeats", "1", "--rows", "*plan*", "--plot", str(file))
+    with Image.open(file) as picture:
+        assert picture.format == "PNG"
+        assert len(picture.convert("RGB").getcolors(2**20)) > 10
+
+
+@pytest.mark.skipif(not WITHOUT_MATPLOTLIB, reason="matplotlib is installed")
+def test_a_plot_without_matplotlib_is_refused_first(tmp_path: Path) -> None:
+    done = run(tmp_path, "--plot", str(tmp_path / "ratios.png"))
+    assert done.exit_code == 1
+    assert re.fullmatch(r"error: matplotlib is not installed: .*\n", done.stderr)
+
+
+# -- rows ------------------------------------------------------------------------------------------------------------
+
+
+def test_sides_take_turns() -> None:
+    order: list[str] = []
+
+    def side(name: str, turn: int) -> float:
+        order.append(f"{name} {turn}")
+        return 10.0 * turn if name == "ours" else 5.0
+
+    found = in_turns(2, partial(side, "ours"), partial(side, "peer"))
+    assert order == ["ours 0", "peer 0", "ours 1", "peer 1", "ours 2", "peer 2"]
+    assert found == ((10.0, 20.0), (5.0, 5.0))
+
+
+@pytest.mark.parametrize(
+    ("options", "measured", "ratio", "spread"),
+    [
+        ({}, Measured((6.0, 8.0, 30.0), (2.0, 4.0, 6.0)), 2.0, (2.0, 5.0)),
+        ({"lower": True}, Measured((6.0, 8.0, 30.0), (2.0, 4.0, 6.0)), 0.5, (0.2, 0.5)),
+        ({"limit": 4.0}, Measured((6.0, 8.0, 30.0)), 2.0, (1.5, 7.5)),
+        ({"limit": 4.0, "lower": True}, Measured((6.0, 8.0, 30.0)), 0.5, (4 / 30, 4 / 6)),
+    ],
+)
+def test_a_larger_ratio_is_better(options: dict, measured: Measured, ratio: float, spread: tuple) -> None:
+    found = measure_row(RowPlan("row", "peer", "unit", lambda bench: measured, **options), bench(Path()))
+    assert (found.ratio, found.spread, found.repeats) == (pytest.approx(ratio), pytest.approx(spread), 3)
+
+
+def test_what_cannot_be_measured_keeps_its_row() -> None:
+    def refuse(given: row.Bench) -> Measured:
+        raise UnavailableError("there is one core")
+
+    found = measure_row(RowPlan("row", "peer", "unit", refuse), bench(Path()))
+    assert (found.ours, found.peer, found.ratio, found.note) == (None, None, None, "there is one core")
+    assert markdown_table([found]).splitlines()[2] == "| row | peer | - | - | unit | - | - | 1 |"
+
+
+def bench(folder: Path) -> row.Bench:
+    return row.Bench(scale=TINY, repeats=1, scratch=folder)
+
+
+# -- the views are made ----------------------------------------------------------------------------------------------
+
+
+def test_our_views_are_those_that_training_replays(photographs: list[bytes]) -> None:
+    policy, blocks = rendering_policy(PX), as_blocks(photographs)
+    made = render_ours(policy, blocks, 3, turn=2)
+    wanted = [view.pixels for block in blocks for view in replay(policy, SEED, block, [6, 7, 8])]
+    assert made == (3 * len(photographs), sum(int(pixels[:, PX // 2].sum()) for pixels in wanted))
+    assert len({pixels.tobytes() for pixels in wanted}) == 3
+    assert render_ours(policy, blocks, 3, turn=3).total != made.total
+
+
+def test_the_note_says_where_our_time_goes(photographs: list[bytes]) -> None:
+    policy, blocks = rendering_policy(PX), as_blocks(photographs)
+    parts = dict(re.findall(r"([a-z, ]+?) (\d+)%", shares(partial(render_ours, policy, blocks, 8))))
+    steps = {step for _, _, step in STEPS} | {"rotations", "the rest"}
+    assert {name.removeprefix(", ") for name in parts} == steps
+    assert 100 - len(steps) <= sum(map(int, parts.values())) <= 100 + len(steps)
+    assert render_ours(policy, blocks, 1, turn=0).views == len(photographs)  # what was patched is as it was
+    assert render.resize.__module__ == "teacher_cache.replay.geometry"
+
+
+def test_both_sides_count_whole_views(photographs: list[bytes]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, PX, PX, 3), np.uint8)
+    middle = int(pixels[:, PX // 2].sum())
+    assert count_blocks([pixels[:2], pixels[2:]]) == (5, middle)
+    assert count_one_by_one(pixels.transpose(0, 3, 1, 2)) == (5, middle)
+
+
+def test_the_loader_renders_what_is_trained(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, "--repeats", "2", "--rows", "stage two, DeiT-Ti")
+    (rendered, trained) = map(int, re.findall(r"(\d+) views were rendered.*?(\d+) were trained", str(rows))[0])
+    assert trained == 3 * TINY.window_views
+    assert abs(rendered - trained) <= 3 * TINY.block_samples  # a block's views are rendered at a time
+
+
+def test_digests_are_compared_on_one_side_only(tmp_path: Path) -> None:
+    (entry,) = rows_of(tmp_path, "--repeats", "1", "--rows", "*digest*").values()
+    (checked, unchecked) = map(int, re.findall(r"(\d+) and (\d+) views were compared", entry["note"])[0])
+    assert checked >= (TINY.digest_turns + 1) * TINY.loader_batches * 3 * TINY.block_samples
+    assert unchecked == 0
+
+
+# -- peers -----------------------------------------------------------------------------------------------------------
+
+
+def test_timms_views_are_timms(photographs: list[bytes]) -> None:
+    theirs = create_transform(
+        input_size=PX,
+        is_training=True,
+        auto_augment="rand-m9-mstd0.5-inc1",
+        interpolation="bicubic",
+        re_prob=0.0,
+        use_prefetcher=True,
+    )
+    timm_views = TimmViews(PX)
+    compared = 0
+    for seed in range(40):
+        with seeded(seed):
+            ours = list(timm_views.views(photographs))
+        with seeded(seed):
+            try:
+                expected = [theirs(Image.open(file).convert("RGB")) for file in map(as_file, photographs)]
+            except ValueError:  # 0 bits on Pillow 13
+                continue
+        compared += 1
+        np.testing.assert_array_equal(ours, expected)
+    assert compared > 20
+    assert ours[0].shape == (3, PX, PX)
+    assert ours[0].dtype == np.uint8
+
+
+def as_file(image: bytes) -> io.BytesIO:
+    return io.BytesIO(image)
+
+
+def test_no_bits_are_black() -> None:
+    (posterize,) = (entry for entry in TimmViews(PX).operations if entry.name == "PosterizeIncreasing")
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (PX, PX, 3), np.uint8))
+    assert not np.asarray(posterize.aug_fn(image, 0)).any()
+    np.testing.assert_array_equal(np.asarray(posterize.aug_fn(image, 3)), np.asarray(image) & 0b11100000)
+
+
+@pytest.mark.skipif(WITHOUT_DALI, reason="DALI is not installed (pip install nvidia-dali-cuda130)")
+@pytest.mark.parametrize("fused", [True, False])
+def test_dalis_views_vary(photographs: list[bytes], fused: bool) -> None:
+    dali = DaliViews(photographs, 224, len(photographs), fused=fused)
+    turns = [next(iter(dali.views())).copy() for _ in range(6)]
+    for views in turns:
+        assert views.shape == (len(photographs), 224, 224, 3)
+        assert views.dtype == np.uint8
+        assert views.reshape(len(views), -1).std(axis=1).max() > 10
+    assert len({view.tobytes() for views in turns for view in views}) > 5 * len(photographs)
+
+
+def test_made_pictures_are_of_the_size_asked_for() -> None:
+    made = make_photographs(24, (120, 150), 9_000, seed=5)
+    sizes = np.array([Image.open(as_file(image)).size for image in made])
+    assert abs(np.mean([len(image) for image in made]) / 9_000 - 1) < 0.35
+    assert (abs(sizes.mean(axis=0) / (150, 120) - 1) < 0.2).all()
+    layouts = {Image.open(as_file(image)).layer[0][1:3] for image in made}
+    assert layouts == {(1, 1), (2, 2)}
