@@ -71,7 +71,7 @@ def _sampling_options(command: Decorated) -> Decorated:
         default=VIEWS_SAMPLED,
         type=click.IntRange(0),
         show_default=True,
-        help="How many views' recipes are looked at, at random; 0: none.",
+        help="How many views' parameters are looked at, at random; 0: none.",
     )(command)
 
 
@@ -97,8 +97,8 @@ def main(ctx: click.Context, store: str) -> None:
 def summary(store: str, views_sampled: int, seed: int, shards: tuple[str, ...], ops: str | None, as_json: bool) -> None:
     """Coverage, agreement with the ground truth, confusions, stability, and what crops, mixes and operations do.
 
-    Reads all labels. What needs recipes is measured on whole blocks of a random sample of views, whose images' headers
-    are read; where the shards are not where the store says, that part is left out.
+    Reads all labels. What needs view parameters is measured on whole blocks of a random sample of views, whose
+    images' headers are read; where the shards are not where the store says, that part is left out.
 
     \b
     python tools/inspect_cache.py runs/digits/store summary --views-sampled 20000
@@ -106,8 +106,8 @@ def summary(store: str, views_sampled: int, seed: int, shards: tuple[str, ...], 
     from teacher_cache.audit.summary import summarise
 
     opened = _open(store, shards, ops)
-    with step_bars("reading labels", "drawing recipes") as (on_labels, on_recipes):
-        report = summarise(opened, views_sampled=views_sampled, seed=seed, on_labels=on_labels, on_recipes=on_recipes)
+    with step_bars("reading labels", "drawing view parameters") as (on_labels, on_params):
+        report = summarise(opened, views_sampled=views_sampled, seed=seed, on_labels=on_labels, on_params=on_params)
     _print(report, as_json, show_summary)
 
 
@@ -345,8 +345,8 @@ def report(
     from teacher_cache.audit.report import write_report
 
     opened = _filled(_open(store, shards, ops))
-    steps = ("reading labels", "drawing mixes", "drawing recipes", "rendering views")
-    with step_bars(*steps) as (on_labels, on_plans, on_recipes, on_pictures):
+    steps = ("reading labels", "drawing mixes", "drawing view parameters", "rendering views")
+    with step_bars(*steps) as (on_labels, on_plans, on_params, on_pictures):
         found = write_report(
             opened,
             out,
@@ -359,7 +359,7 @@ def report(
             worker_timeout_s=worker_timeout_s,
             on_labels=on_labels,
             on_plans=on_plans,
-            on_recipes=on_recipes,
+            on_params=on_params,
             on_pictures=on_pictures,
         )
     _print(found, as_json, show_report)
@@ -369,7 +369,7 @@ def report(
 
 
 def _open(store: str, shards: tuple[str, ...] = (), ops: str | None = None) -> "Store":
-    """What needs own operations asks for --ops itself: recipes do not."""
+    """What needs own operations asks for --ops itself: drawing does not."""
     from teacher_cache.store.places import open_moved
     from teacher_cache.store.store import Store
 

@@ -53,7 +53,7 @@ class OpenStore(Store):
         return int(sample)
 
     def sample(self, sample: int | str) -> dict[str, Any]:
-        """All that is known of a sample, its views' recipes included: see audit.sample.describe_sample."""
+        """All that is known of a sample, its views' parameters included: see audit.sample.describe_sample."""
         return describe_sample(self, self.number(sample))
 
     def view(self, sample: int | str, view: int) -> dict[str, Any]:

@@ -109,12 +109,12 @@ def _with_crops(image: np.ndarray, views: Sequence[dict[str, Any]]) -> Image.Ima
     drawn, scale = _original(image, ORIGINAL_SIDE)
     draw = ImageDraw.Draw(drawn)
     for view in views:
-        top, left, bottom, right = (scale * edge for edge in seen_edges(view["recipe"]))
+        top, left, bottom, right = (scale * edge for edge in seen_edges(view["params"]))
         box = (left, top, max(left, min(drawn.width, right) - 1), max(top, min(drawn.height, bottom) - 1))
         draw.rectangle(box, outline=PAPER, width=3)  # a pale line under the coloured one shows on any picture
         draw.rectangle(box, outline=COLOURS[view["agrees"]], width=2)
     for view in views:
-        top, left, _, _ = (scale * edge for edge in seen_edges(view["recipe"]))
+        top, left, _, _ = (scale * edge for edge in seen_edges(view["params"]))
         number, colour = str(view["view"]), COLOURS[view["agrees"]]
         draw.text((left + 4, top + 3), number, colour, _font(13), stroke_width=2, stroke_fill=PAPER)
     return drawn
@@ -183,7 +183,7 @@ def _draw_votes(draw: ImageDraw.ImageDraw, sample: dict[str, Any], left: int, to
 
 def _foreign_parts(views: Sequence[dict[str, Any]]) -> list[str]:
     """What there is in pictures of views beside the sample's own pixels, a line each."""
-    erased = sorted({ERASED_WITH[mode] for view in views if (mode := view["recipe"]["erase_mode"]) is not None})
+    erased = sorted({ERASED_WITH[mode] for view in views if (mode := view["params"]["erase_mode"]) is not None})
     kinds = {view["mix"]["kind"] for view in views if view["mix"] is not None}
     lines = [f"erased 20%: rectangles of {filling} over a fifth of the view" for filling in erased]
     if erased and kinds:
@@ -221,12 +221,12 @@ def _caption(view: dict[str, Any]) -> list[str]:
     """What stands under a view: its number and label, what it shows, how much of whom is mixed in, its operations."""
     label = "skipped" if view["skipped"] else "-" if view["label"] is None else drawable(view["label"])
     shown = f"shows {view['visible_share']:.0%}"
-    if view["recipe"]["flip"]:
+    if view["params"]["flip"]:
         shown += ", flipped"
     lines = [f"{view['view']}: {label}", shown]
     if view["mix"] is not None:
         lines += [mix_text(view["mix"]), f"with {drawable(view['mix']['partner']['class'])}"]
-    operations = [operation["name"] for operation in view["recipe"]["operations"]]
+    operations = [operation["name"] for operation in view["params"]["operations"]]
     if view["erased_share"]:
         operations.append(f"erased {view['erased_share']:.0%}")
     return [*lines, *operations]

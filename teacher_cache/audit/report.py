@@ -45,7 +45,7 @@ def write_report(
     workers: int | None = None,
     worker_timeout_s: float = TIMEOUT_S,
     on_labels: OnProgress | None = None,
-    on_recipes: OnProgress | None = None,
+    on_params: OnProgress | None = None,
     on_plans: OnProgress | None = None,
     on_pictures: OnProgress | None = None,
 ) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def write_report(
         {"out": "report.html", "bytes": 8123456, "samples": 84, "pictures": 1428, "left_out": 0,
          "pictures_missing": null}
 
-    samples: how many of each kind of disagreement, views: of how many views of each the recipes and pictures.
+    samples: how many of each kind of disagreement, views: of how many views of each the parameters and pictures.
     workers: processes that replay them; by default as many as there are cores and work for. RenderError where one dies,
     or none has done anything for worker_timeout_s.
     left_out counts pictures for which there was no room; pictures_missing says in one line why there are none at all.
@@ -72,7 +72,7 @@ def write_report(
         views=views,
         views_sampled=views_sampled,
         seed=seed,
-        on_recipes=on_recipes,
+        on_params=on_params,
         on_plans=on_plans,
     )
     room = int(max_megabytes * 1e6) - len(render(data, script).encode()) - 1000
@@ -106,7 +106,7 @@ def collect(
     views: int = VIEWS_SHOWN,
     views_sampled: int = VIEWS_SAMPLED,
     seed: int = 0,
-    on_recipes: OnProgress | None = None,
+    on_params: OnProgress | None = None,
     on_plans: OnProgress | None = None,
 ) -> dict[str, Any]:
     """Everything on the page but pictures, as plain JSON; names are as the store has them.
@@ -124,7 +124,7 @@ def collect(
         kinds.setdefault(row["sample"], {})[kind] = row
     details = [describe_sample(store, number, limit=views) for number in kinds]
     return {
-        "summary": summarise(store, census=census, views_sampled=views_sampled, seed=seed, on_recipes=on_recipes),
+        "summary": summarise(store, census=census, views_sampled=views_sampled, seed=seed, on_params=on_params),
         "classes": confusions(store, census=census)["classes"],
         "class_names": list(store.class_names),
         "pairs": _pairs(census),

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from teacher_cache.audit.conditions import erased_share, image_sizes, visible_share
 from teacher_cache.audit.names import place
-from teacher_cache.audit.recipes import erased_share, image_sizes, visible_share
 from teacher_cache.audit.votes import count_votes, read_unit_row
 from teacher_cache.errors import ShardError, StoreError
 from teacher_cache.replay import BLOCK_SAMPLES
@@ -18,7 +18,7 @@ from teacher_cache.replay.block import (
     decode_block,
     replay_view,
     view_mix,
-    view_recipe,
+    view_params,
 )
 from teacher_cache.replay.mix import LAMBDA_ONE, MixPlan
 from teacher_cache.replay.render import render_pixels
@@ -62,7 +62,7 @@ class BlockLabels:
 
 
 def describe_sample(store: Store, sample: int, *, limit: int | None = None) -> dict[str, Any]:
-    """A sample with its labels and, where its shard can be read, the recipes of its first `limit` views.
+    """A sample with its labels and, where its shard can be read, the parameters of its first `limit` views.
 
     {"store": "runs/store", "shard": "train-0000.tar", "key": "00017", "sample": 17, "class": "cat",
      "block": 0, "position": 17, "image_size": [32, 32], "mixed": true,
@@ -70,7 +70,7 @@ def describe_sample(store: Store, sample: int, *, limit: int | None = None) -> d
      "skipped": [],                           views in which it was skipped
      "votes": [{"label": "cat", "votes": 12, "share": 0.75}, ...],    the commonest first
      "num_labels": 16, "own_share": 0.75, "entropy_bits": 0.8,
-     "views": [VIEW, ...],                    "view" to "mix" of `describe_view`, partners without recipes
+     "views": [VIEW, ...],                    "view" to "mix" of `describe_view`, partners without theirs
      "views_missing": null}                   why there are no image_size and views, in one line
     """
     spot = spot_of(store, sample)
@@ -118,11 +118,11 @@ def describe_view(store: Store, sample: int, view: int) -> dict[str, Any]:
          "block": 0, "position": 17, "image_size": [32, 32], "num_views": 16,
          "view": 3, "label": "dog", "skipped": false,    label null: not labelled, or skipped
          "agrees": "partner",                            own, partner, neither; null without a label
-         "recipe": {"crop": {"top": 0, "left": 4, "height": 20, "width": 24}, "flip": true, ...},   `Recipe.to_json`
+         "params": {"crop": {"top": 0, "left": 4, "height": 20, "width": 24}, "flip": true, ...},   `ViewParams.to_json`
          "visible_share": 0.47, "erased_share": 0.0,     of the image's area, of the view's
          "mix": {"kind": "cutmix", "lambda": 0.43, "box": [3, 0, 20, 18],    null: unmixed; box null: Mixup
                  "partner": {"shard": ..., "key": ..., "sample": 40, "class": "dog", "image_size": [32, 32],
-                             "recipe": {...}, "visible_share": 0.8, "erased_share": 0.0}},
+                             "params": {...}, "visible_share": 0.8, "erased_share": 0.0}},
          "probabilities": [{"class": "dog", "probability": 0.7}, ...], "other": 0.1, "tau": 1.0}
 
     lambda is the sample's own share of the mix; box is top, left, height, width in the view, of the partner's pixels.
@@ -138,7 +138,7 @@ def describe_view(store: Store, sample: int, view: int) -> dict[str, Any]:
     if described["mix"] is not None:
         partner = spot_of(store, sample - spot.position + int(plan.partners[spot.position]))
         partner_size = image_size(store, partner)
-        described["mix"]["partner"] |= {"image_size": list(partner_size), **_recipe(store, partner, partner_size, view)}
+        described["mix"]["partner"] |= {"image_size": list(partner_size), **_params(store, partner, partner_size, view)}
     return {
         "store": str(store.path),
         **place(store, sample),
@@ -159,14 +159,14 @@ def seen_pixels(views: Sequence[dict[str, Any]], size: tuple[int, int]) -> np.nd
     """
     counts = np.zeros(size, np.int64)
     for view in views:
-        top, left, bottom, right = seen_edges(view["recipe"])
+        top, left, bottom, right = seen_edges(view["params"])
         counts[math.floor(top) : math.ceil(bottom), math.floor(left) : math.ceil(right)] += 1
     return counts
 
 
-def seen_edges(recipe: dict[str, Any]) -> tuple[float, float, float, float]:
-    """Top, left, bottom and right, in pixels of the image, of what a recipe's window keeps of its crop."""
-    crop, window, (height, width) = recipe["crop"], recipe["window"], recipe["resized"]
+def seen_edges(params: dict[str, Any]) -> tuple[float, float, float, float]:
+    """Top, left, bottom and right, in pixels of the image, of what a view's window keeps of its crop."""
+    crop, window, (height, width) = params["crop"], params["window"], params["resized"]
     rows, columns = crop["height"] / height, crop["width"] / width
     top, left = crop["top"] + window["top"] * rows, crop["left"] + window["left"] * columns
     return top, left, top + window["height"] * rows, left + window["width"] * columns
@@ -180,13 +180,13 @@ def image_size(store: Store, spot: Spot) -> tuple[int, int]:
     return height, width
 
 
-def _recipe(store: Store, spot: Spot, size: tuple[int, int], view: int) -> dict[str, Any]:
+def _params(store: Store, spot: Spot, size: tuple[int, int], view: int) -> dict[str, Any]:
     key = store.index.key(spot.sample)
-    recipe = view_recipe(store.policy, store.seed, store.shard_name(spot.shard), key, view, size)
+    params = view_params(store.policy, store.seed, store.shard_name(spot.shard), key, view, size)
     return {
-        "recipe": recipe.to_json(),
-        "visible_share": visible_share(recipe, size),
-        "erased_share": erased_share(recipe.erased, store.policy.size),
+        "params": params.to_json(),
+        "visible_share": visible_share(params, size),
+        "erased_share": erased_share(params.erased, store.policy.size),
     }
 
 
@@ -216,7 +216,7 @@ def _describe(
         "label": name,
         "skipped": label == SKIPPED,
         "agrees": None if name is None else ("own", "partner", "neither")[[*truth, name].index(name)],
-        **_recipe(store, spot, size, view),
+        **_params(store, spot, size, view),
         "mix": mix,
     }, plan
 
@@ -291,5 +291,5 @@ def _render(
 
 def _unmixed(store: Store, decoded: DecodedBlock, position: int, view: int) -> np.ndarray:
     image, block = decoded.image(position), decoded.block
-    recipe = view_recipe(store.policy, store.seed, block.shard, block.keys[position], view, image.shape[:2])
-    return render_pixels(image, recipe, store.policy.own_functions)
+    params = view_params(store.policy, store.seed, block.shard, block.keys[position], view, image.shape[:2])
+    return render_pixels(image, params, store.policy.own_functions)

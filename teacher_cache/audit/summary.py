@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 
 from teacher_cache.audit import VIEWS_SAMPLED
+from teacher_cache.audit.conditions import sampled_agreement
 from teacher_cache.audit.confusions import LISTED, confusions, margins, ratio
 from teacher_cache.audit.names import place
-from teacher_cache.audit.recipes import sampled_agreement
 from teacher_cache.audit.votes import Census, OnProgress, Votes, take_census
 from teacher_cache.errors import ShardError
 from teacher_cache.store.status import status
@@ -25,7 +25,7 @@ def summarise(
     seed: int = 0,
     census: Census | None = None,
     on_labels: OnProgress | None = None,
-    on_recipes: OnProgress | None = None,
+    on_params: OnProgress | None = None,
 ) -> dict[str, Any]:
     """All statistics of a store's committed units as plain JSON: what `status` says, with these entries added.
 
@@ -40,7 +40,7 @@ def summarise(
     contradictions    {"samples": 812, "first": [{"shard": ..., "key": ..., "sample": 17, "class": "cat",
                       "label": "dog", "share": 1.0, "labels": 16}, ...]}: commonest label not the class
     skipped.all       [{"shard": ..., "key": ..., "sample": 17}, ...]
-    sampled           what `recipes.sampled_agreement` gives; None where views_sampled is 0, nothing is labelled, or
+    sampled           what `conditions.sampled_agreement` gives; None where views_sampled is 0, nothing is labelled, or
                       the shards are not where the store says: then sampled_missing says why, in one line
     """
     census = take_census(store, on_labels) if census is None else census
@@ -64,7 +64,7 @@ def summarise(
     if views_sampled:
         try:
             result["sampled"] = sampled_agreement(
-                store, census.committed, views=views_sampled, seed=seed, on_progress=on_recipes
+                store, census.committed, views=views_sampled, seed=seed, on_progress=on_params
             )
         except ShardError as error:
             result["sampled_missing"] = str(error)

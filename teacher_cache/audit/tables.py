@@ -303,14 +303,14 @@ def show_sample(found: dict[str, Any], console: Console) -> None:
                 each["agrees"] or "-",
                 _percent(each["visible_share"]),
                 _mix_text(each["mix"]),
-                ", ".join(_operations(each["recipe"], each["erased_share"])),
+                ", ".join(_operations(each["params"], each["erased_share"])),
             )
             for each in found["views"]
         ),
     )
     if found["views_missing"] is not None:
         console.print()
-        say(console, f"No recipes and no sheet: {found['views_missing']}")
+        say(console, f"No view parameters and no sheet: {found['views_missing']}")
     else:
         console.print()
         say(console, f"sheet: {found['png']}")
@@ -327,7 +327,7 @@ def show_view(found: dict[str, Any], console: Console) -> None:
     rows = [
         ("class", shown(found["class"])),
         ("label", f"{label} ({agrees[found['agrees']]})" if found["label"] is not None else label),
-        *_recipe_rows(found),
+        *_param_rows(found),
     ]
     if found["probabilities"] is not None:
         parts = ", ".join(f"{shown(each['class'], 30)} {each['probability']:.3f}" for each in found["probabilities"])
@@ -346,7 +346,7 @@ def show_view(found: dict[str, Any], console: Console) -> None:
         rows += [
             ("mix", f"{mix_text(mix)}; lambda {mix['lambda']:.4f} is the sample's own share{box}"),
             ("partner", f"{_name(partner)}: class {shown(partner['class'])}"),
-            *((f"partner's {name}", text) for name, text in _recipe_rows(partner)),
+            *((f"partner's {name}", text) for name, text in _param_rows(partner)),
         ]
     equal = {
         True: "equal to the stored one: these are the pixels that were labelled",
@@ -367,32 +367,32 @@ def _parts_text(found: dict[str, Any]) -> str:
     return ": from left to right the mixed view, the sample's own before mixing, the partner's"
 
 
-def _recipe_rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    recipe, (height, width) = found["recipe"], found["image_size"]
-    crop, size = recipe["crop"], recipe["resized"]
+def _param_rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    params, (height, width) = found["params"], found["image_size"]
+    crop, size = params["crop"], params["resized"]
     yield (
         "crop",
         f"{crop['height']} rows from {crop['top']}, {crop['width']} columns from {crop['left']} of {height} x {width}, "
-        f"resized to {size[0]} x {size[1]} ({recipe['interpolation']}); shows {_percent(found['visible_share'])}",
+        f"resized to {size[0]} x {size[1]} ({params['interpolation']}); shows {_percent(found['visible_share'])}",
     )
-    yield "flip", "yes" if recipe["flip"] else "no"
+    yield "flip", "yes" if params["flip"] else "no"
     operations = [
-        each["name"] + ("" if each["value"] is None else f" {each['value']:.4g}") for each in recipe["operations"]
+        each["name"] + ("" if each["value"] is None else f" {each['value']:.4g}") for each in params["operations"]
     ]
     yield "operations", ", ".join(operations) or "none"
     boxes = ", ".join(
-        f"{box['height']} rows from {box['top']}, {box['width']} columns from {box['left']}" for box in recipe["erased"]
+        f"{box['height']} rows from {box['top']}, {box['width']} columns from {box['left']}" for box in params["erased"]
     )
     yield (
         "erased",
-        f"{boxes}, {ERASED_WITH[recipe['erase_mode']]} in them: {_percent(found['erased_share'])}"
+        f"{boxes}, {ERASED_WITH[params['erase_mode']]} in them: {_percent(found['erased_share'])}"
         if boxes
         else "nothing",
     )
 
 
-def _operations(recipe: dict[str, Any], erased: float) -> list[str]:
-    names = (["flip"] if recipe["flip"] else []) + [each["name"] for each in recipe["operations"]]
+def _operations(params: dict[str, Any], erased: float) -> list[str]:
+    names = (["flip"] if params["flip"] else []) + [each["name"] for each in params["operations"]]
     return [*names, f"erased {_percent(erased)}"] if erased else names
 
 

@@ -12,8 +12,8 @@ from teacher_cache.replay.decode import decode_and_judge, decode_crop
 from teacher_cache.replay.geometry import cut
 from teacher_cache.replay.header import MAX_PIXELS, image_size
 from teacher_cache.replay.mix import MixPlan, apply_mix, class_pairs, draw_mix
+from teacher_cache.replay.params import Box, ViewParams, draw_params
 from teacher_cache.replay.policy import Policy
-from teacher_cache.replay.recipe import Box, Recipe, draw_recipe
 from teacher_cache.replay.render import render_crop
 from teacher_cache.replay.seeds import Stream, derive
 
@@ -143,12 +143,12 @@ def decode_block(
     return decoded
 
 
-def view_recipe(
+def view_params(
     policy: Policy, store_seed: int, shard: str, key: str, view: int, image_size: tuple[int, int]
-) -> Recipe:
-    """The recipe of one sample's view. image_size: height and width of the decoded image."""
+) -> ViewParams:
+    """The view parameters of one sample's view. image_size: height and width of the decoded image."""
     stream = Stream(derive(store_seed, "view", shard, key, view))
-    return draw_recipe(policy, stream, image_size, derive(store_seed, "noise", shard, key, view))
+    return draw_params(policy, stream, image_size, derive(store_seed, "noise", shard, key, view))
 
 
 def view_mix(
@@ -179,9 +179,9 @@ def replay_view(
         if position in decoded.skipped:
             row[:] = 0
             continue
-        recipe = view_recipe(policy, store_seed, block.shard, key, view, decoded.size(position))
+        params = view_params(policy, store_seed, block.shard, key, view, decoded.size(position))
         try:
-            row[:] = render_crop(decoded.crop(position, recipe.crop), recipe, own)
+            row[:] = render_crop(decoded.crop(position, params.crop), params, own)
         except PolicyError as error:
             raise PolicyError(
                 f"shard {block.shard}, key {key}, view {view}: {error}; correct it and index a new store"

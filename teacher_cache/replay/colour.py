@@ -14,7 +14,7 @@ _FLOOR = -0.5 + 0.5 / _FACTOR_ONE  # added before OpenCV rounds to the nearest, 
 
 
 def recolour(pixels: np.ndarray, name: str, value: float | int | None) -> np.ndarray:
-    """An operation of a Recipe that is no warp and no own one. pixels (H, W, 3) uint8 -> the same shape, new memory."""
+    """An operation that is no warp and no own one. pixels (H, W, 3) uint8 -> the same shape, new memory."""
     match name:
         case "autocontrast":
             return cv2.LUT(pixels, _autocontrast_tables(pixels))

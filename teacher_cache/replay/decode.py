@@ -15,7 +15,7 @@ from PIL import Image, ImageFile
 from teacher_cache.errors import ImageError
 from teacher_cache.replay.geometry import cut
 from teacher_cache.replay.header import MAX_PIXELS, check_pixels, check_scans, read_header, undecodable
-from teacher_cache.replay.recipe import Box
+from teacher_cache.replay.params import Box
 from teacher_cache.replay.regions import region_decoder
 
 _WORTH = 0.9  # a region of more than this share of the picture takes as long as the whole

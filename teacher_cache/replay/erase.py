@@ -7,20 +7,20 @@ import cv2
 import numpy as np
 
 from teacher_cache.replay.geometry import cut
-from teacher_cache.replay.recipe import Recipe
+from teacher_cache.replay.params import ViewParams
 from teacher_cache.replay.seeds import Stream
 
 
-def erase(pixels: np.ndarray, recipe: Recipe) -> None:
-    """Fill the recipe's boxes, in place. timm draws N(0, 1) after normalisation; here levels have its distribution."""
-    stream = Stream(bytes.fromhex(recipe.noise))
-    tables = _noise_tables(recipe.mean, recipe.std)
-    for box in recipe.erased:
+def erase(pixels: np.ndarray, params: ViewParams) -> None:
+    """Fill a view's boxes, in place. timm draws N(0, 1) after normalisation; here levels have its distribution."""
+    stream = Stream(bytes.fromhex(params.noise))
+    tables = _noise_tables(params.mean, params.std)
+    for box in params.erased:
         erased = cut(pixels, box)
-        if recipe.erase_mode == "const":
-            erased[:] = recipe.fill
+        if params.erase_mode == "const":
+            erased[:] = params.fill
             continue
-        planes = (3, box.height, box.width) if recipe.erase_mode == "pixel" else (3, 1, 1)
+        planes = (3, box.height, box.width) if params.erase_mode == "pixel" else (3, 1, 1)
         pieces = stream.raw(-(-math.prod(planes) // 4)).astype("<u8").view("<u2")[: math.prod(planes)].reshape(planes)
         erased[:] = cv2.merge([np.take(table, plane) for table, plane in zip(tables, pieces, strict=True)])
 

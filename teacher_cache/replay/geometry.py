@@ -11,7 +11,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from teacher_cache.replay.recipe import Box, Interpolation
+from teacher_cache.replay.params import Box, Interpolation
 from teacher_cache.replay.seeds import on_grid
 
 WARPS = frozenset({"rotate", "shear_x", "shear_y", "translate_x", "translate_y"})
@@ -48,7 +48,7 @@ def mirror(pixels: np.ndarray) -> np.ndarray:
 
 
 def warp(pixels: np.ndarray, name: str, value: float, interpolation: Interpolation, fill: Colour) -> np.ndarray:
-    """A geometric operation of a Recipe, as Pillow's Image.transform does it; what it brings in has the colour fill.
+    """A geometric operation of a view, as Pillow's Image.transform does it; what it brings in has the colour fill.
 
     name is rotate (value: degrees), shear_x, shear_y, translate_x or translate_y (share of the side). Shears and
     translations are Pillow's but for the last bits; rotations are OpenCV's, whose cubic has another coefficient.

@@ -38,7 +38,7 @@ OPERATIONS = (
     "TranslateYRel",
 )
 
-# a recipe's names for them and for the jitter's, and timm's operations that are none of ours: nobody else's names
+# a view's names for them and for the jitter's, and timm's operations that are none of ours: nobody else's names
 TAKEN_NAMES = frozenset(
     {
         *OPERATIONS,

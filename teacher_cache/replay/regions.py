@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from teacher_cache.replay.recipe import Box
+from teacher_cache.replay.params import Box
 
 _EXTENSIONS = "NVIMGCODEC_EXTENSIONS_PATH"
 _VERBOSITY = "PYNVIMGCODEC_VERBOSITY"

@@ -1,4 +1,4 @@
-"""(image bytes, recipes) -> pixels. One decode serves every view asked for.
+"""(image bytes, view parameters) -> pixels. One decode serves every view asked for.
 
 Pixels must come out equal on every x86-64 machine with AVX2: integer arithmetic, table look-ups, floats that hold every
 result exactly, and library kernels that are integer inside.
@@ -17,45 +17,45 @@ from teacher_cache.replay.decode import decode
 from teacher_cache.replay.erase import erase
 from teacher_cache.replay.geometry import WARPS, cut, mirror, resize, warp
 from teacher_cache.replay.operations import OwnOperation, one_line
-from teacher_cache.replay.recipe import Operation, Recipe
+from teacher_cache.replay.params import Operation, ViewParams
 
 _NONE: Mapping[str, OwnOperation] = MappingProxyType({})
 
 
-def render(image: bytes, recipes: Iterable[Recipe]) -> Iterator[np.ndarray]:
-    """Decode once, render each recipe. Raises ImageError, as `decode`."""
+def render(image: bytes, views: Iterable[ViewParams]) -> Iterator[np.ndarray]:
+    """Decode once, render each view. Raises ImageError, as `decode`."""
     decoded = decode(image)
-    for recipe in recipes:
-        yield render_pixels(decoded, recipe)
+    for params in views:
+        yield render_pixels(decoded, params)
 
 
-def render_pixels(decoded: np.ndarray, recipe: Recipe, own: Mapping[str, OwnOperation] = _NONE) -> np.ndarray:
+def render_pixels(decoded: np.ndarray, params: ViewParams, own: Mapping[str, OwnOperation] = _NONE) -> np.ndarray:
     """decoded (H, W, 3) uint8 -> the view, (h, w, 3) uint8, contiguous, sharing no memory with decoded."""
-    return render_crop(cut(decoded, recipe.crop), recipe, own)
+    return render_crop(cut(decoded, params.crop), params, own)
 
 
-def render_crop(crop: np.ndarray, recipe: Recipe, own: Mapping[str, OwnOperation] = _NONE) -> np.ndarray:
-    """The pixels of recipe.crop -> the view, as `render_pixels`.
+def render_crop(crop: np.ndarray, params: ViewParams, own: Mapping[str, OwnOperation] = _NONE) -> np.ndarray:
+    """The pixels of params.crop -> the view, as `render_pixels`.
 
     own: the policy's own operations. Raises PolicyError (without shard and key) where one of them fails.
     """
     quiet_opencv()
-    pixels = resize(crop, recipe.resized, recipe.interpolation)
-    pixels = np.ascontiguousarray(cut(pixels, recipe.window))
+    pixels = resize(crop, params.resized, params.interpolation)
+    pixels = np.ascontiguousarray(cut(pixels, params.window))
     if np.may_share_memory(pixels, crop):
         pixels = pixels.copy()
-    if recipe.flip:
+    if params.flip:
         pixels = mirror(pixels)
-    for operation in recipe.operations:
+    for operation in params.operations:
         if operation.name in own:
             pixels = _operate_own(pixels, operation, own[operation.name])
         elif operation.name in WARPS:
             assert operation.value is not None
-            pixels = warp(pixels, operation.name, operation.value, recipe.geometry, recipe.fill)
+            pixels = warp(pixels, operation.name, operation.value, params.geometry, params.fill)
         else:
             pixels = recolour(pixels, operation.name, operation.value)
-    if recipe.erased:
-        erase(pixels, recipe)
+    if params.erased:
+        erase(pixels, params)
     return pixels
 
 

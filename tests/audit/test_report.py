@@ -458,7 +458,7 @@ def test_colours_and_foreign_parts_are_explained_where_they_show(browser: Any, p
         if view["mix"] is not None:
             share = f"{100 * (1 - view['mix']['lambda']):.0f}\u00a0%"
             assert f"{view['mix']['kind']}, partner {share}: {view['mix']['partner']['class']}" in tile
-        assert (": noise" in tile) == bool(view["recipe"]["erased"])
+        assert (": noise" in tile) == bool(view["params"]["erased"])
 
 
 @pytest.mark.browser

@@ -12,7 +12,7 @@ from teacher_cache.audit import pictures as sheets
 from teacher_cache.audit.pictures import SHEET_WIDTH, contact_sheet, png_bytes, save_png, side_by_side
 from teacher_cache.audit.sample import describe_sample, describe_view, render_views, seen_pixels
 from teacher_cache.errors import ImageError, ShardError, StoreError
-from teacher_cache.replay.block import decode_block, replay_view, view_recipe
+from teacher_cache.replay.block import decode_block, replay_view, view_params
 from teacher_cache.replay.mix import LAMBDA_ONE
 from teacher_cache.replay.render import decode, render_pixels
 from teacher_cache.shards.read import read_block
@@ -42,9 +42,9 @@ def test_a_view_is_the_replayed_blocks_pixels(filled: Store) -> None:
             found = describe_view(filled, sample, view)
             assert (pictures.view, pictures.digest_equal) == (view, True)
             assert (pictures.mixed == replayed.pixels[position]).all()
-            recipe = view_recipe(filled.policy, filled.seed, decoded.block.shard, found["key"], view, (12, 10))
-            assert found["recipe"] == recipe.to_json()
-            assert (pictures.unmixed == render_pixels(decoded.image(position), recipe)).all()
+            params = view_params(filled.policy, filled.seed, decoded.block.shard, found["key"], view, (12, 10))
+            assert found["params"] == params.to_json()
+            assert (pictures.unmixed == render_pixels(decoded.image(position), params)).all()
             label = int(all_labels(filled)[sample, view])
             assert found["label"] == filled.class_names[label]
             assert found["probabilities"][0]["class"] == found["label"]
@@ -61,7 +61,7 @@ def test_a_view_is_the_replayed_blocks_pixels(filled: Store) -> None:
             assert partner["class"] == filled.class_names[other]
             (back,) = render_views(filled, partner["sample"], [view])[1]
             assert (back.unmixed == pictures.partner).all()
-            assert describe_view(filled, partner["sample"], view)["recipe"] == partner["recipe"]
+            assert describe_view(filled, partner["sample"], view)["params"] == partner["params"]
             if found["mix"]["kind"] == "cutmix":
                 top, left, height, width = found["mix"]["box"]
                 expected = pictures.unmixed.copy()
@@ -182,7 +182,7 @@ def test_the_sheet_counts_a_mix_by_the_partners_part_and_explains_it(
 ) -> None:
     store = drawn_store(tmp_path, mixed=True, views=8)
     found = describe_sample(store, 2)
-    assert {view["recipe"]["erase_mode"] for view in found["views"]} == {"pixel", None}
+    assert {view["params"]["erase_mode"] for view in found["views"]} == {"pixel", None}
     written: list[str] = []
     text = sheets.ImageDraw.ImageDraw.text
     monkeypatch.setattr(
@@ -211,7 +211,7 @@ def test_pixels_are_counted_as_often_as_they_are_seen(tmp_path: Path, crop: tupl
     views = describe_sample(drawn_store(tmp_path, views=20, overrides=crop), 2)["views"]
     expected = np.zeros((12, 10), int)
     for view in views:
-        box, window, (height, width) = (view["recipe"][name] for name in ("crop", "window", "resized"))
+        box, window, (height, width) = (view["params"][name] for name in ("crop", "window", "resized"))
         resized = np.zeros((height, width))
         resized[window["top"] :, window["left"] :][: window["height"], : window["width"]] = 1
         rows = box["top"] + (np.arange(height * box["height"]) // height)

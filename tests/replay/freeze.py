@@ -1,4 +1,4 @@
-"""Frozen recipes and digests: tests/golden/replay.json, over the picture files beside it.
+"""Frozen view parameters and digests: tests/golden/replay.json, over the picture files beside it.
 
 A refactor leaves them as they are. After an intended change, `python -m tests.replay.freeze` writes them anew: commit
 them with it, and say so. Every store filled before is then of another policy version.
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from teacher_cache.replay.block import Block, replay, view_mix, view_recipe
+from teacher_cache.replay.block import Block, replay, view_mix, view_params
 from teacher_cache.replay.decode import decode
 from teacher_cache.replay.policy import load_policy, shipped_policies
 
@@ -43,14 +43,14 @@ def golden_values() -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name in shipped_policies():
         policy = load_policy(name, SETTINGS[name])
-        recipes = {
-            f"{key} view {view}": view_recipe(policy, SEED, block.shard, key, view, decode(image).shape[:2]).to_json()
+        params = {
+            f"{key} view {view}": view_params(policy, SEED, block.shard, key, view, decode(image).shape[:2]).to_json()
             for key, image in zip(block.keys, block.images, strict=True)
             for view in VIEWS[:2]
         }
         plan = view_mix(policy, SEED, block.shard, block.number, 8, frozenset(), 0)
         values[name] = {
-            "recipes": recipes,
+            "params": params,
             "mix": {
                 "partners": plan.partners.tolist(),
                 "lambdas": plan.lambdas.tolist(),

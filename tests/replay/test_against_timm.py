@@ -19,10 +19,10 @@ from PIL import Image
 from timm.data import Mixup
 from timm.data.random_erasing import RandomErasing
 
-from teacher_cache.replay import recipe as recipe_module
+from teacher_cache.replay import params as params_module
 from teacher_cache.replay.mix import LAMBDA_ONE, draw_mix
+from teacher_cache.replay.params import Box, Operation, draw_params
 from teacher_cache.replay.policy import Policy, load_policy
-from teacher_cache.replay.recipe import Box, Operation, draw_recipe
 from teacher_cache.replay.render import render_pixels
 from teacher_cache.replay.seeds import Stream, derive, on_grid
 from tests.support.statistics import ALPHA, same_counts, same_values
@@ -96,8 +96,8 @@ class Drawn:
 def draw_ours(policy: Policy, image_size: tuple[int, int] = (300, 400), num: int = DRAWS) -> list[Drawn]:
     drawn = []
     for number in range(num):
-        recipe = draw_recipe(policy, Stream(derive(OUR_SEED, "view", number)), image_size, bytes(32))
-        drawn.append(Drawn(recipe.crop, recipe.flip, recipe.operations, recipe.erased))
+        params = draw_params(policy, Stream(derive(OUR_SEED, "view", number)), image_size, bytes(32))
+        drawn.append(Drawn(params.crop, params.flip, params.operations, params.erased))
     return drawn
 
 
@@ -269,10 +269,10 @@ def test_operations_fill_and_resample_as_timms() -> None:
     """The colour and the interpolation that DeiT's RandAugment is made with, and the types of the values."""
     with seeded(TIMMS_SEED):
         timms = [noted for _ in range(2000) for noted in DEIT.operations()]
-    recipe = draw_recipe(OURS["deit"], Stream(derive(0, "view")), (300, 400), bytes(32))
-    assert {options["fillcolor"] for _, options in timms} == {recipe.fill}
+    params = draw_params(OURS["deit"], Stream(derive(0, "view")), (300, 400), bytes(32))
+    assert {options["fillcolor"] for _, options in timms} == {params.fill}
     assert {options["resample"] for _, options in timms} == {Image.Resampling.BICUBIC}
-    assert recipe.geometry == recipe.interpolation == "bicubic"
+    assert params.geometry == params.interpolation == "bicubic"
     assert {(name, type(value)) for (name, value), _ in timms} == {
         (operation.name, type(operation.value)) for view in ours("deit") for operation in view.operations
     }
@@ -318,9 +318,9 @@ def noises(mode: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
     with seeded(TIMMS_SEED):
         for number in range(DRAWS):
             seed = derive(OUR_SEED, "view", number)
-            recipe = draw_recipe(policy, Stream(seed), (24, 24), derive(OUR_SEED, "noise", number))
-            pixels = render_pixels(black, dataclasses.replace(recipe, operations=()))
-            drawn += [pixels[box.top, box.left] for box in recipe.erased]
+            params = draw_params(policy, Stream(seed), (24, 24), derive(OUR_SEED, "noise", number))
+            pixels = render_pixels(black, dataclasses.replace(params, operations=()))
+            drawn += [pixels[box.top, box.left] for box in params.erased]
             image = eraser(torch.full((3, 24, 24), torch.nan)).numpy()
             places = np.argwhere(~np.isnan(image[0]))
             timms += [image[:, row, column] for row, column in places[:1].tolist()]
@@ -409,7 +409,7 @@ def test_the_mode_of_mixing_is_distributed_as_timms(settings: str) -> None:
 def squashed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Aspects drawn uniformly, their logarithms not."""
     plain = SimpleNamespace(log=float, exp=float, sqrt=math.sqrt, floor=math.floor)
-    monkeypatch.setattr(recipe_module, "math", plain)
+    monkeypatch.setattr(params_module, "math", plain)
 
 
 def swapped(box: Box) -> Box:

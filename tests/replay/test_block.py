@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from teacher_cache.errors import ImageError
-from teacher_cache.replay.block import Block, decode_block, open_block, replay, replay_view, view_mix, view_recipe
+from teacher_cache.replay.block import Block, decode_block, open_block, replay, replay_view, view_mix, view_params
 from teacher_cache.replay.mix import LAMBDA_ONE, apply_mix
+from teacher_cache.replay.params import Box
 from teacher_cache.replay.policy import load_policy
-from teacher_cache.replay.recipe import Box
 from teacher_cache.replay.render import decode, render_pixels
 from tests.support.images import ENCODERS, frame_at, picture
 
@@ -45,13 +45,13 @@ def test_crops_decoded_alone_make_the_same_views() -> None:
     assert {replayed.view: replayed.digest for replayed in alone} == together
 
 
-def test_a_block_is_recipes_pixels_and_mix() -> None:
+def test_a_block_is_parameters_pixels_and_mix() -> None:
     block = make_block()
     replayed = next(replay(POLICY, 5, block, [2]))
     decoded = [decode(image) for image in block.images]
     views = np.stack(
         [
-            render_pixels(image, view_recipe(POLICY, 5, block.shard, key, 2, image.shape[:2]))
+            render_pixels(image, view_params(POLICY, 5, block.shard, key, 2, image.shape[:2]))
             for key, image in zip(block.keys, decoded, strict=True)
         ]
     )

@@ -22,7 +22,7 @@ from teacher_cache.replay import regions
 from teacher_cache.replay.decode import decode, decode_and_judge, decode_crop
 from teacher_cache.replay.geometry import cut
 from teacher_cache.replay.header import MAX_PIXELS, image_size, read_header
-from teacher_cache.replay.recipe import Box
+from teacher_cache.replay.params import Box
 from teacher_cache.replay.regions import region_decoder, region_library
 from tests.support import images
 from tests.support.images import ENCODERS, photographs, picture

@@ -11,11 +11,11 @@ import pytest
 from tests.replay.freeze import GOLDEN, golden_values
 
 
-def test_recipes_mixes_and_digests_are_the_frozen_ones() -> None:
+def test_parameters_mixes_and_digests_are_the_frozen_ones() -> None:
     frozen = json.loads((GOLDEN / "replay.json").read_text())
     values = golden_values()
     for name, policy in frozen.items():
-        assert values[name]["recipes"] == policy["recipes"]
+        assert values[name]["params"] == policy["params"]
         assert values[name]["mix"] == policy["mix"]
         assert values[name]["digests"] == policy["digests"]
     assert values.keys() == frozen.keys()

@@ -22,7 +22,7 @@ from teacher_cache.replay.header import (
     jpeg_frame,
     read_header,
 )
-from teacher_cache.replay.recipe import Box
+from teacher_cache.replay.params import Box
 from tests.support import images
 from tests.support.images import frame_at, picture, scans_of, split_jpeg
 
@@ -154,7 +154,7 @@ REFUSING = """
 import resource, sys
 from teacher_cache.errors import ImageError
 from teacher_cache.replay.decode import decode, decode_crop
-from teacher_cache.replay.recipe import Box
+from teacher_cache.replay.params import Box
 from teacher_cache.replay.regions import region_decoder
 from tests.replay.test_header import BOMBS, PICTURE
 from tests.support.images import ENCODERS

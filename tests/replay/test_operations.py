@@ -12,10 +12,10 @@ import pytest
 from timm.data.auto_augment import LEVEL_TO_ARG
 
 from teacher_cache.errors import PolicyError
-from teacher_cache.replay.block import Block, replay, view_recipe
+from teacher_cache.replay.block import Block, replay, view_params
 from teacher_cache.replay.operations import open_operations
+from teacher_cache.replay.params import Operation
 from teacher_cache.replay.policy import OPERATIONS, TAKEN_NAMES, Policy, bind_operations, load_policy
-from teacher_cache.replay.recipe import Operation
 from teacher_cache.replay.render import render_pixels
 from tests.support import images
 from tests.support.own_operations import darken, roll
@@ -110,10 +110,10 @@ def test_what_names_no_file_is_refused(tmp_path: Path) -> None:
 
 def test_the_names_of_timms_operations_are_taken() -> None:
     assert {*OPERATIONS, *LEVEL_TO_ARG} <= TAKEN_NAMES
-    recipes = [view_recipe(own_policy(), 0, "s", "k", view, (40, 50)) for view in range(200)]
+    drawn_views = [view_params(own_policy(), 0, "s", "k", view, (40, 50)) for view in range(200)]
     jittered = load_policy("cifar", ["jitter.hue=0.1", "jitter.brightness=0.1", "rand_augment.probability=1"])
-    recipes += [view_recipe(jittered, 0, "s", "k", view, (40, 50)) for view in range(200)]
-    assert {operation.name for recipe in recipes for operation in recipe.operations} - {*NAMES} <= TAKEN_NAMES
+    drawn_views += [view_params(jittered, 0, "s", "k", view, (40, 50)) for view in range(200)]
+    assert {operation.name for params in drawn_views for operation in params.operations} - {*NAMES} <= TAKEN_NAMES
 
 
 # The policy
@@ -219,18 +219,18 @@ def test_a_policy_without_its_file_does_not_render() -> None:
         next(replay(unbound, 0, block(), [0]))
 
 
-# Recipes and pixels
+# View parameters and pixels
 
 
 def test_levels_are_magnitudes_over_ten_with_either_sign() -> None:
     policy = own_policy("rand_augment.operations=['roll','darken']", "rand_augment.magnitude_std=0")
-    recipes = [view_recipe(policy, 0, "s", "k", view, (40, 50)) for view in range(300)]
-    drawn = [operation for recipe in recipes for operation in recipe.operations]
+    drawn_views = [view_params(policy, 0, "s", "k", view, (40, 50)) for view in range(300)]
+    drawn = [operation for params in drawn_views for operation in params.operations]
     assert {operation.name for operation in drawn} == {*NAMES}
     assert {abs(operation.value) for operation in drawn} == {round(0.9 * 2**20) / 2**20}  # type: ignore[arg-type]
     assert 240 < sum(operation.value > 0 for operation in drawn) < 360  # type: ignore[operator]
     noisy = own_policy("rand_augment.operations=['roll']", "rand_augment.magnitude_std=5")
-    values = [view_recipe(noisy, 0, "s", "k", view, (40, 50)).operations[0].value for view in range(300)]
+    values = [view_params(noisy, 0, "s", "k", view, (40, 50)).operations[0].value for view in range(300)]
     assert min(values) == -1  # type: ignore[type-var]
     assert max(values) == 1  # type: ignore[type-var]
     assert 0 in values
@@ -240,12 +240,12 @@ def test_pixels_are_the_functions() -> None:
     policy = own_policy("rand_augment.operations=['roll','darken']", "crop.kind=center", "flip=none")
     source = images.picture(0, 24, 24)
     for view in range(20):
-        recipe = view_recipe(policy, 0, "s", "k", view, (24, 24))
+        params = view_params(policy, 0, "s", "k", view, (24, 24))
         expected = source
-        for name, level in recipe.operations:
+        for name, level in params.operations:
             assert level is not None
             expected = {"roll": roll, "darken": darken}[name](expected, level)
-        assert np.array_equal(render_pixels(source, recipe, policy.own_functions), expected)
+        assert np.array_equal(render_pixels(source, params, policy.own_functions), expected)
 
 
 def test_own_operations_move_the_digest() -> None:
@@ -291,9 +291,9 @@ def test_an_operation_shares_no_memory_with_a_view(tmp_path: Path, body: str) ->
     policy = bound(tmp_path, body, "erase.probability=1", "rand_augment.num_ops=1")
     source = images.picture(0, 40, 50)
     source.flags.writeable = False
-    recipes = [view_recipe(policy, 0, "s", "k", view, (40, 50)) for view in range(4)]
-    views = [render_pixels(source, recipe, policy.own_functions) for recipe in recipes]
-    for view, recipe in zip(views, recipes, strict=True):
-        inverted = dataclasses.replace(recipe, operations=(Operation("invert"),))
+    drawn_views = [view_params(policy, 0, "s", "k", view, (40, 50)) for view in range(4)]
+    views = [render_pixels(source, params, policy.own_functions) for params in drawn_views]
+    for view, params in zip(views, drawn_views, strict=True):
+        inverted = dataclasses.replace(params, operations=(Operation("invert"),))
         assert np.array_equal(view, render_pixels(source, inverted))
         assert view.flags.c_contiguous

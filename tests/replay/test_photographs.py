@@ -17,11 +17,11 @@ from PIL import Image
 from timm.data import auto_augment
 from timm.data.transforms import RandomResizedCropAndInterpolation
 
-from teacher_cache.replay.block import view_recipe
+from teacher_cache.replay.block import view_params
+from teacher_cache.replay.params import Box, Operation, ViewParams, _draw_operation
 from teacher_cache.replay.policy import OPERATIONS, load_policy
-from teacher_cache.replay.recipe import Box, Operation, Recipe, _draw_operation
 from teacher_cache.replay.render import render_pixels
-from tests.replay.test_render import levels_apart, operated, recipe_of
+from tests.replay.test_render import levels_apart, operated, params_of
 from tests.support.images import photographs, picture
 from tests.support.timms import OUR_NAMES
 
@@ -56,7 +56,7 @@ def sources() -> dict[str, np.ndarray]:
     """The photographs at a view's size, and a made picture."""
     pictures = {**photographs(), "made": picture(0, 300, 400)}
     return {
-        name: render_pixels(pixels, recipe_of(pixels.shape[:2], resized=(224, 224), window=Box(0, 0, 224, 224)))
+        name: render_pixels(pixels, params_of(pixels.shape[:2], resized=(224, 224), window=Box(0, 0, 224, 224)))
         for name, pixels in pictures.items()
     }
 
@@ -156,24 +156,25 @@ def test_magnitude_nought_is_the_identity_of_all_but_tables() -> None:
 # Whole views
 
 
-def timms_view(decoded: np.ndarray, recipe: Recipe) -> np.ndarray:
-    """timm's transforms, told what the recipe has drawn."""
-    crop = RandomResizedCropAndInterpolation(recipe.resized, interpolation=recipe.interpolation)
-    crop.get_params = lambda image, scale, ratio: tuple(recipe.crop)
-    flip = torchvision.transforms.RandomHorizontalFlip(float(recipe.flip))
+def timms_view(decoded: np.ndarray, params: ViewParams) -> np.ndarray:
+    """timm's transforms, told what was drawn for the view."""
+    crop = RandomResizedCropAndInterpolation(params.resized, interpolation=params.interpolation)
+    crop.get_params = lambda image, scale, ratio: tuple(params.crop)
+    flip = torchvision.transforms.RandomHorizontalFlip(float(params.flip))
     image = flip(crop(Image.fromarray(decoded)))
-    for operation in recipe.operations:
+    for operation in params.operations:
         image = timms(operation)(image)
     return np.asarray(image)
 
 
-def views_apart(decoded: np.ndarray, change: Callable[[Recipe], Recipe] = lambda recipe: recipe) -> np.ndarray:
+def views_apart(decoded: np.ndarray, change: Callable[[ViewParams], ViewParams] = lambda params: params) -> np.ndarray:
     """Mean differences of 60 views, (60,)."""
     policy = load_policy("deit", ["erase=none"])
-    recipes = [view_recipe(policy, 0, "train-0000.tar", "key", view, decoded.shape[:2]) for view in range(60)]
-    assert sum(any(operation.name in GEOMETRY for operation in recipe.operations) for recipe in recipes) > 15
+    drawn_views = [view_params(policy, 0, "train-0000.tar", "key", view, decoded.shape[:2]) for view in range(60)]
+    assert sum(any(operation.name in GEOMETRY for operation in params.operations) for params in drawn_views) > 15
     means = [
-        levels_apart(render_pixels(decoded, change(recipe)), timms_view(decoded, recipe)).mean() for recipe in recipes
+        levels_apart(render_pixels(decoded, change(params)), timms_view(decoded, params)).mean()
+        for params in drawn_views
     ]
     return np.array(means)
 
@@ -188,14 +189,14 @@ def test_whole_views_are_timms(name: str) -> None:
     assert means.max() < 3
 
 
-WRONG: dict[str, Callable[[Recipe], Recipe]] = {
-    "bilinear crop": lambda recipe: dataclasses.replace(recipe, interpolation="bilinear"),
-    "bilinear geometry": lambda recipe: dataclasses.replace(recipe, geometry="bilinear"),
-    "grey fill": lambda recipe: dataclasses.replace(recipe, fill=(128, 128, 128)),
-    "crop a pixel off": lambda recipe: dataclasses.replace(
-        recipe, crop=recipe.crop._replace(left=max(0, recipe.crop.left - 1))
+WRONG: dict[str, Callable[[ViewParams], ViewParams]] = {
+    "bilinear crop": lambda params: dataclasses.replace(params, interpolation="bilinear"),
+    "bilinear geometry": lambda params: dataclasses.replace(params, geometry="bilinear"),
+    "grey fill": lambda params: dataclasses.replace(params, fill=(128, 128, 128)),
+    "crop a pixel off": lambda params: dataclasses.replace(
+        params, crop=params.crop._replace(left=max(0, params.crop.left - 1))
     ),
-    "operations the other way round": lambda recipe: dataclasses.replace(recipe, operations=recipe.operations[::-1]),
+    "operations the other way round": lambda params: dataclasses.replace(params, operations=params.operations[::-1]),
 }
 
 

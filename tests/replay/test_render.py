@@ -9,25 +9,25 @@ import torchvision.transforms.functional as tvf
 from PIL import Image
 from timm.data import auto_augment
 
+from teacher_cache.replay.params import Box, Operation, ViewParams, draw_params
 from teacher_cache.replay.policy import load_policy
-from teacher_cache.replay.recipe import Box, Operation, Recipe, draw_recipe
 from teacher_cache.replay.render import render, render_pixels
 from teacher_cache.replay.seeds import Stream, derive
 from tests.support import images
 from tests.support.images import picture
 
 
-def recipe_of(image_size: tuple[int, int], **changes: object) -> Recipe:
-    """A recipe that changes nothing, with changes."""
+def params_of(image_size: tuple[int, int], **changes: object) -> ViewParams:
+    """View parameters that changes nothing, with changes."""
     policy = load_policy("deit", [f"size={list(image_size)}", "crop.kind=center", "flip=none", "erase=none"])
-    plain = draw_recipe(policy, Stream(bytes(32)), image_size, bytes(32))
+    plain = draw_params(policy, Stream(bytes(32)), image_size, bytes(32))
     return dataclasses.replace(plain, operations=(), **changes)  # type: ignore[arg-type]
 
 
 def operated(pixels: np.ndarray, name: str, value: float | int | None, **changes: object) -> np.ndarray:
     height, width = pixels.shape[:2]
-    recipe = dataclasses.replace(recipe_of((height, width), **changes), operations=(Operation(name, value),))
-    return render_pixels(pixels, recipe)
+    params = dataclasses.replace(params_of((height, width), **changes), operations=(Operation(name, value),))
+    return render_pixels(pixels, params)
 
 
 def levels_apart(a: np.ndarray, b: np.ndarray | Image.Image) -> np.ndarray:
@@ -54,8 +54,8 @@ def test_crops_are_pillows(box: Box, interpolation: str) -> None:
     which clips elsewhere; on whole pictures the mean is far below a level.)"""
     source = picture(3, 300, 400)
     size = (112, 96)
-    recipe = recipe_of((300, 400), crop=box, resized=size, window=Box(0, 0, *size), interpolation=interpolation)
-    view = render_pixels(source, recipe)
+    params = params_of((300, 400), crop=box, resized=size, window=Box(0, 0, *size), interpolation=interpolation)
+    view = render_pixels(source, params)
     method = Image.Resampling.BICUBIC if interpolation == "bicubic" else Image.Resampling.BILINEAR
     edges = (box.left, box.top, box.left + box.width, box.top + box.height)
     cropped = Image.fromarray(source).crop(edges)
@@ -67,7 +67,7 @@ def test_crops_are_pillows(box: Box, interpolation: str) -> None:
 def test_a_bilinear_crop_is_told_from_a_bicubic_one() -> None:
     source, size = picture(3, 300, 400), (112, 96)
     views = [
-        render_pixels(source, recipe_of((300, 400), resized=size, window=Box(0, 0, *size), interpolation=interpolation))
+        render_pixels(source, params_of((300, 400), resized=size, window=Box(0, 0, *size), interpolation=interpolation))
         for interpolation in ("bicubic", "bilinear")
     ]
     assert levels_apart(*views).mean() > 1
@@ -76,16 +76,16 @@ def test_a_bilinear_crop_is_told_from_a_bicubic_one() -> None:
 def test_at_its_own_size_a_view_is_the_decoded_image() -> None:
     source = picture(4, 48, 40)
     policy = load_policy("none", ["size=[48,40]"])
-    recipe = draw_recipe(policy, Stream(bytes(32)), (48, 40), bytes(32))
-    view = render_pixels(source, recipe)
+    params = draw_params(policy, Stream(bytes(32)), (48, 40), bytes(32))
+    view = render_pixels(source, params)
     assert np.array_equal(view, source)
     assert not np.may_share_memory(view, source)
 
 
 def test_flip_and_window() -> None:
     source = picture(5, 30, 44)
-    assert np.array_equal(render_pixels(source, recipe_of((30, 44), flip=True)), source[:, ::-1])
-    window = render_pixels(source, recipe_of((30, 44), window=Box(3, 8, 20, 10)))
+    assert np.array_equal(render_pixels(source, params_of((30, 44), flip=True)), source[:, ::-1])
+    window = render_pixels(source, params_of((30, 44), window=Box(3, 8, 20, 10)))
     assert np.array_equal(window, source[3:23, 8:18])
     assert window.flags.c_contiguous
 
@@ -93,13 +93,13 @@ def test_flip_and_window() -> None:
 def test_threads_change_nothing() -> None:
     image = images.jpeg(picture(6, 300, 400))
     policy = load_policy("deit")
-    recipes = [draw_recipe(policy, Stream(derive(n, "view")), (300, 400), derive(n, "noise")) for n in range(12)]
+    drawn_views = [draw_params(policy, Stream(derive(n, "view")), (300, 400), derive(n, "noise")) for n in range(12)]
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        alone = list(render(image, recipes))
+        alone = list(render(image, drawn_views))
         torch.set_num_threads(4)
-        assert all(np.array_equal(a, b) for a, b in zip(alone, render(image, recipes), strict=True))
+        assert all(np.array_equal(a, b) for a, b in zip(alone, render(image, drawn_views), strict=True))
     finally:
         torch.set_num_threads(threads)
 
@@ -169,16 +169,16 @@ def test_geometry_fills_with_the_mean_colour() -> None:
 
 def erased(mode: str, boxes: tuple[Box, ...], number: int = 0) -> np.ndarray:
     changes = {"erased": boxes, "erase_mode": mode, "noise": derive(number, "noise").hex()}
-    return render_pixels(np.full((220, 210, 3), 9, dtype=np.uint8), recipe_of((220, 210), **changes))
+    return render_pixels(np.full((220, 210, 3), 9, dtype=np.uint8), params_of((220, 210), **changes))
 
 
 def test_erasing_noise_is_normal_after_normalisation() -> None:
-    recipe = recipe_of((220, 210))
+    params = params_of((220, 210))
     noise = erased("pixel", (Box(10, 0, 200, 210),))
     assert (noise[:10] == 9).all()
     assert (noise[210:] == 9).all()
     for channel in range(3):
-        mean, std = recipe.mean[channel], recipe.std[channel]
+        mean, std = params.mean[channel], params.std[channel]
         levels = noise[10:210, :, channel].ravel()
         for level in range(0, 255, 17):
             z = ((level + 0.5) / 255 - mean) / std
@@ -208,5 +208,5 @@ def test_rendering_leaves_the_decoded_image_alone() -> None:
     source.flags.writeable = False
     policy = load_policy("deit", ["size=64", "crop.scale=[1,1]", "crop.ratio=[1,1]", "erase.probability=1"])
     for number in range(30):
-        render_pixels(source, draw_recipe(policy, Stream(derive(number, "view")), (64, 64), derive(number, "noise")))
+        render_pixels(source, draw_params(policy, Stream(derive(number, "view")), (64, 64), derive(number, "noise")))
     assert np.array_equal(source, picture(1, 64, 64))

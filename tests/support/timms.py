@@ -20,7 +20,7 @@ from timm.data.random_erasing import RandomErasing
 from timm.data.transforms import RandomResizedCropAndInterpolation
 from timm.data.transforms_factory import create_transform
 
-from teacher_cache.replay.recipe import Box, Operation
+from teacher_cache.replay.params import Box, Operation
 
 OUR_NAMES = {
     "AutoContrast": "autocontrast",

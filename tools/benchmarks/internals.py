@@ -25,8 +25,8 @@ def without_digests(loader: ViewLoader) -> Iterator[None]:
 STEPS: tuple[tuple[Any, str, str], ...] = (
     (block, "decode_and_judge", "decoding"),
     (block, "decode_crop", "decoding"),
-    (block, "view_recipe", "drawing recipes"),
-    (block, "view_mix", "drawing recipes"),
+    (block, "view_params", "drawing view parameters"),
+    (block, "view_mix", "drawing view parameters"),
     (block, "_digest", "digests"),
     (render, "resize", "resizing"),
     (render, "mirror", "mirroring"),

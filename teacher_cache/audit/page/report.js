@@ -389,7 +389,7 @@ function fillFilters() {
   at("filters").addEventListener("submit", (event) => event.preventDefault());
 }
 
-/** Top, left, bottom and right, in pixels of the image, of what a recipe's window keeps of its crop. */
+/** Top, left, bottom and right, in pixels of the image, of what a params's window keeps of its crop. */
 function seenEdges({ crop, window, resized }) {
   const [rows, columns] = [crop.height / resized[0], crop.width / resized[1]];
   const [top, left] = [crop.top + window.top * rows, crop.left + window.left * columns];
@@ -402,7 +402,7 @@ function seenMap(detail) {
   const [height, width] = detail.image_size.map((side) => Math.max(1, Math.round(side * scale)));
   const counts = new Array(height * width).fill(0);
   for (const view of detail.views) {
-    const [top, left, bottom, right] = seenEdges(view.recipe).map((edge) => edge * scale);
+    const [top, left, bottom, right] = seenEdges(view.params).map((edge) => edge * scale);
     for (let row = Math.floor(top); row < Math.min(height, Math.ceil(bottom)); row += 1) {
       for (let column = Math.floor(left); column < Math.min(width, Math.ceil(right)); column += 1) counts[row * width + column] += 1;
     }
@@ -440,7 +440,7 @@ function openSample(number) {
     frame.append(picture(sample.image, "the whole image, with the crops of its views"));
     const [height, width] = detail.image_size;
     for (const view of detail.views) {
-      const [top, left, bottom, right] = seenEdges(view.recipe);
+      const [top, left, bottom, right] = seenEdges(view.params);
       frame.append(el("i", { className: `crop ${kindOf(view)}`, dataset: { view: view.view }, style: { left: `${(100 * left) / width}%`, top: `${(100 * top) / height}%`, width: `${(100 * (right - left)) / width}%`, height: `${(100 * (bottom - top)) / height}%` } }));
     }
     frame.classList.toggle("many", detail.views.length > FEW_CROPS);
@@ -460,15 +460,15 @@ function openSample(number) {
 
 function viewTile(view, uri, frame) {
   const kind = kindOf(view);
-  const facts = [`shows ${percent(view.visible_share, 0)}${view.recipe.flip ? ", flipped" : ""}`];
+  const facts = [`shows ${percent(view.visible_share, 0)}${view.params.flip ? ", flipped" : ""}`];
   if (view.mix) facts.push(`${view.mix.kind}, partner ${percent(1 - view.mix.lambda, 0)}: ${view.mix.partner.class}`);
-  if (view.recipe.operations.length) facts.push(view.recipe.operations.map((operation) => operation.name).join(", "));
-  if (view.erased_share) facts.push(`erased ${percent(view.erased_share, 0)}: ${ERASED_WITH[view.recipe.erase_mode]}`);
-  const { recipe, mix } = view;
+  if (view.params.operations.length) facts.push(view.params.operations.map((operation) => operation.name).join(", "));
+  if (view.erased_share) facts.push(`erased ${percent(view.erased_share, 0)}: ${ERASED_WITH[view.params.erase_mode]}`);
+  const { params, mix } = view;
   const tile = el("li", {}, picture(uri, `view ${view.view}`, kind),
     el("p", { className: `toned ${kind}`, textContent: `${view.view} ${MARKS[kind]} ${view.label ?? (view.skipped ? "skipped" : "no label")}` }),
     ...facts.map((text) => el("p", { className: "faint", textContent: text })),
-    el("details", {}, el("summary", { textContent: "Recipe" }), el("pre", { textContent: JSON.stringify(mix ? { recipe, mix } : { recipe }, null, 1) })));
+    el("details", {}, el("summary", { textContent: "View parameters" }), el("pre", { textContent: JSON.stringify(mix ? { params, mix } : { params }, null, 1) })));
   const mark = (isOn) => {
     frame.classList.toggle("marking", isOn);
     for (const crop of frame.querySelectorAll(".crop")) crop.classList.toggle("marked", isOn && Number(crop.dataset.view) === view.view);

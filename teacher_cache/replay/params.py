@@ -1,4 +1,4 @@
-"""(policy, stream, image size) -> Recipe: one view's drawn parameters.
+"""(policy, stream, image size) -> ViewParams: one view's drawn parameters.
 
 The distributions are timm's (timm.data.transforms, auto_augment and random_erasing of 1.0.31), the draws our own.
 """
@@ -31,7 +31,7 @@ class Operation(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ViewParams:
     """What `render` does, in this order: crop, resize, window, flip, operations, erase."""
 
     crop: Box  # source pixels
@@ -57,7 +57,7 @@ class Recipe:
         }
 
 
-def draw_recipe(policy: Policy, stream: Stream, image_size: tuple[int, int], noise: bytes) -> Recipe:
+def draw_params(policy: Policy, stream: Stream, image_size: tuple[int, int], noise: bytes) -> ViewParams:
     """Draw one view. image_size: height and width of the decoded image; noise: derived seed of the erasing noise."""
     crop, resized, window = _draw_crop(policy.crop, stream, image_size, policy.size)
     flip = policy.flip is not None and stream.uniform() < policy.flip
@@ -68,7 +68,7 @@ def draw_recipe(policy: Policy, stream: Stream, image_size: tuple[int, int], noi
         operations += _draw_jitter(policy.jitter, stream)
     erased = _draw_erased(policy.erase, stream, policy.size) if policy.erase is not None else ()
     red, green, blue = (min(255, round(255 * level)) for level in policy.mean)
-    return Recipe(
+    return ViewParams(
         crop=crop,
         resized=resized,
         window=window,

@@ -4,13 +4,13 @@ import json
 
 import pytest
 
+from teacher_cache.replay.params import Box, ViewParams, draw_params
 from teacher_cache.replay.policy import Policy, load_policy
-from teacher_cache.replay.recipe import Box, Recipe, draw_recipe
 from teacher_cache.replay.seeds import Stream, derive
 
 
-def draw(policy: Policy, number: int, image_size: tuple[int, int] = (300, 400)) -> Recipe:
-    return draw_recipe(policy, Stream(derive(number, "view")), image_size, derive(number, "noise"))
+def draw(policy: Policy, number: int, image_size: tuple[int, int] = (300, 400)) -> ViewParams:
+    return draw_params(policy, Stream(derive(number, "view")), image_size, derive(number, "noise"))
 
 
 @pytest.mark.parametrize("image_size", [(300, 400), (500, 60), (40, 300), (7, 7), (1, 1), (1, 90)])
@@ -28,19 +28,19 @@ def test_crops_lie_in_the_image(image_size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("count", [1, 3])
 def test_erased_boxes_lie_in_the_view(count: int) -> None:
     policy = load_policy("deit", [f"erase.count={count}", "erase.probability=0.5", "size=[40,60]", "erase.mode=const"])
-    for recipe in [draw(policy, number) for number in range(500)]:
-        assert len(recipe.erased) <= count
-        assert (recipe.noise != "") == (recipe.erased != ()) == (recipe.erase_mode is not None)
-        assert all(box.top + box.height <= 40 and box.left + box.width <= 60 for box in recipe.erased)
+    for params in [draw(policy, number) for number in range(500)]:
+        assert len(params.erased) <= count
+        assert (params.noise != "") == (params.erased != ()) == (params.erase_mode is not None)
+        assert all(box.top + box.height <= 40 and box.left + box.width <= 60 for box in params.erased)
 
 
 def test_what_a_policy_leaves_out_is_not_done() -> None:
     policy = load_policy("deit", ["flip=none", "rand_augment=none", "erase=none"])
     for number in range(50):
-        recipe = draw(policy, number)
-        assert not recipe.flip
-        assert recipe.operations == ()
-        assert recipe.erased == ()
+        params = draw(policy, number)
+        assert not params.flip
+        assert params.operations == ()
+        assert params.erased == ()
 
 
 @pytest.mark.parametrize(
@@ -62,23 +62,23 @@ def test_center_crop_is_timms_evaluation(
     window: tuple[int, int],
 ) -> None:
     policy = load_policy("none", [f"size={list(size)}", f"crop.crop_pct={crop_pct}"])
-    recipe = draw(policy, 0, image_size)
-    assert recipe.crop == Box(0, 0, *image_size)
-    assert recipe.resized == resized
-    assert recipe.window == Box(*window, *size)
-    assert not recipe.flip
-    assert recipe.operations == ()
-    assert recipe.erased == ()
+    params = draw(policy, 0, image_size)
+    assert params.crop == Box(0, 0, *image_size)
+    assert params.resized == resized
+    assert params.window == Box(*window, *size)
+    assert not params.flip
+    assert params.operations == ()
+    assert params.erased == ()
 
 
-def test_recipes_are_plain_comparable_and_on_the_grid() -> None:
+def test_parameters_are_plain_comparable_and_on_the_grid() -> None:
     policy = load_policy("deit")
     for number in range(100):
-        recipe = draw(policy, number)
-        assert recipe == draw(policy, number)
-        assert hash(recipe) == hash(draw(policy, number))
-        assert json.loads(json.dumps(recipe.to_json()))["crop"]["top"] == recipe.crop.top
-        for operation in recipe.operations:
+        params = draw(policy, number)
+        assert params == draw(policy, number)
+        assert hash(params) == hash(draw(policy, number))
+        assert json.loads(json.dumps(params.to_json()))["crop"]["top"] == params.crop.top
+        for operation in params.operations:
             assert operation.value is None or float(operation.value * 2**20).is_integer()
     assert draw(policy, 0) != draw(policy, 1)
 
@@ -86,6 +86,6 @@ def test_recipes_are_plain_comparable_and_on_the_grid() -> None:
 def test_the_noise_seed_moves_nothing_else() -> None:
     policy = load_policy("deit", ["erase.probability=1"])
     seed = derive(0, "view")
-    one, other = (draw_recipe(policy, Stream(seed), (30, 30), derive(n, "noise")) for n in (0, 1))
+    one, other = (draw_params(policy, Stream(seed), (30, 30), derive(n, "noise")) for n in (0, 1))
     assert one.erased == other.erased
     assert one.noise != other.noise

@@ -1,7 +1,7 @@
-"""What needs recipes: how agreement depends on what the crop shows, on the mix, on operations, on what is erased.
+"""How agreement depends on what was drawn for a view: what its crop shows, its mix, its operations, what is erased.
 
-A recipe needs the image's size alone, which its header tells: images are not decoded. Whole (block, view)s are drawn
-at random: one chunk of labels and one mix plan serve 64 views. The same pictures then come in several views, and the
+View parameters need the image's size alone, which its header tells: images are not decoded. Whole (block, view)s are
+drawn at random: one chunk of labels and one mix plan serve 64 views. The same pictures then come in several views, and the
 two of a pair share their lambda, so intervals take blocks for clusters (audit/intervals.py).
 """
 
@@ -18,11 +18,11 @@ from teacher_cache.audit.intervals import CONFIDENCE, HOW, measured
 from teacher_cache.audit.votes import OnProgress
 from teacher_cache.errors import ImageError
 from teacher_cache.replay import BLOCK_SAMPLES
-from teacher_cache.replay.block import view_mix, view_recipe
+from teacher_cache.replay.block import view_mix, view_params
 from teacher_cache.replay.decode import decode
 from teacher_cache.replay.header import MAX_PIXELS, image_size
 from teacher_cache.replay.mix import LAMBDA_ONE, class_pairs
-from teacher_cache.replay.recipe import Box, Recipe
+from teacher_cache.replay.params import Box, ViewParams
 from teacher_cache.replay.seeds import Stream, derive
 from teacher_cache.shards.index import BlockPlace
 from teacher_cache.shards.read import check_image, open_shard
@@ -68,12 +68,12 @@ def _image_size(fd: int, offset: int, length: int, max_pixels: int) -> tuple[int
     return found
 
 
-# Shares of a recipe
+# Shares of a view
 
 
-def visible_share(recipe: Recipe, image_size: tuple[int, int]) -> float:
+def visible_share(params: ViewParams, image_size: tuple[int, int]) -> float:
     """The share of the image's area that the view shows, before anything is erased or shifted out."""
-    crop, window, (height, width) = recipe.crop, recipe.window, recipe.resized
+    crop, window, (height, width) = params.crop, params.window, params.resized
     shown = window.height * window.width / (height * width)
     return crop.height * crop.width / (image_size[0] * image_size[1]) * min(1.0, shown)
 
@@ -163,7 +163,7 @@ class ViewFacts:
 
 
 def read_facts(store: Store, chosen: list[BlockView], on_progress: OnProgress | None = None) -> ViewFacts:
-    """Recipes, mix and label of every labelled view of these (block, view)s, in the order given. Decodes nothing.
+    """Parameters, mix and label of every labelled view of these (block, view)s, in the order given. Decodes nothing.
 
     ShardError where a shard is not where the store says.
     """
@@ -204,10 +204,10 @@ def _facts(
     visible, erased, operations = [], [], []
     for position in kept.tolist():
         size = int(sizes[position, 0]), int(sizes[position, 1])
-        recipe = view_recipe(store.policy, store.seed, place.shard, place.keys[position], view, size)
-        visible.append(visible_share(recipe, size))
-        erased.append(erased_share(recipe.erased, store.policy.size))
-        operations.append(tuple(operation.name for operation in recipe.operations))
+        params = view_params(store.policy, store.seed, place.shard, place.keys[position], view, size)
+        visible.append(visible_share(params, size))
+        erased.append(erased_share(params.erased, store.policy.size))
+        operations.append(tuple(operation.name for operation in params.operations))
     pairs, lambdas, said = class_pairs(place.classes, plan, place.skipped)[kept], plan.lambdas[kept], labels[kept]
     return {
         "classes": pairs[:, 0].astype(np.int64),
@@ -233,7 +233,7 @@ def sampled_agreement(
     seed: int = 0,
     on_progress: OnProgress | None = None,
 ) -> dict[str, Any] | None:
-    """How agreement depends on what recipes say, on a random sample of views; None where nothing is labelled.
+    """How agreement depends on what was drawn, on a random sample of views; None where nothing is labelled.
 
     MEASURED is what `intervals.measured` gives: {"views": 640, "blocks": 10, "share": 0.6, "interval": [0.5, 0.7]}.
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from teacher_cache.audit.recipes import (
+from teacher_cache.audit.conditions import (
     BlockView,
     draw_block_views,
     erased_share,
@@ -18,11 +18,11 @@ from teacher_cache.audit.recipes import (
     visible_share,
 )
 from teacher_cache.errors import ImageError, ShardError
-from teacher_cache.replay.block import view_mix, view_recipe
+from teacher_cache.replay.block import view_mix, view_params
 from teacher_cache.replay.header import image_size
 from teacher_cache.replay.mix import LAMBDA_ONE
+from teacher_cache.replay.params import Box
 from teacher_cache.replay.policy import load_policy
-from teacher_cache.replay.recipe import Box
 from teacher_cache.shards.fingerprint import image_fingerprint
 from tests.support.bright_shards import bright_store, spoil_image
 from tests.support.drawn import all_labels, drawn_store
@@ -60,10 +60,10 @@ def test_a_shard_that_is_gone_and_an_image_that_is_none(tmp_path: Path) -> None:
         image_sizes(store.index.place(0, 0))
 
 
-def test_shares_of_a_recipe() -> None:
+def test_shares_of_a_view() -> None:
     policy = load_policy("none", ["size=10"])
-    recipe = view_recipe(policy, 0, "s", "k", 0, (20, 40))  # resized to 10 x 20, the middle 10 x 10 of it
-    assert visible_share(recipe, (20, 40)) == pytest.approx(0.5)
+    params = view_params(policy, 0, "s", "k", 0, (20, 40))  # resized to 10 x 20, the middle 10 x 10 of it
+    assert visible_share(params, (20, 40)) == pytest.approx(0.5)
     assert erased_share((Box(0, 0, 2, 5), Box(1, 0, 2, 5)), (10, 10)) == pytest.approx(0.15)
     assert erased_share((Box(0, 0, 2, 5),), (10, 10)) == pytest.approx(0.1)
     assert erased_share((), (10, 10)) == 0
@@ -98,7 +98,7 @@ def test_sampled_tables_of_everything_equal_loops_over_single_views(tmp_path: Pa
         place = index.place(shard, block)
         skipped = frozenset(np.flatnonzero(labels[sample - position :, view][: len(place.keys)] == -2).tolist())
         plan = view_mix(store.policy, store.seed, place.shard, block, len(place.keys), skipped, view)
-        recipe = view_recipe(store.policy, store.seed, place.shard, place.keys[position], view, (12, 10))
+        params = view_params(store.policy, store.seed, place.shard, place.keys[position], view, (12, 10))
         label, lam, partner = int(labels[sample, view]), int(plan.lambdas[position]), int(plan.partners[position])
         own, other = int(place.classes[position]), int(place.classes[partner])
         tables["own"][None].append(label == own)
@@ -112,11 +112,11 @@ def test_sampled_tables_of_everything_equal_loops_over_single_views(tmp_path: Pa
             tables["lambda partner"][kind, number].append(label == other != own)
         if 2 * lam < LAMBDA_ONE:
             continue
-        visible = recipe.crop.height * recipe.crop.width / 120
+        visible = params.crop.height * params.crop.width / 120
         tables["visible"][next(n for n in range(10) if visible <= (n + 1) / 10)].append(label == own)
-        for name in {operation.name for operation in recipe.operations} or {None}:
+        for name in {operation.name for operation in params.operations} or {None}:
             tables["operation"][name].append(label == own)
-        tables["erased"][bool(recipe.erased)].append(label == own)
+        tables["erased"][bool(params.erased)].append(label == own)
 
     def same(row: dict, expected: list[bool]) -> None:
         assert row["views"] == len(expected)
