@@ -1,8 +1,8 @@
 """How agreement depends on what was drawn for a view: what its crop shows, its mix, its operations, what is erased.
 
 View parameters need the image's size alone, which its header tells: images are not decoded. Whole (block, view)s are
-drawn at random: one chunk of labels and one mix plan serve 64 views. The same pictures then come in several views, and the
-two of a pair share their lambda, so intervals take blocks for clusters (audit/intervals.py).
+drawn at random: one chunk of labels and one mix plan serve 64 views. The same pictures then come in several views,
+and the two of a pair share their lambda, so intervals take blocks for clusters (audit/intervals.py).
 """
 
 import itertools
