@@ -195,7 +195,7 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
             while waiting is not None and len(waiting[1].bases) <= rows.num_free:
                 epoch, task = waiting
                 in_flight[task_id] = _Task(epoch, task, rows.take(len(task.bases)))
-                pool.submit(in_flight[task_id].render_task(task_id, self._place(task), self._crops_only(task)))
+                pool.submit(in_flight[task_id].render_task(task_id, self._place(task)))
                 task_id, waiting = task_id + 1, next(tasks, None)
 
         submit()
@@ -250,10 +250,6 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
 
     def _place(self, task: BlockTask) -> BlockPlace:
         return self.store.index.place(task.shard, task.number, self._skipped_positions.get(task.block, frozenset()))
-
-    def _crops_only(self, task: BlockTask) -> bool:
-        """Whether decoding no more than a block's crops is worth while, and a digest will tell if a file is damaged."""
-        return len(task.views) == 1 and self._reader.digest(task.shard, task.number, task.views[0]) is not None
 
     def _receive(self, in_flight: dict[int, "_Task"], rows: "_Rows") -> None:
         """Get one replayed (block, view), check it, note the rows that the plan wants of it."""
@@ -342,12 +338,12 @@ class _Task:
     task: BlockTask
     rows: np.ndarray  # (m,) int64: the pool's row of each of the task's items
 
-    def render_task(self, number: int, place: BlockPlace, crops_only: bool) -> RenderTask:
+    def render_task(self, number: int, place: BlockPlace) -> RenderTask:
         """What the workers are told: which position of the block goes where at each view."""
         task = self.task
         rows = np.full((len(task.views), len(place.keys)), -1, np.int64)
         rows[np.searchsorted(task.views, task.item_views), task.positions] = self.rows
-        return RenderTask(number, place, task.views, rows, crops_only)
+        return RenderTask(number, place, task.views, rows)
 
 
 class _Rows:

@@ -24,7 +24,7 @@ from teacher_cache.files import describe_os_error
 from teacher_cache.memory import shared_memory_lacking
 from teacher_cache.processes import GONE, SLICE_S, TIMEOUT_S, Child, Connection, Processes, wait_for
 from teacher_cache.replay import BLOCK_SAMPLES
-from teacher_cache.replay.block import DecodedBlock, ReplayedBlock, open_block, replay_view
+from teacher_cache.replay.block import DecodedBlock, ReplayedBlock, decode_block, replay_view
 from teacher_cache.replay.header import MAX_PIXELS
 from teacher_cache.replay.policy import Policy
 from teacher_cache.shards.index import BlockPlace
@@ -42,14 +42,13 @@ class RenderTask:
     """Render the given views of one block. id is the caller's.
 
     rows (views, n) int64, in a pool that has rows: where each position goes at each view, -1 where it is not wanted.
-    Rows of tasks in flight must differ. crops_only: as in DecodedBlock.
+    Rows of tasks in flight must differ.
     """
 
     id: int
     place: BlockPlace
     views: tuple[int, ...]
     rows: np.ndarray | None = None
-    crops_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -361,7 +360,7 @@ def _render_tasks(connection: Connection, work: _Work) -> None:
 
 
 def _open(task: RenderTask, skip_bad: bool, max_pixels: int) -> DecodedBlock:
-    return open_block(read_block(task.place), skip_bad=skip_bad, crops_only=task.crops_only, max_pixels=max_pixels)
+    return decode_block(read_block(task.place), skip_bad=skip_bad, max_pixels=max_pixels)
 
 
 def _describe(worker: _Worker) -> str:

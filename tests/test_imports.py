@@ -43,7 +43,7 @@ DOORS = {
     "matplotlib": {"tools/benchmarks/plot.py"},
     "multiprocessing": {"teacher_cache/processes.py"},  # no pool of processes is made elsewhere
     "concurrent": {"teacher_cache/processes.py"},
-    "nvidia": {"teacher_cache/replay/regions.py", "tools/benchmarks/peers.py"},
+    "nvidia": {"tools/benchmarks/peers.py"},
 }
 
 

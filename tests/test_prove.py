@@ -175,8 +175,8 @@ def test_a_committed_batch_is_relabelled_wherever_it_lies(tmp_path: Path) -> Non
 def test_other_pixels_are_drift_not_another_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = bright_store(tmp_path)
     fill_store(store, views=range(2))
-    real = block.render_crop
-    monkeypatch.setattr(block, "render_crop", lambda *arguments: 255 - real(*arguments))
+    real = block.render_pixels
+    monkeypatch.setattr(block, "render_pixels", lambda *arguments: 255 - real(*arguments))
     with pytest.raises(DriftError, match=r"shard train-0000\.tar, block 0, view 0: the replayed pixels are not those"):
         fill_store(store)
 

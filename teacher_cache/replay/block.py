@@ -8,13 +8,12 @@ import numpy as np
 import xxhash
 
 from teacher_cache.errors import ImageError, PolicyError
-from teacher_cache.replay.decode import decode_and_judge, decode_crop
-from teacher_cache.replay.geometry import cut
-from teacher_cache.replay.header import MAX_PIXELS, image_size
+from teacher_cache.replay.decode import decode_and_judge
+from teacher_cache.replay.header import MAX_PIXELS
 from teacher_cache.replay.mix import MixPlan, apply_mix, class_pairs, draw_mix
-from teacher_cache.replay.params import Box, ViewParams, draw_params
+from teacher_cache.replay.params import ViewParams, draw_params
 from teacher_cache.replay.policy import Policy
-from teacher_cache.replay.render import render_crop
+from teacher_cache.replay.render import render_pixels
 from teacher_cache.replay.seeds import Stream, derive
 
 DECODED_BYTES = 256 << 20  # of decoded images that a block may hold
@@ -35,8 +34,7 @@ class Block:
 @dataclass(frozen=True)
 class ReplayedBlock:
     """One block at one view. A skipped sample has zeros for pixels, the class pair (-2, -2) and no part in the digest's
-    pixels. damaged: positions whose file libjpeg warned of, though it made a picture of it, and what it said; complete
-    where the block was decoded whole."""
+    pixels. damaged: positions whose file libjpeg warned of, though it made a picture of it, and what it said."""
 
     view: int
     pixels: np.ndarray  # (n, H, W, 3) uint8; (0, H, W, 3) where they were written into rows that the caller has
@@ -50,16 +48,11 @@ class ReplayedBlock:
 class DecodedBlock:
     """A block and its decoded images, held up to a number of bytes; the others are decoded anew for each view.
 
-    crops_only: of an image that is not held only the crop asked for is decoded, where that is less work. Damage
-    elsewhere in a file may then go unseen, so it is for a caller who compares the digest with a whole decode's.
     max_pixels: of a picture, height x width; a larger one is an ImageError before it is decoded.
     """
 
-    def __init__(
-        self, block: Block, decoded_bytes: int, *, crops_only: bool = False, max_pixels: int = MAX_PIXELS
-    ) -> None:
+    def __init__(self, block: Block, decoded_bytes: int, *, max_pixels: int = MAX_PIXELS) -> None:
         self.block = block
-        self.crops_only = crops_only
         self.max_pixels = max_pixels
         self.skipped = block.skipped
         self._damaged: dict[int, str] = {}
@@ -89,22 +82,6 @@ class DecodedBlock:
             self._decoded[position] = decoded
         return decoded
 
-    def size(self, position: int) -> tuple[int, int]:
-        """Height and width of an image. Raises ImageError, which names shard and key."""
-        known = None
-        if self.crops_only:
-            with self._named(position):
-                known = image_size(self.block.images[position], self.max_pixels)
-        height, width = known or self.image(position).shape[:2]
-        return height, width
-
-    def crop(self, position: int, box: Box) -> np.ndarray:
-        """A part of an image, (height, width, 3) uint8: read only. Raises ImageError, which names shard and key."""
-        if not self.crops_only or position in self._decoded:
-            return cut(self.image(position), box)
-        with self._named(position):
-            return decode_crop(self.block.images[position], box, self.max_pixels)
-
     @contextlib.contextmanager
     def _named(self, position: int) -> Iterator[None]:
         try:
@@ -114,15 +91,6 @@ class DecodedBlock:
                 f"shard {self.block.shard}, key {self.block.keys[position]}: {error}; "
                 "make the shard again, or fill with --skip-bad"
             ) from error
-
-
-def open_block(
-    block: Block, *, skip_bad: bool = False, crops_only: bool = False, max_pixels: int = MAX_PIXELS
-) -> DecodedBlock:
-    """As decode_block does; with crops_only nothing is decoded until it is asked for."""
-    if crops_only:
-        return DecodedBlock(block, DECODED_BYTES, crops_only=True, max_pixels=max_pixels)
-    return decode_block(block, skip_bad=skip_bad, max_pixels=max_pixels)
 
 
 def decode_block(
@@ -179,9 +147,10 @@ def replay_view(
         if position in decoded.skipped:
             row[:] = 0
             continue
-        params = view_params(policy, store_seed, block.shard, key, view, decoded.size(position))
+        image = decoded.image(position)
+        params = view_params(policy, store_seed, block.shard, key, view, image.shape[:2])
         try:
-            row[:] = render_crop(decoded.crop(position, params.crop), params, own)
+            row[:] = render_pixels(image, params, own)
         except PolicyError as error:
             raise PolicyError(
                 f"shard {block.shard}, key {key}, view {view}: {error}; correct it and index a new store"
@@ -207,11 +176,10 @@ def replay(
     views: Sequence[int],
     *,
     skip_bad: bool = False,
-    crops_only: bool = False,
     max_pixels: int = MAX_PIXELS,
 ) -> Iterator[ReplayedBlock]:
-    """Decode a block once, or no more than crops of it, and replay views of it, in the order given."""
-    decoded = open_block(block, skip_bad=skip_bad, crops_only=crops_only, max_pixels=max_pixels)
+    """Decode a block once and replay views of it, in the order given."""
+    decoded = decode_block(block, skip_bad=skip_bad, max_pixels=max_pixels)
     for view in views:
         yield replay_view(policy, store_seed, decoded, view)
 

@@ -13,14 +13,8 @@ import simplejpeg
 from PIL import Image, ImageFile
 
 from teacher_cache.errors import ImageError
-from teacher_cache.replay.geometry import cut
 from teacher_cache.replay.header import MAX_PIXELS, check_pixels, check_scans, read_header, undecodable
-from teacher_cache.replay.params import Box
-from teacher_cache.replay.regions import region_decoder
 
-_WORTH = 0.9  # a region of more than this share of the picture takes as long as the whole
-_WORTH_PX = 1 << 14  # and so does any of a picture with fewer pixels
-_END = b"\xff\xd9"
 _COLOURS = {1: "RGB", 3: "RGB", 4: "CMYK"}  # by a JPEG's number of components
 _pillow = threading.Lock()  # its switches are the process's
 
@@ -56,23 +50,6 @@ def decode_and_judge(image: bytes, max_pixels: int = MAX_PIXELS) -> Decoded:
                 if frame.components != 4:  # how inks become light is Pillow's
                     return Decoded(pixels, None)
     return Decoded(_decode_with_pillow(image, header.format, max_pixels), damage)
-
-
-def decode_crop(image: bytes, box: Box, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """decode(image)[box], (height, width, 3) uint8: the same bytes, without the rest of the picture where it is a JPEG
-    of which that part can be had alone. Then damage below the box may go unseen; a file cut short is refused always.
-    The box lies on the picture."""
-    frame = read_header(image, max_pixels).frame
-    plain = frame is not None and frame.bits == 8 and frame.components in (1, 3)
-    if frame is not None and plain and image.endswith(_END):  # one cut short must not decode by chance
-        picture_px = frame.height * frame.width
-        decode_region = region_decoder()
-        if decode_region and picture_px >= _WORTH_PX and box.height * box.width <= _WORTH * picture_px:
-            check_scans(image, frame)
-            pixels = decode_region(image, box)
-            if pixels is not None:
-                return pixels
-    return cut(decode(image, max_pixels), box)
 
 
 def _decode_with_pillow(image: bytes, image_format: str, max_pixels: int) -> np.ndarray:

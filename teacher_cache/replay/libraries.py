@@ -7,21 +7,17 @@ from pathlib import Path
 import numpy as np
 import PIL
 
-from teacher_cache.replay.regions import region_library
-
 
 def pixel_libraries() -> dict[str, str]:
     """Names and versions of everything that decides pixels, as each library says its own."""
     import cv2
 
-    region = region_library()
     return {
         "torch": torch_version(),
         "opencv": cv2.__version__,
         "simplejpeg": metadata.version("simplejpeg"),
         "pillow": PIL.__version__,
         "numpy": np.__version__,
-        **({"nvimgcodec": region} if region else {}),
     }
 
 

@@ -30,19 +30,14 @@ def render(image: bytes, views: Iterable[ViewParams]) -> Iterator[np.ndarray]:
 
 
 def render_pixels(decoded: np.ndarray, params: ViewParams, own: Mapping[str, OwnOperation] = _NONE) -> np.ndarray:
-    """decoded (H, W, 3) uint8 -> the view, (h, w, 3) uint8, contiguous, sharing no memory with decoded."""
-    return render_crop(cut(decoded, params.crop), params, own)
-
-
-def render_crop(crop: np.ndarray, params: ViewParams, own: Mapping[str, OwnOperation] = _NONE) -> np.ndarray:
-    """The pixels of params.crop -> the view, as `render_pixels`.
+    """decoded (H, W, 3) uint8 -> the view, (h, w, 3) uint8, contiguous, sharing no memory with decoded.
 
     own: the policy's own operations. Raises PolicyError (without shard and key) where one of them fails.
     """
     quiet_opencv()
-    pixels = resize(crop, params.resized, params.interpolation)
+    pixels = resize(cut(decoded, params.crop), params.resized, params.interpolation)
     pixels = np.ascontiguousarray(cut(pixels, params.window))
-    if np.may_share_memory(pixels, crop):
+    if np.may_share_memory(pixels, decoded):
         pixels = pixels.copy()
     if params.flip:
         pixels = mirror(pixels)

@@ -7,12 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from teacher_cache.errors import ImageError
-from teacher_cache.replay.block import Block, decode_block, open_block, replay, replay_view, view_mix, view_params
+from teacher_cache.replay.block import Block, decode_block, replay, replay_view, view_mix, view_params
 from teacher_cache.replay.mix import LAMBDA_ONE, apply_mix
-from teacher_cache.replay.params import Box
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.replay.render import decode, render_pixels
-from tests.support.images import ENCODERS, frame_at, picture
+from tests.support.images import ENCODERS, picture
 
 POLICY = load_policy("deit", ["size=32"])
 ENCODED = tuple(
@@ -36,13 +35,6 @@ def test_a_digest_does_not_depend_on_what_else_is_asked_for(asked: list[int], de
     decoded = decode_block(make_block(), decoded_bytes=decoded_bytes)
     for view in asked:
         assert replay_view(POLICY, 5, decoded, view).digest == DIGESTS[view]
-
-
-def test_crops_decoded_alone_make_the_same_views() -> None:
-    block = make_block(tuple(ENCODERS["jpeg"](picture(number, 170, 200 + number)) for number in range(4)))
-    together = {replayed.view: replayed.digest for replayed in replay(POLICY, 5, block, range(8))}
-    alone = (next(replay(POLICY, 5, block, [view], crops_only=True)) for view in range(8))
-    assert {replayed.view: replayed.digest for replayed in alone} == together
 
 
 def test_a_block_is_parameters_pixels_and_mix() -> None:
@@ -143,25 +135,16 @@ def test_damaged_images_are_listed_and_rendered() -> None:
     assert next(replay(POLICY, 5, make_block(), [0])).damaged == ()
 
 
-@pytest.mark.parametrize("crops_only", [False, True])
-def test_no_image_of_a_block_is_larger_than_allowed(crops_only: bool) -> None:
+def test_no_image_of_a_block_is_larger_than_allowed() -> None:
     largest = max(decode(image).size // 3 for image in ENCODED)
-    blocks = replay(POLICY, 5, make_block(), range(3), crops_only=crops_only, max_pixels=largest)
+    blocks = replay(POLICY, 5, make_block(), range(3), max_pixels=largest)
     assert [view.digest for view in blocks] == [DIGESTS[view] for view in range(3)]
     with pytest.raises(
         ImageError,
         match=rf"^shard train-0000\.tar, key key-6: the image is 58 x 50 .* the {largest - 1} that .*--skip-bad$",
     ):
-        next(replay(POLICY, 5, make_block(), [0], crops_only=crops_only, max_pixels=largest - 1))
-    if not crops_only:
-        assert decode_block(make_block(), skip_bad=True, max_pixels=largest - 1).skipped == {6}
-        return
-    with pytest.raises(ImageError, match="key-6: the image is 58 x 50"):
-        open_block(make_block(), crops_only=True, max_pixels=largest - 1).crop(6, Box(0, 0, 5, 5))
-    place = frame_at(ENCODED[0])
-    image = ENCODED[0][: place + 5] + struct.pack(">HH", 4000, 50_000) + ENCODED[0][place + 9 :]
-    raised = open_block(make_block((image,)), crops_only=True, max_pixels=200_000_000)
-    assert raised.size(0) == (4000, 50_000)
+        next(replay(POLICY, 5, make_block(), [0], max_pixels=largest - 1))
+    assert decode_block(make_block(), skip_bad=True, max_pixels=largest - 1).skipped == {6}
 
 
 def test_a_block_of_one_and_a_block_of_nothing_but_skips() -> None:

@@ -1,7 +1,6 @@
-"""Decoding, whole and in part: Pillow's bytes whatever the library, the same errors whatever part is asked for."""
+"""Decoding: Pillow's bytes whatever the library, and what is said of damage."""
 
 import io
-import os
 import random
 import re
 import subprocess
@@ -12,27 +11,17 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from teacher_cache.errors import ImageError
 from teacher_cache.replay import decode as decode_module
-from teacher_cache.replay import regions
-from teacher_cache.replay.decode import decode, decode_and_judge, decode_crop
-from teacher_cache.replay.geometry import cut
+from teacher_cache.replay.decode import decode, decode_and_judge
 from teacher_cache.replay.header import MAX_PIXELS, image_size, read_header
-from teacher_cache.replay.params import Box
-from teacher_cache.replay.regions import region_decoder, region_library
 from tests.support import images
 from tests.support.images import ENCODERS, photographs, picture
 
 END = b"\xff\xd9"
 SAMPLINGS = {"4:4:4": 0x111111, "4:2:2": 0x211111, "4:2:0": 0x221111, "4:4:0": 0x121111, "4:1:1": 0x411111}
-
-needs_region_decoder = pytest.mark.skipif(
-    region_library() is None, reason="nvImageCodec is not installed: pip install '.[regions]'"
-)
 
 
 def encoded(pixels: np.ndarray, sampling: str, *, progressive: bool, restarts: int, quality: int) -> bytes:
@@ -69,7 +58,10 @@ def test_jpegs_decode_to_pillows_bytes_without_pillow(
         encoded(picture(seed, 67 + seed, 93), sampling, progressive=progressive, restarts=seed, quality=30 + 20 * seed)
         for seed in range(4)
     ]
-    made += [images.jpeg(pixels, progressive=progressive) for pixels in photographs().values()]
+    turned = Image.Exif()
+    turned[0x0112] = 6  # orientation: ignored
+    for pixels in photographs().values():
+        made += [images.jpeg(pixels, progressive=progressive, exif=turned), images.grey_jpeg(pixels)]
     made += [images.grey_jpeg(picture(5, 1, 1)), images.grey_jpeg(picture(5)), images.split_jpeg(picture(6, 33, 50))]
     expected = [by_pillow(image) for image in made]
     monkeypatch.setattr(decode_module, "_decode_with_pillow", None)
@@ -152,17 +144,7 @@ def test_what_libjpeg_warns_of_is_decoded_as_by_pillow_and_told(
     assert np.array_equal(decoded, by_pillow(damaged))
     assert damage is not None
     assert re.fullmatch(DAMAGES[harm], damage)
-    assert np.array_equal(decode_crop(damaged, Box(0, 0, 90, 100)), decoded[:90, :100])
     assert capfd.readouterr() == ("", "")
-
-
-def test_what_others_write_to_stderr_meanwhile_is_kept(capfd: pytest.CaptureFixture[str]) -> None:
-    warning = b"Corrupt JPEG data: 4 extraneous bytes before marker 0xd9\n"
-    for _ in range(2):
-        with regions._without_warnings():
-            os.write(2, b"one line\n" + warning + b"another, " + warning)
-        os.write(2, b"a third\n")
-        assert capfd.readouterr().err == f"one line\nanother, {warning.decode()}a third\n"
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
@@ -217,96 +199,6 @@ def test_decoding_takes_no_torch() -> None:
     code = "import sys, teacher_cache.replay.decode; print({'torch', 'torchvision'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
-
-
-# A part of a picture
-
-
-def random_box(rng: random.Random, height: int, width: int) -> Box:
-    top, left = rng.randrange(height), rng.randrange(width)
-    return Box(top, left, rng.randint(1, height - top), rng.randint(1, width - left))
-
-
-@needs_region_decoder
-@pytest.mark.parametrize("sampling", SAMPLINGS)
-@pytest.mark.parametrize("progressive", [False, True])
-def test_a_region_decodes_to_the_bytes_of_the_whole(sampling: str, progressive: bool) -> None:
-    """Every subsampling, odd sizes, boxes down to a pixel, with and without restart markers."""
-    decode_region = region_decoder()
-    assert decode_region is not None
-    rng = random.Random(0)
-    for number in range(25):
-        height, width = (rng.randint(100, 300), rng.randint(100, 300)) if number % 3 else (rng.randint(1, 60), 37)
-        pixels = picture(number, height, width)
-        image = encoded(pixels, sampling, progressive=progressive, restarts=3 * (number % 2), quality=40 + 2 * number)
-        whole = by_pillow(image)
-        for _ in range(6):
-            box = random_box(rng, height, width)
-            region = decode_region(image, box)
-            assert region is not None
-            assert np.array_equal(region, cut(whole, box))
-
-
-@needs_region_decoder
-def test_a_region_of_grey_and_of_photographs() -> None:
-    decode_region = region_decoder()
-    assert decode_region is not None
-    rng = random.Random(1)
-    for pixels in photographs().values():
-        for image in (images.grey_jpeg(pixels), images.jpeg(pixels), images.jpeg(pixels, exif=_turned())):
-            whole = by_pillow(image)
-            for _ in range(8):
-                box = random_box(rng, *whole.shape[:2])
-                assert np.array_equal(decode_region(image, box), cut(whole, box))
-
-
-def _turned() -> Image.Exif:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # orientation: ignored
-    return exif
-
-
-@pytest.mark.parametrize("encoder", ENCODERS)
-def test_a_crop_is_cut_out_of_the_picture(encoder: str) -> None:
-    image = ENCODERS[encoder](picture(1, 170, 190))
-    rng = random.Random(encoder)
-    for box in [Box(0, 0, 170, 190), *(random_box(rng, 170, 190) for _ in range(8))]:
-        assert np.array_equal(decode_crop(image, box), cut(decode(image), box))
-
-
-@needs_region_decoder
-def test_only_the_crop_is_decoded_where_that_is_less(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*arguments: object) -> np.ndarray:
-        raise AssertionError("decoded whole")
-
-    monkeypatch.setattr(decode_module, "decode", refuse)
-    image = images.jpeg(picture(0, 300, 400))
-    assert decode_crop(image, Box(20, 30, 200, 250)).shape == (200, 250, 3)
-    for other, box in ((image, Box(0, 0, 299, 399)), (images.jpeg(picture(0, 32, 32)), Box(0, 0, 8, 8))):
-        with pytest.raises(AssertionError, match="whole"):
-            decode_crop(other, box)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 10**6), st.integers(0, 40), st.booleans())
-def test_a_damaged_file_gives_no_other_bytes(seed: int, flips: int, cut_short: bool) -> None:
-    """A file cut short: the whole's error. One with bytes changed: the whole's bytes; where the whole is refused for
-    damage below the crop, the crop may still decode, which is why labelling decodes wholes."""
-    rng = random.Random(seed)
-    image = bytearray(encoded(picture(3, 140, 150), "4:2:0", progressive=seed % 2 == 1, restarts=0, quality=80))
-    for _ in range(flips):
-        image[rng.randrange(2, len(image))] = rng.randrange(256)
-    damaged = bytes(image[: rng.randrange(10, len(image))] if cut_short else image)
-    box = Box(0, 0, 30, 40)
-    try:
-        whole = decode(damaged)
-    except ImageError as error:
-        if not damaged.endswith(END):
-            with pytest.raises(ImageError, match=re.escape(str(error))):
-                decode_crop(damaged, box)
-        return
-    if whole.shape[0] >= 30 and whole.shape[1] >= 40:
-        assert np.array_equal(decode_crop(damaged, box), cut(whole, box))
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)

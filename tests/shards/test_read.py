@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from teacher_cache.audit.recipes import image_sizes
+from teacher_cache.audit.conditions import image_sizes
 from teacher_cache.errors import ImageError, ShardError
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.shards import read as shards_module

@@ -15,9 +15,7 @@ from student.plan import pass_blocks
 from teacher_cache.errors import DriftError, ImageError, MissingLabelError, PlanError, StoreError
 from teacher_cache.replay import BLOCK_SAMPLES, render
 from teacher_cache.replay.block import ReplayedBlock, replay
-from teacher_cache.replay.decode import decode_crop
 from teacher_cache.replay.mix import LAMBDA_ONE
-from teacher_cache.replay.recipe import Box
 from teacher_cache.shards.read import read_block
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import Unit
@@ -394,26 +392,6 @@ def test_without_labels_an_unfilled_store_will_do_and_a_part_filled_one_is_compa
         assert loader.describe_checks() == said + uncompared
     assert expected[0] == expected[1] == expected[2]
     check_batches(store, batches)
-
-
-@pytest.mark.parametrize(("repeats", "crops"), [(1, 2 * 260), (2, 0)])
-def test_only_single_views_that_a_digest_proves_are_decoded_by_the_crop(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repeats: int, crops: int
-) -> None:
-    """Damage outside of a crop shows in no other way than by the digest of the whole picture's view."""
-    store = bright_store(tmp_path)
-    fill_store(store, views=range(2))
-    decoded = 0
-
-    def count(image: bytes, box: Box, max_pixels: int) -> np.ndarray:
-        nonlocal decoded
-        decoded += 1
-        return decode_crop(image, box, max_pixels)
-
-    monkeypatch.setattr("teacher_cache.replay.block.decode_crop", count)
-    loader = make_loader(store, epochs=4 * repeats, batch_size=26, labels=False, repeats=repeats)
-    check_batches(store, list(loader))
-    assert (decoded, loader.views_drifted) == (crops, 0)
 
 
 def test_views_that_repeat_are_announced(store: Store) -> None:

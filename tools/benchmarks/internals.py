@@ -24,7 +24,6 @@ def without_digests(loader: ViewLoader) -> Iterator[None]:
 
 STEPS: tuple[tuple[Any, str, str], ...] = (
     (block, "decode_and_judge", "decoding"),
-    (block, "decode_crop", "decoding"),
     (block, "view_params", "drawing view parameters"),
     (block, "view_mix", "drawing view parameters"),
     (block, "_digest", "digests"),

@@ -1,0 +1,40 @@
+"""What is said where pixels are not the stored ones, of libraries that a store names and that are not used any more."""
+
+from pathlib import Path
+
+import pytest
+
+from student.loader import ViewLoader
+from teacher_cache.errors import DriftError
+from teacher_cache.replay.libraries import pixel_libraries
+from teacher_cache.store.status import status
+from teacher_cache.store.store import Store
+from tests.support.bright_shards import bright_store, change_pixel
+from tests.support.filling import fill_store
+
+LIBRARY = {"nvimgcodec": "0.9.0"}  # decoded single crops until this was dropped
+
+
+@pytest.fixture
+def older(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """A half-filled store whose settings and whose teacher name a library that is no more used."""
+    with monkeypatch.context() as patched:
+        for module in ("store.store", "teacher.teacher"):
+            patched.setattr(f"teacher_cache.{module}.pixel_libraries", lambda: pixel_libraries() | LIBRARY)
+        store = bright_store(tmp_path)
+        fill_store(store, views=range(2))
+    return Store.open(store.path, writable=True)
+
+
+def test_a_store_that_names_a_library_of_the_past_is_read_and_filled(older: Store) -> None:
+    assert status(older)["libraries"] == (older.teacher or {})["libraries"] == pixel_libraries() | LIBRARY
+    fill_store(older)
+    loader = ViewLoader(Store.open(older.path), 26, epochs=4)
+    assert len(list(loader)) == 40
+    assert (loader.views_checked, loader.views_drifted) == (1040, 0)
+
+
+def test_drift_is_not_laid_to_a_library_of_the_past(older: Store) -> None:
+    change_pixel(older, 0)
+    with pytest.raises(DriftError, match=r"same libraries, .*; filled with .*, nvimgcodec 0\.9\.0; here torch "):
+        list(ViewLoader(older, 26, epochs=2))
