@@ -1,7 +1,6 @@
 """What a teacher says of a batch: read from the store, or asked again, on the very same views."""
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 
@@ -12,7 +11,8 @@ from student.preflight import online_faults, tau_faults
 from student.recipe import Recipe
 from teacher_cache.prove import check_online
 from teacher_cache.store.store import Store
-from teacher_cache.teacher.teacher import DECIDING_FIELDS, Teacher, TeacherSettings, open_teacher
+from teacher_cache.teacher.identity import DECIDING_FIELDS, SOFT_FIELDS, TeacherIdentity
+from teacher_cache.teacher.teacher import Teacher, TeacherSettings, open_teacher
 from teacher_cache.workers import RenderPool
 
 
@@ -25,8 +25,7 @@ class StoredAnswers:
         self._num_classes, self._device = store.num_classes, device
         if self.soft:
             refuse(tau_faults(store, recipe))
-        identity = (store.teacher or {}) if self.labels else {}
-        self.weights_sha256: str | None = identity.get("weights_sha256")
+        self.weights_sha256 = store.teacher.weights_sha256 if self.labels and store.teacher else None
         self.topk: int | None = store.topk if self.soft else None
 
     def of(self, batch: Batch) -> TeacherAnswers | None:
@@ -58,14 +57,14 @@ class OnlineAnswers:
 
     def __init__(self, store: Store, recipe: Recipe, settings: TeacherSettings) -> None:
         refuse(online_faults(recipe))
-        self._stored: dict[str, Any] | None = store.teacher
+        self._stored: TeacherIdentity | None = store.teacher
         self._store = store
         self._teacher = open_teacher(
             settings, num_classes=store.num_classes, view_size=store.policy.size, stored=self._stored
         )
         self._proved = not self._differing() and _answers_as_then(store, self._teacher)
         self._tau = recipe.distill_tau if recipe.distill == "soft" else None
-        self.weights_sha256: str | None = self._teacher.identity["weights_sha256"]
+        self.weights_sha256: str | None = self._teacher.identity.weights_sha256
 
     def of(self, batch: Batch) -> TeacherAnswers | None:
         """The batch's answers, on the teacher's device."""
@@ -82,7 +81,7 @@ class OnlineAnswers:
     def describe(self) -> str | None:
         """One line about the teacher, and how it stands to the one that filled the store."""
         identity, stored = self._teacher.identity, self._stored
-        line = f"teacher {identity['name']} runs online, {identity['batch_size']} views at a time, {identity['dtype']}"
+        line = f"teacher {identity.name} runs online, {identity.batch_size} views at a time, {identity.dtype}"
         if stored is None:
             return line
         if differing := self._differing():
@@ -92,9 +91,9 @@ class OnlineAnswers:
 
     def _differing(self) -> list[str]:
         """What is otherwise than with the store's teacher and may change a label."""
-        fields = [field for field in DECIDING_FIELDS if field not in ("topk", "tau")]
-        stored, identity = self._stored or {}, self._teacher.identity
-        return [field for field in fields if stored.get(field) != identity[field]]
+        names = [name for name in DECIDING_FIELDS if name not in SOFT_FIELDS]
+        stored, identity = self._stored, self._teacher.identity
+        return [name for name in names if stored is None or getattr(stored, name) != getattr(identity, name)]
 
 
 def _answers_as_then(store: Store, teacher: Teacher) -> bool:

@@ -368,7 +368,7 @@ def evaluate(
         recipe.fusion if recipe else None,
         seen,
         tta,
-        teacher.identity["name"] if teacher else None,
+        teacher.identity.name if teacher else None,
     )
     values = report(evaluated, counts)
     if as_json:

@@ -260,7 +260,7 @@ def fill(
         tau=tau,
     )
     known = store.teacher
-    check_settings(settings, known or {}, store.num_classes)
+    check_settings(settings, known, store.num_classes)
     if known is not None:
         check_as_stored(settings, known)
 
@@ -268,7 +268,8 @@ def fill(
     from teacher_cache.fill import FillOptions, may_differ
     from teacher_cache.fill import fill as fill_store
     from teacher_cache.job import join_job
-    from teacher_cache.teacher.teacher import check_same_teacher, open_teacher
+    from teacher_cache.teacher.identity import check_same_teacher
+    from teacher_cache.teacher.teacher import open_teacher
     from teacher_cache.workers import share_cores
 
     job = join_job(rank_timeout_s)
@@ -401,7 +402,8 @@ def verify(
         share_cores(workers)
     opened, same_kind = None, True
     if relabels:
-        from teacher_cache.teacher.teacher import check_same_teacher, open_teacher
+        from teacher_cache.teacher.identity import check_same_teacher
+        from teacher_cache.teacher.teacher import open_teacher
 
         assert store.teacher is not None
         opened = open_teacher(
@@ -411,7 +413,7 @@ def verify(
             stored=store.teacher,
             note=lambda message: say(message, err=True),
         )
-        same_kind = all(opened.identity[field] == store.teacher[field] for field in ("device", "dtype"))
+        same_kind = all(getattr(opened.identity, name) == getattr(store.teacher, name) for name in ("device", "dtype"))
         check_same_teacher(store.teacher, opened.identity, may_differ=("device", "dtype"))
     with counting_bar("views") as bar:
         task = bar.add_task("replaying", total=None)
@@ -592,10 +594,9 @@ def _skipped(found: dict[str, Any]) -> str:
 def _teacher(identity: dict[str, Any] | None) -> str:
     if identity is None:
         return "none yet"
-    said = {name: identity.get(name) or "?" for name in ("weights_sha256", "dtype", "batch_size", "device", "torch")}
     return (
-        f"{identity['name']}, weights {said['weights_sha256'][:12]}, {said['dtype']}, batches of {said['batch_size']} "
-        f"on {said['device']}, torch {said['torch']}"
+        f"{identity['name']}, weights {identity['weights_sha256'][:12]}, {identity['dtype']}, batches of "
+        f"{identity['batch_size']} on {identity['device']}, torch {identity['torch']}"
     )
 
 

@@ -22,7 +22,8 @@ from teacher_cache.store.proof import Proof, make_proof
 from teacher_cache.store.store import Store
 from teacher_cache.store.topk import top_classes
 from teacher_cache.store.unit import Unit, UnitCounts, UnitValues
-from teacher_cache.teacher.teacher import Teacher, check_same_teacher, classify_views
+from teacher_cache.teacher.identity import check_same_teacher
+from teacher_cache.teacher.teacher import Teacher, classify_views
 from teacher_cache.workers import Rendered, RenderPool, RenderTask
 
 DAMAGED_TOLD = 10  # by each rank
@@ -196,7 +197,7 @@ def begin_unit(store: Store, unit: Unit, teacher: Teacher) -> LabelledUnit:
     """An empty unit to label."""
     _, num_samples = store.unit_rows(unit)
     views, blocks = store.group_views(unit.group), store.unit_blocks(unit)
-    topk: int = teacher.identity["topk"]
+    topk: int = teacher.identity.topk
     return LabelledUnit(
         unit,
         views[0],
@@ -228,8 +229,8 @@ def take_replay(labelled: LabelledUnit, number: int, rendered: Rendered) -> np.n
 def take_logits(labelled: LabelledUnit, rows: np.ndarray, column: int, logits: np.ndarray, teacher: Teacher) -> None:
     """Note what the teacher says of some rows at a view: the label, and its probabilities where it gives any."""
     labelled.labels[rows, column] = logits.argmax(1)
-    if labelled.topk_classes is not None and labelled.topk_probabilities is not None:
-        topk, tau = teacher.identity["topk"], teacher.identity["tau"]
+    topk, tau = teacher.identity.topk, teacher.identity.tau
+    if labelled.topk_classes is not None and labelled.topk_probabilities is not None and tau is not None:
         classes, probabilities = top_classes(logits, topk, tau)
         labelled.topk_classes[rows, column], labelled.topk_probabilities[rows, column] = classes, probabilities
 
@@ -311,7 +312,7 @@ def commit(
 ) -> None:
     """Write a whole unit to the store, and tell the job."""
     counts = labelled.counts()
-    store.commit_unit(labelled.unit, labelled.values(), counts, teacher.identity["device"])
+    store.commit_unit(labelled.unit, labelled.values(), counts, teacher.identity.device)
     job.add("labelled", counts.labelled)
     job.add("larger", counts.larger)
     advance(job, 0, on_progress)

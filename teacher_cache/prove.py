@@ -115,14 +115,14 @@ def check_steady(store: Store, teacher: Teacher, batch: Batch, warn: Warn) -> np
         for number in np.flatnonzero(other)[:1]:
             row = range(len(views))[rows][number]
             raise TeacherError(
-                f"{batch.where(store, row)}: teacher {teacher.identity['name']} gives another answer {how} (label "
+                f"{batch.where(store, row)}: teacher {teacher.identity.name} gives another answer {how} (label "
                 f"{logits[row].argmax()}, then {again[number].argmax()}; logits differ by {difference[number]:.2g}, "
-                f"{rounding:.2g} is what {teacher.identity['dtype']} may round): a label must depend on its view "
+                f"{rounding:.2g} is what {teacher.identity.dtype} may round): a label must depend on its view "
                 "alone, so take dropout, noise and batch statistics out of the model"
             )
     if largest > 0:
         warn(
-            f"teacher {teacher.identity['name']}: logits move by up to {largest:.2g} with the batch that a view is in; "
+            f"teacher {teacher.identity.name}: logits move by up to {largest:.2g} with the batch that a view is in; "
             "a label may change where the two largest are that close"
         )
     return logits
@@ -140,7 +140,7 @@ def _beside_others(teacher: Teacher, views: np.ndarray) -> np.ndarray:
 
 
 def _rounding(teacher: Teacher, logits: np.ndarray) -> float:
-    return ROUNDING[teacher.identity["dtype"]] * float(np.abs(logits).max(initial=0))
+    return ROUNDING[teacher.identity.dtype] * float(np.abs(logits).max(initial=0))
 
 
 # -- the same as then ------------------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ def check_still_the_same(store: Store, teacher: Teacher, pool: RenderPool, warn:
 def check_online(store: Store, teacher: Teacher, pool: RenderPool) -> bool:
     """Whether a teacher that is to answer online gives the labels of its proof; TeacherError where it gives others.
     False where this device has left no proof. Nothing is written."""
-    proof = store.read_proof(str(teacher.identity["device"]))
+    proof = store.read_proof(teacher.identity.device)
     if proof is None:
         return False
     batch = _replay_proof(store, teacher, pool, proof)
@@ -173,7 +173,7 @@ def check_online(store: Store, teacher: Teacher, pool: RenderPool) -> bool:
 
 
 def _answer_proof(store: Store, teacher: Teacher, pool: RenderPool, warn: Warn) -> None:
-    device = str(teacher.identity["device"])
+    device = teacher.identity.device
     own = store.read_proof(device)
     proof = own or (store.first_proof() if store.any_device else None)
     if proof is None:
@@ -257,7 +257,7 @@ def _answer_drawn(store: Store, teacher: Teacher, pool: RenderPool, unit: Unit, 
     columns = np.array([row.view for row in batch.rows]) - store.group_views(unit.group)[0]
     logits, labels = _asked(store, teacher, batch), stored.labels[positions, columns]
     differing = np.flatnonzero(labels != logits.argmax(1))
-    if store.any_device and _device_of(store, unit) != device_hash(str(teacher.identity["device"])):
+    if store.any_device and _device_of(store, unit) != device_hash(teacher.identity.device):
         if len(differing):
             warn(_foreign(len(differing), len(labels), logits[differing]))
         return

@@ -16,14 +16,14 @@ from datetime import date, time
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from teacher_cache.errors import TeacherCacheError
 from teacher_cache.files import reading_advice
 from teacher_cache.messages.nearest import did_you_mean
 from teacher_cache.messages.shown import shown
 
-Settings = TypeVar("Settings", bound=BaseModel)
+Settings = TypeVar("Settings")
 Pairs = list[tuple[str, Any]]
 
 SMALLEST, LARGEST = 2.0**-126, 2.0**128 * (1 - 2.0**-24)  # float32, in full precision
@@ -149,15 +149,16 @@ def validated(
     listing: str = "",
     context: Any = None,
 ) -> Settings:
-    """The model of these values. Raises error_type, which names every unknown or impossible setting.
+    """The model, or dataclass, of these values. Raises error_type, which names every unknown or impossible setting.
 
     listing: one clause that says where all settings are. context: what the model's own validators are told.
     """
     try:
         check_plain(values)
-        return model.model_validate(values, context=context)
+        return TypeAdapter(model).validate_python(values, context=context)
     except ValidationError as error:
-        problems = list(_problems(error.errors(include_url=False), list(setting_names(model)), listing))
+        names = list(setting_names(model)) if issubclass(model, BaseModel) else []
+        problems = list(_problems(error.errors(include_url=False), names, listing))
         raise error_type(f"{where}: {'; '.join(problems)}") from error
     except ValueError as error:
         raise error_type(f"{where}: {error}") from None

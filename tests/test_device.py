@@ -16,7 +16,8 @@ from teacher_cache.cli import main as teacher_cache_main
 from teacher_cache.device import KEPT, PIECE, Normalise, Recycled, Upload, choose_device, use_device
 from teacher_cache.errors import DeviceError
 from teacher_cache.store.store import Store
-from teacher_cache.teacher.teacher import NO_TOPK, Asked, Teacher, TeacherSettings, classify_views
+from teacher_cache.teacher.identity import TeacherIdentity
+from teacher_cache.teacher.teacher import Asked, Teacher, TeacherSettings, classify_views
 from tests.support.filling import TEACHERS
 from tests.support.small_runs import SMALL, filled_store, student, train_small
 
@@ -167,8 +168,7 @@ def small_teacher(device: torch.device, batch_size: int) -> Teacher:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.LazyLinear(5)).eval()
     model(torch.zeros(1, 3, 8, 8))
-    identity = {"name": "small", "batch_size": batch_size, "num_classes": 5, "dtype": "fp32", "input_size": None}
-    identity |= {"compile": False, "mean": MEAN, "std": STD, **NO_TOPK}
+    identity = TeacherIdentity("small", batch_size=batch_size, num_classes=5, mean=MEAN, std=STD)
     return Teacher(model.to(device).to(memory_format=torch.channels_last), identity, device)
 
 

@@ -38,6 +38,7 @@ from teacher_cache.store.status import status
 from teacher_cache.store.store import Store
 from teacher_cache.store.topk import top_classes
 from teacher_cache.store.unit import TOPK_ARRAYS, Unit, UnitCounts
+from teacher_cache.teacher.identity import TeacherIdentity
 from teacher_cache.teacher.teacher import TeacherSettings, open_teacher
 from teacher_cache.verify import verify
 from teacher_cache.workers import RenderPool, RenderTask, render_all
@@ -223,7 +224,7 @@ def test_a_job_that_was_second_to_bind_goes_on_with_the_same_teacher_only(
         first = open_test_teacher(store).identity
         publish = store.publish_teacher
 
-        def beaten(identity: dict[str, object], proof: Proof, *, publish=publish, first=first) -> None:
+        def beaten(identity: TeacherIdentity, proof: Proof, *, publish=publish, first=first) -> None:
             publish(first, proof)  # another job's, between our look and our own
             publish(identity, proof)
 
@@ -242,7 +243,7 @@ def test_another_device_needs_a_store_made_for_any(tmp_path: Path) -> None:
         store = bright_store(tmp_path, any_device=any_device, name=f"any-{any_device}")
         fill_store(store, views=range(2))
         teacher = open_test_teacher(store)
-        teacher.identity["device"] = "Another Device"
+        teacher.identity = replace(teacher.identity, device="Another Device")
         if any_device:
             fill(store, teacher, join_job(), FillOptions(workers=0), range(4))
             assert "Another Device" in store.devices
@@ -255,7 +256,7 @@ def test_later_fills_take_the_teachers_settings_as_defaults(tmp_path: Path) -> N
     store = bright_store(tmp_path)
     fill_store(store, views=range(2))
     assert store.teacher is not None
-    settings = TeacherSettings(store.teacher["spec"], device="cpu")
+    settings = TeacherSettings(store.teacher.spec, device="cpu")
     teacher = open_teacher(settings, num_classes=10, view_size=(8, 8), stored=store.teacher)
     assert teacher.identity == store.teacher
     with pytest.raises(TeacherError, match=r"the store's teacher .*add --teacher \S+/teachers.py:brightness if you"):
@@ -364,7 +365,7 @@ def test_checkpoint_layouts(tmp_path: Path, layout: str) -> None:
     else:
         torch.save({layout: {"centres": centres}}, path)
     teacher = open_test_teacher(store, checkpoint=str(path))
-    assert teacher.identity["weights_sha256"] != open_test_teacher(store).identity["weights_sha256"]
+    assert teacher.identity.weights_sha256 != open_test_teacher(store).identity.weights_sha256
 
 
 # -- topk ----------------------------------------------------------------------------------------------------------
@@ -437,7 +438,7 @@ def test_of_two_first_fills_with_different_topk_the_second_is_refused(
     first = open_test_teacher(store, topk=3).identity
     publish = store.publish_teacher
 
-    def beaten(identity: dict[str, object], proof: Proof) -> None:
+    def beaten(identity: TeacherIdentity, proof: Proof) -> None:
         other = Store.open(store.path, writable=True)
         other.publish_teacher(first, proof)  # another job's, between our look and our own
         publish(identity, proof)

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ def test_a_steady_teacher_passes_however_few_views_there_are(tmp_path: Path, cou
     teacher = open_test_teacher(store, "convnet")
     fill(store, teacher, join_job(), FillOptions(workers=0, allow_low_agreement=True), range(1), warn=warnings.append)
     assert not [warning for warning in warnings if "logits" in warning]
-    proof = store.read_proof(teacher.identity["device"])
+    proof = store.read_proof(teacher.identity.device)
     assert proof is not None
     assert len(proof.labels) == len(proof.logits) == min(32, counts[0])
     assert proof.labels.tolist() == store.read_labels(Unit(0, 0, 0))[: len(proof.labels), 0].tolist()
@@ -207,14 +208,14 @@ def test_a_new_device_leaves_a_proof_of_its_own_and_tells_what_differs(tmp_path:
     fill_edited(store, edited_teacher(tmp_path, roll=0), range(2))
     warnings: list[str] = []
     teacher = open_edited(store, edited_teacher(tmp_path, roll=1))  # stands for another device that rounds otherwise
-    teacher.identity["device"] = "Another Device"
+    teacher.identity = replace(teacher.identity, device="Another Device")
     fill(store, teacher, join_job(), FillOptions(workers=0), range(4), warn=warnings.append)
     assert any(re.match(r"32 of 32 labels differ on this device; their top-2 margins: median", w) for w in warnings)
     assert "Another Device" in store.devices
     own = store.read_proof("Another Device")
     assert own is not None
     again = open_edited(store, edited_teacher(tmp_path, roll=2))
-    again.identity["device"] = "Another Device"
+    again.identity = replace(again.identity, device="Another Device")
     store.extend(6)
     with pytest.raises(TeacherError, match="32 of 32 labels are not those that the teacher gave"):
         fill(store, again, join_job(), FillOptions(workers=0), range(6))

@@ -26,6 +26,7 @@ from teacher_cache.store.simulated import Simulated
 from teacher_cache.store.status import status
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import Unit, UnitCounts, UnitValues
+from teacher_cache.teacher.identity import TeacherIdentity
 
 PROTOTYPES, DRAWS = 1024, 128  # samples that the teacher sees, and views of each
 TOP1 = 0.85  # share of the samples whose commonest label is their own class
@@ -69,13 +70,7 @@ def make_store(
     """The whole store; progress() is called after each shard."""
     index = simulated_index(samples, shards, classes, seed)
     store = Store.create(path, index, load_policy("deit"), views=views, seed=seed)
-    store.publish_teacher(
-        {
-            "name": f"simulated, seed {seed}",
-            **dict.fromkeys(("weights_sha256", "device", "torch"), "none"),
-            **{"dtype": "fp32", "batch_size": 1},
-        }
-    )
+    store.publish_teacher(TeacherIdentity(f"simulated, seed {seed}"))
     offsets = label_offsets(classes, seed)
     for shard in range(shards):
         rng = np.random.default_rng([seed, shard, 2])

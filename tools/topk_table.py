@@ -32,6 +32,7 @@ from teacher_cache.store.status import status
 from teacher_cache.store.store import Store
 from teacher_cache.store.topk import SoftLabels, top_classes
 from teacher_cache.store.unit import Unit, UnitCounts, UnitValues
+from teacher_cache.teacher.identity import TeacherIdentity
 
 TOPKS, TAUS = (0, 10, 100), (1.0, 3.0)
 STUDENT_NOISE = 1.0
@@ -83,7 +84,7 @@ def make_store(path: Path, teacher: Simulated, topk: int, tau: float) -> Store:
     store = Store.create(
         path, one_shard(teacher), load_policy("none"), views=teacher.views, group=teacher.views, seed=teacher.seed
     )
-    store.publish_teacher({"name": "simulated", "topk": topk, "tau": tau if topk else None})
+    store.publish_teacher(TeacherIdentity("simulated", topk=topk, tau=tau if topk else None))
     for unit in store.units():
         store.commit_unit(unit, label_unit(store, unit, teacher, topk, tau), counts(store, unit), device="")
     return store

@@ -61,7 +61,7 @@ def compare(
     return {
         "store": str(store.path),
         "other": str(other.path),
-        "teachers": [(each.teacher or {}).get("name") for each in (store, other)],
+        "teachers": [each.teacher.name if each.teacher else None for each in (store, other)],
         "same_pixels": why_not is None,
         "why_not": why_not,
         "views": None if why_not is not None else tables.report(classes, names, limit),

@@ -6,7 +6,7 @@ from teacher_cache.store.store import Store
 
 def drift_message(store: Store, shard: int, block: int, view: int) -> str:
     """Shard, block, view, both library lists, and what to do."""
-    then, now = (store.teacher or {}).get("libraries", {}), pixel_libraries()
+    then, now = store.teacher.libraries if store.teacher else {}, pixel_libraries()
     changed = [name for name in now if then.get(name) != now[name]]
     cause = f"changed: {', '.join(changed)}" if changed else "same libraries, so an image file or the processor differs"
     if store.policy.own_operations is not None:

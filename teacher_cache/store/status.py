@@ -80,7 +80,7 @@ def status(store: Store) -> dict[str, Any]:
         "bytes": {**sizes, "per_view": sum(sizes.values()) / done if done else None},
         "topk": store.topk,
         "tau": store.tau,
-        "teacher": store.teacher,
+        "teacher": store.teacher.to_json() if store.teacher else None,
         "any_device": store.any_device,
         "devices": store.devices,
         "builds": store.builds,

@@ -82,7 +82,7 @@ from teacher_cache.store.unit import (
     hash_values,
     topk_fault,
 )
-from teacher_cache.teacher.identity import check_said
+from teacher_cache.teacher.identity import TeacherIdentity, check_group, read_identity
 
 _TOPK_FACTS = "topk_arrays"  # in teacher/: what zarr.json says of these arrays
 _FIELD = {name: number for number, name in enumerate(RECORD_FIELDS)}
@@ -118,6 +118,7 @@ class Store:
         self._record_values = np.zeros((*self._records.shape[:2], 0, len(RECORD_FIELDS)), np.uint64)
         self._record_stamps = np.zeros((*self._records.shape[:2], 0, 2), np.int64)
         self._devices_published: set[str] = set()
+        self._teacher: TeacherIdentity | None = None
 
     # -- create and open -----------------------------------------------------------------------------------------
 
@@ -267,12 +268,12 @@ class Store:
     @property
     def topk(self) -> int:
         """How many of a view's largest probabilities are stored; 0 for labels alone, and while there is no teacher."""
-        return int((self.teacher or {}).get("topk", 0))
+        return self.teacher.topk if self.teacher else 0
 
     @property
     def tau(self) -> float | None:
         """The temperature of the stored probabilities; None where there are none."""
-        return (self.teacher or {}).get("tau")
+        return self.teacher.tau if self.teacher else None
 
     @property
     def array_names(self) -> tuple[str, ...]:
@@ -593,13 +594,12 @@ class Store:
     # -- the teacher ---------------------------------------------------------------------------------------------
 
     @property
-    def teacher(self) -> dict[str, Any] | None:
-        """Identity of the teacher that filled the store; None while there is none. StoreError where it was changed."""
-        published = read_published(self.path, "teacher")
-        if published is None:
-            return None
-        published.pop(_TOPK_FACTS, None)
-        return check_said("teacher", published, f"{self.path}/teacher")
+    def teacher(self) -> TeacherIdentity | None:
+        """Identity of the teacher that filled the store; None while there is none. Read once, as it never changes.
+        StoreError where the file was changed."""
+        if self._teacher is None and (published := read_published(self.path, "teacher")) is not None:
+            self._teacher = read_identity(published, f"{self.path}/teacher")
+        return self._teacher
 
     @property
     def devices(self) -> list[str]:
@@ -616,32 +616,33 @@ class Store:
         for folder in sorted(self.path.glob(f"teacher/{kind}-*")):
             name = f"teacher/{folder.name}"
             if (attributes := read_published(self.path, name)) is not None:
-                yield name, check_said(kind, attributes, f"{self.path}/{name}")
+                yield name, check_group(kind, attributes, f"{self.path}/{name}")
 
-    def publish_teacher(self, identity: dict[str, Any], proof: Proof | None = None) -> None:
+    def publish_teacher(self, identity: TeacherIdentity, proof: Proof | None = None) -> None:
         """Bind the store to a teacher, with its proof on this device, and make the arrays of its topk, if it says any.
         TeacherError when there is a teacher already, whoever was first."""
         self._check_writable()
         if not self.bind(identity, proof):
-            there = self.teacher or {}
+            there = self.teacher.name if self.teacher else "?"
             raise TeacherError(
-                f"{self.path} is bound to teacher {there.get('name', '?')} already, {identity.get('name', '?')} cannot "
+                f"{self.path} is bound to teacher {there} already, {identity.name} cannot "
                 "fill it: use that teacher, or make another store with `teacher-cache index --like`"
             )
         self._open_topk()
 
-    def bind(self, identity: dict[str, Any], proof: Proof | None = None) -> bool:
+    def bind(self, identity: TeacherIdentity, proof: Proof | None = None) -> bool:
         """Publish the teacher in one step; False where there is one. The arrays of its topk come after."""
         others: dict[str, bytes] = {}
         if proof is not None:
-            device = str(identity["device"])
-            folder = device_group(device).removeprefix("teacher/")
-            others[f"{folder}/zarr.json"] = group_document(proof_attributes(device, proof))
+            folder = device_group(identity.device).removeprefix("teacher/")
+            others[f"{folder}/zarr.json"] = group_document(proof_attributes(identity.device, proof))
             others |= {f"{folder}/{name}": content for name, content in proof_files(proof).items()}
             note = build_group(proof.build).removeprefix("teacher/")
             others[f"{note}/zarr.json"] = group_document({**proof.build, "logits": "the proof's own"})
-        facts = {name: _facts_of(document) for name, document in self._topk_documents(int(identity.get("topk", 0)))}
-        return publish_group(self.path, "teacher", {**identity, **({_TOPK_FACTS: facts} if facts else {})}, others)
+        facts = {name: _facts_of(document) for name, document in self._topk_documents(identity.topk)}
+        return publish_group(
+            self.path, "teacher", {**identity.to_json(), **({_TOPK_FACTS: facts} if facts else {})}, others
+        )
 
     def read_proof(self, device: str) -> Proof | None:
         """What the teacher answered on this device when it came to the store; None where it has not been on it."""

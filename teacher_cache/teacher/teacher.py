@@ -5,7 +5,7 @@ import importlib.util
 import inspect
 import re
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,10 +22,10 @@ from teacher_cache.device import Normalise, Recycled, Upload, use_device
 from teacher_cache.errors import TeacherError
 from teacher_cache.messages.nearest import did_you_mean
 from teacher_cache.replay.libraries import pixel_libraries
+from teacher_cache.teacher.identity import TeacherIdentity
 from teacher_cache.teacher.names import TIMM_HUBS, GivenModel, check_usable, is_usable
-from teacher_cache.teacher.settings import DECIDING_FIELDS as DECIDING_FIELDS
-from teacher_cache.teacher.settings import NO_TOPK, check_same_fields, check_settings
 from teacher_cache.teacher.settings import TeacherSettings as TeacherSettings
+from teacher_cache.teacher.settings import check_settings
 from teacher_cache.teacher.state_dict import background_class, load_weights
 from teacher_cache.teacher.weights import first_line, read_normalisation, state_sha256
 
@@ -56,15 +56,15 @@ class Teacher:
     batch size the last bits change.
     """
 
-    def __init__(self, model: nn.Module, identity: dict[str, Any], device: torch.device) -> None:
+    def __init__(self, model: nn.Module, identity: TeacherIdentity, device: torch.device) -> None:
         self.identity = identity
-        self.batch_size: int = identity["batch_size"]
-        self.num_classes: int = identity["num_classes"]
+        self.batch_size = identity.batch_size
+        self.num_classes = identity.num_classes
         self._device = device
-        self._dtype = DTYPES[identity["dtype"]]
-        self._input_size: int | None = identity["input_size"]
-        self._model = torch.compile(model) if identity["compile"] else model
-        self._normalise = Normalise(identity["mean"], identity["std"], device)
+        self._dtype = DTYPES[identity.dtype]
+        self._input_size = identity.input_size
+        self._model = torch.compile(model) if identity.compile else model
+        self._normalise = Normalise(identity.mean, identity.std, device)
         self._upload = Upload(device)
 
     @property
@@ -80,9 +80,9 @@ class Teacher:
             "cuda": torch.version.cuda if cuda else None,
             "cudnn": torch.backends.cudnn.version() if cuda else None,
             "driver": driver_version() if cuda else None,
-            "device": self.identity["device"],
+            "device": self.identity.device,
             "threads": torch.get_num_threads(),
-            "libraries": self.identity["libraries"],
+            "libraries": self.identity.libraries,
         }
 
     def logits(self, views: np.ndarray, where: Where = row_of_a_batch) -> np.ndarray:
@@ -125,8 +125,8 @@ class Teacher:
         rows = np.flatnonzero(~np.isfinite(logits).all(axis=tuple(range(1, logits.ndim))))
         if len(rows):
             raise TeacherError(
-                f"{where(int(rows[0]))}: teacher {self.identity['name']} gives logits that are not finite at "
-                f"{self.identity['dtype']}: use --dtype fp32 or bf16, or another checkpoint"
+                f"{where(int(rows[0]))}: teacher {self.identity.name} gives logits that are not finite at "
+                f"{self.identity.dtype}: use --dtype fp32 or bf16, or another checkpoint"
             )
 
     def _run(self, views: Tensor) -> Tensor:
@@ -221,7 +221,7 @@ def open_teacher(
     *,
     num_classes: int,
     view_size: tuple[int, int],
-    stored: Mapping[str, Any] | None,
+    stored: TeacherIdentity | None,
     note: Callable[[str], None] = lambda message: None,
 ) -> Teacher:
     """Build the teacher that the settings ask for; what they leave open is taken from the store's teacher.
@@ -230,49 +230,30 @@ def open_teacher(
     what was done to a checkpoint's names.
     Raises TeacherError where it cannot be loaded or has another number of classes than the store.
     """
-    known = stored or {}
-    check_settings(settings, known, num_classes)
-    spec = _spec(settings, known)
+    check_settings(settings, stored, num_classes)
+    spec = _spec(settings, stored)
     device = use_device(settings.device)
     checkpoint = read_normalisation(settings.checkpoint) if settings.checkpoint else {}
     model = load_model(spec, num_classes=num_classes, image_size=view_size, checkpoint=settings.checkpoint, note=note)
     config = getattr(model, "pretrained_cfg", None) or {}
-    identity: dict[str, Any] = {
-        "name": spec if settings.checkpoint is None else f"{spec} ({Path(settings.checkpoint).name})",
-        "spec": spec,
-        "weights_sha256": state_sha256(model.state_dict()),
-        "num_classes": num_classes,
-        "mean": list(
-            _first(settings.mean, known.get("mean"), checkpoint.get("mean"), config.get("mean"), IMAGENET_MEAN)
-        ),
-        "std": list(_first(settings.std, known.get("std"), checkpoint.get("std"), config.get("std"), IMAGENET_STD)),
-        "input_size": _first(settings.input_size, known.get("input_size")),
-        "batch_size": _first(settings.batch_size, known.get("batch_size"), 256 if device.type == "cuda" else 64),
-        "dtype": _first(settings.dtype, known.get("dtype"), "bf16" if device.type == "cuda" else "fp32"),
-        "compile": _first(settings.compile, known.get("compile"), False),
-        **_soft_settings(settings, known),
-        "device": device_name(device),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda if device.type == "cuda" else None,
-        "libraries": pixel_libraries(),
-    }
-    for setting in ("mean", "std"):
-        if len(identity[setting]) != 3:
-            raise TeacherError(f"--{setting} has {len(identity[setting])} numbers, one for each of R, G, B is expected")
+    identity = TeacherIdentity(
+        name=spec if settings.checkpoint is None else f"{spec} ({Path(settings.checkpoint).name})",
+        spec=spec,
+        weights_sha256=state_sha256(model.state_dict()),
+        num_classes=num_classes,
+        **_settled(settings, stored, {**config, **checkpoint}, on_cuda=device.type == "cuda"),
+        device=device_name(device),
+        torch=torch.__version__,
+        cuda=torch.version.cuda if device.type == "cuda" else None,
+        libraries=pixel_libraries(),
+    )
+    for name, numbers in (("mean", identity.mean), ("std", identity.std)):
+        if len(numbers) != 3:
+            raise TeacherError(f"--{name} has {len(numbers)} numbers, one for each of R, G, B is expected")
     model = model.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
     teacher = Teacher(model, identity, device)
     _check_num_classes(teacher, num_classes, view_size, adapting_advice(spec, settings.checkpoint))
     return teacher
-
-
-def check_same_teacher(
-    stored: Mapping[str, Any], teacher: Mapping[str, Any], *, may_differ: Collection[str] = ()
-) -> None:
-    """Refuse, with TeacherError, a teacher that would not give the labels that the store's teacher gives.
-
-    may_differ: fields of the identity ("device", "dtype") that need not be equal.
-    """
-    check_same_fields(stored, teacher, may_differ)
 
 
 def load_model(
@@ -418,17 +399,34 @@ def adapting_advice(spec: str, checkpoint: str | None) -> str:
     )
 
 
-def _spec(settings: TeacherSettings, known: Mapping[str, Any]) -> str:
+def _spec(settings: TeacherSettings, stored: TeacherIdentity | None) -> str:
     """The teacher that is asked for, or else the store's, which may name no code."""
     if settings.spec is not None:
         return GivenModel(settings.spec)
-    return check_usable(str(known["spec"]), "the store's teacher (teacher/zarr.json)", "--teacher", TeacherError)
+    assert stored is not None
+    return check_usable(str(stored.spec), "the store's teacher (teacher/zarr.json)", "--teacher", TeacherError)
 
 
-def _soft_settings(settings: TeacherSettings, known: Mapping[str, Any]) -> dict[str, Any]:
-    """topk and tau of an identity: tau is 1 where topk is asked for and nothing says otherwise."""
-    topk = _first(settings.topk, known.get("topk"), 0)
-    return {"topk": topk, "tau": float(_first(settings.tau, known.get("tau"), 1.0))} if topk else NO_TOPK
+def _settled(
+    settings: TeacherSettings, stored: TeacherIdentity | None, own: Mapping[str, Any], *, on_cuda: bool
+) -> dict[str, Any]:
+    """What an identity says of how the teacher runs: as asked, else as the store's, else as the model's own says."""
+    defaults = {
+        "mean": own.get("mean") or IMAGENET_MEAN,
+        "std": own.get("std") or IMAGENET_STD,
+        "input_size": None,
+        "batch_size": 256 if on_cuda else 64,
+        "dtype": "bf16" if on_cuda else "fp32",
+        "compile": False,
+        "topk": 0,
+        "tau": 1.0,
+    }
+    settled = {
+        name: _first(getattr(settings, name), getattr(stored, name, None), default)
+        for name, default in defaults.items()
+    }
+    settled["tau"] = float(settled["tau"]) if settled["topk"] else None
+    return settled | {name: tuple(settled[name]) for name in ("mean", "std")}
 
 
 def _check_num_classes(teacher: Teacher, num_classes: int, view_size: tuple[int, int], advice: str) -> None:
@@ -436,13 +434,13 @@ def _check_num_classes(teacher: Teacher, num_classes: int, view_size: tuple[int,
         logits = teacher.logits(np.zeros((1, *view_size, 3), np.uint8), lambda row: "a black view")
     except (RuntimeError, AssertionError) as error:
         raise TeacherError(
-            f"teacher {teacher.identity['name']} does not take views of {view_size[0]} x {view_size[1]}: "
+            f"teacher {teacher.identity.name} does not take views of {view_size[0]} x {view_size[1]}: "
             f"{str(error).strip().splitlines()[0]}: give --input-size"
         ) from error
     if logits.ndim != 2 or logits.shape[1] != num_classes:
         found = logits.shape[1] if logits.ndim == 2 else f"an output of shape {logits.shape}"
         raise TeacherError(
-            f"teacher {teacher.identity['name']} gives {found} classes, the store has {num_classes}: {advice}"
+            f"teacher {teacher.identity.name} gives {found} classes, the store has {num_classes}: {advice}"
             + (background_class(found, num_classes) if isinstance(found, int) else "")
         )
 

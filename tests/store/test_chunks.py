@@ -14,7 +14,7 @@ from teacher_cache.store import store as store_module
 from teacher_cache.store.chunks import Chunks, file_stamp, open_chunks, read_file
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import RECORD_FIELDS, Unit
-from tests.support.filled_store import commit, fill, make_index, make_store
+from tests.support.filled_store import TOPK, commit, fill, make_index, make_store
 
 UNIT, ABSENT = Unit(0, 1, 1), Unit(3, 0, 1)
 
@@ -23,7 +23,7 @@ UNIT, ABSENT = Unit(0, 1, 1), Unit(3, 0, 1)
 def store(tmp_path: Path, request: pytest.FixtureRequest) -> Store:
     """All arrays that a store may have, filled but for one unit."""
     made = make_store(tmp_path / "s", index=make_index(num_classes=request.param))
-    made.publish_teacher({"name": "soft", "topk": 3, "tau": 2.0})
+    made.publish_teacher(TOPK)
     for unit in made.units():
         if unit != ABSENT:
             commit(made, unit, skip=(0,) if unit == UNIT else ())
@@ -75,7 +75,7 @@ def test_files_are_those_that_plain_zarr_writes(store: Store, tmp_path: Path) ->
 def test_damaged_files_are_refused_as_by_plain_zarr(tmp_path: Path, name: str) -> None:
     """Every bit flipped, every length cut to. A few bits of a frame have no meaning: there the values are whole."""
     store = make_store(tmp_path / "s", views=2)
-    store.publish_teacher({"name": "soft", "topk": 3, "tau": 2.0})
+    store.publish_teacher(TOPK)
     fill(store)
     unit = Unit(0, 1, 0)
     chunks, whole = open_chunks(store.path / name), store.read_records()

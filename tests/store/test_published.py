@@ -14,17 +14,18 @@ from teacher_cache.store import published
 from teacher_cache.store.published import publish_group
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import TOPK_ARRAYS, Unit
+from teacher_cache.teacher.identity import TeacherIdentity
 from tests.support.filled_store import TOPK, UNIT, Killed, commit, files, fill, make_soft_store, make_store
 
 
 def test_a_second_teacher_is_refused(tmp_path: Path) -> None:
     store = make_store(tmp_path / "s")
-    identity = {"name": "regnety_160", "sha256": "ab", "mean": [0.5, 0.5, 0.5]}
+    identity = TeacherIdentity("regnety_160", weights_sha256="ab", mean=(0.5, 0.5, 0.5))
     store.publish_teacher(identity)
     before = files(store.path)
     assert Store.open(store.path).teacher == identity
     with pytest.raises(TeacherError, match="bound to teacher regnety_160 already, resnet50 cannot fill it"):
-        store.publish_teacher({"name": "resnet50"})
+        store.publish_teacher(TeacherIdentity("resnet50"))
     assert files(store.path) == before
 
 
@@ -36,7 +37,7 @@ def test_one_of_many_teachers_at_once_wins(tmp_path: Path) -> None:
     def publish(name: str) -> None:
         start.wait()
         try:
-            Store.open(path, writable=True).publish_teacher({"name": name})
+            Store.open(path, writable=True).publish_teacher(TeacherIdentity(name))
         except TeacherError:
             refused.append(name)
 
@@ -47,14 +48,14 @@ def test_one_of_many_teachers_at_once_wins(tmp_path: Path) -> None:
         thread.join()
     teacher = Store.open(path).teacher
     assert teacher is not None
-    assert sorted([*refused, teacher["name"]]) == [f"t{number}" for number in range(8)]
+    assert sorted([*refused, teacher.name]) == [f"t{number}" for number in range(8)]
     assert not list(path.rglob("*.partial"))
 
 
 @pytest.mark.parametrize("at", ["before", "after"])
 def test_a_killed_publication_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
     store, whole = make_store(tmp_path / "s"), make_store(tmp_path / "whole")
-    whole.publish_teacher({"name": "first"})
+    whole.publish_teacher(TeacherIdentity("first"))
 
     def killed(*_: object, **__: object) -> None:
         raise Killed
@@ -65,13 +66,13 @@ def test_a_killed_publication_is_whole_or_absent(tmp_path: Path, monkeypatch: py
     else:
         monkeypatch.setattr(published, "sync", killed)
     with pytest.raises(Killed):
-        store.publish_teacher({"name": "first"})
+        store.publish_teacher(TeacherIdentity("first"))
     monkeypatch.undo()
     reopened = Store.open(store.path, writable=True)
-    assert reopened.teacher == (None if at == "before" else {"name": "first"})
+    assert reopened.teacher == (None if at == "before" else TeacherIdentity("first"))
     list(zarr.open_group(str(store.path), mode="r").members())  # warns of stray files, were there any
     if at == "before":
-        reopened.publish_teacher({"name": "first"})
+        reopened.publish_teacher(TeacherIdentity("first"))
     assert files(store.path) == files(whole.path)
 
 
@@ -141,7 +142,7 @@ def test_of_teachers_at_once_with_different_topk_the_arrays_are_the_winners(tmp_
         start.wait()
         store = Store.open(path, writable=True)
         try:
-            store.publish_teacher({"name": "t", "topk": topk, "tau": 1.0})
+            store.publish_teacher(TeacherIdentity("t", topk=topk, tau=1.0))
         except TeacherError:
             refused.append(topk)
 

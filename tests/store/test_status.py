@@ -8,6 +8,7 @@ import numpy as np
 from teacher_cache.store.status import status
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import TOPK_ARRAYS
+from teacher_cache.teacher.identity import TeacherIdentity
 from tests.support.filled_store import (
     COUNTS,
     TOPK,
@@ -43,7 +44,7 @@ def test_status_sums_records(tmp_path: Path) -> None:
     for unit in store.units(range(2)):
         values = commit(store, unit, skip=(0,) if unit.shard == 3 else ())
         own += count(store, unit, values).own
-    store.publish_teacher({"name": "tiny"})
+    store.publish_teacher(TeacherIdentity("tiny"))
     found = json.loads(json.dumps(status(Store.open(store.path))))
     assert found["units"] == 10
     assert found["units_committed"] == 5
@@ -68,5 +69,5 @@ def test_status_sums_records(tmp_path: Path) -> None:
         if file.is_file()
     ]
     assert found["bytes"]["per_view"] == sum(sizes) / (2 * sum(COUNTS))
-    assert found["teacher"] == {"name": "tiny"}
+    assert found["teacher"] == TeacherIdentity("tiny").to_json()
     assert found["libraries"]["numpy"] == np.__version__

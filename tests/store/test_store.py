@@ -22,6 +22,7 @@ from teacher_cache.replay.policy import load_policy
 from teacher_cache.store import store as store_module
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import RECORD_FIELDS, TOPK_ARRAYS, Unit, UnitCounts, UnitValues
+from teacher_cache.teacher.identity import TeacherIdentity
 from tests.support.filled_store import (
     COUNTS,
     TOPK,
@@ -91,7 +92,7 @@ def test_package_import_is_light() -> None:
 
 def test_plain_zarr_reads_what_was_committed(tmp_path: Path) -> None:
     store = make_store(tmp_path / "s", any_device=True)
-    store.publish_teacher({"name": "tiny"})
+    store.publish_teacher(TeacherIdentity("tiny"))
     values = commit(store, UNIT, skip=(1,), device="cuda:H100")
     group = zarr.open_group(str(store.path), mode="r")
     # Members are listed without a warning (warnings are errors here): no stray file lies in any group.
@@ -634,7 +635,7 @@ def test_reading_stores_refuse_to_write(tmp_path: Path) -> None:
     for write in (
         lambda: reader.commit_unit(UNIT, values, count(store, UNIT, values), "cpu"),
         lambda: reader.extend(8),
-        lambda: reader.publish_teacher({"name": "t"}),
+        lambda: reader.publish_teacher(TeacherIdentity("t")),
     ):
         with pytest.raises(StoreError, match="was opened for reading"):
             write()

@@ -163,7 +163,7 @@ def test_a_teacher_sees_the_same_views_with_its_own_mean_and_std(shard: str, mod
         counts = tally(model, validation, CPU, tta="flip", teacher=open_convnet())
     truths, one, two = plain_loop(model, shard, flip=True)
     teacher = open_convnet()
-    _, said = plain_loop(teacher._model, shard, mean=teacher.identity["mean"], std=teacher.identity["std"])
+    _, said = plain_loop(teacher._model, shard, mean=teacher.identity.mean, std=teacher.identity.std)
     assert_counts(counts, truths, {**scores(one, two), "teacher": said})
     assert len(said.argmax(1).unique()) > 1, "the teacher always says the same: the test shows little"
 

@@ -11,10 +11,11 @@ from teacher_cache.shards.index import Index, ShardEntry
 from teacher_cache.store.store import Store
 from teacher_cache.store.topk import top_classes
 from teacher_cache.store.unit import TOPK_ARRAYS, Unit, UnitCounts, UnitValues
+from teacher_cache.teacher.identity import TeacherIdentity
 
 COUNTS = (130, 1, 0, 200)  # with 128 samples a unit: a shard of two units, of one sample, of none, of two
 UNIT = Unit(0, 1, 1)
-TOPK = {"name": "soft", "topk": 3, "tau": 2.0}  # a teacher's identity, as far as the store looks at it
+TOPK = TeacherIdentity("soft", topk=3, tau=2.0)
 
 
 class Killed(BaseException):

@@ -8,22 +8,14 @@ from typing import Any
 import pytest
 
 from teacher_cache.errors import TeacherError
+from teacher_cache.teacher.identity import DECIDING_FIELDS, TeacherIdentity
 from teacher_cache.teacher.settings import TeacherSettings, check_as_stored, check_settings
 from tests.support.bright_shards import bright_store
 from tests.support.filling import fill_store
 
 ROOT = Path(__file__).parents[2]
 SEEN = "print(sorted({'torch', 'timm', 'torchvision'} & set(sys.modules)))"
-STORED: dict[str, Any] = {
-    "name": "first",
-    "mean": [0.5, 0.5, 0.5],
-    "input_size": None,
-    "batch_size": 32,
-    "dtype": "fp32",
-    "compile": False,
-    "topk": 3,
-    "tau": 2.0,
-}
+STORED = TeacherIdentity("first", mean=(0.5, 0.5, 0.5), batch_size=32, topk=3, tau=2.0)
 
 
 def run_fill(*words: str) -> subprocess.CompletedProcess[str]:
@@ -70,13 +62,11 @@ def test_only_what_is_given_is_compared(settings: dict[str, Any], differing: lis
         return
     with pytest.raises(TeacherError) as refused:
         check_as_stored(TeacherSettings(**settings), STORED)
-    assert [name for name in (*STORED, "std") if f"this teacher's {name} is" in str(refused.value)] == sorted(
-        differing, key=[*STORED].index
-    )
+    assert [name for name in DECIDING_FIELDS if f"this teacher's {name} is" in str(refused.value)] == differing
 
 
 def test_soft_settings_need_each_other() -> None:
-    check_settings(TeacherSettings("t", topk=3), {}, 10)
+    check_settings(TeacherSettings("t", topk=3), None, 10)
     wrong: tuple[tuple[dict[str, Any], str], ...] = (
         ({"tau": 2.0}, "--tau 2 says nothing without probabilities"),
         ({"topk": 3, "tau": float("inf")}, "--tau inf is not a positive number"),
@@ -84,4 +74,4 @@ def test_soft_settings_need_each_other() -> None:
     )
     for settings, said in wrong:
         with pytest.raises(TeacherError, match=said):
-            check_settings(TeacherSettings("t", **settings), {}, 10)
+            check_settings(TeacherSettings("t", **settings), None, 10)

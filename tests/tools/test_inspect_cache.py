@@ -21,7 +21,7 @@ from teacher_cache.store.store import Store
 from teacher_cache.store.unit import Unit, UnitValues
 from tests.support.bright_shards import bright_store
 from tests.support.drawn import drawn_store
-from tests.support.filled_store import commit, count, fill, make_index, make_store
+from tests.support.filled_store import TOPK, commit, count, fill, make_index, make_store
 from tools.inspect_cache import main
 
 
@@ -212,7 +212,7 @@ def test_tool_says_that_views_are_mixed(tmp_path: Path) -> None:
 
 def test_tool_tells_of_soft_labels(tmp_path: Path) -> None:
     store = make_store(tmp_path / "s")
-    store.publish_teacher({"name": "soft", "topk": 3, "tau": 2.0})
+    store.publish_teacher(TOPK)
     fill(store, range(2))
     report = summarise(store)
     size = (report["bytes"]["topk_classes"] + report["bytes"]["topk_probabilities"]) / 1e6

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from teacher_cache.store.simulated import MEAN_TOP1, log_softmax, simulate, softmax
 from teacher_cache.store.topk import renormalise, top_classes
-from tests.support.filled_store import fill, make_store
+from tests.support.filled_store import TOPK, fill, make_store
 from tools.topk_table import main, soft_loss, table
 
 SMALL = ["--samples", "70", "--views", "2", "--classes", "120"]
@@ -63,7 +63,7 @@ def test_tool_prints_the_table_and_a_stores_bytes(tmp_path: Path) -> None:
     store = make_store(tmp_path / "s")
     empty = CliRunner().invoke(main, [*SMALL, "--store", str(store.path)])
     assert empty.output.endswith(f"{store.path}: K 0, nothing is filled\n")
-    store.publish_teacher({"name": "soft", "topk": 3, "tau": 2.0})
+    store.publish_teacher(TOPK)
     fill(store)
     first, again = (CliRunner().invoke(main, [*SMALL, "--store", str(store.path)]) for _ in range(2))
     assert first.exit_code == 0, first.output
