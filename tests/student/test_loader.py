@@ -17,7 +17,7 @@ from teacher_cache.replay import BLOCK_SAMPLES, render
 from teacher_cache.replay.block import ReplayedBlock, replay
 from teacher_cache.replay.decode import decode_crop
 from teacher_cache.replay.mix import LAMBDA_ONE
-from teacher_cache.replay.recipe import Box
+from teacher_cache.replay.params import Box
 from teacher_cache.shards.read import read_block
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import Unit
