@@ -171,7 +171,8 @@ def _train(
 
     # what needs torch, seconds to import, comes only now
     from student.finetune import adapt
-    from student.train import STOPPED, Stopped, TrainOptions
+    from student.options import TrainOptions
+    from student.train import STOPPED, Stopped
     from student.train import train as train_student
     from teacher_cache.teacher.teacher import TeacherSettings
 

@@ -5,6 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ LOST = "the steps since the last checkpoint are lost"
 STEPS, EPOCHS = "steps.csv", "epochs.csv"
 
 
-class RunLog:
+class RunLog(AbstractContextManager["RunLog"]):
     """Open logs of one run. steps_done and epochs_done say how much of older logs counts; what is beyond is dropped."""
 
     def __init__(self, out: Path, *, steps_done: int, epochs_done: int) -> None:
@@ -43,6 +44,9 @@ class RunLog:
 
     def close(self) -> None:
         self._board.close()
+
+    def __exit__(self, *details: object) -> None:
+        self.close()
 
 
 class _Board:

@@ -126,3 +126,28 @@ def _taught(outputs: Heads) -> Tensor:
 def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy with a distribution, in float32, mean over the batch. logits, target (B, C)."""
     return torch.sum(-target * functional.log_softmax(logits.float(), dim=-1), dim=-1).mean()
+
+
+def describe_way(recipe: Recipe, *, token: bool) -> str | None:
+    """Which training this is among the paper's, as recipe and model together decide; None without distillation.
+
+    token: whether the model has a distillation token, or another second head.
+    """
+    table = "table 3 of arXiv 2012.12877"
+    if recipe.distill == "none":
+        if not token:
+            return None
+        return (
+            f"{recipe.model} has a distillation token, recipe {recipe.name} does not distil: both heads learn the "
+            "ground truth, the control of two class tokens in section 4 of arXiv 2012.12877"
+        )
+    if token:
+        rows = f"as the last rows of {table}" if recipe.distill == "hard" else f"softly, which is no row of {table}"
+        return f"recipe {recipe.name} distils through the distillation token of {recipe.model}, {rows}"
+    row = "hard distillation" if recipe.distill == "hard" else "usual distillation"
+    by_labels = recipe.distill == "hard" and recipe.hard_without_token == "teacher"
+    alone = " (by the teacher's labels alone)" if by_labels else ""
+    return (
+        f"{recipe.model} has no distillation token: recipe {recipe.name} teaches its class head, which is row '{row}' "
+        f"of {table}{alone}, not one of those with the token"
+    )

@@ -1,82 +1,35 @@
 """Stage two: replayed views and cached labels -> a trained student."""
 
-import hashlib
 import json
-import math
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
-import numpy as np
-import timm.optim
-import timm.utils
-import torch
-import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
-from student.answers import open_answers
-from student.checkpoint import (
-    NEWEST,
-    check_resumable,
-    find_checkpoint,
-    is_proven,
-    taking_up,
-    write_checkpoint,
-)
-from student.evaluate import Accuracy, evaluate
-from student.loader import Batch, ViewLoader
+from student.checkpoint import check_resumable, find_checkpoint, taking_up
+from student.evaluate import Accuracy
 from student.log import RunLog
-from student.losses import StudentLoss, TeacherAnswers, mixed_target, student_loss
-from student.model import Heads, build_model, heads
-from student.ranks import Ranks, gather, joined_ranks, meeting, raise_on_all, said_by_any_rank
+from student.options import TrainOptions
+from student.ranks import Ranks, joined_ranks, raise_on_all, said_by_any_rank
 from student.recipe import Recipe
-from student.schedule import learning_rate, scaled_lr
-from student.validation import Preprocessing, ValidationSet, index_validation
-from teacher_cache.device import Normalise, Upload
-from teacher_cache.errors import RecipeError, TeacherCacheError, TrainingError
+from student.run import Run
+from student.validation import ValidationSet, index_validation
+from teacher_cache.errors import TeacherCacheError
 from teacher_cache.files import replacing, writing
 from teacher_cache.lock import alone
-from teacher_cache.processes import RANK_TIMEOUT_S, TIMEOUT_S, under_launcher
+from teacher_cache.processes import under_launcher
 from teacher_cache.store.store import Store
-from teacher_cache.teacher.state_dict import first_not_finite, infinite_by_design
-from teacher_cache.teacher.teacher import TeacherSettings
-from teacher_cache.teacher.weights import state_sha256
 from teacher_cache.workers import share_cores
 
 STOPPED = 75  # exit code of a run that a signal stopped after it wrote a checkpoint (EX_TEMPFAIL: run it again)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 LOCK = ".lock"  # held while a run writes to its folder
 LOG_STEPS = 50  # losses are fetched from the device and written this often
-SUMS = ("views", "loss", "class_loss", "distill_loss", "agreed")
-LEAST_SCALE = 2.0**-24  # of a loss in fp16, whose smallest number it is: gradients that it scales are 0
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """What a run needs besides its store and recipe. Only views_used, and another teacher, change what is trained."""
-
-    out: Path
-    val: tuple[str, ...] = ()
-    views_used: int | None = None
-    workers: int = 2
-    device: str | None = None
-    on_drift: Literal["stop", "warn"] = "stop"
-    checkpoint_every_s: float = 600
-    teacher: TeacherSettings | None = None  # one that runs online, instead of the store's labels
-    worker_timeout_s: float = TIMEOUT_S
-    rank_timeout_s: float = RANK_TIMEOUT_S
-
-    def __post_init__(self) -> None:
-        if not self.checkpoint_every_s >= 0:  # nan is no number of seconds either
-            raise RecipeError(
-                f"--checkpoint-every is {self.checkpoint_every_s:g}: give the seconds between checkpoints"
-            )
 
 
 class Stopped(Exception):  # noqa: N818 - a request, not an error
@@ -106,28 +59,14 @@ def train(
         share_cores(options.workers)
         say = say if ranks.first else lambda message: None
         run = Run(store, recipe, options, ranks, initial)
-        resumed = find_checkpoint(options.out, ranks.world_size)
-        if resumed is not None:
-            for note in check_resumable(options.out, resumed, run.identity()):
-                say(note)
-            with taking_up(options.out):
-                run.load(resumed)
-            say(run.describe_resumption())
+        resumed = resume(run, say)
         if not run.is_finished():
             run.announce(say)
-        validation = open_validation(store, options, ranks, run.preprocessing)
-        log = RunLog(options.out, steps_done=run.steps_done(), epochs_done=run.epoch) if ranks.first else None
-        try:
-            if initial is not None and resumed is None and validation is not None:
+        with run.loader, open_validation(run) as validation, open_log(run) as log:
+            if initial is not None and not resumed and validation is not None:
                 say(f"before the first step  {describe_accuracy(run.accuracy(validation))}")
                 run.begin_epoch()
             accuracy = train_epochs(run, validation, log, stop_asked, say)
-        finally:
-            run.loader.close()
-            if validation is not None:
-                validation.close()
-            if log is not None:
-                log.close()
         if ranks.first:
             write_results(options.out, run, accuracy)
         return accuracy if ranks.first else {}
@@ -150,8 +89,45 @@ def only_run(out: Path, ranks: Ranks, say: Callable[[str], None]) -> Iterator[No
         yield
 
 
+def resume(run: Run, say: Callable[[str], None]) -> bool:
+    """Go on where the run's folder says that an earlier one stopped; False where there was none. CheckpointError."""
+    out = run.options.out
+    checkpoint = find_checkpoint(out, run.ranks.world_size)
+    if checkpoint is None:
+        return False
+    for note in check_resumable(out, checkpoint, run.identity()):
+        say(note)
+    with taking_up(out):
+        run.load(checkpoint)
+    say(run.describe_resumption())
+    return True
+
+
+def open_validation(run: Run) -> AbstractContextManager[ValidationSet | None]:
+    """The validation shards, held open for the whole run; None without such."""
+    store, options = run.store, run.options
+    if not options.val:
+        return nullcontext()
+    index = index_validation(options.val, store.class_names, store.index.class_from, image_from=store.index.image_from)
+    return ValidationSet(
+        index,
+        run.preprocessing,
+        workers=options.workers,
+        rank=run.ranks.rank,
+        world_size=run.ranks.world_size,
+        worker_timeout_s=options.worker_timeout_s,
+    )
+
+
+def open_log(run: Run) -> AbstractContextManager[RunLog | None]:
+    """The run's logs, which the first rank writes; None on the others."""
+    if not run.ranks.first:
+        return nullcontext()
+    return RunLog(run.options.out, steps_done=run.steps_done(), epochs_done=run.epoch)
+
+
 def train_epochs(
-    run: "Run",
+    run: Run,
     validation: ValidationSet | None,
     log: RunLog | None,
     stop_asked: Callable[[], bool],
@@ -165,21 +141,16 @@ def train_epochs(
         ended = run.step == 0
         overdue = time.monotonic() - saved_at > run.options.checkpoint_every_s
         stopping, due = said_by_any_rank([stop_asked(), overdue], run.ranks)
-        if ended or due or stopping or run.unlogged() >= LOG_STEPS:
+        saving = ended or due or stopping
+        if saving or run.unlogged() >= LOG_STEPS:
             run.flush_steps(log)
-        if ended or due or stopping:
-            run.prove(batch)
+        if not saving:
+            continue
+        run.prove(batch)
         if ended:
-            row = run.end_epoch()
-            accuracy = run.accuracy(validation)
-            row |= {f"{head}_top1": values["top1"] for head, values in accuracy.items()}
-            run.begin_epoch()
-            if log is not None:
-                log.write_epoch(row, run.steps_done())
-            say(describe_epoch(row, run.recipe.epochs))
-        if ended or due or stopping:
-            run.save()
-            saved_at = time.monotonic()
+            accuracy = end_epoch(run, validation, log, say)
+        run.save()
+        saved_at = time.monotonic()
         if stopping and not run.is_finished():
             raise Stopped(f"stopped at epoch {run.epoch + 1}, step {run.step}; the same command goes on")
     if accuracy is None:
@@ -188,414 +159,16 @@ def train_epochs(
     return accuracy
 
 
-class StepRow(NamedTuple):
-    """What a step's log needs. sums: shares of SUMS, still on the device."""
-
-    number: int  # over the whole run
-    epoch: int
-    step: int  # of the epoch
-    lr: float
-    sums: Tensor
-
-
-class Run:
-    """A student in training: model, optimiser, average, and the position in the plan. Raises TrainingError for a model
-    whose first weights are not finite."""
-
-    def __init__(
-        self,
-        store: Store,
-        recipe: Recipe,
-        options: TrainOptions,
-        ranks: Ranks,
-        initial: Mapping[str, Tensor] | None = None,
-    ) -> None:
-        self.store, self.recipe, self.options, self.ranks = store, recipe, options, ranks
-        self.epoch, self.step = 0, 0  # of the next batch
-        self.answers = open_answers(store, recipe, options.teacher, ranks.device)  # before the seed: building one draws
-        self._initial_sha256 = None if initial is None else state_sha256(initial)
-        self._saved = "no checkpoint was written yet"  # the last good checkpoint, for people
-        self._proven: tuple[int, float] | None = None  # steps done, and the loss that the weights after them gave
-        torch.manual_seed(recipe.seed)
-        policy = store.policy
-        self.preprocessing = Preprocessing(
-            policy.size, recipe.crop_pct, recipe.val_interpolation, policy.mean, policy.std
-        )
-        self.model = build_model(recipe, store.num_classes, policy.size)
-        if initial is not None:
-            self.model.load_state_dict(initial)
-        self._unbounded = _check_start(self.model)
-        self.model = self.model.to(ranks.device)
-        self._set_mode()
-        self.ema = timm.utils.ModelEmaV3(self.model, decay=recipe.ema) if recipe.ema is not None else None
-        self.optimizer = build_optimizer(self.model, recipe)
-        self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self._dtype() is torch.float16)
-        self.normalise = Normalise(policy.mean, policy.std, ranks.device)
-        self.upload = Upload(ranks.device)
-        self.forward = self._wrapped()
-        self.loader = self._make_loader()
-        self._sums = torch.zeros(len(SUMS), dtype=torch.float64, device=ranks.device)
-        self._step_rows: list[StepRow] = []
-        self.begin_epoch()
-        torch.manual_seed(recipe.seed + 1 + ranks.rank)  # stochastic depth differs between ranks, weights do not
-
-    # -- what a step is ------------------------------------------------------------------------------------------
-
-    def train_step(self, batch: Batch) -> None:
-        """Train on this rank's part of a global batch, in pieces of micro_batch views, and move on."""
-        recipe = self.recipe
-        lr = self._learning_rate(batch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr * group.get("lr_scale", 1.0)
-        batch = batch.with_tensors(self.upload(batch.tensors()))
-        answers = self.answers.of(batch)
-        num_views = len(batch.views)
-        sums = torch.zeros_like(self._sums)
-        for rows in self._pieces(batch):
-            with meeting("a step's gradients"), nullcontext() if rows.stop >= num_views else self._without_sync():
-                sums += self._backward(batch, answers, rows)
-        self.scaler.unscale_(self.optimizer)
-        if recipe.clip_grad is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_grad)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.ema is not None:
-            self.ema.update(self.model)
-        self._sums += sums
-        self._epoch_views += num_views
-        self._step_rows.append(StepRow(self.steps_done(), batch.epoch, batch.step, lr, sums / num_views))
-        self.epoch, self.step = batch.epoch, batch.step + 1
-        if self.step == self.loader.steps(self.epoch):
-            self.epoch, self.step = self.epoch + 1, 0
-
-    def _learning_rate(self, batch: Batch) -> float:
-        return learning_rate(self.recipe, batch.epoch, batch.step, self.loader.steps(batch.epoch))
-
-    def _pieces(self, batch: Batch) -> list[slice]:
-        """The rows of a rank's batch that go through the model at once."""
-        piece = self.recipe.micro_batch or len(batch.views)
-        return [slice(start, start + piece) for start in range(0, len(batch.views), piece)]
-
-    def _backward(self, batch: Batch, answers: TeacherAnswers | None, rows: slice) -> Tensor:
-        """Gradients of some rows of a batch; their sums of SUMS."""
-        outputs, loss, taught = self._loss(self.forward, batch, answers, rows)
-        device, count = self.ranks.device, len(outputs.class_logits)
-        self.scaler.scale(loss.total * (count / len(batch.views))).backward()
-        agreed = torch.zeros((), device=device)
-        if taught is not None:
-            answer = outputs.class_logits if outputs.distill_logits is None else outputs.distill_logits
-            agreed = (answer.detach().argmax(1) == taught.labels).sum()
-        means = torch.stack([loss.total.detach(), loss.class_loss.detach(), loss.distill_loss.detach()])
-        return torch.cat([torch.full((1,), count, device=device), means * count, agreed[None]]).double()
-
-    def _loss(
-        self, model: nn.Module, batch: Batch, answers: TeacherAnswers | None, rows: slice
-    ) -> tuple[Heads, StudentLoss, TeacherAnswers | None]:
-        """What a model says of some rows of a batch on the device, its loss, and the teacher's answers to them."""
-        images = self.normalise(batch.views[rows])
-        target = mixed_target(
-            batch.class_pairs[rows], batch.lambdas[rows], self.store.num_classes, self.recipe.label_smoothing
-        )
-        taught = None if answers is None else answers.rows(rows)
-        with self._autocast():
-            outputs = heads(model, images)
-        return outputs, student_loss(self.recipe, outputs, target, taught), taught
-
-    # -- whether it is worth keeping -----------------------------------------------------------------------------
-
-    def prove(self, batch: Batch) -> None:
-        """Raise TrainingError, on all ranks, unless all that a checkpoint would hold is finite, and so is the loss that
-        the weights give on this batch. Every rank must call it, before save().
-
-        A step's loss is that of the weights before it; this one is of those after it. Nothing is changed.
-        """
-        found = gather((self._not_finite(), self._own_loss(batch)), self.ranks)
-        if problem := next((problem for problem, _ in found if problem is not None), None):
-            raise TrainingError(self._ruined(problem, batch.epoch, batch.step, self._learning_rate(batch)))
-        loss = sum(loss for _, loss in found) / len(found)
-        if not math.isfinite(loss):
-            problem = f"the loss that the new weights give is {loss}"
-            raise TrainingError(self._ruined(problem, batch.epoch, batch.step, self._learning_rate(batch)))
-        self._proven = (self.steps_done(), loss)
-
-    @torch.no_grad()
-    def _own_loss(self, batch: Batch) -> float:
-        """The loss of a step that would come next, on a batch that has been trained on."""
-        total = torch.zeros((), device=self.ranks.device)
-        with unchanged(self.model, self.ranks.device):
-            batch = batch.with_tensors(self.upload(batch.tensors()))
-            answers = self.answers.of(batch)
-            for rows in self._pieces(batch):
-                outputs, loss, _ = self._loss(self.model, batch, answers, rows)
-                total += loss.total * len(outputs.class_logits)
-        return float(total / len(batch.views))
-
-    def _not_finite(self) -> str | None:
-        """What is no longer finite, for people; None where everything is."""
-        parts: dict[str, Any] = {"model": self.model.state_dict()}
-        if self.ema is not None:
-            parts["model_ema"] = self.ema.module.state_dict()
-        besides = {f"{part}.{name}" for part in parts for name in self._unbounded}
-        if name := first_not_finite({**parts, "optimizer": self.optimizer.state_dict()}, besides):
-            return f"{name} is no longer finite"
-        if self.scaler.is_enabled() and self.scaler.get_scale() < LEAST_SCALE:
-            return "no step was taken for long, as fp16 gradients are not finite however small the loss is scaled,"
-        return None
-
-    def _ruined(self, what: str, epoch: int, step: int, lr: float) -> str:
-        return (
-            f"{what} at epoch {epoch + 1}, step {step}, learning rate {lr:.3g}: {self._saved}; "
-            "lower --set lr, or set clip_grad, and start anew in another --out"
-        )
-
-    # -- logs ----------------------------------------------------------------------------------------------------
-
-    def unlogged(self) -> int:
-        """Steps whose losses are still on the device."""
-        return len(self._step_rows)
-
-    def flush_steps(self, log: RunLog | None) -> None:
-        """Write the losses of the last steps. Raises TrainingError, on all ranks, when one is not finite. Every rank
-        must call it."""
-        rows, problem = [], None
-        for step in self._step_rows:
-            shares = dict(zip(SUMS, step.sums.tolist(), strict=True))
-            if not math.isfinite(shares["loss"]):
-                said = self._ruined(f"the loss is {shares['loss']}", step.epoch, step.step, step.lr)
-                problem = TrainingError(said)
-                break
-            row = {"step": step.number, "epoch": step.epoch, "lr": step.lr}
-            rows.append(row | {name: shares[name] for name in SUMS[1:4]})
-        raise_on_all(problem, self.ranks, "the end of some steps")
-        self._step_rows = []
-        if log is not None:
-            log.write_steps(rows)
-
-    def begin_epoch(self) -> None:
-        """Count time and views from here on: what comes before an epoch is not its own."""
-        self._epoch_started, self._epoch_waited, self._epoch_views = time.perf_counter(), self.loader.wait_s, 0
-
-    def end_epoch(self) -> dict[str, Any]:
-        """The row of the epoch that has just ended, over all ranks; the next one's sums begin."""
-        sums = self._sums.clone()
-        if dist.is_initialized():
-            with meeting("an epoch's end"):
-                dist.all_reduce(sums)
-        total = dict(zip(SUMS, sums.tolist(), strict=True))
-        wall_s = time.perf_counter() - self._epoch_started
-        labelled = self.recipe.distill != "none"
-        row = {"epoch": self.epoch - 1, "lr": self.optimizer.param_groups[0]["lr"]}
-        row |= {name: total[name] / total["views"] for name in SUMS[1:4]}
-        row["teacher_agreement"] = total["agreed"] / total["views"] if labelled else None
-        row["images_per_s"] = self._epoch_views * self.ranks.world_size / wall_s
-        row["wait_share"] = (self.loader.wait_s - self._epoch_waited) / wall_s
-        self._sums.zero_()
-        return row
-
-    def accuracy(self, validation: ValidationSet | None) -> Accuracy:
-        """Validation accuracy by head, and of the EMA under "ema_..."; empty without validation shards."""
-        if validation is None:
-            return {}
-        self._share_statistics()
-        found = evaluate(self.model, validation, self.ranks.device, fusion=self.recipe.fusion)
-        if self.ema is not None:
-            averaged = evaluate(self.ema.module, validation, self.ranks.device, fusion=self.recipe.fusion)
-            found |= {f"ema_{head}": values for head, values in averaged.items()}
-        self._set_mode()
-        return found
-
-    def _share_statistics(self) -> None:
-        """Give every rank the first one's buffers, which the checkpoint holds: batch normalisation counts its own."""
-        if self.ranks.world_size > 1:
-            for model in (self.model, *([self.ema.module] if self.ema is not None else [])):
-                with meeting("an evaluation"):
-                    for buffer in model.buffers():
-                        dist.broadcast(buffer, 0)
-
-    # -- checkpoints ---------------------------------------------------------------------------------------------
-
-    def steps_done(self) -> int:
-        """Steps trained so far, over all epochs."""
-        return sum(self.loader.steps(epoch) for epoch in range(self.epoch)) + self.step
-
-    def is_finished(self) -> bool:
-        return self.epoch >= self.recipe.epochs
-
-    def describe_resumption(self) -> str:
-        """Where it goes on, for people."""
-        if self.is_finished():
-            return f"{self.options.out} is trained to the end of its {self.recipe.epochs} epochs, and evaluated again"
-        return f"going on from {self.options.out}: epoch {self.epoch + 1}, step {self.step}"
-
-    def identity(self) -> dict[str, dict[str, Any]]:
-        """What a resumed run must have in common with this one."""
-        store = self.store
-        shards = [[shard.name, shard.hash] for shard in store.index.shards]
-        index = hashlib.sha256(json.dumps([shards, list(store.class_names)]).encode()).hexdigest()
-        return {
-            "recipe": self.recipe.to_json(),
-            "plan": {**asdict(self.loader.settings), "rank": 0, "skipped": _hash(self.loader.skipped)},
-            "store": {"seed": store.seed, "index": index, "policy": json.dumps(store.policy.to_json(), sort_keys=True)},
-            "weights": {"teacher": self.answers.weights_sha256, "initial": self._initial_sha256},
-            "answers": {"topk": self.answers.topk},
-        }
-
-    def save(self) -> None:
-        """Write a checkpoint of what prove() has passed. Every rank must call it, and comes back when it is written."""
-        assert self._proven is not None, "nothing is proven"
-        assert self._proven[0] == self.steps_done(), "these weights are not proven"
-        generators = gather(_random_state(self.ranks.device), self.ranks)
-        sums = gather(self._sums.tolist(), self.ranks)
-        if self.ranks.first:
-            self._write(generators, sums, self._proven[1])
-        said_by_any_rank([False], self.ranks)  # torchrun ends the others once one rank has stopped: wait for each other
-        self._saved = f"the last good checkpoint is {self._place()}"
-
-    def _write(self, generators: list[Any], sums: list[Any], loss: float) -> None:
-        content = {
-            **self.identity(),
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "position": {"epoch": self.epoch, "step": self.step},
-            "generators": generators,
-            "sums": sums,
-            "loss": loss,
-            "size": list(self.preprocessing.size),
-            "mean": list(self.preprocessing.mean),
-            "std": list(self.preprocessing.std),
-            "crop_pct": self.preprocessing.crop_pct,
-            "interpolation": self.preprocessing.interpolation,
-            "class_names": list(self.store.class_names),
-            "class_from": self.store.index.class_from,
-            "image_from": self.store.index.image_from,
-        }
-        if self.ema is not None:
-            content["model_ema"] = self.ema.module.state_dict()
-        write_checkpoint(self.options.out, content)
-
-    def load(self, checkpoint: Mapping[str, Any]) -> None:
-        """Take up everything that save() wrote."""
-        self.model.load_state_dict(checkpoint["model"])
-        if self.ema is not None:
-            self.ema.module.load_state_dict(checkpoint["model_ema"])
-        self.optimizer.load_state_dict(checkpoint["optimizer"])
-        self.scaler.load_state_dict(checkpoint["scaler"])
-        self.epoch, self.step = checkpoint["position"]["epoch"], checkpoint["position"]["step"]
-        if len(checkpoint["generators"]) == self.ranks.world_size:
-            _set_random_state(checkpoint["generators"][self.ranks.rank], self.ranks.device)
-            self._sums.copy_(torch.tensor(checkpoint["sums"][self.ranks.rank], dtype=torch.float64))
-        self.loader.start = (self.epoch, self.step)
-        if is_proven(checkpoint):
-            self._saved = f"the last good checkpoint is {self._place()}"
-        else:
-            self._saved = f"{self._place()}, where it went on, was written before it had given a finite loss"
-
-    def _place(self) -> str:
-        return f"{self.options.out / NEWEST} (epoch {self.epoch + 1}, step {self.step})"
-
-    # -- parts ---------------------------------------------------------------------------------------------------
-
-    def announce(self, say: Callable[[str], None]) -> None:
-        """Say what the training will read, of whom it will learn, and by which head."""
-        self.loader.announce(say)
-        for line in (self.answers.describe(), describe_way(self.recipe, token=self._has_token())):
-            if line is not None:
-                say(line)
-
-    @torch.no_grad()
-    def _has_token(self) -> bool:
-        """Whether the model answers by a distillation head, too."""
-        self.model.eval()
-        with unchanged(self.model, self.ranks.device):
-            outputs = heads(self.model, torch.zeros(1, 3, *self.preprocessing.size, device=self.ranks.device))
-        self._set_mode()
-        return outputs.distill_logits is not None
-
-    def _set_mode(self) -> None:
-        """Training mode; with train_mode off, evaluation mode of all parts but the whole, which gives both heads."""
-        self.model.train()
-        if not self.recipe.train_mode:
-            for part in self.model.children():
-                part.eval()
-
-    def _make_loader(self) -> ViewLoader:
-        recipe, options = self.recipe, self.options
-        return ViewLoader(
-            self.store,
-            recipe.batch_size,
-            self.ranks.rank,
-            self.ranks.world_size,
-            epochs=recipe.epochs,
-            repeats=recipe.repeats,
-            order=recipe.repeats_order,
-            seed=recipe.seed,
-            views_in_use=options.views_used,
-            pool_batches=recipe.pool_batches,
-            workers=options.workers,
-            labels=self.answers.labels,
-            soft=self.answers.soft,
-            on_drift=options.on_drift,
-            pin=self.ranks.device.type == "cuda",
-            worker_timeout_s=options.worker_timeout_s,
-        )
-
-    def _wrapped(self) -> nn.Module:
-        model: nn.Module = self.model
-        if self.recipe.compile:
-            model = torch.compile(model)  # type: ignore[assignment]
-        if self.ranks.world_size > 1:
-            with meeting("the start"):
-                model = DistributedDataParallel(model)
-        return model
-
-    def _without_sync(self) -> AbstractContextManager[Any]:
-        return self.forward.no_sync() if isinstance(self.forward, DistributedDataParallel) else nullcontext()
-
-    def _dtype(self) -> torch.dtype:
-        amp = {"bf16": torch.bfloat16, "fp16": torch.float16, "none": torch.float32}[self.recipe.amp]
-        return amp if self.ranks.device.type == "cuda" else torch.float32
-
-    def _autocast(self) -> torch.autocast:
-        dtype = self._dtype()
-        return torch.autocast(self.ranks.device.type, dtype, enabled=dtype is not torch.float32)
-
-
-def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """timm's optimiser of that name; what the model spares from weight decay, biases and norms are spared."""
-    own_list: Callable[[], Iterable[str]] = getattr(model, "no_weight_decay", tuple)
-    spared = set(own_list()) - ({"dist_token"} if recipe.decay_dist_token else set())
-    groups = timm.optim.param_groups_weight_decay(model, recipe.weight_decay, no_weight_decay_list=spared)
-    return timm.optim.create_optimizer_v2(groups, opt=recipe.optimizer, lr=scaled_lr(recipe), momentum=recipe.momentum)
-
-
-@contextmanager
-def unchanged(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Let a model run and be as before: its buffers (batch statistics), and the state of torch's random numbers."""
-    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        yield
-    with torch.no_grad():
-        for buffer, values in before:
-            buffer.copy_(values)
-
-
-def open_validation(
-    store: Store, options: TrainOptions, ranks: Ranks, preprocessing: Preprocessing
-) -> ValidationSet | None:
-    """The validation shards, if there are any, held open for the whole run."""
-    if not options.val:
-        return None
-    index = index_validation(options.val, store.class_names, store.index.class_from, image_from=store.index.image_from)
-    return ValidationSet(
-        index,
-        preprocessing,
-        workers=options.workers,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        worker_timeout_s=options.worker_timeout_s,
-    )
+def end_epoch(run: Run, validation: ValidationSet | None, log: RunLog | None, say: Callable[[str], None]) -> Accuracy:
+    """Evaluate the epoch that has just ended, log it and say it. Its accuracy."""
+    row = run.end_epoch()
+    accuracy = run.accuracy(validation)
+    row |= {f"{head}_top1": values["top1"] for head, values in accuracy.items()}
+    run.begin_epoch()
+    if log is not None:
+        log.write_epoch(row, run.steps_done())
+    say(describe_epoch(row, run.recipe.epochs))
+    return accuracy
 
 
 def write_results(out: Path, run: Run, accuracy: Accuracy) -> None:
@@ -608,33 +181,6 @@ def write_results(out: Path, run: Run, accuracy: Accuracy) -> None:
     }
     with replacing(out / "results.json", "the trained model is in its checkpoint") as aside:
         aside.write_text(json.dumps(results, indent=2) + "\n")
-
-
-def describe_way(recipe: Recipe, *, token: bool) -> str | None:
-    """Which training this is among the paper's, as recipe and model together decide; None without distillation.
-
-    token: whether the model has a distillation token, or another second head.
-    """
-    table = "table 3 of arXiv 2012.12877"
-    if recipe.distill == "none":
-        if not token:
-            return None
-        return (
-            f"{recipe.model} has a distillation token, recipe {recipe.name} does not distil: both heads learn the "
-            "ground truth, the control of two class tokens in section 4 of arXiv 2012.12877"
-        )
-    if token:
-        rows = f"as the last rows of {table}" if recipe.distill == "hard" else f"softly, which is no row of {table}"
-        return f"recipe {recipe.name} distils through the distillation token of {recipe.model}, {rows}"
-    row = "hard distillation" if recipe.distill == "hard" else "usual distillation"
-    alone = " (by the teacher's labels alone)" if (recipe.distill, recipe.hard_without_token) == _ALONE else ""
-    return (
-        f"{recipe.model} has no distillation token: recipe {recipe.name} teaches its class head, which is row '{row}' "
-        f"of {table}{alone}, not one of those with the token"
-    )
-
-
-_ALONE = ("hard", "teacher")
 
 
 def describe_epoch(row: Mapping[str, Any], epochs: int) -> str:
@@ -675,27 +221,3 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _random_state(device: torch.device) -> dict[str, Tensor]:
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def _set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
-    torch.set_rng_state(state["cpu"])
-    if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)
-
-
-def _check_start(model: nn.Module) -> frozenset[str]:
-    """The names of buffers that are not finite by design, as a mask of -inf is. TrainingError for such weights."""
-    if name := first_not_finite(dict(model.named_parameters())):
-        raise TrainingError(f"training would start from weights that are not finite ({name} first): give other weights")
-    return infinite_by_design(model)
-
-
-def _hash(samples: np.ndarray) -> str:
-    return hashlib.sha256(samples.astype("<i8").tobytes()).hexdigest()

@@ -29,7 +29,7 @@ DOORS = {
         "student/model.py",
         "student/trained.py",
         "student/export.py",
-        "student/train.py",
+        "student/run.py",
         "tools/benchmarks/models.py",
         "tools/benchmarks/peers.py",
     },

@@ -16,7 +16,7 @@ from student.loader import ViewLoader
 from student.losses import spread_tail
 from student.model import build_model
 from student.recipe import load_recipe
-from student.train import build_optimizer
+from student.run import build_optimizer
 from teacher_cache.errors import CheckpointError, RecipeError, StoreError, TeacherError
 from teacher_cache.fill import FillOptions, fill
 from teacher_cache.job import join_job

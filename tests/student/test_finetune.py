@@ -17,10 +17,11 @@ from student.cli import main
 from student.faults import refuse
 from student.finetune import adapt, other_classes
 from student.model import build_model
+from student.options import TrainOptions
 from student.preflight import resolution_faults
 from student.ranks import Ranks
 from student.recipe import Recipe, load_recipe
-from student.train import Run, TrainOptions
+from student.run import Run
 from student.trained import Trained, read_trained
 from teacher_cache.cli import main as teacher_cache
 from teacher_cache.errors import CheckpointError, RecipeError

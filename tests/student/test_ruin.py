@@ -12,8 +12,10 @@ from click.testing import CliRunner
 from student.checkpoint import EPOCH_END, NEWEST
 from student.cli import main
 from student.loader import Batch
+from student.options import TrainOptions
 from student.ranks import Ranks
-from student.train import Run, Stopped, TrainOptions, train
+from student.run import Run
+from student.train import Stopped, train
 from teacher_cache.errors import CheckpointError, RecipeError, TrainingError
 from teacher_cache.store.store import Store
 from tests.support.forked import Forks

@@ -24,8 +24,10 @@ from student.cli import main
 from student.evaluate import evaluate
 from student.faults import refuse
 from student.loader import Batch
+from student.losses import describe_way
 from student.preflight import policy_faults
-from student.train import LOCK, STOPPED, Run, Stopped, describe_way, stop_signals
+from student.run import Run
+from student.train import LOCK, STOPPED, Stopped, stop_signals
 from student.trained import build_trained
 from student.validation import ValidationSet, index_validation
 from teacher_cache.errors import CheckpointError, MissingLabelError, PlanError, RecipeError, TrainingError

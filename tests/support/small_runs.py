@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from student.evaluate import Accuracy
+from student.options import TrainOptions
 from student.recipe import Recipe, load_recipe
-from student.train import TrainOptions, train
+from student.train import train
 from student.trained import Trained, read_trained
 from teacher_cache.store.store import Store
 from tests.support.bright_shards import bright_image, bright_store

@@ -5,9 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 from student.loader import Batch
+from student.options import TrainOptions
 from student.ranks import Ranks
 from student.recipe import load_recipe
-from student.train import Run, TrainOptions
+from student.run import Run
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.teacher import TeacherSettings

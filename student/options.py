@@ -1,0 +1,31 @@
+"""What a training needs besides its store and recipe."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from teacher_cache.errors import RecipeError
+from teacher_cache.processes import RANK_TIMEOUT_S, TIMEOUT_S
+from teacher_cache.teacher.settings import TeacherSettings
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What a run needs besides its store and recipe. Only views_used, and another teacher, change what is trained."""
+
+    out: Path
+    val: tuple[str, ...] = ()
+    views_used: int | None = None
+    workers: int = 2
+    device: str | None = None
+    on_drift: Literal["stop", "warn"] = "stop"
+    checkpoint_every_s: float = 600
+    teacher: TeacherSettings | None = None  # one that runs online, instead of the store's labels
+    worker_timeout_s: float = TIMEOUT_S
+    rank_timeout_s: float = RANK_TIMEOUT_S
+
+    def __post_init__(self) -> None:
+        if not self.checkpoint_every_s >= 0:  # nan is no number of seconds either
+            raise RecipeError(
+                f"--checkpoint-every is {self.checkpoint_every_s:g}: give the seconds between checkpoints"
+            )
