@@ -287,16 +287,17 @@ def label_faults(store: "Store", views: Sequence[int], repeats: int) -> Iterator
     units = store.missing_units(range(len(views)))
     if not units:
         return
-    lacking = sum(store.unit_rows(unit)[1] for unit in units)
-    num_groups = -(-len(views) // store.group)
-    needed = int(store.counts.sum()) * num_groups
+    layout = store.layout
+    lacking = sum(map(layout.num_views, units))
+    needed = layout.num_samples * len(layout.whole_groups(range(len(views))))
     first = units[0]
-    wanted = range(store.group_views(first.group).start, store.group_views(units[-1].group).stop)
+    lacked = layout.group_views(first.group)
+    wanted = range(lacked.start, layout.group_views(units[-1].group).stop)
     whole = wanted.start  # views that are labelled of every sample: those of the groups before
     yield Fault(
         MissingLabelError,
-        f"{lacking * store.group} of the {needed * store.group} labels that the plan needs are missing, first those of "
-        f"shard {store.shard_name(first.shard)}, views {wanted.start} to {store.group_views(first.group).stop - 1}",
+        f"{lacking} of the {needed} labels that the plan needs are missing, first those of "
+        f"shard {store.shard_name(first.shard)}, views {lacked[0]} to {lacked[-1]}",
         ("--views-used", str(whole)) if whole >= repeats else (),
         f"run `teacher-cache fill --store {store.path} --views {wanted.start}:{wanted.stop}`",
     )

@@ -84,8 +84,7 @@ class ValidationSet(AbstractContextManager["ValidationSet"]):
 
     def _batch(self, number: int, pixels: np.ndarray, classes: np.ndarray) -> Batch:
         shard, block = self._mine[number]
-        first = int(self.index.starts[shard]) + block * BLOCK_SAMPLES
-        samples = torch.arange(first, first + len(pixels))
+        samples = torch.tensor(self.index.block_samples(shard, block))
         return Batch(torch.from_numpy(pixels.copy()), torch.from_numpy(classes).long(), samples)
 
     def close(self) -> None:

@@ -534,7 +534,7 @@ def _view_range(store: Any, text: str | None, *, loud: bool) -> range:
         raise click.BadParameter(
             f"{text} is not inside 0:{store.views}; `teacher-cache extend` adds views", param_hint="--views"
         )
-    rounded = range(first // store.group * store.group, -(-last // store.group) * store.group)
+    rounded: range = store.layout.whole_groups(range(first, last))
     if loud and (rounded.start, rounded.stop) != (first, last):
         warn(f"views {text} rounded out to {rounded.start}:{rounded.stop}: groups of {store.group} are filled together")
     return rounded

@@ -4,7 +4,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from teacher_cache.fill import FillOptions, LabelledUnit, count_views, describe, label_units, open_pool
+from teacher_cache.fill import FillOptions, LabelledUnit, describe, label_units, open_pool
 from teacher_cache.store.status import status
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.teacher import Teacher
@@ -17,9 +17,8 @@ def estimate(store: Store, teacher: Teacher, options: FillOptions) -> str:
         start = time.perf_counter()
         (labelled,) = label_units(store, teacher, pool, [unit], lambda views: None)
         wall_s = time.perf_counter() - start
-    views = count_views(store, unit)
+    views = store.layout.num_views(unit)
     unit_bytes, unit_files = _on_disk(store, labelled, teacher)
-    units_per_group = len(store.units()) // store.num_groups
     lines = [
         f"{describe(store, unit)}: {views} views in {wall_s:.1f} s, {views / wall_s:.0f} views/s with this process "
         f"alone, {unit_bytes / views:.2f} bytes a view; nothing was committed",
@@ -28,7 +27,7 @@ def estimate(store: Store, teacher: Teacher, options: FillOptions) -> str:
     num_views = 16
     while num_views <= max(512, store.views):
         total = num_views * store.index.num_samples
-        files = unit_files * units_per_group * -(-num_views // store.group)
+        files = unit_files * len(store.layout.group_units) * store.layout.groups_holding(num_views)
         hours, megabytes = total * wall_s / views / 3600, total * unit_bytes / views / 1e6
         lines.append(f"{num_views:>6} {hours:>9.2f} {megabytes:>9.2f} {files:>9}")
         num_views *= 2

@@ -9,7 +9,6 @@ from teacher_cache.errors import AgreementError, DriftError, StoreError, Teacher
 from teacher_cache.job import Job
 from teacher_cache.processes import TIMEOUT_S
 from teacher_cache.prove import Batch, check_steady, check_still_the_same, first_batch
-from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.store.agreement import (
     NEAR_CHANCE,
     RENAMING_GAIN,
@@ -18,6 +17,7 @@ from teacher_cache.store.agreement import (
     renaming_gain,
 )
 from teacher_cache.store.drift import drift_message
+from teacher_cache.store.layout import BlockSpan
 from teacher_cache.store.proof import Proof, make_proof
 from teacher_cache.store.store import Store
 from teacher_cache.store.topk import top_classes
@@ -102,7 +102,7 @@ def fill(
     with open_pool(store, options) as pool:
         if job.rank == 0:
             missing = store.missing_units(views)
-            on_start(sum(count_views(store, unit) for unit in missing))
+            on_start(sum(store.layout.num_views(unit) for unit in missing))
             left = missing
             if missing and store.teacher is None:
                 first, proof = label_first_unit(store, teacher, pool, job, missing[0], options, on_progress, warn)
@@ -151,7 +151,7 @@ def label_units(
 ) -> Iterator[LabelledUnit]:
     """Replay and label units, each yielded when it is whole. Batches run across units, labels do not depend on that."""
     coming = iter(units)
-    blocks: dict[int, tuple[LabelledUnit, int]] = {}  # task id -> its unit and the block's number in it
+    blocks: dict[int, tuple[LabelledUnit, BlockSpan]] = {}  # task id -> its unit, and where its block is in that
 
     def rendered_views() -> Iterator[tuple[tuple[LabelledUnit, np.ndarray, int], np.ndarray]]:
         task_id = 0
@@ -161,28 +161,28 @@ def label_units(
                 if unit is None:
                     break
                 labelled = begin_unit(store, unit, teacher)
-                for number, block in enumerate(store.unit_blocks(unit)):
-                    blocks[task_id] = (labelled, number)
-                    views = tuple(store.group_views(unit.group))
+                for block in store.layout.blocks(unit):
+                    blocks[task_id] = (labelled, store.layout.block(unit.shard, block))
+                    views = tuple(store.layout.group_views(unit.group))
                     pool.submit(RenderTask(task_id, store.index.place(unit.shard, block), views))
                     task_id += 1
             if not pool.pending:
                 return
             rendered = pool.get()
-            labelled, number = blocks[rendered.task.id]
+            labelled, span = blocks[rendered.task.id]
             if rendered.view == rendered.task.views[-1]:
                 del blocks[rendered.task.id]
-            rows = take_replay(labelled, number, rendered)
+            rows = take_replay(labelled, span, rendered)
             pixels = rendered.block.pixels
             if rendered.block.skipped:
-                pixels = pixels[rows - number * BLOCK_SAMPLES]
+                pixels = pixels[rows - span.rows.start]
             yield (labelled, rows, rendered.view - labelled.first_view), pixels
             rendered.release()
 
     def where(tag: tuple[LabelledUnit, np.ndarray, int], row: int) -> str:
         labelled, rows, column = tag
         shard, view = labelled.unit.shard, labelled.first_view + column
-        sample = int(store.index.starts[shard]) + store.unit_rows(labelled.unit)[0] + int(rows[row])
+        sample = store.layout.samples(labelled.unit)[rows[row]]
         return f"shard {store.shard_name(shard)}, key {store.index.key(sample)}, view {view}"
 
     for (labelled, rows, column), logits in classify_views(teacher, rendered_views(), where):
@@ -195,8 +195,8 @@ def label_units(
 
 def begin_unit(store: Store, unit: Unit, teacher: Teacher) -> LabelledUnit:
     """An empty unit to label."""
-    _, num_samples = store.unit_rows(unit)
-    views, blocks = store.group_views(unit.group), store.unit_blocks(unit)
+    num_samples, blocks = len(store.layout.rows(unit)), store.layout.blocks(unit)
+    views = store.layout.group_views(unit.group)
     topk: int = teacher.identity.topk
     return LabelledUnit(
         unit,
@@ -211,13 +211,13 @@ def begin_unit(store: Store, unit: Unit, teacher: Teacher) -> LabelledUnit:
     )
 
 
-def take_replay(labelled: LabelledUnit, number: int, rendered: Rendered) -> np.ndarray:
+def take_replay(labelled: LabelledUnit, span: BlockSpan, rendered: Rendered) -> np.ndarray:
     """Note what a replayed block says besides its pixels; the rows (positions in the unit) that want a label."""
     block, column = rendered.block, rendered.view - labelled.first_view
-    rows = np.arange(len(block.lambdas)) + number * BLOCK_SAMPLES
+    rows = np.array(span.rows)
     labelled.class_pairs[rows, column] = block.class_pairs
     labelled.lambdas[rows, column] = block.lambdas
-    labelled.digests[number, column] = block.digest
+    labelled.digests[span.number, column] = block.digest
     labelled.damaged |= {int(rows[position]): words for position, words in block.damaged}
     skipped = np.array(sorted(block.skipped), np.int64)
     labelled.labels[rows[skipped], column] = -2
@@ -275,13 +275,14 @@ def label_first_unit(
 def check_labelled_alike(store: Store, batch: Batch, logits: np.ndarray, labelled: LabelledUnit) -> None:
     """Refuse, with TeacherError, a teacher whose labels in the unit are not those of its proof, and with DriftError
     pixels that are others each time they are rendered."""
-    first = store.unit_rows(labelled.unit)[0]
+    shard = labelled.unit.shard
     for replay in batch.replays:
-        block = replay.block - first // BLOCK_SAMPLES
-        if labelled.digests[block, replay.view - labelled.first_view] != replay.digest:
-            raise DriftError(drift_message(store, labelled.unit.shard, replay.block, replay.view))
+        number = store.layout.block(shard, replay.block).number
+        if labelled.digests[number, replay.view - labelled.first_view] != replay.digest:
+            raise DriftError(drift_message(store, shard, replay.block, replay.view))
     for number, row in enumerate(batch.rows):
-        label = labelled.labels[row.block * BLOCK_SAMPLES + row.position - first, row.view - labelled.first_view]
+        position = store.layout.block(shard, row.block).rows[row.position]
+        label = labelled.labels[position, row.view - labelled.first_view]
         if label != logits[number].argmax():
             raise TeacherError(
                 f"{batch.where(store, number)}: the teacher gave label {label} in the course of filling, and "
@@ -320,7 +321,7 @@ def commit(
 
 def tell_damaged(store: Store, labelled: LabelledUnit, told: set[int], warn: Callable[[str], None]) -> None:
     """Name the first samples whose images a decoder warned of, each once; `told` grows by all of them."""
-    first = int(store.index.starts[labelled.unit.shard]) + store.unit_rows(labelled.unit)[0]
+    first = store.layout.samples(labelled.unit).start
     shard = store.shard_name(labelled.unit.shard)
     for row, words in sorted(labelled.damaged.items()):
         if first + row in told:
@@ -346,13 +347,8 @@ def read_progress(job: Job) -> FillProgress:
     return FillProgress(job.add("views", 0), job.add("labelled", 0), job.add("larger", 0))
 
 
-def count_views(store: Store, unit: Unit) -> int:
-    return store.unit_rows(unit)[1] * len(store.group_views(unit.group))
-
-
 def describe(store: Store, unit: Unit) -> str:
     """A unit as messages name it."""
-    first, num_samples = store.unit_rows(unit)
-    views = store.group_views(unit.group)
+    rows, views = store.layout.rows(unit), store.layout.group_views(unit.group)
     shard = store.index.shards[unit.shard].name
-    return f"shard {shard}, samples {first} to {first + num_samples - 1}, views {views[0]} to {views[-1]}"
+    return f"shard {shard}, samples {rows[0]} to {rows[-1]}, views {views[0]} to {views[-1]}"

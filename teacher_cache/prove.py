@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 
 from teacher_cache.errors import DriftError, StoreError, TeacherError
-from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.seeds import Stream, derive
 from teacher_cache.store.drift import drift_message
 from teacher_cache.store.labels import LabelReader
@@ -48,7 +47,7 @@ class Batch:
     def where(self, store: Store, row: int) -> str:
         """A row as messages name it."""
         block, view, position = self.rows[row]
-        sample = int(store.index.starts[self.unit.shard]) + block * BLOCK_SAMPLES + position
+        sample = store.layout.block(self.unit.shard, block).samples[position]
         return f"shard {store.shard_name(self.unit.shard)}, key {store.index.key(sample)}, view {view}"
 
 
@@ -59,7 +58,7 @@ def first_batch(store: Store, pool: RenderPool, size: int) -> Batch:
 
 
 def _block_views(store: Store, unit: Unit) -> list[tuple[int, int]]:
-    return [(block, view) for block in store.unit_blocks(unit) for view in store.group_views(unit.group)]
+    return [(block, view) for block in store.layout.blocks(unit) for view in store.layout.group_views(unit.group)]
 
 
 def _replay_batch(
@@ -252,9 +251,8 @@ def _answer_drawn(store: Store, teacher: Teacher, pool: RenderPool, unit: Unit, 
     if not batch.rows:
         return
     stored = store.read_unit(unit)
-    start = store.unit_rows(unit)[0]
-    positions = np.array([row.block * BLOCK_SAMPLES + row.position - start for row in batch.rows])
-    columns = np.array([row.view for row in batch.rows]) - store.group_views(unit.group)[0]
+    positions = np.array([store.layout.block(unit.shard, row.block).rows[row.position] for row in batch.rows])
+    columns = np.array([row.view for row in batch.rows]) - store.layout.group_views(unit.group)[0]
     logits, labels = _asked(store, teacher, batch), stored.labels[positions, columns]
     differing = np.flatnonzero(labels != logits.argmax(1))
     if store.any_device and _device_of(store, unit) != device_hash(teacher.identity.device):

@@ -9,7 +9,6 @@ import numpy as np
 
 from teacher_cache.errors import StoreError
 from teacher_cache.processes import TIMEOUT_S
-from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.seeds import Stream, derive
 from teacher_cache.store.drift import drift_message
 from teacher_cache.store.labels import LabelReader
@@ -70,7 +69,7 @@ def verify(
         except StoreError as error:
             report.differences.append(str(error))
             continue
-        atoms += [(unit, block) for block in store.unit_blocks(unit)]
+        atoms += [(unit, block) for block in store.layout.blocks(unit)]
     chosen = draw_in_layers(atoms, fraction, seed)
     report.shards = len({unit.shard for unit, _ in chosen})
     report.groups = len({unit.group for unit, _ in chosen})
@@ -102,8 +101,8 @@ class _Seen(NamedTuple):
 
 def _where(store: Store, seen: _Seen, row: int) -> str:
     """A row of a block's labelled views, as messages name it."""
-    sample = store.index.starts[seen.shard] + seen.block * BLOCK_SAMPLES + seen.positions[row]
-    return f"shard {store.shard_name(seen.shard)}, key {store.index.key(int(sample))}, view {seen.view}"
+    sample = store.layout.block(seen.shard, seen.block).samples[seen.positions[row]]
+    return f"shard {store.shard_name(seen.shard)}, key {store.index.key(sample)}, view {seen.view}"
 
 
 def draw_in_layers(atoms: Sequence[tuple[Unit, int]], fraction: float, seed: int) -> list[tuple[Unit, int]]:
@@ -146,7 +145,7 @@ def _replay(
     from teacher_cache.workers import RenderTask
 
     for task_id, (unit, block) in enumerate(atoms):
-        views = tuple(store.group_views(unit.group))
+        views = tuple(store.layout.group_views(unit.group))
         skipped = reader.skipped(unit.shard, block, views[0])
         pool.submit(RenderTask(task_id, store.index.place(unit.shard, block, skipped), views))
     total = pool.pending
@@ -183,7 +182,7 @@ def _label_again(
 def _compare_labels(
     store: Store, reader: LabelReader, seen: _Seen, logits: np.ndarray, same_kind: bool, report: VerifyReport
 ) -> None:
-    samples = store.index.starts[seen.shard] + seen.block * BLOCK_SAMPLES + seen.positions
+    samples = store.layout.block(seen.shard, seen.block).samples.start + seen.positions
     stored, found = reader.labels(samples, np.full(len(samples), seen.view)), logits.argmax(1)
     report.labels += len(samples)
     for number in np.flatnonzero(stored != found):

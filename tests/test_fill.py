@@ -153,7 +153,7 @@ def test_sigterm_keeps_committed_units_and_says_so(tmp_path: Path) -> None:
 def test_uneven_shards_and_a_last_block_of_one(tmp_path: Path) -> None:
     store = bright_store(tmp_path, counts=(65, 1, 129), views=2)
     assert fill_store(store) == 2 + 1 + 3
-    assert all((labels[: store.unit_rows(unit)[1]] >= 0).all() for unit, labels in all_labels(store).items())
+    assert all((labels[: len(store.layout.rows(unit))] >= 0).all() for unit, labels in all_labels(store).items())
     assert verify(store, 1.0).exact
 
 
@@ -284,7 +284,7 @@ def test_a_teacher_that_answers_no_numbers_names_the_first_view(tmp_path: Path) 
     whole = bright_store(tmp_path, name="whole")
     fill_store(whole)
     unit = whole.units()[0]
-    block = whole.unit_blocks(unit)[0]
+    block = whole.layout.blocks(unit)[0]
     brightest = int((whole.read_unit(unit).labels[:32, 0] == 9).argmax())
     assert early.groups() == (whole.shard_name(0), whole.index.place(0, block).keys[brightest], "0")
 
@@ -308,9 +308,9 @@ def test_a_teacher_that_answers_no_numbers_names_the_first_view(tmp_path: Path) 
     shard, key, view = found.groups()
     views: list[tuple[str, str, int]] = []  # in the order of filling: four proofs' batches of 32, then blocks by view
     for unit in store.units():
-        for block in store.unit_blocks(unit):
+        for block in store.layout.blocks(unit):
             keys = store.index.place(unit.shard, block).keys
-            for number in store.group_views(unit.group):
+            for number in store.layout.group_views(unit.group):
                 views += [(store.shard_name(unit.shard), each, number) for each in keys]
     assert (shard, key, int(view)) == views[(9 - 1 - 4) * 32 + 5]
 

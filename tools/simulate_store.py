@@ -76,8 +76,8 @@ def make_store(
         rng = np.random.default_rng([seed, shard, 2])
         own_classes = index.classes[index.starts[shard] : index.starts[shard + 1]]
         drawn = draw_labels(rng, offsets, own_classes, store.views, classes)
-        for group in range(store.num_groups):
-            for number in range(store.num_units(shard)):
+        for group in range(store.layout.num_groups):
+            for number in range(store.layout.num_units(shard)):
                 commit(store, Unit(shard, number, group), drawn, rng)
         progress()
     return store
@@ -85,10 +85,9 @@ def make_store(
 
 def commit(store: Store, unit: Unit, drawn: ShardLabels, rng: np.random.Generator) -> None:
     """Write a unit with the labels of its shard that are its own."""
-    first, num_samples = store.unit_rows(unit)
-    views = store.group_views(unit.group)
-    part = ShardLabels(*(array[first : first + num_samples, views.start : views.stop] for array in drawn))
-    digests = rng.integers(0, 2**64, (len(store.unit_blocks(unit)), store.group), np.uint64)
+    rows, views = store.layout.rows(unit), store.layout.group_views(unit.group)
+    part = ShardLabels(*(array[rows.start : rows.stop, views.start : views.stop] for array in drawn))
+    digests = rng.integers(0, 2**64, (len(store.layout.blocks(unit)), store.group), np.uint64)
     own, larger, either = (int(equal.sum()) for equal in part[1:])
     counts = UnitCounts(labelled=part.labels.size, own=own, larger=larger, either=either, skipped=0)
     store.commit_unit(unit, UnitValues(part.labels, digests), counts, device="", durable=False)

@@ -23,7 +23,6 @@ import torch
 from student.losses import spread_tail
 from teacher_cache.cli import one_line_errors
 from teacher_cache.messages.terminal import say
-from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.shards.index import Index, ShardEntry
 from teacher_cache.store.labels import LabelReader
@@ -108,7 +107,7 @@ def one_shard(teacher: Simulated) -> Index:
 
 def label_unit(store: Store, unit: Unit, teacher: Simulated, topk: int, tau: float) -> UnitValues:
     """What `fill` would commit; digests are random, as hashes are."""
-    blocks = store.unit_blocks(unit)
+    blocks = store.layout.blocks(unit)
     digests = np.random.default_rng([teacher.seed, unit.unit, 1]).integers(
         0, 2**64, (len(blocks), store.group), np.uint64
     )
@@ -126,7 +125,7 @@ def label_unit(store: Store, unit: Unit, teacher: Simulated, topk: int, tau: flo
 
 
 def counts(store: Store, unit: Unit) -> UnitCounts:
-    return UnitCounts(labelled=store.unit_rows(unit)[1] * store.group, own=0, larger=0, either=0, skipped=0)
+    return UnitCounts(labelled=store.layout.num_views(unit), own=0, larger=0, either=0, skipped=0)
 
 
 def loss_errors(teacher: Simulated, stores: dict[tuple[float, int], Store]) -> dict[tuple[float, int], list[float]]:
@@ -160,7 +159,8 @@ def read_soft(reader: LabelReader, store: Store, block: int, view: int, num_samp
     positions = np.arange(num_samples)
     if store.topk:
         return reader.soft(0, block, view, positions)
-    labels = reader.labels(block * BLOCK_SAMPLES + positions, np.full(num_samples, view))
+    samples = store.layout.block(0, block).samples.start + positions
+    labels = reader.labels(samples, np.full(num_samples, view))
     return SoftLabels(labels[:, None], np.ones((num_samples, 1), np.float32), np.zeros(num_samples, np.float32))
 
 

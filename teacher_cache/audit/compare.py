@@ -166,7 +166,7 @@ def _read_both(
     parts: tuple[list[Votes], list[Votes]] = ([], [])
     committed, reader = store.committed(), _Rows(other)
     views = min(store.views, other.views)
-    units = store.units(store.group_views(0))
+    units = store.units(store.layout.group_views(0))
     for done, unit in enumerate(units):
         row = read_row(store, committed, unit.shard, unit.unit)
         classes = store.index.classes[row.start : row.start + len(row.labels)]
@@ -194,7 +194,7 @@ class _Rows:
         """(count, views) of samples from `start` on, all in this shard."""
         store, parts, at = self._store, [], start
         while at < start + count:
-            unit = (at - int(store.index.starts[shard])) // store.unit_samples
+            unit = store.layout.locate(at).unit
             if (self._held.shard, self._held.unit) != (shard, unit):
                 self._held = read_row(store, self._committed, shard, unit)
             first = at - self._held.start

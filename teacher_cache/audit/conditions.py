@@ -17,7 +17,6 @@ from teacher_cache.audit import VIEWS_SAMPLED
 from teacher_cache.audit.intervals import CONFIDENCE, HOW, measured
 from teacher_cache.audit.votes import OnProgress
 from teacher_cache.errors import ImageError
-from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.block import view_mix, view_params
 from teacher_cache.replay.decode import decode
 from teacher_cache.replay.header import MAX_PIXELS, image_size
@@ -104,8 +103,8 @@ def draw_block_views(store: Store, committed: np.ndarray, views: int, seed: int)
     store's order; and how many there are to draw from. The same seed draws the same ones.
     """
     units = [Unit(*row) for row in np.argwhere(committed).tolist()]
-    blocks = np.array([len(store.unit_blocks(unit)) for unit in units], np.int64)
-    ends = np.cumsum(blocks * store.group)
+    lengths = [len(store.layout.blocks(unit)) * len(store.layout.group_views(unit.group)) for unit in units]
+    ends = np.cumsum(lengths, dtype=np.int64)
     total = int(ends[-1]) if len(ends) else 0
     stream, drawn, held = Stream(derive(seed, "audit")), dict[int, None](), 0
     chosen: list[BlockView] = []
@@ -113,12 +112,11 @@ def draw_block_views(store: Store, committed: np.ndarray, views: int, seed: int)
         if held >= views:
             break
         at = int(np.searchsorted(ends, number, side="right"))
-        unit, within = units[at], number - int(ends[at] - blocks[at] * store.group)
-        block, column = divmod(within, store.group)
+        unit, views_of = units[at], store.layout.group_views(units[at].group)
+        block, column = divmod(number - int(ends[at] - lengths[at]), len(views_of))
         drawn[number] = None
-        chosen.append(BlockView(unit.shard, store.unit_blocks(unit)[block], unit.group * store.group + column))
-        first = chosen[-1].block * BLOCK_SAMPLES
-        held += min(BLOCK_SAMPLES, int(store.counts[unit.shard]) - first)
+        chosen.append(BlockView(unit.shard, store.layout.blocks(unit)[block], views_of[column]))
+        held += len(store.layout.block(unit.shard, chosen[-1].block).rows)
     return sorted(chosen), total
 
 
@@ -171,18 +169,16 @@ def read_facts(store: Store, chosen: list[BlockView], on_progress: OnProgress | 
     applied: list[list[tuple[str, ...]]] = []
     chunk: tuple[Unit, np.ndarray] | None = None
     held: tuple[tuple[int, int, frozenset[int]], BlockPlace, np.ndarray] | None = None
-    unit_blocks = store.unit_samples // BLOCK_SAMPLES
     for done, (shard, block, view) in enumerate(chosen):
-        unit = Unit(shard, block // unit_blocks, view // store.group)
+        unit, span = store.layout.unit_of(shard, block, view), store.layout.block(shard, block)
         if chunk is None or chunk[0] != unit:
             chunk = unit, store.read_labels(unit)
-        first = block % unit_blocks * BLOCK_SAMPLES
-        labels = chunk[1][first : first + BLOCK_SAMPLES, view % store.group].astype(np.int64)
+        labels = chunk[1][span.rows.start : span.rows.stop, store.layout.locate_view(view)[1]].astype(np.int64)
         skipped = frozenset(np.flatnonzero(labels == SKIPPED).tolist())
         if held is None or held[0] != (shard, block, skipped):
             place = store.index.place(shard, block, skipped)
             held = (shard, block, skipped), place, image_sizes(place, store.max_pixels)
-        part, operations = _facts(store, held[1], held[2], view, labels[: len(held[1].keys)])
+        part, operations = _facts(store, held[1], held[2], view, labels)
         parts.append(part | {"blocks": np.full(len(operations), int(store.index.starts[shard]) + block)})
         applied.append(operations)
         if on_progress is not None:

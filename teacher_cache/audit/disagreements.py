@@ -20,7 +20,6 @@ from teacher_cache.audit.names import place
 from teacher_cache.audit.votes import Census, OnProgress, Votes, read_unit_row, take_census
 from teacher_cache.errors import StoreError
 from teacher_cache.messages.nearest import did_you_mean
-from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.block import view_mix
 from teacher_cache.replay.mix import LAMBDA_ONE
 from teacher_cache.replay.seeds import Stream, derive
@@ -180,9 +179,7 @@ def _plain(votes: Votes, samples: np.ndarray) -> Weighed:
 
 def _num_plans(store: Store, samples: np.ndarray) -> int:
     """How many mix plans weighing all views of these samples takes."""
-    shards = np.searchsorted(store.index.starts, samples, side="right") - 1
-    blocks = (samples - store.index.starts[shards]) // BLOCK_SAMPLES
-    return len(_runs_of(shards, blocks)) * store.views
+    return len(list(store.layout.block_runs(samples))) * store.views
 
 
 def _candidates(plain: Weighed, classes: np.ndarray, each: int) -> np.ndarray:
@@ -205,35 +202,24 @@ def weigh(
     All views, or so many at random, the same ones for all samples, that no more than `plans` mix plans are drawn.
     """
     index, committed = store.index, store.committed()
-    shards = np.searchsorted(index.starts, samples, side="right") - 1
-    within = samples - index.starts[shards]
-    units, blocks = within // store.unit_samples, within // BLOCK_SAMPLES
-    runs = _runs_of(shards, blocks)
-    filled = np.flatnonzero(np.repeat(committed.any(axis=(0, 1)), store.group))
+    runs = list(store.layout.block_runs(samples))
+    filled_groups = np.flatnonzero(committed.any(axis=(0, 1))).tolist()
+    filled = np.array([view for group in filled_groups for view in store.layout.group_views(group)], np.int64)
     number = min(len(filled), max(1, plans // max(1, len(runs))))
     views = np.sort(filled[Stream(derive(seed, "audit views")).permutation(len(filled))[:number]])
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # labels, weights (n, views) of a block's samples
     row = None
-    for done, (first, last) in enumerate(runs):
-        shard, unit, block = int(shards[first]), int(units[first]), int(blocks[first])
-        if row is None or (row.shard, row.unit) != (shard, unit):
-            row = read_unit_row(store, committed, shard, unit)
-        start = int(index.starts[shard]) + block * BLOCK_SAMPLES
-        labels = row.labels[start - row.start : start - row.start + BLOCK_SAMPLES][:, views].astype(np.int64)
-        weights = _weights(store, shard, block, index.classes[start : start + len(labels)], labels, views)
-        members = samples[first:last] - start
-        parts.append((labels[members], weights[members], samples[first:last]))
+    for done, (span, entries) in enumerate(runs):
+        if row is None or (row.shard, row.unit) != (span.shard, span.unit):
+            row = read_unit_row(store, committed, span.shard, span.unit)
+        labels = row.labels[span.rows.start : span.rows.stop][:, views].astype(np.int64)
+        classes = index.classes[span.samples.start : span.samples.stop]
+        weights = _weights(store, span.shard, span.block, classes, labels, views)
+        members = samples[entries] - span.samples.start
+        parts.append((labels[members], weights[members], samples[entries]))
         if on_progress is not None:
             on_progress(done + 1, len(runs))
     return _weighed(store.index.classes, parts), number
-
-
-def _runs_of(shards: np.ndarray, blocks: np.ndarray) -> list[tuple[int, int]]:
-    """First and end of every run of entries of the same block."""
-    if not len(shards):
-        return []
-    cuts = np.flatnonzero((np.diff(shards) != 0) | (np.diff(blocks) != 0)) + 1
-    return list(zip([0, *cuts.tolist()], [*cuts.tolist(), len(shards)], strict=True))
 
 
 def _weights(

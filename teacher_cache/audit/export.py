@@ -86,7 +86,7 @@ def export(
 def _tables(store: Store, rows: Rows, on_progress: OnProgress | None) -> Iterator[dict[str, Any]]:
     """Columns of arrays; words as numbers: of the shard, of a class; -1 is absent."""
     committed = store.committed()
-    units = store.units(store.group_views(0))
+    units = store.units(store.layout.group_views(0))
     samples_at_once = max(1, ROWS_AT_ONCE // (store.views if rows == "views" else 1))
     for done, unit in enumerate(units):
         row = read_unit_row(store, committed, unit.shard, unit.unit)

@@ -32,7 +32,7 @@ class OpenStore(Store):
         """
         wanted = np.arange(self.views)[views if isinstance(views, int) else slice(None) if views is None else [*views]]
         committed = self.committed()
-        unread = np.setdiff1d(np.arange(self.num_groups), wanted // self.group)
+        unread = np.setdiff1d(np.arange(self.layout.num_groups), self.layout.locate_views(wanted)[0])
         committed[:, :, unread] = False
         dtype = np.int16 if self.num_classes <= 32767 else np.int32
         labels = np.full((self.index.num_samples, *wanted.shape), NOT_LABELLED, dtype)

@@ -11,7 +11,6 @@ from teacher_cache.audit.conditions import erased_share, image_sizes, visible_sh
 from teacher_cache.audit.names import place
 from teacher_cache.audit.votes import count_votes, read_unit_row
 from teacher_cache.errors import ShardError, StoreError
-from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.block import (
     Block,
     DecodedBlock,
@@ -23,39 +22,22 @@ from teacher_cache.replay.block import (
 from teacher_cache.replay.mix import LAMBDA_ONE, MixPlan
 from teacher_cache.replay.render import render_pixels
 from teacher_cache.shards.read import read_block
+from teacher_cache.store.layout import Location
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import SKIPPED, Unit
-
-
-@dataclass(frozen=True)
-class Spot:
-    """Where a sample is in the store: block in its shard, position in the block, row in its unit."""
-
-    sample: int
-    shard: int
-    block: int
-    position: int
-    unit: int
-    row: int
-
-
-def spot_of(store: Store, sample: int) -> Spot:
-    shard = store.index.shard_of(sample)
-    within = sample - int(store.index.starts[shard])
-    unit, row = divmod(within, store.unit_samples)
-    return Spot(sample, shard, *divmod(within, BLOCK_SAMPLES), unit, row)
 
 
 class BlockLabels:
     """All labels of the block that holds a sample, (n, views): -1 where its unit is not committed, -2 where skipped."""
 
-    def __init__(self, store: Store, spot: Spot) -> None:
-        self.committed = np.zeros((len(store.counts), store.num_units(spot.shard), store.num_groups), bool)
-        for group in range(store.num_groups):
+    def __init__(self, store: Store, spot: Location) -> None:
+        layout = store.layout
+        self.committed = np.zeros((len(store.counts), layout.num_units(spot.shard), layout.num_groups), bool)
+        for group in range(layout.num_groups):
             self.committed[spot.shard, spot.unit, group] = store.read_record(Unit(spot.shard, spot.unit, group))[0] == 1
         row = read_unit_row(store, self.committed, spot.shard, spot.unit)
-        first = spot.row - spot.position
-        self.labels = row.labels[first : first + BLOCK_SAMPLES]
+        rows = layout.block(spot.shard, spot.block).rows
+        self.labels = row.labels[rows.start : rows.stop]
 
     def skipped(self, view: int) -> frozenset[int]:
         return frozenset(np.flatnonzero(self.labels[:, view] == SKIPPED).tolist())
@@ -73,7 +55,7 @@ def describe_sample(store: Store, sample: int, *, limit: int | None = None) -> d
      "views": [VIEW, ...],                    "view" to "mix" of `describe_view`, partners without theirs
      "views_missing": null}                   why there are no image_size and views, in one line
     """
-    spot = spot_of(store, sample)
+    spot = store.layout.locate(sample)
     held = BlockLabels(store, spot)
     labels = held.labels[spot.position]
     names, truth = store.class_names, int(store.index.classes[sample])
@@ -131,12 +113,12 @@ def describe_view(store: Store, sample: int, view: int) -> dict[str, Any]:
     """
     if not 0 <= view < store.views:
         raise StoreError(f"{store.path} has views 0 to {store.views - 1}, there is no view {view}")
-    spot = spot_of(store, sample)
+    spot = store.layout.locate(sample)
     held = BlockLabels(store, spot)
     size = image_size(store, spot)
     described, plan = _describe(store, spot, held, size, view)
     if described["mix"] is not None:
-        partner = spot_of(store, sample - spot.position + int(plan.partners[spot.position]))
+        partner = store.layout.locate(sample - spot.position + int(plan.partners[spot.position]))
         partner_size = image_size(store, partner)
         described["mix"]["partner"] |= {"image_size": list(partner_size), **_params(store, partner, partner_size, view)}
     return {
@@ -172,7 +154,7 @@ def seen_edges(params: dict[str, Any]) -> tuple[float, float, float, float]:
     return top, left, top + window["height"] * rows, left + window["width"] * columns
 
 
-def image_size(store: Store, spot: Spot) -> tuple[int, int]:
+def image_size(store: Store, spot: Location) -> tuple[int, int]:
     """Height and width of a sample's image, from its header. ShardError where it cannot be read."""
     everything = store.index.place(spot.shard, spot.block)
     others = frozenset(range(len(everything.keys))) - {spot.position}
@@ -180,7 +162,7 @@ def image_size(store: Store, spot: Spot) -> tuple[int, int]:
     return height, width
 
 
-def _params(store: Store, spot: Spot, size: tuple[int, int], view: int) -> dict[str, Any]:
+def _params(store: Store, spot: Location, size: tuple[int, int], view: int) -> dict[str, Any]:
     key = store.index.key(spot.sample)
     params = view_params(store.policy, store.seed, store.shard_name(spot.shard), key, view, size)
     return {
@@ -191,7 +173,7 @@ def _params(store: Store, spot: Spot, size: tuple[int, int], view: int) -> dict[
 
 
 def _describe(
-    store: Store, spot: Spot, held: BlockLabels, size: tuple[int, int], view: int
+    store: Store, spot: Location, held: BlockLabels, size: tuple[int, int], view: int
 ) -> tuple[dict[str, Any], MixPlan]:
     """A view without its sample, and the mix plan of its block."""
     plan = view_mix(
@@ -221,11 +203,11 @@ def _describe(
     }, plan
 
 
-def _probabilities(store: Store, spot: Spot, held: BlockLabels, view: int) -> dict[str, Any]:
+def _probabilities(store: Store, spot: Location, held: BlockLabels, view: int) -> dict[str, Any]:
     found: dict[str, Any] = {"probabilities": None, "other": None, "tau": store.tau}
     if not store.topk or held.labels[spot.position, view] < 0:
         return found
-    unit, column = Unit(spot.shard, spot.unit, view // store.group), view % store.group
+    unit, column = store.layout.unit_of(spot.shard, spot.block, view), store.layout.locate_view(view)[1]
     classes = store.read_topk_classes(unit)[spot.row, column].tolist()
     parts = [float(part) for part in store.read_topk_probabilities(unit)[spot.row, column]]
     pairs = zip(classes, parts[:-1], strict=True)
@@ -257,7 +239,7 @@ def render_views(store: Store, sample: int, views: Sequence[int]) -> tuple[np.nd
 
     Raises ShardError, ImageError and PolicyError.
     """
-    spot = spot_of(store, sample)
+    spot = store.layout.locate(sample)
     held = BlockLabels(store, spot)
     block = read_block(store.index.place(spot.shard, spot.block, held.skipped(views[0]) if len(views) else frozenset()))
     decoded = decode_block(block, max_pixels=store.max_pixels)
@@ -265,9 +247,9 @@ def render_views(store: Store, sample: int, views: Sequence[int]) -> tuple[np.nd
 
 
 def _render(
-    store: Store, spot: Spot, held: BlockLabels, block: Block, decoded: DecodedBlock, views: Sequence[int]
+    store: Store, spot: Location, held: BlockLabels, block: Block, decoded: DecodedBlock, views: Sequence[int]
 ) -> Iterator[Pictures]:
-    unit_blocks = store.unit_samples // BLOCK_SAMPLES
+    span = store.layout.block(spot.shard, spot.block)
     for view in views:
         if held.skipped(view) != decoded.skipped:
             decoded = decode_block(replace(block, skipped=held.skipped(view)), max_pixels=store.max_pixels)
@@ -276,9 +258,9 @@ def _render(
             *(store.policy, store.seed, block.shard, block.number, decoded.num_samples, decoded.skipped, view)
         )
         partner = int(plan.partners[spot.position])
-        unit, equal = Unit(spot.shard, spot.unit, view // store.group), None
+        unit, equal = store.layout.unit_of(spot.shard, spot.block, view), None
         if held.committed[unit]:
-            stored = store.read_digests(unit)[spot.block % unit_blocks, view % store.group]
+            stored = store.read_digests(unit)[span.number, store.layout.locate_view(view)[1]]
             equal = int(stored) == replayed.digest
         yield Pictures(
             view=view,

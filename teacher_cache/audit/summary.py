@@ -77,7 +77,7 @@ def _by_group(store: Store) -> list[dict[str, Any]]:
     sums = dict(zip(RECORD_FIELDS, records.sum(axis=(0, 1), dtype=np.uint64).T.tolist(), strict=True))
     return [
         {
-            "views": [store.group_views(group).start, store.group_views(group).stop],
+            "views": [store.layout.group_views(group).start, store.layout.group_views(group).stop],
             "labels": labels,
             **{name: ratio(sums[name][group], labels) for name in ("own", "larger", "either")},
         }

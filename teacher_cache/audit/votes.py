@@ -73,15 +73,14 @@ class UnitRow(NamedTuple):
 
 def read_unit_row(store: Store, committed: np.ndarray, shard: int, unit: int) -> UnitRow:
     """Read the committed groups of a unit's samples. committed (S, U, G), as `store.committed` gives it."""
-    first, samples = store.unit_rows(Unit(shard, unit, 0))
-    start = int(store.index.starts[shard]) + first
+    samples, start = len(store.layout.rows(Unit(shard, unit, 0))), store.layout.samples(Unit(shard, unit, 0)).start
     chunks = {
         group: store.read_labels(Unit(shard, unit, group)) for group in np.flatnonzero(committed[shard, unit]).tolist()
     }
     dtype = next(iter(chunks.values())).dtype if chunks else np.dtype(np.int16)
     labels = np.full((samples, store.views), NOT_LABELLED, dtype)
     for group, chunk in chunks.items():
-        views = store.group_views(group)
+        views = store.layout.group_views(group)
         labels[:, views.start : views.stop] = chunk[:samples]
         where = f"shard {store.shard_name(shard)}, unit {unit}, views {views.start}:{views.stop}"
         if (chunk[:samples] == NOT_LABELLED).any():
@@ -97,7 +96,7 @@ def unit_rows(
 ) -> Iterator[UnitRow]:
     """Every unit row in the store's order; those without a committed unit too. on_progress(done, total)."""
     committed = store.committed() if committed is None else committed
-    units = store.units(store.group_views(0))
+    units = store.units(store.layout.group_views(0))
     for done, unit in enumerate(units):
         yield read_unit_row(store, committed, unit.shard, unit.unit)
         if on_progress is not None:
@@ -228,5 +227,6 @@ def take_census(store: Store, on_progress: OnProgress | None = None) -> Census:
         runs = count_labels(row.labels)
         confusions.add(runs, truth)
         parts.append(count_votes(row.labels, truth, runs))
-        views_done[row.shard] += int(committed[row.shard, row.unit].sum()) * store.group * len(row.labels)
+        for group in np.flatnonzero(committed[row.shard, row.unit]).tolist():
+            views_done[row.shard] += store.layout.num_views(Unit(row.shard, row.unit, group))
     return Census(join_votes(parts), confusions, views_done, committed)

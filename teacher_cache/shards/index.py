@@ -142,7 +142,7 @@ class Index:
         return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.counts, dtype=np.int64)])
 
     def key(self, sample: int) -> str:
-        return self._keys(sample, sample + 1)[0]
+        return self._key_at(sample).decode()
 
     def shard_of(self, sample: int) -> int:
         """The number of the shard that holds a sample."""
@@ -150,6 +150,11 @@ class Index:
 
     def num_blocks(self, shard: int) -> int:
         return -(-int(self.counts[shard]) // BLOCK_SAMPLES)
+
+    def block_samples(self, shard: int, block: int) -> range:
+        """The samples of a shard's block."""
+        first = int(self.starts[shard]) + block * BLOCK_SAMPLES
+        return range(first, min(first + BLOCK_SAMPLES, int(self.starts[shard + 1])))
 
     def find(self, key: str, shard_name: str | None = None) -> int:
         """The sample of this key, in the shard of that name where given; MissingSampleError when there is none,
@@ -178,25 +183,24 @@ class Index:
     def place(self, shard: int, block: int, skipped: frozenset[int] = frozenset()) -> BlockPlace:
         """Where a block's images lie; skipped holds positions in the block."""
         assert 0 <= block < self.num_blocks(shard), (shard, block)
-        first = int(self.starts[shard]) + block * BLOCK_SAMPLES
-        last = min(first + BLOCK_SAMPLES, int(self.starts[shard + 1]))
-        entry = self.shards[shard]
+        samples, entry = self.block_samples(shard, block), self.shards[shard]
+        own = slice(samples.start, samples.stop)
         return BlockPlace(
             path=entry.path,
             num_bytes=entry.num_bytes,
             shard=entry.name,
             number=block,
-            keys=self._keys(first, last),
-            classes=self.classes[first:last],
-            offsets=self.offsets[first:last],
-            sizes=self.sizes[first:last],
-            fingerprints=self.fingerprints[first:last],
+            keys=self._keys(samples),
+            classes=self.classes[own],
+            offsets=self.offsets[own],
+            sizes=self.sizes[own],
+            fingerprints=self.fingerprints[own],
             fingerprint=self.fingerprint,
             skipped=skipped,
         )
 
-    def _keys(self, first: int, last: int) -> tuple[str, ...]:
-        return tuple(self._key_at(sample).decode() for sample in range(first, last))
+    def _keys(self, samples: range) -> tuple[str, ...]:
+        return tuple(map(self.key, samples))
 
     def _key_at(self, sample: int) -> bytes:
         return key_at(self.key_bytes, self.key_ends, sample)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from teacher_cache.errors import MissingLabelError
-from teacher_cache.replay import BLOCK_SAMPLES
+from teacher_cache.store.layout import BlockSpan
 from teacher_cache.store.store import Store
 from teacher_cache.store.topk import SoftLabels, renormalise
 from teacher_cache.store.unit import SKIPPED, Unit
@@ -37,15 +37,8 @@ class LabelReader:
         self._budget_bytes = budget_bytes
         self._pages: OrderedDict[tuple[str, int, int], _Page] = OrderedDict()
         self._held_bytes = 0
-        # T units, of one group, numbered through the store.
-        units = store.units(store.group_views(0))
-        self._places = np.array(units, np.int64)[:, :2]  # (T, 2): shard, and number in it
-        self._committed = np.zeros((len(units), store.num_groups), bool)  # as far as it was looked at
-        self._shard_units = np.searchsorted(self._places[:, 0], np.arange(len(store.counts)))  # a shard's first unit
-        counts = np.array([store.unit_rows(unit)[1] for unit in units])
-        self._sample_units = np.repeat(np.arange(len(units), dtype=np.int32), counts)
-        self._sample_starts = _starts(counts)  # (T + 1,): a unit's first sample; the same of its blocks
-        self._block_starts = _starts(-(-counts // BLOCK_SAMPLES))
+        layout = self._layout = store.layout
+        self._committed = np.zeros((len(layout.group_units), layout.num_groups), bool)  # as far as it was looked at
         sizes = [self._row_starts(name)[-1] * store.empty_rows(name, 1).nbytes for name in ("labels", "digests")]
         self._whole_groups = 2 * sum(sizes) <= budget_bytes
 
@@ -54,14 +47,14 @@ class LabelReader:
 
         MissingLabelError naming shard, key and view where one is not labelled, or the sample was skipped.
         """
-        store = self._store
-        inside = (samples >= 0) & (samples < self._sample_starts[-1]) & (views >= 0)
-        inside &= views < self._committed.shape[1] * store.group
+        store, layout = self._store, self._layout
+        inside = (samples >= 0) & (samples < layout.num_samples) & (views >= 0)
+        inside &= views < layout.views
         assert inside.all(), f"sample {samples[~inside][0]}, view {views[~inside][0]} is not in {store.path}"
-        units = self._sample_units[samples]
-        groups, columns = np.divmod(views, store.group)
+        units = layout.sample_units[samples]
+        groups, columns = layout.locate_views(views)
         labels = np.empty(len(samples), np.int64)
-        for members in _alike(groups if self._whole_groups else groups * len(self._places) + units):
+        for members in _alike(groups if self._whole_groups else groups * len(layout.group_units) + units):
             group, wanted = int(groups[members[0]]), units[members]
             for unit in self._uncommitted(group, wanted)[:1]:
                 first = members[wanted == unit][0]
@@ -82,9 +75,8 @@ class LabelReader:
 
     def topk(self, shard: int, block: int, view: int, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The same as it is stored: classes (B, K), probabilities (B, K + 1) float16 with the tail's mass last."""
-        store = self._store
-        group, column = divmod(view, store.group)
-        unit, start = self._unit(shard, block), self._block_start(shard, block)
+        span, (group, column) = self._layout.block(shard, block), self._layout.locate_view(view)
+        unit, start = self._unit(span), span.samples.start
         if len(self._uncommitted(group, unit)):
             raise self._missing(start + int(next(iter(positions), 0)), view)
         pages = (self._page(name, group, unit) for name in ("topk_classes", "topk_probabilities"))
@@ -95,38 +87,32 @@ class LabelReader:
 
     def digest(self, shard: int, block: int, view: int) -> int | None:
         """Digest of a shard's block (counted within the shard) at a view; None where its unit is not committed."""
-        group, column = divmod(view, self._store.group)
-        if len(self._uncommitted(group, self._unit(shard, block))):
+        span, (group, column) = self._layout.block(shard, block), self._layout.locate_view(view)
+        unit = self._unit(span)
+        if len(self._uncommitted(group, unit)):
             return None
-        page = self._page("digests", group, self._unit(shard, block))
-        row = int(self._block_starts[self._shard_units[shard]]) + block
+        page = self._page("digests", group, unit)
+        row = int(self._layout.block_starts[unit[0]]) + span.number
         return int(page.values[row - page.start, column])
 
     def skipped(self, shard: int, block: int, view: int) -> frozenset[int]:
         """Positions in a shard's block that stage one skipped at a view; its unit must be committed."""
-        group, column = divmod(view, self._store.group)
-        unit = self._unit(shard, block)
-        page, start = self._page("labels", group, unit), self._block_start(shard, block)
-        stop = min(start + BLOCK_SAMPLES, int(self._sample_starts[unit[0] + 1]))  # the next shard's rows follow
-        labels = page.values[start - page.start : stop - page.start, column]
+        span, (group, column) = self._layout.block(shard, block), self._layout.locate_view(view)
+        page = self._page("labels", group, self._unit(span))
+        labels = page.values[span.samples.start - page.start : span.samples.stop - page.start, column]
         return frozenset(np.flatnonzero(labels == SKIPPED).tolist())
 
     # -- places --------------------------------------------------------------------------------------------------
 
-    def _unit(self, shard: int, block: int) -> np.ndarray:
-        """The unit of a shard's block, as an array of one."""
-        return self._shard_units[shard : shard + 1] + block * BLOCK_SAMPLES // self._store.unit_samples
+    def _unit(self, span: BlockSpan) -> np.ndarray:
+        """The number of a block's unit among those of a group, as an array of one."""
+        return self._layout.first_units[span.shard : span.shard + 1] + span.unit
 
     def _place(self, unit: int, group: int) -> Unit:
-        shard, number = self._places[unit].tolist()
-        return Unit(shard, number, group)
-
-    def _block_start(self, shard: int, block: int) -> int:
-        """The first sample of a shard's block."""
-        return int(self._sample_starts[self._shard_units[shard]]) + block * BLOCK_SAMPLES
+        return Unit(*self._layout.group_units[unit], group)
 
     def _row_starts(self, name: str) -> np.ndarray:
-        return self._block_starts if name == "digests" else self._sample_starts
+        return self._layout.block_starts if name == "digests" else self._layout.unit_starts
 
     def _uncommitted(self, group: int, units: np.ndarray) -> np.ndarray:
         """Those of units (n,) that are not committed in a group, ascending; what was not is looked at anew."""
@@ -142,7 +128,7 @@ class LabelReader:
         """The page of an array that holds units (n,) of a group, all loaded; of one unit where pages are that."""
         starts = self._row_starts(name)
         whole = self._whole_groups and name in ("labels", "digests")
-        first, stop = (0, len(self._places)) if whole else (int(units[0]), int(units[0]) + 1)
+        first, stop = (0, len(self._layout.group_units)) if whole else (int(units[0]), int(units[0]) + 1)
         page = self._pages.get((name, group, first))
         if page is None:
             # The system gives memory as it is written to: a page that is filled in part takes less than it counts.
@@ -164,21 +150,17 @@ class LabelReader:
 
     def _missing(self, sample: int, view: int, label: int | None = None) -> MissingLabelError:
         store = self._store
-        unit = self._place(int(self._sample_units[sample]), view // store.group)
+        place = self._layout.locate(sample)
+        unit = self._layout.unit_of(place.shard, place.block, view)
         where = f"{store.path}, shard {store.shard_name(unit.shard)}, key {store.index.key(sample)}, view {view}"
         if label == SKIPPED:
             return MissingLabelError(
                 f"{where}: the sample was skipped by `fill --skip-bad`: start training anew without it"
             )
         first = "" if label is None else f"delete the damaged unit's record {store.record_file(unit)} and "
-        views = store.group_views(unit.group)
+        views = store.layout.group_views(unit.group)
         command = f"`teacher-cache fill --store {store.path} --views {views.start}:{views.stop}`"
         return MissingLabelError(f"{where} is not labelled: {first}run {command}")
-
-
-def _starts(lengths: np.ndarray) -> np.ndarray:
-    """Where runs of these lengths (n,) start, and where the last ends; (n + 1,) int64."""
-    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
 def _alike(keys: np.ndarray) -> list[np.ndarray]:

@@ -7,10 +7,10 @@ from typing import Any
 
 from teacher_cache.errors import StoreError
 from teacher_cache.messages.shown import listed
-from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.policy import Policy
 from teacher_cache.shards.classes import ClassRule
 from teacher_cache.shards.index import Index, ShardEntry
+from teacher_cache.store.layout import fitting_unit
 from teacher_cache.store.store import Store
 
 _LISTED = 3  # settings in a message
@@ -106,8 +106,7 @@ def _differences(store: Store, asked: Asked) -> Iterator[str]:
 
 def _unit_samples(store: Store, asked: Asked) -> int | None:
     """A unit as long as the longest shard is what a larger setting makes, too."""
-    longest = -(-int(store.counts.max()) // BLOCK_SAMPLES) * BLOCK_SAMPLES
-    return None if asked.unit_samples is None else min(asked.unit_samples, longest)
+    return None if asked.unit_samples is None else fitting_unit(store.counts, asked.unit_samples)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

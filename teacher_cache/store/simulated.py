@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from teacher_cache.replay import BLOCK_SAMPLES
+from teacher_cache.store.layout import num_blocks
 
 DEGREES_OF_FREEDOM = 4
 VIEW_NOISE = 0.5
@@ -34,7 +35,7 @@ class Simulated(NamedTuple):
 
     @property
     def blocks(self) -> range:
-        return range(-(-self.samples // BLOCK_SAMPLES))
+        return range(num_blocks(self.samples))
 
 
 def simulate(samples: int, views: int, classes: int, seed: int) -> Simulated:

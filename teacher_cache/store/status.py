@@ -35,12 +35,12 @@ def status(store: Store) -> dict[str, Any]:
     records[records[..., 0] != 1] = 0
     sums = dict(zip(RECORD_FIELDS, records.sum(axis=(0, 1), dtype=np.uint64).T.tolist(), strict=True))
     samples = int(store.counts.sum())
-    units = len(store.units(store.group_views(0)))
+    units = len(store.units(store.layout.group_views(0)))
     groups = []
     for group, (committed, labelled, skips) in enumerate(
         zip(sums["committed"], sums["labelled"], sums["skipped"], strict=True)
     ):
-        views = store.group_views(group)
+        views = store.layout.group_views(group)
         groups.append(
             {
                 "views": [views.start, views.stop],
@@ -63,7 +63,7 @@ def status(store: Store) -> dict[str, Any]:
         "views": store.views,
         "group": store.group,
         "unit_samples": store.unit_samples,
-        "units": units * store.num_groups,
+        "units": units * store.layout.num_groups,
         "units_committed": sum(sums["committed"]),
         "coverage": {"share": done / (samples * store.views), "groups": groups},
         "labelled": labelled,

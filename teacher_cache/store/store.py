@@ -35,7 +35,6 @@ import zarr
 from teacher_cache.errors import PolicyError, StoreError, TeacherError
 from teacher_cache.files import UNIT_IN_FLIGHT, check_local, new_folder, raise_unreadable, sweep, sync_up, writing
 from teacher_cache.messages.recognise import is_part, is_store, meant, what_is
-from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.header import MAX_PIXELS
 from teacher_cache.replay.libraries import pixel_libraries
 from teacher_cache.replay.policy import Policy
@@ -52,6 +51,7 @@ from teacher_cache.store.arrays import (
     write_index,
 )
 from teacher_cache.store.chunks import Chunks, Stamp, file_stamp, open_chunks, read_file
+from teacher_cache.store.layout import Layout, array_grids, plan_layout
 from teacher_cache.store.proof import (
     Proof,
     build_group,
@@ -140,24 +140,18 @@ class Store:
         `.views` of what comes back. max_pixels: of an image, height x width, which no larger one is decoded of.
         StoreError when `path` exists or a setting is impossible."""
         path = Path(path)
-        group = min(16, views) if group is None else group
         if os.path.lexists(path):
             raise StoreError(f"{path} exists already: remove it or choose another --store")
-        if views < 1 or group < 1:
-            raise StoreError(f"views {views} and group {group} must both be at least 1")
-        if unit_samples < 1 or unit_samples % BLOCK_SAMPLES:
-            raise StoreError(f"unit_samples {unit_samples} is not a positive multiple of {BLOCK_SAMPLES}")
         if not index.num_samples:
             raise StoreError(f"the index for {path} holds no samples: name shards that do")
-        views = _round_up(views, group)
-        unit_samples = min(unit_samples, _round_up(int(index.counts.max()), BLOCK_SAMPLES))
+        layout = plan_layout(index.counts, views=views, group=group, unit_samples=unit_samples)
         settings = {
             "schema": SCHEMA,
             "seed": int(seed),
             "policy": policy.to_json(),
-            "group": group,
-            "views": views,
-            "unit_samples": unit_samples,
+            "group": layout.group,
+            "views": layout.views,
+            "unit_samples": layout.unit_samples,
             "class_names": list(index.class_names),
             "class_from": index.class_from,
             "fingerprint": index.fingerprint,
@@ -171,21 +165,12 @@ class Store:
         with new_folder(path) as aside, settled():
             root = zarr.create_group(str(aside), zarr_format=3)
             write_index(root, index)
-            units = -(-int(index.counts.max()) // unit_samples)
-            blocks = unit_samples // BLOCK_SAMPLES
-            shards, fields = index.num_shards, len(RECORD_FIELDS)
             label_type = "int16" if len(index.class_names) <= 32767 else "int32"
-            make_array(
-                root,
-                "labels",
-                (shards, units * unit_samples, views),
-                (1, unit_samples, group),
-                label_type,
-                NOT_LABELLED,
-            )
-            make_array(root, "digests", (shards, units * blocks, views), (1, blocks, group), "uint64", 0)
-            make_array(root, "records", (shards, units, views // group, fields), (1, 1, 1, fields), "uint64", 0)
-            hashes = {SEAL: seal(created_parts(settings, aside)), "views_sha256": views_sha256(views)}
+            kinds = {"labels": (label_type, NOT_LABELLED), "digests": ("uint64", 0), "records": ("uint64", 0)}
+            for name, grid in layout.array_grids().items():
+                last = (len(RECORD_FIELDS),) if name == "records" else ()
+                make_array(root, name, grid.shape + last, grid.chunks + last, *kinds[name])
+            hashes = {SEAL: seal(created_parts(settings, aside)), "views_sha256": views_sha256(layout.views)}
             root.attrs["teacher_cache"] = cast(Any, settings | hashes)
         return cls.open(path, writable=True)
 
@@ -243,27 +228,25 @@ class Store:
 
     def _check_shapes(self) -> None:
         # An `extend` that was killed leaves arrays that are longer than the attribute says: that is sound.
-        shards, units, groups, fields = self._records.shape
-        blocks = self.unit_samples // BLOCK_SAMPLES
+        arrays = {"labels": self._labels, "digests": self._digests, "records": self._records}
+        grids = array_grids(
+            shards=len(self._shards),
+            units=self._records.shape[1],
+            unit_samples=self.unit_samples,
+            group=self.group,
+            views=self.views,
+        )
         sound = (
             self.views % self.group == 0
-            and (shards, fields) == (len(self._shards), len(RECORD_FIELDS))
-            and groups >= self.num_groups
-            and self._records.chunks == (1, 1, 1, fields)
-            and self._labels.chunks == (1, self.unit_samples, self.group)
-            and self._digests.chunks == (1, blocks, self.group)
-            and self._labels.shape[:2] == (shards, units * self.unit_samples)
-            and self._digests.shape[:2] == (shards, units * blocks)
-            and min(self._labels.shape[2], self._digests.shape[2]) >= self.views
+            and self._records.shape[3:] == self._records.chunks[3:] == (len(RECORD_FIELDS),)
+            and all(arrays[name].chunks[:3] == grid.chunks for name, grid in grids.items())
+            and all(arrays[name].shape[:2] == grid.shape[:2] for name, grid in grids.items())
+            and all(arrays[name].shape[2] >= grid.shape[2] for name, grid in grids.items())
         )
         if not sound:
             raise ValueError("the arrays' shapes and chunks do not fit each other")
 
     # -- what it is ----------------------------------------------------------------------------------------------
-
-    @property
-    def num_groups(self) -> int:
-        return self.views // self.group
 
     @property
     def topk(self) -> int:
@@ -311,13 +294,15 @@ class Store:
         """Samples of each shard, (S,) int64, without reading the rest of the index."""
         return read_whole(self._root, self.path, "index/counts")
 
+    @cached_property
+    def layout(self) -> Layout:
+        """The grid of its samples and views."""
+        return Layout(self.counts, self.unit_samples, self.group, self.views)
+
     def shard_name(self, shard: int) -> str:
         return self._shards[shard][0]
 
     # -- units ---------------------------------------------------------------------------------------------------
-
-    def num_units(self, shard: int) -> int:
-        return -(-int(self.counts[shard]) // self.unit_samples)
 
     def units(self, views: range | None = None) -> list[Unit]:
         """All units whose group holds one of `views` (default: all), group by group. StoreError beyond the store."""
@@ -327,31 +312,12 @@ class Store:
                 f"views {views.start}:{views.stop} are not within the store's 0:{self.views}: "
                 f"`teacher-cache extend {self.path} --views N` adds views"
             )
-        groups = range(views.start // self.group, (views.stop - 1) // self.group + 1)
-        return [Unit(shard, unit, group) for group in groups for shard, unit in self._unit_rows]
-
-    @cached_property
-    def _unit_rows(self) -> list[tuple[int, int]]:
-        """(shard, unit) of all units of one group."""
-        return [(shard, unit) for shard in range(len(self._shards)) for unit in range(self.num_units(shard))]
+        return self.layout.units(views)
 
     def missing_units(self, views: range | None = None) -> list[Unit]:
         """Units of `views` (default: all) that are not committed, group by group."""
         committed = self.committed()
         return [unit for unit in self.units(views) if not committed[unit]]
-
-    def unit_rows(self, unit: Unit) -> tuple[int, int]:
-        """First position in the shard, and number of samples."""
-        first = unit.unit * self.unit_samples
-        return first, min(self.unit_samples, int(self.counts[unit.shard]) - first)
-
-    def unit_blocks(self, unit: Unit) -> range:
-        """Numbers of the unit's blocks, counted within the shard."""
-        first, samples = self.unit_rows(unit)
-        return range(first // BLOCK_SAMPLES, -(-(first + samples) // BLOCK_SAMPLES))
-
-    def group_views(self, group: int) -> range:
-        return range(group * self.group, (group + 1) * self.group)
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -405,15 +371,15 @@ class Store:
 
         Only those whose file changed since the last call are read.
         """
-        held = self._record_values.shape[2]
-        if held != self.num_groups:
-            grown = (*self._record_values.shape[:2], self.num_groups)
+        held, groups = self._record_values.shape[2], self.layout.num_groups
+        if held != groups:
+            grown = (*self._record_values.shape[:2], groups)
             values, stamps = np.zeros((*grown, len(RECORD_FIELDS)), np.uint64), np.zeros((*grown, 2), np.int64)
             values[:, :, :held], stamps[:, :, :held] = self._record_values, self._record_stamps
             self._record_values, self._record_stamps = values, stamps
         changed: dict[Unit, tuple[bytes | None, Stamp]] = {}
-        for shard, number in self._unit_rows:
-            for group, (time_ns, inode) in enumerate(self._record_stamps[shard, number, : self.num_groups].tolist()):
+        for shard, number in self.layout.group_units:
+            for group, (time_ns, inode) in enumerate(self._record_stamps[shard, number].tolist()):
                 unit = Unit(shard, number, group)
                 if inode == 0 or file_stamp(self.record_file(unit)) != (time_ns, inode):
                     changed[unit] = self._read_record_file(unit)
@@ -468,11 +434,10 @@ class Store:
         """Global sample numbers skipped in any committed unit, sorted, int64. Reads no labels where nothing is."""
         records = self.read_records()
         units = np.argwhere((records[..., _FIELD["committed"]] == 1) & (records[..., _FIELD["skipped"]] > 0))
-        starts = np.concatenate([[0], np.cumsum(self.counts)])
         found = [np.zeros(0, np.int64)]
         for unit in (Unit(*map(int, row)) for row in units):
             rows = np.flatnonzero((self.read_labels(unit) == SKIPPED).any(axis=1))
-            found.append(starts[unit.shard] + unit.unit * self.unit_samples + rows)
+            found.append(self.layout.samples(unit).start + rows)
         return np.unique(np.concatenate(found)).astype(np.int64)
 
     # -- writing -------------------------------------------------------------------------------------------------
@@ -517,9 +482,8 @@ class Store:
         return {"labels": self._labels, "digests": self._digests, **self._topk}
 
     def _pad(self, unit: Unit, values: UnitValues) -> UnitValues:
-        samples = self.unit_rows(unit)[1]
+        samples, blocks = len(self.layout.rows(unit)), len(self.layout.blocks(unit))
         assert samples > 0, f"{unit} is not a unit of {self.path}"
-        blocks = len(self.unit_blocks(unit))
         arrays = self._value_arrays()
         given_topk = [name for name in TOPK_ARRAYS if getattr(values, name) is not None]
         if given_topk != [name for name in TOPK_ARRAYS if name in arrays]:
@@ -556,25 +520,28 @@ class Store:
         StoreError for fewer views than there are. One process at a time may do this.
         """
         self._check_writable()
-        views = _round_up(views, self.group)
-        if views < self.views:
-            raise StoreError(f"{self.path} has {self.views} views already: it cannot shrink to {views}")
+        layout = self.layout.widened(views)
+        if layout.views < self.views:
+            raise StoreError(f"{self.path} has {self.views} views already: it cannot shrink to {layout.views}")
         self._open_topk()
         arrays = {"digests": self._digests, "records": self._records, "labels": self._labels, **self._topk}
+        grids = layout.array_grids()
         with writing(self.path):
             for name in ("", *arrays):
                 sweep(self.path / name / "zarr.json")
             # The attribute comes last: until then the longer arrays are there but nobody looks beyond the old views.
             for name, array in arrays.items():
-                shape = (*array.shape[:2], views // self.group if name == "records" else views, *array.shape[3:])
+                length = grids.get(name, grids["labels"]).shape[2]  # topk's as that of labels
+                shape = (*array.shape[:2], length, *array.shape[3:])
                 if shape != array.shape:
                     array.resize(shape)
                     sync_up(self.path / name / "zarr.json", self.path)
-            if views > self.views:
+            if layout.views > self.views:
                 settings = dict(cast(dict[str, Any], self._root.attrs["teacher_cache"]))
-                self._root.attrs["teacher_cache"] = settings | {"views": views, "views_sha256": views_sha256(views)}
+                grown = {"views": layout.views, "views_sha256": views_sha256(layout.views)}
+                self._root.attrs["teacher_cache"] = settings | grown
                 sync_up(self.path / "zarr.json", self.path)
-                self.views = views
+                self.views, self.layout = layout.views, layout
 
     def move(self, index: Index) -> None:
         """Note the places of `index` (from `check_shards`), from which its shards are read from now on.
@@ -726,11 +693,11 @@ class Store:
         return Path(self._chunks[name].file(*unit))
 
     def _where(self, unit: Unit) -> str:
-        views = self.group_views(unit.group)
+        views = self.layout.group_views(unit.group)
         return f"{self.path}, shard {self.shard_name(unit.shard)}, unit {unit.unit}, views {views.start}:{views.stop}"
 
     def _fill(self, unit: Unit) -> str:
-        views = self.group_views(unit.group)
+        views = self.layout.group_views(unit.group)
         return f"run `teacher-cache fill --store {self.path} --views {views.start}:{views.stop}`"
 
     def _redo(self, unit: Unit) -> str:
@@ -747,7 +714,3 @@ def _facts_of(document: bytes) -> dict[str, Any]:
 
 def _damaged_metadata(path: Path, error: Exception) -> StoreError:
     return StoreError(f"metadata of {path} are damaged ({error!r}): restore its zarr.json files, or make a new store")
-
-
-def _round_up(number: int, multiple: int) -> int:
-    return -(-number // multiple) * multiple

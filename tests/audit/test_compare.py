@@ -34,7 +34,7 @@ def test_counts_are_those_of_loops(tmp_path: Path, units: int) -> None:
     rng = np.random.default_rng(5)
     for unit in second.units():
         if unit != Unit(0, 1, 0):
-            start, samples = int(second.index.starts[unit.shard]) + second.unit_rows(unit)[0], second.unit_rows(unit)[1]
+            start, samples = second.layout.samples(unit).start, len(second.layout.rows(unit))
             truth = second.index.classes[start : start + samples, None]
             noise = rng.integers(0, 10, (samples, 3))
             commit_labels(second, unit, np.where(rng.random(noise.shape) < 0.7, truth, noise))
@@ -95,7 +95,7 @@ def test_other_policies_and_seeds_are_compared_by_sample(tmp_path: Path) -> None
     assert {row["differ"] for row in found["differ_most"]["rows"]} == {None}
     seeded = bright_store(tmp_path, policy=small_policy("mix=none"), seed=9, name="seeded")
     for unit in seeded.units():
-        commit_labels(seeded, unit, np.zeros((seeded.unit_rows(unit)[1], seeded.group), np.int16))
+        commit_labels(seeded, unit, np.zeros((len(seeded.layout.rows(unit)), seeded.group), np.int16))
     assert "seeds differ (3 and 9)" in compare(first, seeded)["why_not"]
 
 
@@ -107,7 +107,7 @@ def test_nothing_in_common_is_refused(tmp_path: Path) -> None:
     ]
     for group, store in enumerate(stores[:2]):
         for unit in (unit for unit in store.units() if unit.group == group):
-            commit_labels(store, unit, np.zeros((store.unit_rows(unit)[1], store.group), np.int16))
+            commit_labels(store, unit, np.zeros((len(store.layout.rows(unit)), store.group), np.int16))
     with pytest.raises(StoreError, match=r"no view is labelled in both .*first .*second: `teacher-cache status"):
         compare(stores[0], stores[1])
     with pytest.raises(StoreError, match=r"no sample is labelled in both .*first and .*empty"):

@@ -86,11 +86,11 @@ def test_a_partners_label_is_no_evidence_against(tmp_path: Path) -> None:
     """A teacher that names whichever of the pair is larger contradicts nobody, however often it names the partner."""
     store = bright_store(tmp_path, policy=small_policy(), views=8)
     for unit in store.units():
-        first, samples = store.unit_rows(unit)
-        start, labels = int(store.index.starts[unit.shard]) + first, np.zeros((samples, store.group), np.int64)
+        start, samples = store.layout.samples(unit).start, len(store.layout.samples(unit))
+        labels = np.zeros((samples, store.group), np.int64)
         classes = store.index.classes[start : start + samples]
-        for column, view in enumerate(store.group_views(unit.group)):
-            name, block = store.shard_name(unit.shard), first // 64
+        for column, view in enumerate(store.layout.group_views(unit.group)):
+            name, block = store.shard_name(unit.shard), store.layout.blocks(unit)[0]
             plan = view_mix(store.policy, store.seed, name, block, samples, frozenset(), view)
             labels[:, column] = np.where(2 * plan.lambdas >= LAMBDA_ONE, classes, classes[plan.partners])
         commit_labels(store, unit, labels)
@@ -104,8 +104,7 @@ def test_planted_errors_lead(tmp_path: Path, mixed: bool) -> None:
     store = bright_store(tmp_path, policy=small_policy(*(() if mixed else ("mix=none",))), views=16)
     rng, wrong = np.random.default_rng(3), {4, 100, 150, 201}
     for unit in store.units():
-        first, samples = store.unit_rows(unit)
-        start = int(store.index.starts[unit.shard]) + first
+        start, samples = store.layout.samples(unit).start, len(store.layout.samples(unit))
         truth = store.index.classes[start : start + samples].astype(np.int64)
         truth = np.where(np.isin(np.arange(start, start + samples), list(wrong)), (truth + 3) % 10, truth)
         noise = rng.integers(0, 10, (samples, store.group))

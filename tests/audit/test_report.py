@@ -56,7 +56,7 @@ def evil_store(folder: Path) -> Store:
         folder / "store", index, small_policy("mix=none"), views=4, seed=1, group=2, unit_samples=64, any_device=False
     )
     for unit in store.units():
-        labels = np.full((store.unit_rows(unit)[1], store.group), -1)
+        labels = np.full((len(store.layout.rows(unit)), store.group), -1)
         labels[:] = (index.classes[: len(labels)] + np.arange(len(labels)) % 2)[:, None] % 3
         commit_labels(store, unit, labels)
     return store

@@ -62,7 +62,10 @@ def test_label_reader_keeps_to_its_budget(tmp_path: Path, budget_bytes: int) -> 
     store = make_store(tmp_path / "s", views=16)
     fill(store)
     stored = np.concatenate(
-        [np.concatenate([store.read_labels(Unit(s, u, g)) for g in range(8)], axis=1) for s, u in store._unit_rows]
+        [
+            np.concatenate([store.read_labels(Unit(s, u, g)) for g in range(8)], axis=1)
+            for s, u in store.layout.group_units
+        ]
     )
     stored = stored[(stored != -1).all(axis=1)]
     reader = LabelReader(store, budget_bytes)

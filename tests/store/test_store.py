@@ -46,7 +46,7 @@ def test_opened_store_is_what_was_created(tmp_path: Path) -> None:
     index = make_index()
     made = make_store(tmp_path / "s", index=index, policy=load_policy("deit"), any_device=True)
     store = Store.open(made.path)
-    assert (store.views, store.group, store.num_groups, store.unit_samples, store.seed) == (4, 2, 2, 128, 7)
+    assert (store.views, store.group, store.layout.num_groups, store.unit_samples, store.seed) == (4, 2, 2, 128, 7)
     assert store.any_device
     assert store.policy == load_policy("deit")
     assert store.class_names == index.class_names
@@ -72,12 +72,12 @@ def test_units_cover_every_sample_once(tmp_path: Path) -> None:
     units = store.units()
     assert units == sorted(units, key=lambda unit: (unit.group, unit.shard, unit.unit))
     assert len(units) == 2 * 5
-    assert sum(store.unit_rows(unit)[1] for unit in units) == 2 * sum(COUNTS)
-    assert store.num_units(2) == 0
-    assert store.unit_rows(Unit(0, 1, 0)) == (128, 2)
-    assert store.unit_blocks(Unit(0, 1, 0)) == range(2, 3)
-    assert store.unit_blocks(Unit(3, 0, 1)) == range(0, 2)
-    assert store.group_views(1) == range(2, 4)
+    assert sum(len(store.layout.rows(unit)) for unit in units) == 2 * sum(COUNTS)
+    assert store.layout.num_units(2) == 0
+    assert store.layout.rows(Unit(0, 1, 0)) == range(128, 130)
+    assert store.layout.blocks(Unit(0, 1, 0)) == range(2, 3)
+    assert store.layout.blocks(Unit(3, 0, 1)) == range(0, 2)
+    assert store.layout.group_views(1) == range(2, 4)
     assert store.units(range(1, 2)) == units[:5]
     assert store.units(range(1, 3)) == units
 
@@ -347,7 +347,7 @@ def test_extend_touches_no_old_unit(tmp_path: Path) -> None:
     before = files(store.path)
     records = store.read_records()
     store.extend(7)
-    assert (store.views, store.num_groups) == (8, 4)
+    assert (store.views, store.layout.num_groups) == (8, 4)
     after = files(store.path)
     assert {name for name in before if before[name] != after[name]} == {
         *("zarr.json", "labels/zarr.json", "digests/zarr.json", "records/zarr.json")

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.block import view_mix
 from teacher_cache.replay.mix import class_pairs
 from teacher_cache.store.agreement import count_agreement
@@ -16,12 +15,12 @@ from tests.support.bright_shards import bright_store, small_policy
 
 def commit_labels(store: Store, unit: Unit, labels: np.ndarray) -> None:
     """Commit a unit with these labels and digests that are none."""
-    first, samples = store.unit_rows(unit)
-    start = int(store.index.starts[unit.shard]) + first
+    start = store.layout.samples(unit).start
     counts = [0] * len(fields(UnitCounts))
-    for block in store.unit_blocks(unit):
-        rows = slice(block * BLOCK_SAMPLES - first, min((block + 1) * BLOCK_SAMPLES - first, samples))
-        for column, view in enumerate(store.group_views(unit.group)):
+    for block in store.layout.blocks(unit):
+        span = store.layout.block(unit.shard, block)
+        rows = slice(span.rows.start, span.rows.stop)
+        for column, view in enumerate(store.layout.group_views(unit.group)):
             said = labels[rows, column]
             skipped = frozenset(np.flatnonzero(said == SKIPPED).tolist())
             plan = view_mix(
@@ -30,7 +29,7 @@ def commit_labels(store: Store, unit: Unit, labels: np.ndarray) -> None:
             pairs = class_pairs(store.index.classes[start:][rows], plan, skipped)
             found = count_agreement(said, pairs, plan.lambdas)
             counts = [a + b for a, b in zip(counts, vars(found).values(), strict=True)]
-    values = UnitValues(labels, np.ones((len(store.unit_blocks(unit)), store.group), np.uint64))
+    values = UnitValues(labels, np.ones((len(store.layout.blocks(unit)), store.group), np.uint64))
     store.commit_unit(unit, values, UnitCounts(*counts), "cpu")
 
 
@@ -49,10 +48,9 @@ def drawn_store(
     store = bright_store(folder, policy=policy, views=views, name=name)
     rng = np.random.default_rng(seed)
     for unit in store.units():
-        first, samples = store.unit_rows(unit)
-        start = int(store.index.starts[unit.shard]) + first
-        truth = store.index.classes[start : start + samples, None]
-        any_class = rng.integers(0, store.num_classes, (samples, store.group))
+        samples = store.layout.samples(unit)
+        truth = store.index.classes[samples.start : samples.stop, None]
+        any_class = rng.integers(0, store.num_classes, (len(samples), store.group))
         labels = np.where(rng.random(any_class.shape) < own, truth, any_class)
         if unit.shard == 1:
             labels[5] = SKIPPED
@@ -66,7 +64,7 @@ def all_labels(store: Store) -> np.ndarray:
     committed = store.committed()
     for unit in store.units():
         if committed[unit]:
-            first, samples = store.unit_rows(unit)
-            start, views = int(store.index.starts[unit.shard]) + first, store.group_views(unit.group)
-            found[start : start + samples, views.start : views.stop] = store.read_labels(unit)[:samples]
+            samples, views = store.layout.samples(unit), store.layout.group_views(unit.group)
+            labels = store.read_labels(unit)[: len(samples)]
+            found[samples.start : samples.stop, views.start : views.stop] = labels
     return found

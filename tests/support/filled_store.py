@@ -67,7 +67,7 @@ def draw_values(store: Store, unit: Unit, *, skip: tuple[int, ...] = ()) -> Unit
     """Labels and digests that depend on the unit alone; topk where the store's teacher says so. `skip`: rows of the
     unit that are skipped."""
     rng = np.random.default_rng(unit)
-    samples, blocks = store.unit_rows(unit)[1], len(store.unit_blocks(unit))
+    samples, blocks = len(store.layout.rows(unit)), len(store.layout.blocks(unit))
     labels = rng.integers(0, store.num_classes, (samples, store.group))
     labels[list(skip)] = -2
     digests = rng.integers(1, 2**64, (blocks, store.group), dtype=np.uint64)
@@ -87,9 +87,9 @@ def draw_logits(store: Store, unit: Unit, labels: np.ndarray) -> np.ndarray:
 
 
 def count(store: Store, unit: Unit, values: UnitValues) -> UnitCounts:
-    first, samples = store.unit_rows(unit)
-    start = store.index.starts[unit.shard] + first
-    own = int((values.labels[:samples] == store.index.classes[start : start + samples, None]).sum())
+    samples = store.layout.samples(unit)
+    truth = store.index.classes[samples.start : samples.stop, None]
+    own = int((values.labels[: len(samples)] == truth).sum())
     labelled, skipped = int((values.labels >= 0).sum()), int((values.labels == -2).sum())
     return UnitCounts(labelled=labelled, own=own, larger=own, either=own, skipped=skipped)
 

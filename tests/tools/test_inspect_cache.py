@@ -26,7 +26,7 @@ from tools.inspect_cache import main
 
 
 def commit_labels(store: Store, unit: Unit, labels: np.ndarray) -> None:
-    values = UnitValues(labels, np.ones((len(store.unit_blocks(unit)), store.group), np.uint64))
+    values = UnitValues(labels, np.ones((len(store.layout.blocks(unit)), store.group), np.uint64))
     store.commit_unit(unit, values, count(store, unit, values), "cpu")
 
 
@@ -37,8 +37,7 @@ def partly_filled(path: Path, policy: str = "none") -> Store:
     for unit in store.units():
         if unit in (Unit(0, 0, 1), Unit(1, 0, 0)):
             continue
-        first, samples = store.unit_rows(unit)
-        start = store.index.starts[unit.shard] + first
+        start, samples = store.layout.samples(unit).start, len(store.layout.samples(unit))
         truth = store.index.classes[start : start + samples, None]
         shift = rng.integers(0, 5, (samples, 2)) * (rng.random((samples, 2)) < np.linspace(0, 1.2, samples)[:, None])
         labels = (truth + shift) % 5
@@ -55,7 +54,7 @@ def naive_audit(store: Store) -> dict[str, Any]:
     confused: Counter[tuple[int, int]] = Counter()
     shares, entropies, contradictions, skipped = [], [], [], []
     majorities: Counter[tuple[int, int]] = Counter()
-    by_group = [[0, 0] for _ in range(store.num_groups)]
+    by_group = [[0, 0] for _ in range(store.layout.num_groups)]
     views_done = [0] * index.num_shards
     for sample in range(index.num_samples):
         shard = index.shard_of(sample)
@@ -354,7 +353,9 @@ def test_confusions(store: Store) -> None:
     assert len(found["confused"]) == 4
     assert all("3" in (row["class"], row["label"]) for row in found["confused"])
     assert [row["class"] for row in found["classes"]] == ["3"]
-    labels = np.concatenate([store.read_labels(unit)[: store.unit_rows(unit)[1]].reshape(-1) for unit in store.units()])
+    labels = np.concatenate(
+        [store.read_labels(unit)[: len(store.layout.rows(unit))].reshape(-1) for unit in store.units()]
+    )
     whole = json.loads(run(store, "confusions", "--json"))["classes"]
     assert [row["given"] for row in whole] == [(labels == number).sum() for number in range(10)]
     assert whole[3]["precision"] == pytest.approx(whole[3]["own"] * whole[3]["labels"] / whole[3]["given"])

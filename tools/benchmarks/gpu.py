@@ -52,12 +52,12 @@ def stage_one(bench: Bench, compiled: bool) -> Measured:
     )
     with torch_threads(1):
         teacher = open_model(bench, store, scale.teacher, batch, compiled=compiled)
-        fill_views(store, teacher, store.group_views(0), workers(bench))
+        fill_views(store, teacher, store.layout.group_views(0), workers(bench))
         model = load_model(scale.teacher, num_classes=CLASSES, image_size=store.policy.size, checkpoint=None)
         alone = forward_rate(bench, model, batch, store.policy.size, group * len(images) // 4, compiled=compiled)
         found = in_turns(
             bench.repeats,
-            lambda turn: fill_rate(store, teacher, store.group_views(turn + 1), workers(bench), SETTLE),
+            lambda turn: fill_rate(store, teacher, store.layout.group_views(turn + 1), workers(bench), SETTLE),
             lambda turn: alone(),
         )
     return Measured(

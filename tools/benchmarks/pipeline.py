@@ -83,11 +83,11 @@ def stage_one_negligible(bench: Bench) -> Measured:
     store = make_store(bench, "negligible", images, shard_samples=len(images), views=views, group=GROUP)
     with torch_threads(1), RenderPool(store.policy, store.seed, workers=workers) as pool:
         teacher = open_model(bench, store, NEGLIGIBLE, RENDERED_BATCH)
-        fill_views(store, teacher, store.group_views(0), workers=0)  # the first unit binds the teacher
+        fill_views(store, teacher, store.layout.group_views(0), workers=0)  # the first unit binds the teacher
         found = in_turns(
             bench.repeats,
-            lambda turn: fill_rate(store, teacher, store.group_views(turn + 1), workers, SETTLE),
-            lambda turn: render_rate(store, pool, store.group_views(turn + 1)),
+            lambda turn: fill_rate(store, teacher, store.layout.group_views(turn + 1), workers, SETTLE),
+            lambda turn: render_rate(store, pool, store.layout.group_views(turn + 1)),
             warm_up=False,
         )
     note = (
@@ -118,12 +118,12 @@ def stage_one_teacher(bench: Bench) -> Measured:
     store = make_store(bench, "teacher", images, shard_samples=len(images), views=views, group=group)
     with torch_threads(cores()):
         teacher = open_model(bench, store, scale.teacher, scale.teacher_batch)
-        fill_views(store, teacher, store.group_views(0), workers=0)
+        fill_views(store, teacher, store.layout.group_views(0), workers=0)
         model = load_model(scale.teacher, num_classes=store.num_classes, image_size=store.policy.size, checkpoint=None)
         alone = forward_rate(bench, model, scale.teacher_batch, store.policy.size, (group - 1) * len(images))
         found = in_turns(
             bench.repeats,
-            lambda turn: fill_rate(store, teacher, store.group_views(turn + 1), WORKERS_BESIDE_A_NETWORK),
+            lambda turn: fill_rate(store, teacher, store.layout.group_views(turn + 1), WORKERS_BESIDE_A_NETWORK),
             lambda turn: alone(),
         )
     return Measured(
