@@ -29,7 +29,7 @@ from teacher_cache.messages.recognise import no_checkpoint
 from teacher_cache.messages.shown import listed
 from teacher_cache.settings import parse_override
 from teacher_cache.shards.classes import class_rule
-from teacher_cache.shards.read import expand_shards
+from teacher_cache.shards.find import expand_shards
 from teacher_cache.teacher.names import is_timm_name
 
 if TYPE_CHECKING:

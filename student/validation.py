@@ -15,8 +15,9 @@ from teacher_cache.processes import TIMEOUT_S
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.policy import Crop, Interpolation, Policy
 from teacher_cache.shards.classes import class_rule
+from teacher_cache.shards.find import expand_shards
 from teacher_cache.shards.index import Index
-from teacher_cache.shards.read import expand_shards, index_shards
+from teacher_cache.shards.indexing import index_shards
 from teacher_cache.teacher.state_dict import background_class
 from teacher_cache.workers import RenderPool, RenderTask, render_all
 

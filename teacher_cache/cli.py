@@ -146,7 +146,7 @@ def index(
     from teacher_cache.replay.header import MAX_PIXELS
     from teacher_cache.replay.operations import open_operations
     from teacher_cache.replay.policy import change_policy, load_policy
-    from teacher_cache.shards.read import class_order_warning
+    from teacher_cache.shards.class_order import class_order_warning
     from teacher_cache.store.reindex import Asked
     from teacher_cache.store.store import Store
 
@@ -449,8 +449,9 @@ def _index_again(
 ) -> None:
     """What `index` does where the store is there."""
     from teacher_cache.messages.progress import counting_bar
+    from teacher_cache.shards.check import check_shards
     from teacher_cache.shards.classes import class_rule
-    from teacher_cache.shards.read import check_shards, expand_shards
+    from teacher_cache.shards.find import expand_shards
     from teacher_cache.store.reindex import are_in_place, check_asked, check_same_index, widen
     from teacher_cache.store.store import Store
 
@@ -487,7 +488,8 @@ def _walk(
     """Index the shards; what an interrupted walk has finished waits beside the store."""
     from teacher_cache.messages.progress import counting_bar
     from teacher_cache.shards.classes import class_rule
-    from teacher_cache.shards.read import expand_shards, index_shards
+    from teacher_cache.shards.find import expand_shards
+    from teacher_cache.shards.indexing import index_shards
 
     paths = expand_shards(patterns)
     rule = class_rule(paths, class_from, classes_file, image_from)

@@ -355,7 +355,7 @@ def test_walkers_are_waited_for_with_a_warning(tmp_path: Path) -> None:
     script = tmp_path / "walk.py"
     script.write_text(
         "from teacher_cache.shards.classes import class_rule\n"
-        "from teacher_cache.shards.read import index_shards\n"
+        "from teacher_cache.shards.indexing import index_shards\n"
         "if __name__ == '__main__':\n"
         f"    paths = {[*good, str(slow)]!r}\n"
         "    done = lambda number, total: print(number, 'of', total, flush=True)\n"

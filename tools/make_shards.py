@@ -36,7 +36,7 @@ from teacher_cache.messages.shown import shown
 from teacher_cache.messages.terminal import say
 from teacher_cache.replay.seeds import Stream, derive
 from teacher_cache.shards.classes import CLASSES_FILE, IMAGE_EXTENSIONS, class_rule, read_class_names
-from teacher_cache.shards.read import expand_shards
+from teacher_cache.shards.find import expand_shards
 from teacher_cache.shards.tar import DamageError, Reader, members, read_range
 from teacher_cache.shards.walk import split_name
 

@@ -9,7 +9,7 @@ import numpy as np
 from teacher_cache.errors import MissingSampleError, ShardError
 from teacher_cache.messages.shown import shown
 from teacher_cache.replay import BLOCK_SAMPLES
-from teacher_cache.shards.classes import CLASSES_FILE
+from teacher_cache.shards.classes import CLASSES_FILE, ClassRule
 from teacher_cache.shards.fingerprint import Fingerprint
 
 PLAUSIBLE_CLASSES = 1000  # without class names, this many are believed whatever occurs,
@@ -97,17 +97,17 @@ class Index:
     @staticmethod
     def join(
         parts: Sequence[ShardIndex],
-        class_names: tuple[str, ...] | None,
-        class_from: str = "cls",
+        rule: ClassRule,
         fingerprint: Fingerprint = "tail",
+        *,
         num_classes: int | None = None,
-        image_from: str | None = None,
     ) -> "Index":
-        """Put shards together in the order given. Without class_names classes are called "0", "1" ... up to the largest
-        found; then ShardError for a stray one, unless it is below num_classes.
+        """Put shards that were walked by one rule together, in the order given. Without rule.names classes are called
+        "0", "1" ... up to the largest found; then ShardError for a stray one, unless it is below num_classes.
         """
         lengths = [np.diff(part.key_ends, prepend=np.int64(0)) for part in parts]
         classes = np.concatenate([np.empty(0, np.int32), *(part.classes for part in parts)])
+        class_names = rule.names
         if class_names is None:
             largest = int(classes.max(initial=-1))
             if num_classes is None or largest >= num_classes:
@@ -123,9 +123,9 @@ class Index:
             sizes=np.concatenate([np.empty(0, np.int64), *(part.sizes for part in parts)]),
             fingerprints=np.concatenate([np.empty(0, np.uint64), *(part.fingerprints for part in parts)]),
             class_names=class_names,
-            class_from=class_from,
+            class_from=rule.source,
             fingerprint=fingerprint,
-            image_from=image_from,
+            image_from=rule.image_from,
         )
 
     @property

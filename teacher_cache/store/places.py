@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from teacher_cache.replay.operations import open_operations
 from teacher_cache.replay.policy import bind_operations
+from teacher_cache.shards.check import check_shards
 from teacher_cache.shards.classes import ClassRule
-from teacher_cache.shards.read import check_shards, expand_shards
+from teacher_cache.shards.find import expand_shards
 from teacher_cache.store.store import Store
 
 

@@ -11,7 +11,7 @@ from sklearn.metrics import cohen_kappa_score
 from teacher_cache.audit.compare import compare
 from teacher_cache.errors import StoreError
 from teacher_cache.shards.classes import class_rule
-from teacher_cache.shards.read import index_shards
+from teacher_cache.shards.indexing import index_shards
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import Unit
 from tests.support.bright_shards import bright_store, small_policy

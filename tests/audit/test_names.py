@@ -13,7 +13,7 @@ from teacher_cache.audit.confusions import class_number
 from teacher_cache.audit.names import FILE_NAME, chosen_sample, file_stem, find_sample, place
 from teacher_cache.errors import MissingSampleError, ShardError, StoreError
 from teacher_cache.shards.classes import class_rule
-from teacher_cache.shards.read import index_shards
+from teacher_cache.shards.indexing import index_shards
 from tests.support.bright_shards import bright_image
 from tests.support.filled_store import make_index, make_store
 from tests.support.shard_files import write_shard

@@ -24,7 +24,7 @@ from teacher_cache.audit.sample import render_views, seen_pixels
 from teacher_cache.audit.thumbnails import Wanted, data_uri, replay_all
 from teacher_cache.errors import RenderError, StoreError
 from teacher_cache.shards.classes import class_rule
-from teacher_cache.shards.read import index_shards
+from teacher_cache.shards.indexing import index_shards
 from teacher_cache.store.store import Store
 from tests.support.bright_shards import bright_image, small_policy
 from tests.support.drawn import commit_labels, drawn_store

@@ -28,7 +28,8 @@ from teacher_cache.shards.class_member import MAX_CLASSES
 from teacher_cache.shards.classes import ClassRule
 from teacher_cache.shards.fingerprint import Fingerprint, image_fingerprint
 from teacher_cache.shards.index import Index, ShardIndex
-from teacher_cache.shards.read import index_shards, read_block
+from teacher_cache.shards.indexing import index_shards
+from teacher_cache.shards.read import read_block
 from teacher_cache.shards.walk import index_shard, split_name
 from tests.support.shard_files import make_image, read_webdataset, write_shards
 
@@ -97,7 +98,7 @@ def test_pax_names_that_are_no_ascii(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "s.tar", [("größe/ä.png", PNG), ("größe/ä.cls", b"1")], tarfile.PAX_FORMAT)
     found = assert_as_webdataset(path)
     assert found.keys == ("größe/ä",)
-    index = Index.join([found], None)
+    index = Index.join([found], ClassRule())
     assert index.key(0) == "größe/ä"
     assert read_block(index.place(0, 0)).images == (PNG,)
 

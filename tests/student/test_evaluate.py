@@ -20,7 +20,8 @@ from student.validation import Preprocessing, ValidationSet, index_validation
 from teacher_cache.errors import TeacherError, TrainingError
 from teacher_cache.replay.render import decode
 from teacher_cache.shards.classes import class_rule
-from teacher_cache.shards.read import index_shards, read_block
+from teacher_cache.shards.indexing import index_shards
+from teacher_cache.shards.read import read_block
 from teacher_cache.teacher.teacher import Teacher, TeacherSettings, open_teacher
 from tests.support.bright_shards import bright_image
 from tests.support.filled_store import make_store

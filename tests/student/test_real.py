@@ -10,7 +10,7 @@ from student.real import read_real
 from teacher_cache.errors import ShardError
 from teacher_cache.shards.classes import class_rule
 from teacher_cache.shards.index import Index
-from teacher_cache.shards.read import index_shards
+from teacher_cache.shards.indexing import index_shards
 from tests.support.bright_shards import bright_image
 from tests.support.shard_files import write_shard
 

@@ -14,7 +14,7 @@ from student.trained import read_trained
 from student.validation import ValidationSet
 from teacher_cache.device import Normalise
 from teacher_cache.shards.classes import class_rule
-from teacher_cache.shards.read import index_shards
+from teacher_cache.shards.indexing import index_shards
 from tests.support.small_runs import validation_shard
 from tests.support.students import two_heads
 from tests.support.trained_files import DEIT, DEIT_SETTINGS, checkpoint, filled

@@ -13,7 +13,7 @@ from student.validation import Preprocessing, ValidationSet, index_validation
 from teacher_cache.device import Normalise
 from teacher_cache.errors import ShardError
 from teacher_cache.shards.classes import class_rule
-from teacher_cache.shards.read import index_shards
+from teacher_cache.shards.indexing import index_shards
 from tests.support.bright_shards import bright_image
 from tests.support.shard_files import write_shard
 from tests.support.small_runs import validation_shard

@@ -10,7 +10,7 @@ from PIL import Image
 
 from teacher_cache.replay.policy import Policy, load_policy
 from teacher_cache.shards.classes import class_rule
-from teacher_cache.shards.read import index_shards
+from teacher_cache.shards.indexing import index_shards
 from teacher_cache.store.store import Store
 from tests.support.shard_files import write_shard
 
@@ -107,3 +107,11 @@ def change_pixel(store: Store, sample: int) -> tuple[str, int]:
         file.seek(offset)
         file.write(changed)
     return store.index.shards[shard].name, (sample - int(store.index.starts[shard])) // 64
+
+
+def stored_samples(num_samples: int, seed: int = 0) -> list[dict[str, str | bytes]]:
+    """Samples whose images are of one size whatever the seed."""
+    return [
+        {"__key__": f"sample-{n:05d}", "png": bright_image(n + 1000 * seed), "cls": b"%d" % (n % 10)}
+        for n in range(num_samples)
+    ]

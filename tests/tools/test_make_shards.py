@@ -12,9 +12,12 @@ from click.testing import CliRunner
 from PIL import Image
 
 from teacher_cache.errors import DiskError
+from teacher_cache.shards.class_order import class_order_warning
 from teacher_cache.shards.classes import class_rule
+from teacher_cache.shards.find import expand_shards
 from teacher_cache.shards.index import Index
-from teacher_cache.shards.read import class_order_warning, expand_shards, index_shards, read_block
+from teacher_cache.shards.indexing import index_shards
+from teacher_cache.shards.read import read_block
 from tests.support.shard_files import make_image, read_webdataset, write_shard
 from tools import make_shards
 

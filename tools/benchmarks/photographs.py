@@ -13,7 +13,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from teacher_cache.shards.classes import class_rule
-from teacher_cache.shards.read import expand_shards, index_shards, read_block
+from teacher_cache.shards.find import expand_shards
+from teacher_cache.shards.indexing import index_shards
+from teacher_cache.shards.read import read_block
 from tools.benchmarks.row import BenchmarkError
 
 QUALITIES = (96, 96, 96, 92, 75)

@@ -11,7 +11,7 @@ from teacher_cache.fill import FillOptions, FillProgress, fill
 from teacher_cache.job import join_job
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.shards.classes import class_rule
-from teacher_cache.shards.read import index_shards
+from teacher_cache.shards.indexing import index_shards
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.teacher import Teacher, TeacherSettings, open_teacher
 from tools.benchmarks.row import Bench, UnavailableError, steady_rate

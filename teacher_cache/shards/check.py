@@ -1,0 +1,84 @@
+"""Whether shards at other places are those of an index."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from teacher_cache.errors import ShardError
+from teacher_cache.messages.shown import shown
+from teacher_cache.shards.classes import ClassRule
+from teacher_cache.shards.index import Index, ShardIndex
+from teacher_cache.shards.indexing import walk_shards
+
+
+def check_shards(
+    index: Index,
+    paths: Sequence[str],
+    rule: ClassRule,
+    *,
+    workers: int = 1,
+    scratch: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Index:
+    """The same index with its shards at other places, matched by file name.
+
+    They are walked, and a missing one, one too many, or one that holds anything else is refused. Images and classes
+    are read as the index says; rule.names, where there are any, must be the index's.
+    """
+    if rule.names is not None and rule.names != index.class_names:
+        raise ShardError(
+            f"the classes beside {paths[0]} ({len(rule.names)}) are not the {len(index.class_names)} of the index, "
+            "or in another order: give the classes file that the shards were indexed with"
+        )
+    places = {os.path.basename(path): path for path in paths}
+    missing = [entry.name for entry in index.shards if entry.name not in places]
+    if missing:
+        raise ShardError(
+            f"{len(missing)} of {index.num_shards} shards of the index are not among the {len(places)} given, the "
+            f"first is {missing[0]}"
+        )
+    extra = sorted(places.keys() - {entry.name for entry in index.shards})
+    if extra:
+        raise ShardError(
+            f"shard {extra[0]} is not in the index ({len(extra)} such): give only the {index.num_shards} that are"
+        )
+    for entry in index.shards:
+        try:
+            num_bytes = os.stat(places[entry.name]).st_size
+        except OSError as error:
+            raise ShardError(f"shard {entry.name}: {places[entry.name]} cannot be opened ({error.strerror})") from None
+        if num_bytes != entry.num_bytes:
+            raise ShardError(
+                f"shard {entry.name}: {places[entry.name]} has {num_bytes:,} bytes, the index says "
+                f"{entry.num_bytes:,}; give the shards that were indexed"
+            )
+    ordered = [places[entry.name] for entry in index.shards]
+    walk_rule = ClassRule(index.class_from, index.class_names, index.image_from)
+    found = walk_shards(ordered, walk_rule, index.fingerprint, workers=workers, scratch=scratch, progress=progress)
+    for number, (entry, other) in enumerate(zip(index.shards, found, strict=True)):
+        if what := _difference(index, number, other):
+            raise ShardError(
+                f"shard {entry.name}: {other.entry.path} {what}; give the shards that were indexed, or index again"
+            )
+    return replace(index, shards=tuple(other.entry for other in found))
+
+
+def _difference(index: Index, number: int, found: ShardIndex) -> str | None:
+    """What a walked shard holds other than the shard of this number of an index; None where they are the same."""
+    entry, count = index.shards[number], int(index.counts[number])
+    if count != len(found.classes):
+        return f"holds {len(found.classes):,} samples, the index says {count:,}"
+    if entry.hash != found.entry.hash:
+        return f"has other names, sizes or classes: hash {found.entry.hash:016x}, the index says {entry.hash:016x}"
+    fingerprints = index.fingerprints[index.starts[number] : index.starts[number + 1]]
+    other = np.flatnonzero(fingerprints != found.fingerprints)
+    if len(other):
+        key = shown(found.key(int(other[0])))
+        return (
+            f"holds other images than were indexed, the first at key '{key}' ({len(other):,} of {count:,} fingerprints "
+            "differ)"
+        )
+    return None
