@@ -17,14 +17,29 @@ from teacher_cache.cli import OneLineErrors
 from teacher_cache.errors import CheckpointError
 from teacher_cache.messages.recognise import is_run, what_is
 from teacher_cache.messages.terminal import say, say_json, say_lines, table, terminal
-from teacher_cache.options import device_option, rank_timeout_option, worker_timeout_option
+from teacher_cache.options import (
+    COUNT,
+    Command,
+    device_option,
+    json_option,
+    model_argument,
+    old_model_option,
+    ops_option,
+    rank_timeout_option,
+    set_option,
+    shards_option,
+    store_argument,
+    teacher_options,
+    worker_timeout_option,
+    workers_option,
+)
 from teacher_cache.settings import read_json
 from teacher_cache.threads import wait_asleep
 
 if TYPE_CHECKING:
     from student.trained import Trained
 
-MODEL_HELP = "Model in a file that does not say it, or that names code: timm name, or FILE.py:FUNCTION."
+MODEL_HELP = "Architecture of a file that does not say it, or that names code: timm name, or FILE.py:FUNCTION."
 HEADS = {"class": "class head", "distillation": "distillation head", "fused": "fused"}
 
 
@@ -34,46 +49,57 @@ def main() -> None:
     wait_asleep()
 
 
-def _training_options(default_recipe: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """What `train` and `finetune` have in common."""
+def _training_options(default_recipe: str | None = None) -> Callable[[Command], Command]:
+    """What `train` and `finetune` have in common, and STORE before it."""
     options = [
-        click.option("--store", "store_path", required=True, help="The store that `teacher-cache` made."),
+        store_argument,
         click.option(
             "--recipe",
             "recipe_name",
             required=default_recipe is None,
             default=default_recipe,
+            metavar="NAME",
             help="Shipped recipe (`student recipes` lists them), or a TOML file.",
         ),
-        click.option("--val", multiple=True, help="Validation shards; may be repeated."),
+        click.option("--val", multiple=True, metavar="PATTERN", help="Validation shards. May be repeated."),
         click.option(
             "--out",
             required=True,
+            metavar="FOLDER",
             type=click.Path(path_type=Path, readable=False),
             help="Folder of the run; the same one resumes.",
         ),
+        set_option("Override a recipe setting: epochs=100."),
         click.option(
-            "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe setting: epochs=100."
+            "--views-used",
+            type=click.IntRange(1),
+            metavar=COUNT,
+            help="Use this many views of a sample, from 0 on.  [default: all of the store's]",
         ),
-        click.option("--views-used", type=click.IntRange(1), help="Use views 0 to N-1.  [default: all of the store's]"),
-        click.option("--workers", default=2, type=click.IntRange(0), help="Rendering processes for each rank."),
+        workers_option,
         worker_timeout_option,
         rank_timeout_option,
         device_option,
-        click.option("--shards", multiple=True, help="Where the indexed shards are now, if they moved."),
-        click.option(
-            "--ops", metavar="FILE.py:FUNCTION", help="The own operations of the store's policy, if it has some."
-        ),
+        shards_option,
+        ops_option,
         click.option(
             "--on-drift", type=click.Choice(["stop", "warn"]), default="stop", help="When pixels are not the store's."
         ),
         click.option("--allow-policy", is_flag=True, help="Train on a store of another policy than the recipe's."),
-        click.option("--checkpoint-every", "checkpoint_every_s", default=600.0, help="Seconds between checkpoints."),
-        click.option("--teacher", help="Ask this teacher online instead of reading labels: timm name or FILE.py:F."),
-        click.option("--teacher-checkpoint", help="The online teacher's weights."),
+        click.option(
+            "--checkpoint-every",
+            "checkpoint_every_s",
+            default=600.0,
+            metavar="SECONDS",
+            help="Between two checkpoints.",
+        ),
+        teacher_options(
+            "Ask this teacher online: timm name or FILE.py:FUNCTION.  [default: labels are read from the store]",
+            "The teacher's weights; alone, for the teacher that the store names.  [default: timm's own]",
+        ),
     ]
 
-    def add(command: Callable[..., None]) -> Callable[..., None]:
+    def add(command: Command) -> Command:
         for option in reversed(options):
             command = option(command)
         return command
@@ -82,8 +108,8 @@ def _training_options(default_recipe: str | None = None) -> Callable[[Callable[.
 
 
 @main.command()
-@click.option("--model", help="The model, instead of the recipe's: timm name, or FILE.py:FUNCTION.")
 @_training_options()
+@click.option("--model", metavar="NAME", help="The model: timm name, or FILE.py:FUNCTION.  [default: the recipe's]")
 def train(**settings: Any) -> None:
     """Train a student. A recipe's file may name timm's models and this project's own; code is named by --model.
 
@@ -93,32 +119,37 @@ def train(**settings: Any) -> None:
 
 
 @main.command()
-@click.option("--checkpoint", required=True, help="A trained model: a file, or a timm name for timm's weights.")
-@click.option("--model", help=f"{MODEL_HELP} Also of a recipe that names code.")
-@click.option("--ema", is_flag=True, help="Start from the moving average of its weights.")
-@click.option("--resolution", metavar="N or HxW", help="The views' size in pixels; checked against the store's.")
-@click.option("--reset-heads", is_flag=True, help="Draw the heads anew even where the classes are the same.")
+@model_argument
 @_training_options(default_recipe="deit_base_384")
+@click.option("--model", metavar="NAME", help=f"{MODEL_HELP} Also of a recipe that names code.")
+@click.option("--ema", is_flag=True, help="Start from the moving average of its weights.")
+@click.option(
+    "--resolution",
+    metavar="N or HxW",
+    help="The views' size in pixels, checked against the store's.  [default: the store's, unchecked]",
+)
+@click.option("--reset-heads", is_flag=True, help="Draw the heads anew even where the classes are the same.")
 def finetune(
-    checkpoint: str, model: str | None, ema: bool, resolution: str | None, reset_heads: bool, **settings: Any
+    trained_model: str, model: str | None, ema: bool, resolution: str | None, reset_heads: bool, **settings: Any
 ) -> None:
     """Train a trained model further: at another resolution, or on another data set's classes.
 
-    The position embedding is resized to the store's views, heads are drawn anew where the classes are others, and
-    the model is evaluated before the first step. Signals as for `train`.
+    MODEL is a file, or a timm name for timm's weights. The position embedding is resized to the store's views, heads
+    are drawn anew where the classes are others, and the model is evaluated before the first step. Signals as for
+    `train`.
     """
 
     def read() -> "Trained":
         from student.trained import read_trained
 
-        trained = read_trained(checkpoint, model=model, ema=ema)
+        trained = read_trained(trained_model, model=model, ema=ema)
         _say_notes(trained)
         return trained
 
     _train(
         **settings,
         code=model,
-        checkpoint=checkpoint,
+        source=trained_model,
         read=read,
         resolution=_resolution(resolution),
         reset_heads=reset_heads,
@@ -126,6 +157,7 @@ def finetune(
 
 
 def _train(
+    *,
     store_path: str,
     recipe_name: str,
     val: tuple[str, ...],
@@ -142,10 +174,10 @@ def _train(
     allow_policy: bool,
     checkpoint_every_s: float,
     teacher: str | None,
-    teacher_checkpoint: str | None,
+    checkpoint: str | None,
     model: str | None = None,
     code: str | None = None,
-    checkpoint: str | None = None,
+    source: str | None = None,
     read: Callable[[], "Trained"] | None = None,
     resolution: tuple[int, int] | None = None,
     reset_heads: bool = False,
@@ -162,9 +194,9 @@ def _train(
         views_used=views_used,
         workers=workers,
         world_size=int(os.environ.get("WORLD_SIZE", "1")),
-        online=bool(teacher or teacher_checkpoint),
+        online=bool(teacher or checkpoint),
         allow_policy=allow_policy,
-        checkpoint=checkpoint,
+        checkpoint=source,
         resolution=resolution,
     )
     _refuse_all(find_faults(store, recipe, asked))
@@ -176,9 +208,16 @@ def _train(
     from student.train import train as train_student
     from teacher_cache.teacher.teacher import TeacherSettings
 
-    online = TeacherSettings(teacher, teacher_checkpoint) if teacher or teacher_checkpoint else None
+    online = TeacherSettings(teacher, checkpoint) if teacher or checkpoint else None
     options = TrainOptions(
-        *(out, val, views_used, workers, device, on_drift, checkpoint_every_s, online),
+        out,
+        val,
+        views_used=views_used,
+        workers=workers,
+        device=device,
+        on_drift=on_drift,
+        checkpoint_every_s=checkpoint_every_s,
+        teacher=online,
         worker_timeout_s=worker_timeout_s,
         rank_timeout_s=rank_timeout_s,
     )
@@ -259,7 +298,7 @@ def recipes(context: click.Context) -> None:
 
 @recipes.command()
 @click.argument("name")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Show it with a setting overridden.")
+@set_option("Show it with a setting overridden: epochs=100.")
 def show(name: str, overrides: tuple[str, ...]) -> None:
     """Print a recipe whole, as a TOML file: every setting with its source, and how many views it needs."""
     from student.recipe import describe_recipe, load_sourced_recipe
@@ -268,29 +307,47 @@ def show(name: str, overrides: tuple[str, ...]) -> None:
 
 
 @main.command()
-@click.option("--checkpoint", required=True, help="A trained model: a file, or a timm name for timm's weights.")
-@click.option("--model", "model_name", help=MODEL_HELP)
-@click.option("--val", multiple=True, required=True, help="Validation shards; may be repeated.")
+@model_argument
+@click.option("--model", "model_name", metavar="NAME", help=MODEL_HELP)
+@click.option("--val", multiple=True, required=True, metavar="PATTERN", help="Validation shards. May be repeated.")
 @click.option("--ema", is_flag=True, help="The moving average of the weights.")
 @click.option(
     "--crop-pct",
     type=click.FloatRange(0, 1, min_open=True),
+    metavar="SHARE",
     help="The centre crop's share of the resized image.  [default: the recipe's or timm's; other files 0.875]",
 )
-@click.option("--class-from", help="Where a sample's class stands: cls, or json:FIELD.  [default: as in training]")
-@click.option("--image-from", help="Which image of a sample: jpg, left.jpg.  [default: as in training]")
-@click.option("--tta", type=click.Choice(["flip"]), help="Mean logits of each view and its mirror image.")
-@click.option("--teacher", "teacher_spec", help="Compare with this teacher: timm name, or path/file.py:function.")
-@click.option("--teacher-checkpoint", help="The teacher's weights, where not timm's own.")
-@click.option("--real", "real_path", help="ImageNet-ReaL's real.json, for ImageNet's validation images.")
-@click.option("--json", "as_json", is_flag=True)
-@click.option("--batch-size", default=256, type=click.IntRange(1))
-@click.option("--workers", default=2, type=click.IntRange(0))
+@click.option(
+    "--class-from",
+    metavar="PLACE",
+    help="Where a sample's class stands: cls, or json:FIELD.  [default: as in training]",
+)
+@click.option(
+    "--image-from", metavar="EXTENSION", help="Which image of a sample: jpg, left.jpg.  [default: as in training]"
+)
+@click.option(
+    "--tta", type=click.Choice(["flip"]), help="Mean logits of each view and its mirror image.  [default: of the view]"
+)
+@teacher_options(
+    "Compare with this teacher: timm name, or FILE.py:FUNCTION.  [default: with none]",
+    "The teacher's weights.  [default: timm's own]",
+)
+@click.option(
+    "--real",
+    "real_path",
+    metavar="FILE",
+    help="ImageNet-ReaL's real.json, for ImageNet's validation images.  [default: the shards' classes alone]",
+)
+@json_option
+@click.option(
+    "--batch-size", default=256, type=click.IntRange(1), metavar="IMAGES", help="Images that go through at once."
+)
+@workers_option
 @worker_timeout_option
 @rank_timeout_option
 @device_option
 def evaluate(
-    checkpoint: str,
+    trained_model: str,
     model_name: str | None,
     val: tuple[str, ...],
     ema: bool,
@@ -298,8 +355,8 @@ def evaluate(
     class_from: str | None,
     image_from: str | None,
     tta: Literal["flip"] | None,
-    teacher_spec: str | None,
-    teacher_checkpoint: str | None,
+    teacher: str | None,
+    checkpoint: str | None,
     real_path: str | None,
     as_json: bool,
     batch_size: int,
@@ -310,14 +367,17 @@ def evaluate(
 ) -> None:
     """Who is how good on validation shards: class head, distillation head, both fused, and a teacher.
 
-    Top-1 with its 95 % interval and top-5, on which share of samples two of them disagree, and how alike class and
-    distillation token are after each block. Under torchrun each rank takes its part.
+    MODEL is a trained one: a file, or a timm name for timm's weights. Top-1 with its 95 % interval and top-5, on which
+    share of samples two of them disagree, and how alike class and distillation token are after each block. Under
+    torchrun each rank takes its part.
     """
-    if teacher_checkpoint and not teacher_spec:
-        raise click.UsageError("--teacher-checkpoint is for a --teacher: name it")
+    if checkpoint and not teacher:
+        raise click.UsageError(
+            f"--checkpoint {checkpoint} is a teacher's weights: name it with --teacher (the trained model is MODEL)"
+        )
     from student.preflight import pattern_faults, source_faults
 
-    _refuse_all([*source_faults(checkpoint), *pattern_faults(val)])
+    _refuse_all([*source_faults(trained_model), *pattern_faults(val)])
 
     # what needs torch, seconds to import, comes only now
     from student.evaluate import tally
@@ -331,20 +391,22 @@ def evaluate(
 
     with joined_ranks(device, rank_timeout_s) as ranks:
         share_cores(workers)
-        trained = read_trained(checkpoint, model=model_name, ema=ema)
+        trained = read_trained(trained_model, model=model_name, ema=ema)
         _say_notes(trained)
         seen = trained.preprocessing if crop_pct is None else replace(trained.preprocessing, crop_pct=crop_pct)
         model = build_trained(trained).to(ranks.device)
         index = index_validation(
-            *(val, trained.class_names, class_from or trained.class_from),
+            val,
+            trained.class_names,
+            class_from=class_from or trained.class_from,
             image_from=image_from or trained.image_from,
             num_classes=trained.num_classes,
         )
         real = read_real(real_path, index, trained.num_classes) if real_path else None
-        teacher = None
-        if teacher_spec:
-            teacher = open_teacher(
-                TeacherSettings(teacher_spec, teacher_checkpoint, device=ranks.device),
+        opened = None
+        if teacher:
+            opened = open_teacher(
+                TeacherSettings(teacher, checkpoint, device=ranks.device),
                 num_classes=trained.num_classes,
                 view_size=seen.size,
                 stored=None,
@@ -358,18 +420,18 @@ def evaluate(
             world_size=ranks.world_size,
             worker_timeout_s=worker_timeout_s,
         ) as validation:
-            counts = tally(model, validation, ranks.device, batch_size=batch_size, tta=tta, teacher=teacher, real=real)
+            counts = tally(model, validation, ranks.device, batch_size=batch_size, tta=tta, teacher=opened, real=real)
         if not ranks.first:
             return
     recipe = trained.recipe
     evaluated = Evaluated(
-        checkpoint,
-        recipe.name if recipe else trained.model,
-        ema,
-        recipe.fusion if recipe else None,
-        seen,
-        tta,
-        teacher.identity.name if teacher else None,
+        checkpoint=trained_model,
+        name=recipe.name if recipe else trained.model,
+        ema=ema,
+        fusion=recipe.fusion if recipe else None,
+        preprocessing=seen,
+        tta=tta,
+        teacher=opened.identity.name if opened else None,
     )
     values = report(evaluated, counts)
     if as_json:
@@ -379,12 +441,23 @@ def evaluate(
 
 
 @main.command()
-@click.option("--checkpoint", required=True, help="A trained model: a file, or a timm name for timm's weights.")
-@click.option("--model", "model_name", help=MODEL_HELP)
+@model_argument
+@old_model_option
+@click.option("--model", "model_name", metavar="NAME", help=MODEL_HELP)
 @click.option("--ema", is_flag=True, help="The moving average of the weights.")
-@click.option("--format", "file_format", required=True, type=click.Choice(["safetensors", "onnx", "torch-export"]))
 @click.option(
-    "--out", required=True, type=click.Path(path_type=Path, readable=False), help="*.safetensors, *.onnx or *.pt2."
+    "--format",
+    "file_format",
+    required=True,
+    type=click.Choice(["safetensors", "onnx", "torch-export"]),
+    help="What is written: weights, or a graph.",
+)
+@click.option(
+    "--out",
+    required=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path, readable=False),
+    help="*.safetensors, *.onnx or *.pt2.",
 )
 @click.option(
     "--outputs", type=click.Choice(["fused", "heads"]), default="fused", help="Of a graph: scores, or logits by head."
@@ -394,7 +467,7 @@ def evaluate(
 )
 @click.option("--force", is_flag=True, help="Write over a file that is there.")
 def export(
-    checkpoint: str,
+    trained_model: str,
     model_name: str | None,
     ema: bool,
     file_format: Literal["safetensors", "onnx", "torch-export"],
@@ -405,20 +478,20 @@ def export(
 ) -> None:
     """Write a trained model for others, read it back and compare it with PyTorch.
 
-    safetensors holds the weights, as timm reads them. onnx and torch-export hold a graph of any batch size: `images`,
-    normalised, float32, (B, 3, H, W) -> `scores`, or `class_logits` and `distillation_logits`. Every file says which
-    preprocessing it needs.
+    MODEL is a file, or a timm name for timm's weights. safetensors holds the weights, as timm reads them. onnx and
+    torch-export hold a graph of any batch size: `images`, normalised, float32, (B, 3, H, W) -> `scores`, or
+    `class_logits` and `distillation_logits`. Every file says which preprocessing it needs.
     """
     from student.preflight import export_faults, source_faults
 
-    _refuse_all([*source_faults(checkpoint), *export_faults(checkpoint, out, file_format, force)])
+    _refuse_all([*source_faults(trained_model), *export_faults(trained_model, out, file_format, force)])
 
     # what needs torch, seconds to import, comes only now
     from student.export import CHECKED_BATCHES, timm_call
     from student.export import export as write
     from student.trained import read_trained
 
-    trained = read_trained(checkpoint, model=model_name, ema=ema)
+    trained = read_trained(trained_model, model=model_name, ema=ema)
     _say_notes(trained)
     chosen = fusion or (trained.recipe.fusion if trained.recipe else "softmax_sum")
     written = write(trained, out, file_format, ema=ema, outputs=outputs, fusion=chosen, force=force)

@@ -178,7 +178,7 @@ def model_faults(recipe: Recipe) -> Iterator[Fault]:
         yield Fault(
             RecipeError,
             f"recipe {recipe.name} names no model",
-            advice="it takes that of a checkpoint (`student finetune --checkpoint FILE`), or --set model=NAME",
+            advice="it takes that of a checkpoint (`student finetune MODEL STORE`), or --set model=NAME",
         )
 
 
@@ -254,7 +254,7 @@ def online_faults(recipe: Recipe) -> Iterator[Fault]:
 
 def topk_faults(store: "Store") -> Iterator[Fault]:
     """Soft labels that the store does not hold."""
-    fill = "`teacher-cache fill --store {} --topk K --tau T`"
+    fill = "`teacher-cache fill {} --topk K --tau T`"
     if store.topk:
         return
     if store.teacher is None:
@@ -299,7 +299,7 @@ def label_faults(store: "Store", views: Sequence[int], repeats: int) -> Iterator
         f"{lacking} of the {needed} labels that the plan needs are missing, first those of "
         f"shard {store.shard_name(first.shard)}, views {lacked[0]} to {lacked[-1]}",
         ("--views-used", str(whole)) if whole >= repeats else (),
-        f"run `teacher-cache fill --store {store.path} --views {wanted.start}:{wanted.stop}`",
+        f"run `teacher-cache fill {store.path} --views {wanted.start}:{wanted.stop}`",
     )
 
 

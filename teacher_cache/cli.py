@@ -17,7 +17,21 @@ from teacher_cache.errors import StoreError, TeacherCacheError
 from teacher_cache.files import describe_os_error
 from teacher_cache.messages.shown import MESSAGE, listed, shown
 from teacher_cache.messages.terminal import line, say, say_json, say_lines, table, terminal, warn
-from teacher_cache.options import FiniteRange, device_option, rank_timeout_option, worker_timeout_option
+from teacher_cache.options import (
+    COUNT,
+    NUMBER,
+    FiniteRange,
+    device_option,
+    json_option,
+    ops_option,
+    rank_timeout_option,
+    set_option,
+    shards_option,
+    store_argument,
+    teacher_options,
+    worker_timeout_option,
+    workers_option,
+)
 from teacher_cache.threads import wait_asleep
 
 _EXTRA = re.compile(r"(Got unexpected extra arguments) \((.*)\)", re.DOTALL)
@@ -84,23 +98,37 @@ def main() -> None:
 
 @main.command()
 @click.argument("shards", nargs=-1)
-@click.option("--store", "store_path", required=True, help="Folder of the new store.")
+@click.option("--store", "store_path", required=True, metavar="STORE", help="Folder of the new store.")
 @click.option(
-    "--policy", help="Shipped (deit, transfer, cifar, digits, none) or a TOML file.  [default: that of --like]"
+    "--policy",
+    metavar="NAME",
+    help="Augmentation: deit, transfer, cifar, digits, none, or a TOML file.  [default: that of --like]",
 )
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a policy setting: size=32.")
-@click.option("--ops", metavar="FILE.py:FUNCTION", help="RandAugment operations of your own, by name.")
-@click.option("--views", default=None, type=click.IntRange(1), help="Augmented views per sample.  [default: --like's]")
-@click.option("--seed", default=None, type=click.IntRange(0), help="The store's seed.  [default: 0, or --like's]")
-@click.option("--group", default=None, type=click.IntRange(1), help="Views filled together.  [default: min(16, views)]")
+@set_option("Override a policy setting: size=32.")
+@click.option("--ops", metavar="FILE.py:FUNCTION", help="RandAugment operations of your own, by name.  [default: none]")
+@click.option(
+    "--views",
+    type=click.IntRange(1),
+    metavar=COUNT,
+    help="How many augmented views a sample has, rounded up to whole groups.  [default: --like's]",
+)
+@click.option("--seed", type=click.IntRange(0), metavar=NUMBER, help="Of all that is drawn.  [default: 0, or --like's]")
+@click.option(
+    "--group",
+    type=click.IntRange(1),
+    metavar=COUNT,
+    help="How many views are filled together.  [default: 16 or all views if fewer, or --like's]",
+)
 @click.option(
     "--unit-samples",
-    default=None,
     type=click.IntRange(64),
-    help="Samples filled together, times 64.  [default: 4096, or --like's]",
+    metavar=COUNT,
+    help="How many samples are filled together, a multiple of 64.  [default: 4096, or --like's]",
 )
 @click.option(
-    "--class-from", help="Where a sample's class stands: cls, or json:FIELD (json:a.b in an object).  [default: cls]"
+    "--class-from",
+    metavar="PLACE",
+    help="Where a sample's class stands: cls, or json:FIELD (json:a.b in an object).  [default: cls]",
 )
 @click.option(
     "--image-from",
@@ -108,16 +136,28 @@ def main() -> None:
     help="Which member is a sample's image, by all after the first dot of its name: jpg, left.jpg. Every later command "
     "reads the same.  [default: the one of jpg, jpeg, png, webp]",
 )
-@click.option("--classes", "classes_file", help="Class names in order (JSON).  [default: classes.json by the shards]")
+@click.option(
+    "--classes",
+    "classes_file",
+    metavar="FILE",
+    help="Class names in order (JSON).  [default: classes.json by the shards]",
+)
 @click.option("--whole", is_flag=True, help="Fingerprint all of each image, not only its end.")
-@click.option("--like", help="Take index, policy, seed and groups from another store instead of reading shards.")
-@click.option("--devices", type=click.Choice(["one", "any"]), help="May fills use other devices?  [default: one]")
+@click.option(
+    "--like",
+    metavar="STORE",
+    help="Take index, policy, seed and groups from this store, reading no shard.  [default: shards are read]",
+)
+@click.option(
+    "--devices", type=click.Choice(["one", "any"]), help="May fills use other devices than the first?  [default: one]"
+)
 @click.option(
     "--max-pixels",
     type=click.IntRange(1),
-    help="Height x width of the largest image that is decoded.  [default: 178956970, or --like's]",
+    metavar=COUNT,
+    help="Height x width, in pixels, of the largest image that is decoded.  [default: 178956970, or --like's]",
 )
-@click.option("--workers", default=4, type=click.IntRange(1), help="Processes that walk shards.")
+@click.option("--workers", default=4, type=click.IntRange(1), metavar=COUNT, help="Processes that walk shards.")
 def index(
     shards: tuple[str, ...],
     store_path: str,
@@ -167,8 +207,19 @@ def index(
     else:
         chosen = load_policy(policy, overrides, operations)
     if there is not None:
-        asked = Asked(chosen, views, seed, group, unit_samples, class_from, image_from, whole, devices, max_pixels)
-        _index_again(there, asked, shards, other, classes_file, workers)
+        asked = Asked(
+            chosen,
+            views=views,
+            seed=seed,
+            group=group,
+            unit_samples=unit_samples,
+            class_from=class_from,
+            image_from=image_from,
+            whole=whole,
+            devices=devices,
+            max_pixels=max_pixels,
+        )
+        _index_again(there, asked, shards, other=other, classes_file=classes_file, workers=workers)
         return
     if other is not None:
         if seed is not None and seed != other.seed:
@@ -180,7 +231,15 @@ def index(
         views, unit_samples = views or other.views, unit_samples or other.unit_samples
         max_pixels = max_pixels or other.max_pixels
     else:
-        found = _walk(shards, store_path, class_from or "cls", image_from, classes_file, whole, workers)
+        found = _walk(
+            shards,
+            store_path,
+            class_from=class_from or "cls",
+            image_from=image_from,
+            classes_file=classes_file,
+            whole=whole,
+            workers=workers,
+        )
         if warning := class_order_warning(found):
             warn(warning)
     assert views is not None
@@ -203,24 +262,52 @@ def index(
 
 
 @main.command()
-@click.option("--store", "store_path", required=True)
-@click.option("--teacher", help="timm name, path/file.py:function or package.module:function.  [default: the store's]")
-@click.option("--checkpoint", help="State dict of the teacher (.pth, .pt, .safetensors).")
-@click.option("--views", "view_range", metavar="A:B", help="Only views A to B-1, rounded out to groups.")
-@click.option("--mean", help="R,G,B in [0, 1].  [default: the model's own, else ImageNet's]")
-@click.option("--std", help="R,G,B in [0, 1].")
-@click.option("--input-size", type=click.IntRange(1), help="Resize views to this many pixels for the teacher.")
+@store_argument
+@teacher_options(
+    "timm name, path/file.py:function or package.module:function.  [default: the store's]",
+    "The teacher's weights (.pth, .pt, .safetensors).  [default: timm's own]",
+)
+@click.option(
+    "--views",
+    "view_range",
+    metavar="A:B",
+    help="A range: only views A to B-1, rounded out to whole groups.  [default: all of the store's]",
+)
+@click.option("--mean", metavar="R,G,B", help="In [0, 1].  [default: the model's own, else ImageNet's]")
+@click.option("--std", metavar="R,G,B", help="In [0, 1].  [default: the model's own, else ImageNet's]")
+@click.option(
+    "--input-size",
+    type=click.IntRange(1),
+    metavar="PIXELS",
+    help="Resize views to this height and width for the teacher.  [default: the views' own size]",
+)
 @device_option
-@click.option("--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), help="[default: bf16 on CUDA, else fp32]")
-@click.option("--batch-size", type=click.IntRange(1), help="The one batch shape.  [default: 256 on CUDA, else 64]")
+@click.option(
+    "--dtype",
+    type=click.Choice(["fp32", "bf16", "fp16"]),
+    help="Of the teacher's arithmetic.  [default: bf16 on CUDA, else fp32]",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    metavar="VIEWS",
+    help="The one batch shape, in views.  [default: 256 on CUDA, else 64]",
+)
 @click.option("--compile/--no-compile", "compiled", default=None, help="torch.compile the teacher.  [default: no]")
-@click.option("--topk", type=click.IntRange(0), help="Store K largest probabilities too.  [default: the store's or 0]")
-@click.option("--tau", type=float, help="Temperature of these probabilities.  [default: the store's or 1]")
-@click.option("--workers", default=2, type=click.IntRange(0), help="Rendering processes for each rank.")
+@click.option(
+    "--topk",
+    type=click.IntRange(0),
+    metavar="K",
+    help="Store the K largest probabilities of a view too.  [default: the store's, or 0]",
+)
+@click.option(
+    "--tau", type=float, metavar="T", help="Temperature of these probabilities.  [default: the store's, or 1]"
+)
+@workers_option
 @worker_timeout_option
 @rank_timeout_option
-@click.option("--shards", multiple=True, help="Where the indexed shards are now, if they moved.")
-@click.option("--ops", metavar="FILE.py:FUNCTION", help="The own operations of the store's policy, if it has some.")
+@shards_option
+@ops_option
 @click.option("--skip-bad", is_flag=True, help="Skip and list images that cannot be decoded.")
 @click.option("--allow-low-agreement", is_flag=True, help="Go on though labels agree no better than chance.")
 @click.option("--estimate", "only_estimate", is_flag=True, help="Time one unit, commit nothing, print the cost.")
@@ -255,7 +342,15 @@ def fill(
     store = open_moved(store_path, shards, ops=ops, writable=True)
     views = _view_range(store, view_range, loud=os.environ.get("RANK", "0") == "0")
     settings = TeacherSettings(
-        *(teacher, checkpoint, _numbers(mean), _numbers(std), input_size, device, dtype, batch_size, compiled),
+        teacher,
+        checkpoint,
+        mean=_numbers(mean),
+        std=_numbers(std),
+        input_size=input_size,
+        device=device,
+        dtype=dtype,
+        batch_size=batch_size,
+        compile=compiled,
         topk=topk,
         tau=tau,
     )
@@ -305,7 +400,7 @@ def fill(
 
 @main.command()
 @click.argument("name", required=False)
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Show it with a setting overridden.")
+@set_option("Show it with a setting overridden: size=32.")
 def policies(name: str | None, overrides: tuple[str, ...]) -> None:
     """List the shipped policies; with NAME print every setting of one (or of a TOML file), as a file."""
     from teacher_cache.replay.policy import describe_policy, load_policy, shipped_policies
@@ -319,8 +414,14 @@ def policies(name: str | None, overrides: tuple[str, ...]) -> None:
 
 
 @main.command()
-@click.argument("store_path")
-@click.option("--views", required=True, type=click.IntRange(1), help="The number of views that the store shall have.")
+@store_argument
+@click.option(
+    "--views",
+    required=True,
+    type=click.IntRange(1),
+    metavar=COUNT,
+    help="How many views the store shall have in all, rounded up to whole groups.",
+)
 def extend(store_path: str, views: int) -> None:
     """Add groups of views to a store; nothing that is there is touched."""
     from teacher_cache.store.store import Store
@@ -332,12 +433,12 @@ def extend(store_path: str, views: int) -> None:
         say(f"{store_path} has {before} views already: nothing is added; `teacher-cache status` says what is labelled")
         return
     _say_rounded(views, store.views, store.group)
-    say(f"{store_path}: {before} -> {store.views} views; `teacher-cache fill --store {store_path}` labels them")
+    say(f"{store_path}: {before} -> {store.views} views; `teacher-cache fill {store_path}` labels them")
 
 
 @main.command()
-@click.argument("store_path")
-@click.option("--json", "as_json", is_flag=True)
+@store_argument
+@json_option
 def status(store_path: str, as_json: bool) -> None:
     """Coverage, agreement, size, teacher, policy and libraries of a store."""
     from teacher_cache.store.status import status as status_of
@@ -351,19 +452,27 @@ def status(store_path: str, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("store_path")
+@store_argument
 @click.option(
-    "--fraction", default=0.01, type=FiniteRange(0, 1), help="Share of blocks to render again; 0: none, records alone."
+    "--fraction",
+    default=0.01,
+    type=FiniteRange(0, 1),
+    metavar="SHARE",
+    help="Share of blocks to render again; 0: none, records alone.",
 )
-@click.option("--seed", default=0, type=click.IntRange(0), help="Which blocks.")
-@click.option("--teacher", help="Label again too, with this teacher.")
-@click.option("--checkpoint", help="Its weights; alone, for the teacher that the store names.")
+@click.option("--seed", default=0, type=click.IntRange(0), metavar=NUMBER, help="Which blocks.")
+@teacher_options(
+    "Label again too, with this teacher: as for `fill`.  [default: nothing is labelled]",
+    "The teacher's weights; alone, for the teacher that the store names.  [default: timm's own]",
+)
 @device_option
-@click.option("--dtype", type=click.Choice(["fp32", "bf16", "fp16"]))
-@click.option("--workers", default=2, type=click.IntRange(0))
+@click.option(
+    "--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of the teacher's arithmetic.  [default: the store's]"
+)
+@workers_option
 @worker_timeout_option
-@click.option("--shards", multiple=True, help="Where the indexed shards are now, if they moved.")
-@click.option("--ops", metavar="FILE.py:FUNCTION", help="The own operations of the store's policy, if it has some.")
+@shards_option
+@ops_option
 def verify(
     store_path: str,
     fraction: float,
@@ -445,7 +554,7 @@ def verify(
 
 
 def _index_again(
-    store: Any, asked: Any, shards: tuple[str, ...], other: Any, classes_file: str | None, workers: int
+    store: Any, asked: Any, shards: tuple[str, ...], *, other: Any, classes_file: str | None, workers: int
 ) -> None:
     """What `index` does where the store is there."""
     from teacher_cache.messages.progress import counting_bar
@@ -479,6 +588,7 @@ def _index_again(
 def _walk(
     patterns: tuple[str, ...],
     store_path: str,
+    *,
     class_from: str,
     image_from: str | None,
     classes_file: str | None,

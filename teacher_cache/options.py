@@ -1,11 +1,17 @@
-"""Options of the command line that several commands have."""
+"""Parameters of the command line that several commands have, and their old spellings."""
 
 import math
+import os
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
+from teacher_cache.messages.terminal import warn
 from teacher_cache.processes import RANK_TIMEOUT_S, TIMEOUT_S
+
+Command = Callable[..., Any]
 
 
 class FiniteRange(click.FloatRange):
@@ -18,26 +24,165 @@ class FiniteRange(click.FloatRange):
         return number
 
 
-SECONDS = click.IntRange(1, 7 * 24 * 3600)
+# Old spellings, for one release
 
-worker_timeout_option = click.option(
-    "--worker-timeout",
-    "worker_timeout_s",
-    default=int(TIMEOUT_S),
-    show_default=True,
-    type=SECONDS,
-    metavar="SECONDS",
-    help="A rendering process that gives no picture for so long is taken to hang.",
+
+class OldSpelling(click.Option):
+    """A hidden option whose value is another parameter's: a `Renamed` takes it from here."""
+
+    def __init__(self, param_decls: list[str], **attributes: Any) -> None:
+        super().__init__(param_decls, hidden=True, expose_value=False, **attributes)
+
+
+class Renamed(click.Parameter):
+    """A parameter that an option of another name gives too, with one line on standard error that says what is written
+    now.
+
+    old is that option's name in Python. Where both are given it is a UsageError, but for an option that means
+    something else beside this parameter.
+    """
+
+    def __init__(self, *args: Any, old: str, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.old = old
+
+    def consume_value(self, ctx: click.Context, opts: Mapping[str, Any]) -> tuple[Any, ParameterSource]:
+        new, old = opts.get(self.name), opts.get(self.old)
+        if not isinstance(old, str):
+            return super().consume_value(ctx, opts)
+        (other,) = (param for param in ctx.command.params if param.name == self.old)
+        if not isinstance(new, str):
+            _say_deprecated(ctx, other, self)
+            return super().consume_value(ctx, {**opts, self.name: old})
+        if isinstance(other, OldSpelling):
+            called = self.make_metavar(ctx) if isinstance(self, click.Argument) else self.opts[0]
+            raise click.UsageError(
+                f"{called} is given twice, {new} and {other.opts[0]} {old}: leave {other.opts[0]} out", ctx
+            )
+        return super().consume_value(ctx, opts)
+
+
+class RenamedArgument(Renamed, click.Argument):
+    pass
+
+
+class TeacherWeights(Renamed, click.Option):
+    """The teacher's checkpoint. In a command on a trained model that is not named as its argument, --checkpoint is the
+    old spelling of that one, and not this."""
+
+    def consume_value(self, ctx: click.Context, opts: Mapping[str, Any]) -> tuple[Any, ParameterSource]:
+        models = [param.name for param in ctx.command.params if isinstance(param, Renamed) and param.old == self.name]
+        if any(not isinstance(opts.get(name), str) for name in models):
+            opts = {name: value for name, value in opts.items() if name != self.name}
+        return super().consume_value(ctx, opts)
+
+
+def _name(param: click.Parameter, ctx: click.Context) -> str:
+    return param.make_metavar(ctx) if isinstance(param, click.Argument) else param.opts[0]
+
+
+def _say_deprecated(ctx: click.Context, old: click.Parameter, new: click.Parameter) -> None:
+    """One line a job, and none while a shell asks what could follow."""
+    if ctx.resilient_parsing or os.environ.get("RANK", "0") != "0":
+        return
+    if isinstance(new, click.Argument):
+        words = [_name(param, ctx) for param in ctx.command.params if isinstance(param, click.Argument)]
+    else:
+        words = [_name(new, ctx), new.make_metavar(ctx)]
+    written = " ".join([ctx.command_path, *words])
+    warn(f"{_name(old, ctx)} is deprecated, the next release does not take it: write `{written}`")
+
+
+def _store_argument(metavar: str, *, required: bool) -> Callable[[Command], Command]:
+    """The store, as `store_path`; before this release it was --store."""
+
+    def add(command: Command) -> Command:
+        command = click.option("--store", "old_store", cls=OldSpelling)(command)
+        return click.argument("store_path", metavar=metavar, required=required, cls=RenamedArgument, old="old_store")(
+            command
+        )
+
+    return add
+
+
+store_argument = _store_argument("STORE", required=True)
+optional_store_argument = _store_argument("[STORE]", required=False)
+
+
+def model_argument(command: Command) -> Command:
+    """MODEL, a trained one, as `trained_model`; before this release it was --checkpoint.
+
+    Stands above `teacher_options`, or above `old_model_option` where the command knows no teacher.
+    """
+    return click.argument("trained_model", metavar="MODEL", cls=RenamedArgument, old="checkpoint")(command)
+
+
+old_model_option = click.option("--checkpoint", "checkpoint", cls=OldSpelling)
+
+
+def teacher_options(what: str, weights: str) -> Callable[[Command], Command]:
+    """--teacher and --checkpoint, its weights, as `teacher` and `checkpoint`; with what they are for."""
+
+    def add(command: Command) -> Command:
+        command = click.option("--teacher-checkpoint", "old_checkpoint", cls=OldSpelling)(command)
+        command = click.option("--checkpoint", metavar="FILE", cls=TeacherWeights, old="old_checkpoint", help=weights)(
+            command
+        )
+        return click.option("--teacher", metavar="NAME", help=what)(command)
+
+    return add
+
+
+# Options that mean the same wherever they stand
+
+COUNT, NUMBER, SECONDS = "COUNT", "NUMBER", "SECONDS"  # what stands after an option, in help
+A_WEEK_S = 7 * 24 * 3600
+
+
+def timeout_option(name: str, default_s: float, what: str) -> Callable[[Command], Command]:
+    """--NAME SECONDS, as `NAME_s`."""
+    return click.option(
+        f"--{name}",
+        f"{name.replace('-', '_')}_s",
+        default=int(default_s),
+        show_default=True,
+        type=click.IntRange(1, A_WEEK_S),
+        metavar=SECONDS,
+        help=what,
+    )
+
+
+worker_timeout_option = timeout_option(
+    "worker-timeout", TIMEOUT_S, "A rendering process that gives no picture for so many seconds is taken to hang."
 )
-rank_timeout_option = click.option(
-    "--rank-timeout",
-    "rank_timeout_s",
-    default=int(RANK_TIMEOUT_S),
-    show_default=True,
-    type=SECONDS,
-    metavar="SECONDS",
-    help="Under torchrun: without a sign of the other ranks for so long, one of them is taken to hang.",
+rank_timeout_option = timeout_option(
+    "rank-timeout",
+    RANK_TIMEOUT_S,
+    "Under torchrun: without a sign of the other ranks for so many seconds, one of them is taken to hang.",
 )
 device_option = click.option(
     "--device", help="cpu, cuda (under torchrun each rank's own), or cuda:N.  [default: a GPU if there is one]"
 )
+workers_option = click.option(
+    "--workers",
+    default=2,
+    show_default=True,
+    type=click.IntRange(0),
+    metavar=COUNT,
+    help="Rendering processes for each rank; 0: the rank renders itself.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+shards_option = click.option(
+    "--shards",
+    multiple=True,
+    metavar="PATTERN",
+    help="Where the indexed shards are now. May be repeated.  [default: where the store says]",
+)
+ops_option = click.option(
+    "--ops", metavar="FILE.py:FUNCTION", help="The own operations of the store's policy.  [default: it has none]"
+)
+
+
+def set_option(what: str) -> Callable[[Command], Command]:
+    """--set KEY=VALUE, as `overrides`; may be repeated."""
+    return click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help=f"{what} May be repeated.")

@@ -28,57 +28,57 @@ from teacher_cache.audit.tables import (
 from teacher_cache.cli import OneLineErrors
 from teacher_cache.messages.progress import step_bars
 from teacher_cache.messages.terminal import say_json, terminal
-from teacher_cache.options import FiniteRange, worker_timeout_option
+from teacher_cache.options import (
+    COUNT,
+    NUMBER,
+    Command,
+    FiniteRange,
+    json_option,
+    ops_option,
+    shards_option,
+    worker_timeout_option,
+)
 
 if TYPE_CHECKING:
     from teacher_cache.store.store import Store
 
 VIEWS_ON_A_SHEET = 48
 
-Decorated = Callable[..., Any]
-
 
 class _Commands(OneLineErrors):
-    """STORE first, then a command; without one it is the summary."""
+    """STORE first, then a command; options that follow without one are those of the summary."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        leading = [argument for argument in args if argument.startswith("-")]
-        if args[1:2] == ["--help"]:
-            args = ["--help"]
-        elif args and args[0].startswith("-") and args[0] != "--help":
-            rest = [argument for argument in args if not argument.startswith("-")]
-            args = [*rest[:1], *(rest[1:] or ["summary"]), *leading]
-        elif args and args[0] != "--help" and (len(args) == 1 or args[1].startswith("-")):
-            args = [args[0], "summary", *args[1:]]
-        return super().parse_args(ctx, args)
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0].startswith("-") and args[0] not in ctx.help_option_names:
+            return summary.name, summary, args
+        return super().resolve_command(ctx, args)
 
 
-def _json_option(command: Decorated) -> Decorated:
-    return click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")(command)
-
-
-def _picture_options(command: Decorated) -> Decorated:
+def _sampling_options(command: Command) -> Command:
     command = click.option(
-        "--ops", metavar="FILE.py:FUNCTION", help="The own operations of the store's policy, if it has some."
+        "--seed", default=0, type=click.IntRange(0), metavar=NUMBER, help="Which views are looked at."
     )(command)
-    return click.option("--shards", multiple=True, help="Where the indexed shards are now, if they moved.")(command)
-
-
-def _sampling_options(command: Decorated) -> Decorated:
-    command = click.option("--seed", default=0, type=click.IntRange(0), help="Which ones.")(command)
     return click.option(
         "--views-sampled",
         default=VIEWS_SAMPLED,
         type=click.IntRange(0),
-        show_default=True,
+        metavar=COUNT,
         help="How many views' parameters are looked at, at random; 0: none.",
     )(command)
 
 
-@click.group(cls=_Commands, subcommand_metavar="[COMMAND [ARGS]...]")
+@click.group(
+    cls=_Commands,
+    invoke_without_command=True,
+    subcommand_metavar="[COMMAND [ARGS]...]",
+    context_settings={"show_default": True, "help_option_names": ["-h", "--help"]},
+)
 @click.argument("store", type=click.Path(readable=False))
+@json_option
 @click.pass_context
-def main(ctx: click.Context, store: str) -> None:
+def main(ctx: click.Context, store: str, as_json: bool) -> None:
     """Look into STORE. Without a command: its summary.
 
     \b
@@ -87,12 +87,17 @@ def main(ctx: click.Context, store: str) -> None:
     python tools/inspect_cache.py runs/digits/store disagreements --class 3
     """
     ctx.obj = store
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(summary, as_json=as_json)
+    elif as_json:
+        ctx.default_map = {name: {"as_json": True} for name in main.commands}
 
 
 @main.command()
 @_sampling_options
-@_picture_options
-@_json_option
+@shards_option
+@ops_option
+@json_option
 @click.pass_obj
 def summary(store: str, views_sampled: int, seed: int, shards: tuple[str, ...], ops: str | None, as_json: bool) -> None:
     """Coverage, agreement with the ground truth, confusions, stability, and what crops, mixes and operations do.
@@ -112,11 +117,16 @@ def summary(store: str, views_sampled: int, seed: int, shards: tuple[str, ...], 
 
 
 @main.command()
-@click.option("--class", "of_class", metavar="NAME", help="Only samples of this class.")
-@click.option("--shard", metavar="NAME", help="Only samples of this shard.")
-@click.option("--margin", type=FiniteRange(-1, 1), help="Only where another label leads the own class by so much.")
-@click.option("--limit", default=ROWS_SHOWN, type=click.IntRange(1), show_default=True, help="Rows of each list.")
-@_json_option
+@click.option("--class", "of_class", metavar="NAME", help="Only samples of this class.  [default: of all]")
+@click.option("--shard", metavar="NAME", help="Only samples of this shard.  [default: of all]")
+@click.option(
+    "--margin",
+    type=FiniteRange(-1, 1),
+    metavar="SHARE",
+    help="Only where another label leads the own class by this share of the views.  [default: all]",
+)
+@click.option("--limit", default=ROWS_SHOWN, type=click.IntRange(1), metavar=COUNT, help="Rows of each list.")
+@json_option
 @click.pass_obj
 def disagreements(
     store: str, of_class: str | None, shard: str | None, margin: float | None, limit: int, as_json: bool
@@ -147,9 +157,9 @@ def disagreements(
 
 
 @main.command()
-@click.option("--class", "of_class", metavar="NAME", help="Only pairs that this class takes part in.")
-@click.option("--limit", default=ROWS_SHOWN, type=click.IntRange(1), show_default=True, help="Pairs and classes shown.")
-@_json_option
+@click.option("--class", "of_class", metavar="NAME", help="Only pairs that this class takes part in.  [default: all]")
+@click.option("--limit", default=ROWS_SHOWN, type=click.IntRange(1), metavar=COUNT, help="Pairs and classes shown.")
+@json_option
 @click.pass_obj
 def confusions(store: str, of_class: str | None, limit: int, as_json: bool) -> None:
     """Which class is taken for which, and every class with what it is taken for.
@@ -168,17 +178,21 @@ def confusions(store: str, of_class: str | None, limit: int, as_json: bool) -> N
 @main.command()
 @click.argument("sample", metavar="SAMPLE")
 @click.option(
-    "--out", type=click.Path(path_type=Path, readable=False), help="The sheet's file.  [default: SHARD_KEY.png here]"
+    "--out",
+    metavar="FILE",
+    type=click.Path(path_type=Path, readable=False),
+    help="The sheet's file.  [default: SHARD_KEY.png here]",
 )
 @click.option(
     "--limit",
     default=VIEWS_ON_A_SHEET,
     type=click.IntRange(1),
-    show_default=True,
+    metavar=COUNT,
     help="Views on the sheet, from 0 on.",
 )
-@_picture_options
-@_json_option
+@shards_option
+@ops_option
+@json_option
 @click.pass_obj
 def sample(
     store: str, sample: str, out: Path | None, limit: int, shards: tuple[str, ...], ops: str | None, as_json: bool
@@ -214,15 +228,21 @@ def sample(
 @click.argument("number", metavar="VIEW", type=click.IntRange(0))
 @click.option(
     "--out",
+    metavar="FILE",
     type=click.Path(path_type=Path, readable=False),
     help="The picture's file.  [default: SHARD_KEY_vVIEW.png here]",
 )
 @click.option("--unmixed", is_flag=True, help="Beside it, the sample's own view before mixing and its partner's.")
 @click.option(
-    "--scale", default=1, type=click.IntRange(1, 32), show_default=True, help="Enlarge every pixel to a square."
+    "--scale",
+    default=1,
+    type=click.IntRange(1, 32),
+    metavar="TIMES",
+    help="Enlarge every pixel to a square of so many.",
 )
-@_picture_options
-@_json_option
+@shards_option
+@ops_option
+@json_option
 @click.pass_obj
 def view(
     store: str,
@@ -262,8 +282,8 @@ def view(
 
 @main.command()
 @click.argument("other", metavar="OTHER_STORE", type=click.Path(readable=False))
-@click.option("--limit", default=ROWS_SHOWN, type=click.IntRange(1), show_default=True, help="Rows of each list.")
-@_json_option
+@click.option("--limit", default=ROWS_SHOWN, type=click.IntRange(1), metavar=COUNT, help="Rows of each list.")
+@json_option
 @click.pass_obj
 def compare(store: str, other: str, limit: int, as_json: bool) -> None:
     """Two stores of the same shards: two teachers, two dtypes, two checkpoints.
@@ -282,9 +302,16 @@ def compare(store: str, other: str, limit: int, as_json: bool) -> None:
 
 
 @main.command()
-@click.option("--out", required=True, type=click.Path(readable=False), help="A file that ends in .parquet or .csv.")
-@click.option("--rows", default="views", type=click.Choice(["views", "samples"]), show_default=True)
-@_json_option
+@click.option(
+    "--out", required=True, type=click.Path(readable=False), metavar="FILE", help="The table, a .parquet or a .csv."
+)
+@click.option(
+    "--rows",
+    default="views",
+    type=click.Choice(["views", "samples"]),
+    help="A row a (sample, view), or a row a sample.",
+)
+@json_option
 @click.pass_obj
 def export(store: str, out: str, rows: Literal["views", "samples"], as_json: bool) -> None:
     """Write labels as a table for pandas or DuckDB: a row a (sample, view), or a row a sample.
@@ -303,23 +330,31 @@ def export(store: str, out: str, rows: Literal["views", "samples"], as_json: boo
 
 
 @main.command()
-@click.option("--out", required=True, type=click.Path(path_type=Path, readable=False), help="The page's file.")
+@click.option(
+    "--out", required=True, metavar="FILE", type=click.Path(path_type=Path, readable=False), help="The page's file."
+)
 @click.option(
     "--max-megabytes",
     default=10.0,
     type=FiniteRange(0, min_open=True),
-    show_default=True,
-    help="The page is smaller: pictures are left out, and it says how many.",
+    metavar="MB",
+    help="The page is smaller than so many million bytes: pictures are left out, and it says how many.",
 )
-@click.option("--limit", default=30, type=click.IntRange(1), show_default=True, help="Samples of each kind.")
-@click.option("--views", default=16, type=click.IntRange(1), show_default=True, help="Views of each sample, from 0 on.")
+@click.option("--limit", default=30, type=click.IntRange(1), metavar=COUNT, help="Samples of each kind.")
 @click.option(
-    "--workers", type=click.IntRange(0), help="Processes that replay views.  [default: as there are cores and work]"
+    "--views", default=16, type=click.IntRange(1), metavar=COUNT, help="How many views of each sample, from 0 on."
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(0),
+    metavar=COUNT,
+    help="Processes that replay views.  [default: as there are cores and work]",
 )
 @worker_timeout_option
 @_sampling_options
-@_picture_options
-@_json_option
+@shards_option
+@ops_option
+@json_option
 @click.pass_obj
 def report(
     store: str,

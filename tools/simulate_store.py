@@ -19,6 +19,7 @@ import numpy as np
 from teacher_cache.cli import one_line_errors
 from teacher_cache.messages.progress import counting_bar
 from teacher_cache.messages.terminal import say
+from teacher_cache.options import COUNT, NUMBER
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.shards.index import Index, ShardEntry
@@ -45,11 +46,11 @@ class ShardLabels(NamedTuple):
 
 @click.command(context_settings={"show_default": True})
 @click.argument("out", type=click.Path(path_type=Path, readable=False))
-@click.option("--samples", default=1_281_167, type=click.IntRange(1))
-@click.option("--shards", default=1024, type=click.IntRange(1))
-@click.option("--views", default=304, type=click.IntRange(1))
-@click.option("--classes", default=1000, type=click.IntRange(2))
-@click.option("--seed", default=0, type=click.IntRange(0))
+@click.option("--samples", default=1_281_167, type=click.IntRange(1), metavar=COUNT, help="Simulated samples.")
+@click.option("--shards", default=1024, type=click.IntRange(1), metavar=COUNT, help="That the samples lie in.")
+@click.option("--views", default=304, type=click.IntRange(1), metavar=COUNT, help="How many views a sample has.")
+@click.option("--classes", default=1000, type=click.IntRange(2), metavar=COUNT, help="Of samples and teacher.")
+@click.option("--seed", default=0, type=click.IntRange(0), metavar=NUMBER, help="Of all that is simulated.")
 def main(out: Path, samples: int, shards: int, views: int, classes: int, seed: int) -> None:
     """Make the simulated store OUT."""
     with one_line_errors():

@@ -1,6 +1,6 @@
 """What soft labels cost and lose: bytes a view of K = 0, 10, 100, and the error of the distillation loss.
 
-python tools/topk_table.py [--store STORE]
+python tools/topk_table.py [STORE]
 
 A teacher is simulated (store/simulated.py), scaled so that the largest probability at tau 1 is 0.7 on average.
 Its labels go through a real store and come back by its reader. The loss is tau^2 KL(teacher at tau || student at tau);
@@ -23,6 +23,7 @@ import torch
 from student.losses import spread_tail
 from teacher_cache.cli import one_line_errors
 from teacher_cache.messages.terminal import say
+from teacher_cache.options import COUNT, NUMBER, optional_store_argument
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.shards.index import Index, ShardEntry
 from teacher_cache.store.labels import LabelReader
@@ -45,13 +46,13 @@ class Row(NamedTuple):
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--samples", default=4096, type=click.IntRange(1))
-@click.option("--views", default=16, type=click.IntRange(1))
-@click.option("--classes", default=1000, type=click.IntRange(max(TOPKS)))
-@click.option("--seed", default=0, type=click.IntRange(0))
-@click.option("--store", "store_path", help="Print the bytes a view of this store too.")
+@optional_store_argument
+@click.option("--samples", default=4096, type=click.IntRange(1), metavar=COUNT, help="Simulated samples.")
+@click.option("--views", default=16, type=click.IntRange(1), metavar=COUNT, help="How many views a sample has.")
+@click.option("--classes", default=1000, type=click.IntRange(max(TOPKS)), metavar=COUNT, help="Of the teacher.")
+@click.option("--seed", default=0, type=click.IntRange(0), metavar=NUMBER, help="Of all that is simulated.")
 def main(samples: int, views: int, classes: int, seed: int, store_path: str | None) -> None:
-    """Print the table of README: bytes a view, and error of the soft distillation loss, by K and tau."""
+    """Print bytes a view, and the error of the soft distillation loss, by K and tau; of STORE too its bytes a view."""
     with one_line_errors():
         found = status(Store.open(store_path)) if store_path else None
     say("| K | tau | bytes a view | student knows nothing: loss | gradient | student is close: loss | gradient |")

@@ -28,7 +28,7 @@ def show_summary(report: dict[str, Any], console: Console) -> None:
         f"({_percent(coverage['share'])})",
     )
     if not report["units_committed"]:
-        say(console, f"Nothing is filled yet: run `teacher-cache fill --store {report['store']} --teacher T`.")
+        say(console, f"Nothing is filled yet: run `teacher-cache fill {report['store']} --teacher T`.")
         return
     if report["topk"]:
         size = sum(report["bytes"][name] for name in ("topk_classes", "topk_probabilities"))

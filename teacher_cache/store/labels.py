@@ -159,7 +159,7 @@ class LabelReader:
             )
         first = "" if label is None else f"delete the damaged unit's record {store.record_file(unit)} and "
         views = store.layout.group_views(unit.group)
-        command = f"`teacher-cache fill --store {store.path} --views {views.start}:{views.stop}`"
+        command = f"`teacher-cache fill {store.path} --views {views.start}:{views.stop}`"
         return MissingLabelError(f"{where} is not labelled: {first}run {command}")
 
 

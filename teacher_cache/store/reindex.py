@@ -50,7 +50,7 @@ def widen(store: Store, asked: Asked) -> str:
         return f"indexed already, as asked{f', and keeps its {before} views' if fewer else ''}"
     store = Store.open(store.path, writable=True)
     store.extend(asked.views)
-    return f"{before} -> {store.views} views; `teacher-cache fill --store {store.path}` labels them"
+    return f"{before} -> {store.views} views; `teacher-cache fill {store.path}` labels them"
 
 
 def check_same_index(store: Store, other: Store) -> None:

@@ -59,7 +59,7 @@ def check_schema(path: Path, settings: dict[str, Any]) -> None:
     raise StoreError(
         f"{path} has schema version 1, this program reads {SCHEMA}, whose labels prove more: index and fill anew, "
         f"`teacher-cache index SHARDS --store NEW --policy {name} --views {settings.get('views')} "
-        f"--seed {settings.get('seed')}`, then `teacher-cache fill --store NEW --teacher {teacher}`"
+        f"--seed {settings.get('seed')}`, then `teacher-cache fill NEW --teacher {teacher}`"
     )
 
 

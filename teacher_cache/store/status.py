@@ -18,7 +18,7 @@ SKIPS_LISTED = 100
 def check_committed(store: Store) -> None:
     """StoreError where no unit is committed: there is nothing to check, or to tell of."""
     if not store.committed().any():
-        fill = f"teacher-cache fill --store {store.path}" + ("" if store.teacher is not None else " --teacher NAME")
+        fill = f"teacher-cache fill {store.path}" + ("" if store.teacher is not None else " --teacher NAME")
         waiting = f"{len(store.units())} units wait for labels"
         raise StoreError(f"nothing is committed in {store.path}, {waiting}: run `{fill}`")
 

@@ -363,7 +363,7 @@ class Store:
         if name not in self._chunks:
             self._open_topk()
         if name not in self._chunks:
-            raise StoreError(f"{self.path} holds no {name}: run `teacher-cache fill --store {self.path}`")
+            raise StoreError(f"{self.path} holds no {name}: run `teacher-cache fill {self.path}`")
         return self._chunks[name]
 
     def read_records(self) -> np.ndarray:
@@ -698,7 +698,7 @@ class Store:
 
     def _fill(self, unit: Unit) -> str:
         views = self.layout.group_views(unit.group)
-        return f"run `teacher-cache fill --store {self.path} --views {views.start}:{views.stop}`"
+        return f"run `teacher-cache fill {self.path} --views {views.start}:{views.stop}`"
 
     def _redo(self, unit: Unit) -> str:
         return f"delete its record {self.record_file(unit)} and {self._fill(unit)}, which labels the unit anew"

@@ -393,7 +393,7 @@ def import_function(spec: str) -> Callable[..., Any]:
 def adapting_advice(spec: str, checkpoint: str | None) -> str:
     """What to do about a teacher of other classes."""
     return (
-        f"bring it to the store's classes first, `student finetune --checkpoint {checkpoint or spec} --store STORE "
+        f"bring it to the store's classes first, `student finetune {checkpoint or spec} STORE "
         f"--recipe finetune_teacher --out TEACHER`, then fill with `--teacher {spec} --checkpoint "
         "TEACHER/checkpoint.pt`; or index the shards with the teacher's classes.json"
     )
