@@ -181,6 +181,8 @@ def report(out: Path) -> None:
     top1 = {(run["block"], run["seed"]): run["top1"] for run in runs}
     for block in BLOCKS:
         found = np.array([value for (size, _), value in top1.items() if size == block])
+        if len(found) < 2:
+            continue
         line = f"{f'blocks of {block}' if block else 'the whole set':14}  top-1 {found.mean():.2f}"
         line += f" (standard error {found.std(ddof=1) / len(found) ** 0.5:.2f}, {len(found)} seeds)"
         seeds = [seed for (size, seed) in top1 if size == block and (WHOLE, seed) in top1]
@@ -191,11 +193,11 @@ def report(out: Path) -> None:
         click.echo(line)
 
 
-def missing_runs(out: Path, seeds: int) -> Iterator[tuple[int, int]]:
+def missing_runs(out: Path, seeds: range) -> Iterator[tuple[int, int]]:
     """Block and seed of what --out has not yet, seed by seed."""
     runs = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     done = {(run["block"], run["seed"]) for run in runs}
-    return ((block, seed) for seed in range(seeds) for block in BLOCKS if (block, seed) not in done)
+    return ((block, seed) for seed in seeds for block in BLOCKS if (block, seed) not in done)
 
 
 @click.command()
@@ -203,6 +205,7 @@ def missing_runs(out: Path, seeds: int) -> Iterator[tuple[int, int]]:
 @click.option("--val", "val_shards", help="Validation shards: a glob.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="One line of JSON a run; gone on with.")
 @click.option("--seeds", type=int, default=8, show_default=True)
+@click.option("--first-seed", type=int, default=0, show_default=True, help="Processes may share the seeds and --out.")
 @click.option("--epochs", type=int, default=40, show_default=True)
 @click.option("--samples", type=int, help="Only the first so many of training.")
 @click.option("--within-s", type=float, default=math.inf, help="No run is begun that would end later than this.")
@@ -212,6 +215,7 @@ def main(
     val_shards: str,
     out: Path,
     seeds: int,
+    first_seed: int,
     epochs: int,
     samples: int | None,
     within_s: float,
@@ -225,7 +229,7 @@ def main(
         model = make_model(0, device)
         forward = torch.compile(model) if device.type == "cuda" else model
         longest = 0.0
-        for block, seed in missing_runs(out, seeds):
+        for block, seed in missing_runs(out, range(first_seed, first_seed + seeds)):
             start = time.monotonic()
             if start - begun + longest > within_s:
                 break
