@@ -1,4 +1,4 @@
-"""What a teacher says of a batch: read from the store, or asked again, on the very same views."""
+"""A teacher's answers to a batch: read from the store, or given online, on the very same views."""
 
 from dataclasses import replace
 
@@ -12,7 +12,8 @@ from student.recipe import Recipe
 from teacher_cache.prove import check_online
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.identity import DECIDING_FIELDS, SOFT_FIELDS, TeacherIdentity
-from teacher_cache.teacher.teacher import Teacher, TeacherSettings, open_teacher
+from teacher_cache.teacher.settings import TeacherSettings
+from teacher_cache.teacher.teacher import Teacher, open_teacher
 from teacher_cache.workers import RenderPool
 
 
@@ -62,13 +63,13 @@ class OnlineAnswers:
         self._teacher = open_teacher(
             settings, num_classes=store.num_classes, view_size=store.policy.size, stored=self._stored
         )
-        self._proved = not self._differing() and _answers_as_then(store, self._teacher)
+        self._proved = not self._differing() and _repeats_its_proof(store, self._teacher)
         self._tau = recipe.distill_tau if recipe.distill == "soft" else None
         self.weights_sha256: str | None = self._teacher.identity.weights_sha256
 
     def of(self, batch: Batch) -> TeacherAnswers | None:
         """The batch's answers, on the teacher's device."""
-        logits = self._teacher.answer(batch.views, lambda row: self._where(batch, row))
+        logits = self._teacher.logits_on_device(batch.views, lambda row: self._where(batch, row))
         probabilities = None if self._tau is None else torch.softmax(logits / self._tau, dim=1)
         return TeacherAnswers(logits.argmax(1), probabilities)
 
@@ -96,7 +97,7 @@ class OnlineAnswers:
         return [name for name in names if stored is None or getattr(stored, name) != getattr(identity, name)]
 
 
-def _answers_as_then(store: Store, teacher: Teacher) -> bool:
+def _repeats_its_proof(store: Store, teacher: Teacher) -> bool:
     """Raises TeacherError where the store's teacher gives other labels than when the store was bound to it."""
     with RenderPool(store.policy, store.seed, workers=0, max_pixels=store.max_pixels) as pool:
         return check_online(store, teacher, pool)

@@ -37,7 +37,7 @@ from teacher_cache.settings import read_json
 from teacher_cache.threads import wait_asleep
 
 if TYPE_CHECKING:
-    from student.trained import Trained
+    from student.trained import TrainedModel
 
 MODEL_HELP = "Architecture of a file that does not say it, or that names code: timm name, or FILE.py:FUNCTION."
 HEADS = {"class": "class head", "distillation": "distillation head", "fused": "fused"}
@@ -139,7 +139,7 @@ def finetune(
     `train`.
     """
 
-    def read() -> "Trained":
+    def read() -> "TrainedModel":
         from student.trained import read_trained
 
         trained = read_trained(trained_model, model=model, ema=ema)
@@ -178,7 +178,7 @@ def _train(
     model: str | None = None,
     code: str | None = None,
     source: str | None = None,
-    read: Callable[[], "Trained"] | None = None,
+    read: Callable[[], "TrainedModel"] | None = None,
     resolution: tuple[int, int] | None = None,
     reset_heads: bool = False,
 ) -> None:
@@ -206,7 +206,7 @@ def _train(
     from student.options import TrainOptions
     from student.train import STOPPED, Stopped
     from student.train import train as train_student
-    from teacher_cache.teacher.teacher import TeacherSettings
+    from teacher_cache.teacher.settings import TeacherSettings
 
     online = TeacherSettings(teacher, checkpoint) if teacher or checkpoint else None
     options = TrainOptions(
@@ -386,7 +386,8 @@ def evaluate(
     from student.report import Evaluated, report, tables
     from student.trained import build_trained, read_trained
     from student.validation import ValidationSet, index_validation
-    from teacher_cache.teacher.teacher import TeacherSettings, open_teacher
+    from teacher_cache.teacher.settings import TeacherSettings
+    from teacher_cache.teacher.teacher import open_teacher
     from teacher_cache.workers import share_cores
 
     with joined_ranks(device, rank_timeout_s) as ranks:

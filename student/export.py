@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from student.faults import refuse
 from student.model import Fusion, fused, heads
 from student.preflight import INSTALL_ONNX, Format, export_faults
-from student.trained import Trained, build_trained, describe_trained, read_trained
+from student.trained import TrainedModel, build_trained, describe_trained, read_trained
 from teacher_cache.errors import CheckpointError
 from teacher_cache.files import replacing
+from teacher_cache.teacher.models import size_argument
 from teacher_cache.teacher.weights import DIGEST, content_sha256, first_line
 
 Outputs = Literal["fused", "heads"]
@@ -56,7 +57,7 @@ class Graph(nn.Module):
 
 
 def export(
-    trained: Trained,
+    trained: TrainedModel,
     path: Path,
     file_format: Format,
     *,
@@ -100,14 +101,13 @@ def export(
     return Written(names, difference, how)
 
 
-def timm_arguments(trained: Trained) -> dict[str, Any]:
+def timm_arguments(trained: TrainedModel) -> dict[str, Any]:
     """What timm.create_model must be told, beside the name, to load a safetensors file of a timm model."""
-    config = timm.get_pretrained_cfg(trained.model)
-    size = {"img_size": trained.preprocessing.size} if config is not None and config.fixed_input_size else {}
+    size = size_argument(trained.model, trained.preprocessing.size)
     return {"num_classes": trained.num_classes, **size, **trained.model_args}
 
 
-def timm_call(trained: Trained, path: Path) -> str:
+def timm_call(trained: TrainedModel, path: Path) -> str:
     """The call that loads a safetensors file of a timm model."""
     arguments = "".join(f", {name}={value!r}" for name, value in timm_arguments(trained).items())
     return f"timm.create_model({trained.model!r}{arguments}, checkpoint_path={str(path)!r})"
@@ -123,7 +123,7 @@ def _write_safetensors(model: nn.Module, metadata: dict[str, str], path: Path) -
     path.write_bytes(save(state, sealed))  # its own save_file makes files that others may not read
 
 
-def _compare_safetensors(trained: Trained, model: nn.Module, path: Path) -> tuple[float, str]:
+def _compare_safetensors(trained: TrainedModel, model: nn.Module, path: Path) -> tuple[float, str]:
     again = build_trained(read_trained(str(path), model=trained.model))
     difference = _difference(Graph(model, "heads", "softmax_sum"), Graph(again, "heads", "softmax_sum").eval(), trained)
     if ":" in trained.model:
@@ -135,7 +135,7 @@ def _compare_safetensors(trained: Trained, model: nn.Module, path: Path) -> tupl
 # -- graphs --------------------------------------------------------------------------------------------------------
 
 
-def _captured(graph: Graph, trained: Trained) -> torch.export.ExportedProgram:
+def _captured(graph: Graph, trained: TrainedModel) -> torch.export.ExportedProgram:
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
     images = _images(trained, 2)  # two: a batch of one would be taken for a constant
     try:
@@ -148,17 +148,19 @@ def _captured(graph: Graph, trained: Trained) -> torch.export.ExportedProgram:
         ) from error
 
 
-def _write_torch_export(graph: Graph, trained: Trained, metadata: dict[str, str], path: Path) -> None:
+def _write_torch_export(graph: Graph, trained: TrainedModel, metadata: dict[str, str], path: Path) -> None:
     written = BytesIO()  # where a disk is full torch's own writer ends the process
     torch.export.save(_captured(graph, trained), written, extra_files={METADATA: json.dumps(metadata, indent=2)})
     path.write_bytes(written.getbuffer())
 
 
-def _compare_torch_export(graph: Graph, trained: Trained, path: Path) -> tuple[float, str]:
+def _compare_torch_export(graph: Graph, trained: TrainedModel, path: Path) -> tuple[float, str]:
     return _difference(graph, torch.export.load(path).module(), trained), "read back by torch.export.load"
 
 
-def _write_onnx(graph: Graph, trained: Trained, names: tuple[str, ...], metadata: dict[str, str], path: Path) -> None:
+def _write_onnx(
+    graph: Graph, trained: TrainedModel, names: tuple[str, ...], metadata: dict[str, str], path: Path
+) -> None:
     program = torch.onnx.export(
         _captured(graph, trained),
         dynamo=True,
@@ -172,7 +174,7 @@ def _write_onnx(graph: Graph, trained: Trained, names: tuple[str, ...], metadata
     program.save(path, external_data=False)  # one file
 
 
-def _compare_onnx(graph: Graph, trained: Trained, names: tuple[str, ...], path: Path) -> tuple[float | None, str]:
+def _compare_onnx(graph: Graph, trained: TrainedModel, names: tuple[str, ...], path: Path) -> tuple[float | None, str]:
     try:
         import onnxruntime
     except ImportError:
@@ -188,7 +190,7 @@ def _compare_onnx(graph: Graph, trained: Trained, names: tuple[str, ...], path: 
 # -- comparing -----------------------------------------------------------------------------------------------------
 
 
-def _difference(one: Callable[[Tensor], Any], two: Callable[[Tensor], Any], trained: Trained) -> float:
+def _difference(one: Callable[[Tensor], Any], two: Callable[[Tensor], Any], trained: TrainedModel) -> float:
     """The largest difference of two models' outputs on random images, at several batch sizes; inf for other shapes."""
     largest = 0.0
     for batch_size in CHECKED_BATCHES:
@@ -203,7 +205,7 @@ def _difference(one: Callable[[Tensor], Any], two: Callable[[Tensor], Any], trai
     return largest
 
 
-def _check_finite(model: nn.Module, trained: Trained) -> None:
+def _check_finite(model: nn.Module, trained: TrainedModel) -> None:
     """Refuse, with CheckpointError, a model that answers no numbers, naming the first image of those it is asked."""
     images = _images(trained, max(CHECKED_BATCHES))
     with torch.no_grad():
@@ -217,12 +219,12 @@ def _check_finite(model: nn.Module, trained: Trained) -> None:
             )
 
 
-def _run(graph: Graph, trained: Trained) -> tuple[Tensor, ...]:
+def _run(graph: Graph, trained: TrainedModel) -> tuple[Tensor, ...]:
     with torch.no_grad():
         return graph(_images(trained, 1))
 
 
-def _images(trained: Trained, batch_size: int) -> Tensor:
+def _images(trained: TrainedModel, batch_size: int) -> Tensor:
     """Random normalised images, always the same."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(batch_size, 3, *trained.preprocessing.size, generator=generator)

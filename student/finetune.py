@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from student.model import build_model, patch_grid, resize_positions
 from student.recipe import Recipe
-from student.trained import Trained
+from student.trained import TrainedModel
 from teacher_cache.errors import CheckpointError
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.state_dict import background_class, check_distilled, copy_state, load_state
@@ -25,7 +25,7 @@ class Start:
     notes: list[str]
 
 
-def adapt(trained: Trained, recipe: Recipe, store: Store, *, reset_heads: bool = False) -> Start:
+def adapt(trained: TrainedModel, recipe: Recipe, store: Store, *, reset_heads: bool = False) -> Start:
     """Bring a trained model to the store's views and classes.
 
     The model is the recipe's, or else the checkpoint's. Its position embedding is resized to the new grid of patches.
@@ -50,7 +50,7 @@ def adapt(trained: Trained, recipe: Recipe, store: Store, *, reset_heads: bool =
     return Start(recipe, model.state_dict(), notes)
 
 
-def with_model_of(trained: Trained, recipe: Recipe) -> Recipe:
+def with_model_of(trained: TrainedModel, recipe: Recipe) -> Recipe:
     """The recipe with the checkpoint's model, unless it names one. No token is drawn: all weights are there."""
     if recipe.model is not None:
         return recipe.model_copy(update={"token_init_std": None})
@@ -58,7 +58,7 @@ def with_model_of(trained: Trained, recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"model": trained.model, "model_args": model_args, "token_init_std": None})
 
 
-def fit_positions(state: dict[str, Tensor], model: nn.Module, trained: Trained, recipe: Recipe) -> str | None:
+def fit_positions(state: dict[str, Tensor], model: nn.Module, trained: TrainedModel, recipe: Recipe) -> str | None:
     """Bring state["pos_embed"] to the model's grid of patches, in place; what was done, None where nothing was."""
     grid = patch_grid(model)
     if grid is None or "pos_embed" not in state:
@@ -81,7 +81,7 @@ def fit_positions(state: dict[str, Tensor], model: nn.Module, trained: Trained, 
     )
 
 
-def other_classes(trained: Trained, store: Store) -> str | None:
+def other_classes(trained: TrainedModel, store: Store) -> str | None:
     """Why the checkpoint's heads cannot stay; None where they can. Classes without names are told by their number."""
     if trained.num_classes != store.num_classes:
         found = f"{trained.num_classes} classes in {trained.source}, {store.num_classes} in {store.path}"
@@ -93,7 +93,7 @@ def other_classes(trained: Trained, store: Store) -> str | None:
     return None
 
 
-def other_normalisation(trained: Trained, store: Store) -> str | None:
+def other_normalisation(trained: TrainedModel, store: Store) -> str | None:
     """A warning where the checkpoint has seen pixels of another mean or deviation than it will now."""
     seen, views = trained.preprocessing, store.policy
     if (seen.mean, seen.std) == (views.mean, views.std):
@@ -111,7 +111,7 @@ def head_names(model: nn.Module, recipe: Recipe, store: Store) -> set[str]:
     return {name for name, value in model.state_dict().items() if value.shape != other[name].shape}
 
 
-def _grid_of(num_patches: int, trained: Trained) -> tuple[int, int]:
+def _grid_of(num_patches: int, trained: TrainedModel) -> tuple[int, int]:
     """Rows and columns of a checkpoint's patches: those of its size, else a square. Raises CheckpointError."""
     height, width = trained.preprocessing.size
     weight = trained.state.get("patch_embed.proj.weight")

@@ -1,11 +1,9 @@
 """Students: timm's DeiT with both heads, any other timm model, or a function of one's own."""
 
-import inspect
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import timm
 import torch
 from timm.layers import resample_abs_pos_embed, trunc_normal_
 from timm.models.deit import VisionTransformerDistilled
@@ -14,9 +12,7 @@ from torch import Tensor, nn
 from student.faults import refuse
 from student.preflight import model_faults
 from student.recipe import Recipe
-from teacher_cache.errors import RecipeError, TeacherError
-from teacher_cache.teacher.names import GivenModel
-from teacher_cache.teacher.teacher import check_model_args, check_timm_name, import_function
+from teacher_cache.teacher.models import ModelSpec, build_module, size_argument
 from teacher_cache.teacher.weights import first_line
 
 Fusion = Literal["softmax_sum", "logit_mean"]  # of both heads
@@ -31,22 +27,35 @@ class Heads:
 
 
 def build_model(recipe: Recipe, num_classes: int, size: tuple[int, int]) -> nn.Module:
-    """Build the recipe's model, with fresh weights, for views of size (H, W) pixels.
-
-    A timm model gets num_classes, drop_path_rate, img_size where its input size is fixed, and model_args. A function
-    gets those of num_classes, image_size, drop_path_rate that it names, and model_args; a model of its own has a
-    distillation head when it returns a pair of logits, in training and in evaluation mode. State dicts are the model's
-    own: nothing is wrapped. Raises RecipeError.
-    """
+    """Build the recipe's model, with fresh weights, for views of size (H, W) pixels; see build_student. Raises
+    RecipeError where the recipe names none, ModelError."""
     refuse(model_faults(recipe))
     assert recipe.model is not None
-    build = _build_from_function if ":" in recipe.model else _build_from_timm
-    model = build(recipe.model, recipe, num_classes, size)
+    spec = student_spec(recipe.model, recipe.model_args, recipe.drop_path, size, "model")
+    return build_student(spec, num_classes, size, token_init_std=recipe.token_init_std)
+
+
+def student_spec(
+    name: str, model_args: Mapping[str, Any], drop_path: float | None, size: tuple[int, int], named_by: str
+) -> ModelSpec:
+    """A student for views of size (H, W): drop_path_rate, img_size where its input size is fixed, and model_args."""
+    drop_paths = {} if drop_path is None else {"drop_path_rate": drop_path}
+    return ModelSpec(name, {**size_argument(name, size), **drop_paths, **model_args}, named_by)
+
+
+def build_student(
+    spec: ModelSpec, num_classes: int, size: tuple[int, int], *, token_init_std: float | None = None
+) -> nn.Module:
+    """Build a student with fresh weights. A function's model has a distillation head when it returns a pair of logits,
+    in training and in evaluation mode. State dicts are the model's own: nothing is wrapped. Raises ModelError, also for
+    outputs of another shape. token_init_std: of class and distillation token, which are drawn anew.
+    """
+    model = build_module(spec, num_classes, size)
     if isinstance(model, VisionTransformerDistilled):
         model.set_distilled_training(True)  # else it averages its heads in training, too
-    if recipe.token_init_std is not None:
-        _draw_tokens(model, recipe, recipe.token_init_std)
-    _check_outputs(model, recipe, num_classes, size)
+    if token_init_std is not None:
+        _draw_tokens(model, spec, token_init_std)
+    _check_outputs(model, spec, num_classes, size)
     return model
 
 
@@ -107,87 +116,33 @@ def resize_positions(
     )
 
 
-def _build_from_timm(name: str, recipe: Recipe, num_classes: int, size: tuple[int, int]) -> nn.Module:
-    try:
-        check_timm_name(name)
-        check_model_args(recipe.model_args)
-    except TeacherError as error:
-        raise RecipeError(f"model: {error}") from error
-    settings: dict[str, Any] = {"num_classes": num_classes}
-    config = timm.get_pretrained_cfg(name)
-    if config is not None and config.fixed_input_size:
-        settings["img_size"] = size
-    if recipe.drop_path is not None:
-        settings["drop_path_rate"] = recipe.drop_path
-    try:
-        return timm.create_model(name, pretrained=False, **{**settings, **recipe.model_args})
-    except TypeError as error:
-        raise RecipeError(
-            f"model: timm's {name} does not take one of drop_path, model_args ({first_line(error)}): set "
-            "drop_path=none where it has no stochastic depth, and check model_args"
-        ) from error
-    except Exception as error:  # model_args may come from a stranger's file: any value, any size
-        raise RecipeError(f"model: timm cannot build {name} ({first_line(error)}): check model_args") from error
-
-
-def _build_from_function(name: str, recipe: Recipe, num_classes: int, size: tuple[int, int]) -> nn.Module:
-    try:
-        function = import_function(name)
-    except TeacherError as error:
-        raise RecipeError(f"model: {error}") from error
-    parameters = inspect.signature(function).parameters
-    takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
-    offered: dict[str, Any] = {"num_classes": num_classes, "image_size": size}
-    demanded = dict(recipe.model_args)
-    if recipe.drop_path is not None:
-        demanded["drop_path_rate"] = recipe.drop_path
-    unknown = [] if takes_all else [argument for argument in demanded if argument not in parameters]
-    if unknown:
-        raise RecipeError(f"model: {name} takes no {', '.join(unknown)}: leave it out of the recipe")
-    taken = {argument: value for argument, value in offered.items() if takes_all or argument in parameters}
-    model = _call(function, name, {**taken, **demanded})
-    if not isinstance(model, nn.Module):
-        raise RecipeError(f"model: {name} returned a {type(model).__name__}, a torch.nn.Module is expected")
-    return model
-
-
-def _call(function: Callable[..., Any], name: str, arguments: dict[str, Any]) -> Any:
-    """What the function gives. An error in a user's own shows where it is, our own models get what a file says."""
-    if isinstance(name, GivenModel):
-        return function(**arguments)
-    try:
-        return function(**arguments)
-    except Exception as error:
-        raise RecipeError(f"model: {name} cannot be built ({first_line(error)}): check model_args") from error
-
-
 @torch.no_grad()
-def _draw_tokens(model: nn.Module, recipe: Recipe, std: float) -> None:
+def _draw_tokens(model: nn.Module, spec: ModelSpec, std: float) -> None:
     """Class and distillation token anew, from a normal distribution that is cut off at two."""
     tokens = [getattr(model, name, None) for name in ("cls_token", "dist_token")]
     if not isinstance(tokens[0], nn.Parameter):
-        raise RecipeError(f"model: {recipe.model} has no class token to draw: set token_init_std=none")
+        raise spec.error(f"{spec.name} has no class token to draw: set token_init_std=none")
     for token in tokens:
         if isinstance(token, nn.Parameter):
             trunc_normal_(token, std=std)
 
 
 @torch.no_grad()
-def _check_outputs(model: nn.Module, recipe: Recipe, num_classes: int, size: tuple[int, int]) -> None:
+def _check_outputs(model: nn.Module, spec: ModelSpec, num_classes: int, size: tuple[int, int]) -> None:
     model.eval()
     try:
         outputs = heads(model, torch.zeros(1, 3, *size))
     except Exception as error:
-        raise RecipeError(
-            f"model: {recipe.model} does not take views of {size[0]} x {size[1]} ({first_line(error)}): "
+        raise spec.error(
+            f"{spec.name} does not take views of {size[0]} x {size[1]} ({first_line(error)}): "
             "check model_args, or use a store of another size"
         ) from error
     finally:
         model.train()
     for logits in (outputs.class_logits, outputs.distill_logits):
         if logits is not None and tuple(logits.shape) != (1, num_classes):
-            raise RecipeError(
-                f"model: {recipe.model} gives an output of shape {tuple(logits.shape)} for one view, "
+            raise spec.error(
+                f"{spec.name} gives an output of shape {tuple(logits.shape)} for one view, "
                 f"(1, {num_classes}) is expected: the store has {num_classes} classes"
             )
 

@@ -2,26 +2,24 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-import timm
-import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from student.checkpoint import FORMAT
-from student.model import build_model
+from student.model import build_student, student_spec
 from student.recipe import Recipe, defaults_taken
 from student.validation import Preprocessing
-from teacher_cache.errors import CheckpointError, RecipeError, TeacherError
+from teacher_cache.errors import CheckpointError, RecipeError
 from teacher_cache.messages.shown import shown
 from teacher_cache.replay.policy import Interpolation, Positive, Probability, Share, Side
 from teacher_cache.settings import parse_json, validated
+from teacher_cache.teacher.models import ModelSpec, pretrained_module, timm_config, timm_tensors
 from teacher_cache.teacher.names import TIMM_HUBS, GivenModel, check_usable, is_timm_name
 from teacher_cache.teacher.state_dict import EMA_KEYS, RAW_KEYS, check_tensors, find_state, fit_names, load_state
-from teacher_cache.teacher.teacher import check_timm_name
-from teacher_cache.teacher.weights import first_line, read_checkpoint, read_metadata
+from teacher_cache.teacher.weights import read_checkpoint, read_metadata
 
 MARK = "deit_teacher_cache"  # the metadata key by which our own exports are known; its value is the layout's number
 LAYOUT = "1"
@@ -32,23 +30,23 @@ MOST_CLASSES = 2**24
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """A trained model before it is built: what a checkpoint, or timm, says of it."""
 
     source: str  # as given
-    recipe: Recipe | None  # of our own checkpoints and exports
     model: str  # timm name, path/file.py:function or package.module:function
-    model_args: dict[str, Any]
     state: dict[str, Tensor]
     num_classes: int
-    class_names: tuple[str, ...] | None
-    class_from: str | None  # where the training shards have the class: "cls", "json:FIELD"
     preprocessing: Preprocessing
+    model_args: dict[str, Any] = field(default_factory=dict)
+    recipe: Recipe | None = None  # of our own checkpoints and exports
+    class_names: tuple[str, ...] | None = None
+    class_from: str | None = None  # where the training shards have the class: "cls", "json:FIELD"
     notes: tuple[str, ...] = ()  # what was done to the file's names, or is worth to know, for people
     image_from: str | None = None  # the extension of the training shards' images, where one was chosen
 
 
-class _Seen(BaseModel):
+class _PreprocessingFields(BaseModel):
     """What a file says of preprocessing. Values may be a stranger's: nothing else is let through."""
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -60,7 +58,7 @@ class _Seen(BaseModel):
     std: tuple[Positive, Positive, Positive]
 
 
-class _Said(_Seen):
+class _CheckpointFields(_PreprocessingFields):
     """What our own checkpoints and exports say beside the weights."""
 
     model: str | None = None
@@ -72,8 +70,8 @@ class _Said(_Seen):
     recipe: dict[str, Any] | None = None
 
 
-def read_trained(source: str, *, model: str | None = None, ema: bool = False) -> Trained:
-    """Read a trained model. Raises CheckpointError.
+def read_trained(source: str, *, model: str | None = None, ema: bool = False) -> TrainedModel:
+    """Read a trained model. Raises CheckpointError, and ModelError for a name that is none of timm's.
 
     source is a file, or a timm name for timm's pretrained weights. A checkpoint of `student train` and a safetensors
     file of `student export` say everything themselves; `model` overrides what they say, and must be given where they
@@ -95,29 +93,23 @@ def read_trained(source: str, *, model: str | None = None, ema: bool = False) ->
     return _from_foreign(source, content, given, ema)
 
 
-def build_trained(trained: Trained) -> nn.Module:
-    """The model with its weights, in evaluation mode; both heads where it has them. Raises CheckpointError."""
-    made_for_it = Recipe(
-        name="trained", model=trained.model, distill="none", epochs=1, batch_size=1, lr=1e-3, weight_decay=0.0
-    )
-    # a function may demand the drop path that its recipe gives; whether it distilled does not matter any more
-    recipe = (trained.recipe or made_for_it).model_copy(
-        update={"model": trained.model, "model_args": trained.model_args, "distill": "none"}
-    )
-    try:
-        model = build_model(recipe, trained.num_classes, trained.preprocessing.size)
-    except RecipeError as error:
-        raise CheckpointError(f"{trained.source}: {error}") from error
+def build_trained(trained: TrainedModel) -> nn.Module:
+    """The model with its weights, in evaluation mode; both heads where it has them. Raises ModelError,
+    CheckpointError."""
+    size = trained.preprocessing.size
+    drop_path = trained.recipe.drop_path if trained.recipe else None  # which a function may demand
+    spec = student_spec(trained.model, trained.model_args, drop_path, size, f"{trained.source}: model")
+    model = build_student(spec, trained.num_classes, size)
     load_state(model, trained.state, trained.source, trained.model)
     return model.eval()
 
 
-def describe_trained(trained: Trained, *, ema: bool) -> dict[str, str]:
+def describe_trained(trained: TrainedModel, *, ema: bool) -> dict[str, str]:
     """What an exported file carries beside the weights, as strings: read_trained reads it back. ema: of which weights.
 
     Values that are no strings are JSON.
     """
-    seen = trained.preprocessing
+    preprocessing = trained.preprocessing
     values: dict[str, Any] = {
         MARK: LAYOUT,
         "model": trained.model,
@@ -127,11 +119,11 @@ def describe_trained(trained: Trained, *, ema: bool) -> dict[str, str]:
         "class_names": trained.class_names,
         "class_from": trained.class_from,
         "image_from": trained.image_from,
-        "size": seen.size,
-        "crop_pct": seen.crop_pct,
-        "interpolation": seen.interpolation,
-        "mean": seen.mean,
-        "std": seen.std,
+        "size": preprocessing.size,
+        "crop_pct": preprocessing.crop_pct,
+        "interpolation": preprocessing.interpolation,
+        "mean": preprocessing.mean,
+        "std": preprocessing.std,
         "recipe": None if trained.recipe is None else trained.recipe.to_json(),
     }
     return {
@@ -141,7 +133,7 @@ def describe_trained(trained: Trained, *, ema: bool) -> dict[str, str]:
     }
 
 
-def _from_checkpoint(source: str, content: dict[str, Any], model: GivenModel | None, ema: bool) -> Trained:
+def _from_checkpoint(source: str, content: dict[str, Any], model: GivenModel | None, ema: bool) -> TrainedModel:
     written = content.get("format", FORMAT)
     if type(written) is not int or written > FORMAT:  # what is read here is the same in earlier ones
         raise CheckpointError(
@@ -151,28 +143,17 @@ def _from_checkpoint(source: str, content: dict[str, Any], model: GivenModel | N
     if ema and "model_ema" not in content:
         raise CheckpointError(f"{source} has no EMA weights: leave out --ema, or train with --set ema=0.9999")
     names = content["class_names"]
-    values = {name: content[name] for name in _Said.model_fields if name in content and name != "model"}
-    said = _said(source, values | {"num_classes": len(names) if isinstance(names, list | tuple) else 0})
-    recipe = _recipe(source, said.recipe)
+    values = {name: content[name] for name in _CheckpointFields.model_fields if name in content and name != "model"}
+    fields = _fields(source, values | {"num_classes": len(names) if isinstance(names, list | tuple) else 0})
+    recipe = _recipe(source, fields.recipe)
     assert recipe is not None
-    return Trained(
-        source,
-        recipe,
-        _named(source, recipe.model, model),
-        recipe.model_args,
-        find_state(content, source, ["model_ema" if ema else "model"]),
-        said.num_classes,
-        said.class_names,
-        said.class_from,
-        _preprocessing(said),
-        _recipe_notes(source, said.recipe),
-        said.image_from,
-    )
+    state = find_state(content, source, ["model_ema" if ema else "model"])
+    return _ours(source, fields, recipe, _model_name(source, recipe.model, model), recipe.model_args, state)
 
 
 def _from_export(
     source: str, state: dict[str, Any], metadata: Mapping[str, str], model: GivenModel | None, ema: bool
-) -> Trained:
+) -> TrainedModel:
     if metadata[MARK] != LAYOUT:
         raise CheckpointError(
             f"{source} has layout {metadata[MARK]}, this program reads {LAYOUT}: use the version that wrote it"
@@ -186,96 +167,76 @@ def _from_export(
         for name in NUMBERS
         if name in metadata
     }
-    said = _said(source, values)
-    return Trained(
-        source,
-        _recipe(source, said.recipe),
-        _named(source, said.model, model),
-        said.model_args,
-        check_tensors(state, source),
-        said.num_classes,
-        said.class_names,
-        said.class_from,
-        _preprocessing(said),
-        _recipe_notes(source, said.recipe),
-        said.image_from,
+    fields = _fields(source, values)
+    recipe = _recipe(source, fields.recipe)
+    name = _model_name(source, fields.model, model)
+    return _ours(source, fields, recipe, name, fields.model_args, check_tensors(state, source))
+
+
+def _ours(
+    source: str,
+    fields: _CheckpointFields,
+    recipe: Recipe | None,
+    model: str,
+    model_args: dict[str, Any],
+    state: dict[str, Tensor],
+) -> TrainedModel:
+    return TrainedModel(
+        source=source,
+        recipe=recipe,
+        model=model,
+        model_args=model_args,
+        state=state,
+        num_classes=fields.num_classes,
+        class_names=fields.class_names,
+        class_from=fields.class_from,
+        preprocessing=_preprocessing(fields),
+        notes=_recipe_notes(source, fields.recipe),
+        image_from=fields.image_from,
     )
 
 
-def _from_foreign(source: str, content: dict[str, Any], model: GivenModel | None, ema: bool) -> Trained:
+def _from_foreign(source: str, content: dict[str, Any], model: GivenModel | None, ema: bool) -> TrainedModel:
     if model is None:
         raise CheckpointError(
             f"{source} does not say which model it is (no checkpoint of `student train` or `student export`): "
             "name it with --model, a timm name"
         )
-    config = _timm_config(model)
+    config = timm_config(ModelSpec(model))
     if ema and not any(key in content for key in EMA_KEYS):
         raise CheckpointError(
             f"{source} has no EMA weights ({', '.join(EMA_KEYS[:-1])} or {EMA_KEYS[-1]}): leave out --ema"
         )
     found = find_state(content, source, EMA_KEYS if ema else RAW_KEYS + EMA_KEYS)
-    fitted = fit_names(found, _own_tensors(model), source)
+    fitted = fit_names(found, timm_tensors(model), source)
     state = fitted.state
-    return Trained(
-        source,
-        None,
-        model,
-        {},
-        state,
-        _num_classes(source, state, model, config),
-        None,
-        None,
-        _configured(source, config | DEIT_CROP, _size(state, config)),
-        tuple(fitted.notes),
+    return TrainedModel(
+        source=source,
+        model=model,
+        state=state,
+        num_classes=_num_classes(source, state, model, config),
+        preprocessing=_timm_preprocessing(source, config | DEIT_CROP, _size(state, config)),
+        notes=tuple(fitted.notes),
     )
 
 
-def _from_timm(name: str, model: str | None, ema: bool) -> Trained:
+def _from_timm(name: str, model: str | None, ema: bool) -> TrainedModel:
     if model is not None or ema:
         raise CheckpointError(f"{name} is no file: --model and --ema are for files")
+    spec = ModelSpec(GivenModel(name))
     if not name.startswith(TIMM_HUBS):
-        _timm_config(name)
-    try:
-        built: Any = timm.create_model(name, pretrained=True)
-    except Exception as error:
-        raise CheckpointError(
-            f"timm could not load pretrained weights of {name} ({first_line(error)}): "
-            "download them on a machine with a network, and give the file with --model"
-        ) from error
+        timm_config(spec, "; or give the path of a checkpoint")
+    built: Any = pretrained_module(spec, "and give the file with --model")
     config: Mapping[str, Any] = built.pretrained_cfg
     plain = name if not name.startswith(TIMM_HUBS) else config["architecture"]
-    return Trained(
-        name,
-        None,
-        plain,
-        dict(built.pretrained_model_args),
-        built.state_dict(),
-        built.num_classes,
-        None,
-        None,
-        _configured(name, config, tuple(config["input_size"][1:])),
+    return TrainedModel(
+        source=name,
+        model=plain,
+        model_args=dict(built.pretrained_model_args),
+        state=built.state_dict(),
+        num_classes=built.num_classes,
+        preprocessing=_timm_preprocessing(name, config, tuple(config["input_size"][1:])),
     )
-
-
-def _timm_config(name: str) -> dict[str, Any]:
-    """What timm says of a model's preprocessing and head."""
-    try:
-        check_timm_name(name)
-    except TeacherError as error:
-        raise CheckpointError(f"{error}; or give the path of a checkpoint") from error
-    try:
-        config = timm.get_pretrained_cfg(name, allow_unregistered=False)
-    except RuntimeError as error:
-        raise CheckpointError(f"timm has no configuration of {name}: {error} Check what stands after a dot") from error
-    assert config is not None
-    return config.to_dict()
-
-
-def _own_tensors(name: str) -> dict[str, Tensor]:
-    """A timm model's tensors by name, without memory for them."""
-    with torch.device("meta"):
-        tensors: dict[str, Tensor] = timm.create_model(name, num_classes=2).state_dict()
-    return tensors
 
 
 def _num_classes(source: str, state: Mapping[str, Tensor], model: str, config: Mapping[str, Any]) -> int:
@@ -307,16 +268,16 @@ def _size(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> tuple[int, 
     return height, width
 
 
-def _configured(source: str, config: Mapping[str, Any], size: Sequence[int]) -> Preprocessing:
+def _timm_preprocessing(source: str, config: Mapping[str, Any], size: Sequence[int]) -> Preprocessing:
     """The preprocessing that timm's configuration tells."""
-    values = {name: config.get(name) for name in _Seen.model_fields} | {"size": size}
+    values = {name: config.get(name) for name in _PreprocessingFields.model_fields} | {"size": size}
     _check_known(source, values)
-    return _preprocessing(validated(_Seen, values, source, CheckpointError))
+    return _preprocessing(validated(_PreprocessingFields, values, source, CheckpointError))
 
 
-def _said(source: str, values: dict[str, Any]) -> _Said:
+def _fields(source: str, values: dict[str, Any]) -> _CheckpointFields:
     _check_known(source, values)
-    return validated(_Said, values, source, CheckpointError)
+    return validated(_CheckpointFields, values, source, CheckpointError)
 
 
 def _check_known(source: str, values: Mapping[str, Any]) -> None:
@@ -328,17 +289,17 @@ def _check_known(source: str, values: Mapping[str, Any]) -> None:
         raise CheckpointError(f"{source} is for {len(mean)} channels: images have three here")
 
 
-def _preprocessing(seen: _Seen) -> Preprocessing:
-    return Preprocessing(seen.size, seen.crop_pct, seen.interpolation, seen.mean, seen.std)
+def _preprocessing(fields: _PreprocessingFields) -> Preprocessing:
+    return Preprocessing(fields.size, fields.crop_pct, fields.interpolation, fields.mean, fields.std)
 
 
-def _named(source: str, said: str | None, given: GivenModel | None) -> str:
+def _model_name(source: str, found: str | None, given: GivenModel | None) -> str:
     """The model's name: the given one, else what the file says, if a file may say it."""
     if given is not None:
         return given
-    if not said:
+    if not found:
         raise CheckpointError(f"{source} does not say which model it is: name it with --model")
-    return check_usable(said, source, "--model", CheckpointError)
+    return check_usable(found, source, "--model", CheckpointError)
 
 
 def _recipe_notes(source: str, values: Mapping[str, Any] | None) -> tuple[str, ...]:

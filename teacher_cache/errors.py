@@ -8,7 +8,8 @@ TeacherCacheError               the command line prints it as one line and exits
 ├── StoreError                  a store is absent, of another schema, damaged, or does not hold what was asked of it
 │   ├── MissingLabelError       a view that training needs is not labelled
 │   └── DriftError              replayed pixels are not the ones that the teacher labelled
-├── TeacherError                a teacher cannot be loaded, or does not fit the store
+├── ModelError                  a model cannot be built: its name, its arguments, its function
+├── TeacherError                a teacher does not fit the store, or does not answer as a teacher shall
 │   └── AgreementError          its labels agree with the ground truth no better than chance
 ├── RecipeError                 an unknown or impossible training setting
 ├── PlanError                   batch, ranks, repeats and views do not fit each other
@@ -56,6 +57,10 @@ class MissingLabelError(StoreError):
 
 
 class DriftError(StoreError):
+    pass
+
+
+class ModelError(TeacherCacheError):
     pass
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from teacher_cache.errors import AgreementError, DriftError, StoreError, TeacherError
 from teacher_cache.job import Job
 from teacher_cache.processes import TIMEOUT_S
-from teacher_cache.prove import Batch, check_steady, check_still_the_same, first_batch
+from teacher_cache.prove import Batch, check_same_answers, check_steady, first_batch
 from teacher_cache.store.agreement import (
     NEAR_CHANCE,
     RENAMING_GAIN,
@@ -106,10 +106,9 @@ def fill(
             left = missing
             if missing and store.teacher is None:
                 first, proof = label_first_unit(store, teacher, pool, job, missing[0], options, on_progress, warn)
-                proved = bind_teacher(store, teacher, proof)
-                if not proved:
-                    check_still_the_same(store, teacher, pool, warn)
-                    proved = True
+                if not bind_teacher(store, teacher, proof):
+                    check_same_answers(store, teacher, pool, warn)
+                proved = True
                 commit(store, first, teacher, job, on_progress)
                 tell_damaged(store, first, told, warn)
                 left = missing[1:]
@@ -118,7 +117,7 @@ def fill(
         if store.teacher is not None:
             check_same_teacher(store.teacher, teacher.identity, may_differ=may_differ(store))
             if units and not proved:
-                check_still_the_same(store, teacher, pool, warn)
+                check_same_answers(store, teacher, pool, warn)
         todo = (units[number] for number in job.draw("drawn", len(units)))
         for labelled in label_units(store, teacher, pool, todo, lambda views: advance(job, views, on_progress)):
             commit(store, labelled, teacher, job, on_progress)

@@ -95,12 +95,12 @@ def _replay_batch(
 
 
 def check_steady(store: Store, teacher: Teacher, batch: Batch, warn: Warn) -> np.ndarray:
-    """The teacher's answers to a batch, (n, C) float32: asked again as it is, in another order, and beside other views.
+    """The teacher's logits of a batch, (n, C) float32: once more as it is, in another order, and beside other views.
 
     TeacherError, naming the first view, where a label or a logit beyond rounding differs.
     """
     views = batch.pixels
-    logits = _asked(store, teacher, batch)
+    logits = _logits(store, teacher, batch)
     rounding = _rounding(teacher, logits)
     largest = 0.0
     for how, rows, again in (
@@ -127,12 +127,12 @@ def check_steady(store: Store, teacher: Teacher, batch: Batch, warn: Warn) -> np
     return logits
 
 
-def _asked(store: Store, teacher: Teacher, batch: Batch) -> np.ndarray:
+def _logits(store: Store, teacher: Teacher, batch: Batch) -> np.ndarray:
     return teacher.logits(batch.pixels, lambda row: batch.where(store, row))
 
 
 def _beside_others(teacher: Teacher, views: np.ndarray) -> np.ndarray:
-    """Answers to every second view, from the first on, in a full batch whose other views are something else."""
+    """Logits of every second view, from the first on, in a full batch whose other views are something else."""
     whole = np.resize(255 - views, (teacher.batch_size, *views.shape[1:]))
     whole[: len(views) : 2] = views[::2]
     return teacher.logits(whole)[: len(views) : 2]
@@ -145,19 +145,19 @@ def _rounding(teacher: Teacher, logits: np.ndarray) -> float:
 # -- the same as then ------------------------------------------------------------------------------------------------
 
 
-def check_still_the_same(store: Store, teacher: Teacher, pool: RenderPool, warn: Warn, draw: int | None = None) -> None:
-    """Ask a bound store's teacher what it was asked at binding, and a committed batch drawn at random (by `draw`).
+def check_same_answers(store: Store, teacher: Teacher, pool: RenderPool, warn: Warn, draw: int | None = None) -> None:
+    """Have a bound store's teacher label the proof's batch again, and a committed batch drawn at random (by `draw`).
 
     Other labels than then are refused with TeacherError, other pixels with DriftError; logits that are equal but for
     their last bits are told, and noted in the store with this build. A device that a store of any device has not seen
     yet leaves its own proof, and how many labels differ is told.
     """
-    _answer_proof(store, teacher, pool, warn)
+    _check_proof(store, teacher, pool, warn)
     committed = np.argwhere(store.committed())
     if len(committed):
         stream = Stream(derive(secrets.randbits(64) if draw is None else draw, "drawn batch"))
         unit = Unit(*committed[stream.integer(len(committed))].tolist())
-        _answer_drawn(store, teacher, pool, unit, stream, warn)
+        _check_drawn_batch(store, teacher, pool, unit, stream, warn)
 
 
 def check_online(store: Store, teacher: Teacher, pool: RenderPool) -> bool:
@@ -167,11 +167,11 @@ def check_online(store: Store, teacher: Teacher, pool: RenderPool) -> bool:
     if proof is None:
         return False
     batch = _replay_proof(store, teacher, pool, proof)
-    _check_labels(store, teacher, proof, batch, _asked(store, teacher, batch))
+    _check_labels(store, teacher, proof, batch, _logits(store, teacher, batch))
     return True
 
 
-def _answer_proof(store: Store, teacher: Teacher, pool: RenderPool, warn: Warn) -> None:
+def _check_proof(store: Store, teacher: Teacher, pool: RenderPool, warn: Warn) -> None:
     device = teacher.identity.device
     own = store.read_proof(device)
     proof = own or (store.first_proof() if store.any_device else None)
@@ -185,12 +185,12 @@ def _answer_proof(store: Store, teacher: Teacher, pool: RenderPool, warn: Warn) 
     if own is None:
         differing = logits.argmax(1) != proof.labels
         if differing.any():
-            warn(_foreign(int(differing.sum()), len(differing), logits[differing]))
+            warn(_other_device_note(int(differing.sum()), len(differing), logits[differing]))
         store.publish_proof(device, make_proof(proof.unit, batch.replays, logits, build))
         store.publish_build(build, "a proof of its own")
         return
     _check_labels(store, teacher, proof, batch, logits)
-    store.publish_build(build, _compared(store, teacher, proof, logits, warn))
+    store.publish_build(build, _compare_logits(store, teacher, proof, logits, warn))
 
 
 def _replay_proof(store: Store, teacher: Teacher, pool: RenderPool, proof: Proof) -> Batch:
@@ -224,7 +224,7 @@ def _check_labels(store: Store, teacher: Teacher, proof: Proof, batch: Batch, lo
     )
 
 
-def _compared(store: Store, teacher: Teacher, proof: Proof, logits: np.ndarray, warn: Warn) -> str:
+def _compare_logits(store: Store, teacher: Teacher, proof: Proof, logits: np.ndarray, warn: Warn) -> str:
     """How logits stand to the proof's, in words; TeacherError where they would make other soft labels."""
     difference = np.abs(logits[: len(proof.logits)] - proof.logits)
     if not difference.any():
@@ -241,7 +241,9 @@ def _compared(store: Store, teacher: Teacher, proof: Proof, logits: np.ndarray, 
     return words
 
 
-def _answer_drawn(store: Store, teacher: Teacher, pool: RenderPool, unit: Unit, stream: Stream, warn: Warn) -> None:
+def _check_drawn_batch(
+    store: Store, teacher: Teacher, pool: RenderPool, unit: Unit, stream: Stream, warn: Warn
+) -> None:
     reader = LabelReader(store)
     block_views = _block_views(store, unit)
     skipped = {block: reader.skipped(unit.shard, block, view) for block, view in block_views}
@@ -253,11 +255,11 @@ def _answer_drawn(store: Store, teacher: Teacher, pool: RenderPool, unit: Unit, 
     stored = store.read_unit(unit)
     positions = np.array([store.layout.block(unit.shard, row.block).rows[row.position] for row in batch.rows])
     columns = np.array([row.view for row in batch.rows]) - store.layout.group_views(unit.group)[0]
-    logits, labels = _asked(store, teacher, batch), stored.labels[positions, columns]
+    logits, labels = _logits(store, teacher, batch), stored.labels[positions, columns]
     differing = np.flatnonzero(labels != logits.argmax(1))
     if store.any_device and _device_of(store, unit) != device_hash(teacher.identity.device):
         if len(differing):
-            warn(_foreign(len(differing), len(labels), logits[differing]))
+            warn(_other_device_note(len(differing), len(labels), logits[differing]))
         return
     if len(differing):
         row = int(differing[0])
@@ -290,7 +292,7 @@ def _margin(logits: np.ndarray) -> float:
     return float(top[-1] - top[0])
 
 
-def _foreign(differing: int, labels: int, logits: np.ndarray) -> str:
+def _other_device_note(differing: int, labels: int, logits: np.ndarray) -> str:
     margins = sorted(_margin(row) for row in logits)
     return (
         f"{differing} of {labels} labels differ on this device; their top-2 margins: median "

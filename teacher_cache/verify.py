@@ -90,7 +90,7 @@ def verify(
     return report
 
 
-class _Seen(NamedTuple):
+class _BlockView(NamedTuple):
     """A replayed block at a view, and the positions in it that are labelled, (n,) int64."""
 
     shard: int
@@ -98,11 +98,10 @@ class _Seen(NamedTuple):
     view: int
     positions: np.ndarray
 
-
-def _where(store: Store, seen: _Seen, row: int) -> str:
-    """A row of a block's labelled views, as messages name it."""
-    sample = store.layout.block(seen.shard, seen.block).samples[seen.positions[row]]
-    return f"shard {store.shard_name(seen.shard)}, key {store.index.key(sample)}, view {seen.view}"
+    def where(self, store: Store, row: int) -> str:
+        """One of the labelled views, as messages name it."""
+        sample = store.layout.block(self.shard, self.block).samples[self.positions[row]]
+        return f"shard {store.shard_name(self.shard)}, key {store.index.key(sample)}, view {self.view}"
 
 
 def draw_in_layers(atoms: Sequence[tuple[Unit, int]], fraction: float, seed: int) -> list[tuple[Unit, int]]:
@@ -140,7 +139,7 @@ def _replay(
     atoms: list[tuple[Unit, int]],
     report: VerifyReport,
     on_progress: Callable[[int, int], None],
-) -> Iterator[tuple[_Seen, np.ndarray]]:
+) -> Iterator[tuple[_BlockView, np.ndarray]]:
     """Render all views of the atoms and compare digests; labelled positions with their pixels."""
     from teacher_cache.workers import RenderTask
 
@@ -155,7 +154,7 @@ def _replay(
         if replayed.digest != reader.digest(unit.shard, block, replayed.view):
             report.differences.append(drift_message(store, unit.shard, block, replayed.view))
         positions = np.array([p for p in range(len(replayed.lambdas)) if p not in replayed.skipped], np.int64)
-        yield _Seen(unit.shard, block, replayed.view, positions), replayed.pixels[positions]
+        yield _BlockView(unit.shard, block, replayed.view, positions), replayed.pixels[positions]
         rendered.release()
         report.block_views += 1
         on_progress(report.block_views, total)
@@ -165,25 +164,25 @@ def _label_again(
     store: Store,
     reader: LabelReader,
     teacher: "Teacher",
-    views: Iterator[tuple[_Seen, np.ndarray]],
+    views: Iterator[tuple[_BlockView, np.ndarray]],
     same_kind: bool,
     report: VerifyReport,
 ) -> None:
-    """Ask the teacher for the replayed views, and compare what it says with what the store holds."""
+    """Label the replayed views again, and compare labels and probabilities with those that the store holds."""
     from teacher_cache.teacher.teacher import classify_views
 
     topk, tau = store.topk, store.tau
-    for seen, logits in classify_views(teacher, views, lambda seen, row: _where(store, seen, row)):
-        _compare_labels(store, reader, seen, logits, same_kind, report)
+    for at, logits in classify_views(teacher, views, lambda at, row: at.where(store, row)):
+        _compare_labels(store, reader, at, logits, same_kind, report)
         if same_kind and tau is not None:
-            _compare_topk(store, reader, seen, logits, topk, tau, report)
+            _compare_topk(store, reader, at, logits, topk, tau, report)
 
 
 def _compare_labels(
-    store: Store, reader: LabelReader, seen: _Seen, logits: np.ndarray, same_kind: bool, report: VerifyReport
+    store: Store, reader: LabelReader, at: _BlockView, logits: np.ndarray, same_kind: bool, report: VerifyReport
 ) -> None:
-    samples = store.layout.block(seen.shard, seen.block).samples.start + seen.positions
-    stored, found = reader.labels(samples, np.full(len(samples), seen.view)), logits.argmax(1)
+    samples = store.layout.block(at.shard, at.block).samples.start + at.positions
+    stored, found = reader.labels(samples, np.full(len(samples), at.view)), logits.argmax(1)
     report.labels += len(samples)
     for number in np.flatnonzero(stored != found):
         top = np.sort(logits[number])[-2:]
@@ -192,27 +191,33 @@ def _compare_labels(
             report.foreign_labels.append(margin)
             continue
         report.differences.append(
-            f"{_where(store, seen, int(number))}: stored label {stored[number]}, the teacher says {found[number]} "
+            f"{at.where(store, int(number))}: stored label {stored[number]}, the teacher says {found[number]} "
             f"(top-2 margin {margin:.2g}): the label is not this teacher's"
         )
 
 
 def _compare_topk(
-    store: Store, reader: LabelReader, seen: _Seen, logits: np.ndarray, topk: int, tau: float, report: VerifyReport
+    store: Store,
+    reader: LabelReader,
+    at: _BlockView,
+    logits: np.ndarray,
+    topk: int,
+    tau: float,
+    report: VerifyReport,
 ) -> None:
     """Stored classes and probabilities against the teacher's, to the last bit; where the label differs it is told."""
-    stored_classes, stored = reader.topk(seen.shard, seen.block, seen.view, seen.positions)
+    stored_classes, stored = reader.topk(at.shard, at.block, at.view, at.positions)
     found_classes, found = top_classes(logits, topk, tau)
     differ = stored != found
     differ[:, :-1] |= stored_classes != found_classes
     for row in np.flatnonzero(differ.any(axis=1) & (stored_classes[:, 0] == found_classes[:, 0])):
         place = int(differ[row].argmax())
-        said, says = (
+        there, here = (
             f"{probabilities[row, place]:.4g} for "
             + ("all other classes" if place == topk else f"class {classes[row, place]}")
             for classes, probabilities in ((stored_classes, stored), (found_classes, found))
         )
         report.differences.append(
-            f"{_where(store, seen, int(row))}: stored is {said}, the teacher says {says} at tau {tau:g}: the "
+            f"{at.where(store, int(row))}: stored is {there}, the teacher says {here} at tau {tau:g}: the "
             "probabilities are not this teacher's"
         )

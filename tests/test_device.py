@@ -1,7 +1,6 @@
 """Memory that serves again only when nobody holds it, normalisation to the bit, copies beside the device's work."""
 
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,7 @@ from teacher_cache.cli import main as teacher_cache_main
 from teacher_cache.device import KEPT, PIECE, Normalise, Recycled, Upload, choose_device, use_device
 from teacher_cache.errors import DeviceError
 from teacher_cache.store.store import Store
-from teacher_cache.teacher.identity import TeacherIdentity
-from teacher_cache.teacher.teacher import Asked, Teacher, TeacherSettings, classify_views
+from teacher_cache.teacher.settings import TeacherSettings
 from tests.support.filling import TEACHERS
 from tests.support.small_runs import SMALL, filled_store, student, train_small
 
@@ -111,85 +109,6 @@ def test_normalised_views_stay_as_they_are_while_they_are_held() -> None:
 def test_on_the_cpu_nothing_is_copied() -> None:
     views = drawn_views(2, 4, 4)
     assert [tensor.data_ptr() for tensor in Upload(CPU)([views])] == [views.data_ptr()]
-
-
-class LateTeacher:
-    """Answers when it is fetched, as a device does that is still at work; its answer is each view's sum."""
-
-    on_cuda = True
-    num_classes = 1
-
-    def __init__(self, batch_size: int) -> None:
-        self.batch_size = batch_size
-        self.under_way: list[Tensor] = []
-        self.most = 0
-
-    def ask(self, views: Tensor) -> Asked:
-        self.under_way.append(views)
-        self.most = max(self.most, len(self.under_way))
-        return Asked(torch.empty(0), None)
-
-    def fetch(self, asked: Asked) -> np.ndarray:
-        return self.under_way.pop(0).float().sum((1, 2, 3))[:, None].numpy()
-
-    def check_finite(self, logits: np.ndarray, where: Callable[[int], str]) -> None:
-        assert np.isfinite(logits).all()
-
-
-def nowhere(start: int, row: int) -> str:
-    return f"{start} {row}"
-
-
-@pytest.mark.parametrize("batch_size", [4, 5, 64])
-def test_a_batch_is_put_together_while_the_one_before_is_under_way(
-    monkeypatch: pytest.MonkeyPatch, batch_size: int
-) -> None:
-    monkeypatch.setattr(
-        "teacher_cache.teacher.teacher.Recycled", lambda *, pin: Recycled()
-    )  # no CUDA, no pinned memory
-    teacher = LateTeacher(batch_size)
-    views = drawn_views(23, 4, 4).numpy()
-    slot = np.empty((6, 4, 4, 3), np.uint8)  # used again for every item
-
-    def items() -> Iterator[tuple[int, np.ndarray]]:
-        for start in range(0, 23, 6):
-            some = views[start : start + 6]
-            slot[: len(some)] = some
-            yield start, slot[: len(some)]
-            slot[:] = 0
-
-    answers = list(classify_views(teacher, items(), nowhere))  # type: ignore[arg-type]
-    assert [start for start, _ in answers] == [0, 6, 12, 18]
-    assert np.array_equal(np.concatenate([logits for _, logits in answers])[:, 0], views.sum((1, 2, 3)))
-    assert teacher.most == min(2, -(-23 // batch_size))
-
-
-def small_teacher(device: torch.device, batch_size: int) -> Teacher:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.LazyLinear(5)).eval()
-    model(torch.zeros(1, 3, 8, 8))
-    identity = TeacherIdentity("small", batch_size=batch_size, num_classes=5, mean=MEAN, std=STD)
-    return Teacher(model.to(device).to(memory_format=torch.channels_last), identity, device)
-
-
-def check_classified(device: torch.device) -> None:
-    teacher = small_teacher(device, 16)
-    views = drawn_views(70, 8, 8).numpy()
-    cuts = (0, 16, 32, 40, 64, 70)  # whole batches where they lie, parts of one, a short last one
-    found = classify_views(teacher, ((cut, views[cut:stop]) for cut, stop in pairwise(cuts)), nowhere)
-    together = np.concatenate([logits for _, logits in found])
-    assert np.array_equal(together, np.concatenate([teacher.logits(views[n : n + 16]) for n in range(0, 70, 16)]))
-    assert np.array_equal(together, teacher.answer(torch.from_numpy(views)).cpu().numpy())
-
-
-def test_answers_are_the_same_however_they_are_asked_for() -> None:
-    check_classified(CPU)
-
-
-@pytest.mark.gpu
-@needs_gpu
-def test_answers_are_the_same_however_they_are_asked_for_on_cuda() -> None:
-    check_classified(torch.device("cuda"))
 
 
 @pytest.mark.gpu

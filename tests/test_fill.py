@@ -4,7 +4,6 @@ import io
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -15,17 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 from PIL import Image
 
 from teacher_cache.cli import main
 from teacher_cache.errors import (
     AgreementError,
-    CheckpointError,
     DriftError,
     ImageError,
-    RenderError,
     StoreError,
     TeacherError,
 )
@@ -37,11 +33,9 @@ from teacher_cache.store.proof import Proof
 from teacher_cache.store.status import status
 from teacher_cache.store.store import Store
 from teacher_cache.store.topk import top_classes
-from teacher_cache.store.unit import TOPK_ARRAYS, Unit, UnitCounts
+from teacher_cache.store.unit import Unit
 from teacher_cache.teacher.identity import TeacherIdentity
-from teacher_cache.teacher.teacher import TeacherSettings, open_teacher
 from teacher_cache.verify import verify
-from teacher_cache.workers import RenderPool, RenderTask, render_all
 from tests.support.bright_shards import bright_store, change_pixel, small_policy, spoil_image, write_bright_shards
 from tests.support.filled_store import files
 from tests.support.filling import TEACHERS, fill_store, open_test_teacher
@@ -252,122 +246,6 @@ def test_another_device_needs_a_store_made_for_any(tmp_path: Path) -> None:
                 fill(store, teacher, join_job(), FillOptions(workers=0), range(4))
 
 
-def test_later_fills_take_the_teachers_settings_as_defaults(tmp_path: Path) -> None:
-    store = bright_store(tmp_path)
-    fill_store(store, views=range(2))
-    assert store.teacher is not None
-    settings = TeacherSettings(store.teacher.spec, device="cpu")
-    teacher = open_teacher(settings, num_classes=10, view_size=(8, 8), stored=store.teacher)
-    assert teacher.identity == store.teacher
-    with pytest.raises(TeacherError, match=r"the store's teacher .*add --teacher \S+/teachers.py:brightness if you"):
-        open_teacher(TeacherSettings(device="cpu"), num_classes=10, view_size=(8, 8), stored=store.teacher)
-
-
-def test_class_counts_that_differ_are_refused(tmp_path: Path) -> None:
-    store = bright_store(tmp_path)
-    with pytest.raises(TeacherError, match="gives 13 classes, the store has 10"):
-        open_test_teacher(store, "too_many_classes")
-
-
-def test_logits_that_are_not_finite_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(TeacherError, match=r"a black view: teacher \S+not_finite gives logits .*not finite.*--dtype"):
-        open_test_teacher(bright_store(tmp_path), "not_finite")
-
-
-def test_a_teacher_that_answers_no_numbers_names_the_first_view(tmp_path: Path) -> None:
-    """In the first batch, which it proves itself by, and in any later one, whose views lie across blocks."""
-    message = r"^shard (\S+), key (\S+), view (\d+): teacher \S+fainting gives logits that are not finite at fp32: use"
-    with pytest.raises(TeacherError, match=message) as refused:
-        fill_store(bright_store(tmp_path), "fainting")
-    early = re.match(message, str(refused.value))
-    assert early is not None
-    whole = bright_store(tmp_path, name="whole")
-    fill_store(whole)
-    unit = whole.units()[0]
-    block = whole.layout.blocks(unit)[0]
-    brightest = int((whole.read_unit(unit).labels[:32, 0] == 9).argmax())
-    assert early.groups() == (whole.shard_name(0), whole.index.place(0, block).keys[brightest], "0")
-
-    store = bright_store(tmp_path, name="late")
-    teacher = open_test_teacher(store)
-    healthy, asked = teacher._run, 0
-
-    def faint(views: torch.Tensor) -> torch.Tensor:
-        nonlocal asked
-        asked += 1
-        logits = healthy(views)
-        if asked == 9:
-            logits[5] = torch.inf
-        return logits
-
-    teacher._run = faint  # type: ignore[method-assign]
-    with pytest.raises(TeacherError, match=r"not finite at fp32") as refused:
-        fill(store, teacher, join_job(), FillOptions(workers=0), range(store.views))
-    found = re.match(message.replace("fainting", "brightness"), str(refused.value))
-    assert found is not None
-    shard, key, view = found.groups()
-    views: list[tuple[str, str, int]] = []  # in the order of filling: four proofs' batches of 32, then blocks by view
-    for unit in store.units():
-        for block in store.layout.blocks(unit):
-            keys = store.index.place(unit.shard, block).keys
-            for number in store.layout.group_views(unit.group):
-                views += [(store.shard_name(unit.shard), each, number) for each in keys]
-    assert (shard, key, int(view)) == views[(9 - 1 - 4) * 32 + 5]
-
-    audited = open_test_teacher(whole)
-    audited._run = faint  # type: ignore[method-assign]
-    asked = 8
-    with pytest.raises(TeacherError, match=r"^shard \S+, key \S+, view \d+: .* not finite at fp32"):
-        verify(whole, 1.0, teacher=audited, workers=0)
-
-
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
-        (f"{TEACHERS}:absent", "has no function absent"),
-        ("/nowhere/model.py:net", "model file /nowhere/model.py is absent"),
-        ("no_such_package.module:net", "cannot be imported"),
-        (f"{TEACHERS}:not_a_module", "returned a str"),
-        ("resnet_that_is_not", "timm has no model resnet_that_is_not"),
-    ],
-)
-def test_teachers_that_cannot_be_built(tmp_path: Path, spec: str, message: str) -> None:
-    with pytest.raises(TeacherError, match=message):
-        open_teacher(TeacherSettings(spec, device="cpu"), num_classes=10, view_size=(8, 8), stored=None)
-
-
-def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
-    store = bright_store(tmp_path)
-    torch.save({"state_dict": {"module.other": torch.zeros(2)}}, tmp_path / "other.pt")
-    with pytest.raises(CheckpointError, match=r"1 name is missing \(centres\), 1 name is unexpected \(module\.other\)"):
-        open_test_teacher(store, checkpoint=str(tmp_path / "other.pt"))
-    torch.save({"model": {"centres": torch.zeros(7)}}, tmp_path / "small.pt")
-    with pytest.raises(CheckpointError, match=r"centres is \(7,\), the model's is \(10,\)"):
-        open_test_teacher(store, checkpoint=str(tmp_path / "small.pt"))
-    with pytest.raises(TeacherError, match=r"absent \(.* has other\.pt"):
-        open_test_teacher(store, checkpoint=str(tmp_path / "nothing.pt"))
-
-
-@pytest.mark.parametrize("layout", ["bare", "model", "state_dict", "model_ema", "module.", "safetensors"])
-def test_checkpoint_layouts(tmp_path: Path, layout: str) -> None:
-    import torch
-    from safetensors.torch import save_file
-
-    store = bright_store(tmp_path)
-    centres = torch.linspace(0, 1, 10)
-    path = tmp_path / ("weights.safetensors" if layout == "safetensors" else "weights.pt")
-    if layout == "safetensors":
-        save_file({"centres": centres}, path)
-    elif layout == "bare":
-        torch.save({"centres": centres}, path)
-    elif layout == "module.":
-        torch.save({"state_dict": {"module.centres": centres}}, path)
-    else:
-        torch.save({layout: {"centres": centres}}, path)
-    teacher = open_test_teacher(store, checkpoint=str(path))
-    assert teacher.identity.weights_sha256 != open_test_teacher(store).identity.weights_sha256
-
-
 # -- topk ----------------------------------------------------------------------------------------------------------
 
 
@@ -462,33 +340,6 @@ def test_skipped_samples_have_no_probabilities(tmp_path: Path) -> None:
     assert (values.topk_classes[70 - 64] == -2).all()
     assert not values.topk_probabilities[70 - 64].any()
     assert verify(store, 1.0, teacher=open_test_teacher(store)).exact
-
-
-@pytest.mark.parametrize("name", TOPK_ARRAYS)
-def test_verify_finds_other_probabilities_than_the_teachers(tmp_path: Path, name: str) -> None:
-    """Committed whole, with a sound record: only the teacher can tell."""
-    store = bright_store(tmp_path, counts=(130,))
-    fill_store(store, topk=3, tau=0.1)
-    teacher = open_test_teacher(store)
-    assert verify(store, 1.0, teacher=teacher).exact
-    unit = Unit(0, 1, 1)
-    values = store.read_unit(unit)
-    planted = getattr(values, name)[:64].copy()
-    if name == "topk_classes":
-        planted[9, 1, 1:] = planted[9, 1, :0:-1]
-    else:
-        planted[9, 1, 3] = np.nextafter(planted[9, 1, 3], np.float16(1))
-    record = store.read_record(unit).tolist()
-    values = replace(values, **{name: planted, "labels": values.labels[:64]})
-    store.commit_unit(unit, values, UnitCounts(*record[2:7]), "cpu")
-    assert verify(store, 1.0).exact
-    report = verify(store, 1.0, teacher=teacher)
-    (difference,) = report.differences
-    where = f"shard train-0000.tar, key {store.index.key(64 + 9)}, view 3: stored is "
-    assert difference.startswith(where)
-    assert ("all other classes" in difference) == (name == "topk_probabilities")
-    assert "at tau 0.1: the probabilities are not this teacher's" in difference
-    assert verify(store, 1.0, teacher=teacher, same_kind=False).exact
 
 
 def test_topk_from_the_command_line(tmp_path: Path) -> None:
@@ -608,57 +459,7 @@ def test_fill_refuses_to_add_to_a_store_whose_pixels_it_cannot_repeat(tmp_path: 
     assert not store.committed()[:, :, 1].any()
 
 
-def test_verify_finds_one_changed_pixel(tmp_path: Path) -> None:
-    store = bright_store(tmp_path)
-    fill_store(store)
-    assert verify(store, 1.0).exact
-    shard, block = change_pixel(store, 130 + 5)
-    report = verify(store, 1.0, teacher=open_test_teacher(store))
-    assert len(report.differences) >= store.views
-    assert f"shard {shard}, block {block}, view 0" in report.differences[0]
-
-
-def test_verify_finds_changed_labels_and_records(tmp_path: Path) -> None:
-    import zarr
-
-    store = bright_store(tmp_path)
-    fill_store(store)
-    labels = zarr.open_array(store.path / "labels", mode="r+")
-    labels[0, 3, 1] = (labels[0, 3, 1] + 1) % 10
-    report = verify(store, 1.0)
-    assert len(report.differences) == 1
-    assert "train-0000.tar" in report.differences[0]
-    command = CliRunner().invoke(main, ["verify", str(store.path), "--fraction", "1", "--workers", "0"])
-    assert command.exit_code == 1
-
-
-def test_verify_with_another_teacher_is_refused_and_another_dtype_counts_margins(tmp_path: Path) -> None:
-    store = bright_store(tmp_path)
-    fill_store(store)
-    other = ["verify", str(store.path), "--teacher", f"{TEACHERS}:shifted", "--device", "cpu", "--workers", "0"]
-    result = CliRunner().invoke(main, other)
-    assert result.exit_code == 1
-    assert "weights_sha256" in result.output
-    same = ["verify", str(store.path), "--teacher", f"{TEACHERS}:brightness", "--device", "cpu", "--workers", "0"]
-    assert CliRunner().invoke(main, [*same, "--fraction", "1"]).exit_code == 0
-    coarse = CliRunner().invoke(main, [*same, "--fraction", "1", "--dtype", "bf16"])
-    assert coarse.exit_code == 0
-    assert "0 differences" in coarse.output
-
-
 # -- the rendering processes ---------------------------------------------------------------------------------------
-
-
-def test_a_dead_worker_is_an_error_not_a_hang(tmp_path: Path) -> None:
-    store = bright_store(tmp_path, counts=(640,), views=16, group=16)
-    with RenderPool(store.policy, store.seed, workers=1) as pool:
-        for number in range(store.index.num_blocks(0)):
-            pool.submit(RenderTask(number, store.index.place(0, number), tuple(range(16))))
-        views = iter(lambda: pool.get().release(), "never")
-        next(views)
-        pool._processes.children[0].process.kill()
-        with pytest.raises(RenderError, match=r"exit code -9.*fewer --workers"):
-            list(views)
 
 
 def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
@@ -684,18 +485,6 @@ def session_processes(session: int) -> list[str]:
         if int(its_session) == session and state != "Z":
             found.append(stat.parent.name)
     return found
-
-
-def test_views_come_whole_from_any_number_of_workers(tmp_path: Path) -> None:
-    store = bright_store(tmp_path)
-    tasks = [RenderTask(n, store.index.place(0, n), (0, 3)) for n in range(store.index.num_blocks(0))]
-    digests = []
-    for workers in (0, 2):
-        with RenderPool(store.policy, store.seed, workers=workers) as pool:
-            found = {(r.task.id, r.view): (r.block.digest, r.block.pixels.sum()) for r in render_all(pool, tasks)}
-        digests.append(found)
-    assert digests[0] == digests[1]
-    assert len(digests[0]) == 6
 
 
 # -- the command line ----------------------------------------------------------------------------------------------

@@ -25,9 +25,8 @@ DOORS = {
     "zarr": {"teacher_cache/store/store.py", "teacher_cache/store/arrays.py", "teacher_cache/store/proof.py"},
     "numcodecs": {"teacher_cache/store/chunks.py"},
     "timm": {
-        "teacher_cache/teacher/teacher.py",
+        "teacher_cache/teacher/models.py",
         "student/model.py",
-        "student/trained.py",
         "student/export.py",
         "student/run.py",
         "tools/benchmarks/models.py",

@@ -14,12 +14,13 @@ from teacher_cache.cli import main
 from teacher_cache.errors import DriftError, StoreError, TeacherError
 from teacher_cache.fill import FillOptions, fill
 from teacher_cache.job import join_job
-from teacher_cache.prove import check_still_the_same
+from teacher_cache.prove import check_same_answers
 from teacher_cache.replay import block
 from teacher_cache.store.proof import describe_build
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import Unit, UnitCounts, UnitValues
-from teacher_cache.teacher.teacher import Teacher, TeacherSettings, open_teacher
+from teacher_cache.teacher.settings import TeacherSettings
+from teacher_cache.teacher.teacher import Teacher, open_teacher
 from teacher_cache.workers import RenderPool
 from tests.support.bright_shards import bright_store, spoil_image
 from tests.support.filled_store import files
@@ -164,7 +165,7 @@ def test_a_committed_batch_is_relabelled_wherever_it_lies(tmp_path: Path) -> Non
     for draw in range(12):
         with RenderPool(store.policy, store.seed, workers=0) as pool:
             try:
-                check_still_the_same(store, teacher, pool, lambda message: None, draw)
+                check_same_answers(store, teacher, pool, lambda message: None, draw)
             except TeacherError as error:
                 said.append(str(error))
     assert 0 < len(said) < 12

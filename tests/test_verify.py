@@ -1,8 +1,10 @@
 """Which blocks `verify` replays, and what it says of a store with nothing in it."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
@@ -10,11 +12,11 @@ from hypothesis import strategies as st
 
 from teacher_cache.cli import main
 from teacher_cache.errors import StoreError
-from teacher_cache.store.unit import Unit
+from teacher_cache.store.unit import TOPK_ARRAYS, Unit, UnitCounts
 from teacher_cache.verify import draw_in_layers, verify
-from tests.support.bright_shards import bright_store
+from tests.support.bright_shards import bright_store, change_pixel
 from tests.support.filled_store import make_store
-from tests.support.filling import fill_store
+from tests.support.filling import TEACHERS, fill_store, open_test_teacher
 
 
 def atoms_of(shards: int, units: int, groups: int, blocks: int) -> list[tuple[Unit, int]]:
@@ -112,3 +114,68 @@ def test_an_extension_that_adds_nothing_says_so(tmp_path: Path) -> None:
             f"{store.path} has 4 views already: nothing is added; `teacher-cache status` says what is labelled\n"
         )
     assert "4 -> 6 views" in CliRunner().invoke(main, ["extend", str(store.path), "--views", "6"]).output
+
+
+def test_verify_finds_one_changed_pixel(tmp_path: Path) -> None:
+    store = bright_store(tmp_path)
+    fill_store(store)
+    assert verify(store, 1.0).exact
+    shard, block = change_pixel(store, 130 + 5)
+    report = verify(store, 1.0, teacher=open_test_teacher(store))
+    assert len(report.differences) >= store.views
+    assert f"shard {shard}, block {block}, view 0" in report.differences[0]
+
+
+def test_verify_finds_changed_labels_and_records(tmp_path: Path) -> None:
+    import zarr
+
+    store = bright_store(tmp_path)
+    fill_store(store)
+    labels = zarr.open_array(store.path / "labels", mode="r+")
+    labels[0, 3, 1] = (labels[0, 3, 1] + 1) % 10
+    report = verify(store, 1.0)
+    assert len(report.differences) == 1
+    assert "train-0000.tar" in report.differences[0]
+    command = CliRunner().invoke(main, ["verify", str(store.path), "--fraction", "1", "--workers", "0"])
+    assert command.exit_code == 1
+
+
+def test_verify_with_another_teacher_is_refused_and_another_dtype_counts_margins(tmp_path: Path) -> None:
+    store = bright_store(tmp_path)
+    fill_store(store)
+    other = ["verify", str(store.path), "--teacher", f"{TEACHERS}:shifted", "--device", "cpu", "--workers", "0"]
+    result = CliRunner().invoke(main, other)
+    assert result.exit_code == 1
+    assert "weights_sha256" in result.output
+    same = ["verify", str(store.path), "--teacher", f"{TEACHERS}:brightness", "--device", "cpu", "--workers", "0"]
+    assert CliRunner().invoke(main, [*same, "--fraction", "1"]).exit_code == 0
+    coarse = CliRunner().invoke(main, [*same, "--fraction", "1", "--dtype", "bf16"])
+    assert coarse.exit_code == 0
+    assert "0 differences" in coarse.output
+
+
+@pytest.mark.parametrize("name", TOPK_ARRAYS)
+def test_verify_finds_other_probabilities_than_the_teachers(tmp_path: Path, name: str) -> None:
+    """Committed whole, with a sound record: only the teacher can tell."""
+    store = bright_store(tmp_path, counts=(130,))
+    fill_store(store, topk=3, tau=0.1)
+    teacher = open_test_teacher(store)
+    assert verify(store, 1.0, teacher=teacher).exact
+    unit = Unit(0, 1, 1)
+    values = store.read_unit(unit)
+    planted = getattr(values, name)[:64].copy()
+    if name == "topk_classes":
+        planted[9, 1, 1:] = planted[9, 1, :0:-1]
+    else:
+        planted[9, 1, 3] = np.nextafter(planted[9, 1, 3], np.float16(1))
+    record = store.read_record(unit).tolist()
+    values = replace(values, **{name: planted, "labels": values.labels[:64]})
+    store.commit_unit(unit, values, UnitCounts(*record[2:7]), "cpu")
+    assert verify(store, 1.0).exact
+    report = verify(store, 1.0, teacher=teacher)
+    (difference,) = report.differences
+    where = f"shard train-0000.tar, key {store.index.key(64 + 9)}, view 3: stored is "
+    assert difference.startswith(where)
+    assert ("all other classes" in difference) == (name == "topk_probabilities")
+    assert "at tau 0.1: the probabilities are not this teacher's" in difference
+    assert verify(store, 1.0, teacher=teacher, same_kind=False).exact

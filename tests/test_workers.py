@@ -143,3 +143,27 @@ def test_a_users_own_way_of_waiting_stays(chosen: list[int], monkeypatch: pytest
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
     threads.wait_asleep()
     assert threads.threads_spin()
+
+
+def test_a_dead_worker_is_an_error_not_a_hang(tmp_path: Path) -> None:
+    store = bright_store(tmp_path, counts=(640,), views=16, group=16)
+    with RenderPool(store.policy, store.seed, workers=1) as pool:
+        for number in range(store.index.num_blocks(0)):
+            pool.submit(RenderTask(number, store.index.place(0, number), tuple(range(16))))
+        views = iter(lambda: pool.get().release(), "never")
+        next(views)
+        pool._processes.children[0].process.kill()
+        with pytest.raises(RenderError, match=r"exit code -9.*fewer --workers"):
+            list(views)
+
+
+def test_views_come_whole_from_any_number_of_workers(tmp_path: Path) -> None:
+    store = bright_store(tmp_path)
+    tasks = [RenderTask(n, store.index.place(0, n), (0, 3)) for n in range(store.index.num_blocks(0))]
+    digests = []
+    for workers in (0, 2):
+        with RenderPool(store.policy, store.seed, workers=workers) as pool:
+            found = {(r.task.id, r.view): (r.block.digest, r.block.pixels.sum()) for r in render_all(pool, tasks)}
+        digests.append(found)
+    assert digests[0] == digests[1]
+    assert len(digests[0]) == 6

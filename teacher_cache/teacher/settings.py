@@ -1,10 +1,10 @@
 """How a teacher shall be built and run, and what can be known to be wrong with that before torch is imported."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from teacher_cache.errors import TeacherError
 from teacher_cache.messages.recognise import no_checkpoint
@@ -12,6 +12,8 @@ from teacher_cache.teacher.identity import TeacherIdentity, check_same_fields
 
 if TYPE_CHECKING:
     import torch
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,36 @@ def check_as_stored(settings: TeacherSettings, stored: TeacherIdentity) -> None:
     if given.get("topk") == 0:
         given["tau"] = None
     check_same_fields(stored, given)
+
+
+def settle(
+    settings: TeacherSettings, stored: TeacherIdentity | None, own: Mapping[str, Any], *, on_cuda: bool
+) -> dict[str, Any]:
+    """What a TeacherIdentity says of how the teacher runs: as asked, else as the store's teacher, else as own says.
+
+    own: "mean" and "std" where the checkpoint, or the model, says them.
+    """
+    defaults = {
+        "mean": own.get("mean") or IMAGENET_MEAN,
+        "std": own.get("std") or IMAGENET_STD,
+        "input_size": None,
+        "batch_size": 256 if on_cuda else 64,
+        "dtype": "bf16" if on_cuda else "fp32",
+        "compile": False,
+        "topk": 0,
+        "tau": 1.0,
+    }
+    settled = {name: _first(getattr(settings, name), getattr(stored, name, None), defaults[name]) for name in defaults}
+    settled["tau"] = float(settled["tau"]) if settled["topk"] else None
+    for name in ("mean", "std"):
+        settled[name] = tuple(settled[name])
+        if len(settled[name]) != 3:
+            raise TeacherError(f"--{name} has {len(settled[name])} numbers, one for each of R, G, B is expected")
+    return settled
+
+
+def _first(*candidates: Any) -> Any:
+    return next((candidate for candidate in candidates if candidate is not None), None)
 
 
 def _faults(settings: TeacherSettings, stored: TeacherIdentity | None, num_classes: int) -> Iterator[str]:

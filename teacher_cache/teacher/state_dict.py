@@ -32,7 +32,7 @@ BACKGROUND = (1001, 1000)
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedState:
     """A state dict by the model's names, and what was done to it or is worth to know, for people."""
 
     state: dict[str, Tensor]
@@ -80,7 +80,7 @@ def copy_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return with_metadata(state, getattr(state, "_metadata", None))
 
 
-def fit_names(state: Mapping[str, Tensor], own: Mapping[str, Tensor], path: str) -> Fitted:
+def fit_names(state: Mapping[str, Tensor], own: Mapping[str, Tensor], path: str) -> FittedState:
     """Bring a state dict to a model's own names, without looking at shapes.
 
     What wraps a model puts its name before all others, in any depth: DDP `module.`, torch.compile `_orig_mod.`, a
@@ -107,7 +107,7 @@ def fit_names(state: Mapping[str, Tensor], own: Mapping[str, Tensor], path: str)
             state = _renamed(state, lambda name: re.sub(rf"^{re.escape(theirs)}(?=\.|$)", ours, name), path)
     if note := _other_dtype(state, own, path):
         notes.append(note)
-    return Fitted(copy_state(state), notes)
+    return FittedState(copy_state(state), notes)
 
 
 def load_weights(model: nn.Module, path: str, name: str, advice: str = MISFIT) -> list[str]:

@@ -21,7 +21,8 @@ from teacher_cache.errors import CheckpointError, RecipeError, StoreError, Teach
 from teacher_cache.fill import FillOptions, fill
 from teacher_cache.job import join_job
 from teacher_cache.store.store import Store
-from teacher_cache.teacher.teacher import TeacherSettings, open_teacher
+from teacher_cache.teacher.settings import TeacherSettings
+from teacher_cache.teacher.teacher import open_teacher
 from teacher_cache.teacher.weights import state_sha256
 from tests.support.bright_shards import bright_store
 from tests.support.filling import TEACHERS, open_test_teacher

@@ -22,7 +22,8 @@ from teacher_cache.replay.render import decode
 from teacher_cache.shards.classes import class_rule
 from teacher_cache.shards.indexing import index_shards
 from teacher_cache.shards.read import read_block
-from teacher_cache.teacher.teacher import Teacher, TeacherSettings, open_teacher
+from teacher_cache.teacher.settings import TeacherSettings
+from teacher_cache.teacher.teacher import Teacher, open_teacher
 from tests.support.bright_shards import bright_image
 from tests.support.filled_store import make_store
 from tests.support.shard_files import write_shard

@@ -17,7 +17,7 @@ from student import export as exporting
 from student.cli import main
 from student.export import METADATA, export, timm_arguments, timm_call
 from student.model import heads
-from student.trained import Trained, build_trained, read_trained
+from student.trained import TrainedModel, build_trained, read_trained
 from teacher_cache.errors import CheckpointError
 from teacher_cache.teacher.weights import DIGEST, content_sha256
 from tests.support.small_runs import read_own, student
@@ -56,7 +56,7 @@ def assert_equal(found: list[Tensor], wanted: list[Tensor]) -> None:
         assert other.std() > 1e-3, "the outputs are all alike: the test shows little"
 
 
-def read(folder: Path, *settings: str, ema: bool = False) -> tuple[Trained, nn.Module]:
+def read(folder: Path, *settings: str, ema: bool = False) -> tuple[TrainedModel, nn.Module]:
     path, raw, average = checkpoint(folder, *settings, ema=ema)
     for model in (raw, average):
         with torch.no_grad():
@@ -198,11 +198,13 @@ def test_the_recipes_fusion_is_the_default(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> Trained:
+def small(tmp_path: Path) -> TrainedModel:
     return read(tmp_path, student("plain"))[0]
 
 
-def test_a_file_that_differs_is_not_published(tmp_path: Path, small: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_differs_is_not_published(
+    tmp_path: Path, small: TrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = exporting.save
     out = tmp_path / "out.safetensors"
     out.write_bytes(b"an earlier one")
@@ -220,11 +222,11 @@ def test_a_file_that_differs_is_not_published(tmp_path: Path, small: Trained, mo
 
 @pytest.mark.parametrize(("file_format", "name"), [("onnx", "out.onnx"), ("torch-export", "out.pt2")])
 def test_a_graph_that_differs_is_not_published(
-    tmp_path: Path, small: Trained, monkeypatch: pytest.MonkeyPatch, file_format: Any, name: str
+    tmp_path: Path, small: TrainedModel, monkeypatch: pytest.MonkeyPatch, file_format: Any, name: str
 ) -> None:
     captured = exporting._captured
 
-    def wrong(graph: exporting.Graph, trained: Trained) -> Any:
+    def wrong(graph: exporting.Graph, trained: TrainedModel) -> Any:
         return captured(exporting.Graph(graph.model, "fused", "logit_mean").eval(), trained)
 
     monkeypatch.setattr(exporting, "_captured", wrong)
@@ -235,7 +237,7 @@ def test_a_graph_that_differs_is_not_published(
 
 @pytest.mark.parametrize(("file_format", "ending"), [("safetensors", "safetensors"), ("onnx", "onnx")])
 def test_a_model_whose_outputs_are_no_numbers_is_not_written(
-    tmp_path: Path, small: Trained, file_format: Any, ending: str
+    tmp_path: Path, small: TrainedModel, file_format: Any, ending: str
 ) -> None:
     for name in ("features.0.weight", "heads.1.weight"):
         small.state[name].mul_(1e30)  # finite, but their product is not
@@ -294,12 +296,12 @@ def test_a_recipe_without_a_setting_of_today_says_so(tmp_path: Path) -> None:
     assert read_trained(str(tmp_path / "out.safetensors")).notes == ()  # it is written whole
 
 
-def test_endings_are_the_formats(tmp_path: Path, small: Trained) -> None:
+def test_endings_are_the_formats(tmp_path: Path, small: TrainedModel) -> None:
     with pytest.raises(CheckpointError, match=r"out\.onnx: a file of --format torch-export is called \*\.pt2"):
         export(small, tmp_path / "out.onnx", "torch-export")
 
 
-def test_without_the_extra(tmp_path: Path, small: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra(tmp_path: Path, small: TrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     written = export(small, tmp_path / "out.onnx", "onnx")
     assert written.difference is None

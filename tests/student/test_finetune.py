@@ -22,7 +22,7 @@ from student.preflight import resolution_faults
 from student.ranks import Ranks
 from student.recipe import Recipe, load_recipe
 from student.run import Run
-from student.trained import Trained, read_trained
+from student.trained import TrainedModel, read_trained
 from teacher_cache.cli import main as teacher_cache
 from teacher_cache.errors import CheckpointError, RecipeError
 from teacher_cache.store.store import Store
@@ -215,7 +215,7 @@ def test_evaluation_mode_leaves_the_whole_in_training_mode(source: Path, tmp_pat
 # -- classes -------------------------------------------------------------------------------------------------------
 
 
-def renamed(trained: Trained, **changes: Any) -> Trained:
+def renamed(trained: TrainedModel, **changes: Any) -> TrainedModel:
     import dataclasses
 
     return dataclasses.replace(trained, **changes)

@@ -1,6 +1,7 @@
 """A file of a stranger's, of any kind, makes no code run and ends in one line, whatever stands in it."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ from student.model import build_model
 from student.recipe import Recipe, load_recipe
 from student.trained import build_trained, describe_trained, read_trained
 from teacher_cache.cli import main as teacher_cache
-from teacher_cache.errors import CheckpointError, RecipeError, TeacherError
+from teacher_cache.errors import CheckpointError, ModelError, TeacherError
+from teacher_cache.teacher.identity import TeacherIdentity
+from teacher_cache.teacher.models import ModelSpec, build_module, import_function, load_module, pretrained_module
 from teacher_cache.teacher.names import OWN_MODELS, GivenModel
-from teacher_cache.teacher.teacher import TeacherSettings, import_function, load_model, open_teacher
+from teacher_cache.teacher.settings import TeacherSettings
+from teacher_cache.teacher.teacher import open_teacher
 from tests.support.bright_shards import bright_store
 from tests.support.small_runs import SMALL, train_small
 from tests.support.small_runs import student as student_of
@@ -100,7 +104,9 @@ def test_a_recipe_and_its_base_name_no_code(tmp_path: Path, trap: tuple[str, Pat
 def test_a_stores_teacher_names_no_code(trap: tuple[str, Path]) -> None:
     for name in names(trap):
         with pytest.raises(TeacherError, match=r"the store's teacher .*add --teacher "):
-            open_teacher(TeacherSettings(device="cpu"), num_classes=10, view_size=(8, 8), stored={"spec": name})
+            open_teacher(
+                TeacherSettings(device="cpu"), num_classes=10, view_size=(8, 8), stored=TeacherIdentity("t", spec=name)
+            )
     assert not trap[1].exists()
 
 
@@ -124,15 +130,21 @@ def load_text(name: str) -> str:
 
 def test_no_string_of_a_file_reaches_an_import(trap: tuple[str, Path]) -> None:
     """Where a reader forgets to look, the doors themselves refuse."""
-    for door in (import_function, lambda name: load_model(name, num_classes=2, image_size=(8, 8), checkpoint=None)):
+    doors: tuple[Callable[[ModelSpec], object], ...] = (
+        import_function,
+        lambda spec: build_module(spec, 2, (8, 8)),
+        lambda spec: load_module(spec, 2, (8, 8), checkpoint=None),
+        lambda spec: pretrained_module(spec, "or walk"),
+    )
+    for door in doors:
         for name in names(trap):
-            with pytest.raises(TeacherError, match="only who runs the program names such"):
-                door(name)
+            with pytest.raises(ModelError, match="only who runs the program names such"):
+                door(ModelSpec(name))
     recipe = Recipe.from_json(load_recipe("deit_tiny").to_json() | {"model": trap[0]})
-    with pytest.raises(RecipeError, match="only who runs the program names such"):
+    with pytest.raises(ModelError, match=r"^model: .* only who runs the program names such"):
         build_model(recipe, 5, (16, 16))
     assert not trap[1].exists()
-    assert all(callable(import_function(name)) for name in OWN_MODELS)
+    assert all(callable(import_function(ModelSpec(name))) for name in OWN_MODELS)
 
 
 @pytest.mark.parametrize("name", ["checkpoint_path", "pretrained", "pretrained_cfg", "cache_dir", "features_only"])
@@ -141,12 +153,13 @@ def test_arguments_of_timm_that_read_other_files_are_refused(tmp_path: Path, nam
     content = torch.load(path)
     content["recipe"]["model_args"][name] = str(tmp_path / "pickle.pth")
     torch.save(content, path)
-    with pytest.raises(CheckpointError, match=f"model_args {name} would make timm read other files"):
+    with pytest.raises(ModelError, match=rf"checkpoint\.pt: model: model_args {name} would make timm read other files"):
         build_trained(read_trained(str(path)))
-    with pytest.raises(RecipeError, match=f"model_args {name} would make timm"):
+    with pytest.raises(ModelError, match=f"^model: model_args {name} would make timm"):
         build_model(load_recipe("deit_tiny", [f"model_args.{name}=x"]), 5, (224, 224))
-    with pytest.raises(TeacherError, match=f"model_args {name} would make timm"):
-        load_model("resnet10t", num_classes=2, image_size=(8, 8), checkpoint="x", **{name: "x"})
+    for checkpoint_path in ("x", None):
+        with pytest.raises(ModelError, match=f"^model_args {name} would make timm"):
+            load_module(ModelSpec("resnet10t", {name: "x"}), 2, (8, 8), checkpoint_path)
 
 
 WRONG: dict[str, Any] = {
@@ -166,7 +179,7 @@ WRONG: dict[str, Any] = {
 def test_a_checkpoint_of_wrong_values_ends_in_one_line(tmp_path: Path, field: str, value: Any) -> None:
     content = torch.load(checkpoint(tmp_path, *PLAIN)[0])
     torch.save(content | {field: value}, tmp_path / "odd.pt")
-    with pytest.raises(CheckpointError, match=r"odd\.pt") as refused:
+    with pytest.raises((CheckpointError, ModelError), match=r"odd\.pt") as refused:
         build_trained(read_trained(str(tmp_path / "odd.pt")))
     assert len(str(refused.value)) < 2000
     torch.save({name: each for name, each in content.items() if name != field}, tmp_path / "odd.pt")
@@ -190,7 +203,7 @@ def test_an_export_of_wrong_values_ends_in_one_line(tmp_path: Path, field: str, 
     trained = read_trained(str(checkpoint(tmp_path, *PLAIN)[0]))
     path = tmp_path / "odd.safetensors"
     save_file(trained.state, path, describe_trained(trained, ema=False) | {field: text})
-    with pytest.raises(CheckpointError, match=r"odd\.safetensors") as refused:
+    with pytest.raises((CheckpointError, ModelError), match=r"odd\.safetensors") as refused:
         build_trained(read_trained(str(path)))
     assert len(str(refused.value)) < 2000
 
@@ -203,7 +216,7 @@ def test_a_model_that_cannot_be_built_ends_in_one_line(tmp_path: Path, arguments
     trained = read_trained(str(checkpoint(tmp_path, *DEIT_SETTINGS)[0]))
     path = tmp_path / "odd.safetensors"
     save_file(trained.state, path, describe_trained(trained, ema=False) | {"model_args": arguments})
-    with pytest.raises(CheckpointError, match=r"odd\.safetensors: model: .*check model_args"):
+    with pytest.raises(ModelError, match=r"odd\.safetensors: model: .*check model_args"):
         build_trained(read_trained(str(path)))
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from teacher_cache.fill import FillOptions, fill
 from teacher_cache.job import join_job
 from teacher_cache.store.store import Store
-from teacher_cache.teacher.teacher import Teacher, TeacherSettings, open_teacher
+from teacher_cache.teacher.settings import TeacherSettings
+from teacher_cache.teacher.teacher import Teacher, open_teacher
 
 TEACHERS = str(Path(__file__).with_name("teachers.py"))
 

@@ -12,7 +12,7 @@ from student.evaluate import Accuracy
 from student.options import TrainOptions
 from student.recipe import Recipe, load_recipe
 from student.train import train
-from student.trained import Trained, read_trained
+from student.trained import TrainedModel, read_trained
 from teacher_cache.store.store import Store
 from tests.support.bright_shards import bright_image, bright_store
 from tests.support.filling import fill_store
@@ -59,7 +59,7 @@ def train_small(store: Store, out: Path, *overrides: str, said: list[str] | None
     return train(store, small_recipe(*overrides), settings, heard.append)
 
 
-def read_own(path: Path, *, ema: bool = False) -> Trained:
+def read_own(path: Path, *, ema: bool = False) -> TrainedModel:
     """A checkpoint of ours whose model may be code, which is consented to here."""
     return read_trained(str(path), model=torch.load(path)["recipe"]["model"], ema=ema)
 

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from student.trained import build_trained, read_trained
 from teacher_cache.errors import CheckpointError
+from teacher_cache.teacher.models import ModelSpec, load_module
 from teacher_cache.teacher.names import GivenModel
+from teacher_cache.teacher.settings import TeacherSettings
 from teacher_cache.teacher.state_dict import first_not_finite, load_state, load_weights
-from teacher_cache.teacher.teacher import TeacherSettings, load_model, open_teacher
+from teacher_cache.teacher.teacher import open_teacher
 
 NAME = "resnet10t"
 CLASSES = 3
@@ -42,9 +44,7 @@ def by_student(path: Path, ema: bool = False) -> tuple[nn.Module, tuple[str, ...
 
 def by_teacher(path: Path) -> tuple[nn.Module, tuple[str, ...]]:
     notes: list[str] = []
-    model = load_model(
-        GivenModel(NAME), num_classes=CLASSES, image_size=(32, 32), checkpoint=str(path), note=notes.append
-    )
+    model = load_module(ModelSpec(GivenModel(NAME)), CLASSES, (32, 32), str(path), notes.append)
     return model.eval(), tuple(notes)
 
 
@@ -447,7 +447,7 @@ def test_distilled_weights_and_plain_ones_are_told_apart(tmp_path: Path, held: s
     with pytest.raises(CheckpointError, match=message):
         build_trained(read_trained(str(tmp_path / "deit.pth"), model=named))
     with pytest.raises(CheckpointError, match=message):
-        load_model(GivenModel(named), num_classes=CLASSES, image_size=(224, 224), checkpoint=str(tmp_path / "deit.pth"))
+        load_module(ModelSpec(GivenModel(named)), CLASSES, (224, 224), str(tmp_path / "deit.pth"))
 
 
 def test_1001_classes_are_told_from_1000(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from torch import nn
 from student.model import build_model, heads
 from student.recipe import load_recipe
 from teacher_cache.store.store import Store
-from teacher_cache.teacher.teacher import TeacherSettings, load_model
+from teacher_cache.teacher.models import ModelSpec, build_module
+from teacher_cache.teacher.settings import TeacherSettings
 from tools.benchmarks.pipeline import SETTLE, forward_rate
 from tools.benchmarks.rendering import photographs
 from tools.benchmarks.row import Bench, Measured, RowPlan, UnavailableError, cores, in_turns, torch_threads
@@ -53,7 +54,7 @@ def stage_one(bench: Bench, compiled: bool) -> Measured:
     with torch_threads(1):
         teacher = open_model(bench, store, scale.teacher, batch, compiled=compiled)
         fill_views(store, teacher, store.layout.group_views(0), workers(bench))
-        model = load_model(scale.teacher, num_classes=CLASSES, image_size=store.policy.size, checkpoint=None)
+        model = build_module(ModelSpec(scale.teacher), CLASSES, store.policy.size)
         alone = forward_rate(bench, model, batch, store.policy.size, group * len(images) // 4, compiled=compiled)
         found = in_turns(
             bench.repeats,
@@ -103,7 +104,7 @@ def teacher_batch(bench: Bench) -> int:
 
     def find() -> int:
         size = (bench.scale.view_px, bench.scale.view_px)
-        model = load_model(bench.scale.teacher, num_classes=CLASSES, image_size=size, checkpoint=None)
+        model = build_module(ModelSpec(bench.scale.teacher), CLASSES, size)
         model = model.to(bench.device).to(memory_format=torch.channels_last).eval()
 
         def run(images: torch.Tensor) -> None:
@@ -121,7 +122,7 @@ def student_batch(bench: Bench) -> int:
 
     def find() -> int:
         size = (bench.scale.view_px, bench.scale.view_px)
-        beside: nn.Module = load_model(bench.scale.teacher, num_classes=CLASSES, image_size=size, checkpoint=None)
+        beside: nn.Module = build_module(ModelSpec(bench.scale.teacher), CLASSES, size)
         beside.to(bench.device)
         recipe = load_recipe(bench.scale.recipe, list(bench.scale.student))
         model = build_model(recipe, CLASSES, size).to(bench.device)

@@ -7,7 +7,8 @@ import torch
 
 from student.loader import ViewLoader
 from teacher_cache.store.store import Store
-from teacher_cache.teacher.teacher import TeacherSettings, load_model
+from teacher_cache.teacher.models import ModelSpec, build_module
+from teacher_cache.teacher.settings import TeacherSettings
 from teacher_cache.workers import RenderPool, RenderTask, render_all
 from tools.benchmarks.internals import without_digests
 from tools.benchmarks.rendering import photographs
@@ -119,7 +120,7 @@ def stage_one_teacher(bench: Bench) -> Measured:
     with torch_threads(cores()):
         teacher = open_model(bench, store, scale.teacher, scale.teacher_batch)
         fill_views(store, teacher, store.layout.group_views(0), workers=0)
-        model = load_model(scale.teacher, num_classes=store.num_classes, image_size=store.policy.size, checkpoint=None)
+        model = build_module(ModelSpec(scale.teacher), store.num_classes, store.policy.size)
         alone = forward_rate(bench, model, scale.teacher_batch, store.policy.size, (group - 1) * len(images))
         found = in_turns(
             bench.repeats,

@@ -13,7 +13,8 @@ from teacher_cache.replay.policy import load_policy
 from teacher_cache.shards.classes import class_rule
 from teacher_cache.shards.indexing import index_shards
 from teacher_cache.store.store import Store
-from teacher_cache.teacher.teacher import Teacher, TeacherSettings, open_teacher
+from teacher_cache.teacher.settings import TeacherSettings
+from teacher_cache.teacher.teacher import Teacher, open_teacher
 from tools.benchmarks.row import Bench, UnavailableError, steady_rate
 from tools.benchmarks.scale import MODELS
 from tools.make_shards import Sample, write_shard

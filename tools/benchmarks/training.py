@@ -11,7 +11,7 @@ from student.recipe import load_recipe
 from student.run import Run
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.store.store import Store
-from teacher_cache.teacher.teacher import TeacherSettings
+from teacher_cache.teacher.settings import TeacherSettings
 from tools.benchmarks.row import Bench, now_s
 
 EPOCHS = 1_000_000  # never to end while it is measured

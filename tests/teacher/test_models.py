@@ -1,0 +1,203 @@
+"""A name and a checkpoint -> a module: timm's models, functions of one's own, and what is refused by which name."""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from timm.models import VisionTransformer
+from torch import nn
+
+from student.export import timm_arguments
+from student.model import build_model
+from student.recipe import load_recipe
+from student.trained import read_trained
+from teacher_cache.errors import CheckpointError, ModelError, TeacherError
+from teacher_cache.teacher.models import (
+    ModelSpec,
+    build_module,
+    load_module,
+    pretrained_module,
+    size_argument,
+    timm_config,
+    timm_tensors,
+)
+from teacher_cache.teacher.names import GivenModel
+from teacher_cache.teacher.settings import TeacherSettings
+from teacher_cache.teacher.teacher import open_teacher
+from tests.support.bright_shards import bright_store
+from tests.support.filling import TEACHERS, open_test_teacher
+
+FUNCTIONS = """
+from torch import nn
+
+def plain():
+    return nn.Identity()
+
+def sized(num_classes, image_size, width=2):
+    model = nn.Linear(width, num_classes)
+    model.image_size = image_size
+    return model
+
+def takes_all(**arguments):
+    model = nn.Identity()
+    model.arguments = arguments
+    return model
+
+def fails(num_classes):
+    raise ZeroDivisionError("of my own")
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    (tmp_path / "functions.py").write_text(FUNCTIONS)
+    return str(tmp_path / "functions.py")
+
+
+def spec(file: str, name: str, **arguments: object) -> ModelSpec:
+    return ModelSpec(GivenModel(f"{file}:{name}"), arguments)
+
+
+# -- functions -----------------------------------------------------------------------------------------------------
+
+
+def test_a_function_gets_what_it_names_and_all_that_is_demanded(file: str) -> None:
+    assert isinstance(build_module(spec(file, "plain"), 7, (8, 9)), nn.Identity)
+    sized = build_module(spec(file, "sized", width=5), 7, (8, 9))
+    assert (tuple(sized.weight.shape), sized.image_size) == ((7, 5), (8, 9))
+    takes_all = build_module(spec(file, "takes_all", depth=3), 7, (8, 9))
+    assert takes_all.arguments == {"num_classes": 7, "image_size": (8, 9), "depth": 3}
+    with pytest.raises(ModelError, match=r"sized takes no height, depth: leave it out of the recipe"):
+        build_module(spec(file, "sized", height=1, width=2, depth=3), 7, (8, 9))
+
+
+def test_an_error_in_a_function_of_ones_own_shows_where_it_is(file: str) -> None:
+    with pytest.raises(ZeroDivisionError, match="of my own"):
+        build_module(spec(file, "fails"), 7, (8, 9))
+    ours = ModelSpec("student.convnet:small_convnet", {"num_classes": "many"}, "c.pt: model")
+    with pytest.raises(
+        ModelError, match=r"^c\.pt: model: student\.convnet:small_convnet cannot be built \(.*\): check"
+    ):
+        build_module(ours, 7, (8, 9))
+
+
+def test_a_message_begins_with_what_names_the_model(file: str) -> None:
+    for named_by, start in (("", "timm has no model resnet51: did you mean"), ("recipe r", "recipe r: timm has no")):
+        with pytest.raises(ModelError, match=f"^{start}"):
+            build_module(ModelSpec("resnet51", named_by=named_by), 7, (8, 9))
+
+
+# -- timm ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_timm_model_has_the_classes_and_arguments_that_are_asked_for() -> None:
+    model = build_module(ModelSpec("resnet10t", {"drop_rate": 0.25}), 7, (32, 32))
+    assert (model.num_classes, model.drop_rate) == (7, 0.25)
+
+
+def test_the_size_is_told_to_models_of_fixed_size_alone() -> None:
+    assert size_argument("deit_tiny_patch16_224", (32, 48)) == {"img_size": (32, 48)}
+    assert size_argument("resnet10t", (32, 48)) == {}
+    assert size_argument("student.convnet:small_convnet", (32, 48)) == {}
+    assert size_argument("hf-hub:timm/resnet10t", (32, 48)) == {}
+
+
+def test_a_student_and_its_export_are_built_with_the_same_size(tmp_path: Path) -> None:
+    recipe = load_recipe("deit_tiny", ["token_init_std=none", "model_args.depth=1"])
+    student = build_model(recipe, 5, (32, 48))
+    assert isinstance(student, VisionTransformer)
+    assert student.patch_embed.img_size == (32, 48)
+    square = timm.create_model("deit_tiny_patch16_224", num_classes=5, img_size=64)
+    torch.save({"model": square.state_dict()}, tmp_path / "square.pth")
+    trained = read_trained(str(tmp_path / "square.pth"), model="deit_tiny_patch16_224")
+    assert timm_arguments(trained) == {"num_classes": 5, "img_size": (64, 64)}
+
+
+def test_teacher_and_student_of_a_name_are_the_same_module() -> None:
+    recipe = load_recipe("digits_undistilled", ["model=resnet10t", "model_args={}", "token_init_std=none"])
+    torch.manual_seed(3)
+    student = build_model(recipe, 5, (16, 16)).state_dict()
+    torch.manual_seed(3)
+    module = build_module(ModelSpec("resnet10t"), 5, (16, 16)).state_dict()
+    assert module.keys() == student.keys()
+    assert all(torch.equal(module[name], student[name]) for name in module)
+
+
+def test_what_timm_says_of_a_model() -> None:
+    config = timm_config(ModelSpec("resnet10t"))
+    assert (config["classifier"], config["num_classes"]) == ("fc", 1000)
+    tensors = timm_tensors("resnet10t")
+    assert tensors["fc.weight"].shape == (2, 512)
+    assert all(tensor.is_meta for tensor in tensors.values())
+    with pytest.raises(ModelError, match=r"^timm has no resnet10t\.nonsense: .*; or walk$"):
+        timm_config(ModelSpec("resnet10t.nonsense"), "; or walk")
+
+
+def test_weights_come_from_timm_only_without_a_checkpoint(monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+    asked = []
+
+    def create(name: str, *, pretrained: bool, **arguments: object) -> nn.Module:
+        asked.append((name, pretrained, arguments))
+        raise OSError("no network\nsecond line")
+
+    monkeypatch.setattr("timm.create_model", create)
+    message = r"^timm could not load pretrained weights of resnet10t \(no network\): download them .*, or give --check"
+    with pytest.raises(ModelError, match=message):
+        load_module(ModelSpec("resnet10t"), 5, (8, 8), checkpoint=None)
+    with pytest.raises(ModelError, match=r"with a network, and hope$"):
+        pretrained_module(ModelSpec("resnet10t"), "and hope")
+    with pytest.raises(ModelError, match=r"^timm cannot build resnet10t \(no network\)"):
+        load_module(ModelSpec("resnet10t"), 5, (8, 8), checkpoint="w.pt")
+    assert asked == [("resnet10t", True, {})] * 2 + [("resnet10t", False, {"num_classes": 5})]
+    assert isinstance(load_module(spec(file, "plain"), 5, (8, 8), checkpoint=None), nn.Identity)
+
+
+# -- a teacher's -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (f"{TEACHERS}:absent", "has no function absent"),
+        ("/nowhere/model.py:net", "model file /nowhere/model.py is absent"),
+        ("no_such_package.module:net", "cannot be imported"),
+        (f"{TEACHERS}:not_a_module", "returned a str"),
+        ("resnet_that_is_not", "timm has no model resnet_that_is_not"),
+    ],
+)
+def test_teachers_that_cannot_be_built(tmp_path: Path, spec: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        open_teacher(TeacherSettings(spec, device="cpu"), num_classes=10, view_size=(8, 8), stored=None)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    store = bright_store(tmp_path)
+    torch.save({"state_dict": {"module.other": torch.zeros(2)}}, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match=r"1 name is missing \(centres\), 1 name is unexpected \(module\.other\)"):
+        open_test_teacher(store, checkpoint=str(tmp_path / "other.pt"))
+    torch.save({"model": {"centres": torch.zeros(7)}}, tmp_path / "small.pt")
+    with pytest.raises(CheckpointError, match=r"centres is \(7,\), the model's is \(10,\)"):
+        open_test_teacher(store, checkpoint=str(tmp_path / "small.pt"))
+    with pytest.raises(TeacherError, match=r"absent \(.* has other\.pt"):
+        open_test_teacher(store, checkpoint=str(tmp_path / "nothing.pt"))
+
+
+@pytest.mark.parametrize("layout", ["bare", "model", "state_dict", "model_ema", "module.", "safetensors"])
+def test_checkpoint_layouts(tmp_path: Path, layout: str) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    store = bright_store(tmp_path)
+    centres = torch.linspace(0, 1, 10)
+    path = tmp_path / ("weights.safetensors" if layout == "safetensors" else "weights.pt")
+    if layout == "safetensors":
+        save_file({"centres": centres}, path)
+    elif layout == "bare":
+        torch.save({"centres": centres}, path)
+    elif layout == "module.":
+        torch.save({"state_dict": {"module.centres": centres}}, path)
+    else:
+        torch.save({layout: {"centres": centres}}, path)
+    teacher = open_test_teacher(store, checkpoint=str(path))
+    assert teacher.identity.weights_sha256 != open_test_teacher(store).identity.weights_sha256
