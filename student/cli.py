@@ -388,7 +388,7 @@ def evaluate(
     from student.validation import ValidationSet, index_validation
     from teacher_cache.teacher.settings import TeacherSettings
     from teacher_cache.teacher.teacher import open_teacher
-    from teacher_cache.workers import share_cores
+    from teacher_cache.threads import share_cores
 
     with joined_ranks(device, rank_timeout_s) as ranks:
         share_cores(workers)

@@ -39,7 +39,7 @@ from teacher_cache.store.drift import drift_message
 from teacher_cache.store.labels import LabelReader
 from teacher_cache.store.store import Store
 from teacher_cache.store.topk import SoftLabels
-from teacher_cache.workers import Rendered, RenderPool, RenderTask
+from teacher_cache.workers import BlockView, RenderPool, RenderTask
 
 DRIFTS_TOLD = 10  # with on_drift="warn"; the rest are counted
 
@@ -269,7 +269,7 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
         rows.put(taken, rendered.block, positions, soft)
         wanted.epoch.row_of[task.bases[items]] = taken
 
-    def _check_drift(self, task: BlockTask, rendered: Rendered) -> None:
+    def _check_drift(self, task: BlockTask, rendered: BlockView) -> None:
         block = rendered.block
         expected = self._reader.digest(task.shard, task.number, rendered.view)
         if expected is None:

@@ -24,7 +24,7 @@ from teacher_cache.files import replacing, writing
 from teacher_cache.lock import alone
 from teacher_cache.processes import under_launcher
 from teacher_cache.store.store import Store
-from teacher_cache.workers import share_cores
+from teacher_cache.threads import share_cores
 
 STOPPED = 75  # exit code of a run that a signal stopped after it wrote a checkpoint (EX_TEMPFAIL: run it again)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)

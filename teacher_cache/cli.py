@@ -365,7 +365,7 @@ def fill(
     from teacher_cache.job import join_job
     from teacher_cache.teacher.identity import check_same_teacher
     from teacher_cache.teacher.teacher import open_teacher
-    from teacher_cache.workers import share_cores
+    from teacher_cache.threads import share_cores
 
     job = join_job(rank_timeout_s)
     opened = open_teacher(
@@ -506,7 +506,7 @@ def verify(
 
     # what needs torch, seconds to import, comes only now, and only where something is rendered
     if fraction:
-        from teacher_cache.workers import share_cores
+        from teacher_cache.threads import share_cores
 
         share_cores(workers)
     opened, same_kind = None, True

@@ -24,7 +24,7 @@ from teacher_cache.store.topk import top_classes
 from teacher_cache.store.unit import Unit, UnitCounts, UnitValues
 from teacher_cache.teacher.identity import check_same_teacher
 from teacher_cache.teacher.teacher import Teacher, classify_views
-from teacher_cache.workers import Rendered, RenderPool, RenderTask
+from teacher_cache.workers import BlockView, RenderPool, RenderTask
 
 DAMAGED_TOLD = 10  # by each rank
 TASKS_AHEAD = 4  # blocks submitted for each worker: what keeps them busy while a unit ends and the next begins
@@ -210,7 +210,7 @@ def begin_unit(store: Store, unit: Unit, teacher: Teacher) -> LabelledUnit:
     )
 
 
-def take_replay(labelled: LabelledUnit, span: BlockSpan, rendered: Rendered) -> np.ndarray:
+def take_replay(labelled: LabelledUnit, span: BlockSpan, rendered: BlockView) -> np.ndarray:
     """Note what a replayed block says besides its pixels; the rows (positions in the unit) that want a label."""
     block, column = rendered.block, rendered.view - labelled.first_view
     rows = np.array(span.rows)

@@ -1,5 +1,8 @@
 """Every process that this program starts beside itself: it ends with its parent, however that dies.
 
+Ours, as multiprocessing's pools and concurrent.futures wait for ever for a worker that is stopped, leave some behind
+when the parent is killed, and start a new one in the place of one that died without saying whose task it had.
+
 The kernel sees to it (PR_SET_PDEATHSIG), so it holds for one that is stopped or busy in native code too, and for the
 processes that it has started in turn. Signals that are sent to all, as Ctrl-C is, are the parent's to handle.
 """
@@ -28,7 +31,7 @@ from typing import Any, TypeVar
 from teacher_cache.errors import RankError, TeacherCacheError
 
 GONE = (EOFError, BrokenPipeError, ConnectionResetError)  # the other end of a pipe
-TIMEOUT_S = 120.0  # after so long without a word from any process one is taken to hang
+TIMEOUT_S = 120.0  # after so long without a message that it owes a process is taken to hang
 RANK_TIMEOUT_S = 600.0  # and so a rank, after so long without anything that shows that others work
 # sent to all; the parent decides when to end
 PARENTS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
@@ -50,12 +53,25 @@ class ProcessDiedError(Exception):
         self.exit_code, self.task = exit_code, task
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
+class Death:
+    """What comes last from a process that ended."""
+
+    exit_code: int | None
+
+
+@dataclass(eq=False)
 class Child:
-    """A process and our end of the pipe to it."""
+    """A process, our end of the pipe to it, and how many were started before it.
+
+    due_since_s: when it last sent something, or was first owed something after it owed nothing, by the clock of its
+    Processes; None while it owes nothing.
+    """
 
     process: BaseProcess
     connection: Connection
+    number: int
+    due_since_s: float | None = None
 
     def state(self) -> str:
         """What it is doing, and its id, for people."""
@@ -63,17 +79,25 @@ class Child:
             stat = Path(f"/proc/{self.process.pid}/stat").read_text()
         except OSError:
             return f"pid {self.process.pid}"
-        said = STATES.get(stat.rpartition(")")[2].split()[0])
-        return f"pid {self.process.pid}" + (f", {said}" if said else "")
+        doing = STATES.get(stat.rpartition(")")[2].split()[0])
+        return f"pid {self.process.pid}" + (f", {doing}" if doing else "")
 
 
 class Processes(contextlib.AbstractContextManager["Processes"]):
     """Spawned processes, as other libraries' threads do not survive a fork; they are ended when this is left, dropped
-    or forgotten."""
+    or forgotten.
 
-    def __init__(self, name: str) -> None:
+    Who starts them says with expect() which owe a message. receive() gives what has come from those, silent() names
+    those that have owed one for timeout_s. Time in which this process itself is stopped does not count, as they may
+    have been stopped with it, nor most of that which passes between calls of receive().
+    """
+
+    def __init__(self, name: str, timeout_s: float = TIMEOUT_S) -> None:
         self.children: list[Child] = []
+        self.timeout_s = timeout_s
         self._name = name
+        self._clock_s = 0.0
+        self._received_at = time.perf_counter()  # when receive() was last left
         # at the interpreter's end multiprocessing would send SIGTERM, which they ignore, and wait
         self._finalize = multiprocessing.util.Finalize(self, _end, (self.children,), exitpriority=10)
 
@@ -81,12 +105,65 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
         """Run serve(connection, *args) in a new process. It may raise GONE where this end of the pipe is closed."""
         return _starter(os.getpid()).submit(self._start, serve, args).result()
 
+    def send(self, child: Child, message: Any) -> None:
+        """Send a message; of a process that has died the next receive() tells."""
+        with contextlib.suppress(*GONE):
+            child.connection.send(message)
+
+    def expect(self, child: Child, message: bool) -> None:
+        """Say whether a process owes a message."""
+        if not message:
+            child.due_since_s = None
+        elif child.due_since_s is None:
+            child.due_since_s = self._clock_s
+
+    def is_ready(self) -> bool:
+        """Whether receive() would give something at once."""
+        connections = [child.connection for child in self._owing()]
+        return bool(connections and wait_for_any(connections, 0))
+
+    def receive(self) -> list[tuple[Child, Any]]:
+        """What has come from those that owe something, a message of each at most; after SLICE_S perhaps nothing.
+
+        An error that a process met is a message, and so is the Death of one that ended.
+        """
+        self._clock_s += min(time.perf_counter() - self._received_at, self.timeout_s / 2)
+        begun = time.perf_counter()
+        owing = self._owing()
+        ready = wait_for_any([child.connection for child in owing], min(SLICE_S, self.timeout_s))
+        self._clock_s += min(time.perf_counter() - begun, SLICE_S)
+        self._received_at = time.perf_counter()
+        return [(child, self._message(child)) for child in owing if child.connection in ready]
+
+    def silent(self) -> list[Child]:
+        """Those that have owed a message for timeout_s; each is named again only after as long."""
+        found = [
+            child
+            for child in self.children
+            if child.due_since_s is not None and self._clock_s - child.due_since_s >= self.timeout_s
+        ]
+        for child in found:
+            child.due_since_s = self._clock_s
+        return found
+
     def close(self) -> None:
         """End them: those that do not end when their pipe is closed are killed after a moment."""
         self._finalize()
 
     def __exit__(self, *details: object) -> None:
         self.close()
+
+    def _owing(self) -> list[Child]:
+        return [child for child in self.children if child.due_since_s is not None]
+
+    def _message(self, child: Child) -> Any:
+        try:
+            message = child.connection.recv()
+        except GONE:
+            child.process.join(timeout=5 * END_S)
+            return Death(child.process.exitcode)
+        child.due_since_s = self._clock_s
+        return message
 
     def _start(self, serve: Callable[..., None], args: tuple[Any, ...]) -> Child:
         context = multiprocessing.get_context("spawn")
@@ -103,23 +180,9 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
         signal.pthread_sigmask(signal.SIG_BLOCK, PARENTS_SIGNALS)
         process.start()
         theirs.close()
-        child = Child(process, ours)
+        child = Child(process, ours, len(self.children))
         self.children.append(child)
         return child
-
-
-def wait_for(connections: Sequence[Connection], timeout_s: float) -> list[Connection]:
-    """Those that have something to read, or whose other end is gone; none after timeout_s.
-
-    Time in which this process itself was stopped does not count, as the others may have been stopped with it.
-    """
-    left_s = timeout_s
-    while True:
-        slice_s = min(SLICE_S, left_s)
-        found = wait_for_any(connections, slice_s)
-        left_s -= slice_s
-        if found or left_s <= 0:
-            return [one for one in found if isinstance(one, Connection)]
 
 
 def in_processes(
@@ -134,57 +197,55 @@ def in_processes(
 ) -> Generator[tuple[int, Result], None, None]:
     """Do work(common, task) for every task, in the order given: (the task's number, result) as each is done.
 
-    What it raises is raised here. on_silence is called after every timeout_s without a result, with the processes and
-    the numbers of their tasks; what it raises ends them. Raises ProcessDiedError. Closing the generator ends them too.
+    What it raises is raised here. on_silence is called where a task has taken timeout_s, and again after as long, with
+    the processes that have such and the numbers of their tasks; what it raises ends them. Raises ProcessDiedError.
+    Closing the generator ends them too.
     """
     coming = iter(enumerate(tasks))
-    doing: dict[Connection, tuple[int, Child]] = {}
+    doing: dict[Child, int] = {}
 
-    def give(child: Child) -> None:
-        task = next(coming, None)
-        if task is not None:
-            doing[child.connection] = (task[0], child)
-            with contextlib.suppress(*GONE):  # it died, which the next read tells
-                child.connection.send(task[1])
+    with Processes(name, timeout_s) as processes:
 
-    with Processes(name) as processes:
+        def give(child: Child) -> None:
+            following = next(coming, None)
+            processes.expect(child, following is not None)
+            if following is not None:
+                doing[child], task = following
+                processes.send(child, task)
+
         for _ in range(min(workers, len(tasks))):
             give(processes.start(_work, work, common))
         while doing:
-            heard = wait_for(list(doing), timeout_s)
-            if not heard:
-                on_silence(dict(doing.values()))
-            for connection in heard:
-                number, child = doing.pop(connection)
-                result = _result(child, number)
+            for child, result in processes.receive():
+                number = doing.pop(child)
+                if isinstance(result, Death):
+                    raise ProcessDiedError(result.exit_code, number)
+                if isinstance(result, Exception):
+                    raise result
                 give(child)
                 yield number, result
-
-
-def _result(child: Child, number: int) -> Any:
-    try:
-        result, error = child.connection.recv()
-    except GONE:
-        child.process.join(timeout=END_S)
-        raise ProcessDiedError(child.process.exitcode, number) from None
-    if error is not None:
-        raise error
-    return result
+            if silent := processes.silent():
+                on_silence({doing[child]: child for child in silent})
 
 
 def _work(connection: Connection, work: Callable[[Any, Any], Any], common: Any) -> None:
     """The life of a process of in_processes."""
     while True:
         task = connection.recv()
-        answer: tuple[Any, Exception | None]
         try:
-            answer = (work(common, task), None)
-        except (TeacherCacheError, OSError) as error:
-            answer = (None, error)
+            result = work(common, task)
         except Exception as error:
-            traceback.print_exc(file=sys.stderr)
-            answer = (None, RuntimeError(f"{type(error).__name__}: {error}"))
-        connection.send(answer)
+            result = sendable(error)
+        connection.send(result)
+
+
+def sendable(error: Exception) -> Exception:
+    """An error that a process met as its parent gets it: ours, and the system's, as it is; of any other, which may not
+    survive the pipe, its name and what it says. Where that one comes from is printed here."""
+    if isinstance(error, TeacherCacheError | OSError):
+        return error
+    traceback.print_exception(error, file=sys.stderr)
+    return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 # -- being a child -------------------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-"""How torch's threads wait for each other. Nothing here imports torch, whose OpenMP reads the environment once."""
+"""How torch's threads and rendering processes share this machine's cores. torch's OpenMP reads the environment once, so
+nothing here imports torch before it is used."""
 
 import os
 
@@ -11,3 +12,17 @@ def wait_asleep() -> None:
 def threads_spin() -> bool:
     """Whether torch's threads wait by spinning, which is OpenMP's way if nobody asks for another."""
     return os.environ.get("OMP_WAIT_POLICY", "").upper() != "PASSIVE"
+
+
+def share_cores(workers: int) -> None:
+    """Let torch use the cores of this rank, beside its rendering processes; OMP_NUM_THREADS overrules.
+
+    Where torch's threads wait for each other by spinning, rendering processes get cores of their own: with fewer cores
+    than threads a step would take ten times as long.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        import torch
+
+        ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        own = workers if threads_spin() else 0
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_here - own))

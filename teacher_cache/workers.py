@@ -2,19 +2,18 @@
 
 Pixels come back through shared memory: a few slots of each worker's own, or rows of one pool, which the parent assigns
 with the task. So nothing is locked and a worker that dies takes nobody with it but itself, which the parent sees, as it
-sees one that hangs.
+sees one that hangs. Ours, as torch's DataLoader maps new memory for every batch, and knows neither rows that are chosen
+beforehand nor a worker that is stopped.
 """
 
 import contextlib
 import math
-import os
 import select
-import sys
 import time
-import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,14 +21,13 @@ import torch
 from teacher_cache.errors import RenderError, TeacherCacheError
 from teacher_cache.files import describe_os_error
 from teacher_cache.memory import shared_memory_lacking
-from teacher_cache.processes import GONE, SLICE_S, TIMEOUT_S, Child, Connection, Processes, wait_for
+from teacher_cache.processes import GONE, TIMEOUT_S, Child, Connection, Death, Processes, sendable
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.block import DecodedBlock, ReplayedBlock, decode_block, replay_view
 from teacher_cache.replay.header import MAX_PIXELS
 from teacher_cache.replay.policy import Policy
 from teacher_cache.shards.index import BlockPlace
 from teacher_cache.shards.read import read_block
-from teacher_cache.threads import threads_spin
 
 SLOTS_PER_WORKER = 3  # one being rendered, one on its way, one being copied out
 TASKS_PER_WORKER = 2  # one being rendered, one waiting: a worker never idles for the parent's next turn
@@ -50,22 +48,30 @@ class RenderTask:
     views: tuple[int, ...]
     rows: np.ndarray | None = None
 
+    @property
+    def where(self) -> str:
+        """The block, as messages name it."""
+        return f"shard {self.place.shard}, block {self.place.number}"
+
 
 @dataclass(frozen=True)
-class Rendered:
-    """One replayed (block, view). block.pixels may lie in shared memory: copy what is kept, then release(). They are
+class BlockView:
+    """One (block, view) of a task. block.pixels may lie in shared memory: copy what is kept, then release(). They are
     empty where the task named rows, which hold them until the caller gives them to another task."""
 
     task: RenderTask
-    view: int
     block: ReplayedBlock
     _pool: "RenderPool"
-    _worker: int
-    _slot: int
+    _worker: "_Worker | None" = None  # None: the calling process
+    _slot: int = 0
+
+    @property
+    def view(self) -> int:
+        return self.block.view
 
     def release(self) -> None:
         """Give the pixels' slot back to its worker."""
-        if self.task.rows is None:
+        if self._worker is not None and self._worker.slots is not None:
             self._pool._release(self._worker, self._slot)
 
 
@@ -75,26 +81,44 @@ class _Worker:
 
     child: Child
     slots: np.ndarray | None  # (slots, BLOCK_SAMPLES, H, W, 3) uint8
-    given: deque[RenderTask] = field(default_factory=deque)  # and not finished, in order
+    tasks: deque[RenderTask] = field(default_factory=deque)  # given and not finished, in order
     arrived: int = 0  # views of the first of them
     lent: int = 0  # slots whose pixels the caller still holds
-    heard_s: float = 0.0  # by the pool's clock: when it last gave something, or got what it could go on with
 
     def has_work(self) -> bool:
         """Whether it has something to render, and where to."""
-        return bool(self.given) and (self.slots is None or self.lent < len(self.slots))
+        return bool(self.tasks) and (self.slots is None or self.lent < len(self.slots))
+
+    def describe(self) -> str:
+        """What it is, and what it has to render next."""
+        task = self.tasks[0]
+        views = task.views[self.arrived :]
+        more = " ..." if len(views) > SILENT_NAMED else ""
+        named = ", ".join(map(str, views[:SILENT_NAMED]))
+        return (
+            f"rendering process {self.child.number} ({self.child.state()}), which has {task.where}, views "
+            f"{named}{more} to render"
+        )
 
 
 @dataclass(frozen=True)
-class _Work:
-    """What a worker needs besides its tasks."""
+class _Replay:
+    """What turns a task into views, beside the task."""
 
     policy: Policy
     store_seed: int
     skip_bad: bool
     max_pixels: int
-    slots: torch.Tensor | None  # (slots, BLOCK_SAMPLES, H, W, 3) uint8, shared
-    rows: torch.Tensor | None  # (rows, H, W, 3) uint8, shared by all workers
+
+    def decode(self, task: RenderTask) -> DecodedBlock:
+        return decode_block(read_block(task.place), skip_bad=self.skip_bad, max_pixels=self.max_pixels)
+
+    def render(self, decoded: DecodedBlock, view: int, out: np.ndarray | Sequence[np.ndarray] | None) -> ReplayedBlock:
+        return replay_view(self.policy, self.store_seed, decoded, view, out=out)
+
+    def scratch(self) -> np.ndarray:
+        """Room for a block's views that no row is for; it takes memory only where it is written."""
+        return np.empty((BLOCK_SAMPLES, *self.policy.size, 3), np.uint8)
 
 
 class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
@@ -126,25 +150,21 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
         self.rows = np.empty((0, *policy.size, 3), np.uint8)
         self.wait_s = 0.0  # time that get() has waited for pixels
         self.pending = 0  # (block, view)s submitted and not yet got
-        self._policy, self._store_seed = policy, store_seed
-        self._skip_bad, self._max_pixels = skip_bad, max_pixels
+        self._replay = _Replay(policy, store_seed, skip_bad, max_pixels)
         self._queue: deque[RenderTask] = deque()
-        self._inline: Iterator[Rendered] | None = None
-        self._arrived: deque[Rendered] = deque()
-        self._processes = Processes("render")
+        self._inline: Iterator[BlockView] | None = None
+        self._arrived: deque[BlockView] = deque()
+        self._processes = Processes("render", timeout_s)
         self._workers: list[_Worker] = []
-        self._connections: list[Connection] = []
-        self._tasks_ahead, self._timeout_s = tasks_ahead, timeout_s
-        self._clock_s = 0.0
-        self._left = time.perf_counter()  # when get() last was left
-        self._scratch = np.empty((BLOCK_SAMPLES if num_rows is not None else 0, *policy.size, 3), np.uint8)
+        self._tasks_ahead = tasks_ahead
+        self._scratch = self._replay.scratch()
         if workers:
             self._start(workers, num_rows)
         elif num_rows is not None:
             self.rows = np.empty((num_rows, *policy.size, 3), np.uint8)
 
     def _start(self, workers: int, num_rows: int | None) -> None:
-        view = (*self._policy.size, 3)
+        view = (*self._replay.policy.size, 3)
         shape = (SLOTS_PER_WORKER, BLOCK_SAMPLES, *view)
         rows = None
         if num_rows is None:
@@ -155,9 +175,7 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
             self.rows = rows.numpy()
         for _ in range(workers):
             slots = _shared(shape) if rows is None else None
-            work = _Work(self._policy, self._store_seed, self._skip_bad, self._max_pixels, slots, rows)
-            child = self._processes.start(_serve, work)
-            self._connections.append(child.connection)
+            child = self._processes.start(_serve, self._replay, slots, rows)
             self._workers.append(_Worker(child, None if slots is None else slots.numpy()))
 
     def submit(self, task: RenderTask) -> None:
@@ -166,210 +184,179 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
         self.pending += len(task.views)
         self._feed()
 
-    def get(self) -> Rendered:
+    def get(self) -> BlockView:
         """The next replayed (block, view) of any task."""
         assert self.pending, "get() without a submitted task"
         start = time.perf_counter()
-        rendered = self._receive() if self._workers else self._render_here()
+        found = self._receive() if self._workers else self._render_here()
         self.wait_s += time.perf_counter() - start
         self.pending -= 1
-        return rendered
+        return found
 
     def ready(self) -> bool:
         """Whether a worker has something for get(); never where the calling process renders."""
-        return bool(self._arrived) or bool(self._connections and wait_for(self._connections, 0))
+        return bool(self._arrived) or self._processes.is_ready()
 
     def close(self) -> None:
         """End the workers; what is in flight is lost."""
         self._processes.close()
-        self._workers, self._connections = [], []
+        self._workers = []
 
     def __exit__(self, *details: object) -> None:
         self.close()
 
     def _feed(self) -> None:
         while self._queue and self._workers:
-            loads = [len(worker.given) for worker in self._workers]
-            number = loads.index(min(loads))
-            if loads[number] >= self._tasks_ahead or not _takes_more(self._connections[number]):
+            worker = min(self._workers, key=lambda each: len(each.tasks))
+            if len(worker.tasks) >= self._tasks_ahead or not _takes_more(worker.child.connection):
                 return
             task = self._queue.popleft()
-            self._give(number, task)
-            self._workers[number].given.append(task)
+            worker.tasks.append(task)
+            self._send(worker, task)
 
-    def _give(self, number: int, message: RenderTask | int) -> None:
-        """Send a task, or a slot that is free again."""
-        worker = self._workers[number]
-        if not worker.has_work():
-            worker.heard_s = self._clock_s
-        with contextlib.suppress(*GONE):  # it died: _receive() reads the error that it sent before, or its end
-            self._connections[number].send(message)
+    def _send(self, worker: _Worker, message: RenderTask | int) -> None:
+        """Send a task, or a slot that is free again, which the worker's tasks and slots have in them already."""
+        self._processes.send(worker.child, message)
+        self._processes.expect(worker.child, worker.has_work())
 
-    def _receive(self) -> Rendered:
-        self._clock_s += min(time.perf_counter() - self._left, self._timeout_s / 2)
+    def _receive(self) -> BlockView:
         while not self._arrived:
-            start = time.perf_counter()
-            for connection in wait_for(self._connections, min(SLICE_S, self._timeout_s)):
-                self._take(self._connections.index(connection), connection)
-            self._clock_s += min(time.perf_counter() - start, SLICE_S)
-            self._check_silence()
-        self._left = time.perf_counter()
+            for child, message in self._processes.receive():
+                self._take(self._workers[child.number], message)
+            if silent := self._processes.silent():
+                raise self._hang([self._workers[child.number] for child in silent])
         return self._arrived.popleft()
 
-    def _take(self, number: int, connection: Connection) -> None:
-        worker = self._workers[number]
-        try:
-            message = connection.recv()
-        except GONE:
-            process = worker.child.process
-            process.join(timeout=5)
+    def _take(self, worker: _Worker, message: Any) -> None:
+        """A worker's message: the next view of its first task, an error, or its death."""
+        task = worker.tasks[0]
+        if isinstance(message, Death):
             raise RenderError(
-                f"rendering process {number} died (exit code {process.exitcode}; -9 is often a lack of memory): "
-                "start again, with fewer --workers if it was memory"
-            ) from None
-        if isinstance(message, TeacherCacheError):
-            raise message
+                f"rendering process {worker.child.number} died (exit code {message.exit_code}; -9 is often a lack of "
+                "memory): start again, with fewer --workers if it was memory"
+            )
+        if isinstance(message, Exception):
+            raise _placed(message, task)
         slot, block = message
-        task = worker.given[0]
         worker.arrived += 1
         worker.lent += worker.slots is not None
-        worker.heard_s = self._clock_s
         if worker.arrived == len(task.views):
-            worker.given.popleft()
+            worker.tasks.popleft()
             worker.arrived = 0
+        self._processes.expect(worker.child, worker.has_work())
         self._feed()
         if worker.slots is not None:
             block = replace(block, pixels=worker.slots[slot, : len(block.lambdas)])
-        self._arrived.append(Rendered(task, block.view, block, self, number, slot))
+        self._arrived.append(BlockView(task, block, self, worker, slot))
 
-    def _check_silence(self) -> None:
-        silent = [
-            (number, worker)
-            for number, worker in enumerate(self._workers)
-            if worker.has_work() and self._clock_s - worker.heard_s >= self._timeout_s
-        ]
-        if not silent:
-            return
-        named = [
-            f"rendering process {number} ({worker.child.state()}), {_describe(worker)}" for number, worker in silent
-        ]
-        more = f"; and {len(named) - SILENT_NAMED} more" if len(named) > SILENT_NAMED else ""
-        raise RenderError(
-            f"no view has come for {self._timeout_s:g} s from {'; '.join(named[:SILENT_NAMED])}{more}: run the same "
-            "command again; if pictures are very large or their disk very slow, raise --worker-timeout"
+    def _hang(self, silent: Sequence[_Worker]) -> RenderError:
+        named = "; ".join(worker.describe() for worker in silent[:SILENT_NAMED])
+        more = f"; and {len(silent) - SILENT_NAMED} more" if len(silent) > SILENT_NAMED else ""
+        return RenderError(
+            f"no view has come for {self._processes.timeout_s:g} s from {named}{more}: run the same command again; if "
+            "pictures are very large or their disk very slow, raise --worker-timeout"
         )
 
-    def _release(self, number: int, slot: int) -> None:
+    def _release(self, worker: _Worker, slot: int) -> None:
         if self._workers:
-            self._give(number, slot)
-            self._workers[number].lent -= 1
+            worker.lent -= 1
+            self._send(worker, slot)
 
-    def _render_here(self) -> Rendered:
+    def _render_here(self) -> BlockView:
         while True:
             if self._inline is None:
                 self._inline = self._render_task(self._queue.popleft())
-            rendered = next(self._inline, None)
-            if rendered is not None:
-                return rendered
+            found = next(self._inline, None)
+            if found is not None:
+                return found
             self._inline = None
 
-    def _render_task(self, task: RenderTask) -> Iterator[Rendered]:
-        decoded = _open(task, self._skip_bad, self._max_pixels)
+    def _render_task(self, task: RenderTask) -> Iterator[BlockView]:
+        decoded = self._replay.decode(task)
         for number, view in enumerate(task.views):
             out = None if task.rows is None else _destinations(self.rows, task.rows[number], self._scratch)
-            block = replay_view(self._policy, self._store_seed, decoded, view, out=out)
-            yield Rendered(task, view, block, self, 0, 0)
+            yield BlockView(task, self._replay.render(decoded, view, out), self)
 
 
-def share_cores(workers: int) -> None:
-    """Let torch use the cores of this rank; OMP_NUM_THREADS overrules.
-
-    Where torch's threads wait for each other by spinning (see teacher_cache.threads), rendering processes get cores of
-    their own: with fewer cores than threads a step would take ten times as long.
-    """
-    if "OMP_NUM_THREADS" not in os.environ:
-        ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        own = workers if threads_spin() else 0
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_here - own))
-
-
-def render_all(pool: RenderPool, tasks: Sequence[RenderTask]) -> Iterator[Rendered]:
+def render_all(pool: RenderPool, tasks: Sequence[RenderTask]) -> Iterator[BlockView]:
     """Submit all tasks and yield every (block, view), each released when the next is asked for."""
     for task in tasks:
         pool.submit(task)
     while pool.pending:
-        rendered = pool.get()
-        yield rendered
-        rendered.release()
+        found = pool.get()
+        yield found
+        found.release()
 
 
-def _serve(connection: Connection, work: _Work) -> None:
-    """A worker's life: render tasks into free slots until the parent closes the pipe."""
+def _placed(error: Exception, task: RenderTask) -> Exception:
+    """A worker's error with the place in which it was met; ours name it themselves."""
+    if isinstance(error, TeacherCacheError):
+        return error
+    reason = describe_os_error(error) if isinstance(error, OSError) else f"rendering failed with {error}"
+    return RenderError(f"{task.where}: {reason}")
+
+
+# -- in a rendering process ----------------------------------------------------------------------------------------
+
+
+def _serve(connection: Connection, replay: _Replay, slots: torch.Tensor | None, rows: torch.Tensor | None) -> None:
+    """A worker's life: render tasks into free slots, or into their rows, until the parent closes the pipe. The first
+    error that it meets is its last message."""
     torch.set_num_threads(1)
-    _render_tasks(connection, work)
+    arrays = (None if memory is None else memory.numpy() for memory in (slots, rows))
+    renderer = _Renderer(connection, replay, *arrays)
+    try:
+        while True:
+            renderer.render_next()
+    except GONE:
+        raise
+    except Exception as error:
+        connection.send(sendable(error))
 
 
-def _render_tasks(connection: Connection, work: _Work) -> None:
-    slots = None if work.slots is None else work.slots.numpy()
-    rows = None if work.rows is None else work.rows.numpy()
-    scratch = np.empty((BLOCK_SAMPLES, *work.policy.size, 3), np.uint8)  # takes memory only where it is written
-    free = [] if slots is None else list(range(len(slots)))
-    tasks: deque[RenderTask] = deque()
+class _Renderer:
+    """A worker's own side: tasks and free slots come through the pipe, views go back.
 
-    def hear() -> None:
-        message = connection.recv()
+    slots (slots, BLOCK_SAMPLES, H, W, 3) uint8, its own, or rows (rows, H, W, 3) uint8, of all workers, are shared.
+    """
+
+    def __init__(
+        self, connection: Connection, replay: _Replay, slots: np.ndarray | None, rows: np.ndarray | None
+    ) -> None:
+        self._connection, self._replay, self._slots, self._rows = connection, replay, slots, rows
+        self._free = [] if slots is None else list(range(len(slots)))
+        self._tasks: deque[RenderTask] = deque()
+        self._scratch = replay.scratch()
+
+    def render_next(self) -> None:
+        """Wait for a task, and send its views."""
+        while not self._tasks:
+            self._receive()
+        task = self._tasks.popleft()
+        decoded = self._replay.decode(task)
+        for number, view in enumerate(task.views):
+            while self._connection.poll():  # so that the pipe has room for the parent's next task
+                self._receive()
+            slot, out = self._room(task, number)
+            block = self._replay.render(decoded, view, out)
+            self._connection.send((slot, replace(block, pixels=np.empty(0, np.uint8))))
+
+    def _room(self, task: RenderTask, number: int) -> tuple[int, np.ndarray | list[np.ndarray]]:
+        """Where the task's view of this number goes, and the slot that this is, if it is one."""
+        if self._rows is not None and task.rows is not None:
+            return 0, _destinations(self._rows, task.rows[number], self._scratch)
+        assert self._slots is not None, "a pool of rows was given a task without any"
+        while not self._free:
+            self._receive()
+        slot = self._free.pop()
+        return slot, self._slots[slot, : len(task.place.keys)]
+
+    def _receive(self) -> None:
+        message = self._connection.recv()
         if isinstance(message, RenderTask):
-            tasks.append(message)
+            self._tasks.append(message)
         else:
-            free.append(message)
-
-    while True:
-        while not tasks:
-            hear()
-        task = tasks.popleft()
-        try:
-            decoded = _open(task, work.skip_bad, work.max_pixels)
-            for number, view in enumerate(task.views):
-                while connection.poll():  # so that the pipe has room for the parent's next task
-                    hear()
-                slot = 0
-                out: np.ndarray | list[np.ndarray] | None = None
-                if rows is not None and task.rows is not None:
-                    out = _destinations(rows, task.rows[number], scratch)
-                elif slots is not None:
-                    while not free:
-                        hear()
-                    slot = free.pop()
-                    out = slots[slot, : len(task.place.keys)]
-                block = replay_view(work.policy, work.store_seed, decoded, view, out=out)
-                connection.send((slot, replace(block, pixels=np.empty(0, np.uint8))))
-        except TeacherCacheError as error:
-            connection.send(error)
-            return
-        except GONE:
-            raise
-        except OSError as error:
-            where = f"shard {task.place.shard}, block {task.place.number}"
-            connection.send(RenderError(f"{where}: {describe_os_error(error)}"))
-            return
-        except Exception as error:
-            traceback.print_exc(file=sys.stderr)
-            where = f"shard {task.place.shard}, block {task.place.number}"
-            connection.send(RenderError(f"{where}: rendering failed with {type(error).__name__}: {error}"))
-            return
-
-
-def _open(task: RenderTask, skip_bad: bool, max_pixels: int) -> DecodedBlock:
-    return decode_block(read_block(task.place), skip_bad=skip_bad, max_pixels=max_pixels)
-
-
-def _describe(worker: _Worker) -> str:
-    """What a worker has to render next."""
-    task = worker.given[0]
-    views = task.views[worker.arrived :]
-    more = " ..." if len(views) > SILENT_NAMED else ""
-    shown = ", ".join(map(str, views[:SILENT_NAMED]))
-    return f"which has shard {task.place.shard}, block {task.place.number}, views {shown}{more} to render"
+            self._free.append(message)
 
 
 def _destinations(rows: np.ndarray, assigned: np.ndarray, scratch: np.ndarray) -> list[np.ndarray]:

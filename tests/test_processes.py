@@ -16,7 +16,7 @@ import pytest
 from teacher_cache import processes
 from teacher_cache.audit.thumbnails import Wanted, replay_all
 from teacher_cache.errors import RenderError, ShardError
-from teacher_cache.processes import Child, Connection, ProcessDiedError, Processes, in_processes, wait_for
+from teacher_cache.processes import Child, Connection, Death, ProcessDiedError, Processes, in_processes
 from teacher_cache.workers import RenderPool, RenderTask
 from tests.support.bright_shards import bright_store, write_bright_shards
 from tests.support.drawn import drawn_store
@@ -195,25 +195,66 @@ def test_closing_does_not_wait_for_those_that_are_stopped() -> None:
     assert not running(child.process.pid or 0 for child in stopped)
 
 
+class Stopwatch:
+    """Time as the processes of a test see it."""
+
+    def __init__(self) -> None:
+        self.s = 0.0
+
+    def perf_counter(self) -> float:
+        return self.s
+
+
 def test_time_in_which_we_are_stopped_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wait that is cut short by SIGSTOP comes back late and empty: only one slice of it is lost."""
-    waited: list[float] = []
+    """A wait that is cut short by SIGSTOP comes back late and empty: only one slice of it is lost. Of what passes
+    elsewhere no more than half of the patience counts."""
+    watch, late_s = Stopwatch(), 0.0
 
     def wait(connections: list[Connection], timeout: float) -> list[Connection]:
-        waited.append(timeout)
-        return connections if len(waited) == answer_at else []
+        watch.s += timeout + late_s
+        return []
 
-    monkeypatch.setattr(processes, "wait_for_any", wait)
-    answer_at = 0
-    assert wait_for([], 3.5) == []
-    assert waited == [1, 1, 1, 0.5]
-    waited.clear()
-    one, other = processes.multiprocessing.Pipe()
-    answer_at = 3
-    assert wait_for([one], 120) == [one]
-    assert waited == [1, 1, 1]
-    one.close()
-    other.close()
+    with Processes("echo", timeout_s=4) as started:
+        child = started.start(echo)
+        with monkeypatch.context() as patch:
+            patch.setattr(processes, "time", watch)
+            patch.setattr(processes, "wait_for_any", wait)
+            started._received_at = 0.0
+            started.expect(child, message=True)
+            late_s = 1000.0
+            for _ in range(3):
+                assert started.receive() == []
+                assert started.silent() == []
+            started.receive()
+            assert started.silent() == [child]
+            late_s = 0.0
+            watch.s += 1000.0  # elsewhere: 2 s count
+            started.receive()
+            assert started.silent() == []
+            started.receive()
+            assert started.silent() == [child]
+            started.expect(child, message=False)
+            for _ in range(9):
+                started.receive()
+            assert started.silent() == []
+
+
+def test_messages_errors_and_deaths_come_from_those_that_owe_one() -> None:
+    with Processes("echo") as started:
+        one, other = started.start(echo), started.start(echo)
+        for child in (one, other):
+            started.send(child, child.number)
+        started.expect(one, message=True)
+        wait_until(lambda: started.is_ready() and other.connection.poll())
+        assert started.receive() == [(one, 0)]
+        started.expect(one, message=False)
+        assert not started.is_ready()
+        started.expect(other, message=True)
+        assert started.receive() == [(other, 1)]
+        other.process.kill()
+        wait_until(started.is_ready)
+        assert started.receive() == [(other, Death(-9))]
+        started.send(other, "nobody reads it")
 
 
 # -- work for many -------------------------------------------------------------------------------------------------
@@ -268,9 +309,9 @@ def test_a_stopped_worker_is_named_with_what_it_renders(tmp_path: Path) -> None:
     with RenderPool(store.policy, store.seed, workers=2) as pool:
         for number in range(4):
             pool.submit(RenderTask(number, store.index.place(0, number), tuple(range(16))))
-        while {len(worker.given) for worker in pool._workers} == {2}:  # until one has done a block
+        while {len(worker.tasks) for worker in pool._workers} == {2}:  # until one has done a block
             pool.get().release()
-        pool._timeout_s = 5  # not before: they start as slowly as they import
+        pool._processes.timeout_s = 5  # not before: they start as slowly as they import
         stopped = pool._processes.children[1].process.pid or 0
         os.kill(stopped, signal.SIGSTOP)
         with pytest.raises(RenderError) as hung:
@@ -294,9 +335,9 @@ def test_a_stopped_worker_is_told_while_the_others_go_on(tmp_path: Path) -> None
     with RenderPool(store.policy, store.seed, workers=2) as pool:
         for number in range(400):
             pool.submit(RenderTask(number, store.index.place(0, number % 10), tuple(range(16))))
-        while min(worker.heard_s for worker in pool._workers) == 0:  # until both have begun
+        while any(worker.child.due_since_s == 0 for worker in pool._workers):  # until both have begun
             pool.get().release()
-        pool._timeout_s = 3
+        pool._processes.timeout_s = 3
         os.kill(pool._processes.children[0].process.pid or 0, signal.SIGSTOP)
         with pytest.raises(
             RenderError, match=r"no view has come for 3 s from rendering process 0 \(pid \d+, it is stopp"
@@ -312,12 +353,12 @@ def test_a_parent_that_is_busy_elsewhere_blames_nobody(tmp_path: Path) -> None:
         for number in range(6):
             pool.submit(RenderTask(number, store.index.place(0, number), tuple(range(16))))
         held = [pool.get() for _ in range(2)]
-        pool._timeout_s = 2
+        pool._processes.timeout_s = 2
         for _ in range(3):
             time.sleep(2.2)  # as a teacher that takes its time; processes wait for their slots meanwhile
             held.append(pool.get())
             held.pop(0).release()
-        pool._timeout_s = 60
+        pool._processes.timeout_s = 60
         for one in held:
             one.release()
         take_all(pool)

@@ -6,15 +6,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 
 from student.loader import ViewLoader
-from teacher_cache import threads
 from teacher_cache.errors import ImageError, PlanError, RenderError
 from teacher_cache.replay.block import replay
 from teacher_cache.shards.read import read_block
 from teacher_cache.store.store import Store
-from teacher_cache.workers import RenderPool, RenderTask, render_all, share_cores
+from teacher_cache.workers import RenderPool, RenderTask, render_all
 from tests.support.bright_shards import bright_store
 from tests.support.images import jpeg, picture
 from tests.support.shard_files import write_shard
@@ -108,41 +106,6 @@ def test_too_little_shared_memory_is_refused_with_its_bytes(store: Store, monkey
     with pytest.raises(RenderError, match=message + r"/dev/shm has 0 MB free: lower pool_batches.*--shm-size"):
         RenderPool(store.policy, 0, workers=1, num_rows=num_views)
     next(iter(ViewLoader(store, 32, epochs=1, workers=0, pool_batches=2, labels=False)))
-
-
-# -- torch's threads beside them -----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def chosen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Numbers of threads that torch is told, on eight cores."""
-    told: list[int] = []
-    monkeypatch.setattr(torch, "set_num_threads", told.append)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
-    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "LOCAL_WORLD_SIZE"):
-        monkeypatch.setenv(name, "")  # noted, so that it is as it was afterwards
-        monkeypatch.delenv(name)
-    return told
-
-
-def test_threads_that_sleep_while_they_wait_use_all_cores(chosen: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    share_cores(3)
-    assert chosen == [5]  # those that spin leave workers their own
-    threads.wait_asleep()
-    share_cores(3)
-    assert chosen == [5, 8]
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    share_cores(3)
-    assert chosen == [5, 8, 4]
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    share_cores(3)
-    assert chosen == [5, 8, 4]
-
-
-def test_a_users_own_way_of_waiting_stays(chosen: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
-    threads.wait_asleep()
-    assert threads.threads_spin()
 
 
 def test_a_dead_worker_is_an_error_not_a_hang(tmp_path: Path) -> None:
