@@ -102,7 +102,9 @@ def _recipe_faults(store: "Store", recipe: Recipe, asked: Asked) -> Iterator[Fau
 
 
 def _plan_faults(store: "Store", recipe: Recipe, asked: Asked) -> Iterator[Fault]:
-    num_samples = pass_blocks(store.counts, store.skipped()).num_samples
+    from teacher_cache.store.labels import skipped_samples
+
+    num_samples = pass_blocks(store.counts, skipped_samples(store)).num_samples
     yield from plan_faults(_plan(store, recipe, asked), num_samples, store.views, str(store.path))
 
 

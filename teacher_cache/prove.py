@@ -16,7 +16,7 @@ from teacher_cache.store.labels import LabelReader
 from teacher_cache.store.proof import Proof, Replay, describe_build, device_hash, make_proof
 from teacher_cache.store.store import Store
 from teacher_cache.store.topk import top_classes
-from teacher_cache.store.unit import RECORD_FIELDS, Unit
+from teacher_cache.store.unit import Unit
 from teacher_cache.teacher.teacher import Teacher
 from teacher_cache.workers import RenderPool, RenderTask
 
@@ -255,7 +255,7 @@ def _answer_drawn(store: Store, teacher: Teacher, pool: RenderPool, unit: Unit, 
     columns = np.array([row.view for row in batch.rows]) - store.layout.group_views(unit.group)[0]
     logits, labels = _asked(store, teacher, batch), stored.labels[positions, columns]
     differing = np.flatnonzero(labels != logits.argmax(1))
-    if store.any_device and _device_of(store, unit) != device_hash(teacher.identity.device):
+    if store.any_device and store.records.read_one(unit).device != device_hash(teacher.identity.device):
         if len(differing):
             warn(_foreign(len(differing), len(labels), logits[differing]))
         return
@@ -278,10 +278,6 @@ def _check_pixels(store: Store, unit: Unit, batch: Batch, digests: Sequence[int 
     for replayed, digest in zip(batch.replays, digests, strict=True):
         if replayed.digest != digest:
             raise DriftError(drift_message(store, unit.shard, replayed.block, replayed.view))
-
-
-def _device_of(store: Store, unit: Unit) -> int:
-    return int(store.read_record(unit)[RECORD_FIELDS.index("device")])
 
 
 def _margin(logits: np.ndarray) -> float:

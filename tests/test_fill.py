@@ -33,11 +33,12 @@ from teacher_cache.fill import FillOptions, fill
 from teacher_cache.job import join_job
 from teacher_cache.replay.block import replay
 from teacher_cache.shards.read import read_block
+from teacher_cache.store.labels import skipped_samples
 from teacher_cache.store.proof import Proof
 from teacher_cache.store.status import status
 from teacher_cache.store.store import Store
 from teacher_cache.store.topk import top_classes
-from teacher_cache.store.unit import TOPK_ARRAYS, Unit, UnitCounts
+from teacher_cache.store.unit import TOPK_ARRAYS, Unit
 from teacher_cache.teacher.identity import TeacherIdentity
 from teacher_cache.teacher.teacher import TeacherSettings, open_teacher
 from teacher_cache.verify import verify
@@ -478,9 +479,9 @@ def test_verify_finds_other_probabilities_than_the_teachers(tmp_path: Path, name
         planted[9, 1, 1:] = planted[9, 1, :0:-1]
     else:
         planted[9, 1, 3] = np.nextafter(planted[9, 1, 3], np.float16(1))
-    record = store.read_record(unit).tolist()
+    counts = store.records.read_one(unit).counts
     values = replace(values, **{name: planted, "labels": values.labels[:64]})
-    store.commit_unit(unit, values, UnitCounts(*record[2:7]), "cpu")
+    store.commit_unit(unit, values, counts, "cpu")
     assert verify(store, 1.0).exact
     report = verify(store, 1.0, teacher=teacher)
     (difference,) = report.differences
@@ -591,7 +592,7 @@ def test_skip_bad_counts_and_lists_the_sample_and_its_partner_stays_whole(tmp_pa
     store = bright_store(tmp_path)
     spoil_image(store, 70)
     fill_store(store, skip_bad=True)
-    assert store.skipped().tolist() == [70]
+    assert skipped_samples(store).tolist() == [70]
     assert (store.read_labels(Unit(0, 1, 0))[70 - 64] == -2).all()
     result = CliRunner().invoke(main, ["status", str(store.path)])
     assert "1 samples" in result.output

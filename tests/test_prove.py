@@ -16,9 +16,10 @@ from teacher_cache.fill import FillOptions, fill
 from teacher_cache.job import join_job
 from teacher_cache.prove import check_still_the_same
 from teacher_cache.replay import block
+from teacher_cache.store.labels import skipped_samples
 from teacher_cache.store.proof import describe_build
 from teacher_cache.store.store import Store
-from teacher_cache.store.unit import Unit, UnitCounts, UnitValues
+from teacher_cache.store.unit import Unit, UnitValues
 from teacher_cache.teacher.teacher import Teacher, TeacherSettings, open_teacher
 from teacher_cache.workers import RenderPool
 from tests.support.bright_shards import bright_store, spoil_image
@@ -156,10 +157,10 @@ def test_a_committed_batch_is_relabelled_wherever_it_lies(tmp_path: Path) -> Non
     fill_store(store, "brightness")
     teacher = open_test_teacher(store)
     wrong = Unit(1, 0, 0)
-    values, record = store.read_unit(wrong), store.read_record(wrong)
+    values, counts = store.read_unit(wrong), store.records.read_one(wrong).counts
     changed = values.labels.copy()
     changed[changed >= 0] = (changed[changed >= 0] + 1) % 10
-    store.commit_unit(wrong, UnitValues(changed, values.digests), UnitCounts(*record[2:7].tolist()), "cpu")
+    store.commit_unit(wrong, UnitValues(changed, values.digests), counts, "cpu")
     said: list[str] = []
     for draw in range(12):
         with RenderPool(store.policy, store.seed, workers=0) as pool:
@@ -282,4 +283,4 @@ def test_a_unit_of_which_all_is_skipped_proves_nothing_and_stops_nothing(tmp_pat
         teacher = open_test_teacher(store)
         fill(store, teacher, join_job(), FillOptions(workers=0, skip_bad=True, allow_low_agreement=True), views)
     assert not store.missing_units()
-    assert store.skipped().tolist() == [0, 1, 2]
+    assert skipped_samples(store).tolist() == [0, 1, 2]

@@ -34,7 +34,8 @@ class BlockLabels:
         layout = store.layout
         self.committed = np.zeros((len(store.counts), layout.num_units(spot.shard), layout.num_groups), bool)
         for group in range(layout.num_groups):
-            self.committed[spot.shard, spot.unit, group] = store.read_record(Unit(spot.shard, spot.unit, group))[0] == 1
+            unit = Unit(spot.shard, spot.unit, group)
+            self.committed[unit] = store.records.is_committed(unit)
         row = read_unit_row(store, self.committed, spot.shard, spot.unit)
         rows = layout.block(spot.shard, spot.block).rows
         self.labels = row.labels[rows.start : rows.stop]

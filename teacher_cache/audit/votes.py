@@ -86,7 +86,7 @@ def read_unit_row(store: Store, committed: np.ndarray, shard: int, unit: int) ->
         if (chunk[:samples] == NOT_LABELLED).any():
             raise StoreError(
                 f"{store.path}, {where}: labels are missing in a unit that is committed: delete its record "
-                f"{store.record_file(Unit(shard, unit, group))} and run `teacher-cache fill` again"
+                f"{store.records.file(Unit(shard, unit, group))} and run `teacher-cache fill` again"
             )
     return UnitRow(shard, unit, start, labels)
 

@@ -17,7 +17,7 @@ from zarr.core.sync import sync
 from teacher_cache.errors import StoreError
 from teacher_cache.files import fail, raise_unreadable
 from teacher_cache.shards.index import Index
-from teacher_cache.store.unit import RECORD_FIELDS
+from teacher_cache.store.records import RECORD_FIELDS
 
 _INDEX_CHUNK_ITEMS = 1 << 22
 _INDEX_TYPES = {

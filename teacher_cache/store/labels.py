@@ -119,7 +119,7 @@ class LabelReader:
         lacking = np.unique(units[~self._committed[units, group]])
         for unit in lacking.tolist():
             place = self._place(unit, group)
-            self._committed[unit, group] = self._store.read_record(place)[0] == 1
+            self._committed[unit, group] = self._store.records.is_committed(place)
         return lacking[~self._committed[lacking, group]]
 
     # -- pages ---------------------------------------------------------------------------------------------------
@@ -157,10 +157,17 @@ class LabelReader:
             return MissingLabelError(
                 f"{where}: the sample was skipped by `fill --skip-bad`: start training anew without it"
             )
-        first = "" if label is None else f"delete the damaged unit's record {store.record_file(unit)} and "
-        views = store.layout.group_views(unit.group)
-        command = f"`teacher-cache fill {store.path} --views {views.start}:{views.stop}`"
-        return MissingLabelError(f"{where} is not labelled: {first}run {command}")
+        mend = store.records.fill(unit) if label is None else store.records.redo(unit)
+        return MissingLabelError(f"{where} is not labelled: {mend}")
+
+
+def skipped_samples(store: Store) -> np.ndarray:
+    """Global sample numbers skipped in any committed unit, sorted, int64. Reads no labels where nothing is."""
+    found = [np.zeros(0, np.int64)]
+    for unit in store.records.units_with_skips():
+        rows = np.flatnonzero((store.read_labels(unit) == SKIPPED).any(axis=1))
+        found.append(store.layout.samples(unit).start + rows)
+    return np.unique(np.concatenate(found)).astype(np.int64)
 
 
 def _alike(keys: np.ndarray) -> list[np.ndarray]:

@@ -50,7 +50,7 @@ from teacher_cache.store.arrays import (
     settled,
     write_index,
 )
-from teacher_cache.store.chunks import Chunks, Stamp, file_stamp, open_chunks, read_file
+from teacher_cache.store.chunks import Chunks, open_chunks
 from teacher_cache.store.layout import Layout, array_grids, plan_layout
 from teacher_cache.store.proof import (
     Proof,
@@ -69,23 +69,24 @@ from teacher_cache.store.published import (
     read_published,
     sweep_unpublished,
 )
+from teacher_cache.store.records import RECORD_FIELDS, Records, encode_record
 from teacher_cache.store.schema import PACKING, SCHEMA, check_schema, check_seal, created_parts, views_sha256
 from teacher_cache.store.sealed import seal
 from teacher_cache.store.unit import (
+    CLASS_ARRAYS,
     NOT_LABELLED,
-    RECORD_FIELDS,
     SKIPPED,
     TOPK_ARRAYS,
     Unit,
     UnitCounts,
     UnitValues,
+    are_classes,
     hash_values,
-    topk_fault,
+    pad_values,
 )
 from teacher_cache.teacher.identity import TeacherIdentity, check_group, read_identity
 
 _TOPK_FACTS = "topk_arrays"  # in teacher/: what zarr.json says of these arrays
-_FIELD = {name: number for number, name in enumerate(RECORD_FIELDS)}
 
 
 class Store:
@@ -115,8 +116,6 @@ class Store:
         self._topk: dict[str, zarr.Array] = {}
         self._chunks = {name: open_chunks(path / name) for name in ("labels", "digests", "records")}
         self._index: Index | None = None
-        self._record_values = np.zeros((*self._records.shape[:2], 0, len(RECORD_FIELDS)), np.uint64)
-        self._record_stamps = np.zeros((*self._records.shape[:2], 0, 2), np.int64)
         self._devices_published: set[str] = set()
         self._teacher: TeacherIdentity | None = None
 
@@ -299,6 +298,15 @@ class Store:
         """The grid of its samples and views."""
         return Layout(self.counts, self.unit_samples, self.group, self.views)
 
+    @cached_property
+    def records(self) -> Records:
+        """What says which units are committed."""
+        return Records(self.path, [name for name, _, _ in self._shards], self.layout, self._chunks["records"])
+
+    def committed(self) -> np.ndarray:
+        """Which units are committed, (S, U, G) bool."""
+        return self.records.committed()
+
     def shard_name(self, shard: int) -> str:
         return self._shards[shard][0]
 
@@ -347,12 +355,13 @@ class Store:
         chunks = self._value_chunks(name)
         try:
             values: np.ndarray = chunks.read(*unit)[0]
-            if name in ("labels", "topk_classes") and not self._are_classes(values):
+            if name in CLASS_ARRAYS and not are_classes(values, self.num_classes):
                 raise ValueError(f"not all are below {self.num_classes} classes")
             return values
         except Exception as error:
             raise_unreadable(error)
-            raise StoreError(f"{name} of {self._where(unit)} are damaged ({error}): {self._redo(unit)}") from error
+            where, mend = self.records.where(unit), self.records.redo(unit)
+            raise StoreError(f"{name} of {where} are damaged ({error}): {mend}") from error
 
     def empty_rows(self, name: str, rows: int) -> np.ndarray:
         """Memory for so many rows of an array of values: (rows, group, ...), undefined."""
@@ -366,79 +375,15 @@ class Store:
             raise StoreError(f"{self.path} holds no {name}: run `teacher-cache fill {self.path}`")
         return self._chunks[name]
 
-    def read_records(self) -> np.ndarray:
-        """(S, U, G, F) uint64, all zero where a unit is not committed; F is RECORD_FIELDS. A copy.
-
-        Only those whose file changed since the last call are read.
-        """
-        held, groups = self._record_values.shape[2], self.layout.num_groups
-        if held != groups:
-            grown = (*self._record_values.shape[:2], groups)
-            values, stamps = np.zeros((*grown, len(RECORD_FIELDS)), np.uint64), np.zeros((*grown, 2), np.int64)
-            values[:, :, :held], stamps[:, :, :held] = self._record_values, self._record_stamps
-            self._record_values, self._record_stamps = values, stamps
-        changed: dict[Unit, tuple[bytes | None, Stamp]] = {}
-        for shard, number in self.layout.group_units:
-            for group, (time_ns, inode) in enumerate(self._record_stamps[shard, number].tolist()):
-                unit = Unit(shard, number, group)
-                if inode == 0 or file_stamp(self.record_file(unit)) != (time_ns, inode):
-                    changed[unit] = self._read_record_file(unit)
-        for unit, record in self._decode_records({unit: data for unit, (data, _) in changed.items()}):
-            self._record_values[unit] = record
-            self._record_stamps[unit] = changed[unit][1]
-        return self._record_values.copy()
-
-    def read_record(self, unit: Unit) -> np.ndarray:
-        """(F,) uint64, RECORD_FIELDS; all zero where the unit is not committed."""
-        return self._decode_record(unit, self._read_record_file(unit)[0])
-
-    def _read_record_file(self, unit: Unit) -> tuple[bytes | None, Stamp]:
-        try:
-            return read_file(self.record_file(unit))
-        except OSError as error:
-            raise_unreadable(error)
-            raise self._damaged_record(unit, error) from error
-
-    def _decode_record(self, unit: Unit, data: bytes | None) -> np.ndarray:
-        try:
-            return self._chunks["records"].decode(data)[0, 0, 0]
-        except Exception as error:
-            raise self._damaged_record(unit, error) from error
-
-    def _decode_records(self, files: dict[Unit, bytes | None]) -> Iterator[tuple[Unit, np.ndarray]]:
-        """The same of many at once."""
-        there = {unit: data for unit, data in files.items() if data is not None}
-        try:
-            records = dict(zip(there, self._chunks["records"].decode_all(list(there.values())), strict=True))
-        except (RuntimeError, ValueError):
-            records = {}
-        for unit, data in files.items():
-            yield unit, records[unit][0, 0, 0] if unit in records else self._decode_record(unit, data)
-
-    def _damaged_record(self, unit: Unit, error: Exception) -> StoreError:
-        return StoreError(f"the record of {self._where(unit)} is damaged ({error}): {self._redo(unit)}")
-
-    def committed(self) -> np.ndarray:
-        """(S, U, G) bool."""
-        return self.read_records()[..., _FIELD["committed"]] == 1
-
     def check_unit(self, unit: Unit) -> None:
         """StoreError when the unit is not committed, its chunks are damaged, or its record's hash does not fit them."""
-        record = self.read_record(unit)
-        if record[_FIELD["committed"]] != 1:
-            raise StoreError(f"{self._where(unit)} is not filled: {self._fill(unit)}")
-        if hash_values(self.read_unit(unit)) != int(record[_FIELD["hash"]]):
-            raise StoreError(f"values of {self._where(unit)} are not those that its record names: {self._redo(unit)}")
-
-    def skipped(self) -> np.ndarray:
-        """Global sample numbers skipped in any committed unit, sorted, int64. Reads no labels where nothing is."""
-        records = self.read_records()
-        units = np.argwhere((records[..., _FIELD["committed"]] == 1) & (records[..., _FIELD["skipped"]] > 0))
-        found = [np.zeros(0, np.int64)]
-        for unit in (Unit(*map(int, row)) for row in units):
-            rows = np.flatnonzero((self.read_labels(unit) == SKIPPED).any(axis=1))
-            found.append(self.layout.samples(unit).start + rows)
-        return np.unique(np.concatenate(found)).astype(np.int64)
+        records, record = self.records, self.records.read_one(unit)
+        if not record.committed:
+            raise StoreError(f"{records.where(unit)} is not filled: {records.fill(unit)}")
+        if hash_values(self.read_unit(unit)) != record.hash:
+            raise StoreError(
+                f"values of {records.where(unit)} are not those that its record names: {records.redo(unit)}"
+            )
 
     # -- writing -------------------------------------------------------------------------------------------------
 
@@ -453,66 +398,39 @@ class Store:
         that are simulated.
         """
         self._check_writable()
-        padded = self._pad(unit, values)
+        where = self.records.where(unit)
+        padded = self._padded(unit, values, where)
         labelled, skipped = int((padded.labels >= 0).sum()), int((padded.labels == SKIPPED).sum())
         if (labelled, skipped) != (counts.labelled, counts.skipped):
             raise StoreError(
-                f"{self._where(unit)} has {labelled} labels and {skipped} skips but counts say {counts.labelled} and "
+                f"{where} has {labelled} labels and {skipped} skips but counts say {counts.labelled} and "
                 f"{counts.skipped}: they must be equal"
             )
         if self.any_device:
             self._publish_device(device)
-        record = (
-            *(1, hash_values(padded), counts.labelled, counts.own, counts.larger, counts.either, counts.skipped),
-            *(counts.damaged, device_hash(device) if self.any_device else 0, 0, 0, 0),
-        )
+        record = encode_record(hash_values(padded), counts, device_hash(device) if self.any_device else 0)
         names = self.array_names
         with writing(self.path, UNIT_IN_FLIGHT):
             for name in names:
                 sweep(self._chunk_file(name, unit))
             for name in names:
-                chunk = np.array(record, np.uint64) if name == "records" else getattr(padded, name)
+                chunk = record if name == "records" else getattr(padded, name)
                 self._chunks[name].write(chunk, *unit)
                 if durable:
                     sync_up(self._chunk_file(name, unit), self.path / name)
 
-    def _value_arrays(self) -> dict[str, zarr.Array]:
-        """The arrays of a unit's values, named as UnitValues has them, in the order in which they are written."""
+    def _padded(self, unit: Unit, values: UnitValues, where: str) -> UnitValues:
+        """A unit's values as its chunks have them. StoreError, naming it as `where`, where they do not fit."""
         self._open_topk()
-        return {"labels": self._labels, "digests": self._digests, **self._topk}
-
-    def _pad(self, unit: Unit, values: UnitValues) -> UnitValues:
-        samples, blocks = len(self.layout.rows(unit)), len(self.layout.blocks(unit))
-        assert samples > 0, f"{unit} is not a unit of {self.path}"
-        arrays = self._value_arrays()
-        given_topk = [name for name in TOPK_ARRAYS if getattr(values, name) is not None]
-        if given_topk != [name for name in TOPK_ARRAYS if name in arrays]:
+        chunks = {name: chunks for name, chunks in self._chunks.items() if name != "records"}
+        given = [name for name in TOPK_ARRAYS if getattr(values, name) is not None]
+        if given != [name for name in TOPK_ARRAYS if name in chunks]:
             raise StoreError(
-                f"values of {self._where(unit)} hold {' and '.join(given_topk) or 'no topk'}, the store's teacher says "
-                f"topk {self.topk}: they must fit each other"
+                f"values of {where} hold {' and '.join(given) or 'no topk'}, the store's teacher says topk "
+                f"{self.topk}: they must fit each other"
             )
-        padded = {}
-        for name, array in arrays.items():
-            given, own = getattr(values, name), blocks if name == "digests" else samples
-            padding, expected = array.fill_value, (own, *array.chunks[2:])
-            full = padded[name] = np.full(array.chunks[1:], padding, array.dtype)
-            if given.shape not in (expected, full.shape) or not (given[own:] == padding).all():
-                raise StoreError(
-                    f"{name} of {self._where(unit)} have shape {given.shape}: expected {expected}, or "
-                    f"{full.shape} padded with {padding}"
-                )
-            if name.endswith(("labels", "classes")) and not self._are_classes(given[:own]):
-                raise StoreError(f"{name} of {self._where(unit)} are not all below its {self.num_classes} classes")
-            full[:own] = given[:own]
-        if (padded["labels"][:samples] == NOT_LABELLED).any():
-            raise StoreError(f"{self._where(unit)} has views without a label: a unit is whole or absent")
-        whole = UnitValues(**padded)
-        if self._topk and (fault := topk_fault(whole)):
-            raise StoreError(f"topk of {self._where(unit)}: {fault}")
-        return whole
-
-    def _are_classes(self, values: np.ndarray) -> bool:
-        return bool(((values >= SKIPPED) & (values < self.num_classes)).all())
+        samples, blocks = len(self.layout.rows(unit)), len(self.layout.blocks(unit))
+        return pad_values(values, chunks, samples, blocks, self.num_classes, where)
 
     def extend(self, views: int) -> None:
         """Add views, rounded up to groups, without touching those that are there. Killed at any point, it is run again.
@@ -542,6 +460,7 @@ class Store:
                 self._root.attrs["teacher_cache"] = settings | grown
                 sync_up(self.path / "zarr.json", self.path)
                 self.views, self.layout = layout.views, layout
+                self.__dict__.pop("records", None)  # it is of the old layout
 
     def move(self, index: Index) -> None:
         """Note the places of `index` (from `check_shards`), from which its shards are read from now on.
@@ -685,23 +604,8 @@ class Store:
 
     # -- places and messages -------------------------------------------------------------------------------------
 
-    def record_file(self, unit: Unit) -> str:
-        """The file that makes a unit count: without it, `fill` does the unit anew."""
-        return self._chunks["records"].file(*unit)
-
     def _chunk_file(self, name: str, unit: Unit) -> Path:
         return Path(self._chunks[name].file(*unit))
-
-    def _where(self, unit: Unit) -> str:
-        views = self.layout.group_views(unit.group)
-        return f"{self.path}, shard {self.shard_name(unit.shard)}, unit {unit.unit}, views {views.start}:{views.stop}"
-
-    def _fill(self, unit: Unit) -> str:
-        views = self.layout.group_views(unit.group)
-        return f"run `teacher-cache fill {self.path} --views {views.start}:{views.stop}`"
-
-    def _redo(self, unit: Unit) -> str:
-        return f"delete its record {self.record_file(unit)} and {self._fill(unit)}, which labels the unit anew"
 
     def _check_writable(self) -> None:
         if not self.writable:

@@ -56,7 +56,7 @@ def written(store: Store, tmp_path: Path, suffix: str, rows: Rows) -> list[dict[
 def store(tmp_path: Path) -> Store:
     """Two groups, one unit of the second not filled, one sample skipped."""
     drawn = drawn_store(tmp_path)
-    Path(drawn.record_file(Unit(0, 1, 1))).unlink()
+    Path(drawn.records.file(Unit(0, 1, 1))).unlink()
     return Store.open(drawn.path)
 
 

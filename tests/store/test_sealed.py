@@ -50,7 +50,7 @@ def settings(path: Path) -> list[Any]:
         *(store.class_names, store.policy.to_json(), store.libraries, store.teacher, store.devices, store.builds),
         *(names, numbers, index.classes.tolist(), index.offsets.tolist(), index.sizes.tolist()),
         *(bytes(index.key_bytes), index.class_from, proof.labels.tolist(), proof.logits.tolist(), proof.replays),
-        *(store.read_labels(store.units()[0]).tolist(), store.read_records().tolist()),
+        *(store.read_labels(store.units()[0]).tolist(), store.records.read().tolist()),
     ]
 
 

@@ -20,8 +20,9 @@ from teacher_cache import files as on_disk
 from teacher_cache.errors import DiskError, StoreError
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.store import store as store_module
+from teacher_cache.store.labels import skipped_samples
 from teacher_cache.store.store import Store
-from teacher_cache.store.unit import RECORD_FIELDS, TOPK_ARRAYS, Unit, UnitCounts, UnitValues
+from teacher_cache.store.unit import TOPK_ARRAYS, Unit, UnitCounts, UnitValues
 from teacher_cache.teacher.identity import TeacherIdentity
 from tests.support.filled_store import (
     COUNTS,
@@ -138,7 +139,7 @@ def test_plain_zarr_reads_what_was_committed(tmp_path: Path) -> None:
 def test_device_counts_only_where_any_is_taken(tmp_path: Path) -> None:
     store = make_store(tmp_path / "s")
     commit(store, UNIT, device="cuda:H100")
-    assert store.read_record(UNIT)[RECORD_FIELDS.index("device")] == 0
+    assert store.records.read_one(UNIT).device == 0
     assert store.devices == []
 
 
@@ -301,7 +302,7 @@ def test_every_flipped_bit_is_found_and_the_unit_can_be_redone(tmp_path: Path, n
             store.check_unit(UNIT)
     file.write_bytes(sound[:-3])
     with pytest.raises(StoreError, match=rf"{name[:-1]}.* of \S+, shard shard-0\.tar, unit 1, views 2:4") as refused:
-        store.read_records() if name == "records" else store.check_unit(UNIT)
+        store.records.read() if name == "records" else store.check_unit(UNIT)
     record = str(chunk(store, "records", UNIT))
     assert f"delete its record {record} and run `teacher-cache fill --store {store.path} --views 2:4`" in str(
         refused.value
@@ -322,7 +323,7 @@ def test_records_follow_the_files(tmp_path: Path) -> None:
     assert store.committed().sum() == 2
     chunk(store, "records", UNIT).unlink()
     assert np.argwhere(store.committed()).tolist() == [[3, 0, 0]]
-    records = store.read_records()
+    records = store.records.read()
     records[:] = 9
     assert store.committed().sum() == 1
 
@@ -333,9 +334,9 @@ def test_skipped_samples_are_those_of_committed_units(tmp_path: Path) -> None:
     commit(store, Unit(0, 1, 1), skip=(1,))
     commit(store, Unit(3, 0, 1), skip=(0, 127))
     commit(store, Unit(1, 0, 0))
-    np.testing.assert_array_equal(store.skipped(), [129, 131, 131 + 127])
+    np.testing.assert_array_equal(skipped_samples(store), [129, 131, 131 + 127])
     chunk(store, "records", Unit(3, 0, 1)).unlink()
-    np.testing.assert_array_equal(store.skipped(), [129])
+    np.testing.assert_array_equal(skipped_samples(store), [129])
 
 
 # -- extend ----------------------------------------------------------------------------------------------------------
@@ -345,7 +346,7 @@ def test_extend_touches_no_old_unit(tmp_path: Path) -> None:
     store = make_store(tmp_path / "s")
     fill(store)
     before = files(store.path)
-    records = store.read_records()
+    records = store.records.read()
     store.extend(7)
     assert (store.views, store.layout.num_groups) == (8, 4)
     after = files(store.path)
@@ -353,7 +354,7 @@ def test_extend_touches_no_old_unit(tmp_path: Path) -> None:
         *("zarr.json", "labels/zarr.json", "digests/zarr.json", "records/zarr.json")
     }
     assert set(before) == set(after)
-    np.testing.assert_array_equal(store.read_records()[:, :, :2], records)
+    np.testing.assert_array_equal(store.records.read()[:, :, :2], records)
     assert len(store.missing_units()) == 10
     fill(store, range(4, 8))
     direct = make_store(tmp_path / "direct", views=8)
@@ -428,8 +429,7 @@ def test_plain_zarr_reads_topk(tmp_path: Path) -> None:
     for name in ("labels", "digests", *TOPK_ARRAYS):
         rows = slice(2, 4) if name == "digests" else slice(128, 256)
         hasher.update(np.ascontiguousarray(group[name][0, rows, 2:]).tobytes())
-    record = dict(zip(RECORD_FIELDS, store.read_record(UNIT).tolist(), strict=True))
-    assert record["hash"] == hasher.intdigest()
+    assert store.records.read_one(UNIT).hash == hasher.intdigest()
     store.check_unit(UNIT)
 
 
