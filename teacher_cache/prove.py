@@ -250,10 +250,9 @@ def _answer_drawn(store: Store, teacher: Teacher, pool: RenderPool, unit: Unit, 
     _check_pixels(store, unit, batch, [reader.digest(unit.shard, each.block, each.view) for each in batch.replays])
     if not batch.rows:
         return
-    stored = store.read_unit(unit)
-    positions = np.array([store.layout.block(unit.shard, row.block).rows[row.position] for row in batch.rows])
-    columns = np.array([row.view for row in batch.rows]) - store.layout.group_views(unit.group)[0]
-    logits, labels = _asked(store, teacher, batch), stored.labels[positions, columns]
+    samples = np.array([store.layout.block(unit.shard, row.block).samples[row.position] for row in batch.rows])
+    views = np.array([row.view for row in batch.rows])
+    logits, labels = _asked(store, teacher, batch), reader.labels(samples, views)
     differing = np.flatnonzero(labels != logits.argmax(1))
     if store.any_device and store.records.read_one(unit).device != device_hash(teacher.identity.device):
         if len(differing):
@@ -268,9 +267,10 @@ def _answer_drawn(store: Store, teacher: Teacher, pool: RenderPool, unit: Unit, 
             f"{describe_build(teacher.build())}: use the code and libraries that it was filled with, or fill another "
             "store"
         )
-    if stored.topk_probabilities is not None and store.tau is not None:
-        probabilities = top_classes(logits, store.topk, store.tau)[1]
-        if (stored.topk_probabilities[positions, columns] != probabilities).any():
+    if store.tau is not None:
+        stored = store.read_array("topk_probabilities", unit)
+        rows, columns = samples - store.layout.samples(unit).start, store.layout.locate_views(views)[1]
+        if (stored[rows, columns] != top_classes(logits, store.topk, store.tau)[1]).any():
             warn(f"{store.path}: stored probabilities of {batch.where(store, 0)} and after differ in their last bits")
 
 

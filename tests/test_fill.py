@@ -450,7 +450,7 @@ def test_of_two_first_fills_with_different_topk_the_second_is_refused(
     assert not store.committed().any()
     monkeypatch.undo()
     fill_store(store)
-    assert store.read_topk_classes(Unit(0, 0, 0)).shape == (64, 2, 3)
+    assert store.read_array("topk_classes", Unit(0, 0, 0)).shape == (64, 2, 3)
 
 
 def test_skipped_samples_have_no_probabilities(tmp_path: Path) -> None:

@@ -333,25 +333,12 @@ class Store:
         """(unit_samples, group) int16 or int32, padding and what is not labelled yet -1. Committed or not."""
         return self.read_array("labels", unit)
 
-    def read_digests(self, unit: Unit) -> np.ndarray:
-        """(unit_samples // 64, group) uint64, padding and what is not there yet 0. Committed or not."""
-        return self.read_array("digests", unit)
-
-    def read_topk_classes(self, unit: Unit) -> np.ndarray:
-        """(unit_samples, group, K), of labels' type, padding and what is not labelled yet -1. Committed or not."""
-        return self.read_array("topk_classes", unit)
-
-    def read_topk_probabilities(self, unit: Unit) -> np.ndarray:
-        """(unit_samples, group, K + 1) float16, padding and what is not labelled yet 0. Committed or not."""
-        return self.read_array("topk_probabilities", unit)
-
     def read_unit(self, unit: Unit) -> UnitValues:
         """All that a unit holds, padded. Committed or not."""
-        topk = (self.read_topk_classes(unit), self.read_topk_probabilities(unit)) if self.topk else ()
-        return UnitValues(self.read_labels(unit), self.read_digests(unit), *topk)
+        return UnitValues(**{name: self.read_array(name, unit) for name in self.array_names if name != "records"})
 
     def read_array(self, name: str, unit: Unit) -> np.ndarray:
-        """A unit's chunk of an array of values, by name: what read_labels and the others give."""
+        """A unit's chunk of an array of values, padded, committed or not: `UnitValues` has its name, shape and type."""
         chunks = self._value_chunks(name)
         try:
             values: np.ndarray = chunks.read(*unit)[0]

@@ -133,7 +133,7 @@ def test_a_failed_export_leaves_nothing(store: Store, tmp_path: Path, monkeypatc
     def fail(*given: object) -> None:
         raise StoreError("damaged")
 
-    monkeypatch.setattr(module, "read_unit_row", fail)
+    monkeypatch.setattr(module, "unit_rows", fail)
     with pytest.raises(StoreError, match="damaged"):
         export(store, tmp_path / "a.csv")
     assert not list(tmp_path.glob("*a.csv*"))

@@ -158,7 +158,7 @@ def test_stores_filled_alike_are_equal_file_by_file(tmp_path: Path) -> None:
         commit(Store.open(second.path, writable=True), unit)
     commit(second, UNIT)  # once more
     assert files(first.path) == files(second.path)
-    padded = UnitValues(first.read_labels(UNIT), first.read_digests(UNIT))
+    padded = UnitValues(first.read_labels(UNIT), first.read_array("digests", UNIT))
     second.commit_unit(UNIT, padded, count(second, UNIT, padded), "cpu")  # padded by the caller
     assert files(first.path) == files(second.path)
 
@@ -264,7 +264,7 @@ def test_check_unit_passes_what_was_committed_and_no_other(tmp_path: Path) -> No
     fill(store, range(0, 2))
     for unit in store.units(range(0, 2)):
         store.check_unit(unit)
-    with pytest.raises(StoreError, match=r"views 2:4 is not filled: run `teacher-cache fill --store \S+ --views 2:4`"):
+    with pytest.raises(StoreError, match=r"views 2:4 is not filled: run `teacher-cache fill \S+ --views 2:4`"):
         store.check_unit(UNIT)
 
 
@@ -304,7 +304,7 @@ def test_every_flipped_bit_is_found_and_the_unit_can_be_redone(tmp_path: Path, n
     with pytest.raises(StoreError, match=rf"{name[:-1]}.* of \S+, shard shard-0\.tar, unit 1, views 2:4") as refused:
         store.records.read() if name == "records" else store.check_unit(UNIT)
     record = str(chunk(store, "records", UNIT))
-    assert f"delete its record {record} and run `teacher-cache fill --store {store.path} --views 2:4`" in str(
+    assert f"delete its record {record} and run `teacher-cache fill {store.path} --views 2:4`" in str(
         refused.value
     )
     os.unlink(record)
@@ -410,7 +410,7 @@ def test_plain_zarr_reads_topk(tmp_path: Path) -> None:
     for opened in (store, reader, Store.open(store.path)):
         assert (opened.topk, opened.tau) == (3, 2.0)
         assert opened.array_names == ("labels", "digests", *TOPK_ARRAYS, "records")
-        assert opened.read_topk_classes(UNIT).shape == (128, 2, 3)
+        assert opened.read_array("topk_classes", UNIT).shape == (128, 2, 3)
     group = zarr.open_group(str(store.path), mode="r")
     assert {name for name, _ in group.members()} == {*store.array_names, "index", "teacher"}
     classes, probabilities = (group[name] for name in TOPK_ARRAYS)
@@ -436,8 +436,8 @@ def test_plain_zarr_reads_topk(tmp_path: Path) -> None:
 def test_many_classes_take_wider_topk(tmp_path: Path) -> None:
     store = make_soft_store(tmp_path / "s", index=make_index(num_classes=40_000))
     values = commit(store, UNIT)
-    assert store.read_topk_classes(UNIT).dtype == np.int32
-    np.testing.assert_array_equal(store.read_topk_classes(UNIT)[:2], values.topk_classes)
+    assert store.read_array("topk_classes", UNIT).dtype == np.int32
+    np.testing.assert_array_equal(store.read_array("topk_classes", UNIT)[:2], values.topk_classes)
 
 
 @pytest.mark.parametrize("name", TOPK_ARRAYS)
@@ -505,7 +505,7 @@ def test_topk_for_a_store_of_labels_alone_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="hold topk_classes and topk_probabilities, the store's teacher says topk 0"):
         hard.commit_unit(UNIT, values, count(hard, UNIT, values), "cpu")
     with pytest.raises(StoreError, match="hard holds no topk_classes"):
-        hard.read_topk_classes(UNIT)
+        hard.read_array("topk_classes", UNIT)
 
 
 def test_extend_adds_views_to_topk(tmp_path: Path) -> None:
