@@ -4,7 +4,7 @@ Whoever reads labels reads them here, where a label that is missing is an error.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -89,6 +89,22 @@ def unit_rows(
         yield read_unit_row(store, shard, unit, committed[shard, unit])
         if on_progress is not None:
             on_progress(done, len(places))
+
+
+def read_views(store: Store, views: Iterable[int] | int | None = None) -> np.ndarray:
+    """Labels of these views, all of them by default, of every sample: (N, views), or (N,) of a single view.
+
+    int16 or int32; -1 where not labelled yet, -2 where the sample was skipped.
+    """
+    layout = store.layout
+    wanted = np.arange(layout.views)[views if isinstance(views, int) else slice(None) if views is None else [*views]]
+    committed = store.committed()
+    committed[:, :, np.setdiff1d(np.arange(layout.num_groups), layout.locate_views(wanted)[0])] = False
+    dtype = store.empty_rows("labels", 0).dtype
+    labels = np.full((layout.num_samples, *wanted.shape), NOT_LABELLED, dtype)
+    for row in unit_rows(store, committed):
+        labels[row.start : row.start + len(row.labels)] = row.labels[:, wanted]
+    return labels
 
 
 # -- single views ----------------------------------------------------------------------------------------------------

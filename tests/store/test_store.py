@@ -304,9 +304,7 @@ def test_every_flipped_bit_is_found_and_the_unit_can_be_redone(tmp_path: Path, n
     with pytest.raises(StoreError, match=rf"{name[:-1]}.* of \S+, shard shard-0\.tar, unit 1, views 2:4") as refused:
         store.records.read() if name == "records" else store.check_unit(UNIT)
     record = str(chunk(store, "records", UNIT))
-    assert f"delete its record {record} and run `teacher-cache fill {store.path} --views 2:4`" in str(
-        refused.value
-    )
+    assert f"delete its record {record} and run `teacher-cache fill {store.path} --views 2:4`" in str(refused.value)
     os.unlink(record)
     assert UNIT in store.missing_units()
     commit(store, UNIT)
