@@ -57,10 +57,10 @@ async def _other_tasks() -> None:
 
 
 def make_array(
-    group: zarr.Group, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: str, fill_value: int
+    parent: zarr.Group, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: str, fill_value: int
 ) -> zarr.Array:
     """An array of a store, every chunk written whole, empty or not, and checked by zstd's checksum when it is read."""
-    return group.create_array(
+    return parent.create_array(
         name,
         shape=shape,
         chunks=chunks,
@@ -110,12 +110,12 @@ def created_arrays(store: Path) -> dict[str, dict[str, Any]]:
 
 def write_index(root: zarr.Group, index: Index) -> None:
     """Write index/ into a store that is being made."""
-    group = root.create_group("index")
+    folder = root.create_group("index")
     hashes = np.array([shard.hash for shard in index.shards], np.uint64)
     for name, dtype in _INDEX_TYPES.items():
         values = hashes if name == "hashes" else getattr(index, name)
         chunk = max(1, min(len(values), _INDEX_CHUNK_ITEMS))
-        array = make_array(group, name, (len(values),), (chunk,), dtype, 0)
+        array = make_array(folder, name, (len(values),), (chunk,), dtype, 0)
         if len(values):
             array[:] = np.asarray(values, dtype)
 

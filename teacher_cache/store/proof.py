@@ -1,7 +1,7 @@
 """What a teacher answered when a store was bound to it, on one device: the first batch of a unit, by which a later fill
 tells whether it is the same teacher still, and the builds that have filled a store.
 
-A group teacher/device-HASH holds the device's name, the unit and its replays, and two arrays:
+A folder teacher/device-HASH holds the device's name, the unit and its replays, and two arrays:
 proof_labels (n,) of the batch's n views, and proof_logits (rows, classes) float32 of as many of them as ROOM holds.
 """
 
@@ -55,8 +55,8 @@ def device_hash(device: str) -> int:
     return xxhash.xxh3_64_intdigest(device.encode())
 
 
-def device_group(device: str) -> str:
-    """The group of a device in a store."""
+def device_folder(device: str) -> str:
+    """The folder of a device in a store."""
     return f"teacher/device-{device_hash(device):016x}"
 
 
@@ -67,14 +67,14 @@ def describe_build(build: Mapping[str, Any]) -> str:
     return ", ".join([*parts, str(build.get("device")), f"{build.get('threads')} CPU threads"])
 
 
-def build_group(build: Mapping[str, Any]) -> str:
-    """The group of a build: the same for every fill of the same libraries, device and threads."""
+def build_folder(build: Mapping[str, Any]) -> str:
+    """The folder of a build: the same for every fill of the same libraries, device and threads."""
     text = "|".join(f"{name}={build[name]}" for name in sorted(build))
     return f"teacher/build-{xxhash.xxh3_64_hexdigest(text.encode())}"
 
 
 def proof_attributes(device: str, proof: Proof | None) -> dict[str, Any]:
-    """What the group of a device says; without a proof (of a teacher that is simulated) only which device it is."""
+    """The attributes of a device; without a proof (of a teacher that is simulated) only which device it is."""
     if proof is None:
         return {"device": device}
     replays = [[each.block, each.view, f"{each.digest:016x}", list(each.skipped)] for each in proof.replays]
@@ -82,19 +82,19 @@ def proof_attributes(device: str, proof: Proof | None) -> dict[str, Any]:
 
 
 def proof_files(proof: Proof | None) -> dict[str, bytes]:
-    """Its arrays as files of that group."""
+    """Its arrays as files of that folder."""
     if proof is None:
         return {}
     memory: dict[str, Any] = {}
-    group = zarr.create_group(memory, zarr_format=3)
+    root = zarr.create_group(memory, zarr_format=3)
     for name, values in zip(ARRAYS, (proof.labels.astype(np.int32), proof.logits), strict=True):
         chunks = tuple(max(1, length) for length in values.shape)  # of none where all samples of a unit are skipped
-        make_array(group, name, values.shape, chunks, str(values.dtype), 0)[:] = values
+        make_array(root, name, values.shape, chunks, str(values.dtype), 0)[:] = values
     return {name: content.to_bytes() for name, content in memory.items() if name != "zarr.json"}
 
 
 def read_proof(root: zarr.Group, store: Path, name: str, attributes: Mapping[str, Any]) -> Proof | None:
-    """The proof in a device's group of these attributes; None where it has none. StoreError where it is damaged."""
+    """The proof in a device's folder of these attributes; None where it has none. StoreError where it is damaged."""
     if "unit" not in attributes:
         return None
     try:

@@ -54,8 +54,8 @@ from teacher_cache.store.chunks import Chunks, open_chunks
 from teacher_cache.store.layout import Layout, array_grids, plan_layout
 from teacher_cache.store.proof import (
     Proof,
-    build_group,
-    device_group,
+    build_folder,
+    device_folder,
     device_hash,
     proof_attributes,
     proof_files,
@@ -63,9 +63,9 @@ from teacher_cache.store.proof import (
 )
 from teacher_cache.store.published import (
     SEAL,
-    group_document,
+    attributes_document,
+    publish_attributes,
     publish_folder,
-    publish_group,
     read_published,
     sweep_unpublished,
 )
@@ -84,7 +84,7 @@ from teacher_cache.store.unit import (
     hash_values,
     pad_values,
 )
-from teacher_cache.teacher.identity import TeacherIdentity, check_group, read_identity
+from teacher_cache.teacher.identity import TeacherIdentity, check_attributes, read_identity
 
 _TOPK_FACTS = "topk_arrays"  # in teacher/: what zarr.json says of these arrays
 
@@ -489,7 +489,7 @@ class Store:
         for folder in sorted(self.path.glob(f"teacher/{kind}-*")):
             name = f"teacher/{folder.name}"
             if (attributes := read_published(self.path, name)) is not None:
-                yield name, check_group(kind, attributes, f"{self.path}/{name}")
+                yield name, check_attributes(kind, attributes, f"{self.path}/{name}")
 
     def publish_teacher(self, identity: TeacherIdentity, proof: Proof | None = None) -> None:
         """Bind the store to a teacher, with its proof on this device, and make the arrays of its topk, if it says any.
@@ -507,19 +507,19 @@ class Store:
         """Publish the teacher in one step; False where there is one. The arrays of its topk come after."""
         others: dict[str, bytes] = {}
         if proof is not None:
-            folder = device_group(identity.device).removeprefix("teacher/")
-            others[f"{folder}/zarr.json"] = group_document(proof_attributes(identity.device, proof))
+            folder = device_folder(identity.device).removeprefix("teacher/")
+            others[f"{folder}/zarr.json"] = attributes_document(proof_attributes(identity.device, proof))
             others |= {f"{folder}/{name}": content for name, content in proof_files(proof).items()}
-            note = build_group(proof.build).removeprefix("teacher/")
-            others[f"{note}/zarr.json"] = group_document({**proof.build, "logits": "the proof's own"})
+            note = build_folder(proof.build).removeprefix("teacher/")
+            others[f"{note}/zarr.json"] = attributes_document({**proof.build, "logits": "the proof's own"})
         facts = {name: _facts_of(document) for name, document in self._topk_documents(identity.topk)}
-        return publish_group(
+        return publish_attributes(
             self.path, "teacher", {**identity.to_json(), **({_TOPK_FACTS: facts} if facts else {})}, others
         )
 
     def read_proof(self, device: str) -> Proof | None:
         """What the teacher answered on this device when it came to the store; None where it has not been on it."""
-        name = device_group(device)
+        name = device_folder(device)
         attributes = read_published(self.path, name)
         return None if attributes is None else read_proof(self._root, self.path, name, attributes)
 
@@ -531,12 +531,12 @@ class Store:
     def publish_proof(self, device: str, proof: Proof) -> None:
         """Keep the proof of a device that had none; the first one stays."""
         self._check_writable()
-        publish_group(self.path, device_group(device), proof_attributes(device, proof), proof_files(proof))
+        publish_attributes(self.path, device_folder(device), proof_attributes(device, proof), proof_files(proof))
 
     def publish_build(self, build: dict[str, Any], logits: str) -> None:
         """Note what filled the store. logits: how they compared with the proof's, in words; the first note stays."""
         self._check_writable()
-        publish_group(self.path, build_group(build), {**build, "logits": logits})
+        publish_attributes(self.path, build_folder(build), {**build, "logits": logits})
 
     def _open_topk(self) -> None:
         """Open the arrays of topk, once there are any. A writer makes those that are absent: a `fill` may have been
@@ -586,7 +586,7 @@ class Store:
 
     def _publish_device(self, device: str) -> None:
         if device not in self._devices_published:
-            publish_group(self.path, device_group(device), proof_attributes(device, None))
+            publish_attributes(self.path, device_folder(device), proof_attributes(device, None))
             self._devices_published.add(device)
 
     # -- places and messages -------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import zarr
 
 from teacher_cache.errors import DiskError, StoreError, TeacherError
 from teacher_cache.store import published
-from teacher_cache.store.published import publish_group
+from teacher_cache.store.published import publish_attributes
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import TOPK_ARRAYS, Unit
 from teacher_cache.teacher.identity import TeacherIdentity
@@ -209,7 +209,9 @@ def test_a_sweep_in_the_middle_of_a_publication_leaves_it_whole(
         return written
 
     monkeypatch.setattr(Path, "write_bytes", write)
-    assert publish_group(store.path, "teacher", {"name": "t"}, {"device/zarr.json": b"{}", "device/proof/c/0": b"x"})
+    assert publish_attributes(
+        store.path, "teacher", {"name": "t"}, {"device/zarr.json": b"{}", "device/proof/c/0": b"x"}
+    )
     monkeypatch.undo()
     assert swept
     assert set(files(store.path / "teacher")) == {"zarr.json", "device/zarr.json", "device/proof/c/0"}

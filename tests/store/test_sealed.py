@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from teacher_cache.cli import main
 from teacher_cache.errors import StoreError
-from teacher_cache.store.published import SEAL, group_document
+from teacher_cache.store.published import SEAL, attributes_document
 from teacher_cache.store.sealed import broken, seal
 from teacher_cache.store.status import status
 from teacher_cache.store.store import Store
@@ -180,7 +180,7 @@ def reseal(file: Path, **changes: Any) -> None:
     attributes = json.loads(file.read_text())["attributes"]
     del attributes[SEAL]
     attributes = {name: value for name, value in (attributes | changes).items() if value is not ...}
-    file.write_bytes(group_document(attributes))
+    file.write_bytes(attributes_document(attributes))
 
 
 @pytest.mark.parametrize(
