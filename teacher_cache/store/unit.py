@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import xxhash
 
 from teacher_cache.errors import StoreError
-from teacher_cache.store.chunks import Chunks
+
+if TYPE_CHECKING:
+    from teacher_cache.store.chunks import Chunks
 
 NOT_LABELLED = -1
 SKIPPED = -2
@@ -69,7 +71,7 @@ def are_classes(values: np.ndarray, num_classes: int) -> bool:
 
 
 def pad_values(
-    values: UnitValues, chunks: Mapping[str, Chunks], samples: int, blocks: int, num_classes: int, where: str
+    values: UnitValues, chunks: "Mapping[str, Chunks]", samples: int, blocks: int, num_classes: int, where: str
 ) -> UnitValues:
     """A unit's values, filled up to the chunks of its arrays and of their types; chunks: by name, of those it holds.
 
