@@ -163,7 +163,7 @@ def check_still_the_same(store: Store, teacher: Teacher, pool: RenderPool, warn:
 def check_online(store: Store, teacher: Teacher, pool: RenderPool) -> bool:
     """Whether a teacher that is to answer online gives the labels of its proof; TeacherError where it gives others.
     False where this device has left no proof. Nothing is written."""
-    proof = store.read_proof(teacher.identity.device)
+    proof = store.proofs.read(teacher.identity.device)
     if proof is None:
         return False
     batch = _replay_proof(store, teacher, pool, proof)
@@ -173,8 +173,8 @@ def check_online(store: Store, teacher: Teacher, pool: RenderPool) -> bool:
 
 def _answer_proof(store: Store, teacher: Teacher, pool: RenderPool, warn: Warn) -> None:
     device = teacher.identity.device
-    own = store.read_proof(device)
-    proof = own or (store.first_proof() if store.any_device else None)
+    own = store.proofs.read(device)
+    proof = own or (store.proofs.first() if store.any_device else None)
     if proof is None:
         raise StoreError(
             f"{store.path} holds no proof of its teacher (teacher/device-*): restore teacher/ from a copy, or make a "
@@ -186,11 +186,11 @@ def _answer_proof(store: Store, teacher: Teacher, pool: RenderPool, warn: Warn) 
         differing = logits.argmax(1) != proof.labels
         if differing.any():
             warn(_foreign(int(differing.sum()), len(differing), logits[differing]))
-        store.publish_proof(device, make_proof(proof.unit, batch.replays, logits, build))
-        store.publish_build(build, "a proof of its own")
+        store.proofs.publish(device, make_proof(proof.unit, batch.replays, logits, build))
+        store.proofs.note_build(build, "a proof of its own")
         return
     _check_labels(store, teacher, proof, batch, logits)
-    store.publish_build(build, _compared(store, teacher, proof, logits, warn))
+    store.proofs.note_build(build, _compared(store, teacher, proof, logits, warn))
 
 
 def _replay_proof(store: Store, teacher: Teacher, pool: RenderPool, proof: Proof) -> Batch:
@@ -263,9 +263,9 @@ def _answer_drawn(store: Store, teacher: Teacher, pool: RenderPool, unit: Unit, 
         raise TeacherError(
             f"{len(differing)} of {len(labels)} labels drawn from {store.path} are not this teacher's, first "
             f"{batch.where(store, row)}: {labels[row]} is stored, it says {logits[row].argmax()} (top-2 margin "
-            f"{_margin(logits[row]):.2g}); filled with {'; or with '.join(map(describe_build, store.builds))}; here "
-            f"{describe_build(teacher.build())}: use the code and libraries that it was filled with, or fill another "
-            "store"
+            f"{_margin(logits[row]):.2g}); filled with {'; or with '.join(map(describe_build, store.proofs.builds))}; "
+            f"here {describe_build(teacher.build())}: use the code and libraries that it was filled with, or fill "
+            "another store"
         )
     if store.tau is not None:
         stored = store.read_array("topk_probabilities", unit)

@@ -96,7 +96,7 @@ def test_two_ranks_fill_the_same_store(tmp_path: Path, topk: int) -> None:
     assert finished.returncode == 0, finished.stderr
     # each rank has fewer threads than one process alone: a build of its own
     assert without_builds(files(tmp_path / "one")) == without_builds(files(tmp_path / "two"))
-    threads = {build["threads"] for build in Store.open(tmp_path / "two").builds}
+    threads = {build["threads"] for build in Store.open(tmp_path / "two").proofs.builds}
     assert threads == {max(1, len(os.sched_getaffinity(0)) // 2)}
 
 
@@ -247,7 +247,7 @@ def test_another_device_needs_a_store_made_for_any(tmp_path: Path) -> None:
         teacher.identity = replace(teacher.identity, device="Another Device")
         if any_device:
             fill(store, teacher, join_job(), FillOptions(workers=0), range(4))
-            assert "Another Device" in store.devices
+            assert "Another Device" in store.proofs.devices
         else:
             with pytest.raises(TeacherError, match="--devices any"):
                 fill(store, teacher, join_job(), FillOptions(workers=0), range(4))

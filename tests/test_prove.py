@@ -63,7 +63,7 @@ def test_a_steady_teacher_passes_however_few_views_there_are(tmp_path: Path, cou
     teacher = open_test_teacher(store, "convnet")
     fill(store, teacher, join_job(), FillOptions(workers=0, allow_low_agreement=True), range(1), warn=warnings.append)
     assert not [warning for warning in warnings if "logits" in warning]
-    proof = store.read_proof(teacher.identity.device)
+    proof = store.proofs.read(teacher.identity.device)
     assert proof is not None
     assert len(proof.labels) == len(proof.logits) == min(32, counts[0])
     assert proof.labels.tolist() == store.read_labels(Unit(0, 0, 0))[: len(proof.labels), 0].tolist()
@@ -128,7 +128,7 @@ def test_other_logits_with_the_same_labels_are_named_and_noted(tmp_path: Path) -
         torch.set_num_threads(threads)
     assert len(warnings) == 1
     assert "every label is the same; bound with torch" in warnings[0]
-    notes = {build["threads"]: build["logits"] for build in store.builds}
+    notes = {build["threads"]: build["logits"] for build in store.proofs.builds}
     assert notes[threads] == "the proof's own"
     assert re.match(r"differ from the proof's by up to [0-9.e-]+ in \d+ of 32 views", notes[threads + 1])
 
@@ -195,13 +195,13 @@ def test_a_store_without_its_proof_is_refused(tmp_path: Path) -> None:
 def test_a_flipped_bit_in_a_proof_is_found(tmp_path: Path) -> None:
     store = bright_store(tmp_path)
     fill_store(store, views=range(2))
-    device = store.devices[0]
+    device = store.proofs.devices[0]
     (chunk,) = store.path.glob("teacher/device-*/proof_logits/c/0/0")
     sound = chunk.read_bytes()
     for place in range(0, len(sound), 37):
         chunk.write_bytes(sound[:place] + bytes([sound[place] ^ 4]) + sound[place + 1 :])
         with pytest.raises(StoreError, match=r"proof in \S+ cannot be read"):
-            store.read_proof(device)
+            store.proofs.read(device)
 
 
 def test_a_new_device_leaves_a_proof_of_its_own_and_tells_what_differs(tmp_path: Path) -> None:
@@ -212,8 +212,8 @@ def test_a_new_device_leaves_a_proof_of_its_own_and_tells_what_differs(tmp_path:
     teacher.identity = replace(teacher.identity, device="Another Device")
     fill(store, teacher, join_job(), FillOptions(workers=0), range(4), warn=warnings.append)
     assert any(re.match(r"32 of 32 labels differ on this device; their top-2 margins: median", w) for w in warnings)
-    assert "Another Device" in store.devices
-    own = store.read_proof("Another Device")
+    assert "Another Device" in store.proofs.devices
+    own = store.proofs.read("Another Device")
     assert own is not None
     again = open_edited(store, edited_teacher(tmp_path, roll=2))
     again.identity = replace(again.identity, device="Another Device")
@@ -225,7 +225,7 @@ def test_a_new_device_leaves_a_proof_of_its_own_and_tells_what_differs(tmp_path:
 def test_status_shows_every_build(tmp_path: Path) -> None:
     store = bright_store(tmp_path)
     fill_store(store, views=range(2))
-    (build,) = store.builds
+    (build,) = store.proofs.builds
     assert (build["torch"], build["threads"], build["cuda"]) == (torch.__version__, torch.get_num_threads(), None)
     said = CliRunner().invoke(main, ["status", str(store.path)])
     assert said.exit_code == 0, said.output
@@ -250,7 +250,7 @@ def test_proofs_do_not_depend_on_which_views_come_first(tmp_path: Path) -> None:
     for name, views in (("first", range(0, 2)), ("last", range(2, 4))):
         store = bright_store(tmp_path, name=name)
         fill_store(store, "convnet", views=views, allow_low_agreement=True)
-        proof = store.read_proof(store.devices[0])
+        proof = store.proofs.read(store.proofs.devices[0])
         assert proof is not None
         proofs.append(proof)
     np.testing.assert_array_equal(proofs[0].logits, proofs[1].logits)

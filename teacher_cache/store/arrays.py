@@ -18,6 +18,7 @@ from teacher_cache.errors import StoreError
 from teacher_cache.files import fail, raise_unreadable
 from teacher_cache.shards.index import Index
 from teacher_cache.store.records import RECORD_FIELDS
+from teacher_cache.store.unit import NOT_LABELLED
 
 _INDEX_CHUNK_ITEMS = 1 << 22
 _INDEX_TYPES = {
@@ -106,6 +107,19 @@ def created_arrays(store: Path) -> dict[str, dict[str, Any]]:
     """The facts of all arrays that a store is created with, by "array NAME"."""
     facts = {f"array {name}": array_facts(store / name, grows=True) for name in ("labels", "digests", "records")}
     return facts | {f"array index/{name}": array_facts(store / "index" / name, grows=False) for name in _INDEX_TYPES}
+
+
+def topk_documents(labels: zarr.Array, topk: int) -> dict[str, bytes]:
+    """The zarr.json of the arrays that a teacher of so many probabilities wants beside these labels; of none where topk
+    is 0."""
+    kinds = {"topk_classes": (topk, str(labels.dtype), NOT_LABELLED), "topk_probabilities": (topk + 1, "float16", 0)}
+    documents = {}
+    for name, (last, dtype, fill_value) in kinds.items() if topk else ():
+        memory: dict[str, Any] = {}
+        root = zarr.create_group(memory, zarr_format=3)
+        make_array(root, name, (*labels.shape, last), (*labels.chunks, last), dtype, fill_value)
+        documents[name] = memory[f"{name}/zarr.json"].to_bytes()
+    return documents
 
 
 def write_index(root: zarr.Group, index: Index) -> None:

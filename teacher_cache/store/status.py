@@ -79,8 +79,8 @@ def status(store: Store) -> dict[str, Any]:
         "tau": store.tau,
         "teacher": store.teacher.to_json() if store.teacher else None,
         "any_device": store.any_device,
-        "devices": store.devices,
-        "builds": store.builds,
+        "devices": store.proofs.devices,
+        "builds": store.proofs.builds,
         "policy": store.policy.to_json(),
         "libraries": store.libraries,
     }

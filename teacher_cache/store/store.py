@@ -24,10 +24,9 @@ disk: "files" is a file a chunk. What a digest is of, the version of the policy 
 import copy
 import json
 import os
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import zarr
@@ -48,22 +47,14 @@ from teacher_cache.store.arrays import (
     read_index,
     read_whole,
     settled,
+    topk_documents,
     write_index,
 )
 from teacher_cache.store.chunks import Chunks, open_chunks
 from teacher_cache.store.layout import Layout, array_grids, plan_layout
-from teacher_cache.store.proof import (
-    Proof,
-    build_folder,
-    device_folder,
-    device_hash,
-    proof_attributes,
-    proof_files,
-    read_proof,
-)
+from teacher_cache.store.proof import Proof, Proofs, device_hash, first_files
 from teacher_cache.store.published import (
     SEAL,
-    attributes_document,
     publish_attributes,
     publish_folder,
     read_published,
@@ -84,7 +75,7 @@ from teacher_cache.store.unit import (
     hash_values,
     pad_values,
 )
-from teacher_cache.teacher.identity import TeacherIdentity, check_attributes, read_identity
+from teacher_cache.teacher.identity import TeacherIdentity, read_identity
 
 _TOPK_FACTS = "topk_arrays"  # in teacher/: what zarr.json says of these arrays
 
@@ -116,7 +107,6 @@ class Store:
         self._topk: dict[str, zarr.Array] = {}
         self._chunks = {name: open_chunks(path / name) for name in ("labels", "digests", "records")}
         self._index: Index | None = None
-        self._devices_published: set[str] = set()
         self._teacher: TeacherIdentity | None = None
 
     # -- create and open -----------------------------------------------------------------------------------------
@@ -394,7 +384,7 @@ class Store:
                 f"{counts.skipped}: they must be equal"
             )
         if self.any_device:
-            self._publish_device(device)
+            self.proofs.publish(device)
         record = encode_record(hash_values(padded), counts, device_hash(device) if self.any_device else 0)
         names = self.array_names
         with writing(self.path, UNIT_IN_FLIGHT):
@@ -474,22 +464,10 @@ class Store:
             self._teacher = read_identity(published, f"{self.path}/teacher")
         return self._teacher
 
-    @property
-    def devices(self) -> list[str]:
-        """Names of the devices that filled the store, sorted."""
-        return sorted(str(attributes["device"]) for _, attributes in self._published("device"))
-
-    @property
-    def builds(self) -> list[dict[str, Any]]:
-        """Of every kind of fill: torch, cuda, cudnn, driver, device, threads ..., and how its logits compared with the
-        proof's."""
-        return sorted((build for _, build in self._published("build")), key=str)
-
-    def _published(self, kind: Literal["device", "build"]) -> Iterator[tuple[str, dict[str, Any]]]:
-        for folder in sorted(self.path.glob(f"teacher/{kind}-*")):
-            name = f"teacher/{folder.name}"
-            if (attributes := read_published(self.path, name)) is not None:
-                yield name, check_attributes(kind, attributes, f"{self.path}/{name}")
+    @cached_property
+    def proofs(self) -> Proofs:
+        """Which devices and builds filled the store, and what the teacher answered on each device when it came."""
+        return Proofs(self.path, self._root, self.writable)
 
     def publish_teacher(self, identity: TeacherIdentity, proof: Proof | None = None) -> None:
         """Bind the store to a teacher, with its proof on this device, and make the arrays of its topk, if it says any.
@@ -505,38 +483,12 @@ class Store:
 
     def bind(self, identity: TeacherIdentity, proof: Proof | None = None) -> bool:
         """Publish the teacher in one step; False where there is one. The arrays of its topk come after."""
-        others: dict[str, bytes] = {}
-        if proof is not None:
-            folder = device_folder(identity.device).removeprefix("teacher/")
-            others[f"{folder}/zarr.json"] = attributes_document(proof_attributes(identity.device, proof))
-            others |= {f"{folder}/{name}": content for name, content in proof_files(proof).items()}
-            note = build_folder(proof.build).removeprefix("teacher/")
-            others[f"{note}/zarr.json"] = attributes_document({**proof.build, "logits": "the proof's own"})
-        facts = {name: _facts_of(document) for name, document in self._topk_documents(identity.topk)}
+        files = self._topk_files(identity.topk)
+        facts = {name: facts_of(json.loads(file), grows=True) for name, file in files.items()}
+        others = {} if proof is None else first_files(identity.device, proof)
         return publish_attributes(
             self.path, "teacher", {**identity.to_json(), **({_TOPK_FACTS: facts} if facts else {})}, others
         )
-
-    def read_proof(self, device: str) -> Proof | None:
-        """What the teacher answered on this device when it came to the store; None where it has not been on it."""
-        name = device_folder(device)
-        attributes = read_published(self.path, name)
-        return None if attributes is None else read_proof(self._root, self.path, name, attributes)
-
-    def first_proof(self) -> Proof | None:
-        """A proof of any device, which says what the batch is; None where the store has none."""
-        proofs = (read_proof(self._root, self.path, name, found) for name, found in self._published("device"))
-        return next((proof for proof in proofs if proof is not None), None)
-
-    def publish_proof(self, device: str, proof: Proof) -> None:
-        """Keep the proof of a device that had none; the first one stays."""
-        self._check_writable()
-        publish_attributes(self.path, device_folder(device), proof_attributes(device, proof), proof_files(proof))
-
-    def publish_build(self, build: dict[str, Any], logits: str) -> None:
-        """Note what filled the store. logits: how they compared with the proof's, in words; the first note stays."""
-        self._check_writable()
-        publish_attributes(self.path, build_folder(build), {**build, "logits": logits})
 
     def _open_topk(self) -> None:
         """Open the arrays of topk, once there are any. A writer makes those that are absent: a `fill` may have been
@@ -566,30 +518,12 @@ class Store:
 
     def _make_topk(self) -> None:
         """Make the arrays of topk that are absent: each a folder, written aside and renamed."""
-        for name, document in self._topk_documents(self.topk):
+        for name, document in self._topk_files(self.topk).items():
             publish_folder(self.path, name, {"zarr.json": document})
 
-    def _topk_documents(self, topk: int) -> Iterator[tuple[str, bytes]]:
-        """Name and zarr.json of each array that a teacher of so many probabilities wants; of none where topk is 0."""
-        labels = open_array(self._root, "labels")  # as it is now: another process may have extended the store
-        for name, more, dtype, fill_value in (
-            ("topk_classes", 0, str(labels.dtype), NOT_LABELLED),
-            ("topk_probabilities", 1, "float16", 0),
-        ):
-            if not topk:
-                return
-            last = topk + more
-            memory: dict[str, Any] = {}
-            shape, chunks = (*labels.shape, last), (*labels.chunks, last)
-            make_array(zarr.create_group(memory, zarr_format=3), name, shape, chunks, dtype, fill_value)
-            yield name, memory[f"{name}/zarr.json"].to_bytes()
-
-    def _publish_device(self, device: str) -> None:
-        if device not in self._devices_published:
-            publish_attributes(self.path, device_folder(device), proof_attributes(device, None))
-            self._devices_published.add(device)
-
-    # -- places and messages -------------------------------------------------------------------------------------
+    def _topk_files(self, topk: int) -> dict[str, bytes]:
+        """topk_documents of the labels as they are now: another process may have extended the store."""
+        return topk_documents(open_array(self._root, "labels"), topk)
 
     def _chunk_file(self, name: str, unit: Unit) -> Path:
         return Path(self._chunks[name].file(*unit))
@@ -597,10 +531,6 @@ class Store:
     def _check_writable(self) -> None:
         if not self.writable:
             raise StoreError(f"{self.path} was opened for reading: open it with writable=True")
-
-
-def _facts_of(document: bytes) -> dict[str, Any]:
-    return facts_of(json.loads(document), grows=True)
 
 
 def _damaged_metadata(path: Path, error: Exception) -> StoreError:

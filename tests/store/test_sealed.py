@@ -43,11 +43,18 @@ def settings(path: Path) -> list[Any]:
     index = store.index
     names = [shard.name for shard in index.shards]
     numbers = [shard.num_bytes for shard in index.shards], [shard.hash for shard in index.shards]
-    proof = store.read_proof(store.devices[0])
+    proof = store.proofs.read(store.proofs.devices[0])
     assert proof is not None
     return [
         *(store.seed, store.views, store.group, store.unit_samples, store.any_device, store.max_pixels),
-        *(store.class_names, store.policy.to_json(), store.libraries, store.teacher, store.devices, store.builds),
+        *(
+            store.class_names,
+            store.policy.to_json(),
+            store.libraries,
+            store.teacher,
+            store.proofs.devices,
+            store.proofs.builds,
+        ),
         *(names, numbers, index.classes.tolist(), index.offsets.tolist(), index.sizes.tolist()),
         *(bytes(index.key_bytes), index.class_from, proof.labels.tolist(), proof.logits.tolist(), proof.replays),
         *(store.read_labels(store.units()[0]).tolist(), store.records.read().tolist()),

@@ -129,7 +129,7 @@ def test_plain_zarr_reads_what_was_committed(tmp_path: Path) -> None:
         "device": xxhash.xxh3_64_intdigest(b"cuda:H100"),
         **dict.fromkeys(("writer", "reserved_1", "reserved_2"), 0),
     }
-    assert store.devices == ["cuda:H100"]
+    assert store.proofs.devices == ["cuda:H100"]
     attributes = group.attrs["teacher_cache"]
     assert isinstance(attributes, dict)
     assert attributes["shards"][0] == {"name": "shard-0.tar", "path": "/data/shard-0.tar", "bytes": 512}
@@ -140,7 +140,7 @@ def test_device_counts_only_where_any_is_taken(tmp_path: Path) -> None:
     store = make_store(tmp_path / "s")
     commit(store, UNIT, device="cuda:H100")
     assert store.records.read_one(UNIT).device == 0
-    assert store.devices == []
+    assert store.proofs.devices == []
 
 
 def test_many_classes_take_wider_labels(tmp_path: Path) -> None:
