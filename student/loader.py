@@ -36,7 +36,7 @@ from teacher_cache.replay.block import ReplayedBlock
 from teacher_cache.replay.mix import LAMBDA_ONE
 from teacher_cache.shards.index import BlockPlace
 from teacher_cache.store.drift import drift_message
-from teacher_cache.store.labels import LabelReader
+from teacher_cache.store.labels import LabelReader, skipped_samples
 from teacher_cache.store.store import Store
 from teacher_cache.store.topk import SoftLabels
 from teacher_cache.workers import BlockView, RenderPool, RenderTask
@@ -129,7 +129,8 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
         self._workers, self._worker_timeout_s = workers, worker_timeout_s
         self._memory = Recycled(pin=pin)
         self._reader = LabelReader(self.store)
-        self.skipped = self.store.skipped()  # as the plan leaves them out: a fill may add to the store's meanwhile
+        # as the plan leaves them out: a fill may add to the store's meanwhile
+        self.skipped = skipped_samples(self.store)
         self._blocks = pass_blocks(self.store.counts, self.skipped)
         self._skipped_positions = skipped_by_block(self._blocks, self.skipped)
         check_settings(self.settings, self._blocks, self.store.views, str(self.store.path))

@@ -17,6 +17,7 @@ from student.faults import Fault, refuse
 from teacher_cache.errors import PlanError
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.seeds import Stream, derive
+from teacher_cache.store.layout import enumerate_blocks
 
 Order = Literal["apart", "together"]
 STEPS_OFFERED = 8  # of an epoch, under the batch that is offered instead of one that is too large
@@ -108,16 +109,12 @@ class BlockTask:
 def pass_blocks(counts: np.ndarray, skipped: np.ndarray | None = None) -> Blocks:
     """Enumerate the blocks of shards of counts (S,) samples. skipped: global numbers of the samples to leave out."""
     counts = np.asarray(counts, dtype=np.int64)
-    num_blocks = -(-counts // BLOCK_SAMPLES)
-    shards = np.repeat(np.arange(len(counts)), num_blocks)
-    numbers = _ranges(np.zeros_like(num_blocks), num_blocks)
-    shard_starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    first = shard_starts[:-1][shards] + numbers * BLOCK_SAMPLES
-    kept = np.ones(int(shard_starts[-1]), dtype=bool)
+    shards, numbers, first = enumerate_blocks(counts)
+    kept = np.ones(int(counts.sum()), dtype=bool)
     if skipped is not None:
         kept[np.asarray(skipped, dtype=np.int64)] = False
     kept_before = np.concatenate([[0], np.cumsum(kept)]).astype(np.int64)
-    starts = kept_before[np.append(first, shard_starts[-1])]
+    starts = kept_before[np.append(first, len(kept))]
     return Blocks(np.flatnonzero(kept), starts, first, shards, numbers)
 
 

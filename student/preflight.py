@@ -49,7 +49,7 @@ class Asked:
 
     out: Path
     val: tuple[str, ...] = ()
-    views_used: int | None = None
+    views_in_use: int | None = None
     workers: int = 2
     world_size: int = 1
     online: bool = False  # a teacher that runs while the student trains
@@ -80,7 +80,7 @@ def _mended(recipe: Recipe, asked: Asked, fault: Fault) -> tuple[Recipe, Asked]:
         key, setting = parse_override(value, RecipeError)
         return recipe.model_copy(update={key: setting}), asked
     if option == "--views-used":
-        return recipe, replace(asked, views_used=int(value))
+        return recipe, replace(asked, views_in_use=int(value))
     if option == "--workers":
         return recipe, replace(asked, workers=int(value))
     return recipe, asked
@@ -102,7 +102,9 @@ def _recipe_faults(store: "Store", recipe: Recipe, asked: Asked) -> Iterator[Fau
 
 
 def _plan_faults(store: "Store", recipe: Recipe, asked: Asked) -> Iterator[Fault]:
-    num_samples = pass_blocks(store.counts, store.skipped()).num_samples
+    from teacher_cache.store.labels import skipped_samples
+
+    num_samples = pass_blocks(store.counts, skipped_samples(store)).num_samples
     yield from plan_faults(_plan(store, recipe, asked), num_samples, store.views, str(store.path))
 
 
@@ -137,7 +139,7 @@ def _plan(store: "Store", recipe: Recipe, asked: Asked) -> PlanSettings:
         rank=0,
         repeats=recipe.repeats,
         order=recipe.repeats_order,
-        views_in_use=store.views if asked.views_used is None else asked.views_used,
+        views_in_use=store.views if asked.views_in_use is None else asked.views_in_use,
         pool_batches=recipe.pool_batches,
     )
 

@@ -18,7 +18,7 @@ def open_store(path: str, *, shards: Sequence[str] = (), ops: str | None = None)
     from teacher_cache.store.places import open_moved
     from teacher_cache.store.store import Store
 
-    return OpenStore.of(Store.open(path) if ops is None and not shards else open_moved(path, shards, ops=ops))
+    return OpenStore(Store.open(path) if ops is None and not shards else open_moved(path, shards, ops=ops))
 
 
 __all__ = ["open_store"]

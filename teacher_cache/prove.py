@@ -16,7 +16,7 @@ from teacher_cache.store.labels import LabelReader
 from teacher_cache.store.proof import Proof, Replay, describe_build, device_hash, make_proof
 from teacher_cache.store.store import Store
 from teacher_cache.store.topk import top_classes
-from teacher_cache.store.unit import RECORD_FIELDS, Unit
+from teacher_cache.store.unit import Unit
 from teacher_cache.teacher.teacher import Teacher
 from teacher_cache.workers import RenderPool, RenderTask
 
@@ -163,7 +163,7 @@ def check_same_answers(store: Store, teacher: Teacher, pool: RenderPool, warn: W
 def check_online(store: Store, teacher: Teacher, pool: RenderPool) -> bool:
     """Whether a teacher that is to answer online gives the labels of its proof; TeacherError where it gives others.
     False where this device has left no proof. Nothing is written."""
-    proof = store.read_proof(teacher.identity.device)
+    proof = store.proofs.read(teacher.identity.device)
     if proof is None:
         return False
     batch = _replay_proof(store, teacher, pool, proof)
@@ -173,8 +173,8 @@ def check_online(store: Store, teacher: Teacher, pool: RenderPool) -> bool:
 
 def _check_proof(store: Store, teacher: Teacher, pool: RenderPool, warn: Warn) -> None:
     device = teacher.identity.device
-    own = store.read_proof(device)
-    proof = own or (store.first_proof() if store.any_device else None)
+    own = store.proofs.read(device)
+    proof = own or (store.proofs.first() if store.any_device else None)
     if proof is None:
         raise StoreError(
             f"{store.path} holds no proof of its teacher (teacher/device-*): restore teacher/ from a copy, or make a "
@@ -186,11 +186,11 @@ def _check_proof(store: Store, teacher: Teacher, pool: RenderPool, warn: Warn) -
         differing = logits.argmax(1) != proof.labels
         if differing.any():
             warn(_other_device_note(int(differing.sum()), len(differing), logits[differing]))
-        store.publish_proof(device, make_proof(proof.unit, batch.replays, logits, build))
-        store.publish_build(build, "a proof of its own")
+        store.proofs.publish(device, make_proof(proof.unit, batch.replays, logits, build))
+        store.proofs.note_build(build, "a proof of its own")
         return
     _check_labels(store, teacher, proof, batch, logits)
-    store.publish_build(build, _compare_logits(store, teacher, proof, logits, warn))
+    store.proofs.note_build(build, _compare_logits(store, teacher, proof, logits, warn))
 
 
 def _replay_proof(store: Store, teacher: Teacher, pool: RenderPool, proof: Proof) -> Batch:
@@ -252,12 +252,11 @@ def _check_drawn_batch(
     _check_pixels(store, unit, batch, [reader.digest(unit.shard, each.block, each.view) for each in batch.replays])
     if not batch.rows:
         return
-    stored = store.read_unit(unit)
-    positions = np.array([store.layout.block(unit.shard, row.block).rows[row.position] for row in batch.rows])
-    columns = np.array([row.view for row in batch.rows]) - store.layout.group_views(unit.group)[0]
-    logits, labels = _logits(store, teacher, batch), stored.labels[positions, columns]
+    samples = np.array([store.layout.block(unit.shard, row.block).samples[row.position] for row in batch.rows])
+    views = np.array([row.view for row in batch.rows])
+    logits, labels = _logits(store, teacher, batch), reader.labels(samples, views)
     differing = np.flatnonzero(labels != logits.argmax(1))
-    if store.any_device and _device_of(store, unit) != device_hash(teacher.identity.device):
+    if store.any_device and store.records.read_one(unit).device != device_hash(teacher.identity.device):
         if len(differing):
             warn(_other_device_note(len(differing), len(labels), logits[differing]))
         return
@@ -266,13 +265,14 @@ def _check_drawn_batch(
         raise TeacherError(
             f"{len(differing)} of {len(labels)} labels drawn from {store.path} are not this teacher's, first "
             f"{batch.where(store, row)}: {labels[row]} is stored, it says {logits[row].argmax()} (top-2 margin "
-            f"{_margin(logits[row]):.2g}); filled with {'; or with '.join(map(describe_build, store.builds))}; here "
-            f"{describe_build(teacher.build())}: use the code and libraries that it was filled with, or fill another "
-            "store"
+            f"{_margin(logits[row]):.2g}); filled with {'; or with '.join(map(describe_build, store.proofs.builds))}; "
+            f"here {describe_build(teacher.build())}: use the code and libraries that it was filled with, or fill "
+            "another store"
         )
-    if stored.topk_probabilities is not None and store.tau is not None:
-        probabilities = top_classes(logits, store.topk, store.tau)[1]
-        if (stored.topk_probabilities[positions, columns] != probabilities).any():
+    if store.tau is not None:
+        stored = store.read_array("topk_probabilities", unit)
+        rows, columns = samples - store.layout.samples(unit).start, store.layout.locate_views(views)[1]
+        if (stored[rows, columns] != top_classes(logits, store.topk, store.tau)[1]).any():
             warn(f"{store.path}: stored probabilities of {batch.where(store, 0)} and after differ in their last bits")
 
 
@@ -280,10 +280,6 @@ def _check_pixels(store: Store, unit: Unit, batch: Batch, digests: Sequence[int 
     for replayed, digest in zip(batch.replays, digests, strict=True):
         if replayed.digest != digest:
             raise DriftError(drift_message(store, unit.shard, replayed.block, replayed.view))
-
-
-def _device_of(store: Store, unit: Unit) -> int:
-    return int(store.read_record(unit)[RECORD_FIELDS.index("device")])
 
 
 def _margin(logits: np.ndarray) -> float:

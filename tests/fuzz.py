@@ -228,9 +228,9 @@ def store_target(folder: Path) -> Target:
             file.write_bytes(content)
             opened = Store.open(store.path, writable=True)
             assert opened.index.num_samples >= 0
-            _ = opened.builds, opened.devices, opened.teacher
-            for device in opened.devices:
-                opened.read_proof(device)
+            _ = opened.proofs.builds, opened.proofs.devices, opened.teacher
+            for device in opened.proofs.devices:
+                opened.proofs.read(device)
             for unit in opened.units()[:3]:
                 opened.check_unit(unit)
         finally:

@@ -29,6 +29,7 @@ from teacher_cache.fill import FillOptions, fill
 from teacher_cache.job import join_job
 from teacher_cache.replay.block import replay
 from teacher_cache.shards.read import read_block
+from teacher_cache.store.labels import skipped_samples
 from teacher_cache.store.proof import Proof
 from teacher_cache.store.status import status
 from teacher_cache.store.store import Store
@@ -89,7 +90,7 @@ def test_two_ranks_fill_the_same_store(tmp_path: Path, topk: int) -> None:
     assert finished.returncode == 0, finished.stderr
     # each rank has fewer threads than one process alone: a build of its own
     assert without_builds(files(tmp_path / "one")) == without_builds(files(tmp_path / "two"))
-    threads = {build["threads"] for build in Store.open(tmp_path / "two").builds}
+    threads = {build["threads"] for build in Store.open(tmp_path / "two").proofs.builds}
     assert threads == {max(1, len(os.sched_getaffinity(0)) // 2)}
 
 
@@ -240,7 +241,7 @@ def test_another_device_needs_a_store_made_for_any(tmp_path: Path) -> None:
         teacher.identity = replace(teacher.identity, device="Another Device")
         if any_device:
             fill(store, teacher, join_job(), FillOptions(workers=0), range(4))
-            assert "Another Device" in store.devices
+            assert "Another Device" in store.proofs.devices
         else:
             with pytest.raises(TeacherError, match="--devices any"):
                 fill(store, teacher, join_job(), FillOptions(workers=0), range(4))
@@ -327,7 +328,7 @@ def test_of_two_first_fills_with_different_topk_the_second_is_refused(
     assert not store.committed().any()
     monkeypatch.undo()
     fill_store(store)
-    assert store.read_topk_classes(Unit(0, 0, 0)).shape == (64, 2, 3)
+    assert store.read_array("topk_classes", Unit(0, 0, 0)).shape == (64, 2, 3)
 
 
 def test_skipped_samples_have_no_probabilities(tmp_path: Path) -> None:
@@ -442,7 +443,7 @@ def test_skip_bad_counts_and_lists_the_sample_and_its_partner_stays_whole(tmp_pa
     store = bright_store(tmp_path)
     spoil_image(store, 70)
     fill_store(store, skip_bad=True)
-    assert store.skipped().tolist() == [70]
+    assert skipped_samples(store).tolist() == [70]
     assert (store.read_labels(Unit(0, 1, 0))[70 - 64] == -2).all()
     result = CliRunner().invoke(main, ["status", str(store.path)])
     assert "1 samples" in result.output

@@ -16,9 +16,10 @@ from teacher_cache.fill import FillOptions, fill
 from teacher_cache.job import join_job
 from teacher_cache.prove import check_same_answers
 from teacher_cache.replay import block
+from teacher_cache.store.labels import skipped_samples
 from teacher_cache.store.proof import describe_build
 from teacher_cache.store.store import Store
-from teacher_cache.store.unit import Unit, UnitCounts, UnitValues
+from teacher_cache.store.unit import Unit, UnitValues
 from teacher_cache.teacher.settings import TeacherSettings
 from teacher_cache.teacher.teacher import Teacher, open_teacher
 from teacher_cache.workers import RenderPool
@@ -63,7 +64,7 @@ def test_a_steady_teacher_passes_however_few_views_there_are(tmp_path: Path, cou
     teacher = open_test_teacher(store, "convnet")
     fill(store, teacher, join_job(), FillOptions(workers=0, allow_low_agreement=True), range(1), warn=warnings.append)
     assert not [warning for warning in warnings if "logits" in warning]
-    proof = store.read_proof(teacher.identity.device)
+    proof = store.proofs.read(teacher.identity.device)
     assert proof is not None
     assert len(proof.labels) == len(proof.logits) == min(32, counts[0])
     assert proof.labels.tolist() == store.read_labels(Unit(0, 0, 0))[: len(proof.labels), 0].tolist()
@@ -128,7 +129,7 @@ def test_other_logits_with_the_same_labels_are_named_and_noted(tmp_path: Path) -
         torch.set_num_threads(threads)
     assert len(warnings) == 1
     assert "every label is the same; bound with torch" in warnings[0]
-    notes = {build["threads"]: build["logits"] for build in store.builds}
+    notes = {build["threads"]: build["logits"] for build in store.proofs.builds}
     assert notes[threads] == "the proof's own"
     assert re.match(r"differ from the proof's by up to [0-9.e-]+ in \d+ of 32 views", notes[threads + 1])
 
@@ -157,10 +158,10 @@ def test_a_committed_batch_is_relabelled_wherever_it_lies(tmp_path: Path) -> Non
     fill_store(store, "brightness")
     teacher = open_test_teacher(store)
     wrong = Unit(1, 0, 0)
-    values, record = store.read_unit(wrong), store.read_record(wrong)
+    values, counts = store.read_unit(wrong), store.records.read_one(wrong).counts
     changed = values.labels.copy()
     changed[changed >= 0] = (changed[changed >= 0] + 1) % 10
-    store.commit_unit(wrong, UnitValues(changed, values.digests), UnitCounts(*record[2:7].tolist()), "cpu")
+    store.commit_unit(wrong, UnitValues(changed, values.digests), counts, "cpu")
     said: list[str] = []
     for draw in range(12):
         with RenderPool(store.policy, store.seed, workers=0) as pool:
@@ -195,13 +196,13 @@ def test_a_store_without_its_proof_is_refused(tmp_path: Path) -> None:
 def test_a_flipped_bit_in_a_proof_is_found(tmp_path: Path) -> None:
     store = bright_store(tmp_path)
     fill_store(store, views=range(2))
-    device = store.devices[0]
+    device = store.proofs.devices[0]
     (chunk,) = store.path.glob("teacher/device-*/proof_logits/c/0/0")
     sound = chunk.read_bytes()
     for place in range(0, len(sound), 37):
         chunk.write_bytes(sound[:place] + bytes([sound[place] ^ 4]) + sound[place + 1 :])
         with pytest.raises(StoreError, match=r"proof in \S+ cannot be read"):
-            store.read_proof(device)
+            store.proofs.read(device)
 
 
 def test_a_new_device_leaves_a_proof_of_its_own_and_tells_what_differs(tmp_path: Path) -> None:
@@ -212,8 +213,8 @@ def test_a_new_device_leaves_a_proof_of_its_own_and_tells_what_differs(tmp_path:
     teacher.identity = replace(teacher.identity, device="Another Device")
     fill(store, teacher, join_job(), FillOptions(workers=0), range(4), warn=warnings.append)
     assert any(re.match(r"32 of 32 labels differ on this device; their top-2 margins: median", w) for w in warnings)
-    assert "Another Device" in store.devices
-    own = store.read_proof("Another Device")
+    assert "Another Device" in store.proofs.devices
+    own = store.proofs.read("Another Device")
     assert own is not None
     again = open_edited(store, edited_teacher(tmp_path, roll=2))
     again.identity = replace(again.identity, device="Another Device")
@@ -225,7 +226,7 @@ def test_a_new_device_leaves_a_proof_of_its_own_and_tells_what_differs(tmp_path:
 def test_status_shows_every_build(tmp_path: Path) -> None:
     store = bright_store(tmp_path)
     fill_store(store, views=range(2))
-    (build,) = store.builds
+    (build,) = store.proofs.builds
     assert (build["torch"], build["threads"], build["cuda"]) == (torch.__version__, torch.get_num_threads(), None)
     said = CliRunner().invoke(main, ["status", str(store.path)])
     assert said.exit_code == 0, said.output
@@ -250,7 +251,7 @@ def test_proofs_do_not_depend_on_which_views_come_first(tmp_path: Path) -> None:
     for name, views in (("first", range(0, 2)), ("last", range(2, 4))):
         store = bright_store(tmp_path, name=name)
         fill_store(store, "convnet", views=views, allow_low_agreement=True)
-        proof = store.read_proof(store.devices[0])
+        proof = store.proofs.read(store.proofs.devices[0])
         assert proof is not None
         proofs.append(proof)
     np.testing.assert_array_equal(proofs[0].logits, proofs[1].logits)
@@ -283,4 +284,4 @@ def test_a_unit_of_which_all_is_skipped_proves_nothing_and_stops_nothing(tmp_pat
         teacher = open_test_teacher(store)
         fill(store, teacher, join_job(), FillOptions(workers=0, skip_bad=True, allow_low_agreement=True), views)
     assert not store.missing_units()
-    assert store.skipped().tolist() == [0, 1, 2]
+    assert skipped_samples(store).tolist() == [0, 1, 2]

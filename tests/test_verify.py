@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from teacher_cache.cli import main
 from teacher_cache.errors import StoreError
-from teacher_cache.store.unit import TOPK_ARRAYS, Unit, UnitCounts
+from teacher_cache.store.unit import TOPK_ARRAYS, Unit
 from teacher_cache.verify import draw_in_layers, verify
 from tests.support.bright_shards import bright_store, change_pixel
 from tests.support.filled_store import make_store
@@ -168,9 +168,9 @@ def test_verify_finds_other_probabilities_than_the_teachers(tmp_path: Path, name
         planted[9, 1, 1:] = planted[9, 1, :0:-1]
     else:
         planted[9, 1, 3] = np.nextafter(planted[9, 1, 3], np.float16(1))
-    record = store.read_record(unit).tolist()
+    counts = store.records.read_one(unit).counts
     values = replace(values, **{name: planted, "labels": values.labels[:64]})
-    store.commit_unit(unit, values, UnitCounts(*record[2:7]), "cpu")
+    store.commit_unit(unit, values, counts, "cpu")
     assert verify(store, 1.0).exact
     report = verify(store, 1.0, teacher=teacher)
     (difference,) = report.differences

@@ -7,8 +7,8 @@ import numpy as np
 from teacher_cache.audit.intervals import kappa, mcnemar
 from teacher_cache.audit.names import place
 from teacher_cache.audit.votes import Confusions, OnProgress, Votes, count_labels, count_votes, join_votes
-from teacher_cache.audit.votes import read_unit_row as read_row
 from teacher_cache.errors import StoreError
+from teacher_cache.store.labels import UnitRow, read_unit_row, unit_rows
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import NOT_LABELLED
 
@@ -164,13 +164,10 @@ def _read_both(
     """Votes of every sample in both stores: of the views that both labelled, or of all where pixels differ."""
     tables = _ViewTables(store)
     parts: tuple[list[Votes], list[Votes]] = ([], [])
-    committed, reader = store.committed(), _Rows(other)
-    views = min(store.views, other.views)
-    units = store.units(store.layout.group_views(0))
-    for done, unit in enumerate(units):
-        row = read_row(store, committed, unit.shard, unit.unit)
+    reader, views = _Rows(other), min(store.views, other.views)
+    for row in unit_rows(store, store.committed(), on_progress):
         classes = store.index.classes[row.start : row.start + len(row.labels)]
-        first, second = row.labels, reader.labels(unit.shard, row.start, len(row.labels))
+        first, second = row.labels, reader.labels(row.shard, row.start, len(row.labels))
         if same_pixels:
             first, second = first[:, :views].copy(), second[:, :views].copy()
             both = (first >= 0) & (second >= 0)
@@ -178,8 +175,6 @@ def _read_both(
             tables.add(row.start, classes, first, second, both)
         for part, labels in zip(parts, (first, second), strict=True):
             part.append(count_votes(labels, classes, count_labels(labels)))
-        if on_progress is not None:
-            on_progress(done + 1, len(units))
     return join_votes(parts[0]), join_votes(parts[1]), tables
 
 
@@ -188,7 +183,7 @@ class _Rows:
 
     def __init__(self, store: Store) -> None:
         self._store, self._committed = store, store.committed()
-        self._held = read_row(store, self._committed, *store.units()[0][:2])
+        self._held = self._read(*store.layout.group_units[0])
 
     def labels(self, shard: int, start: int, count: int) -> np.ndarray:
         """(count, views) of samples from `start` on, all in this shard."""
@@ -196,8 +191,11 @@ class _Rows:
         while at < start + count:
             unit = store.layout.locate(at).unit
             if (self._held.shard, self._held.unit) != (shard, unit):
-                self._held = read_row(store, self._committed, shard, unit)
+                self._held = self._read(shard, unit)
             first = at - self._held.start
             parts.append(self._held.labels[first : first + start + count - at])
             at += len(parts[-1])
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _read(self, shard: int, unit: int) -> UnitRow:
+        return read_unit_row(self._store, shard, unit, self._committed[shard, unit])

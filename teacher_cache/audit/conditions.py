@@ -26,6 +26,7 @@ from teacher_cache.replay.seeds import Stream, derive
 from teacher_cache.shards.index import BlockPlace
 from teacher_cache.shards.read import check_image, open_shard
 from teacher_cache.store.agreement import larger_class
+from teacher_cache.store.labels import read_committed
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import SKIPPED, Unit
 
@@ -172,7 +173,7 @@ def read_facts(store: Store, chosen: list[BlockView], on_progress: OnProgress | 
     for done, (shard, block, view) in enumerate(chosen):
         unit, span = store.layout.unit_of(shard, block, view), store.layout.block(shard, block)
         if chunk is None or chunk[0] != unit:
-            chunk = unit, store.read_labels(unit)
+            chunk = unit, read_committed(store, unit)
         labels = chunk[1][span.rows.start : span.rows.stop, store.layout.locate_view(view)[1]].astype(np.int64)
         skipped = frozenset(np.flatnonzero(labels == SKIPPED).tolist())
         if held is None or held[0] != (shard, block, skipped):

@@ -17,12 +17,13 @@ import numpy as np
 
 from teacher_cache.audit.confusions import class_number
 from teacher_cache.audit.names import place
-from teacher_cache.audit.votes import Census, OnProgress, Votes, read_unit_row, take_census
+from teacher_cache.audit.votes import Census, OnProgress, Votes, take_census
 from teacher_cache.errors import StoreError
 from teacher_cache.messages.nearest import did_you_mean
 from teacher_cache.replay.block import view_mix
 from teacher_cache.replay.mix import LAMBDA_ONE
 from teacher_cache.replay.seeds import Stream, derive
+from teacher_cache.store.labels import read_unit_row
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import SKIPPED
 
@@ -211,7 +212,7 @@ def weigh(
     row = None
     for done, (span, entries) in enumerate(runs):
         if row is None or (row.shard, row.unit) != (span.shard, span.unit):
-            row = read_unit_row(store, committed, span.shard, span.unit)
+            row = read_unit_row(store, span.shard, span.unit, committed[span.shard, span.unit])
         labels = row.labels[span.rows.start : span.rows.stop][:, views].astype(np.int64)
         classes = index.classes[span.samples.start : span.samples.stop]
         weights = _weights(store, span.shard, span.block, classes, labels, views)

@@ -9,9 +9,10 @@ from typing import Any, Literal, TextIO
 
 import numpy as np
 
-from teacher_cache.audit.votes import OnProgress, UnitRow, count_votes, read_unit_row
+from teacher_cache.audit.votes import OnProgress, count_votes
 from teacher_cache.errors import StoreError
 from teacher_cache.files import replacing
+from teacher_cache.store.labels import UnitRow, unit_rows
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import SKIPPED
 
@@ -85,16 +86,11 @@ def export(
 
 def _tables(store: Store, rows: Rows, on_progress: OnProgress | None) -> Iterator[dict[str, Any]]:
     """Columns of arrays; words as numbers: of the shard, of a class; -1 is absent."""
-    committed = store.committed()
-    units = store.units(store.layout.group_views(0))
     samples_at_once = max(1, ROWS_AT_ONCE // (store.views if rows == "views" else 1))
-    for done, unit in enumerate(units):
-        row = read_unit_row(store, committed, unit.shard, unit.unit)
+    for row in unit_rows(store, store.committed(), on_progress):
         for first in range(0, len(row.labels), samples_at_once):
-            part = UnitRow(row.shard, row.unit, row.start + first, row.labels[first : first + samples_at_once])
+            part = row._replace(start=row.start + first, labels=row.labels[first : first + samples_at_once])
             yield _view_columns(store, part) if rows == "views" else _sample_columns(store, part)
-        if on_progress is not None:
-            on_progress(done + 1, len(units))
 
 
 def _sample_places(store: Store, row: UnitRow, within: np.ndarray) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from teacher_cache.audit.conditions import erased_share, image_sizes, visible_share
 from teacher_cache.audit.names import place
-from teacher_cache.audit.votes import count_votes, read_unit_row
+from teacher_cache.audit.votes import count_votes
 from teacher_cache.errors import ShardError, StoreError
 from teacher_cache.replay.block import (
     Block,
@@ -22,6 +22,7 @@ from teacher_cache.replay.block import (
 from teacher_cache.replay.mix import LAMBDA_ONE, MixPlan
 from teacher_cache.replay.render import render_pixels
 from teacher_cache.shards.read import read_block
+from teacher_cache.store.labels import LabelReader, read_unit_row
 from teacher_cache.store.layout import Location
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import SKIPPED, Unit
@@ -31,12 +32,10 @@ class BlockLabels:
     """All labels of the block that holds a sample, (n, views): -1 where its unit is not committed, -2 where skipped."""
 
     def __init__(self, store: Store, spot: Location) -> None:
-        layout = store.layout
-        self.committed = np.zeros((len(store.counts), layout.num_units(spot.shard), layout.num_groups), bool)
-        for group in range(layout.num_groups):
-            self.committed[spot.shard, spot.unit, group] = store.read_record(Unit(spot.shard, spot.unit, group))[0] == 1
-        row = read_unit_row(store, self.committed, spot.shard, spot.unit)
-        rows = layout.block(spot.shard, spot.block).rows
+        units = [Unit(spot.shard, spot.unit, group) for group in range(store.layout.num_groups)]
+        committed = np.array([store.records.is_committed(unit) for unit in units])
+        row = read_unit_row(store, spot.shard, spot.unit, committed)
+        rows = store.layout.block(spot.shard, spot.block).rows
         self.labels = row.labels[rows.start : rows.stop]
 
     def skipped(self, view: int) -> frozenset[int]:
@@ -207,10 +206,9 @@ def _probabilities(store: Store, spot: Location, held: BlockLabels, view: int) -
     found: dict[str, Any] = {"probabilities": None, "other": None, "tau": store.tau}
     if not store.topk or held.labels[spot.position, view] < 0:
         return found
-    unit, column = store.layout.unit_of(spot.shard, spot.block, view), store.layout.locate_view(view)[1]
-    classes = store.read_topk_classes(unit)[spot.row, column].tolist()
-    parts = [float(part) for part in store.read_topk_probabilities(unit)[spot.row, column]]
-    pairs = zip(classes, parts[:-1], strict=True)
+    classes, probabilities = LabelReader(store).topk(spot.shard, spot.block, view, np.array([spot.position]))
+    parts = [float(part) for part in probabilities[0]]
+    pairs = zip(classes[0].tolist(), parts[:-1], strict=True)
     return found | {
         "probabilities": [{"class": store.class_names[number], "probability": part} for number, part in pairs],
         "other": parts[-1],
@@ -249,7 +247,7 @@ def render_views(store: Store, sample: int, views: Sequence[int]) -> tuple[np.nd
 def _render(
     store: Store, spot: Location, held: BlockLabels, block: Block, decoded: DecodedBlock, views: Sequence[int]
 ) -> Iterator[Pictures]:
-    span = store.layout.block(spot.shard, spot.block)
+    reader = LabelReader(store)
     for view in views:
         if held.skipped(view) != decoded.skipped:
             decoded = decode_block(replace(block, skipped=held.skipped(view)), max_pixels=store.max_pixels)
@@ -258,16 +256,13 @@ def _render(
             *(store.policy, store.seed, block.shard, block.number, decoded.num_samples, decoded.skipped, view)
         )
         partner = int(plan.partners[spot.position])
-        unit, equal = store.layout.unit_of(spot.shard, spot.block, view), None
-        if held.committed[unit]:
-            stored = store.read_digests(unit)[span.number, store.layout.locate_view(view)[1]]
-            equal = int(stored) == replayed.digest
+        stored = reader.digest(spot.shard, spot.block, view)
         yield Pictures(
             view=view,
             mixed=replayed.pixels[spot.position].copy(),
             unmixed=_unmixed(store, decoded, spot.position, view),
             partner=None if partner == spot.position else _unmixed(store, decoded, partner, view),
-            digest_equal=equal,
+            digest_equal=None if stored is None else stored == replayed.digest,
         )
 
 

@@ -12,7 +12,6 @@ from teacher_cache.audit.votes import Census, OnProgress, Votes, take_census
 from teacher_cache.errors import ShardError
 from teacher_cache.store.status import status
 from teacher_cache.store.store import Store
-from teacher_cache.store.unit import RECORD_FIELDS
 
 SHARE_BINS = 10
 BITS_PER_BIN = 0.5
@@ -72,9 +71,7 @@ def summarise(
 
 
 def _by_group(store: Store) -> list[dict[str, Any]]:
-    records = store.read_records()
-    records[records[..., 0] != 1] = 0
-    sums = dict(zip(RECORD_FIELDS, records.sum(axis=(0, 1), dtype=np.uint64).T.tolist(), strict=True))
+    sums = store.records.sums()
     return [
         {
             "views": [store.layout.group_views(group).start, store.layout.group_views(group).stop],

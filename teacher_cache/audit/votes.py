@@ -1,14 +1,14 @@
 """Labels -> votes: what each sample was called in its views, and how often each class is called which."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import numpy as np
 
-from teacher_cache.errors import StoreError
+from teacher_cache.store.labels import unit_rows
 from teacher_cache.store.store import Store
-from teacher_cache.store.unit import NOT_LABELLED, SKIPPED, Unit
+from teacher_cache.store.unit import SKIPPED, Unit
 
 DENSE_CLASSES = 2048  # up to here confusions are a matrix of counts: 32 MB
 PENDING = 1 << 22  # confusions that wait to be merged where they are not
@@ -60,47 +60,6 @@ class Votes:
 
 def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
-
-
-class UnitRow(NamedTuple):
-    """All views of one unit's samples. labels (n, views), -1 where a unit is not committed, -2 where skipped."""
-
-    shard: int
-    unit: int
-    start: int  # the first sample
-    labels: np.ndarray
-
-
-def read_unit_row(store: Store, committed: np.ndarray, shard: int, unit: int) -> UnitRow:
-    """Read the committed groups of a unit's samples. committed (S, U, G), as `store.committed` gives it."""
-    samples, start = len(store.layout.rows(Unit(shard, unit, 0))), store.layout.samples(Unit(shard, unit, 0)).start
-    chunks = {
-        group: store.read_labels(Unit(shard, unit, group)) for group in np.flatnonzero(committed[shard, unit]).tolist()
-    }
-    dtype = next(iter(chunks.values())).dtype if chunks else np.dtype(np.int16)
-    labels = np.full((samples, store.views), NOT_LABELLED, dtype)
-    for group, chunk in chunks.items():
-        views = store.layout.group_views(group)
-        labels[:, views.start : views.stop] = chunk[:samples]
-        where = f"shard {store.shard_name(shard)}, unit {unit}, views {views.start}:{views.stop}"
-        if (chunk[:samples] == NOT_LABELLED).any():
-            raise StoreError(
-                f"{store.path}, {where}: labels are missing in a unit that is committed: delete its record "
-                f"{store.record_file(Unit(shard, unit, group))} and run `teacher-cache fill` again"
-            )
-    return UnitRow(shard, unit, start, labels)
-
-
-def unit_rows(
-    store: Store, committed: np.ndarray | None = None, on_progress: OnProgress | None = None
-) -> Iterator[UnitRow]:
-    """Every unit row in the store's order; those without a committed unit too. on_progress(done, total)."""
-    committed = store.committed() if committed is None else committed
-    units = store.units(store.layout.group_views(0))
-    for done, unit in enumerate(units):
-        yield read_unit_row(store, committed, unit.shard, unit.unit)
-        if on_progress is not None:
-            on_progress(done + 1, len(units))
 
 
 def count_labels(labels: np.ndarray) -> Runs:

@@ -120,16 +120,16 @@ def count_unlike(index: Index) -> int:
 
     Those that collide are read and hashed whole, and no others, until they are more than 1 % of the index.
     """
-    _, groups, members = np.unique(index.fingerprints, return_inverse=True, return_counts=True)
-    colliding = np.flatnonzero(members[groups] > 1)
+    _, kinds, members = np.unique(index.fingerprints, return_inverse=True, return_counts=True)
+    colliding = np.flatnonzero(members[kinds] > 1)
     if len(colliding) <= LIMIT * index.num_samples:
         return 0
     first: dict[int, int] = {}
     unlike: set[int] = set()
     for sample, digest in _whole_digests(index, colliding):
-        group = int(groups[sample])
-        if first.setdefault(group, digest) != digest:
-            unlike.add(group)
+        kind = int(kinds[sample])
+        if first.setdefault(kind, digest) != digest:
+            unlike.add(kind)
             if members[list(unlike)].sum() > LIMIT * index.num_samples:
                 break
     return int(members[list(unlike)].sum())

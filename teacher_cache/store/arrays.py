@@ -17,7 +17,8 @@ from zarr.core.sync import sync
 from teacher_cache.errors import StoreError
 from teacher_cache.files import fail, raise_unreadable
 from teacher_cache.shards.index import Index
-from teacher_cache.store.unit import RECORD_FIELDS
+from teacher_cache.store.records import RECORD_FIELDS
+from teacher_cache.store.unit import NOT_LABELLED
 
 _INDEX_CHUNK_ITEMS = 1 << 22
 _INDEX_TYPES = {
@@ -57,10 +58,10 @@ async def _other_tasks() -> None:
 
 
 def make_array(
-    group: zarr.Group, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: str, fill_value: int
+    parent: zarr.Group, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: str, fill_value: int
 ) -> zarr.Array:
     """An array of a store, every chunk written whole, empty or not, and checked by zstd's checksum when it is read."""
-    return group.create_array(
+    return parent.create_array(
         name,
         shape=shape,
         chunks=chunks,
@@ -108,14 +109,27 @@ def created_arrays(store: Path) -> dict[str, dict[str, Any]]:
     return facts | {f"array index/{name}": array_facts(store / "index" / name, grows=False) for name in _INDEX_TYPES}
 
 
+def topk_documents(labels: zarr.Array, topk: int) -> dict[str, bytes]:
+    """The zarr.json of the arrays that a teacher of so many probabilities wants beside these labels; of none where topk
+    is 0."""
+    kinds = {"topk_classes": (topk, str(labels.dtype), NOT_LABELLED), "topk_probabilities": (topk + 1, "float16", 0)}
+    documents = {}
+    for name, (last, dtype, fill_value) in kinds.items() if topk else ():
+        memory: dict[str, Any] = {}
+        root = zarr.create_group(memory, zarr_format=3)
+        make_array(root, name, (*labels.shape, last), (*labels.chunks, last), dtype, fill_value)
+        documents[name] = memory[f"{name}/zarr.json"].to_bytes()
+    return documents
+
+
 def write_index(root: zarr.Group, index: Index) -> None:
     """Write index/ into a store that is being made."""
-    group = root.create_group("index")
+    folder = root.create_group("index")
     hashes = np.array([shard.hash for shard in index.shards], np.uint64)
     for name, dtype in _INDEX_TYPES.items():
         values = hashes if name == "hashes" else getattr(index, name)
         chunk = max(1, min(len(values), _INDEX_CHUNK_ITEMS))
-        array = make_array(group, name, (len(values),), (chunk,), dtype, 0)
+        array = make_array(folder, name, (len(values),), (chunk,), dtype, 0)
         if len(values):
             array[:] = np.asarray(values, dtype)
 

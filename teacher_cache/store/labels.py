@@ -1,7 +1,12 @@
-"""Reading labels and digests of single views while training: pages of a store's arrays held up to a byte budget."""
+"""Reading labels: those of a committed unit, of all views of its samples, and, as training wants them, of single views.
+
+Whoever reads labels reads them here, where a label that is missing is an error.
+"""
 
 from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,7 +14,100 @@ from teacher_cache.errors import MissingLabelError
 from teacher_cache.store.layout import BlockSpan
 from teacher_cache.store.store import Store
 from teacher_cache.store.topk import SoftLabels, renormalise
-from teacher_cache.store.unit import SKIPPED, Unit
+from teacher_cache.store.unit import NOT_LABELLED, SKIPPED, Unit
+
+
+def read_committed(store: Store, unit: Unit) -> np.ndarray:
+    """Labels of a committed unit, (its samples, group) int16 or int32, -2 where a sample was skipped.
+
+    MissingLabelError, naming shard, key and view, where one is missing all the same.
+    """
+    samples = store.layout.samples(unit)
+    labels = store.read_labels(unit)[: len(samples)]
+    for row, column in np.argwhere(labels == NOT_LABELLED)[:1].tolist():
+        view = store.layout.group_views(unit.group)[column]
+        raise missing_label(store, samples[row], view, NOT_LABELLED)
+    return labels
+
+
+def missing_label(store: Store, sample: int, view: int, label: int | None = None) -> MissingLabelError:
+    """What is said of a label that is wanted and not there; label: what its committed unit has instead."""
+    place = store.layout.locate(sample)
+    unit = store.layout.unit_of(place.shard, place.block, view)
+    where = f"{store.path}, shard {store.shard_name(place.shard)}, key {store.index.key(sample)}, view {view}"
+    if label == SKIPPED:
+        return MissingLabelError(
+            f"{where}: the sample was skipped by `fill --skip-bad`: start training anew without it"
+        )
+    mend = store.records.fill(unit) if label is None else store.records.redo(unit)
+    return MissingLabelError(f"{where} is not labelled: {mend}")
+
+
+def skipped_samples(store: Store) -> np.ndarray:
+    """Global sample numbers skipped in any committed unit, sorted, int64. Reads no labels where nothing is."""
+    found = [np.zeros(0, np.int64)]
+    for unit in store.records.units_with_skips():
+        rows = np.flatnonzero((read_committed(store, unit) == SKIPPED).any(axis=1))
+        found.append(store.layout.samples(unit).start + rows)
+    return np.unique(np.concatenate(found)).astype(np.int64)
+
+
+# -- all views of a unit's samples -----------------------------------------------------------------------------------
+
+
+class UnitRow(NamedTuple):
+    """All views of one unit's samples. labels (n, views), -1 where a unit is not committed, -2 where skipped."""
+
+    shard: int
+    unit: int
+    start: int  # the first sample
+    labels: np.ndarray
+
+
+def read_unit_row(store: Store, shard: int, unit: int, committed: np.ndarray) -> UnitRow:
+    """Read the committed groups of a unit's samples; committed (G,) bool says which they are."""
+    layout = store.layout
+    parts = {group: read_committed(store, Unit(shard, unit, group)) for group in np.flatnonzero(committed).tolist()}
+    dtype = next(iter(parts.values())).dtype if parts else np.dtype(np.int16)
+    samples = layout.samples(Unit(shard, unit, 0))
+    labels = np.full((len(samples), layout.views), NOT_LABELLED, dtype)
+    for group, part in parts.items():
+        views = layout.group_views(group)
+        labels[:, views.start : views.stop] = part
+    return UnitRow(shard, unit, samples.start, labels)
+
+
+def unit_rows(
+    store: Store, committed: np.ndarray, on_progress: Callable[[int, int], None] | None = None
+) -> Iterator[UnitRow]:
+    """Every unit row in the store's order; those without a committed unit too.
+
+    committed (S, U, G) is what `store.committed` gives; on_progress(done, total).
+    """
+    places = store.layout.group_units
+    for done, (shard, unit) in enumerate(places, 1):
+        yield read_unit_row(store, shard, unit, committed[shard, unit])
+        if on_progress is not None:
+            on_progress(done, len(places))
+
+
+def read_views(store: Store, views: Iterable[int] | int | None = None) -> np.ndarray:
+    """Labels of these views, all of them by default, of every sample: (N, views), or (N,) of a single view.
+
+    int16 or int32; -1 where not labelled yet, -2 where the sample was skipped.
+    """
+    layout = store.layout
+    wanted = np.arange(layout.views)[views if isinstance(views, int) else slice(None) if views is None else [*views]]
+    committed = store.committed()
+    committed[:, :, np.setdiff1d(np.arange(layout.num_groups), layout.locate_views(wanted)[0])] = False
+    dtype = store.empty_rows("labels", 0).dtype
+    labels = np.full((layout.num_samples, *wanted.shape), NOT_LABELLED, dtype)
+    for row in unit_rows(store, committed):
+        labels[row.start : row.start + len(row.labels)] = row.labels[:, wanted]
+    return labels
+
+
+# -- single views ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,11 +156,11 @@ class LabelReader:
             group, wanted = int(groups[members[0]]), units[members]
             for unit in self._uncommitted(group, wanted)[:1]:
                 first = members[wanted == unit][0]
-                raise self._missing(int(samples[first]), int(views[first]))
+                raise missing_label(self._store, int(samples[first]), int(views[first]))
             page = self._page("labels", group, wanted)
             labels[members] = page.values[samples[members] - page.start, columns[members]]
         for position in np.flatnonzero(labels < 0)[:1]:
-            raise self._missing(int(samples[position]), int(views[position]), int(labels[position]))
+            raise missing_label(self._store, int(samples[position]), int(views[position]), int(labels[position]))
         return labels
 
     def soft(self, shard: int, block: int, view: int, positions: np.ndarray) -> SoftLabels[np.ndarray]:
@@ -78,11 +176,11 @@ class LabelReader:
         span, (group, column) = self._layout.block(shard, block), self._layout.locate_view(view)
         unit, start = self._unit(span), span.samples.start
         if len(self._uncommitted(group, unit)):
-            raise self._missing(start + int(next(iter(positions), 0)), view)
+            raise missing_label(self._store, start + int(next(iter(positions), 0)), view)
         pages = (self._page(name, group, unit) for name in ("topk_classes", "topk_probabilities"))
         classes, probabilities = (page.values[start + positions - page.start, column] for page in pages)
         for row in np.flatnonzero((classes < 0).any(axis=1))[:1]:
-            raise self._missing(start + int(positions[row]), view, int(classes[row].min()))
+            raise missing_label(self._store, start + int(positions[row]), view, int(classes[row].min()))
         return classes, probabilities
 
     def digest(self, shard: int, block: int, view: int) -> int | None:
@@ -119,7 +217,7 @@ class LabelReader:
         lacking = np.unique(units[~self._committed[units, group]])
         for unit in lacking.tolist():
             place = self._place(unit, group)
-            self._committed[unit, group] = self._store.read_record(place)[0] == 1
+            self._committed[unit, group] = self._store.records.is_committed(place)
         return lacking[~self._committed[lacking, group]]
 
     # -- pages ---------------------------------------------------------------------------------------------------
@@ -138,7 +236,10 @@ class LabelReader:
         self._pages.move_to_end((name, group, first))
         for unit in np.unique(units[~page.loaded[units - first]]).tolist():
             place, rows = self._place(unit, group), slice(*(starts[unit : unit + 2] - page.start).tolist())
-            page.values[rows] = self._store.read_array(name, place)[: rows.stop - rows.start]
+            if name == "labels":
+                page.values[rows] = read_committed(self._store, place)
+            else:
+                page.values[rows] = self._store.read_array(name, place)[: rows.stop - rows.start]
             page.loaded[unit - first] = True
         return page
 
@@ -147,20 +248,6 @@ class LabelReader:
         self._held_bytes += page.values.nbytes
         while self._held_bytes > self._budget_bytes and len(self._pages) > 1:
             self._held_bytes -= self._pages.popitem(last=False)[1].values.nbytes
-
-    def _missing(self, sample: int, view: int, label: int | None = None) -> MissingLabelError:
-        store = self._store
-        place = self._layout.locate(sample)
-        unit = self._layout.unit_of(place.shard, place.block, view)
-        where = f"{store.path}, shard {store.shard_name(unit.shard)}, key {store.index.key(sample)}, view {view}"
-        if label == SKIPPED:
-            return MissingLabelError(
-                f"{where}: the sample was skipped by `fill --skip-bad`: start training anew without it"
-            )
-        first = "" if label is None else f"delete the damaged unit's record {store.record_file(unit)} and "
-        views = store.layout.group_views(unit.group)
-        command = f"`teacher-cache fill {store.path} --views {views.start}:{views.stop}`"
-        return MissingLabelError(f"{where} is not labelled: {first}run {command}")
 
 
 def _alike(keys: np.ndarray) -> list[np.ndarray]:

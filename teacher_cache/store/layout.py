@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -45,6 +45,9 @@ class ArrayGrid(NamedTuple):
 
     shape: tuple[int, int, int]
     chunks: tuple[int, int, int]
+
+
+Count = TypeVar("Count", int, np.ndarray)
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,9 +223,18 @@ def array_grids(*, shards: int, units: int, unit_samples: int, group: int, views
     }
 
 
-def num_blocks(samples: int) -> int:
-    """Blocks of a shard of so many samples."""
+def num_blocks(samples: Count) -> Count:
+    """Blocks of a shard of so many samples, or of each of many."""
     return -(-samples // BLOCK_SAMPLES)
+
+
+def enumerate_blocks(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every block of shards of counts (S,) samples, in order: its shard, its number there and its first sample through
+    the store; (B,) int64 each."""
+    lengths = num_blocks(counts)
+    shards = np.repeat(np.arange(len(counts)), lengths)
+    numbers = np.arange(len(shards)) - _starts(lengths)[shards]
+    return shards, numbers, _starts(counts)[shards] + numbers * BLOCK_SAMPLES
 
 
 def _starts(lengths: np.ndarray) -> np.ndarray:

@@ -1,14 +1,14 @@
 """What a teacher answered when a store was bound to it, on one device: the first batch of a unit, by which a later fill
 tells whether it is the same teacher still, and the builds that have filled a store.
 
-A group teacher/device-HASH holds the device's name, the unit and its replays, and two arrays:
+A folder teacher/device-HASH holds the device's name, the unit and its replays, and two arrays:
 proof_labels (n,) of the batch's n views, and proof_logits (rows, classes) float32 of as many of them as ROOM holds.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import xxhash
@@ -17,7 +17,9 @@ import zarr
 from teacher_cache.errors import StoreError
 from teacher_cache.files import raise_unreadable
 from teacher_cache.store.arrays import make_array, read_whole
+from teacher_cache.store.published import attributes_document, publish_attributes, read_published
 from teacher_cache.store.unit import Unit
+from teacher_cache.teacher.identity import check_attributes
 
 ARRAYS = ("proof_labels", "proof_logits")
 ROOM = 64 << 20  # bytes of logits that are kept; a batch of 256 in 21,841 classes takes a third of it
@@ -55,8 +57,8 @@ def device_hash(device: str) -> int:
     return xxhash.xxh3_64_intdigest(device.encode())
 
 
-def device_group(device: str) -> str:
-    """The group of a device in a store."""
+def device_folder(device: str) -> str:
+    """The folder of a device in a store."""
     return f"teacher/device-{device_hash(device):016x}"
 
 
@@ -67,14 +69,14 @@ def describe_build(build: Mapping[str, Any]) -> str:
     return ", ".join([*parts, str(build.get("device")), f"{build.get('threads')} CPU threads"])
 
 
-def build_group(build: Mapping[str, Any]) -> str:
-    """The group of a build: the same for every fill of the same libraries, device and threads."""
+def build_folder(build: Mapping[str, Any]) -> str:
+    """The folder of a build: the same for every fill of the same libraries, device and threads."""
     text = "|".join(f"{name}={build[name]}" for name in sorted(build))
     return f"teacher/build-{xxhash.xxh3_64_hexdigest(text.encode())}"
 
 
 def proof_attributes(device: str, proof: Proof | None) -> dict[str, Any]:
-    """What the group of a device says; without a proof (of a teacher that is simulated) only which device it is."""
+    """The attributes of a device; without a proof (of a teacher that is simulated) only which device it is."""
     if proof is None:
         return {"device": device}
     replays = [[each.block, each.view, f"{each.digest:016x}", list(each.skipped)] for each in proof.replays]
@@ -82,19 +84,19 @@ def proof_attributes(device: str, proof: Proof | None) -> dict[str, Any]:
 
 
 def proof_files(proof: Proof | None) -> dict[str, bytes]:
-    """Its arrays as files of that group."""
+    """Its arrays as files of that folder."""
     if proof is None:
         return {}
     memory: dict[str, Any] = {}
-    group = zarr.create_group(memory, zarr_format=3)
+    root = zarr.create_group(memory, zarr_format=3)
     for name, values in zip(ARRAYS, (proof.labels.astype(np.int32), proof.logits), strict=True):
         chunks = tuple(max(1, length) for length in values.shape)  # of none where all samples of a unit are skipped
-        make_array(group, name, values.shape, chunks, str(values.dtype), 0)[:] = values
+        make_array(root, name, values.shape, chunks, str(values.dtype), 0)[:] = values
     return {name: content.to_bytes() for name, content in memory.items() if name != "zarr.json"}
 
 
 def read_proof(root: zarr.Group, store: Path, name: str, attributes: Mapping[str, Any]) -> Proof | None:
-    """The proof in a device's group of these attributes; None where it has none. StoreError where it is damaged."""
+    """The proof in a device's folder of these attributes; None where it has none. StoreError where it is damaged."""
     if "unit" not in attributes:
         return None
     try:
@@ -112,3 +114,66 @@ def read_proof(root: zarr.Group, store: Path, name: str, attributes: Mapping[str
             f"the teacher's proof in {store / name} cannot be read ({error}): restore it from a copy, or make a new "
             "store"
         ) from error
+
+
+def first_files(device: str, proof: Proof) -> dict[str, bytes]:
+    """What teacher/ holds besides the identity when a store is bound, by path: the proof of the device that does it,
+    and its build."""
+    folder, note = (name.removeprefix("teacher/") for name in (device_folder(device), build_folder(proof.build)))
+    return {
+        f"{folder}/zarr.json": attributes_document(proof_attributes(device, proof)),
+        **{f"{folder}/{name}": content for name, content in proof_files(proof).items()},
+        f"{note}/zarr.json": attributes_document({**proof.build, "logits": "the proof's own"}),
+    }
+
+
+class Proofs:
+    """What teacher/ says of devices and builds. What is there first stays."""
+
+    def __init__(self, store: Path, root: zarr.Group, writable: bool) -> None:
+        self._store, self._root, self._writable = store, root, writable
+        self._published: set[str] = set()  # devices, by this process
+
+    @property
+    def devices(self) -> list[str]:
+        """Names of the devices that filled the store, sorted."""
+        return sorted(str(attributes["device"]) for _, attributes in self._folders("device"))
+
+    @property
+    def builds(self) -> list[dict[str, Any]]:
+        """Of every kind of fill: torch, cuda, cudnn, driver, device, threads ..., and how its logits compared with the
+        proof's."""
+        return sorted((build for _, build in self._folders("build")), key=str)
+
+    def read(self, device: str) -> Proof | None:
+        """What the teacher answered on this device when it came to the store; None where it has not been on it."""
+        name = device_folder(device)
+        attributes = read_published(self._store, name)
+        return None if attributes is None else read_proof(self._root, self._store, name, attributes)
+
+    def first(self) -> Proof | None:
+        """A proof of any device, which says what the batch is; None where the store has none."""
+        proofs = (read_proof(self._root, self._store, name, found) for name, found in self._folders("device"))
+        return next((proof for proof in proofs if proof is not None), None)
+
+    def publish(self, device: str, proof: Proof | None = None) -> None:
+        """Keep the proof of a device that had none; without one (of a teacher that is simulated) the device's name."""
+        if proof is None and device in self._published:
+            return
+        self._publish(device_folder(device), proof_attributes(device, proof), proof_files(proof))
+        self._published.add(device)
+
+    def note_build(self, build: Mapping[str, Any], logits: str) -> None:
+        """Note what filled the store. logits: how they compared with the proof's, in words."""
+        self._publish(build_folder(build), {**build, "logits": logits})
+
+    def _publish(self, name: str, attributes: Mapping[str, Any], files: Mapping[str, bytes] | None = None) -> None:
+        if not self._writable:
+            raise StoreError(f"{self._store} was opened for reading: open it with writable=True")
+        publish_attributes(self._store, name, attributes, files)
+
+    def _folders(self, kind: Literal["device", "build"]) -> Iterator[tuple[str, dict[str, Any]]]:
+        for folder in sorted(self._store.glob(f"teacher/{kind}-*")):
+            name = f"teacher/{folder.name}"
+            if (attributes := read_published(self._store, name)) is not None:
+                yield name, check_attributes(kind, attributes, f"{self._store}/{name}")

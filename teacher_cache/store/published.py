@@ -1,8 +1,8 @@
-"""What several processes may make at once in a store, and the first one makes: groups of attributes with what belongs
+"""What several processes may make at once in a store, and the first one makes: folders of attributes with what belongs
 to them, arrays' folders.
 
-Each is written aside as a folder and then renamed into its place, which fails for all but the first. The attributes of
-a group carry a hash of each of them.
+Each is written aside as a folder and then renamed into its place, which fails for all but the first. Attributes
+carry a hash of each of them.
 """
 
 import json
@@ -20,16 +20,16 @@ from teacher_cache.store.sealed import broken, seal
 SEAL = "parts_sha256"
 
 
-def publish_group(
+def publish_attributes(
     store: Path, name: str, attributes: Mapping[str, Any], others: Mapping[str, bytes] | None = None
 ) -> bool:
-    """Make the group `name` of a store with these attributes, unless it is there: then False. others: files that belong
-    to it, by their path in the group."""
-    return publish_folder(store, name, {"zarr.json": group_document(attributes), **(others or {})})
+    """Make the folder `name` of a store with these attributes, unless it is there: then False. others: files that
+    belong to it, by their path in it."""
+    return publish_folder(store, name, {"zarr.json": attributes_document(attributes), **(others or {})})
 
 
-def group_document(attributes: Mapping[str, Any]) -> bytes:
-    """A group's zarr.json: its attributes, and a hash of each."""
+def attributes_document(attributes: Mapping[str, Any]) -> bytes:
+    """A zarr.json of attributes, and a hash of each."""
     sealed = {**attributes, SEAL: seal(attributes)}
     return json.dumps({"attributes": sealed, "zarr_format": 3, "node_type": "group"}, indent=2).encode()
 
@@ -69,7 +69,7 @@ def _publish_folder(store: Path, name: str, files: Mapping[str, bytes]) -> bool:
 
 
 def read_published(store: Path, name: str) -> dict[str, Any] | None:
-    """The attributes of a group; None where it is not published. StoreError where it is damaged or was edited."""
+    """The attributes of a folder; None where it is not published. StoreError where it is damaged or was edited."""
     file = store / name / "zarr.json"
     try:
         attributes = dict(json.loads(file.read_bytes())["attributes"])
@@ -100,5 +100,5 @@ def sweep_unpublished(store: Path) -> None:
 
 
 def _aside(store: Path) -> Path:
-    # Zarr lists what lies in a group but not what lies in an array's folder: what is left there disturbs nobody.
+    # Zarr lists what lies in its groups but not what lies in an array's folder: what is left there disturbs nobody.
     return store / "labels" / f"publishing.{uuid.uuid4().hex}.partial"

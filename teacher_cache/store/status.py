@@ -8,9 +8,9 @@ import numpy as np
 
 from teacher_cache.errors import StoreError
 from teacher_cache.files import fail
+from teacher_cache.store.labels import skipped_samples
 from teacher_cache.store.schema import SCHEMA
 from teacher_cache.store.store import Store
-from teacher_cache.store.unit import RECORD_FIELDS
 
 SKIPS_LISTED = 100
 
@@ -31,41 +31,38 @@ def status(store: Store) -> dict[str, Any]:
     left out). `builds` lists what the store was filled with, `damaged` counts views of images that a decoder warned of.
     `topk` is 0 and `tau` None where labels alone are stored.
     """
-    records = store.read_records()
-    records[records[..., 0] != 1] = 0
-    sums = dict(zip(RECORD_FIELDS, records.sum(axis=(0, 1), dtype=np.uint64).T.tolist(), strict=True))
-    samples = int(store.counts.sum())
-    units = len(store.units(store.layout.group_views(0)))
+    sums, layout = store.records.sums(), store.layout
+    units = len(layout.group_units)
     groups = []
     for group, (committed, labelled, skips) in enumerate(
         zip(sums["committed"], sums["labelled"], sums["skipped"], strict=True)
     ):
-        views = store.layout.group_views(group)
+        views = layout.group_views(group)
         groups.append(
             {
                 "views": [views.start, views.stop],
                 "units": units,
                 "units_committed": committed,
-                "share": (labelled + skips) / (samples * store.group),
+                "share": (labelled + skips) / (layout.num_samples * len(views)),
             }
         )
     labelled, skipped_views = sum(sums["labelled"]), sum(sums["skipped"])
-    skipped = store.skipped() if skipped_views else np.zeros(0, np.int64)
+    skipped = skipped_samples(store) if skipped_views else np.zeros(0, np.int64)
     sizes = {name: _bytes_under(store.path / name) for name in store.array_names}
     done = labelled + skipped_views
     return {
         "store": str(store.path),
         "schema": SCHEMA,
         "seed": store.seed,
-        "samples": samples,
+        "samples": layout.num_samples,
         "shards": len(store.counts),
         "classes": store.num_classes,
         "views": store.views,
         "group": store.group,
         "unit_samples": store.unit_samples,
-        "units": units * store.layout.num_groups,
+        "units": units * layout.num_groups,
         "units_committed": sum(sums["committed"]),
-        "coverage": {"share": done / (samples * store.views), "groups": groups},
+        "coverage": {"share": done / (layout.num_samples * layout.views), "groups": groups},
         "labelled": labelled,
         "skipped": {
             "views": skipped_views,
@@ -82,8 +79,8 @@ def status(store: Store) -> dict[str, Any]:
         "tau": store.tau,
         "teacher": store.teacher.to_json() if store.teacher else None,
         "any_device": store.any_device,
-        "devices": store.devices,
-        "builds": store.builds,
+        "devices": store.proofs.devices,
+        "builds": store.proofs.builds,
         "policy": store.policy.to_json(),
         "libraries": store.libraries,
     }

@@ -24,10 +24,9 @@ disk: "files" is a file a chunk. What a digest is of, the version of the policy 
 import copy
 import json
 import os
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import zarr
@@ -48,44 +47,37 @@ from teacher_cache.store.arrays import (
     read_index,
     read_whole,
     settled,
+    topk_documents,
     write_index,
 )
-from teacher_cache.store.chunks import Chunks, Stamp, file_stamp, open_chunks, read_file
+from teacher_cache.store.chunks import Chunks, open_chunks
 from teacher_cache.store.layout import Layout, array_grids, plan_layout
-from teacher_cache.store.proof import (
-    Proof,
-    build_group,
-    device_group,
-    device_hash,
-    proof_attributes,
-    proof_files,
-    read_proof,
-)
+from teacher_cache.store.proof import Proof, Proofs, device_hash, first_files
 from teacher_cache.store.published import (
     SEAL,
-    group_document,
+    publish_attributes,
     publish_folder,
-    publish_group,
     read_published,
     sweep_unpublished,
 )
+from teacher_cache.store.records import RECORD_FIELDS, Records, encode_record
 from teacher_cache.store.schema import PACKING, SCHEMA, check_schema, check_seal, created_parts, views_sha256
 from teacher_cache.store.sealed import seal
 from teacher_cache.store.unit import (
+    CLASS_ARRAYS,
     NOT_LABELLED,
-    RECORD_FIELDS,
     SKIPPED,
     TOPK_ARRAYS,
     Unit,
     UnitCounts,
     UnitValues,
+    are_classes,
     hash_values,
-    topk_fault,
+    pad_values,
 )
-from teacher_cache.teacher.identity import TeacherIdentity, check_group, read_identity
+from teacher_cache.teacher.identity import TeacherIdentity, read_identity
 
 _TOPK_FACTS = "topk_arrays"  # in teacher/: what zarr.json says of these arrays
-_FIELD = {name: number for number, name in enumerate(RECORD_FIELDS)}
 
 
 class Store:
@@ -115,9 +107,6 @@ class Store:
         self._topk: dict[str, zarr.Array] = {}
         self._chunks = {name: open_chunks(path / name) for name in ("labels", "digests", "records")}
         self._index: Index | None = None
-        self._record_values = np.zeros((*self._records.shape[:2], 0, len(RECORD_FIELDS)), np.uint64)
-        self._record_stamps = np.zeros((*self._records.shape[:2], 0, 2), np.int64)
-        self._devices_published: set[str] = set()
         self._teacher: TeacherIdentity | None = None
 
     # -- create and open -----------------------------------------------------------------------------------------
@@ -299,6 +288,15 @@ class Store:
         """The grid of its samples and views."""
         return Layout(self.counts, self.unit_samples, self.group, self.views)
 
+    @cached_property
+    def records(self) -> Records:
+        """What says which units are committed."""
+        return Records(self.path, [name for name, _, _ in self._shards], self.layout, self._chunks["records"])
+
+    def committed(self) -> np.ndarray:
+        """Which units are committed, (S, U, G) bool."""
+        return self.records.committed()
+
     def shard_name(self, shard: int) -> str:
         return self._shards[shard][0]
 
@@ -325,34 +323,22 @@ class Store:
         """(unit_samples, group) int16 or int32, padding and what is not labelled yet -1. Committed or not."""
         return self.read_array("labels", unit)
 
-    def read_digests(self, unit: Unit) -> np.ndarray:
-        """(unit_samples // 64, group) uint64, padding and what is not there yet 0. Committed or not."""
-        return self.read_array("digests", unit)
-
-    def read_topk_classes(self, unit: Unit) -> np.ndarray:
-        """(unit_samples, group, K), of labels' type, padding and what is not labelled yet -1. Committed or not."""
-        return self.read_array("topk_classes", unit)
-
-    def read_topk_probabilities(self, unit: Unit) -> np.ndarray:
-        """(unit_samples, group, K + 1) float16, padding and what is not labelled yet 0. Committed or not."""
-        return self.read_array("topk_probabilities", unit)
-
     def read_unit(self, unit: Unit) -> UnitValues:
         """All that a unit holds, padded. Committed or not."""
-        topk = (self.read_topk_classes(unit), self.read_topk_probabilities(unit)) if self.topk else ()
-        return UnitValues(self.read_labels(unit), self.read_digests(unit), *topk)
+        return UnitValues(**{name: self.read_array(name, unit) for name in self.array_names if name != "records"})
 
     def read_array(self, name: str, unit: Unit) -> np.ndarray:
-        """A unit's chunk of an array of values, by name: what read_labels and the others give."""
+        """A unit's chunk of an array of values, padded, committed or not: `UnitValues` has its name, shape and type."""
         chunks = self._value_chunks(name)
         try:
             values: np.ndarray = chunks.read(*unit)[0]
-            if name in ("labels", "topk_classes") and not self._are_classes(values):
+            if name in CLASS_ARRAYS and not are_classes(values, self.num_classes):
                 raise ValueError(f"not all are below {self.num_classes} classes")
             return values
         except Exception as error:
             raise_unreadable(error)
-            raise StoreError(f"{name} of {self._where(unit)} are damaged ({error}): {self._redo(unit)}") from error
+            where, mend = self.records.where(unit), self.records.redo(unit)
+            raise StoreError(f"{name} of {where} are damaged ({error}): {mend}") from error
 
     def empty_rows(self, name: str, rows: int) -> np.ndarray:
         """Memory for so many rows of an array of values: (rows, group, ...), undefined."""
@@ -366,79 +352,15 @@ class Store:
             raise StoreError(f"{self.path} holds no {name}: run `teacher-cache fill {self.path}`")
         return self._chunks[name]
 
-    def read_records(self) -> np.ndarray:
-        """(S, U, G, F) uint64, all zero where a unit is not committed; F is RECORD_FIELDS. A copy.
-
-        Only those whose file changed since the last call are read.
-        """
-        held, groups = self._record_values.shape[2], self.layout.num_groups
-        if held != groups:
-            grown = (*self._record_values.shape[:2], groups)
-            values, stamps = np.zeros((*grown, len(RECORD_FIELDS)), np.uint64), np.zeros((*grown, 2), np.int64)
-            values[:, :, :held], stamps[:, :, :held] = self._record_values, self._record_stamps
-            self._record_values, self._record_stamps = values, stamps
-        changed: dict[Unit, tuple[bytes | None, Stamp]] = {}
-        for shard, number in self.layout.group_units:
-            for group, (time_ns, inode) in enumerate(self._record_stamps[shard, number].tolist()):
-                unit = Unit(shard, number, group)
-                if inode == 0 or file_stamp(self.record_file(unit)) != (time_ns, inode):
-                    changed[unit] = self._read_record_file(unit)
-        for unit, record in self._decode_records({unit: data for unit, (data, _) in changed.items()}):
-            self._record_values[unit] = record
-            self._record_stamps[unit] = changed[unit][1]
-        return self._record_values.copy()
-
-    def read_record(self, unit: Unit) -> np.ndarray:
-        """(F,) uint64, RECORD_FIELDS; all zero where the unit is not committed."""
-        return self._decode_record(unit, self._read_record_file(unit)[0])
-
-    def _read_record_file(self, unit: Unit) -> tuple[bytes | None, Stamp]:
-        try:
-            return read_file(self.record_file(unit))
-        except OSError as error:
-            raise_unreadable(error)
-            raise self._damaged_record(unit, error) from error
-
-    def _decode_record(self, unit: Unit, data: bytes | None) -> np.ndarray:
-        try:
-            return self._chunks["records"].decode(data)[0, 0, 0]
-        except Exception as error:
-            raise self._damaged_record(unit, error) from error
-
-    def _decode_records(self, files: dict[Unit, bytes | None]) -> Iterator[tuple[Unit, np.ndarray]]:
-        """The same of many at once."""
-        there = {unit: data for unit, data in files.items() if data is not None}
-        try:
-            records = dict(zip(there, self._chunks["records"].decode_all(list(there.values())), strict=True))
-        except (RuntimeError, ValueError):
-            records = {}
-        for unit, data in files.items():
-            yield unit, records[unit][0, 0, 0] if unit in records else self._decode_record(unit, data)
-
-    def _damaged_record(self, unit: Unit, error: Exception) -> StoreError:
-        return StoreError(f"the record of {self._where(unit)} is damaged ({error}): {self._redo(unit)}")
-
-    def committed(self) -> np.ndarray:
-        """(S, U, G) bool."""
-        return self.read_records()[..., _FIELD["committed"]] == 1
-
     def check_unit(self, unit: Unit) -> None:
         """StoreError when the unit is not committed, its chunks are damaged, or its record's hash does not fit them."""
-        record = self.read_record(unit)
-        if record[_FIELD["committed"]] != 1:
-            raise StoreError(f"{self._where(unit)} is not filled: {self._fill(unit)}")
-        if hash_values(self.read_unit(unit)) != int(record[_FIELD["hash"]]):
-            raise StoreError(f"values of {self._where(unit)} are not those that its record names: {self._redo(unit)}")
-
-    def skipped(self) -> np.ndarray:
-        """Global sample numbers skipped in any committed unit, sorted, int64. Reads no labels where nothing is."""
-        records = self.read_records()
-        units = np.argwhere((records[..., _FIELD["committed"]] == 1) & (records[..., _FIELD["skipped"]] > 0))
-        found = [np.zeros(0, np.int64)]
-        for unit in (Unit(*map(int, row)) for row in units):
-            rows = np.flatnonzero((self.read_labels(unit) == SKIPPED).any(axis=1))
-            found.append(self.layout.samples(unit).start + rows)
-        return np.unique(np.concatenate(found)).astype(np.int64)
+        records, record = self.records, self.records.read_one(unit)
+        if not record.committed:
+            raise StoreError(f"{records.where(unit)} is not filled: {records.fill(unit)}")
+        if hash_values(self.read_unit(unit)) != record.hash:
+            raise StoreError(
+                f"values of {records.where(unit)} are not those that its record names: {records.redo(unit)}"
+            )
 
     # -- writing -------------------------------------------------------------------------------------------------
 
@@ -453,66 +375,39 @@ class Store:
         that are simulated.
         """
         self._check_writable()
-        padded = self._pad(unit, values)
+        where = self.records.where(unit)
+        padded = self._padded(unit, values, where)
         labelled, skipped = int((padded.labels >= 0).sum()), int((padded.labels == SKIPPED).sum())
         if (labelled, skipped) != (counts.labelled, counts.skipped):
             raise StoreError(
-                f"{self._where(unit)} has {labelled} labels and {skipped} skips but counts say {counts.labelled} and "
+                f"{where} has {labelled} labels and {skipped} skips but counts say {counts.labelled} and "
                 f"{counts.skipped}: they must be equal"
             )
         if self.any_device:
-            self._publish_device(device)
-        record = (
-            *(1, hash_values(padded), counts.labelled, counts.own, counts.larger, counts.either, counts.skipped),
-            *(counts.damaged, device_hash(device) if self.any_device else 0, 0, 0, 0),
-        )
+            self.proofs.publish(device)
+        record = encode_record(hash_values(padded), counts, device_hash(device) if self.any_device else 0)
         names = self.array_names
         with writing(self.path, UNIT_IN_FLIGHT):
             for name in names:
                 sweep(self._chunk_file(name, unit))
             for name in names:
-                chunk = np.array(record, np.uint64) if name == "records" else getattr(padded, name)
+                chunk = record if name == "records" else getattr(padded, name)
                 self._chunks[name].write(chunk, *unit)
                 if durable:
                     sync_up(self._chunk_file(name, unit), self.path / name)
 
-    def _value_arrays(self) -> dict[str, zarr.Array]:
-        """The arrays of a unit's values, named as UnitValues has them, in the order in which they are written."""
+    def _padded(self, unit: Unit, values: UnitValues, where: str) -> UnitValues:
+        """A unit's values as its chunks have them. StoreError, naming it as `where`, where they do not fit."""
         self._open_topk()
-        return {"labels": self._labels, "digests": self._digests, **self._topk}
-
-    def _pad(self, unit: Unit, values: UnitValues) -> UnitValues:
-        samples, blocks = len(self.layout.rows(unit)), len(self.layout.blocks(unit))
-        assert samples > 0, f"{unit} is not a unit of {self.path}"
-        arrays = self._value_arrays()
-        given_topk = [name for name in TOPK_ARRAYS if getattr(values, name) is not None]
-        if given_topk != [name for name in TOPK_ARRAYS if name in arrays]:
+        chunks = {name: chunks for name, chunks in self._chunks.items() if name != "records"}
+        given = [name for name in TOPK_ARRAYS if getattr(values, name) is not None]
+        if given != [name for name in TOPK_ARRAYS if name in chunks]:
             raise StoreError(
-                f"values of {self._where(unit)} hold {' and '.join(given_topk) or 'no topk'}, the store's teacher says "
-                f"topk {self.topk}: they must fit each other"
+                f"values of {where} hold {' and '.join(given) or 'no topk'}, the store's teacher says topk "
+                f"{self.topk}: they must fit each other"
             )
-        padded = {}
-        for name, array in arrays.items():
-            given, own = getattr(values, name), blocks if name == "digests" else samples
-            padding, expected = array.fill_value, (own, *array.chunks[2:])
-            full = padded[name] = np.full(array.chunks[1:], padding, array.dtype)
-            if given.shape not in (expected, full.shape) or not (given[own:] == padding).all():
-                raise StoreError(
-                    f"{name} of {self._where(unit)} have shape {given.shape}: expected {expected}, or "
-                    f"{full.shape} padded with {padding}"
-                )
-            if name.endswith(("labels", "classes")) and not self._are_classes(given[:own]):
-                raise StoreError(f"{name} of {self._where(unit)} are not all below its {self.num_classes} classes")
-            full[:own] = given[:own]
-        if (padded["labels"][:samples] == NOT_LABELLED).any():
-            raise StoreError(f"{self._where(unit)} has views without a label: a unit is whole or absent")
-        whole = UnitValues(**padded)
-        if self._topk and (fault := topk_fault(whole)):
-            raise StoreError(f"topk of {self._where(unit)}: {fault}")
-        return whole
-
-    def _are_classes(self, values: np.ndarray) -> bool:
-        return bool(((values >= SKIPPED) & (values < self.num_classes)).all())
+        samples, blocks = len(self.layout.rows(unit)), len(self.layout.blocks(unit))
+        return pad_values(values, chunks, samples, blocks, self.num_classes, where)
 
     def extend(self, views: int) -> None:
         """Add views, rounded up to groups, without touching those that are there. Killed at any point, it is run again.
@@ -542,6 +437,7 @@ class Store:
                 self._root.attrs["teacher_cache"] = settings | grown
                 sync_up(self.path / "zarr.json", self.path)
                 self.views, self.layout = layout.views, layout
+                self.__dict__.pop("records", None)  # it is of the old layout
 
     def move(self, index: Index) -> None:
         """Note the places of `index` (from `check_shards`), from which its shards are read from now on.
@@ -568,22 +464,10 @@ class Store:
             self._teacher = read_identity(published, f"{self.path}/teacher")
         return self._teacher
 
-    @property
-    def devices(self) -> list[str]:
-        """Names of the devices that filled the store, sorted."""
-        return sorted(str(attributes["device"]) for _, attributes in self._published("device"))
-
-    @property
-    def builds(self) -> list[dict[str, Any]]:
-        """Of every kind of fill: torch, cuda, cudnn, driver, device, threads ..., and how its logits compared with the
-        proof's."""
-        return sorted((build for _, build in self._published("build")), key=str)
-
-    def _published(self, kind: Literal["device", "build"]) -> Iterator[tuple[str, dict[str, Any]]]:
-        for folder in sorted(self.path.glob(f"teacher/{kind}-*")):
-            name = f"teacher/{folder.name}"
-            if (attributes := read_published(self.path, name)) is not None:
-                yield name, check_group(kind, attributes, f"{self.path}/{name}")
+    @cached_property
+    def proofs(self) -> Proofs:
+        """Which devices and builds filled the store, and what the teacher answered on each device when it came."""
+        return Proofs(self.path, self._root, self.writable)
 
     def publish_teacher(self, identity: TeacherIdentity, proof: Proof | None = None) -> None:
         """Bind the store to a teacher, with its proof on this device, and make the arrays of its topk, if it says any.
@@ -599,38 +483,12 @@ class Store:
 
     def bind(self, identity: TeacherIdentity, proof: Proof | None = None) -> bool:
         """Publish the teacher in one step; False where there is one. The arrays of its topk come after."""
-        others: dict[str, bytes] = {}
-        if proof is not None:
-            folder = device_group(identity.device).removeprefix("teacher/")
-            others[f"{folder}/zarr.json"] = group_document(proof_attributes(identity.device, proof))
-            others |= {f"{folder}/{name}": content for name, content in proof_files(proof).items()}
-            note = build_group(proof.build).removeprefix("teacher/")
-            others[f"{note}/zarr.json"] = group_document({**proof.build, "logits": "the proof's own"})
-        facts = {name: _facts_of(document) for name, document in self._topk_documents(identity.topk)}
-        return publish_group(
+        files = self._topk_files(identity.topk)
+        facts = {name: facts_of(json.loads(file), grows=True) for name, file in files.items()}
+        others = {} if proof is None else first_files(identity.device, proof)
+        return publish_attributes(
             self.path, "teacher", {**identity.to_json(), **({_TOPK_FACTS: facts} if facts else {})}, others
         )
-
-    def read_proof(self, device: str) -> Proof | None:
-        """What the teacher answered on this device when it came to the store; None where it has not been on it."""
-        name = device_group(device)
-        attributes = read_published(self.path, name)
-        return None if attributes is None else read_proof(self._root, self.path, name, attributes)
-
-    def first_proof(self) -> Proof | None:
-        """A proof of any device, which says what the batch is; None where the store has none."""
-        proofs = (read_proof(self._root, self.path, name, found) for name, found in self._published("device"))
-        return next((proof for proof in proofs if proof is not None), None)
-
-    def publish_proof(self, device: str, proof: Proof) -> None:
-        """Keep the proof of a device that had none; the first one stays."""
-        self._check_writable()
-        publish_group(self.path, device_group(device), proof_attributes(device, proof), proof_files(proof))
-
-    def publish_build(self, build: dict[str, Any], logits: str) -> None:
-        """Note what filled the store. logits: how they compared with the proof's, in words; the first note stays."""
-        self._check_writable()
-        publish_group(self.path, build_group(build), {**build, "logits": logits})
 
     def _open_topk(self) -> None:
         """Open the arrays of topk, once there are any. A writer makes those that are absent: a `fill` may have been
@@ -660,56 +518,19 @@ class Store:
 
     def _make_topk(self) -> None:
         """Make the arrays of topk that are absent: each a folder, written aside and renamed."""
-        for name, document in self._topk_documents(self.topk):
+        for name, document in self._topk_files(self.topk).items():
             publish_folder(self.path, name, {"zarr.json": document})
 
-    def _topk_documents(self, topk: int) -> Iterator[tuple[str, bytes]]:
-        """Name and zarr.json of each array that a teacher of so many probabilities wants; of none where topk is 0."""
-        labels = open_array(self._root, "labels")  # as it is now: another process may have extended the store
-        for name, more, dtype, fill_value in (
-            ("topk_classes", 0, str(labels.dtype), NOT_LABELLED),
-            ("topk_probabilities", 1, "float16", 0),
-        ):
-            if not topk:
-                return
-            last = topk + more
-            memory: dict[str, Any] = {}
-            shape, chunks = (*labels.shape, last), (*labels.chunks, last)
-            make_array(zarr.create_group(memory, zarr_format=3), name, shape, chunks, dtype, fill_value)
-            yield name, memory[f"{name}/zarr.json"].to_bytes()
-
-    def _publish_device(self, device: str) -> None:
-        if device not in self._devices_published:
-            publish_group(self.path, device_group(device), proof_attributes(device, None))
-            self._devices_published.add(device)
-
-    # -- places and messages -------------------------------------------------------------------------------------
-
-    def record_file(self, unit: Unit) -> str:
-        """The file that makes a unit count: without it, `fill` does the unit anew."""
-        return self._chunks["records"].file(*unit)
+    def _topk_files(self, topk: int) -> dict[str, bytes]:
+        """topk_documents of the labels as they are now: another process may have extended the store."""
+        return topk_documents(open_array(self._root, "labels"), topk)
 
     def _chunk_file(self, name: str, unit: Unit) -> Path:
         return Path(self._chunks[name].file(*unit))
 
-    def _where(self, unit: Unit) -> str:
-        views = self.layout.group_views(unit.group)
-        return f"{self.path}, shard {self.shard_name(unit.shard)}, unit {unit.unit}, views {views.start}:{views.stop}"
-
-    def _fill(self, unit: Unit) -> str:
-        views = self.layout.group_views(unit.group)
-        return f"run `teacher-cache fill {self.path} --views {views.start}:{views.stop}`"
-
-    def _redo(self, unit: Unit) -> str:
-        return f"delete its record {self.record_file(unit)} and {self._fill(unit)}, which labels the unit anew"
-
     def _check_writable(self) -> None:
         if not self.writable:
             raise StoreError(f"{self.path} was opened for reading: open it with writable=True")
-
-
-def _facts_of(document: bytes) -> dict[str, Any]:
-    return facts_of(json.loads(document), grows=True)
 
 
 def _damaged_metadata(path: Path, error: Exception) -> StoreError:

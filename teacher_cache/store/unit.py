@@ -1,19 +1,21 @@
-"""A unit: what it is called, what it holds, and what its record says."""
+"""A unit: what it is called, and what it holds."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import xxhash
 
+from teacher_cache.errors import StoreError
+
+if TYPE_CHECKING:
+    from teacher_cache.store.chunks import Chunks
+
 NOT_LABELLED = -1
 SKIPPED = -2
 TOPK_ARRAYS = ("topk_classes", "topk_probabilities")
-# writer (whose commit it was) and the last two are for later versions, and 0 until then
-RECORD_FIELDS = (
-    *("committed", "hash", "labelled", "own", "larger", "either", "skipped", "damaged", "device", "writer"),
-    *("reserved_1", "reserved_2"),
-)
+CLASS_ARRAYS = ("labels", "topk_classes")  # that hold classes, -1 or -2
 
 
 class Unit(NamedTuple):
@@ -61,6 +63,41 @@ def hash_values(values: UnitValues) -> int:
         if topk is not None:
             hasher.update(np.ascontiguousarray(topk, topk.dtype.newbyteorder("<")).tobytes())
     return hasher.intdigest()
+
+
+def are_classes(values: np.ndarray, num_classes: int) -> bool:
+    """Whether all values are classes, NOT_LABELLED or SKIPPED."""
+    return bool(((values >= SKIPPED) & (values < num_classes)).all())
+
+
+def pad_values(
+    values: UnitValues, chunks: "Mapping[str, Chunks]", samples: int, blocks: int, num_classes: int, where: str
+) -> UnitValues:
+    """A unit's values, filled up to the chunks of its arrays and of their types; chunks: by name, of those it holds.
+
+    samples, blocks: how many the unit has. StoreError, naming the unit as `where`, for other shapes, classes that the
+    store does not have, views without a label, and topk that is none.
+    """
+    assert samples > 0, f"{where}: there is no such unit"
+    padded = {}
+    for name, array in chunks.items():
+        given, own = getattr(values, name), blocks if name == "digests" else samples
+        padding, expected = array.fill_value, (own, *array.shape[2:])
+        full = padded[name] = np.full(array.shape[1:], padding, array.dtype)
+        if given.shape not in (expected, full.shape) or not (given[own:] == padding).all():
+            raise StoreError(
+                f"{name} of {where} have shape {given.shape}: expected {expected}, or {full.shape} padded with "
+                f"{padding}"
+            )
+        if name in CLASS_ARRAYS and not are_classes(given[:own], num_classes):
+            raise StoreError(f"{name} of {where} are not all below its {num_classes} classes")
+        full[:own] = given[:own]
+    if (padded["labels"][:samples] == NOT_LABELLED).any():
+        raise StoreError(f"{where} has views without a label: a unit is whole or absent")
+    whole = UnitValues(**padded)
+    if whole.topk_classes is not None and (fault := topk_fault(whole)):
+        raise StoreError(f"topk of {where}: {fault}")
+    return whole
 
 
 def topk_fault(values: UnitValues) -> str | None:

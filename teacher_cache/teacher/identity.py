@@ -53,7 +53,7 @@ class TeacherIdentity:
 
 
 def read_identity(attributes: dict[str, Any], where: str) -> TeacherIdentity:
-    """The identity in the attributes of a group, which `where` names. StoreError where they lack something or make no
+    """The identity in the attributes of a folder, which `where` names. StoreError where they lack something or make no
     sense."""
     return validated(TeacherIdentity, attributes, where, StoreError)
 
@@ -117,8 +117,8 @@ class _Build(_Group):
     logits: str
 
 
-def check_group(kind: Literal["device", "build"], attributes: dict[str, Any], where: str) -> dict[str, Any]:
-    """The attributes of such a group, which `where` names. StoreError where they lack something or make no sense."""
+def check_attributes(kind: Literal["device", "build"], attributes: dict[str, Any], where: str) -> dict[str, Any]:
+    """The attributes of such a folder, which `where` names. StoreError where they lack something or make no sense."""
     kinds: dict[str, type[_Group]] = {"device": _Device, "build": _Build}
     validated(kinds[kind], attributes, where, StoreError)
     return attributes

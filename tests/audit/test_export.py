@@ -56,7 +56,7 @@ def written(store: Store, tmp_path: Path, suffix: str, rows: Rows) -> list[dict[
 def store(tmp_path: Path) -> Store:
     """Two groups, one unit of the second not filled, one sample skipped."""
     drawn = drawn_store(tmp_path)
-    Path(drawn.record_file(Unit(0, 1, 1))).unlink()
+    Path(drawn.records.file(Unit(0, 1, 1))).unlink()
     return Store.open(drawn.path)
 
 
@@ -133,7 +133,7 @@ def test_a_failed_export_leaves_nothing(store: Store, tmp_path: Path, monkeypatc
     def fail(*given: object) -> None:
         raise StoreError("damaged")
 
-    monkeypatch.setattr(module, "read_unit_row", fail)
+    monkeypatch.setattr(module, "unit_rows", fail)
     with pytest.raises(StoreError, match="damaged"):
         export(store, tmp_path / "a.csv")
     assert not list(tmp_path.glob("*a.csv*"))

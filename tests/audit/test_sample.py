@@ -154,6 +154,20 @@ def test_notebook(filled: Store) -> None:
         store.render(0, 4)
 
 
+def test_a_notebook_is_offered_nothing_that_writes(filled: Store) -> None:
+    store = teacher_cache.open_store(str(filled.path))
+    assert (store.path, store.views, store.seed) == (filled.path, filled.views, filled.seed)
+    assert (store.policy, store.class_names, store.teacher) == (filled.policy, filled.class_names, filled.teacher)
+    assert (store.index.classes == filled.index.classes).all()
+    offered = {name for name in dir(store) if not name.startswith("_")}
+    assert not offered & {"commit_unit", "extend", "move", "bind", "create", "publish_teacher", "publish_proof"}
+    assert offered == {
+        *("store", "path", "views", "seed", "policy", "teacher", "class_names", "index", "labels", "votes", "number"),
+        *("sample", "view", "image", "render"),
+    }
+    assert not store.store.writable
+
+
 def test_labels_of_what_is_not_filled(tmp_path: Path) -> None:
     store = bright_store(tmp_path)
     commit_labels(store, Unit(0, 1, 1), np.full((64, 2), 7))

@@ -10,10 +10,11 @@ import pytest
 import zarr
 
 from teacher_cache.errors import StoreError
-from teacher_cache.store import store as store_module
+from teacher_cache.store import records as records_module
 from teacher_cache.store.chunks import Chunks, file_stamp, open_chunks, read_file
+from teacher_cache.store.records import RECORD_FIELDS
 from teacher_cache.store.store import Store
-from teacher_cache.store.unit import RECORD_FIELDS, Unit
+from teacher_cache.store.unit import Unit
 from tests.support.filled_store import TOPK, commit, fill, make_index, make_store
 
 UNIT, ABSENT = Unit(0, 1, 1), Unit(3, 0, 1)
@@ -49,7 +50,7 @@ def test_chunks_are_those_of_plain_zarr(store: Store) -> None:
             assert Path(chunks.file(*unit)).exists() == (unit != ABSENT)
             if name != "records":
                 np.testing.assert_array_equal(store.read_array(name, unit), zarrs[0])
-    np.testing.assert_array_equal(store.read_records(), zarr.open_array(str(store.path / "records"), mode="r")[:])
+    np.testing.assert_array_equal(store.records.read(), zarr.open_array(str(store.path / "records"), mode="r")[:])
 
 
 def test_files_are_those_that_plain_zarr_writes(store: Store, tmp_path: Path) -> None:
@@ -78,7 +79,7 @@ def test_damaged_files_are_refused_as_by_plain_zarr(tmp_path: Path, name: str) -
     store.publish_teacher(TOPK)
     fill(store)
     unit = Unit(0, 1, 0)
-    chunks, whole = open_chunks(store.path / name), store.read_records()
+    chunks, whole = open_chunks(store.path / name), store.records.read()
     file, array = Path(chunks.file(*unit)), chunks.read(*unit)
     sound = file.read_bytes()
     passed = 0
@@ -90,18 +91,18 @@ def test_damaged_files_are_refused_as_by_plain_zarr(tmp_path: Path, name: str) -
             found = chunks.read(*unit)
         except (RuntimeError, ValueError):
             with pytest.raises(StoreError, match=r"shard-0\.tar, unit 1, views 0:2 (is|are) damaged") as refused:
-                Store.open(store.path).read_records() if name == "records" else store.check_unit(unit)
+                Store.open(store.path).records.read() if name == "records" else store.check_unit(unit)
             assert "\n" not in str(refused.value)
         else:
             passed += 1
             np.testing.assert_array_equal(found, array)
             np.testing.assert_array_equal(plain(store, name, unit), array)
-            np.testing.assert_array_equal(Store.open(store.path).read_records(), whole)
+            np.testing.assert_array_equal(Store.open(store.path).records.read(), whole)
     assert passed <= 8
     for length in range(len(sound)):
         file.write_bytes(sound[:length])
         with pytest.raises(StoreError, match=r"shard-0\.tar, unit 1, views 0:2 (is|are) damaged"):
-            Store.open(store.path).read_records() if name == "records" else store.check_unit(unit)
+            Store.open(store.path).records.read() if name == "records" else store.check_unit(unit)
 
 
 @pytest.mark.parametrize(
@@ -163,42 +164,42 @@ def test_many_at_once_do_not_lean_on_each_other(store: Store) -> None:
 
 def test_only_files_that_changed_are_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = Store.open(store.path)
-    records = reader.read_records()
+    records = reader.records.read()
     read: list[str] = []
 
     def spy(path: str) -> Any:
         read.append(path)
         return read_file(path)
 
-    monkeypatch.setattr(store_module, "read_file", spy)
-    np.testing.assert_array_equal(reader.read_records(), records)
-    assert read == [reader.record_file(ABSENT)]  # one that is absent has no stamp to compare
+    monkeypatch.setattr(records_module, "read_file", spy)
+    np.testing.assert_array_equal(reader.records.read(), records)
+    assert read == [reader.records.file(ABSENT)]  # one that is absent has no stamp to compare
     commit(store, ABSENT)
     read.clear()
     assert reader.committed()[ABSENT]
-    assert read == [reader.record_file(ABSENT)]
+    assert read == [reader.records.file(ABSENT)]
     read.clear()
-    reader.read_records()
+    reader.records.read()
     assert read == []
 
 
 def test_a_record_written_anew_in_the_same_instant_is_seen(store: Store) -> None:
     reader = Store.open(store.path)
-    assert reader.read_records()[UNIT][6] == 2  # skipped
-    file = reader.record_file(UNIT)
+    assert reader.records.read()[UNIT][6] == 2  # skipped
+    file = reader.records.file(UNIT)
     time_ns, _ = file_stamp(file)
     commit(store, UNIT)
     os.utime(file, ns=(time_ns, time_ns))
-    assert reader.read_records()[UNIT][6] == 0
+    assert reader.records.read()[UNIT][6] == 0
 
 
 def test_a_damaged_record_is_refused_each_time(store: Store) -> None:
     reader = Store.open(store.path)
-    file = Path(reader.record_file(UNIT))
+    file = Path(reader.records.file(UNIT))
     sound = file.read_bytes()
     file.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
     for _ in range(2):
         with pytest.raises(StoreError, match=r"the record of \S+, shard shard-0\.tar, unit 1, views 2:4 is damaged"):
-            reader.read_records()
+            reader.records.read()
     file.write_bytes(sound)
     assert reader.committed().sum() == 9

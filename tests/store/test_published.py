@@ -11,7 +11,7 @@ import zarr
 
 from teacher_cache.errors import DiskError, StoreError, TeacherError
 from teacher_cache.store import published
-from teacher_cache.store.published import publish_group
+from teacher_cache.store.published import publish_attributes
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import TOPK_ARRAYS, Unit
 from teacher_cache.teacher.identity import TeacherIdentity
@@ -112,7 +112,7 @@ def test_killed_between_binding_a_teacher_and_making_its_arrays_heals(
     assert sum((store.path / name).exists() for name in TOPK_ARRAYS) == (at == "between")
     list(zarr.open_group(str(store.path), mode="r").members())  # warns of stray files, were there any
     with pytest.raises(StoreError, match="holds no topk_classes: run `teacher-cache fill"):
-        Store.open(store.path).read_topk_classes(UNIT)
+        Store.open(store.path).read_array("topk_classes", UNIT)
     reopened = Store.open(store.path, writable=True)
     assert not list(reopened.path.rglob("*.partial"))
     fill(reopened)
@@ -153,8 +153,8 @@ def test_of_teachers_at_once_with_different_topk_the_arrays_are_the_winners(tmp_
         thread.join()
     store = Store.open(path, writable=True)
     assert sorted([*refused, store.topk]) == list(range(1, 7))
-    assert store.read_topk_classes(UNIT).shape[2] == store.topk
-    assert store.read_topk_probabilities(UNIT).shape[2] == store.topk + 1
+    assert store.read_array("topk_classes", UNIT).shape[2] == store.topk
+    assert store.read_array("topk_probabilities", UNIT).shape[2] == store.topk + 1
     list(zarr.open_group(str(path), mode="r").members())
     assert not list(path.rglob("*.partial"))
 
@@ -209,7 +209,9 @@ def test_a_sweep_in_the_middle_of_a_publication_leaves_it_whole(
         return written
 
     monkeypatch.setattr(Path, "write_bytes", write)
-    assert publish_group(store.path, "teacher", {"name": "t"}, {"device/zarr.json": b"{}", "device/proof/c/0": b"x"})
+    assert publish_attributes(
+        store.path, "teacher", {"name": "t"}, {"device/zarr.json": b"{}", "device/proof/c/0": b"x"}
+    )
     monkeypatch.undo()
     assert swept
     assert set(files(store.path / "teacher")) == {"zarr.json", "device/zarr.json", "device/proof/c/0"}

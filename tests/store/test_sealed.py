@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from teacher_cache.cli import main
 from teacher_cache.errors import StoreError
-from teacher_cache.store.published import SEAL, group_document
+from teacher_cache.store.published import SEAL, attributes_document
 from teacher_cache.store.sealed import broken, seal
 from teacher_cache.store.status import status
 from teacher_cache.store.store import Store
@@ -43,14 +43,21 @@ def settings(path: Path) -> list[Any]:
     index = store.index
     names = [shard.name for shard in index.shards]
     numbers = [shard.num_bytes for shard in index.shards], [shard.hash for shard in index.shards]
-    proof = store.read_proof(store.devices[0])
+    proof = store.proofs.read(store.proofs.devices[0])
     assert proof is not None
     return [
         *(store.seed, store.views, store.group, store.unit_samples, store.any_device, store.max_pixels),
-        *(store.class_names, store.policy.to_json(), store.libraries, store.teacher, store.devices, store.builds),
+        *(
+            store.class_names,
+            store.policy.to_json(),
+            store.libraries,
+            store.teacher,
+            store.proofs.devices,
+            store.proofs.builds,
+        ),
         *(names, numbers, index.classes.tolist(), index.offsets.tolist(), index.sizes.tolist()),
         *(bytes(index.key_bytes), index.class_from, proof.labels.tolist(), proof.logits.tolist(), proof.replays),
-        *(store.read_labels(store.units()[0]).tolist(), store.read_records().tolist()),
+        *(store.read_labels(store.units()[0]).tolist(), store.records.read().tolist()),
     ]
 
 
@@ -180,7 +187,7 @@ def reseal(file: Path, **changes: Any) -> None:
     attributes = json.loads(file.read_text())["attributes"]
     del attributes[SEAL]
     attributes = {name: value for name, value in (attributes | changes).items() if value is not ...}
-    file.write_bytes(group_document(attributes))
+    file.write_bytes(attributes_document(attributes))
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,9 @@ from teacher_cache import files as on_disk
 from teacher_cache.errors import DiskError, StoreError
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.store import store as store_module
+from teacher_cache.store.labels import skipped_samples
 from teacher_cache.store.store import Store
-from teacher_cache.store.unit import RECORD_FIELDS, TOPK_ARRAYS, Unit, UnitCounts, UnitValues
+from teacher_cache.store.unit import TOPK_ARRAYS, Unit, UnitCounts, UnitValues
 from teacher_cache.teacher.identity import TeacherIdentity
 from tests.support.filled_store import (
     COUNTS,
@@ -128,7 +129,7 @@ def test_plain_zarr_reads_what_was_committed(tmp_path: Path) -> None:
         "device": xxhash.xxh3_64_intdigest(b"cuda:H100"),
         **dict.fromkeys(("writer", "reserved_1", "reserved_2"), 0),
     }
-    assert store.devices == ["cuda:H100"]
+    assert store.proofs.devices == ["cuda:H100"]
     attributes = group.attrs["teacher_cache"]
     assert isinstance(attributes, dict)
     assert attributes["shards"][0] == {"name": "shard-0.tar", "path": "/data/shard-0.tar", "bytes": 512}
@@ -138,8 +139,8 @@ def test_plain_zarr_reads_what_was_committed(tmp_path: Path) -> None:
 def test_device_counts_only_where_any_is_taken(tmp_path: Path) -> None:
     store = make_store(tmp_path / "s")
     commit(store, UNIT, device="cuda:H100")
-    assert store.read_record(UNIT)[RECORD_FIELDS.index("device")] == 0
-    assert store.devices == []
+    assert store.records.read_one(UNIT).device == 0
+    assert store.proofs.devices == []
 
 
 def test_many_classes_take_wider_labels(tmp_path: Path) -> None:
@@ -157,7 +158,7 @@ def test_stores_filled_alike_are_equal_file_by_file(tmp_path: Path) -> None:
         commit(Store.open(second.path, writable=True), unit)
     commit(second, UNIT)  # once more
     assert files(first.path) == files(second.path)
-    padded = UnitValues(first.read_labels(UNIT), first.read_digests(UNIT))
+    padded = UnitValues(first.read_labels(UNIT), first.read_array("digests", UNIT))
     second.commit_unit(UNIT, padded, count(second, UNIT, padded), "cpu")  # padded by the caller
     assert files(first.path) == files(second.path)
 
@@ -263,7 +264,7 @@ def test_check_unit_passes_what_was_committed_and_no_other(tmp_path: Path) -> No
     fill(store, range(0, 2))
     for unit in store.units(range(0, 2)):
         store.check_unit(unit)
-    with pytest.raises(StoreError, match=r"views 2:4 is not filled: run `teacher-cache fill --store \S+ --views 2:4`"):
+    with pytest.raises(StoreError, match=r"views 2:4 is not filled: run `teacher-cache fill \S+ --views 2:4`"):
         store.check_unit(UNIT)
 
 
@@ -301,11 +302,9 @@ def test_every_flipped_bit_is_found_and_the_unit_can_be_redone(tmp_path: Path, n
             store.check_unit(UNIT)
     file.write_bytes(sound[:-3])
     with pytest.raises(StoreError, match=rf"{name[:-1]}.* of \S+, shard shard-0\.tar, unit 1, views 2:4") as refused:
-        store.read_records() if name == "records" else store.check_unit(UNIT)
+        store.records.read() if name == "records" else store.check_unit(UNIT)
     record = str(chunk(store, "records", UNIT))
-    assert f"delete its record {record} and run `teacher-cache fill --store {store.path} --views 2:4`" in str(
-        refused.value
-    )
+    assert f"delete its record {record} and run `teacher-cache fill {store.path} --views 2:4`" in str(refused.value)
     os.unlink(record)
     assert UNIT in store.missing_units()
     commit(store, UNIT)
@@ -322,7 +321,7 @@ def test_records_follow_the_files(tmp_path: Path) -> None:
     assert store.committed().sum() == 2
     chunk(store, "records", UNIT).unlink()
     assert np.argwhere(store.committed()).tolist() == [[3, 0, 0]]
-    records = store.read_records()
+    records = store.records.read()
     records[:] = 9
     assert store.committed().sum() == 1
 
@@ -333,9 +332,9 @@ def test_skipped_samples_are_those_of_committed_units(tmp_path: Path) -> None:
     commit(store, Unit(0, 1, 1), skip=(1,))
     commit(store, Unit(3, 0, 1), skip=(0, 127))
     commit(store, Unit(1, 0, 0))
-    np.testing.assert_array_equal(store.skipped(), [129, 131, 131 + 127])
+    np.testing.assert_array_equal(skipped_samples(store), [129, 131, 131 + 127])
     chunk(store, "records", Unit(3, 0, 1)).unlink()
-    np.testing.assert_array_equal(store.skipped(), [129])
+    np.testing.assert_array_equal(skipped_samples(store), [129])
 
 
 # -- extend ----------------------------------------------------------------------------------------------------------
@@ -345,7 +344,7 @@ def test_extend_touches_no_old_unit(tmp_path: Path) -> None:
     store = make_store(tmp_path / "s")
     fill(store)
     before = files(store.path)
-    records = store.read_records()
+    records = store.records.read()
     store.extend(7)
     assert (store.views, store.layout.num_groups) == (8, 4)
     after = files(store.path)
@@ -353,7 +352,7 @@ def test_extend_touches_no_old_unit(tmp_path: Path) -> None:
         *("zarr.json", "labels/zarr.json", "digests/zarr.json", "records/zarr.json")
     }
     assert set(before) == set(after)
-    np.testing.assert_array_equal(store.read_records()[:, :, :2], records)
+    np.testing.assert_array_equal(store.records.read()[:, :, :2], records)
     assert len(store.missing_units()) == 10
     fill(store, range(4, 8))
     direct = make_store(tmp_path / "direct", views=8)
@@ -409,7 +408,7 @@ def test_plain_zarr_reads_topk(tmp_path: Path) -> None:
     for opened in (store, reader, Store.open(store.path)):
         assert (opened.topk, opened.tau) == (3, 2.0)
         assert opened.array_names == ("labels", "digests", *TOPK_ARRAYS, "records")
-        assert opened.read_topk_classes(UNIT).shape == (128, 2, 3)
+        assert opened.read_array("topk_classes", UNIT).shape == (128, 2, 3)
     group = zarr.open_group(str(store.path), mode="r")
     assert {name for name, _ in group.members()} == {*store.array_names, "index", "teacher"}
     classes, probabilities = (group[name] for name in TOPK_ARRAYS)
@@ -428,16 +427,15 @@ def test_plain_zarr_reads_topk(tmp_path: Path) -> None:
     for name in ("labels", "digests", *TOPK_ARRAYS):
         rows = slice(2, 4) if name == "digests" else slice(128, 256)
         hasher.update(np.ascontiguousarray(group[name][0, rows, 2:]).tobytes())
-    record = dict(zip(RECORD_FIELDS, store.read_record(UNIT).tolist(), strict=True))
-    assert record["hash"] == hasher.intdigest()
+    assert store.records.read_one(UNIT).hash == hasher.intdigest()
     store.check_unit(UNIT)
 
 
 def test_many_classes_take_wider_topk(tmp_path: Path) -> None:
     store = make_soft_store(tmp_path / "s", index=make_index(num_classes=40_000))
     values = commit(store, UNIT)
-    assert store.read_topk_classes(UNIT).dtype == np.int32
-    np.testing.assert_array_equal(store.read_topk_classes(UNIT)[:2], values.topk_classes)
+    assert store.read_array("topk_classes", UNIT).dtype == np.int32
+    np.testing.assert_array_equal(store.read_array("topk_classes", UNIT)[:2], values.topk_classes)
 
 
 @pytest.mark.parametrize("name", TOPK_ARRAYS)
@@ -505,7 +503,7 @@ def test_topk_for_a_store_of_labels_alone_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="hold topk_classes and topk_probabilities, the store's teacher says topk 0"):
         hard.commit_unit(UNIT, values, count(hard, UNIT, values), "cpu")
     with pytest.raises(StoreError, match="hard holds no topk_classes"):
-        hard.read_topk_classes(UNIT)
+        hard.read_array("topk_classes", UNIT)
 
 
 def test_extend_adds_views_to_topk(tmp_path: Path) -> None:

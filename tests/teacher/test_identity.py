@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from teacher_cache.errors import StoreError, TeacherError
-from teacher_cache.store.published import group_document, read_published
+from teacher_cache.store.published import attributes_document, read_published
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.identity import DECIDING_FIELDS, TeacherIdentity, check_same_teacher, read_identity
 from tests.support.filled_store import TOPK, make_store
@@ -50,7 +50,7 @@ KEPT = """{
 def test_a_store_keeps_every_field_in_the_order_that_it_always_had(tmp_path: Path) -> None:
     store = make_store(tmp_path / "s")
     store.publish_teacher(REGNET)
-    assert (store.path / "teacher" / "zarr.json").read_bytes() == group_document(json.loads(KEPT))
+    assert (store.path / "teacher" / "zarr.json").read_bytes() == attributes_document(json.loads(KEPT))
     assert Store.open(store.path).teacher == REGNET
 
 

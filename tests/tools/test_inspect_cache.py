@@ -176,7 +176,7 @@ def test_labels_of_uncommitted_units_do_not_count(tmp_path: Path) -> None:
     fill(store, range(2))
     expected = summarise(store)
     commit(store, Unit(0, 0, 1))
-    Path(store.record_file(Unit(0, 0, 1))).unlink()
+    Path(store.records.file(Unit(0, 0, 1))).unlink()
     found = summarise(store)
     for report in (found, expected):
         del report["bytes"]
