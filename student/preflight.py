@@ -1,10 +1,9 @@
 """Everything that can be known to be wrong with a training, or an export, before torch is imported: all at once, with
 what mends it.
 
-Each rule stands once, here, in `plan` or in `recipe`; the code that needs it to hold calls the same one.
+Each rule stands once, here, in `plan`, in `pool` or in `recipe`; the code that needs it to hold calls the same one.
 """
 
-import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,18 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from student.faults import Fault
-from student.plan import PlanSettings, pass_blocks, plan_faults, pool_rows, views_needed
+from student.plan import PlanSettings, pass_blocks, plan_faults, views_needed
+from student.pool import pool_faults
 from student.recipe import Recipe, relation_faults
 from teacher_cache.errors import (
     CheckpointError,
     DiskError,
     MissingLabelError,
-    PlanError,
     RecipeError,
     ShardError,
     StoreError,
 )
-from teacher_cache.memory import available_memory, free_shared_memory, memory_lacking, shared_memory_lacking
 from teacher_cache.messages.recognise import no_checkpoint
 from teacher_cache.messages.shown import listed
 from teacher_cache.settings import parse_override
@@ -37,7 +35,6 @@ if TYPE_CHECKING:
 
 Format = Literal["safetensors", "onnx", "torch-export"]  # of files that `student export` writes
 
-SPARED = 0.9  # of the free memory that a mended pool takes
 ENDINGS: dict[Format, str] = {"safetensors": ".safetensors", "onnx": ".onnx", "torch-export": ".pt2"}
 ONNX_LIBRARIES = ("onnx", "onnxscript")  # torch.onnx imports them
 INSTALL_ONNX = "pip install onnx onnxscript onnxruntime"
@@ -301,23 +298,3 @@ def label_faults(store: "Store", views: Sequence[int], repeats: int) -> Iterator
         ("--views-used", str(whole)) if whole >= repeats else (),
         f"run `teacher-cache fill {store.path} --views {wanted.start}:{wanted.stop}`",
     )
-
-
-def pool_faults(store: "Store", settings: PlanSettings, workers: int, topk: int) -> Iterator[Fault]:
-    """A shuffle pool that does not fit into memory. topk: how many probabilities of a view it holds beside pixels."""
-    rows, pixels = pool_rows(settings, workers), math.prod((*store.policy.size, 3))
-    row_bytes = pixels + (4 * (2 * topk + 1) if topk else 0)  # 4 bytes each for topk classes, topk + 1 probabilities
-    if lacking := memory_lacking(rows * row_bytes, "the shuffle pool"):
-        yield _pool_fault(lacking, settings, workers, available_memory(), row_bytes)
-    elif workers and (lacking := shared_memory_lacking(rows * pixels, f"{rows} views of the shuffle pool")):
-        fault = _pool_fault(lacking, settings, workers, free_shared_memory(), pixels)
-        enlarge = "enlarge /dev/shm (docker: --shm-size)"
-        yield fault if fault.mend else replace(fault, mend=("--workers", "0"), advice=enlarge)
-
-
-def _pool_fault(lacking: str, settings: PlanSettings, workers: int, free: int | None, row_bytes: int) -> Fault:
-    """Lower pool_batches to what fits; where even none fits, the batch has to be."""
-    rows = int(SPARED * (free or 0)) // row_bytes - pool_rows(replace(settings, pool_batches=0), workers)
-    if rows < 0:
-        return Fault(PlanError, lacking, advice="lower batch_size, or --workers")
-    return Fault(PlanError, lacking, ("--set", f"pool_batches={rows // settings.local_batch}"), "use a larger machine")
