@@ -72,6 +72,7 @@ def _training_options(default_recipe: str | None = None) -> Callable[[Command], 
         set_option("Override a recipe setting: epochs=100."),
         click.option(
             "--views-used",
+            "views_in_use",
             type=click.IntRange(1),
             metavar=COUNT,
             help="Use this many views of a sample, from 0 on.  [default: all of the store's]",
@@ -163,7 +164,7 @@ def _train(
     val: tuple[str, ...],
     out: Path,
     overrides: tuple[str, ...],
-    views_used: int | None,
+    views_in_use: int | None,
     workers: int,
     worker_timeout_s: float,
     rank_timeout_s: float,
@@ -182,16 +183,16 @@ def _train(
     resolution: tuple[int, int] | None = None,
     reset_heads: bool = False,
 ) -> None:
-    from student.preflight import Asked, find_faults
+    from student.preflight import TrainRequest, find_faults
     from student.recipe import load_recipe
     from teacher_cache.store.places import open_moved
 
     recipe = load_recipe(recipe_name, overrides, model=model, code=code, loose=True)
     store = open_moved(store_path, shards, ops=ops)
-    asked = Asked(
+    request = TrainRequest(
         out=out,
         val=val,
-        views_used=views_used,
+        views_in_use=views_in_use,
         workers=workers,
         world_size=int(os.environ.get("WORLD_SIZE", "1")),
         online=bool(teacher or checkpoint),
@@ -199,7 +200,7 @@ def _train(
         checkpoint=source,
         resolution=resolution,
     )
-    _refuse_all(find_faults(store, recipe, asked))
+    _refuse_all(find_faults(store, recipe, request))
 
     # what needs torch, seconds to import, comes only now
     from student.finetune import adapt
@@ -212,7 +213,7 @@ def _train(
     options = TrainOptions(
         out,
         val,
-        views_used=views_used,
+        views_in_use=views_in_use,
         workers=workers,
         device=device,
         on_drift=on_drift,

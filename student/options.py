@@ -11,11 +11,11 @@ from teacher_cache.teacher.settings import TeacherSettings
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What a run needs besides its store and recipe. Only views_used, and another teacher, change what is trained."""
+    """What a run needs besides its store and recipe. Only views_in_use, and another teacher, change what is trained."""
 
     out: Path
     val: tuple[str, ...] = ()
-    views_used: int | None = None
+    views_in_use: int | None = None
     workers: int = 2
     device: str | None = None
     on_drift: Literal["stop", "warn"] = "stop"

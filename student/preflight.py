@@ -41,12 +41,12 @@ INSTALL_ONNX = "pip install onnx onnxscript onnxruntime"
 
 
 @dataclass(frozen=True)
-class Asked:
+class TrainRequest:
     """What the command line asks for besides store and recipe."""
 
     out: Path
     val: tuple[str, ...] = ()
-    views_used: int | None = None
+    views_in_use: int | None = None
     workers: int = 2
     world_size: int = 1
     online: bool = False  # a teacher that runs while the student trains
@@ -55,7 +55,7 @@ class Asked:
     resolution: tuple[int, int] | None = None
 
 
-def find_faults(store: "Store", recipe: Recipe, asked: Asked) -> list[Fault]:
+def find_faults(store: "Store", recipe: Recipe, request: TrainRequest) -> list[Fault]:
     """Every refusal that recipe, store and options make certain.
 
     What is offered to mend a fault is taken up before the next rule is looked at, so that all offers together train,
@@ -64,47 +64,49 @@ def find_faults(store: "Store", recipe: Recipe, asked: Asked) -> list[Fault]:
     found: list[Fault] = []
     rules = (_store_faults, _plan_faults, _recipe_faults, _label_faults, _memory_faults)
     for rule in rules:
-        for fault in rule(store, recipe, asked):
+        for fault in rule(store, recipe, request):
             found.append(fault)
-            recipe, asked = _mended(recipe, asked, fault)
+            recipe, request = _mended(recipe, request, fault)
     return found
 
 
-def _mended(recipe: Recipe, asked: Asked, fault: Fault) -> tuple[Recipe, Asked]:
+def _mended(recipe: Recipe, request: TrainRequest, fault: Fault) -> tuple[Recipe, TrainRequest]:
     """Recipe and options with what the fault's mend says."""
     option, value = (*fault.mend, "", "")[:2]
     if option == "--set":
         key, setting = parse_override(value, RecipeError)
-        return recipe.model_copy(update={key: setting}), asked
+        return recipe.model_copy(update={key: setting}), request
     if option == "--views-used":
-        return recipe, replace(asked, views_used=int(value))
+        return recipe, replace(request, views_in_use=int(value))
     if option == "--workers":
-        return recipe, replace(asked, workers=int(value))
-    return recipe, asked
+        return recipe, replace(request, workers=int(value))
+    return recipe, request
 
 
-def _store_faults(store: "Store", recipe: Recipe, asked: Asked) -> Iterator[Fault]:
+def _store_faults(store: "Store", recipe: Recipe, request: TrainRequest) -> Iterator[Fault]:
     """What no number in the recipe mends."""
-    yield from policy_faults(store, recipe, asked.allow_policy)
-    yield from resolution_faults(store, asked.resolution)
-    yield from model_faults(recipe) if asked.checkpoint is None else source_faults(asked.checkpoint)
-    if asked.out.exists() and not asked.out.is_dir():
-        yield Fault(DiskError, f"{asked.out} is a file, where the run's folder shall be", advice="choose another --out")
-    if asked.val:
-        yield from validation_faults(store, asked.val)
+    yield from policy_faults(store, recipe, request.allow_policy)
+    yield from resolution_faults(store, request.resolution)
+    yield from model_faults(recipe) if request.checkpoint is None else source_faults(request.checkpoint)
+    if request.out.exists() and not request.out.is_dir():
+        yield Fault(
+            DiskError, f"{request.out} is a file, where the run's folder shall be", advice="choose another --out"
+        )
+    if request.val:
+        yield from validation_faults(store, request.val)
 
 
-def _recipe_faults(store: "Store", recipe: Recipe, asked: Asked) -> Iterator[Fault]:
+def _recipe_faults(store: "Store", recipe: Recipe, request: TrainRequest) -> Iterator[Fault]:
     yield from relation_faults(recipe)
 
 
-def _plan_faults(store: "Store", recipe: Recipe, asked: Asked) -> Iterator[Fault]:
+def _plan_faults(store: "Store", recipe: Recipe, request: TrainRequest) -> Iterator[Fault]:
     num_samples = pass_blocks(store.counts, store.skipped()).num_samples
-    yield from plan_faults(_plan(store, recipe, asked), num_samples, store.views, str(store.path))
+    yield from plan_faults(_plan(store, recipe, request), num_samples, store.views, str(store.path))
 
 
-def _label_faults(store: "Store", recipe: Recipe, asked: Asked) -> Iterator[Fault]:
-    if asked.online:
+def _label_faults(store: "Store", recipe: Recipe, request: TrainRequest) -> Iterator[Fault]:
+    if request.online:
         yield from online_faults(recipe)
         return
     if recipe.distill == "soft":
@@ -113,28 +115,28 @@ def _label_faults(store: "Store", recipe: Recipe, asked: Asked) -> Iterator[Faul
         if without:
             return
     if recipe.distill != "none":
-        settings = _plan(store, recipe, asked)
+        settings = _plan(store, recipe, request)
         views = views_needed(recipe.epochs, recipe.repeats, settings.views_in_use)
         yield from label_faults(store, views, recipe.repeats)
 
 
-def _memory_faults(store: "Store", recipe: Recipe, asked: Asked) -> Iterator[Fault]:
-    settings = _plan(store, recipe, asked)
+def _memory_faults(store: "Store", recipe: Recipe, request: TrainRequest) -> Iterator[Fault]:
+    settings = _plan(store, recipe, request)
     if not settings.local_batch:
         return
-    soft = recipe.distill == "soft" and not asked.online
-    yield from pool_faults(store, settings, asked.workers, store.topk if soft else 0)
+    soft = recipe.distill == "soft" and not request.online
+    yield from pool_faults(store, settings, request.workers, store.topk if soft else 0)
 
 
-def _plan(store: "Store", recipe: Recipe, asked: Asked) -> PlanSettings:
+def _plan(store: "Store", recipe: Recipe, request: TrainRequest) -> PlanSettings:
     return PlanSettings(
         seed=recipe.seed,
         batch_size=recipe.batch_size,
-        world_size=asked.world_size,
+        world_size=request.world_size,
         rank=0,
         repeats=recipe.repeats,
         order=recipe.repeats_order,
-        views_in_use=store.views if asked.views_used is None else asked.views_used,
+        views_in_use=store.views if request.views_in_use is None else request.views_in_use,
         pool_batches=recipe.pool_batches,
     )
 

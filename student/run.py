@@ -361,7 +361,7 @@ class Run:
             repeats=recipe.repeats,
             order=recipe.repeats_order,
             seed=recipe.seed,
-            views_in_use=options.views_used,
+            views_in_use=options.views_in_use,
             pool_batches=recipe.pool_batches,
             workers=options.workers,
             labels=self.answers.labels,

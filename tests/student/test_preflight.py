@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from student.cli import main
 from student.faults import Fault, all_mends
 from student.plan import PlanSettings, pass_blocks, plan_faults
-from student.preflight import Asked, find_faults, label_faults
+from student.preflight import TrainRequest, find_faults, label_faults
 from student.recipe import Recipe, load_recipe, relation_faults
 from teacher_cache.errors import PlanError
 from teacher_cache.settings import parse_override
@@ -147,7 +147,7 @@ def test_each_rule(
     found = find_faults(
         store,
         load_recipe(SMALL, [student("plain"), *overrides], loose=True),
-        Asked(**{"out": tmp_path / "run", **options}),
+        TrainRequest(**{"out": tmp_path / "run", **options}),
     )
     assert len(found) == bool(said), found
     if said:
@@ -158,9 +158,9 @@ def test_each_rule(
 def test_validation_shards_of_other_classes(store: Store, tmp_path: Path) -> None:
     recipe = small_recipe()
     own = validation_shard(tmp_path / "own" / "val.tar", 3, list(store.class_names))
-    assert find_faults(store, recipe, Asked(tmp_path / "run", (own,))) == []
+    assert find_faults(store, recipe, TrainRequest(tmp_path / "run", (own,))) == []
     other = validation_shard(tmp_path / "other" / "val.tar", 3, ["cat", *store.class_names[1:]])
-    (fault,) = find_faults(store, recipe, Asked(tmp_path / "run", (other,)))
+    (fault,) = find_faults(store, recipe, TrainRequest(tmp_path / "run", (other,)))
     assert "class 0 is cat there and 0 here" in str(fault)
 
 

@@ -281,7 +281,7 @@ def test_a_finished_run_trains_nothing_and_prints_the_table(tmp_path: Path, stor
         (["repeats=1"], {}, "recipe repeats = 2, now it is 1"),
         (["pool_batches=3"], {}, "recipe pool_batches = 2, now it is 3"),
         (["lr=0.1"], {}, "recipe lr = 0.005, now it is 0.1"),
-        ([], {"views_used": 2}, "plan views_in_use = 4, now it is 2"),
+        ([], {"views_in_use": 2}, "plan views_in_use = 4, now it is 2"),
     ],
 )
 def test_another_setting_is_refused_by_name(
@@ -477,7 +477,7 @@ def test_another_policy_needs_to_be_allowed(tmp_path: Path, store: Store) -> Non
         ([student("nobody")], {}, RecipeError, "has no function nobody"),
         (["batch_size=600"], {}, PlanError, "less than one global batch of 600"),
         (["repeats=5"], {}, PlanError, "5 repeats of a sample need as many views, 4 are in use"),
-        ([], {"views_used": 9}, PlanError, "--views-used 9 is not within the store's 1 to 4 views"),
+        ([], {"views_in_use": 9}, PlanError, "--views-used 9 is not within the store's 1 to 4 views"),
     ],
 )
 def test_runs_that_cannot_be(
@@ -498,7 +498,7 @@ def test_missing_labels_stop_before_the_first_step(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert result.output.startswith("error: 520 of the 1040 labels that the plan needs are missing")
     said: list[str] = []
-    train_small(store, tmp_path / "out", "epochs=4", views_used=2, said=said)
+    train_small(store, tmp_path / "out", "epochs=4", views_in_use=2, said=said)
     assert said[0] == "labels: all 520 that the plan needs are there (260 samples x 2 views)"
     assert "warning: 4 epochs with 2 repeats want 4 views of a sample, 2 are in use" in said[1]
     assert "replayed views compared with the store's digests, 0 differ" in said[-1]
