@@ -6,15 +6,14 @@ from typing import Any
 
 from rich.console import Group
 from rich.table import Table
-from scipy.stats import binomtest
 
 from student.evaluate import ANSWERS, Tally
 from student.model import Fusion
 from student.validation import Preprocessing
+from teacher_cache.audit.intervals import wilson
 from teacher_cache.messages.shown import shown
 from teacher_cache.messages.terminal import line, table
 
-CONFIDENCE = 0.95
 LABELS = {
     "truth": "ground truth",
     "teacher": "teacher",
@@ -89,12 +88,6 @@ def report(evaluated: Evaluated, counts: Tally) -> dict[str, Any]:
     return values
 
 
-def wilson_interval(right: int, samples: int) -> tuple[float, float]:
-    """Wilson's score interval of 95 % for a share: (lowest, highest)."""
-    interval = binomtest(right, samples).proportion_ci(CONFIDENCE, method="wilson")
-    return float(interval.low), float(interval.high)
-
-
 def tables(values: Mapping[str, Any]) -> Group:
     """report()'s values, to read: accuracy, disagreement, cosine."""
     height, width = values["size"]
@@ -114,7 +107,7 @@ def tables(values: Mapping[str, Any]) -> Group:
 
 
 def _top1(right: int, samples: int) -> dict[str, Any]:
-    return {"top1": right / samples, "top1_interval": list(wilson_interval(right, samples))}
+    return {"top1": right / samples, "top1_interval": list(wilson(right / samples, samples))}
 
 
 def _accuracy_table(values: Mapping[str, Any]) -> Table:
