@@ -385,7 +385,7 @@ def evaluate(
     from student.evaluate import tally
     from student.ranks import joined_ranks
     from student.real import read_real
-    from student.report import Evaluated, report, tables
+    from student.report import Evaluation, report, tables
     from student.trained import build_trained, read_trained
     from student.validation import ValidationSet, index_validation
     from teacher_cache.teacher.teacher import TeacherSettings, open_teacher
@@ -426,7 +426,7 @@ def evaluate(
         if not ranks.first:
             return
     recipe = trained.recipe
-    evaluated = Evaluated(
+    evaluation = Evaluation(
         checkpoint=trained_model,
         name=recipe.name if recipe else trained.model,
         ema=ema,
@@ -435,7 +435,7 @@ def evaluate(
         tta=tta,
         teacher=opened.identity.name if opened else None,
     )
-    values = report(evaluated, counts)
+    values = report(evaluation, counts)
     if as_json:
         say_json(values)
     else:

@@ -33,7 +33,7 @@ SHORT = {
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class Evaluation:
     """What was evaluated, and how."""
 
     checkpoint: str
@@ -45,7 +45,7 @@ class Evaluated:
     teacher: str | None
 
 
-def report(evaluated: Evaluated, counts: Tally) -> dict[str, Any]:
+def report(evaluation: Evaluation, counts: Tally) -> dict[str, Any]:
     """Plain values.
 
     checkpoint, name, ema, size [H, W], crop_pct, interpolation, tta, teacher, samples; then shares in [0, 1]:
@@ -56,18 +56,18 @@ def report(evaluated: Evaluated, counts: Tally) -> dict[str, Any]:
     disagreement: of every two answers and "truth" the share of samples on which they differ.
     token_cosine: mean cosine of class and distillation token after each block; [] for models without both.
     """
-    seen = evaluated.preprocessing
+    seen = evaluation.preprocessing
     samples = int(counts.given[0])
     values: dict[str, Any] = {
-        "checkpoint": evaluated.checkpoint,
-        "name": evaluated.name,
-        "ema": evaluated.ema,
+        "checkpoint": evaluation.checkpoint,
+        "name": evaluation.name,
+        "ema": evaluation.ema,
         "size": list(seen.size),
         "crop_pct": seen.crop_pct,
         "interpolation": seen.interpolation,
-        "tta": evaluated.tta,
-        "teacher": evaluated.teacher,
-        "fusion": evaluated.fusion,
+        "tta": evaluation.tta,
+        "teacher": evaluation.teacher,
+        "fusion": evaluation.fusion,
         "samples": samples,
     }
     numbers = {name: ANSWERS.index(name) for name in counts.answers}

@@ -6,7 +6,7 @@ import torch
 from rich.console import Console
 
 from student.evaluate import ANSWERS, Tally
-from student.report import Evaluated, report, tables
+from student.report import Evaluation, report, tables
 from student.validation import Preprocessing
 from teacher_cache.audit.intervals import wilson
 
@@ -20,12 +20,20 @@ def counts(*, without: tuple[str, ...] = (), real_samples: int = 0, samples: int
     return Tally(there * samples, there * tops, there * tops, there * tops, real_samples, differing, (0.06, 0.931))
 
 
-def evaluated(name: str = "deit_tiny_distilled") -> Evaluated:
-    return Evaluated("c.pt", name, True, "softmax_sum", SEEN, "flip", "regnety_160.deit_in1k")
+def evaluation(name: str = "deit_tiny_distilled") -> Evaluation:
+    return Evaluation(
+        checkpoint="c.pt",
+        name=name,
+        ema=True,
+        fusion="softmax_sum",
+        preprocessing=SEEN,
+        tta="flip",
+        teacher="regnety_160.deit_in1k",
+    )
 
 
 def test_shares_of_counts() -> None:
-    values = report(evaluated(), counts(real_samples=46_000))
+    values = report(evaluation(), counts(real_samples=46_000))
     assert values["samples"] == 50_000
     assert list(values["accuracy"]) == [name for name in ANSWERS if name != "truth"]
     assert values["accuracy"]["class"]["top1"] == 32_000 / 50_000
@@ -37,7 +45,7 @@ def test_shares_of_counts() -> None:
 
 
 def test_what_a_model_does_not_have_is_left_out() -> None:
-    values = report(evaluated(), counts(without=("teacher", "distillation", "fused_softmax_sum", "fused_logit_mean")))
+    values = report(evaluation(), counts(without=("teacher", "distillation", "fused_softmax_sum", "fused_logit_mean")))
     assert list(values["accuracy"]) == ["class"]
     assert list(values["disagreement"]) == list(values["disagreement"]["class"]) == ["truth", "class"]
     assert "real" not in values
@@ -45,7 +53,7 @@ def test_what_a_model_does_not_have_is_left_out() -> None:
 
 def test_tables_fit_the_screen_and_say_all() -> None:
     console = Console(width=100, record=True, file=io.StringIO())
-    console.print(tables(report(evaluated("[odd] name"), counts(real_samples=46_000))))
+    console.print(tables(report(evaluation("[odd] name"), counts(real_samples=46_000))))
     lines = console.export_text().splitlines()
     assert lines[0] == "[odd] name, EMA: 50,000 samples, 224 x 224, crop 0.875 bicubic, flipped too"
     assert max(len(line.rstrip()) for line in lines) <= 100
