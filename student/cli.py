@@ -37,6 +37,7 @@ from teacher_cache.settings import read_json
 from teacher_cache.threads import wait_asleep
 
 if TYPE_CHECKING:
+    from student.curves import Chart
     from student.trained import TrainedModel
 
 MODEL_HELP = "Architecture of a file that does not say it, or that names code: timm name, or FILE.py:FUNCTION."
@@ -183,13 +184,13 @@ def _train(
     resolution: tuple[int, int] | None = None,
     reset_heads: bool = False,
 ) -> None:
-    from student.preflight import Asked, find_faults
+    from student.preflight import TrainRequest, find_faults
     from student.recipe import load_recipe
     from teacher_cache.store.places import open_moved
 
     recipe = load_recipe(recipe_name, overrides, model=model, code=code, loose=True)
     store = open_moved(store_path, shards, ops=ops)
-    asked = Asked(
+    request = TrainRequest(
         out=out,
         val=val,
         views_in_use=views_in_use,
@@ -200,7 +201,7 @@ def _train(
         checkpoint=source,
         resolution=resolution,
     )
-    _refuse_all(find_faults(store, recipe, asked))
+    _refuse_all(find_faults(store, recipe, request))
 
     # what needs torch, seconds to import, comes only now
     from student.finetune import adapt
@@ -384,7 +385,7 @@ def evaluate(
     from student.evaluate import tally
     from student.ranks import joined_ranks
     from student.real import read_real
-    from student.report import Evaluated, report, tables
+    from student.report import Evaluation, report, tables
     from student.trained import build_trained, read_trained
     from student.validation import ValidationSet, index_validation
     from teacher_cache.teacher.settings import TeacherSettings
@@ -426,7 +427,7 @@ def evaluate(
         if not ranks.first:
             return
     recipe = trained.recipe
-    evaluated = Evaluated(
+    evaluation = Evaluation(
         checkpoint=trained_model,
         name=recipe.name if recipe else trained.model,
         ema=ema,
@@ -435,7 +436,7 @@ def evaluate(
         tta=tta,
         teacher=opened.identity.name if opened else None,
     )
-    values = report(evaluated, counts)
+    values = report(evaluation, counts)
     if as_json:
         say_json(values)
     else:
@@ -507,20 +508,60 @@ def export(
 
 @main.command()
 @click.argument("runs", nargs=-1, required=True, metavar="[NAME=]RUN...")
-def results(runs: tuple[str, ...]) -> None:
+@click.option(
+    "--plot",
+    metavar="FILE.png",
+    help="Show top-1 and loss by epoch, too, also of unfinished runs, and draw them; - for the terminal alone.",
+)
+def results(runs: tuple[str, ...], plot: str | None) -> None:
     """One table of the final accuracy of finished runs."""
-    found, wrong = {}, []
-    for run in runs:
-        name, _, folder = run.rpartition("=")
+    from student.curves import TERMINAL, charts, draw, picture_faults, read_curves
+
+    _refuse_all(list(picture_faults(plot)) if plot is not None else [])
+    found, curves, wrong = {}, {}, []
+    for name, folder in _named_runs(runs).items():
         try:
-            found[name or Path(folder).name] = _final_accuracy(Path(folder, "results.json"))
+            if plot is not None:
+                curves[name] = read_curves(folder)
+            if plot is None or (folder / "results.json").is_file():
+                found[name] = _final_accuracy(folder / "results.json")
         except CheckpointError as error:
             wrong.append(str(error))
     for message in wrong:
         say(f"error: {message}", err=True)
     if wrong:
         sys.exit(1)
-    terminal().print(accuracy_table(found))
+    if found:
+        terminal().print(accuracy_table(found))
+    for name in (name for name in curves if name not in found):
+        say(f"{name} is not finished: {curves[name].epochs[-1]} epochs so far")
+    if plot is not None:
+        drawn = charts(curves)
+        _print_charts(drawn)
+        if plot != TERMINAL:
+            draw(drawn, Path(plot))
+            say(f"wrote {plot}")
+
+
+def _named_runs(runs: Sequence[str]) -> dict[str, Path]:
+    """Name -> folder. UsageError where two runs have one name, which would be one row."""
+    named: dict[str, Path] = {}
+    for run in runs:
+        given, _, folder = run.rpartition("=")
+        name = given or Path(folder).absolute().name
+        if name in named:
+            raise click.UsageError(f"{named[name]} and {folder} are both called {name}: name one NAME=RUN")
+        named[name] = Path(folder)
+    return named
+
+
+def _print_charts(drawn: Sequence["Chart"]) -> None:
+    from student.curves import chart_table
+
+    console = terminal()
+    for chart in drawn:
+        console.print()
+        console.print(chart_table(chart, console.width, ascii_only=console.options.ascii_only))
 
 
 def _final_accuracy(path: Path) -> dict[str, dict[str, float]]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from student.model import Fusion, Heads, fused, heads, token_blocks
 from student.ranks import meeting
-from student.tokens import hear_tokens
+from student.tokens import token_cosines
 from student.validation import Batch, ValidationSet
 from teacher_cache.device import Normalise
 from teacher_cache.errors import TrainingError
@@ -87,18 +87,18 @@ def tally(
     given, top1, top5, real_top1, real_samples, differing, cosines = sums = [
         torch.zeros(shape, dtype=torch.float64) for shape in shapes
     ]
-    for batch, said in _with_teacher(validation, validation.batches(batch_size), teacher):
+    for batch, teacher_scores in _with_teacher(validation, validation.batches(batch_size), teacher):
         images = normalise(batch.views.to(device))
-        with hear_tokens(model) as heard:
+        with token_cosines(model) as in_blocks:
             outputs = heads(model, images)
-        if heard:
-            cosines += torch.stack(heard).double().sum(dim=1).cpu()
+        if in_blocks:
+            cosines += torch.stack(in_blocks).double().sum(dim=1).cpu()
         if tta == "flip":
             outputs = _mean(outputs, heads(model, images.flip(3)))
         _check_finite(outputs, batch, validation)
         five = {
             ANSWERS.index(name): scores.topk(min(5, scores.shape[1])).indices.cpu()
-            for name, scores in _scores(outputs, said).items()
+            for name, scores in _scores(outputs, teacher_scores).items()
         }
         first = {number: ranking[:, 0] for number, ranking in five.items()} | {0: batch.classes}
         true = None if real is None else real[batch.samples]
@@ -115,13 +115,13 @@ def tally(
     model.train(was_training)
     _add_ranks(sums, device)
     return Tally(
-        given.long(),
-        top1.long(),
-        top5.long(),
-        real_top1.long(),
-        int(real_samples),
-        differing.long(),
-        tuple((cosines / given[0]).tolist()),
+        given=given.long(),
+        top1=top1.long(),
+        top5=top5.long(),
+        real_top1=real_top1.long(),
+        real_samples=int(real_samples),
+        differing=differing.long(),
+        token_cosine=tuple((cosines / given[0]).tolist()),
     )
 
 
@@ -136,15 +136,15 @@ def _check_finite(outputs: Heads, batch: Batch, validation: ValidationSet) -> No
         )
 
 
-def _scores(outputs: Heads, said: np.ndarray | None) -> dict[str, Tensor]:
+def _scores(outputs: Heads, teacher_scores: np.ndarray | None) -> dict[str, Tensor]:
     """Answer -> scores (B, C), of those that there are."""
     scores = {"class": outputs.class_logits.float()}
     if outputs.distill_logits is not None:
         scores["distillation"] = outputs.distill_logits.float()
         scores["fused_softmax_sum"] = fused(outputs, "softmax_sum")
         scores["fused_logit_mean"] = fused(outputs, "logit_mean")
-    if said is not None:
-        scores["teacher"] = torch.from_numpy(said)
+    if teacher_scores is not None:
+        scores["teacher"] = torch.from_numpy(teacher_scores)
     return scores
 
 

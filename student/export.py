@@ -30,7 +30,7 @@ MAX_BATCH = 2**31 - 1  # torch 2.6 demands that it be below 2^63 - 1, which it t
 
 
 @dataclass(frozen=True)
-class Written:
+class ExportResult:
     """What was written and how it compares: names of the outputs, the largest difference (None: not compared)."""
 
     outputs: tuple[str, ...]
@@ -50,10 +50,10 @@ class Graph(nn.Module):
         self.model, self.outputs, self.fusion = model, outputs, fusion
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        said = heads(self.model, images)
+        answers = heads(self.model, images)
         if self.outputs == "fused":
-            return (fused(said, self.fusion),)
-        return tuple(logits for logits in (said.class_logits, said.distill_logits) if logits is not None)
+            return (fused(answers, self.fusion),)
+        return tuple(logits for logits in (answers.class_logits, answers.distill_logits) if logits is not None)
 
 
 def export(
@@ -65,7 +65,7 @@ def export(
     outputs: Outputs = "fused",
     fusion: Fusion = "softmax_sum",
     force: bool = False,
-) -> Written:
+) -> ExportResult:
     """Write a trained model, and publish the file once it has been read back and gives the same as PyTorch.
 
     ema tells which weights `trained` holds. outputs and fusion are of a graph, see Graph; its batch size is free. The
@@ -98,7 +98,7 @@ def export(
                 f"{path} was not written: {how}, it differs from PyTorch by {difference:.2g}, "
                 f"{TOLERANCES[file_format]:g} is allowed: keep the checkpoint, and try another version of torch"
             )
-    return Written(names, difference, how)
+    return ExportResult(names, difference, how)
 
 
 def timm_arguments(trained: TrainedModel) -> dict[str, Any]:
@@ -206,11 +206,11 @@ def _difference(one: Callable[[Tensor], Any], two: Callable[[Tensor], Any], trai
 
 
 def _check_finite(model: nn.Module, trained: TrainedModel) -> None:
-    """Refuse, with CheckpointError, a model that answers no numbers, naming the first image of those it is asked."""
+    """Refuse, with CheckpointError, a model that answers no numbers, naming the first image of those it is given."""
     images = _images(trained, max(CHECKED_BATCHES))
     with torch.no_grad():
-        said = heads(model, images)
-    for head, logits in (("class", said.class_logits), ("distillation", said.distill_logits)):
+        answers = heads(model, images)
+    for head, logits in (("class", answers.class_logits), ("distillation", answers.distill_logits)):
         if logits is not None and not bool((finite := torch.isfinite(logits).all(dim=1)).all()):
             image = int(finite.logical_not().nonzero()[0, 0])
             raise CheckpointError(

@@ -23,16 +23,15 @@ from student.plan import (
     epoch_plan,
     epoch_steps,
     pass_blocks,
-    pool_rows,
     reuse_warning,
     views_needed,
 )
-from student.preflight import label_faults, pool_faults, topk_faults
+from student.pool import PoolMemory, pool_faults, pool_rows
+from student.preflight import label_faults, topk_faults
 from teacher_cache.device import Recycled
 from teacher_cache.errors import DriftError
 from teacher_cache.processes import TIMEOUT_S
 from teacher_cache.replay import BLOCK_SAMPLES
-from teacher_cache.replay.block import ReplayedBlock
 from teacher_cache.replay.mix import LAMBDA_ONE
 from teacher_cache.shards.index import BlockPlace
 from teacher_cache.store.drift import drift_message
@@ -183,21 +182,21 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
             tasks_ahead=self._tasks_ahead(),
             timeout_s=self._worker_timeout_s,
         )
-        rows = _Rows(pool.rows, self.store.topk if self._soft else 0)
+        memory = PoolMemory(pool.rows, self.store.topk if self._soft else 0)
         begun: deque[_Epoch] = deque()  # the epoch being trained, and the next once its rendering has begun
         tasks = self._tasks(begun)
         waiting = next(tasks, None)
-        in_flight: dict[int, _Task] = {}
-        task_id = 0
+        in_flight: dict[int, tuple[_Epoch, BlockTask]] = {}
+        number = 0
 
         def submit() -> None:
             """Give out every task whose rows are free."""
-            nonlocal task_id, waiting
-            while waiting is not None and len(waiting[1].bases) <= rows.num_free:
-                epoch, task = waiting
-                in_flight[task_id] = _Task(epoch, task, rows.take(len(task.bases)))
-                pool.submit(in_flight[task_id].render_task(task_id, self._place(task)))
-                task_id, waiting = task_id + 1, next(tasks, None)
+            nonlocal number, waiting
+            while waiting is not None and len(waiting[1].bases) <= memory.num_free:
+                _, task = in_flight[number] = waiting
+                rows = memory.take(len(task.bases))
+                pool.submit(render_task(number, task, self._place(task), rows))
+                number, waiting = number + 1, next(tasks, None)
 
         submit()
         while begun:
@@ -208,11 +207,11 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
                 continue
             wanted = epoch.wanted()
             if (epoch.row_of[wanted] < 0).any():
-                self._receive(in_flight, rows)
+                self._receive(in_flight, memory)
                 continue
             while pool.pending and pool.ready():
-                self._receive(in_flight, rows)
-            batch = self._gather(epoch, wanted, rows)
+                self._receive(in_flight, memory)
+            batch = self._gather(epoch, wanted, memory)
             submit()  # so that workers go on while this batch is trained
             yield batch
             del batch  # its memory serves the next one, unless the caller holds it
@@ -252,23 +251,24 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
     def _place(self, task: BlockTask) -> BlockPlace:
         return self.store.index.place(task.shard, task.number, self._skipped_positions.get(task.block, frozenset()))
 
-    def _receive(self, in_flight: dict[int, "_Task"], rows: "_Rows") -> None:
+    def _receive(self, in_flight: dict[int, tuple["_Epoch", BlockTask]], memory: PoolMemory) -> None:
         """Get one replayed (block, view), check it, note the rows that the plan wants of it."""
         assert self._pool is not None
         waited = self._pool.wait_s
         rendered = self._pool.get()
         self.wait_s += self._pool.wait_s - waited
-        wanted = in_flight[rendered.task.id]
-        task = wanted.task
+        epoch, task = in_flight[rendered.task.id]
         if rendered.view == task.views[-1]:
             del in_flight[rendered.task.id]
         self._check_drift(task, rendered)
         items = np.flatnonzero(task.item_views == rendered.view)
-        positions, taken = task.positions[items], wanted.rows[items]
+        positions = task.positions[items]
+        assert rendered.task.rows is not None
+        rows = rendered.task.rows[task.views.index(rendered.view), positions]
         # Here and not by batch: the views of a batch lie in as many units, whose probabilities are large.
         soft = self._reader.soft(task.shard, task.number, rendered.view, positions) if self._soft else None
-        rows.put(taken, rendered.block, positions, soft)
-        wanted.epoch.row_of[task.bases[items]] = taken
+        memory.put(rows, rendered.block, positions, soft)
+        epoch.row_of[task.bases[items]] = rows
 
     def _check_drift(self, task: BlockTask, rendered: BlockView) -> None:
         block = rendered.block
@@ -286,31 +286,33 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
         if self.views_drifted <= DRIFTS_TOLD * BLOCK_SAMPLES:
             self._warn(f"warning: {message}")
 
-    def _gather(self, epoch: "_Epoch", wanted: np.ndarray, rows: "_Rows") -> Batch:
-        taken = epoch.row_of[wanted]
+    def _gather(self, epoch: "_Epoch", wanted: np.ndarray, memory: PoolMemory) -> Batch:
+        """The batch of these items of an epoch's base sequence; their rows are free again."""
+        rows = epoch.row_of[wanted]
         samples, view_ids = epoch.plan.samples[wanted], epoch.plan.views[wanted]
-        views = self._memory.empty((len(taken), *rows.pixels.shape[1:]), torch.uint8)
-        np.take(rows.pixels, taken, axis=0, out=views.numpy(), mode="clip")  # "raise" would copy into a buffer first
+        views = self._memory.empty((len(rows), *memory.pixels.shape[1:]), torch.uint8)
+        np.take(memory.pixels, rows, axis=0, out=views.numpy(), mode="clip")  # "raise" would copy into a buffer first
         soft = labels = None
         if self._soft:
-            soft = rows.soft(taken)
+            found = memory.soft(rows)
+            soft = SoftLabels(*(torch.from_numpy(part) for part in (found.classes, found.probabilities, found.tail)))
             labels = soft.classes[:, 0].clone()
         elif self._labels:
             labels = torch.from_numpy(self._reader.labels(samples, view_ids))
         batch = Batch(
-            epoch.plan.epoch,
-            epoch.next_step,
-            views,
-            torch.from_numpy(rows.class_pairs[taken].astype(np.int64)),
-            torch.from_numpy((rows.lambdas[taken] / LAMBDA_ONE).astype(np.float32)),
-            labels,
-            torch.from_numpy(samples),
-            torch.from_numpy(view_ids),
-            soft,
+            epoch=epoch.plan.epoch,
+            step=epoch.next_step,
+            views=views,
+            class_pairs=torch.from_numpy(memory.class_pairs[rows].astype(np.int64)),
+            lambdas=torch.from_numpy((memory.lambdas[rows] / LAMBDA_ONE).astype(np.float32)),
+            labels=labels,
+            samples=torch.from_numpy(samples),
+            view_ids=torch.from_numpy(view_ids),
+            soft=soft,
         )
         if self._pin:
             batch = batch.with_tensors([tensor.pin_memory() for tensor in batch.tensors()])
-        rows.free(taken)
+        memory.free(rows)
         epoch.next_step += 1
         return batch
 
@@ -331,59 +333,14 @@ class _Epoch:
         return self.plan.order[self.next_step * local_batch : (self.next_step + 1) * local_batch]
 
 
-@dataclass(frozen=True, eq=False)
-class _Task:
-    """A block being rendered, and the epoch that wants it."""
+def render_task(number: int, task: BlockTask, place: BlockPlace, rows: np.ndarray) -> RenderTask:
+    """What the workers are told of a block: which row each position goes to at each view.
 
-    epoch: _Epoch
-    task: BlockTask
-    rows: np.ndarray  # (m,) int64: the pool's row of each of the task's items
-
-    def render_task(self, number: int, place: BlockPlace) -> RenderTask:
-        """What the workers are told: which position of the block goes where at each view."""
-        task = self.task
-        rows = np.full((len(task.views), len(place.keys)), -1, np.int64)
-        rows[np.searchsorted(task.views, task.item_views), task.positions] = self.rows
-        return RenderTask(number, place, task.views, rows)
-
-
-class _Rows:
-    """The shuffle pool's memory: rows of pixels with their class pairs, lambdas and topk probabilities (topk 0: none),
-    taken and given back. A row is taken when its task is given out, and the workers render into it."""
-
-    def __init__(self, pixels: np.ndarray, topk: int) -> None:
-        self.pixels = pixels  # (capacity, H, W, 3) uint8, the workers' too
-        capacity = len(pixels)
-        self.class_pairs = np.empty((capacity, 2), np.int32)
-        self.lambdas = np.empty(capacity, np.uint32)
-        self._classes = np.empty((capacity, topk), np.int32)
-        self._probabilities = np.empty((capacity, topk + 1), np.float32)  # the tail's last
-        self._free = np.arange(capacity)[::-1].tolist()
-
-    @property
-    def num_free(self) -> int:
-        return len(self._free)
-
-    def take(self, number: int) -> np.ndarray:
-        """That many rows, as int64: nobody else's until they are freed."""
-        return np.array([self._free.pop() for _ in range(number)], np.int64)
-
-    def put(
-        self, taken: np.ndarray, block: ReplayedBlock, which: np.ndarray, soft: SoftLabels[np.ndarray] | None
-    ) -> None:
-        """Note what is known of some positions of a replayed block besides their pixels, which are in these rows."""
-        self.class_pairs[taken], self.lambdas[taken] = block.class_pairs[which], block.lambdas[which]
-        if soft is not None:
-            self._classes[taken] = soft.classes
-            self._probabilities[taken, :-1], self._probabilities[taken, -1] = soft.probabilities, soft.tail
-
-    def soft(self, taken: np.ndarray) -> SoftLabels[Tensor]:
-        """The soft labels of some places."""
-        classes, parts = torch.from_numpy(self._classes[taken]).long(), torch.from_numpy(self._probabilities[taken])
-        return SoftLabels(classes, parts[:, :-1].contiguous(), parts[:, -1].contiguous())
-
-    def free(self, taken: np.ndarray) -> None:
-        self._free += taken.tolist()
+    rows (m,) int64: the pool's row of each of the task's m items.
+    """
+    placed = np.full((len(task.views), len(place.keys)), -1, np.int64)
+    placed[np.searchsorted(task.views, task.item_views), task.positions] = rows
+    return RenderTask(number, place, task.views, placed)
 
 
 def skipped_by_block(blocks: Blocks, skipped: np.ndarray) -> dict[int, frozenset[int]]:

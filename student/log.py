@@ -13,10 +13,11 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import scalar
 
+from student.curves import EPOCHS
 from teacher_cache.files import replacing, writing
 
 LOST = "the steps since the last checkpoint are lost"
-STEPS, EPOCHS = "steps.csv", "epochs.csv"
+STEPS = "steps.csv"
 
 
 class RunLog(AbstractContextManager["RunLog"]):

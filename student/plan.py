@@ -15,7 +15,6 @@ import numpy as np
 
 from student.faults import Fault, refuse
 from teacher_cache.errors import PlanError
-from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.seeds import Stream, derive
 from teacher_cache.store.layout import enumerate_blocks
 
@@ -125,10 +124,8 @@ def check_settings(settings: PlanSettings, blocks: Blocks, store_views: int, sto
 
 def plan_faults(settings: PlanSettings, num_samples: int, store_views: int, store: str) -> Iterator[Fault]:
     """Everything about settings that cannot be planned. What mends one fault is taken for granted in the next."""
-    batch, world_size, repeats, views = (
-        *(settings.batch_size, settings.world_size),
-        *(settings.repeats, settings.views_in_use),
-    )
+    batch, world_size = settings.batch_size, settings.world_size
+    repeats, views = settings.repeats, settings.views_in_use
     if batch < 1 or repeats < 1 or settings.pool_batches < 0:
         found = f"batch {batch}, repeats {repeats} and a pool of {settings.pool_batches} batches cannot be planned"
         yield Fault(PlanError, found, advice="batch and repeats start at 1, the pool at 0")
@@ -170,12 +167,6 @@ def _offered_batch(world_size: int, shortest: int) -> int:
     """The largest power of two, times the ranks, of which an epoch has STEPS_OFFERED; one view a rank at least."""
     each = max(1, shortest // STEPS_OFFERED // world_size)
     return world_size * 2 ** (each.bit_length() - 1)
-
-
-def pool_rows(settings: PlanSettings, workers: int) -> int:
-    """Views that a rank holds at once: the shuffle pool, the batch being gathered, and what is rendered ahead."""
-    ahead = (workers + 2) * BLOCK_SAMPLES * settings.repeats
-    return settings.pool_batches * settings.local_batch + settings.local_batch + ahead
 
 
 def epoch_steps(settings: PlanSettings, blocks: Blocks, epoch: int) -> int:

@@ -1,10 +1,9 @@
 """Everything that can be known to be wrong with a training, or an export, before torch is imported: all at once, with
 what mends it.
 
-Each rule stands once, here, in `plan` or in `recipe`; the code that needs it to hold calls the same one.
+Each rule stands once, here, in `plan`, in `pool` or in `recipe`; the code that needs it to hold calls the same one.
 """
 
-import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,18 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from student.faults import Fault
-from student.plan import PlanSettings, pass_blocks, plan_faults, pool_rows, views_needed
+from student.plan import PlanSettings, pass_blocks, plan_faults, views_needed
+from student.pool import pool_faults
 from student.recipe import Recipe, relation_faults
 from teacher_cache.errors import (
     CheckpointError,
     DiskError,
     MissingLabelError,
-    PlanError,
     RecipeError,
     ShardError,
     StoreError,
 )
-from teacher_cache.memory import available_memory, free_shared_memory, memory_lacking, shared_memory_lacking
 from teacher_cache.messages.recognise import no_checkpoint
 from teacher_cache.messages.shown import listed
 from teacher_cache.settings import parse_override
@@ -37,14 +35,13 @@ if TYPE_CHECKING:
 
 Format = Literal["safetensors", "onnx", "torch-export"]  # of files that `student export` writes
 
-SPARED = 0.9  # of the free memory that a mended pool takes
 ENDINGS: dict[Format, str] = {"safetensors": ".safetensors", "onnx": ".onnx", "torch-export": ".pt2"}
 ONNX_LIBRARIES = ("onnx", "onnxscript")  # torch.onnx imports them
 INSTALL_ONNX = "pip install onnx onnxscript onnxruntime"
 
 
 @dataclass(frozen=True)
-class Asked:
+class TrainRequest:
     """What the command line asks for besides store and recipe."""
 
     out: Path
@@ -58,7 +55,7 @@ class Asked:
     resolution: tuple[int, int] | None = None
 
 
-def find_faults(store: "Store", recipe: Recipe, asked: Asked) -> list[Fault]:
+def find_faults(store: "Store", recipe: Recipe, request: TrainRequest) -> list[Fault]:
     """Every refusal that recipe, store and options make certain.
 
     What is offered to mend a fault is taken up before the next rule is looked at, so that all offers together train,
@@ -67,49 +64,51 @@ def find_faults(store: "Store", recipe: Recipe, asked: Asked) -> list[Fault]:
     found: list[Fault] = []
     rules = (_store_faults, _plan_faults, _recipe_faults, _label_faults, _memory_faults)
     for rule in rules:
-        for fault in rule(store, recipe, asked):
+        for fault in rule(store, recipe, request):
             found.append(fault)
-            recipe, asked = _mended(recipe, asked, fault)
+            recipe, request = _mended(recipe, request, fault)
     return found
 
 
-def _mended(recipe: Recipe, asked: Asked, fault: Fault) -> tuple[Recipe, Asked]:
+def _mended(recipe: Recipe, request: TrainRequest, fault: Fault) -> tuple[Recipe, TrainRequest]:
     """Recipe and options with what the fault's mend says."""
     option, value = (*fault.mend, "", "")[:2]
     if option == "--set":
         key, setting = parse_override(value, RecipeError)
-        return recipe.model_copy(update={key: setting}), asked
+        return recipe.model_copy(update={key: setting}), request
     if option == "--views-used":
-        return recipe, replace(asked, views_in_use=int(value))
+        return recipe, replace(request, views_in_use=int(value))
     if option == "--workers":
-        return recipe, replace(asked, workers=int(value))
-    return recipe, asked
+        return recipe, replace(request, workers=int(value))
+    return recipe, request
 
 
-def _store_faults(store: "Store", recipe: Recipe, asked: Asked) -> Iterator[Fault]:
+def _store_faults(store: "Store", recipe: Recipe, request: TrainRequest) -> Iterator[Fault]:
     """What no number in the recipe mends."""
-    yield from policy_faults(store, recipe, asked.allow_policy)
-    yield from resolution_faults(store, asked.resolution)
-    yield from model_faults(recipe) if asked.checkpoint is None else source_faults(asked.checkpoint)
-    if asked.out.exists() and not asked.out.is_dir():
-        yield Fault(DiskError, f"{asked.out} is a file, where the run's folder shall be", advice="choose another --out")
-    if asked.val:
-        yield from validation_faults(store, asked.val)
+    yield from policy_faults(store, recipe, request.allow_policy)
+    yield from resolution_faults(store, request.resolution)
+    yield from model_faults(recipe) if request.checkpoint is None else source_faults(request.checkpoint)
+    if request.out.exists() and not request.out.is_dir():
+        yield Fault(
+            DiskError, f"{request.out} is a file, where the run's folder shall be", advice="choose another --out"
+        )
+    if request.val:
+        yield from validation_faults(store, request.val)
 
 
-def _recipe_faults(store: "Store", recipe: Recipe, asked: Asked) -> Iterator[Fault]:
+def _recipe_faults(store: "Store", recipe: Recipe, request: TrainRequest) -> Iterator[Fault]:
     yield from relation_faults(recipe)
 
 
-def _plan_faults(store: "Store", recipe: Recipe, asked: Asked) -> Iterator[Fault]:
+def _plan_faults(store: "Store", recipe: Recipe, request: TrainRequest) -> Iterator[Fault]:
     from teacher_cache.store.labels import skipped_samples
 
     num_samples = pass_blocks(store.counts, skipped_samples(store)).num_samples
-    yield from plan_faults(_plan(store, recipe, asked), num_samples, store.views, str(store.path))
+    yield from plan_faults(_plan(store, recipe, request), num_samples, store.views, str(store.path))
 
 
-def _label_faults(store: "Store", recipe: Recipe, asked: Asked) -> Iterator[Fault]:
-    if asked.online:
+def _label_faults(store: "Store", recipe: Recipe, request: TrainRequest) -> Iterator[Fault]:
+    if request.online:
         yield from online_faults(recipe)
         return
     if recipe.distill == "soft":
@@ -118,28 +117,28 @@ def _label_faults(store: "Store", recipe: Recipe, asked: Asked) -> Iterator[Faul
         if without:
             return
     if recipe.distill != "none":
-        settings = _plan(store, recipe, asked)
+        settings = _plan(store, recipe, request)
         views = views_needed(recipe.epochs, recipe.repeats, settings.views_in_use)
         yield from label_faults(store, views, recipe.repeats)
 
 
-def _memory_faults(store: "Store", recipe: Recipe, asked: Asked) -> Iterator[Fault]:
-    settings = _plan(store, recipe, asked)
+def _memory_faults(store: "Store", recipe: Recipe, request: TrainRequest) -> Iterator[Fault]:
+    settings = _plan(store, recipe, request)
     if not settings.local_batch:
         return
-    soft = recipe.distill == "soft" and not asked.online
-    yield from pool_faults(store, settings, asked.workers, store.topk if soft else 0)
+    soft = recipe.distill == "soft" and not request.online
+    yield from pool_faults(store, settings, request.workers, store.topk if soft else 0)
 
 
-def _plan(store: "Store", recipe: Recipe, asked: Asked) -> PlanSettings:
+def _plan(store: "Store", recipe: Recipe, request: TrainRequest) -> PlanSettings:
     return PlanSettings(
         seed=recipe.seed,
         batch_size=recipe.batch_size,
-        world_size=asked.world_size,
+        world_size=request.world_size,
         rank=0,
         repeats=recipe.repeats,
         order=recipe.repeats_order,
-        views_in_use=store.views if asked.views_in_use is None else asked.views_in_use,
+        views_in_use=store.views if request.views_in_use is None else request.views_in_use,
         pool_batches=recipe.pool_batches,
     )
 
@@ -303,23 +302,3 @@ def label_faults(store: "Store", views: Sequence[int], repeats: int) -> Iterator
         ("--views-used", str(whole)) if whole >= repeats else (),
         f"run `teacher-cache fill {store.path} --views {wanted.start}:{wanted.stop}`",
     )
-
-
-def pool_faults(store: "Store", settings: PlanSettings, workers: int, topk: int) -> Iterator[Fault]:
-    """A shuffle pool that does not fit into memory. topk: how many probabilities of a view it holds beside pixels."""
-    rows, pixels = pool_rows(settings, workers), math.prod((*store.policy.size, 3))
-    row_bytes = pixels + (4 * (2 * topk + 1) if topk else 0)  # 4 bytes each for topk classes, topk + 1 probabilities
-    if lacking := memory_lacking(rows * row_bytes, "the shuffle pool"):
-        yield _pool_fault(lacking, settings, workers, available_memory(), row_bytes)
-    elif workers and (lacking := shared_memory_lacking(rows * pixels, f"{rows} views of the shuffle pool")):
-        fault = _pool_fault(lacking, settings, workers, free_shared_memory(), pixels)
-        enlarge = "enlarge /dev/shm (docker: --shm-size)"
-        yield fault if fault.mend else replace(fault, mend=("--workers", "0"), advice=enlarge)
-
-
-def _pool_fault(lacking: str, settings: PlanSettings, workers: int, free: int | None, row_bytes: int) -> Fault:
-    """Lower pool_batches to what fits; where even none fits, the batch has to be."""
-    rows = int(SPARED * (free or 0)) // row_bytes - pool_rows(replace(settings, pool_batches=0), workers)
-    if rows < 0:
-        return Fault(PlanError, lacking, advice="lower batch_size, or --workers")
-    return Fault(PlanError, lacking, ("--set", f"pool_batches={rows // settings.local_batch}"), "use a larger machine")

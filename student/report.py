@@ -6,15 +6,14 @@ from typing import Any
 
 from rich.console import Group
 from rich.table import Table
-from scipy.stats import binomtest
 
 from student.evaluate import ANSWERS, Tally
 from student.model import Fusion
 from student.validation import Preprocessing
+from teacher_cache.audit.intervals import wilson
 from teacher_cache.messages.shown import shown
 from teacher_cache.messages.terminal import line, table
 
-CONFIDENCE = 0.95
 LABELS = {
     "truth": "ground truth",
     "teacher": "teacher",
@@ -34,7 +33,7 @@ SHORT = {
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class Evaluation:
     """What was evaluated, and how."""
 
     checkpoint: str
@@ -46,7 +45,7 @@ class Evaluated:
     teacher: str | None
 
 
-def report(evaluated: Evaluated, counts: Tally) -> dict[str, Any]:
+def report(evaluation: Evaluation, counts: Tally) -> dict[str, Any]:
     """Plain values.
 
     checkpoint, name, ema, size [H, W], crop_pct, interpolation, tta, teacher, samples; then shares in [0, 1]:
@@ -57,18 +56,18 @@ def report(evaluated: Evaluated, counts: Tally) -> dict[str, Any]:
     disagreement: of every two answers and "truth" the share of samples on which they differ.
     token_cosine: mean cosine of class and distillation token after each block; [] for models without both.
     """
-    seen = evaluated.preprocessing
+    seen = evaluation.preprocessing
     samples = int(counts.given[0])
     values: dict[str, Any] = {
-        "checkpoint": evaluated.checkpoint,
-        "name": evaluated.name,
-        "ema": evaluated.ema,
+        "checkpoint": evaluation.checkpoint,
+        "name": evaluation.name,
+        "ema": evaluation.ema,
         "size": list(seen.size),
         "crop_pct": seen.crop_pct,
         "interpolation": seen.interpolation,
-        "tta": evaluated.tta,
-        "teacher": evaluated.teacher,
-        "fusion": evaluated.fusion,
+        "tta": evaluation.tta,
+        "teacher": evaluation.teacher,
+        "fusion": evaluation.fusion,
         "samples": samples,
     }
     numbers = {name: ANSWERS.index(name) for name in counts.answers}
@@ -87,12 +86,6 @@ def report(evaluated: Evaluated, counts: Tally) -> dict[str, Any]:
     }
     values["token_cosine"] = list(counts.token_cosine)
     return values
-
-
-def wilson_interval(right: int, samples: int) -> tuple[float, float]:
-    """Wilson's score interval of 95 % for a share: (lowest, highest)."""
-    interval = binomtest(right, samples).proportion_ci(CONFIDENCE, method="wilson")
-    return float(interval.low), float(interval.high)
 
 
 def tables(values: Mapping[str, Any]) -> Group:
@@ -114,7 +107,7 @@ def tables(values: Mapping[str, Any]) -> Group:
 
 
 def _top1(right: int, samples: int) -> dict[str, Any]:
-    return {"top1": right / samples, "top1_interval": list(wilson_interval(right, samples))}
+    return {"top1": right / samples, "top1_interval": list(wilson(right / samples, samples))}
 
 
 def _accuracy_table(values: Mapping[str, Any]) -> Table:

@@ -10,19 +10,19 @@ from student.model import token_blocks
 
 
 @contextmanager
-def hear_tokens(model: nn.Module) -> Iterator[list[Tensor]]:
+def token_cosines(model: nn.Module) -> Iterator[list[Tensor]]:
     """Inside, the model's forward appends cos(class token, distillation token), (B,) float32, after each block.
 
     arXiv 2012.12877, section 4: from 0.06 after the first layers to 0.93 after the last.
     """
-    heard: list[Tensor] = []
+    cosines: list[Tensor] = []
 
-    def hear(block: nn.Module, arguments: tuple[Tensor, ...], tokens: Tensor) -> None:
-        heard.append(functional.cosine_similarity(tokens[:, 0].float(), tokens[:, 1].float(), dim=1))
+    def measure(block: nn.Module, arguments: tuple[Tensor, ...], tokens: Tensor) -> None:
+        cosines.append(functional.cosine_similarity(tokens[:, 0].float(), tokens[:, 1].float(), dim=1))
 
-    hooks = [block.register_forward_hook(hear) for block in token_blocks(model)]
+    hooks = [block.register_forward_hook(measure) for block in token_blocks(model)]
     try:
-        yield heard
+        yield cosines
     finally:
         for hook in hooks:
             hook.remove()

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import click
 import numpy as np
 import torch
+from scipy.special import log_softmax, softmax
 
 from student.losses import spread_tail
 from teacher_cache.cli import one_line_errors
@@ -27,7 +28,7 @@ from teacher_cache.options import COUNT, NUMBER, optional_store_argument
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.shards.index import Index, ShardEntry
 from teacher_cache.store.labels import LabelReader
-from teacher_cache.store.simulated import Simulated, log_softmax, simulate, softmax
+from teacher_cache.store.simulated import Simulated, simulate
 from teacher_cache.store.status import status
 from teacher_cache.store.store import Store
 from teacher_cache.store.topk import SoftLabels, top_classes
@@ -142,8 +143,8 @@ def loss_errors(teacher: Simulated, stores: dict[tuple[float, int], Store]) -> d
             noise = rng.standard_normal((2, *logits.shape), np.float32)
             students = (noise[0], logits + np.float32(STUDENT_NOISE) * noise[1])
             for tau in TAUS:
-                exact = softmax(logits, tau)
-                log_shares = [log_softmax(student, tau) for student in students]
+                exact = softmax(logits / tau, axis=-1)
+                log_shares = [log_softmax(student / tau, axis=-1) for student in students]
                 losses = [soft_loss(exact, shares, tau) for shares in log_shares]
                 for number, shares in enumerate(log_shares):
                     sums[tau][number] += losses[number].sum(), length(np.exp(shares) - exact)

@@ -7,6 +7,7 @@ stand out and some that are nearly as likely; each view adds normal noise of sta
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import softmax
 
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.store.layout import num_blocks
@@ -45,15 +46,6 @@ def simulate(samples: int, views: int, classes: int, seed: int) -> Simulated:
     low, high = 0.0, 100.0
     for _ in range(30):
         scale = (low + high) / 2
-        below = softmax(scale * scores, 1.0).max(axis=-1).mean() < MEAN_TOP1
+        below = softmax(scale * scores, axis=-1).max(axis=-1).mean() < MEAN_TOP1
         low, high = (scale, high) if below else (low, scale)
     return teacher._replace(scale=low)
-
-
-def log_softmax(logits: np.ndarray, tau: float) -> np.ndarray:
-    scaled = (logits - logits.max(axis=-1, keepdims=True)) / np.float32(tau)
-    return scaled - np.log(np.exp(scaled).sum(axis=-1, keepdims=True))
-
-
-def softmax(logits: np.ndarray, tau: float) -> np.ndarray:
-    return np.exp(log_softmax(logits, tau))

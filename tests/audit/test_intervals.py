@@ -14,6 +14,20 @@ def test_wilson_is_scipys(hits: int, views: int) -> None:
     assert wilson(hits / views, views) == pytest.approx((expected.low, expected.high))
 
 
+@pytest.mark.parametrize(
+    ("share", "views", "low", "high"),
+    [
+        (8 / 10, 10, 0.490162, 0.943318),
+        (0, 20, 0.0, 0.161125),
+        (1, 20, 0.838875, 1.0),
+        (37_250 / 50_000, 50_000, 0.741162, 0.748801),
+        (8 / 10, 10.5, 0.497575, 0.941711),  # of no whole number of views
+    ],
+)
+def test_wilson_is_the_textbooks_formula_worked_by_hand(share: float, views: float, low: float, high: float) -> None:
+    assert wilson(share, views) == pytest.approx((low, high), abs=2e-6)
+
+
 def test_kappa_is_scikit_learns() -> None:
     rng = np.random.default_rng(0)
     first = rng.integers(0, 4, 500)

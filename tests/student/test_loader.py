@@ -10,8 +10,9 @@ import torch
 from click.testing import CliRunner
 
 from student.cli import main
-from student.loader import Batch, ViewLoader, _Rows, skipped_by_block
+from student.loader import Batch, ViewLoader, skipped_by_block
 from student.plan import pass_blocks
+from student.pool import PoolMemory
 from teacher_cache.errors import DriftError, ImageError, MissingLabelError, PlanError, StoreError
 from teacher_cache.replay import BLOCK_SAMPLES, render
 from teacher_cache.replay.block import ReplayedBlock, replay
@@ -196,22 +197,22 @@ def test_batches_that_nobody_holds_share_memory(store: Store) -> None:
 @pytest.mark.parametrize("order", ["apart", "together"])
 def test_a_row_has_one_owner_at_a_time(store: Store, monkeypatch: pytest.MonkeyPatch, order: str) -> None:
     taken: set[int] = set()
-    take, free = _Rows.take, _Rows.free
+    take, free = PoolMemory.take, PoolMemory.free
 
-    def taking(rows: _Rows, number: int) -> np.ndarray:
+    def taking(rows: PoolMemory, number: int) -> np.ndarray:
         given = take(rows, number)
         assert taken.isdisjoint(given.tolist())
         assert len(set(given.tolist())) == number
         taken.update(given.tolist())
         return given
 
-    def freeing(rows: _Rows, freed: np.ndarray) -> None:
+    def freeing(rows: PoolMemory, freed: np.ndarray) -> None:
         assert taken.issuperset(freed.tolist())
         taken.difference_update(freed.tolist())
         free(rows, freed)
 
-    monkeypatch.setattr(_Rows, "take", taking)
-    monkeypatch.setattr(_Rows, "free", freeing)
+    monkeypatch.setattr(PoolMemory, "take", taking)
+    monkeypatch.setattr(PoolMemory, "free", freeing)
     batches = load(store, repeats=2, order=order, workers=1, epochs=4, pool_batches=1)
     check_batches(store, batches)
     num_left = sum(len(epoch) for epoch in ({0}, {1}, {2}, {3})) * 24 + 2 * 2 * 2
@@ -303,7 +304,7 @@ def test_a_changed_pixel_stops_before_its_soft_labels_are_read(tmp_path: Path) -
 
 def test_memory_for_soft_labels_is_counted(soft_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    monkeypatch.setattr("student.preflight.memory_lacking", lambda num_bytes, what: asked.append(num_bytes))
+    monkeypatch.setattr("student.pool.memory_lacking", lambda num_bytes, what: asked.append(num_bytes))
     for soft in (False, True):
         next(iter(make_loader(soft_store, soft=soft)))
     rows = asked[0] // (8 * 8 * 3)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from student.cli import main
 from student.faults import Fault, all_mends
 from student.plan import PlanSettings, pass_blocks, plan_faults
-from student.preflight import Asked, find_faults, label_faults, pool_faults
+from student.preflight import TrainRequest, find_faults, label_faults
 from student.recipe import Recipe, load_recipe, relation_faults
 from teacher_cache.errors import PlanError
 from teacher_cache.settings import parse_override
@@ -147,7 +147,7 @@ def test_each_rule(
     found = find_faults(
         store,
         load_recipe(SMALL, [student("plain"), *overrides], loose=True),
-        Asked(**{"out": tmp_path / "run", **options}),
+        TrainRequest(**{"out": tmp_path / "run", **options}),
     )
     assert len(found) == bool(said), found
     if said:
@@ -158,22 +158,10 @@ def test_each_rule(
 def test_validation_shards_of_other_classes(store: Store, tmp_path: Path) -> None:
     recipe = small_recipe()
     own = validation_shard(tmp_path / "own" / "val.tar", 3, list(store.class_names))
-    assert find_faults(store, recipe, Asked(tmp_path / "run", (own,))) == []
+    assert find_faults(store, recipe, TrainRequest(tmp_path / "run", (own,))) == []
     other = validation_shard(tmp_path / "other" / "val.tar", 3, ["cat", *store.class_names[1:]])
-    (fault,) = find_faults(store, recipe, Asked(tmp_path / "run", (other,)))
+    (fault,) = find_faults(store, recipe, TrainRequest(tmp_path / "run", (other,)))
     assert "class 0 is cat there and 0 here" in str(fault)
-
-
-def test_a_pool_is_offered_that_fits(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = PlanSettings(0, 32, 1, 0, 2, "apart", 4, pool_batches=1000)
-    monkeypatch.setattr("teacher_cache.memory.available_memory", lambda: 10**6)
-    monkeypatch.setattr("student.preflight.available_memory", lambda: 10**6)
-    (fault,) = pool_faults(store, plan, 0, 0)
-    assert fault.mend[0] == "--set"
-    key, pool = parse_override(fault.mend[1], PlanError)
-    assert key == "pool_batches"
-    assert list(pool_faults(store, replace(plan, pool_batches=pool), 0, 0)) == []
-    assert list(pool_faults(store, replace(plan, pool_batches=2 * pool), 0, 0)) != []
 
 
 # No range is so wide that a mend could not be: the property is that what is offered is enough.
@@ -185,7 +173,16 @@ def test_a_pool_is_offered_that_fits(store: Store, monkeypatch: pytest.MonkeyPat
     world_size=st.integers(1, 9),
 )
 def test_a_mended_plan_can_be_planned(num_samples: int, batch: int, repeats: int, views: int, world_size: int) -> None:
-    plan = PlanSettings(0, batch, world_size, 0, repeats, "apart", views, pool_batches=2)
+    plan = PlanSettings(
+        seed=0,
+        batch_size=batch,
+        world_size=world_size,
+        rank=0,
+        repeats=repeats,
+        order="apart",
+        views_in_use=views,
+        pool_batches=2,
+    )
     found = list(plan_faults(plan, num_samples, 8, "STORE"))
     if any(not fault.mend for fault in found):
         fewest = min(repeats, views if 1 <= views <= 8 else 8, num_samples)

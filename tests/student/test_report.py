@@ -2,13 +2,13 @@
 
 import io
 
-import pytest
 import torch
 from rich.console import Console
 
 from student.evaluate import ANSWERS, Tally
-from student.report import Evaluated, report, tables, wilson_interval
+from student.report import Evaluation, report, tables
 from student.validation import Preprocessing
+from teacher_cache.audit.intervals import wilson
 
 SEEN = Preprocessing((224, 224), 0.875, "bicubic", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
 
@@ -20,42 +20,32 @@ def counts(*, without: tuple[str, ...] = (), real_samples: int = 0, samples: int
     return Tally(there * samples, there * tops, there * tops, there * tops, real_samples, differing, (0.06, 0.931))
 
 
-def evaluated(name: str = "deit_tiny_distilled") -> Evaluated:
-    return Evaluated("c.pt", name, True, "softmax_sum", SEEN, "flip", "regnety_160.deit_in1k")
-
-
-@pytest.mark.parametrize(
-    ("right", "samples", "low", "high"),
-    [
-        (8, 10, 0.490162, 0.943318),  # the textbook's formula, worked by hand
-        (0, 20, 0.0, 0.161125),
-        (20, 20, 0.838875, 1.0),
-        (37_250, 50_000, 0.741162, 0.748801),
-    ],
-)
-def test_wilsons_interval(right: int, samples: int, low: float, high: float) -> None:
-    z = 1.959963985
-    share = right / samples
-    centre = (share + z * z / (2 * samples)) / (1 + z * z / samples)
-    half = z / (1 + z * z / samples) * (share * (1 - share) / samples + z * z / (4 * samples**2)) ** 0.5
-    assert wilson_interval(right, samples) == pytest.approx((centre - half, centre + half), abs=1e-9)
-    assert wilson_interval(right, samples) == pytest.approx((low, high), abs=2e-6)
+def evaluation(name: str = "deit_tiny_distilled") -> Evaluation:
+    return Evaluation(
+        checkpoint="c.pt",
+        name=name,
+        ema=True,
+        fusion="softmax_sum",
+        preprocessing=SEEN,
+        tta="flip",
+        teacher="regnety_160.deit_in1k",
+    )
 
 
 def test_shares_of_counts() -> None:
-    values = report(evaluated(), counts(real_samples=46_000))
+    values = report(evaluation(), counts(real_samples=46_000))
     assert values["samples"] == 50_000
     assert list(values["accuracy"]) == [name for name in ANSWERS if name != "truth"]
     assert values["accuracy"]["class"]["top1"] == 32_000 / 50_000
-    assert values["accuracy"]["class"]["top1_interval"] == list(wilson_interval(32_000, 50_000))
+    assert values["accuracy"]["class"]["top1_interval"] == list(wilson(0.64, 50_000))
     assert values["real"]["samples"] == 46_000
-    assert values["real"]["class"] == {"top1": 32_000 / 46_000, "top1_interval": list(wilson_interval(32_000, 46_000))}
+    assert values["real"]["class"] == {"top1": 32_000 / 46_000, "top1_interval": list(wilson(32_000 / 46_000, 46_000))}
     assert values["disagreement"]["teacher"]["class"] == 800 / 50_000
     assert values["token_cosine"] == [0.06, 0.931]
 
 
 def test_what_a_model_does_not_have_is_left_out() -> None:
-    values = report(evaluated(), counts(without=("teacher", "distillation", "fused_softmax_sum", "fused_logit_mean")))
+    values = report(evaluation(), counts(without=("teacher", "distillation", "fused_softmax_sum", "fused_logit_mean")))
     assert list(values["accuracy"]) == ["class"]
     assert list(values["disagreement"]) == list(values["disagreement"]["class"]) == ["truth", "class"]
     assert "real" not in values
@@ -63,7 +53,7 @@ def test_what_a_model_does_not_have_is_left_out() -> None:
 
 def test_tables_fit_the_screen_and_say_all() -> None:
     console = Console(width=100, record=True, file=io.StringIO())
-    console.print(tables(report(evaluated("[odd] name"), counts(real_samples=46_000))))
+    console.print(tables(report(evaluation("[odd] name"), counts(real_samples=46_000))))
     lines = console.export_text().splitlines()
     assert lines[0] == "[odd] name, EMA: 50,000 samples, 224 x 224, crop 0.875 bicubic, flipped too"
     assert max(len(line.rstrip()) for line in lines) <= 100

@@ -9,7 +9,7 @@ from torch import nn
 
 from student.evaluate import tally
 from student.model import token_blocks
-from student.tokens import hear_tokens
+from student.tokens import token_cosines
 from student.trained import read_trained
 from student.validation import ValidationSet
 from teacher_cache.device import Normalise
@@ -37,12 +37,12 @@ def plain_cosines(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 def test_heard_while_the_model_runs_and_only_then() -> None:
     model = filled(timm.create_model(DEIT, img_size=32, embed_dim=24, depth=3, num_heads=3, num_classes=4))
     images = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad(), hear_tokens(model) as heard:
+    with torch.no_grad(), token_cosines(model) as cosines:
         model(images)
-    assert (torch.stack(heard) - plain_cosines(model, images)).abs().max() < 1e-5
+    assert (torch.stack(cosines) - plain_cosines(model, images)).abs().max() < 1e-5
     with torch.no_grad():
         model(images)
-    assert len(heard) == 3
+    assert len(cosines) == 3
 
 
 def test_models_without_both_tokens_have_none() -> None:

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from scipy.special import log_softmax, softmax
 
-from teacher_cache.store.simulated import MEAN_TOP1, log_softmax, simulate, softmax
+from teacher_cache.store.simulated import MEAN_TOP1, simulate
 from teacher_cache.store.topk import renormalise, top_classes
 from tests.support.filled_store import TOPK, fill, make_store
 from tools.topk_table import main, soft_loss, table
@@ -17,7 +18,7 @@ SMALL = ["--samples", "70", "--views", "2", "--classes", "120"]
 def test_the_simulated_teacher_is_as_sure_as_it_is_said_to_be() -> None:
     teacher = simulate(64, 4, 1000, seed=0)
     assert teacher.logits(0).shape == (64, 4, 1000)
-    assert abs(softmax(teacher.logits(0), 1.0).max(axis=-1).mean() - MEAN_TOP1) < 1e-3
+    assert abs(softmax(teacher.logits(0), axis=-1).max(axis=-1).mean() - MEAN_TOP1) < 1e-3
     np.testing.assert_array_equal(teacher.logits(0), simulate(64, 4, 1000, seed=0).logits(0))
     assert (teacher.logits(0) != simulate(64, 4, 1000, seed=1).logits(0)).all()
 
@@ -25,12 +26,12 @@ def test_the_simulated_teacher_is_as_sure_as_it_is_said_to_be() -> None:
 def test_the_loss_is_the_divergence_by_hand() -> None:
     rng = np.random.default_rng(0)
     teacher, student = rng.normal(0, 2, (2, 5, 7))
-    found = soft_loss(softmax(teacher, 3.0), log_softmax(student, 3.0), 3.0)
+    found = soft_loss(softmax(teacher / 3, axis=-1), log_softmax(student / 3, axis=-1), 3.0)
     for row in range(5):
         p, q = (np.exp(logits[row] / 3) / np.exp(logits[row] / 3).sum() for logits in (teacher, student))
         assert found[row] == pytest.approx(9 * sum(p * np.log(p / q)))
-    assert soft_loss(np.eye(7)[[2]], log_softmax(student[:1], 1.0), 1.0) == pytest.approx(
-        -log_softmax(student[:1], 1.0)[0, 2]
+    assert soft_loss(np.eye(7)[[2]], log_softmax(student[:1], axis=-1), 1.0) == pytest.approx(
+        -log_softmax(student[:1], axis=-1)[0, 2]
     )
 
 
@@ -48,8 +49,8 @@ def test_errors_and_bytes_of_a_small_table() -> None:
         logits = teacher.logits(block)
         rng = np.random.default_rng([teacher.seed, block, 2])
         for view in range(2):
-            exact = softmax(logits[:, view], 3.0)
-            student = softmax(rng.standard_normal((2, *exact.shape), np.float32)[0], 3.0)
+            exact = softmax(logits[:, view] / 3, axis=-1)
+            student = softmax(rng.standard_normal((2, *exact.shape), np.float32)[0] / 3, axis=-1)
             soft = renormalise(*top_classes(logits[:, view], 10, 3.0))
             for row in range(len(exact)):
                 read = np.full(120, soft.tail[row] / 110)
@@ -61,15 +62,15 @@ def test_errors_and_bytes_of_a_small_table() -> None:
 
 def test_tool_prints_the_table_and_a_stores_bytes(tmp_path: Path) -> None:
     store = make_store(tmp_path / "s")
-    empty = CliRunner().invoke(main, [*SMALL, "--store", str(store.path)])
+    empty = CliRunner().invoke(main, [*SMALL, str(store.path)])
     assert empty.output.endswith(f"{store.path}: K 0, nothing is filled\n")
     store.publish_teacher(TOPK)
     fill(store)
-    first, again = (CliRunner().invoke(main, [*SMALL, "--store", str(store.path)]) for _ in range(2))
+    first, again = (CliRunner().invoke(main, [*SMALL, str(store.path)]) for _ in range(2))
     assert first.exit_code == 0, first.output
     assert first.output == again.output
     lines = first.output.splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:8]] == ["0", "10", "100"] * 2
     assert lines[-1].startswith(f"{store.path}: K 3, tau 2, ")
     assert lines[-1].endswith(" bytes a view")
-    assert CliRunner().invoke(main, ["--store", str(tmp_path / "none")]).exit_code == 1
+    assert CliRunner().invoke(main, [str(tmp_path / "none")]).exit_code == 1

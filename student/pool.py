@@ -1,0 +1,92 @@
+"""The shuffle pool's memory: rows of pixels that workers render into, what is known of each, and how many there are."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from student.faults import Fault
+from student.plan import PlanSettings
+from teacher_cache.errors import PlanError
+from teacher_cache.memory import available_memory, free_shared_memory, memory_lacking, shared_memory_lacking
+from teacher_cache.replay import BLOCK_SAMPLES
+from teacher_cache.store.topk import SoftLabels
+
+if TYPE_CHECKING:
+    from teacher_cache.replay.block import ReplayedBlock
+    from teacher_cache.store.store import Store
+
+SPARED = 0.9  # of the free memory that a mended pool takes
+
+
+class PoolMemory:
+    """Rows of pixels with their class pairs, lambdas and topk probabilities (topk 0: none), taken and freed.
+
+    A row is taken when its task is given out, and the workers render into it.
+    """
+
+    def __init__(self, pixels: np.ndarray, topk: int) -> None:
+        self.pixels = pixels  # (capacity, H, W, 3) uint8, the workers' too
+        capacity = len(pixels)
+        self.class_pairs = np.empty((capacity, 2), np.int32)
+        self.lambdas = np.empty(capacity, np.uint32)
+        self._classes = np.empty((capacity, topk), np.int32)
+        self._probabilities = np.empty((capacity, topk + 1), np.float32)  # the tail's last
+        self._free = np.arange(capacity)[::-1].tolist()
+
+    @property
+    def num_free(self) -> int:
+        return len(self._free)
+
+    def take(self, number: int) -> np.ndarray:
+        """That many rows, as int64: nobody else's until they are freed."""
+        return np.array([self._free.pop() for _ in range(number)], np.int64)
+
+    def put(
+        self, rows: np.ndarray, block: "ReplayedBlock", positions: np.ndarray, soft: SoftLabels[np.ndarray] | None
+    ) -> None:
+        """Note what is known of some positions of a replayed block besides their pixels, which are in these rows."""
+        self.class_pairs[rows], self.lambdas[rows] = block.class_pairs[positions], block.lambdas[positions]
+        if soft is not None:
+            self._classes[rows] = soft.classes
+            self._probabilities[rows, :-1], self._probabilities[rows, -1] = soft.probabilities, soft.tail
+
+    def soft(self, rows: np.ndarray) -> SoftLabels[np.ndarray]:
+        """The soft labels of some rows."""
+        parts = self._probabilities[rows]
+        return SoftLabels(
+            classes=self._classes[rows].astype(np.int64),
+            probabilities=np.ascontiguousarray(parts[:, :-1]),
+            tail=np.ascontiguousarray(parts[:, -1]),
+        )
+
+    def free(self, rows: np.ndarray) -> None:
+        self._free += rows.tolist()
+
+
+def pool_rows(settings: PlanSettings, workers: int) -> int:
+    """Views that a rank holds at once: the shuffle pool, the batch being gathered, and what is rendered ahead."""
+    ahead = (workers + 2) * BLOCK_SAMPLES * settings.repeats
+    return settings.pool_batches * settings.local_batch + settings.local_batch + ahead
+
+
+def pool_faults(store: "Store", settings: PlanSettings, workers: int, topk: int) -> Iterator[Fault]:
+    """A shuffle pool that does not fit into memory. topk: how many probabilities of a view it holds beside pixels."""
+    rows, pixels = pool_rows(settings, workers), math.prod((*store.policy.size, 3))
+    row_bytes = pixels + (4 * (2 * topk + 1) if topk else 0)  # 4 bytes each for topk classes, topk + 1 probabilities
+    if lacking := memory_lacking(rows * row_bytes, "the shuffle pool"):
+        yield _pool_fault(lacking, settings, workers, available_memory(), row_bytes)
+    elif workers and (lacking := shared_memory_lacking(rows * pixels, f"{rows} views of the shuffle pool")):
+        fault = _pool_fault(lacking, settings, workers, free_shared_memory(), pixels)
+        enlarge = "enlarge /dev/shm (docker: --shm-size)"
+        yield fault if fault.mend else replace(fault, mend=("--workers", "0"), advice=enlarge)
+
+
+def _pool_fault(lacking: str, settings: PlanSettings, workers: int, free: int | None, row_bytes: int) -> Fault:
+    """Lower pool_batches to what fits; where even none fits, the batch has to be."""
+    rows = int(SPARED * (free or 0)) // row_bytes - pool_rows(replace(settings, pool_batches=0), workers)
+    if rows < 0:
+        return Fault(PlanError, lacking, advice="lower batch_size, or --workers")
+    return Fault(PlanError, lacking, ("--set", f"pool_batches={rows // settings.local_batch}"), "use a larger machine")

@@ -1,0 +1,137 @@
+"""The pool's rows have one owner at a time, hold what is put into them, and are as many as memory has room for."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from student.plan import PlanSettings
+from student.pool import PoolMemory, pool_faults, pool_rows
+from teacher_cache.errors import PlanError
+from teacher_cache.replay.block import ReplayedBlock, replay
+from teacher_cache.settings import parse_override
+from teacher_cache.shards.read import read_block
+from teacher_cache.store.store import Store
+from teacher_cache.store.topk import SoftLabels
+from tests.support.bright_shards import bright_store
+
+PLAN = PlanSettings(
+    seed=0, batch_size=32, world_size=1, rank=0, repeats=2, order="apart", views_in_use=4, pool_batches=1000
+)
+VIEW_BYTES = 8 * 8 * 3
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Views of 8 x 8; nothing is labelled."""
+    return bright_store(tmp_path_factory.mktemp("store"), counts=(64,))
+
+
+@pytest.fixture(scope="module")
+def block(store: Store) -> ReplayedBlock:
+    (found,) = replay(store.policy, store.seed, read_block(store.index.place(0, 0)), [0])
+    return found
+
+
+def memory(capacity: int, topk: int = 0) -> PoolMemory:
+    return PoolMemory(np.zeros((capacity, 8, 8, 3), np.uint8), topk)
+
+
+# -- rows ----------------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_given_once_until_they_are_freed() -> None:
+    pool = memory(7)
+    first, second = pool.take(3), pool.take(4)
+    assert sorted([*first, *second]) == list(range(7))
+    assert pool.num_free == 0
+    with pytest.raises(IndexError):
+        pool.take(1)
+    pool.free(first[1:])
+    assert pool.num_free == 2
+    assert sorted(pool.take(2)) == sorted(first[1:])
+
+
+def test_a_row_holds_the_position_that_was_put_there(block: ReplayedBlock) -> None:
+    pool = memory(64)
+    rows, positions = np.array([5, 0, 63]), np.array([40, 3, 17])
+    pool.put(rows, block, positions, None)
+    assert (pool.class_pairs[rows] == block.class_pairs[positions]).all()
+    assert (pool.lambdas[rows] == block.lambdas[positions]).all()
+    assert len(set(block.lambdas[positions].tolist())) > 1, "all are alike: the test shows little"
+
+
+def test_soft_labels_of_rows_are_those_put_there(block: ReplayedBlock) -> None:
+    draw = np.random.default_rng(0)
+    given = SoftLabels(
+        classes=draw.integers(0, 10, (5, 3)),
+        probabilities=draw.random((5, 3), np.float32),
+        tail=draw.random(5, np.float32),
+    )
+    pool = memory(9, topk=3)
+    rows = pool.take(5)
+    pool.put(rows, block, np.arange(5), given)
+    found = pool.soft(rows[[4, 1]])
+    assert found.classes.dtype == np.int64
+    for name in ("classes", "probabilities", "tail"):
+        assert np.array_equal(getattr(found, name), getattr(given, name)[[4, 1]])
+        assert getattr(found, name).flags.c_contiguous
+
+
+# -- how many ------------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_those_of_pool_batch_and_what_is_rendered_ahead() -> None:
+    assert pool_rows(replace(PLAN, pool_batches=12), workers=3) == 12 * 32 + 32 + (3 + 2) * 64 * 2
+    halves = replace(PLAN, pool_batches=12, world_size=2)
+    assert pool_rows(halves, workers=0) == 13 * 16 + 2 * 64 * 2
+
+
+def limit_memory(monkeypatch: pytest.MonkeyPatch, name: str, num_bytes: int) -> None:
+    for module in ("teacher_cache.memory", "student.pool"):
+        monkeypatch.setattr(f"{module}.{name}", lambda: num_bytes)
+
+
+@pytest.mark.parametrize(
+    ("name", "workers", "what"),
+    [
+        ("available_memory", 0, "of memory in this rank"),
+        ("available_memory", 2, "of memory in this rank"),
+        ("free_shared_memory", 2, "MB of shared memory"),
+    ],
+)
+def test_a_pool_is_offered_that_fits(
+    store: Store, monkeypatch: pytest.MonkeyPatch, name: str, workers: int, what: str
+) -> None:
+    limit_memory(monkeypatch, name, 10**6)
+    (fault,) = pool_faults(store, PLAN, workers, 0)
+    assert what in fault.found
+    assert fault.mend[0] == "--set"
+    key, pool = parse_override(fault.mend[1], PlanError)
+    assert key == "pool_batches"
+    assert list(pool_faults(store, replace(PLAN, pool_batches=pool), workers, 0)) == []
+    assert list(pool_faults(store, replace(PLAN, pool_batches=2 * pool), workers, 0)) != []
+
+
+def test_shared_memory_counts_only_where_processes_share_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit_memory(monkeypatch, "free_shared_memory", 1000)
+    assert list(pool_faults(store, PLAN, 0, 0)) == []
+    (fault,) = pool_faults(store, PLAN, 1, 0)  # not even one batch has room
+    assert (fault.mend, fault.advice) == (("--workers", "0"), "enlarge /dev/shm (docker: --shm-size)")
+
+
+def test_where_no_pool_fits_the_batch_has_to_be_smaller(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit_memory(monkeypatch, "available_memory", 1000)
+    (fault,) = pool_faults(store, PLAN, 0, 0)
+    assert (fault.mend, fault.advice) == ((), "lower batch_size, or --workers")
+
+
+def test_soft_labels_take_memory_but_no_shared_memory(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = pool_rows(PLAN, 1)
+    limit_memory(monkeypatch, "available_memory", rows * VIEW_BYTES)
+    limit_memory(monkeypatch, "free_shared_memory", rows * VIEW_BYTES)
+    assert list(pool_faults(store, PLAN, 1, topk=0)) == []
+    (fault,) = pool_faults(store, PLAN, 1, topk=4)
+    assert "of memory in this rank" in fault.found
+    limit_memory(monkeypatch, "available_memory", rows * (VIEW_BYTES + 4 * (4 + 4 + 1)))
+    assert list(pool_faults(store, PLAN, 1, topk=4)) == []
