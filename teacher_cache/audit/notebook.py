@@ -7,7 +7,7 @@ import numpy as np
 
 from teacher_cache.audit.names import find_sample
 from teacher_cache.audit.sample import describe_sample, describe_view, render_views
-from teacher_cache.audit.votes import Votes, take_census, unit_rows
+from teacher_cache.audit.votes import Votes, read_statistics, unit_rows
 from teacher_cache.errors import StoreError
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import NOT_LABELLED
@@ -42,7 +42,7 @@ class OpenStore(Store):
 
     def votes(self) -> Votes:
         """What each sample is called most and second most, in how many views: see audit.votes.Votes."""
-        return take_census(self).votes
+        return read_statistics(self).votes
 
     def number(self, sample: int | str) -> int:
         """The number of a sample by its name. ShardError where there is none, or several."""
