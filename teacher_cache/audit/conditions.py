@@ -196,7 +196,15 @@ def _facts(
     store: Store, place: BlockPlace, sizes: np.ndarray, view: int, labels: np.ndarray
 ) -> tuple[dict[str, np.ndarray], list[tuple[str, ...]]]:
     """ViewFacts of one (block, view), and of each view the names of its operations."""
-    plan = view_mix(store.policy, store.seed, place.shard, place.number, len(labels), place.skipped, view)
+    plan = view_mix(
+        store.policy,
+        store.seed,
+        shard=place.shard,
+        block=place.number,
+        num_samples=len(labels),
+        skipped=place.skipped,
+        view=view,
+    )
     kept = np.flatnonzero(labels >= 0)
     visible, erased, operations = [], [], []
     for position in kept.tolist():
@@ -205,13 +213,13 @@ def _facts(
         visible.append(visible_share(params, size))
         erased.append(erased_share(params.erased, store.policy.size))
         operations.append(tuple(operation.name for operation in params.operations))
-    pairs, lambdas, said = class_pairs(place.classes, plan, place.skipped)[kept], plan.lambdas[kept], labels[kept]
+    pairs, lambdas, given = class_pairs(place.classes, plan, place.skipped)[kept], plan.lambdas[kept], labels[kept]
     return {
         "classes": pairs[:, 0].astype(np.int64),
-        "labels": said,
-        "own": said == pairs[:, 0],
-        "larger": said == larger_class(pairs, lambdas),
-        "either": (said[:, None] == pairs).any(axis=1),
+        "labels": given,
+        "own": given == pairs[:, 0],
+        "larger": given == larger_class(pairs, lambdas),
+        "either": (given[:, None] == pairs).any(axis=1),
         "lambdas": lambdas / LAMBDA_ONE,
         "mixes": np.where(plan.partners[kept] == kept, 0, np.where(plan.boxes[kept, 2] > 0, 2, 1)),
         "visible": np.array(visible, float),
@@ -293,10 +301,10 @@ def tabulate(facts: ViewFacts, class_names: tuple[str, ...]) -> dict[str, Any]:
         "by_operation": sorted(operations, key=lambda row: (row["share"] is None, row["share"])),
         "by_erased_share": [
             {"from": 0.0, "to": 0.0, **share(dominant & (facts.erased == 0))},
-            *(
+            *[
                 {"from": low, "to": high, **share(dominant & inside & (facts.erased > 0))}
                 for low, high, inside in _bins(facts.erased, ERASED_EDGES)
-            ),
+            ],
         ],
         "by_lambda": [
             {"mix": name, "from": low, "to": high, "own": share(inside & of), "partner": share(inside & of, partner)}

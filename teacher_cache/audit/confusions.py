@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from teacher_cache.audit.votes import Census, Confusions, OnProgress, take_census
+from teacher_cache.audit.votes import Confusions, LabelStatistics, OnProgress, read_statistics
 from teacher_cache.errors import StoreError
 from teacher_cache.messages.nearest import did_you_mean
 from teacher_cache.store.store import Store
@@ -18,7 +18,7 @@ def confusions(
     *,
     limit: int = LISTED,
     of_class: str | None = None,
-    census: Census | None = None,
+    statistics: LabelStatistics | None = None,
     on_progress: OnProgress | None = None,
 ) -> dict[str, Any]:
     """The pairs of classes that differ most often, over all labels; every class with what it is taken for most.
@@ -36,10 +36,10 @@ def confusions(
 
     In a store of mixed views a label may be the partner's class: a pair then counts partners too.
     """
-    census = take_census(store, on_progress) if census is None else census
+    statistics = read_statistics(store, on_progress) if statistics is None else statistics
     names, number = store.class_names, None if of_class is None else class_number(store, of_class)
-    truth, labels, counts = census.confusions.pairs()
-    labelled, own, given = margins(census.confusions)
+    truth, labels, counts = statistics.confusions.pairs()
+    labelled, own, given = margins(statistics.confusions)
     wrong = truth != labels
     chosen = np.flatnonzero(wrong if number is None else wrong & ((truth == number) | (labels == number)))
     taken_for: dict[int, list[dict[str, Any]]] = {}
@@ -62,7 +62,7 @@ def confusions(
                 "count": int(counts[i]),
                 "share": ratio(counts[i], labelled[truth[i]]),
                 "back": ratio(counts[(truth == labels[i]) & (labels == truth[i])].sum(), labelled[labels[i]]),
-                "samples": int(((store.index.classes == truth[i]) & (census.votes.label == labels[i])).sum()),
+                "samples": int(((store.index.classes == truth[i]) & (statistics.votes.label == labels[i])).sum()),
             }
             for i in chosen[np.argsort(-counts[chosen], kind="stable")[:limit]].tolist()
         ],

@@ -17,7 +17,7 @@ import numpy as np
 
 from teacher_cache.audit.confusions import class_number
 from teacher_cache.audit.names import place
-from teacher_cache.audit.votes import Census, OnProgress, Votes, take_census
+from teacher_cache.audit.votes import LabelStatistics, OnProgress, Votes, read_statistics
 from teacher_cache.errors import StoreError
 from teacher_cache.messages.nearest import did_you_mean
 from teacher_cache.replay.block import view_mix
@@ -36,12 +36,12 @@ VIEWS_WEIGHED = 64  # of each sample, where there are too many samples for all: 
 
 
 @dataclass(frozen=True)
-class Weighed:
-    """Evidence about samples (n,) each: its sum in views, and the shares of it. entropy is in bits."""
+class Evidence:
+    """What labels say of samples, (n,) each: their weight in views, and the shares of it. entropy is in bits."""
 
     samples: np.ndarray
     labels: np.ndarray  # how many labels were looked at
-    evidence: np.ndarray
+    weight: np.ndarray
     label: np.ndarray
     share: np.ndarray
     second: np.ndarray  # -1: there is one label only
@@ -64,7 +64,7 @@ def disagreements(
     margin: float | None = None,
     plans: int = PLANS,
     seed: int = 0,
-    census: Census | None = None,
+    statistics: LabelStatistics | None = None,
     on_labels: OnProgress | None = None,
     on_plans: OnProgress | None = None,
 ) -> dict[str, Any]:
@@ -89,8 +89,8 @@ def disagreements(
     by plain votes; views_weighed views of each are looked at, so that no more than `plans` mix plans are drawn.
     of_class (a name) and shard narrow the samples, margin the rows: those of at least that.
     """
-    census = take_census(store, on_labels) if census is None else census
-    votes, classes = census.votes, store.index.classes
+    statistics = read_statistics(store, on_labels) if statistics is None else statistics
+    votes, classes = statistics.votes, store.index.classes
     least = min(MIN_LABELS, store.views)
     inside = votes.num_labels >= least
     if of_class is not None:
@@ -108,13 +108,13 @@ def disagreements(
         found, views_weighed = weigh(store, samples_weighed, plans, seed, on_plans)
     other, other_share = found.other(classes)
     margins = other_share - found.own_share
-    wanted = (found.evidence >= least / 2) & (np.ones(len(other), bool) if margin is None else margins >= margin)
-    rarity = _confusion_of(census, classes[found.samples], other)
+    wanted = (found.weight >= least / 2) & (np.ones(len(other), bool) if margin is None else margins >= margin)
+    rarity = _confusion_of(statistics, classes[found.samples], other)
     truth = classes[found.samples]
     lists = {
         "label_errors": (
             wanted & (found.label != truth),
-            (found.samples, rarity, -found.evidence, -margins),
+            (found.samples, rarity, -found.weight, -margins),
         ),
         "multi_label": (
             wanted & (found.second_share >= SECOND_SHARE) & (found.share + found.second_share >= BOTH_SHARES),
@@ -163,12 +163,12 @@ def _in_shard(store: Store, shard: str) -> np.ndarray:
     return inside
 
 
-def _plain(votes: Votes, samples: np.ndarray) -> Weighed:
+def _plain(votes: Votes, samples: np.ndarray) -> Evidence:
     """Votes as evidence: every label counts one."""
-    return Weighed(
+    return Evidence(
         samples=samples,
         labels=votes.num_labels[samples],
-        evidence=votes.num_labels[samples].astype(float),
+        weight=votes.num_labels[samples].astype(float),
         label=votes.label[samples],
         share=votes.share[samples],
         second=votes.second[samples],
@@ -183,7 +183,7 @@ def _num_plans(store: Store, samples: np.ndarray) -> int:
     return len(list(store.layout.block_runs(samples))) * store.views
 
 
-def _candidates(plain: Weighed, classes: np.ndarray, each: int) -> np.ndarray:
+def _candidates(plain: Evidence, classes: np.ndarray, each: int) -> np.ndarray:
     """The samples that plain votes make most suspicious, of each kind so many, sorted."""
     if len(plain.samples) <= each:
         return plain.samples
@@ -197,7 +197,7 @@ def _candidates(plain: Weighed, classes: np.ndarray, each: int) -> np.ndarray:
 
 def weigh(
     store: Store, samples: np.ndarray, plans: int = PLANS, seed: int = 0, on_progress: OnProgress | None = None
-) -> tuple[Weighed, int]:
+) -> tuple[Evidence, int]:
     """The evidence of mixed views about these samples (n,), sorted; and how many views of each were looked at.
 
     All views, or so many at random, the same ones for all samples, that no more than `plans` mix plans are drawn.
@@ -220,7 +220,7 @@ def weigh(
         parts.append((labels[members], weights[members], samples[entries]))
         if on_progress is not None:
             on_progress(done + 1, len(runs))
-    return _weighed(store.index.classes, parts), number
+    return _collect(store.index.classes, parts), number
 
 
 def _weights(
@@ -229,30 +229,49 @@ def _weights(
     """What each label of a block says about its sample, in views. labels (n, views) -> (n, views) float."""
     weights = np.zeros(labels.shape)
     for column, view in enumerate(views.tolist()):
-        said = labels[:, column]
-        if not (said >= 0).any():
+        given = labels[:, column]
+        if not (given >= 0).any():
             continue
-        skipped = frozenset(np.flatnonzero(said == SKIPPED).tolist())
-        plan = view_mix(store.policy, store.seed, store.shard_name(shard), block, len(labels), skipped, view)
-        partners = (said == classes[plan.partners]) & (said != classes)
-        weights[:, column] = np.where((said >= 0) & ~partners, plan.lambdas / LAMBDA_ONE, 0)
+        skipped = frozenset(np.flatnonzero(given == SKIPPED).tolist())
+        plan = view_mix(
+            store.policy,
+            store.seed,
+            shard=store.shard_name(shard),
+            block=block,
+            num_samples=len(labels),
+            skipped=skipped,
+            view=view,
+        )
+        partners = (given == classes[plan.partners]) & (given != classes)
+        weights[:, column] = np.where((given >= 0) & ~partners, plan.lambdas / LAMBDA_ONE, 0)
     return weights
 
 
-def _weighed(classes: np.ndarray, parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Weighed:
+def _collect(classes: np.ndarray, parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Evidence:
     rows: list[tuple[float, ...]] = []
     for labels, weights, samples in parts:
-        for said, counted, sample in zip(labels, weights, samples.tolist(), strict=True):
-            rows.append((sample, int((said >= 0).sum()), *_shares(said, counted, int(classes[sample]))))
-    columns = np.array(rows, float).reshape(len(rows), 9).T
-    whole = [columns[number].astype(np.int64) for number in (0, 1, 3, 5)]
-    return Weighed(whole[0], whole[1], columns[2], whole[2], columns[4], whole[3], *columns[6:])
+        for given, counted, sample in zip(labels, weights, samples.tolist(), strict=True):
+            rows.append((sample, int((given >= 0).sum()), *_shares(given, counted, int(classes[sample]))))
+    samples_of, labels_of, weight, label, share, second, second_share, own_share, entropy = (
+        np.array(rows, float).reshape(len(rows), 9).T
+    )
+    return Evidence(
+        samples=samples_of.astype(np.int64),
+        labels=labels_of.astype(np.int64),
+        weight=weight,
+        label=label.astype(np.int64),
+        share=share,
+        second=second.astype(np.int64),
+        second_share=second_share,
+        own_share=own_share,
+        entropy=entropy,
+    )
 
 
-def _shares(said: np.ndarray, weights: np.ndarray, own: int) -> tuple[float, ...]:
-    """evidence, label, share, second, second_share, own_share, entropy of one sample's labels."""
+def _shares(labels: np.ndarray, weights: np.ndarray, own: int) -> tuple[float, ...]:
+    """weight, label, share, second, second_share, own_share, entropy of one sample's labels."""
     counted = weights > 0
-    kinds, numbers = np.unique(said[counted], return_inverse=True)
+    kinds, numbers = np.unique(labels[counted], return_inverse=True)
     total = float(weights.sum())
     if not len(kinds):
         return 0.0, -1, 0.0, -1, 0.0, 0.0, 0.0
@@ -270,18 +289,18 @@ def _shares(said: np.ndarray, weights: np.ndarray, own: int) -> tuple[float, ...
     )
 
 
-def _confusion_of(census: Census, truth: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def _confusion_of(statistics: LabelStatistics, truth: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """How often the teacher gives samples of the class `truth` the label, over the whole store, (n,) int64."""
-    first, second, counts = census.confusions.pairs()
+    first, second, counts = statistics.confusions.pairs()
     if not len(counts):
         return np.zeros(len(truth), np.int64)
-    codes = first * census.confusions.num_classes + second
-    wanted = truth.astype(np.int64) * census.confusions.num_classes + labels
+    codes = first * statistics.confusions.num_classes + second
+    wanted = truth.astype(np.int64) * statistics.confusions.num_classes + labels
     at = np.minimum(np.searchsorted(codes, wanted), len(codes) - 1)
     return np.where((codes[at] == wanted) & (labels >= 0), counts[at], 0)
 
 
-def _row(store: Store, found: Weighed, number: int, margin: float) -> dict[str, Any]:
+def _row(store: Store, found: Evidence, number: int, margin: float) -> dict[str, Any]:
     sample, second, names = int(found.samples[number]), int(found.second[number]), store.class_names
     return {
         **place(store, sample),
@@ -295,5 +314,5 @@ def _row(store: Store, found: Weighed, number: int, margin: float) -> dict[str, 
         "score": (1 - margin) / 2,
         "entropy_bits": float(found.entropy[number]),
         "labels": int(found.labels[number]),
-        "evidence": float(found.evidence[number]),
+        "evidence": float(found.weight[number]),
     }

@@ -109,10 +109,13 @@ def _sample_places(store: Store, row: UnitRow, within: np.ndarray) -> dict[str, 
 def _view_columns(store: Store, row: UnitRow) -> dict[str, Any]:
     within, views = np.nonzero((row.labels >= 0) | (row.labels == SKIPPED))
     labels = row.labels[within, views].astype(np.int32)
-    said = np.maximum(labels, -1)
+    given = np.maximum(labels, -1)
     return {
         **_sample_places(store, row, within),
-        **{"view": views.astype(np.int32), "label": said, "label_name": said, "skipped": labels == SKIPPED},
+        "view": views.astype(np.int32),
+        "label": given,
+        "label_name": given,
+        "skipped": labels == SKIPPED,
     }
 
 

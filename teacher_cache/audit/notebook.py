@@ -9,7 +9,7 @@ import numpy as np
 
 from teacher_cache.audit.names import find_sample
 from teacher_cache.audit.sample import describe_sample, describe_view, render_views
-from teacher_cache.audit.votes import Votes, take_census
+from teacher_cache.audit.votes import Votes, read_statistics
 from teacher_cache.errors import StoreError
 from teacher_cache.replay.policy import Policy
 from teacher_cache.shards.index import Index
@@ -67,7 +67,7 @@ class OpenStore:
 
     def votes(self) -> Votes:
         """What each sample is called most and second most, in how many views: see audit.votes.Votes."""
-        return take_census(self.store).votes
+        return read_statistics(self.store).votes
 
     def number(self, sample: int | str) -> int:
         """The number of a sample by its name. ShardError where there is none, or several."""

@@ -85,7 +85,7 @@ def contact_sheet(sample: dict[str, Any], image: np.ndarray, views: Sequence[Pic
     for number, (view, pictures) in enumerate(zip(sample["views"], views, strict=True)):
         row, column = divmod(number, columns)
         left, above = MARGIN + column * (side + GAP), grid + row * row_height
-        _draw_tile(sheet, draw, view, pictures, left, above, tile)
+        _draw_tile(sheet, draw, view, pictures, left=left, top=above, size=tile)
     return sheet
 
 
@@ -200,6 +200,7 @@ def _draw_tile(
     draw: ImageDraw.ImageDraw,
     view: dict[str, Any],
     pictures: Pictures,
+    *,
     left: int,
     top: int,
     size: tuple[int, int],

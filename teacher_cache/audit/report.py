@@ -16,7 +16,7 @@ from teacher_cache.audit.disagreements import disagreements
 from teacher_cache.audit.sample import describe_sample
 from teacher_cache.audit.summary import summarise
 from teacher_cache.audit.thumbnails import EXACT_SIDE, SIDE, add_pictures
-from teacher_cache.audit.votes import Census, OnProgress, take_census
+from teacher_cache.audit.votes import LabelStatistics, OnProgress, read_statistics
 from teacher_cache.errors import StoreError
 from teacher_cache.files import replacing
 from teacher_cache.messages.shown import MESSAGE, shown
@@ -64,10 +64,10 @@ def write_report(
     out = Path(out)
     _check_place(out)
     script = plotly_script()
-    census = take_census(store, on_labels)
+    statistics = read_statistics(store, on_labels)
     data = collect(
         store,
-        census,
+        statistics,
         samples=samples,
         views=views,
         views_sampled=views_sampled,
@@ -81,7 +81,7 @@ def write_report(
             f"{out} would be {(int(max_megabytes * 1e6) - room) / 1e6:.1f} MB without a single picture: "
             "give a larger --max-megabytes, or a smaller --limit"
         )
-    add_pictures(store, data, room, workers, on_pictures, worker_timeout_s)
+    add_pictures(store, data, room, workers=workers, on_progress=on_pictures, timeout_s=worker_timeout_s)
     page = render(data, script).encode()
     with replacing(out) as aside:
         aside.write_bytes(page)
@@ -100,7 +100,7 @@ def write_report(
 
 def collect(
     store: Store,
-    census: Census,
+    statistics: LabelStatistics,
     *,
     samples: int = SAMPLES_SHOWN,
     views: int = VIEWS_SHOWN,
@@ -118,16 +118,16 @@ def collect(
                   "image": null, "views": [null, ...]}, ...],          the most striking of every kind first
      "pictures": {"shown": 0, "left_out": 0, "missing": null, ...}}
     """
-    found = disagreements(store, limit=samples, seed=seed, census=census, on_plans=on_plans)
+    found = disagreements(store, limit=samples, seed=seed, statistics=statistics, on_plans=on_plans)
     kinds: dict[int, dict[str, Any]] = {}
     for _, kind, row in sorted(_ranked(found), key=lambda entry: entry[0]):
         kinds.setdefault(row["sample"], {})[kind] = row
     details = [describe_sample(store, number, limit=views) for number in kinds]
     return {
-        "summary": summarise(store, census=census, views_sampled=views_sampled, seed=seed, on_params=on_params),
-        "classes": confusions(store, census=census)["classes"],
+        "summary": summarise(store, statistics=statistics, views_sampled=views_sampled, seed=seed, on_params=on_params),
+        "classes": confusions(store, statistics=statistics)["classes"],
         "class_names": list(store.class_names),
-        "pairs": _pairs(census),
+        "pairs": _pairs(statistics),
         "lists": {
             name: {"samples": value["samples"], "rows": len(value["rows"])} if name in KINDS else value
             for name, value in found.items()
@@ -153,8 +153,8 @@ def _ranked(found: dict[str, Any]) -> Iterator[tuple[int, str, dict[str, Any]]]:
             yield rank, kind, row
 
 
-def _pairs(census: Census) -> dict[str, Any]:
-    truth, labels, counts = census.confusions.pairs()
+def _pairs(statistics: LabelStatistics) -> dict[str, Any]:
+    truth, labels, counts = statistics.confusions.pairs()
     diagonal = truth == labels
     order = np.lexsort((labels, truth, -counts, ~diagonal))[: PAIRS + int(diagonal.sum())]
     return {

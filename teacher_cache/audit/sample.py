@@ -176,8 +176,13 @@ def _describe(
 ) -> tuple[dict[str, Any], MixPlan]:
     """A view without its sample, and the mix plan of its block."""
     plan = view_mix(
-        *(store.policy, store.seed, store.shard_name(spot.shard), spot.block, len(held.labels)),
-        *(held.skipped(view), view),
+        store.policy,
+        store.seed,
+        shard=store.shard_name(spot.shard),
+        block=spot.block,
+        num_samples=len(held.labels),
+        skipped=held.skipped(view),
+        view=view,
     )
     label, at = int(held.labels[spot.position, view]), spot.position
     partner = spot.sample - at + int(plan.partners[at])
@@ -253,7 +258,13 @@ def _render(
             decoded = decode_block(replace(block, skipped=held.skipped(view)), max_pixels=store.max_pixels)
         replayed = replay_view(store.policy, store.seed, decoded, view)
         plan = view_mix(
-            *(store.policy, store.seed, block.shard, block.number, decoded.num_samples, decoded.skipped, view)
+            store.policy,
+            store.seed,
+            shard=block.shard,
+            block=block.number,
+            num_samples=decoded.num_samples,
+            skipped=decoded.skipped,
+            view=view,
         )
         partner = int(plan.partners[spot.position])
         stored = reader.digest(spot.shard, spot.block, view)

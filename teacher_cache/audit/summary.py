@@ -8,7 +8,7 @@ from teacher_cache.audit import VIEWS_SAMPLED
 from teacher_cache.audit.conditions import sampled_agreement
 from teacher_cache.audit.confusions import LISTED, confusions, margins, ratio
 from teacher_cache.audit.names import place
-from teacher_cache.audit.votes import Census, OnProgress, Votes, take_census
+from teacher_cache.audit.votes import LabelStatistics, OnProgress, Votes, read_statistics
 from teacher_cache.errors import ShardError
 from teacher_cache.store.status import status
 from teacher_cache.store.store import Store
@@ -22,7 +22,7 @@ def summarise(
     *,
     views_sampled: int = VIEWS_SAMPLED,
     seed: int = 0,
-    census: Census | None = None,
+    statistics: LabelStatistics | None = None,
     on_labels: OnProgress | None = None,
     on_params: OnProgress | None = None,
 ) -> dict[str, Any]:
@@ -42,12 +42,12 @@ def summarise(
     sampled           what `conditions.sampled_agreement` gives; None where views_sampled is 0, nothing is labelled, or
                       the shards are not where the store says: then sampled_missing says why, in one line
     """
-    census = take_census(store, on_labels) if census is None else census
-    result, votes = status(store), census.votes
-    labelled, own, _ = margins(census.confusions)
+    statistics = read_statistics(store, on_labels) if statistics is None else statistics
+    result, votes = status(store), statistics.votes
+    labelled, own, _ = margins(statistics.confusions)
     result["coverage"]["shards"] = [
         {"shard": store.shard_name(shard), "samples": count, "share": ratio(done, count * store.views)}
-        for shard, (count, done) in enumerate(zip(store.counts.tolist(), census.views_done.tolist(), strict=True))
+        for shard, (count, done) in enumerate(zip(store.counts.tolist(), statistics.views_done.tolist(), strict=True))
     ]
     result["mixed"] = store.policy.mix is not None
     result["agreement_by_group"] = _by_group(store)
@@ -55,7 +55,7 @@ def summarise(
         {"class": name, "labels": labels, "own": ratio(equal, labels)}
         for name, labels, equal in zip(store.class_names, labelled.tolist(), own.tolist(), strict=True)
     ]
-    result["confused"] = confusions(store, census=census)["confused"]
+    result["confused"] = confusions(store, statistics=statistics)["confused"]
     result["stability"] = stability(votes, min(store.views, store.num_classes))
     result["contradictions"] = _contradictions(store, votes)
     result["skipped"]["all"] = [place(store, sample) for sample in np.flatnonzero(votes.skipped).tolist()]
@@ -63,7 +63,7 @@ def summarise(
     if views_sampled:
         try:
             result["sampled"] = sampled_agreement(
-                store, census.committed, views=views_sampled, seed=seed, on_progress=on_params
+                store, statistics.committed, views=views_sampled, seed=seed, on_progress=on_params
             )
         except ShardError as error:
             result["sampled_missing"] = str(error)

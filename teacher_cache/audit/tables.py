@@ -336,13 +336,10 @@ def show_view(found: dict[str, Any], console: Console) -> None:
         rows.append(("mix", "none: this view is not mixed"))
     else:
         mix, partner = found["mix"], found["mix"]["partner"]
-        box = (
-            ""
-            if mix["box"] is None
-            else "; the partner's box: {} rows from {}, {} columns from {}".format(
-                *(mix["box"][number] for number in (2, 0, 3, 1))
-            )
-        )
+        box = ""
+        if mix["box"] is not None:
+            top, left, height, width = mix["box"]
+            box = f"; the partner's box: {height} rows from {top}, {width} columns from {left}"
         rows += [
             ("mix", f"{mix_text(mix)}; lambda {mix['lambda']:.4f} is the sample's own share{box}"),
             ("partner", f"{_name(partner)}: class {shown(partner['class'])}"),

@@ -22,7 +22,9 @@ SIDE, QUALITY = 128, 75
 SAMPLES_PER_WORKER = 16  # fewer are replayed sooner than a process has started
 
 
-class Wanted(NamedTuple):
+class SampleViews(NamedTuple):
+    """The views of a sample of which pictures are wanted."""
+
     sample: int
     views: list[int]
 
@@ -40,6 +42,7 @@ def add_pictures(
     store: Store,
     data: dict[str, Any],
     room: int,
+    *,
     workers: int | None = None,
     on_progress: OnProgress | None = None,
     timeout_s: float = TIMEOUT_S,
@@ -52,7 +55,8 @@ def add_pictures(
     state = data["pictures"]
     shown = [sample for sample in data["samples"] if sample["detail"]["views_missing"] is None]
     wanted = [
-        Wanted(sample["detail"]["sample"], [view["view"] for view in sample["detail"]["views"]]) for sample in shown
+        SampleViews(sample["detail"]["sample"], [view["view"] for view in sample["detail"]["views"]])
+        for sample in shown
     ]
     if workers is None:
         workers = min(len(os.sched_getaffinity(0)), len(wanted) // SAMPLES_PER_WORKER)
@@ -78,7 +82,7 @@ def add_pictures(
 
 
 def replay_all(
-    store: Store, wanted: Sequence[Wanted], workers: int, timeout_s: float = TIMEOUT_S
+    store: Store, wanted: Sequence[SampleViews], workers: int, timeout_s: float = TIMEOUT_S
 ) -> Generator[Thumbnails, None, None]:
     """The thumbnails of every sample, in order; with fewer than two workers this process makes them.
 
@@ -114,11 +118,11 @@ def replay_all(
             ) from None
 
 
-def _name(store: Store, wanted: Wanted) -> str:
+def _name(store: Store, wanted: SampleViews) -> str:
     return f"shard {store.shard_name(store.index.shard_of(wanted.sample))}, key {store.index.key(wanted.sample)}"
 
 
-def replay(store: Store, wanted: Wanted) -> Thumbnails:
+def replay(store: Store, wanted: SampleViews) -> Thumbnails:
     """A sample's pictures, or why there are none."""
     try:
         image, rendered = render_views(store, wanted.sample, wanted.views)
@@ -131,7 +135,7 @@ def replay(store: Store, wanted: Wanted) -> Thumbnails:
     return Thumbnails(uris, differ)
 
 
-def _replay_alone(store: Store, wanted: Wanted) -> Thumbnails:
+def _replay_alone(store: Store, wanted: SampleViews) -> Thumbnails:
     import torch
 
     torch.set_num_threads(1)

@@ -17,7 +17,7 @@ LAST_LABEL = (1 << 31) - 1
 OnProgress = Callable[[int, int], None]
 
 
-class Runs(NamedTuple):
+class LabelRuns(NamedTuple):
     """How often each sample got each label: one entry a (row, label) that occurs, by row and then label."""
 
     rows: np.ndarray
@@ -62,7 +62,7 @@ def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
 
 
-def count_labels(labels: np.ndarray) -> Runs:
+def count_labels(labels: np.ndarray) -> LabelRuns:
     """labels (n, views) -> how often each sample got each label; negative ones are left out."""
     ordered = np.sort(labels, axis=1)
     starts_run = np.ones(ordered.shape, bool)
@@ -71,10 +71,10 @@ def count_labels(labels: np.ndarray) -> Runs:
     counts = np.diff(starts, append=ordered.size)
     values = ordered.reshape(-1)[starts].astype(np.int64)
     kept = values >= 0
-    return Runs((starts // max(1, labels.shape[1]))[kept], values[kept], counts[kept])
+    return LabelRuns((starts // max(1, labels.shape[1]))[kept], values[kept], counts[kept])
 
 
-def count_votes(labels: np.ndarray, classes: np.ndarray, runs: Runs | None = None) -> Votes:
+def count_votes(labels: np.ndarray, classes: np.ndarray, runs: LabelRuns | None = None) -> Votes:
     """labels (n, views), ground truth (n,) -> the votes of each row. runs: those of labels, where they are at hand."""
     runs = count_labels(labels) if runs is None else runs
     found = _no_votes(len(classes))
@@ -131,7 +131,7 @@ class Confusions:
         self._pending: list[tuple[np.ndarray, np.ndarray]] = []
         self._waiting = 0
 
-    def add(self, runs: Runs, classes: np.ndarray) -> None:
+    def add(self, runs: LabelRuns, classes: np.ndarray) -> None:
         """Count the labels of rows whose ground truth is classes (n,)."""
         self.add_pairs(classes[runs.rows].astype(np.int64), runs.labels, runs.counts)
 
@@ -167,7 +167,7 @@ class Confusions:
 
 
 @dataclass(frozen=True)
-class Census:
+class LabelStatistics:
     """All labels of a store, read once: the votes of every sample, confusions, committed (sample, view)s a shard (S,),
     and the units (S, U, G) that were read."""
 
@@ -177,7 +177,7 @@ class Census:
     committed: np.ndarray
 
 
-def take_census(store: Store, on_progress: OnProgress | None = None) -> Census:
+def read_statistics(store: Store, on_progress: OnProgress | None = None) -> LabelStatistics:
     """Read all committed labels, a unit row at a time. Takes some 30 bytes a sample. on_progress counts unit rows."""
     classes, committed = store.index.classes, store.committed()
     confusions, views_done, parts = Confusions(store.num_classes), np.zeros(len(store.counts), np.int64), []
@@ -188,4 +188,4 @@ def take_census(store: Store, on_progress: OnProgress | None = None) -> Census:
         parts.append(count_votes(row.labels, truth, runs))
         for group in np.flatnonzero(committed[row.shard, row.unit]).tolist():
             views_done[row.shard] += store.layout.num_views(Unit(row.shard, row.unit, group))
-    return Census(join_votes(parts), confusions, views_done, committed)
+    return LabelStatistics(join_votes(parts), confusions, views_done, committed)

@@ -120,10 +120,10 @@ def view_params(
 
 
 def view_mix(
-    policy: Policy, store_seed: int, shard: str, number: int, num_samples: int, skipped: frozenset[int], view: int
+    policy: Policy, store_seed: int, *, shard: str, block: int, num_samples: int, skipped: frozenset[int], view: int
 ) -> MixPlan:
-    """Who is mixed with whom in a block's view."""
-    return draw_mix(policy, Stream(derive(store_seed, "mix", shard, number, view)), num_samples, skipped)
+    """Who is mixed with whom in a view of a shard's block."""
+    return draw_mix(policy, Stream(derive(store_seed, "mix", shard, block, view)), num_samples, skipped)
 
 
 def replay_view(
@@ -155,7 +155,15 @@ def replay_view(
             raise PolicyError(
                 f"shard {block.shard}, key {key}, view {view}: {error}; correct it and index a new store"
             ) from error
-    plan = view_mix(policy, store_seed, block.shard, block.number, decoded.num_samples, decoded.skipped, view)
+    plan = view_mix(
+        policy,
+        store_seed,
+        shard=block.shard,
+        block=block.number,
+        num_samples=decoded.num_samples,
+        skipped=decoded.skipped,
+        view=view,
+    )
     apply_mix(pixels, plan)
     pairs = class_pairs(block.classes, plan, decoded.skipped)
     return ReplayedBlock(

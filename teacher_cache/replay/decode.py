@@ -19,7 +19,7 @@ _COLOURS = {1: "RGB", 3: "RGB", 4: "CMYK"}  # by a JPEG's number of components
 _pillow = threading.Lock()  # its switches are the process's
 
 
-class Decoded(NamedTuple):
+class DecodedImage(NamedTuple):
     """pixels (H, W, 3) uint8 RGB; damage: libjpeg's word on a file of which Pillow makes a picture none the less."""
 
     pixels: np.ndarray
@@ -35,7 +35,7 @@ def decode(image: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     return decode_and_judge(image, max_pixels).pixels
 
 
-def decode_and_judge(image: bytes, max_pixels: int = MAX_PIXELS) -> Decoded:
+def decode_and_judge(image: bytes, max_pixels: int = MAX_PIXELS) -> DecodedImage:
     """As `decode`, with libjpeg's word on a damaged JPEG."""
     header = read_header(image, max_pixels)
     frame, damage = header.frame, None
@@ -48,8 +48,8 @@ def decode_and_judge(image: bytes, max_pixels: int = MAX_PIXELS) -> Decoded:
                 damage = str(error)
             else:
                 if frame.components != 4:  # how inks become light is Pillow's
-                    return Decoded(pixels, None)
-    return Decoded(_decode_with_pillow(image, header.format, max_pixels), damage)
+                    return DecodedImage(pixels, None)
+    return DecodedImage(_decode_with_pillow(image, header.format, max_pixels), damage)
 
 
 def _decode_with_pillow(image: bytes, image_format: str, max_pixels: int) -> np.ndarray:

@@ -39,14 +39,11 @@ OPERATIONS = (
 )
 
 # a view's names for them and for the jitter's, and timm's operations that are none of ours: nobody else's names
-TAKEN_NAMES = frozenset(
-    {
-        *OPERATIONS,
-        *("autocontrast", "equalize", "invert", "rotate", "posterize", "solarize", "solarize_add", "color", "contrast"),
-        *("brightness", "sharpness", "shear_x", "shear_y", "translate_x", "translate_y", "hue"),
-        *("Posterize", "PosterizeOriginal", "Solarize", "Color", "Contrast", "Brightness", "Sharpness"),
-        *("TranslateX", "TranslateY", "Desaturate", "GaussianBlur", "GaussianBlurRand"),
-    }
+TAKEN_NAMES = frozenset(OPERATIONS).union(
+    ["autocontrast", "equalize", "invert", "rotate", "posterize", "solarize", "solarize_add", "color", "contrast"],
+    ["brightness", "sharpness", "shear_x", "shear_y", "translate_x", "translate_y", "hue"],
+    ["Posterize", "PosterizeOriginal", "Solarize", "Color", "Contrast", "Brightness", "Sharpness"],
+    ["TranslateX", "TranslateY", "Desaturate", "GaussianBlur", "GaussianBlurRand"],
 )
 
 _OPERATIONS_ARE = "`teacher-cache policies deit` has them all; --ops FILE.py:FUNCTION gives more"

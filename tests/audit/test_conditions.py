@@ -97,7 +97,15 @@ def test_sampled_tables_of_everything_equal_loops_over_single_views(tmp_path: Pa
         block, position = divmod(sample - int(index.starts[shard]), 64)
         place = index.place(shard, block)
         skipped = frozenset(np.flatnonzero(labels[sample - position :, view][: len(place.keys)] == -2).tolist())
-        plan = view_mix(store.policy, store.seed, place.shard, block, len(place.keys), skipped, view)
+        plan = view_mix(
+            store.policy,
+            store.seed,
+            shard=place.shard,
+            block=block,
+            num_samples=len(place.keys),
+            skipped=skipped,
+            view=view,
+        )
         params = view_params(store.policy, store.seed, place.shard, place.keys[position], view, (12, 10))
         label, lam, partner = int(labels[sample, view]), int(plan.lambdas[position]), int(plan.partners[position])
         own, other = int(place.classes[position]), int(place.classes[partner])

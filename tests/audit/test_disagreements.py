@@ -30,7 +30,15 @@ def evidence(store: Store, labels: np.ndarray, sample: int) -> Counter[int]:
         if label < 0:
             continue
         skipped = frozenset(p for p in range(count) if labels[first + p, view] == -2)
-        plan = view_mix(store.policy, store.seed, store.shard_name(shard), block, count, skipped, view)
+        plan = view_mix(
+            store.policy,
+            store.seed,
+            shard=store.shard_name(shard),
+            block=block,
+            num_samples=count,
+            skipped=skipped,
+            view=view,
+        )
         own, other = index.classes[sample], index.classes[first + plan.partners[position]]
         if label == own or label != other:
             found[label] += int(plan.lambdas[position]) / LAMBDA_ONE
@@ -91,7 +99,9 @@ def test_a_partners_label_is_no_evidence_against(tmp_path: Path) -> None:
         classes = store.index.classes[start : start + samples]
         for column, view in enumerate(store.layout.group_views(unit.group)):
             name, block = store.shard_name(unit.shard), store.layout.blocks(unit)[0]
-            plan = view_mix(store.policy, store.seed, name, block, samples, frozenset(), view)
+            plan = view_mix(
+                store.policy, store.seed, shard=name, block=block, num_samples=samples, skipped=frozenset(), view=view
+            )
             labels[:, column] = np.where(2 * plan.lambdas >= LAMBDA_ONE, classes, classes[plan.partners])
         commit_labels(store, unit, labels)
     assert (all_labels(store) != store.index.classes[:, None]).mean() > 0.2
@@ -146,7 +156,9 @@ def test_filters(tmp_path: Path) -> None:
 def test_few_plans_weigh_the_most_suspicious_on_some_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = drawn_store(tmp_path, mixed=True, views=8)
     drawn: list[int] = []
-    monkeypatch.setattr(module, "view_mix", lambda *given: drawn.append(given[-1]) or view_mix(*given))
+    monkeypatch.setattr(
+        module, "view_mix", lambda *given, view, **named: drawn.append(view) or view_mix(*given, view=view, **named)
+    )
     found = disagreements(store, limit=1, plans=16)
     assert 5 <= found["weighed"] <= 15
     assert 0 < len(drawn) <= 16

@@ -10,7 +10,7 @@ import pytest
 
 from teacher_cache.audit import export as module
 from teacher_cache.audit.export import COLUMNS, Rows, export
-from teacher_cache.audit.votes import take_census
+from teacher_cache.audit.votes import read_statistics
 from teacher_cache.errors import StoreError
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import Unit
@@ -84,7 +84,7 @@ def test_a_row_a_view(store: Store, tmp_path: Path, suffix: str, monkeypatch: py
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_a_row_a_sample(store: Store, tmp_path: Path, suffix: str) -> None:
-    table, votes, names = written(store, tmp_path, suffix, "samples"), take_census(store).votes, store.class_names
+    table, votes, names = written(store, tmp_path, suffix, "samples"), read_statistics(store).votes, store.class_names
     assert [row["sample"] for row in table] == list(range(260))
     for sample, row in enumerate(table):
         assert (row["key"], row["class"]) == (store.index.key(sample), store.index.classes[sample])

@@ -48,7 +48,7 @@ def golden_values() -> dict[str, Any]:
             for key, image in zip(block.keys, block.images, strict=True)
             for view in VIEWS[:2]
         }
-        plan = view_mix(policy, SEED, block.shard, block.number, 8, frozenset(), 0)
+        plan = view_mix(policy, SEED, shard=block.shard, block=block.number, num_samples=8, skipped=frozenset(), view=0)
         values[name] = {
             "params": params,
             "mix": {

@@ -47,7 +47,9 @@ def test_a_block_is_parameters_pixels_and_mix() -> None:
             for key, image in zip(block.keys, decoded, strict=True)
         ]
     )
-    plan = view_mix(POLICY, 5, block.shard, block.number, len(block.keys), frozenset(), 2)
+    plan = view_mix(
+        POLICY, 5, shard=block.shard, block=block.number, num_samples=len(block.keys), skipped=frozenset(), view=2
+    )
     apply_mix(views, plan)
     assert np.array_equal(replayed.pixels, views)
     assert np.array_equal(replayed.lambdas, plan.lambdas)
@@ -88,7 +90,9 @@ def test_pixels_are_written_where_asked() -> None:
 
 def test_a_skipped_sample_leaves_the_other_pairs_alone() -> None:
     whole = next(replay(POLICY, 5, make_block(), [0]))
-    partners = view_mix(POLICY, 5, "train-0000.tar", 3, len(ENCODED), frozenset(), 0).partners
+    partners = view_mix(
+        POLICY, 5, shard="train-0000.tar", block=3, num_samples=len(ENCODED), skipped=frozenset(), view=0
+    ).partners
     left = int(np.flatnonzero(partners != np.arange(len(ENCODED)))[0])
     partner = int(partners[left])
     part = next(replay(POLICY, 5, make_block(skipped=frozenset({left})), [0]))

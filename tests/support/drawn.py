@@ -21,13 +21,19 @@ def commit_labels(store: Store, unit: Unit, labels: np.ndarray) -> None:
         span = store.layout.block(unit.shard, block)
         rows = slice(span.rows.start, span.rows.stop)
         for column, view in enumerate(store.layout.group_views(unit.group)):
-            said = labels[rows, column]
-            skipped = frozenset(np.flatnonzero(said == SKIPPED).tolist())
+            given = labels[rows, column]
+            skipped = frozenset(np.flatnonzero(given == SKIPPED).tolist())
             plan = view_mix(
-                *(store.policy, store.seed, store.shard_name(unit.shard), block, len(said)), *(skipped, view)
+                store.policy,
+                store.seed,
+                shard=store.shard_name(unit.shard),
+                block=block,
+                num_samples=len(given),
+                skipped=skipped,
+                view=view,
             )
             pairs = class_pairs(store.index.classes[start:][rows], plan, skipped)
-            found = count_agreement(said, pairs, plan.lambdas)
+            found = count_agreement(given, pairs, plan.lambdas)
             counts = [a + b for a, b in zip(counts, vars(found).values(), strict=True)]
     values = UnitValues(labels, np.ones((len(store.layout.blocks(unit)), store.group), np.uint64))
     store.commit_unit(unit, values, UnitCounts(*counts), "cpu")

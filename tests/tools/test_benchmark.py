@@ -35,7 +35,7 @@ from tools.benchmarks.rendering import (
     rendering_policy,
     shares,
 )
-from tools.benchmarks.row import Measured, RowPlan, UnavailableError, in_turns, measure_row
+from tools.benchmarks.row import Measurement, RowPlan, UnavailableError, in_turns, measure_row
 from tools.benchmarks.scale import TINY
 from tools.benchmarks.table import markdown_table
 
@@ -200,19 +200,19 @@ def test_sides_take_turns() -> None:
 @pytest.mark.parametrize(
     ("options", "measured", "ratio", "spread"),
     [
-        ({}, Measured((6.0, 8.0, 30.0), (2.0, 4.0, 6.0)), 2.0, (2.0, 5.0)),
-        ({"lower": True}, Measured((6.0, 8.0, 30.0), (2.0, 4.0, 6.0)), 0.5, (0.2, 0.5)),
-        ({"limit": 4.0}, Measured((6.0, 8.0, 30.0)), 2.0, (1.5, 7.5)),
-        ({"limit": 4.0, "lower": True}, Measured((6.0, 8.0, 30.0)), 0.5, (4 / 30, 4 / 6)),
+        ({}, Measurement((6.0, 8.0, 30.0), (2.0, 4.0, 6.0)), 2.0, (2.0, 5.0)),
+        ({"lower": True}, Measurement((6.0, 8.0, 30.0), (2.0, 4.0, 6.0)), 0.5, (0.2, 0.5)),
+        ({"limit": 4.0}, Measurement((6.0, 8.0, 30.0)), 2.0, (1.5, 7.5)),
+        ({"limit": 4.0, "lower": True}, Measurement((6.0, 8.0, 30.0)), 0.5, (4 / 30, 4 / 6)),
     ],
 )
-def test_a_larger_ratio_is_better(options: dict, measured: Measured, ratio: float, spread: tuple) -> None:
+def test_a_larger_ratio_is_better(options: dict, measured: Measurement, ratio: float, spread: tuple) -> None:
     found = measure_row(RowPlan("row", "peer", "unit", lambda bench: measured, **options), bench(Path()))
     assert (found.ratio, found.spread, found.repeats) == (pytest.approx(ratio), pytest.approx(spread), 3)
 
 
 def test_what_cannot_be_measured_keeps_its_row() -> None:
-    def refuse(given: row.Bench) -> Measured:
+    def refuse(given: row.Bench) -> Measurement:
         raise UnavailableError("there is one core")
 
     found = measure_row(RowPlan("row", "peer", "unit", refuse), bench(Path()))

@@ -17,7 +17,7 @@ from teacher_cache.teacher.models import ModelSpec, build_module
 from teacher_cache.teacher.settings import TeacherSettings
 from tools.benchmarks.pipeline import SETTLE, forward_rate
 from tools.benchmarks.rendering import photographs
-from tools.benchmarks.row import Bench, Measured, RowPlan, UnavailableError, cores, in_turns, torch_threads
+from tools.benchmarks.row import Bench, Measurement, RowPlan, UnavailableError, cores, in_turns, torch_threads
 from tools.benchmarks.stores import CLASSES, fill_rate, fill_views, make_store, open_model, training_store
 from tools.benchmarks.training import Training
 
@@ -28,7 +28,11 @@ MEMORY_SHARE = 0.8  # of the device's that a batch may take where it is tried al
 def plans() -> list[RowPlan]:
     return [
         RowPlan(
-            f"{name}{', compiled' if compiled else ''}", against, "views/s", partial(measure, compiled=compiled), reach
+            name=f"{name}{', compiled' if compiled else ''}",
+            against=against,
+            unit="views/s",
+            measure=partial(measure, compiled=compiled),
+            reach=reach,
         )
         for compiled in (False, True)
         for name, against, measure, reach in (
@@ -44,7 +48,7 @@ def workers(bench: Bench) -> int:
     return bench.processes(max(1, cores() - 1))
 
 
-def stage_one(bench: Bench, compiled: bool) -> Measured:
+def stage_one(bench: Bench, compiled: bool) -> Measurement:
     scale, batch = bench.scale, teacher_batch(bench)
     images = photographs(bench) * scale.gpu_copies
     group, turns = scale.gpu_views, bench.repeats + 2
@@ -61,12 +65,12 @@ def stage_one(bench: Bench, compiled: bool) -> Measured:
             lambda turn: fill_rate(store, teacher, store.layout.group_views(turn + 1), workers(bench), SETTLE),
             lambda turn: alone(),
         )
-    return Measured(
+    return Measurement(
         *found, f"batch {batch}, {_dtype(bench)}, {workers(bench)} rendering processes, {group} views a decode"
     )
 
 
-def stage_two(bench: Bench, compiled: bool) -> Measured:
+def stage_two(bench: Bench, compiled: bool) -> Measurement:
     store, batch, steps = _store(bench), student_batch(bench), bench.scale.gpu_steps
     with torch_threads(1):
         training = Training(bench, store, batch, workers(bench), compiled=compiled)
@@ -76,10 +80,12 @@ def stage_two(bench: Bench, compiled: bool) -> Measured:
             lambda turn: batch / training.resident_s(steps),
         )
         training.close()
-    return Measured(*found, f"batch {batch}, {_dtype(bench)}, {workers(bench)} rendering processes, 3 views a decode")
+    return Measurement(
+        *found, f"batch {batch}, {_dtype(bench)}, {workers(bench)} rendering processes, 3 views a decode"
+    )
 
 
-def cached_step(bench: Bench, compiled: bool) -> Measured:
+def cached_step(bench: Bench, compiled: bool) -> Measurement:
     store, batch, steps = _store(bench), student_batch(bench), bench.scale.gpu_steps
     shape = min(batch, teacher_batch(bench))
     teacher = TeacherSettings(spec=bench.scale.teacher, batch_size=shape, compile=compiled)
@@ -94,7 +100,7 @@ def cached_step(bench: Bench, compiled: bool) -> Measured:
 
     with torch_threads(1):
         found = in_turns(bench.repeats, lambda turn: run(None), lambda turn: run(teacher))
-    return Measured(
+    return Measurement(
         *found, f"batch {batch}, the teacher's shape {shape}, {_dtype(bench)}, {workers(bench)} rendering processes"
     )
 

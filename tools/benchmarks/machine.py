@@ -14,9 +14,17 @@ from teacher_cache.teacher.teacher import device_name
 from tools.benchmarks.row import cores
 
 LIBRARIES = (
-    *("torch", "torchvision", "timm", "numpy", "opencv-python-headless", "pillow", "simplejpeg"),
-    *("zarr", "webdataset"),
-    *("nvidia-dali-cuda130", "nvidia-dali-cuda120"),
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+    "simplejpeg",
+    "zarr",
+    "webdataset",
+    "nvidia-dali-cuda130",
+    "nvidia-dali-cuda120",
 )
 
 

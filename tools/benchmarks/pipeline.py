@@ -14,7 +14,7 @@ from tools.benchmarks.internals import without_digests
 from tools.benchmarks.rendering import photographs
 from tools.benchmarks.row import (
     Bench,
-    Measured,
+    Measurement,
     RowPlan,
     cores,
     in_turns,
@@ -74,7 +74,7 @@ def plans() -> list[RowPlan]:
     ]
 
 
-def stage_one_negligible(bench: Bench) -> Measured:
+def stage_one_negligible(bench: Bench) -> Measurement:
     """A group of views a turn. The peer's processes wait while ours render, and ours are new ones each turn.
 
     A core is left to the process that feeds the teacher, as `fill` shares them out.
@@ -95,7 +95,7 @@ def stage_one_negligible(bench: Bench) -> Measured:
         f"{workers} rendering processes, {GROUP} views a decode, mixed and erased; without the processes' start; "
         "commits are in it"
     )
-    return Measured(*found, note)
+    return Measurement(*found, note)
 
 
 def render_rate(store: Store, pool: RenderPool, views: range) -> float:
@@ -111,7 +111,7 @@ def render_rate(store: Store, pool: RenderPool, views: range) -> float:
     return steady_rate(arrived, SETTLE)
 
 
-def stage_one_teacher(bench: Bench) -> Measured:
+def stage_one_teacher(bench: Bench) -> Measurement:
     """A group of three views a turn, of which the last two are timed: as many images on both sides."""
     scale, group = bench.scale, 3
     images = photographs(bench)[: scale.teacher_images]
@@ -127,7 +127,7 @@ def stage_one_teacher(bench: Bench) -> Measured:
             lambda turn: fill_rate(store, teacher, store.layout.group_views(turn + 1), WORKERS_BESIDE_A_NETWORK),
             lambda turn: alone(),
         )
-    return Measured(
+    return Measurement(
         *found,
         f"random weights, batches of {scale.teacher_batch}, fp32, {cores()} threads; the peer's "
         "input is normalised and laid out already",
@@ -159,7 +159,7 @@ def forward_rate(
     return rate
 
 
-def stage_two(bench: Bench) -> Measured:
+def stage_two(bench: Bench) -> Measurement:
     scale = bench.scale
     store = training_store(bench, photographs(bench))
     batch, steps = scale.teacher_batch, scale.window_views // scale.teacher_batch
@@ -174,14 +174,14 @@ def stage_two(bench: Bench) -> Measured:
         rendered = training.run.loader.views_checked - rendered
         training.close()
     trained = (bench.repeats + 1) * steps * batch
-    return Measured(
+    return Measurement(
         *found,
         f"batch {batch}, fp32, {cores()} threads; {rendered} views were rendered and checked while "
         f"{trained} were trained",
     )
 
 
-def cached_step(bench: Bench) -> Measured:
+def cached_step(bench: Bench) -> Measurement:
     """Ours as in the row before; online a step a turn, in which a block is rendered now and then."""
     scale = bench.scale
     store = training_store(bench, photographs(bench))
@@ -197,10 +197,10 @@ def cached_step(bench: Bench) -> Measured:
         )
         cached.close()
         online.close()
-    return Measured(*found, f"batch {batch}, the teacher's shape too; fp32, {cores()} threads")
+    return Measurement(*found, f"batch {batch}, the teacher's shape too; fp32, {cores()} threads")
 
 
-def digest_check(bench: Bench) -> Measured:
+def digest_check(bench: Bench) -> Measurement:
     """Batches of three views of a block, so that each batch renders as much as it takes."""
     scale = bench.scale
     store = training_store(bench, photographs(bench))
@@ -218,7 +218,7 @@ def digest_check(bench: Bench) -> Measured:
         found = in_turns(max(bench.repeats, scale.digest_turns), with_check, without_check)
         for loader in (checked, unchecked):
             loader.close()
-    return Measured(
+    return Measurement(
         *found,
         f"one pinned core, seconds of the processor; {checked.views_checked} and "
         f"{unchecked.views_checked} views were compared",

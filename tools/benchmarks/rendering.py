@@ -17,7 +17,7 @@ from teacher_cache.replay.policy import Policy, load_policy
 from tools.benchmarks.internals import timed_steps
 from tools.benchmarks.peers import DaliViews, TimmViews
 from tools.benchmarks.photographs import make_photographs, read_photographs
-from tools.benchmarks.row import Bench, Measured, RowPlan, UnavailableError, in_turns, one_pinned_core
+from tools.benchmarks.row import Bench, Measurement, RowPlan, UnavailableError, in_turns, one_pinned_core
 
 SEED = 0
 TIMM, DALI = "timm's transforms on Pillow, one view a decode", "DALI on the CPU with RandAugment, one thread"
@@ -25,7 +25,7 @@ REACH = {TIMM: {8: 6.0, 3: 4.5, 1: 2.0}, DALI: {8: 8.0, 3: 6.0, 1: 2.6}}
 IN_IT = "one pinned core; crop, flip and RandAugment on both sides, no erasing, no mixing; seconds of the processor"
 
 
-class Made(NamedTuple):
+class ViewCount(NamedTuple):
     """Views that were made, and the sum of their middle rows."""
 
     views: int
@@ -59,12 +59,12 @@ def photographs(bench: Bench) -> list[bytes]:
     return images
 
 
-def measure_views(bench: Bench, views: int, against: str) -> Measured:
+def measure_views(bench: Bench, views: int, against: str) -> Measurement:
     images, size_px = photographs(bench), bench.scale.view_px
     policy, blocks = rendering_policy(size_px), as_blocks(images)
     note = IN_IT
     with one_pinned_core():
-        peer: Callable[[int], Made] | None = None
+        peer: Callable[[int], ViewCount] | None = None
         if against == TIMM:
             peer, note = partial(_timms_turn, TimmViews(size_px), images), f"{note}; {TimmViews.note}"
         else:
@@ -79,10 +79,10 @@ def measure_views(bench: Bench, views: int, against: str) -> Measured:
         )
         if against == TIMM:
             note = f"{note}; ours: {shares(ours)}"
-    return Measured(found, others, note)
+    return Measurement(found, others, note)
 
 
-def shares(ours: Callable[[int], Made]) -> str:
+def shares(ours: Callable[[int], ViewCount]) -> str:
     """Of our time, the share of each step, the largest first."""
     with timed_steps() as seconds:
         ours(0)
@@ -92,7 +92,7 @@ def shares(ours: Callable[[int], Made]) -> str:
     return ", ".join(f"{step} {part / whole:.0%}" for step, part in largest_first)
 
 
-def rate(make: Callable[[int], Made], turn: int) -> float:
+def rate(make: Callable[[int], ViewCount], turn: int) -> float:
     """Views a second of processor time."""
     started = time.process_time()
     made = make(turn)
@@ -116,35 +116,35 @@ def as_blocks(images: list[bytes]) -> list[Block]:
     ]
 
 
-def render_ours(policy: Policy, blocks: list[Block], views: int, turn: int) -> Made:
+def render_ours(policy: Policy, blocks: list[Block], views: int, turn: int) -> ViewCount:
     """The turn's views of every sample: each image is decoded once for all of them."""
     wanted = range(turn * views, (turn + 1) * views)
     return count_blocks(replayed.pixels for block in blocks for replayed in replay(policy, SEED, block, wanted))
 
 
-def count_blocks(blocks: Iterable[np.ndarray]) -> Made:
+def count_blocks(blocks: Iterable[np.ndarray]) -> ViewCount:
     """Of (B, H, W, 3) uint8s."""
     views = total = 0
     for pixels in blocks:
         views += len(pixels)
         total += int(pixels[:, pixels.shape[1] // 2].sum())
-    return Made(views, total)
+    return ViewCount(views, total)
 
 
-def count_one_by_one(found: Iterable[np.ndarray]) -> Made:
+def count_one_by_one(found: Iterable[np.ndarray]) -> ViewCount:
     """Of (3, H, W) uint8s."""
     views = total = 0
     for pixels in found:
         views += 1
         total += int(pixels[:, pixels.shape[1] // 2].sum())
-    return Made(views, total)
+    return ViewCount(views, total)
 
 
-def _timms_turn(timm: TimmViews, images: list[bytes], turn: int) -> Made:
+def _timms_turn(timm: TimmViews, images: list[bytes], turn: int) -> ViewCount:
     return count_one_by_one(timm.views(images))
 
 
-def _dalis_turn(dali: DaliViews, turn: int) -> Made:
+def _dalis_turn(dali: DaliViews, turn: int) -> ViewCount:
     return count_blocks(dali.views())
 
 

@@ -28,7 +28,7 @@ class UnavailableError(Exception):
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """Figures of every turn. peer is None where a row has no peer, or it is not installed; note says what is in it."""
 
     ours: tuple[float, ...]
@@ -69,7 +69,7 @@ class RowPlan:
     name: str
     against: str
     unit: str
-    measure: Callable[[Bench], Measured]
+    measure: Callable[[Bench], Measurement]
     reach: float = 1.0
     lower: bool = False
     limit: float | None = None

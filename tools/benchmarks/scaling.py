@@ -8,7 +8,7 @@ from student.plan import PlanSettings, epoch_plan, pass_blocks
 from teacher_cache.replay import BLOCK_SAMPLES
 from tools.benchmarks.pipeline import loader_rate, plain_loader
 from tools.benchmarks.rendering import photographs
-from tools.benchmarks.row import Bench, Measured, RowPlan, UnavailableError, cores, in_turns, torch_threads
+from tools.benchmarks.row import Bench, Measurement, RowPlan, UnavailableError, cores, in_turns, torch_threads
 from tools.benchmarks.stores import training_store
 
 SHARD_SAMPLES = 1251
@@ -43,7 +43,7 @@ def plans() -> list[RowPlan]:
     ]
 
 
-def two_workers(bench: Bench) -> Measured:
+def two_workers(bench: Bench) -> Measurement:
     """A new loader each turn; what it renders ahead is taken before the clock starts."""
     if cores() < 2:
         raise UnavailableError("there is one core")
@@ -62,23 +62,23 @@ def two_workers(bench: Bench) -> Measured:
         found = in_turns(
             bench.repeats, lambda turn: rate(bench.processes(2)), lambda turn: rate(bench.processes(1)), warm_up=False
         )
-    return Measured(*found, f"{cores()} cores; the process that takes the batches uses one of them too")
+    return Measurement(*found, f"{cores()} cores; the process that takes the batches uses one of them too")
 
 
-def plan_growth(bench: Bench) -> Measured:
+def plan_growth(bench: Bench) -> Measurement:
     """Each turn plans both, the few samples as often as makes as many."""
     few, many, _ = bench.scale.plan_samples
     turns = []
     for turn in range(bench.repeats):
         small = sum(plan_s(few, turn) for _ in range(many // few)) / (many // few) / few
         turns.append(plan_s(many, turn) / many / small)
-    return Measured(tuple(turns), note=f"an epoch, three repeats, batch {BATCH}, {few} and {many} samples")
+    return Measurement(tuple(turns), note=f"an epoch, three repeats, batch {BATCH}, {few} and {many} samples")
 
 
-def plan_time(bench: Bench) -> Measured:
+def plan_time(bench: Bench) -> Measurement:
     samples = bench.scale.plan_samples[2]
     turns = tuple(plan_s(samples, turn) for turn in range(bench.repeats))
-    return Measured(turns, note=f"{samples} samples, three repeats, batch {BATCH}, blocks enumerated too")
+    return Measurement(turns, note=f"{samples} samples, three repeats, batch {BATCH}, blocks enumerated too")
 
 
 def plan_s(num_samples: int, epoch: int) -> float:

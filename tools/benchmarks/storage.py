@@ -12,7 +12,7 @@ from student.plan import EpochPlan, PlanSettings, epoch_plan, pass_blocks
 from teacher_cache.store.labels import LabelReader
 from teacher_cache.store.status import status
 from teacher_cache.store.store import Store
-from tools.benchmarks.row import Bench, BenchmarkError, Measured, RowPlan, UnavailableError
+from tools.benchmarks.row import Bench, BenchmarkError, Measurement, RowPlan, UnavailableError
 from tools.benchmarks.stores import simulated_store
 
 ROOT = Path(__file__).parents[2]
@@ -126,7 +126,7 @@ def label_plan(store: Store, epoch: int = 0) -> EpochPlan:
     return epoch_plan(settings, blocks, epoch)
 
 
-def label_rate(bench: Bench) -> Measured:
+def label_rate(bench: Bench) -> Measurement:
     """One epoch, batch by batch, from a new reader, once a turn; each turn another epoch of the plan."""
     store = Store.open(simulated_store(bench))
     rates = []
@@ -138,23 +138,25 @@ def label_rate(bench: Bench) -> Measured:
             wanted = plan.order[step * plan.local_batch : (step + 1) * plan.local_batch]
             reader.labels(plan.samples[wanted], plan.views[wanted])
         rates.append(plan.steps * plan.local_batch / (time.perf_counter() - started))
-    return Measured(tuple(rates), note=f"{plan.steps * plan.local_batch} labels of {_what(store)}, in the plan's order")
+    return Measurement(
+        tuple(rates), note=f"{plan.steps * plan.local_batch} labels of {_what(store)}, in the plan's order"
+    )
 
 
-def first_labels(bench: Bench) -> Measured:
+def first_labels(bench: Bench) -> Measurement:
     """A process a turn: the store is opened anew; its files may be in the system's memory."""
     path = simulated_store(bench)
     seconds = [float(_output([sys.executable, "-c", FIRST_LABELS, str(path)])) for _ in range(bench.repeats)]
-    return Measured(
+    return Measurement(
         tuple(seconds), note="open, the loader with its check of all records, one batch of labels; a process of its own"
     )
 
 
-def simulated_bytes(bench: Bench) -> Measured:
+def simulated_bytes(bench: Bench) -> Measurement:
     return _bytes(Store.open(simulated_store(bench)))
 
 
-def filled_bytes(bench: Bench) -> Measured:
+def filled_bytes(bench: Bench) -> Measurement:
     if bench.filled is None:
         raise UnavailableError("give a filled store with --filled STORE (make: BENCH_FILLED=)")
     store = Store.open(bench.filled)
@@ -163,14 +165,14 @@ def filled_bytes(bench: Bench) -> Measured:
     return _bytes(store)
 
 
-def _bytes(store: Store) -> Measured:
+def _bytes(store: Store) -> Measurement:
     found = status(store)
     per_view: float = found["bytes"]["per_view"]
     note = f"{_what(store)}; labels, digests and records, without the index; counted once, not timed"
-    return Measured((per_view,), (TINYVIT_BYTES,), note)
+    return Measurement((per_view,), (TINYVIT_BYTES,), note)
 
 
-def audit_cost(bench: Bench, audit: str, field: str, scale: float) -> Measured:
+def audit_cost(bench: Bench, audit: str, field: str, scale: float) -> Measurement:
     path = simulated_store(bench)
 
     def run() -> list[Cost]:
@@ -182,7 +184,9 @@ def audit_cost(bench: Bench, audit: str, field: str, scale: float) -> Measured:
         return found
 
     costs: list[Cost] = bench.shared(audit, run)
-    return Measured(tuple(scale * getattr(cost, field) for cost in costs), note="a process of its own, start included")
+    return Measurement(
+        tuple(scale * getattr(cost, field) for cost in costs), note="a process of its own, start included"
+    )
 
 
 def _output(command: list[str]) -> str:

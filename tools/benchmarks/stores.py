@@ -102,7 +102,15 @@ def simulated_store(bench: Bench) -> Path:
             aside = path.with_suffix(".partial")
             shutil.rmtree(aside, ignore_errors=True)
             bench.scratch.mkdir(parents=True, exist_ok=True)
-            simulate(aside, samples, shards, views, classes, 0, lambda: None)
+            simulate(
+                aside,
+                samples=samples,
+                shards=shards,
+                views=views,
+                classes=classes,
+                seed=0,
+                progress=lambda: None,
+            )
             aside.rename(path)
         return path
 

@@ -32,8 +32,13 @@ class Training:
     ) -> None:
         scale = bench.scale
         overrides = [
-            *(f"batch_size={batch}", "pool_batches=2", f"epochs={EPOCHS}", "warmup_epochs=0", "lr_batch=none"),
-            *(f"compile={str(compiled).lower()}", *scale.student),
+            f"batch_size={batch}",
+            "pool_batches=2",
+            f"epochs={EPOCHS}",
+            "warmup_epochs=0",
+            "lr_batch=none",
+            f"compile={str(compiled).lower()}",
+            *scale.student,
         ]
         self._device = bench.device
         options = TrainOptions(out=bench.scratch / "run", workers=workers, device=str(bench.device), teacher=teacher)
