@@ -132,7 +132,7 @@ def test_label_reader_names_what_is_missing(tmp_path: Path) -> None:
     reader = LabelReader(store)
     assert reader.digest(0, 2, 2) is None
     assert reader.digest(0, 2, 1) is not None
-    fill_command = rf"run `teacher-cache fill --store {store.path} --views 2:4`"
+    fill_command = rf"run `teacher-cache fill {store.path} --views 2:4`"
     with pytest.raises(MissingLabelError, match=rf"shard-0\.tar, key 0-0128, view 3 is not labelled: {fill_command}"):
         reader.labels(np.array([128, 128]), np.array([0, 3]))
     with pytest.raises(MissingLabelError, match="key 0-0129, view 0: the sample was skipped"):
@@ -180,7 +180,7 @@ def test_soft_labels_that_are_missing_are_named(tmp_path: Path) -> None:
     store = make_soft_store(tmp_path / "s")
     commit(store, Unit(0, 1, 0), skip=(1,))
     reader = LabelReader(store)
-    command = rf"run `teacher-cache fill --store {store.path} --views 2:4`"
+    command = rf"run `teacher-cache fill {store.path} --views 2:4`"
     with pytest.raises(MissingLabelError, match=rf"shard-0\.tar, key 0-0129, view 3 is not labelled: {command}"):
         reader.soft(0, 2, 3, np.array([1]))
     with pytest.raises(MissingLabelError, match="key 0-0129, view 1: the sample was skipped"):

@@ -263,7 +263,7 @@ def test_check_unit_passes_what_was_committed_and_no_other(tmp_path: Path) -> No
     fill(store, range(0, 2))
     for unit in store.units(range(0, 2)):
         store.check_unit(unit)
-    with pytest.raises(StoreError, match=r"views 2:4 is not filled: run `teacher-cache fill --store \S+ --views 2:4`"):
+    with pytest.raises(StoreError, match=r"views 2:4 is not filled: run `teacher-cache fill \S+ --views 2:4`"):
         store.check_unit(UNIT)
 
 
@@ -303,9 +303,7 @@ def test_every_flipped_bit_is_found_and_the_unit_can_be_redone(tmp_path: Path, n
     with pytest.raises(StoreError, match=rf"{name[:-1]}.* of \S+, shard shard-0\.tar, unit 1, views 2:4") as refused:
         store.read_records() if name == "records" else store.check_unit(UNIT)
     record = str(chunk(store, "records", UNIT))
-    assert f"delete its record {record} and run `teacher-cache fill --store {store.path} --views 2:4`" in str(
-        refused.value
-    )
+    assert f"delete its record {record} and run `teacher-cache fill {store.path} --views 2:4`" in str(refused.value)
     os.unlink(record)
     assert UNIT in store.missing_units()
     commit(store, UNIT)

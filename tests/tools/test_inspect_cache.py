@@ -275,7 +275,7 @@ def test_nothing_is_told_of_a_store_without_labels(
     told = CliRunner().invoke(main, [str(store.path), *command.split()])
     assert told.exit_code == 1
     assert told.output == (
-        f"error: nothing is committed in {store.path}, 10 units wait for labels: run `teacher-cache fill --store "
+        f"error: nothing is committed in {store.path}, 10 units wait for labels: run `teacher-cache fill "
         f"{store.path} --teacher NAME`\n"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["s"]

@@ -61,15 +61,15 @@ def test_errors_and_bytes_of_a_small_table() -> None:
 
 def test_tool_prints_the_table_and_a_stores_bytes(tmp_path: Path) -> None:
     store = make_store(tmp_path / "s")
-    empty = CliRunner().invoke(main, [*SMALL, "--store", str(store.path)])
+    empty = CliRunner().invoke(main, [*SMALL, str(store.path)])
     assert empty.output.endswith(f"{store.path}: K 0, nothing is filled\n")
     store.publish_teacher(TOPK)
     fill(store)
-    first, again = (CliRunner().invoke(main, [*SMALL, "--store", str(store.path)]) for _ in range(2))
+    first, again = (CliRunner().invoke(main, [*SMALL, str(store.path)]) for _ in range(2))
     assert first.exit_code == 0, first.output
     assert first.output == again.output
     lines = first.output.splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:8]] == ["0", "10", "100"] * 2
     assert lines[-1].startswith(f"{store.path}: K 3, tau 2, ")
     assert lines[-1].endswith(" bytes a view")
-    assert CliRunner().invoke(main, ["--store", str(tmp_path / "none")]).exit_code == 1
+    assert CliRunner().invoke(main, [str(tmp_path / "none")]).exit_code == 1
