@@ -1,5 +1,5 @@
 # Two stages: `make cache-teacher` labels views, `make train-student` trains from the labels.
-# Without SHARDS both run on the embedded handwritten digits, end to end.
+# Without SHARDS or FOLDER both run on the embedded handwritten digits, end to end.
 #
 # Both call the commands each time: these compare what is asked with what is there, and go on, widen or refuse.
 # Files of make's own would not know that a variable has changed.
@@ -14,7 +14,36 @@ quoted = '$(subst ','\'',$(1))'
 option = $(if $(2),$(1) $(call quoted,$(2)))
 each   = $(foreach one,$(2),$(1) $(call quoted,$(one)))
 
-ifeq ($(SHARDS),)
+ifneq ($(FOLDER)$(VAL_FOLDER),)
+ifeq ($(FOLDER),)
+$(error VAL_FOLDER= goes with FOLDER=, whose classes it has: give both, or VAL= for validation shards)
+endif
+ifneq ($(SHARDS),)
+$(error FOLDER= and SHARDS= are both given: leave one out)
+endif
+ifneq ($(and $(VAL_FOLDER),$(VAL)),)
+$(error VAL_FOLDER= and VAL= are both given: leave one out)
+endif
+absent := $(shell for folder in $(call option,,$(FOLDER)) $(call option,,$(VAL_FOLDER)); do \
+	test -d "$$folder" || { echo "$$folder"; break; }; done)
+ifneq ($(absent),)
+$(error $(absent) is no folder: give FOLDER= and VAL_FOLDER= one that holds a folder for each class)
+endif
+endif
+
+ifneq ($(FOLDER),)
+# a folder of images: its shards are made here, once, named after its path, but for what a shell or a pattern would read
+NAME    := $(shell printf %s $(call quoted,$(FOLDER)) | sed 's|^[./]*||; s|/*$$||; s|[^[:alnum:]._-]|-|g')
+DATA    ?= data/$(or $(NAME),folder)
+STORE   ?= stores/$(or $(NAME),folder)
+TRAIN_PATTERNS = $(call quoted,$(DATA)/train-*.tar)
+VAL_PATTERNS   = $(if $(VAL_FOLDER),--val $(call quoted,$(DATA)/val-*.tar),$(call each,--val,$(VAL)))
+else
+TRAIN_PATTERNS = $(call each,,$(INDEXED))
+VAL_PATTERNS   = $(call each,--val,$(VAL))
+endif
+
+ifeq ($(SHARDS)$(FOLDER),)
 # the embedded data set: its shards and, without TEACHER, its teacher are made here
 DATA    := data/digits
 INDEXED := $(DATA)/train-*.tar
@@ -51,18 +80,21 @@ INSTALLED := $(VENV)/.installed
 
 # a command, shown and run; after an error, which variables stand behind its options (75 and 130: it was stopped)
 command = @(PS4=; set -x; $(1)) || { code=$$?; case $$code in 75|130) ;; *) echo $(VARIABLES) >&2;; esac; exit $$code; }
-VARIABLES := "make's variables: --store is STORE=, --policy POLICY=, --set SET=, --views and --views-used VIEWS=, --teacher" \
-	"TEACHER=, --checkpoint CHECKPOINT=, --topk TOPK=, --tau TAU=, --recipe RECIPE=, --val VAL=, --ops OPS=, --out OUT="
+VARIABLES := "make's variables: the store is STORE=, a folder of images FOLDER= or VAL_FOLDER=, that of their shards DATA=," \
+	"--policy POLICY=, --set SET=, --views and --views-used VIEWS=, --teacher TEACHER=, --checkpoint CHECKPOINT=, --topk TOPK=, --tau TAU=, --recipe RECIPE=, --val VAL=, --ops OPS=, --out OUT="
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install cache-teacher train-student test check bench bench-gpu lock clean
+.PHONY: help install shards cache-teacher train-student test check bench bench-gpu lock clean
 
 help: ## list targets and variables
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 	@echo
-	@echo 'Variables, for data of your own (without SHARDS: the embedded digits):'
-	@echo '  SHARDS=      training shards: paths, globs or brace patterns'
+	@echo 'Variables, for data of your own (without FOLDER and SHARDS: the embedded digits):'
+	@echo '  FOLDER=      training images, a folder for each class; their shards are made once'
+	@echo '  VAL_FOLDER=  validation images, folders of the same classes'
+	@echo '  DATA=        where the shards of both go            [$(if $(FOLDER),$(DATA),data/PATH-OF-FOLDER)]'
+	@echo '  SHARDS=      or training shards: paths, globs or brace patterns'
 	@echo '  VAL=         validation shards'
 	@echo '  STORE=       the store of labels                    [$(STORE)]'
 	@echo '  TEACHER=     timm name or path/file.py:function'
@@ -93,27 +125,38 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
-cache-teacher: $(INSTALLED) $(MADE_SHARDS) ## stage one: index the shards and label every view
+shards: $(INSTALLED) $(MADE_SHARDS) ## write FOLDER and VAL_FOLDER, or the digits, as shards, once
+ifneq ($(FOLDER),)
+	$(call command,$(BIN)/python tools/make_shards.py folder --again $(call quoted,$(FOLDER)) $(call quoted,$(DATA)))
+ifneq ($(VAL_FOLDER),)
+	$(call command,$(BIN)/python tools/make_shards.py folder --again $(call quoted,$(VAL_FOLDER)) $(call quoted,$(DATA)) \
+		--prefix val --classes $(call quoted,$(DATA)/classes.json))
+endif
+endif
+
+cache-teacher: shards ## stage one: index the shards and label every view
 ifneq ($(MADE_TEACHER),)
-	$(call command,$(RUN) teacher_cache index $(call each,,$(INDEXED)) --store $(call quoted,$(MADE_TEACHER)-store) \
+	$(call command,$(RUN) teacher_cache index $(TRAIN_PATTERNS) --store $(call quoted,$(MADE_TEACHER)-store) \
 		--policy digits --views $(USUAL_VIEWS))
-	$(call command,$(RUN) student train --store $(call quoted,$(MADE_TEACHER)-store) --recipe digits_teacher \
+	$(call command,$(RUN) student train $(call quoted,$(MADE_TEACHER)-store) --recipe digits_teacher \
 		--val '$(DATA)/val-*.tar' --out $(call quoted,$(MADE_TEACHER)) --workers $(WORKERS))
 endif
-	$(call command,$(RUN) teacher_cache index $(call each,,$(INDEXED)) --store $(call quoted,$(STORE)) $(FOR_NEW) \
+	$(call command,$(RUN) teacher_cache index $(TRAIN_PATTERNS) --store $(call quoted,$(STORE)) $(FOR_NEW) \
 		$(call option,--policy,$(POLICY)) $(call option,--views,$(VIEWS)) $(call each,--set,$(SET)) $(call option,--ops,$(OPS)))
-	$(call command,$(LAUNCH) teacher_cache fill --store $(call quoted,$(STORE)) --workers $(WORKERS) \
+	$(call command,$(LAUNCH) teacher_cache fill $(call quoted,$(STORE)) --workers $(WORKERS) \
 		$(call option,--teacher,$(ASKED)) $(call option,--checkpoint,$(WEIGHTS)) $(call option,--topk,$(TOPK)) \
 		$(call option,--tau,$(TAU)) $(call option,--ops,$(OPS)))
 
 train-student: cache-teacher ## stage two: train a student from the labels
-	$(call command,$(LAUNCH) student train --store $(call quoted,$(STORE)) --recipe $(call quoted,$(RECIPE)) \
-		$(call each,--val,$(VAL)) $(call option,--views-used,$(VIEWS)) --out $(call quoted,$(STUDENT)) \
+	$(call command,$(LAUNCH) student train $(call quoted,$(STORE)) --recipe $(call quoted,$(RECIPE)) \
+		$(VAL_PATTERNS) $(call option,--views-used,$(VIEWS)) --out $(call quoted,$(STUDENT)) \
 		--workers $(WORKERS) $(call option,--ops,$(OPS)))
 	@$(RUN) student results $(if $(MADE_TEACHER),$(call quoted,teacher=$(MADE_TEACHER))) $(call quoted,$(STUDENT))
 
-$(DATA)/val-0000.tar: | $(INSTALLED)
+ifneq ($(MADE_SHARDS),)
+$(MADE_SHARDS): | $(INSTALLED)
 	$(BIN)/python tools/make_shards.py digits $(DATA)
+endif
 
 # The benchmark's own libraries are in no lock: no other target needs them. pip is told to keep what the lock gave.
 BENCH_ROWS    ?= *

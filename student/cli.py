@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from student.trained import TrainedModel
 
 MODEL_HELP = "Architecture of a file that does not say it, or that names code: timm name, or FILE.py:FUNCTION."
+FILES_OWN = "  [default: what the file says]"
 HEADS = {"class": "class head", "distillation": "distillation head", "fused": "fused"}
 
 
@@ -123,7 +124,7 @@ def train(**settings: Any) -> None:
 @main.command()
 @model_argument
 @_training_options(default_recipe="deit_base_384")
-@click.option("--model", metavar="NAME", help=f"{MODEL_HELP} Also of a recipe that names code.")
+@click.option("--model", metavar="NAME", help=f"{MODEL_HELP} Also of a recipe that names code.{FILES_OWN}")
 @click.option("--ema", is_flag=True, help="Start from the moving average of its weights.")
 @click.option(
     "--resolution",
@@ -310,7 +311,7 @@ def show(name: str, overrides: tuple[str, ...]) -> None:
 
 @main.command()
 @model_argument
-@click.option("--model", "model_name", metavar="NAME", help=MODEL_HELP)
+@click.option("--model", "model_name", metavar="NAME", help=MODEL_HELP + FILES_OWN)
 @click.option("--val", multiple=True, required=True, metavar="PATTERN", help="Validation shards. May be repeated.")
 @click.option("--ema", is_flag=True, help="The moving average of the weights.")
 @click.option(
@@ -446,7 +447,7 @@ def evaluate(
 @main.command()
 @model_argument
 @old_model_option
-@click.option("--model", "model_name", metavar="NAME", help=MODEL_HELP)
+@click.option("--model", "model_name", metavar="NAME", help=MODEL_HELP + FILES_OWN)
 @click.option("--ema", is_flag=True, help="The moving average of the weights.")
 @click.option(
     "--format",

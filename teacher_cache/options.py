@@ -161,7 +161,9 @@ rank_timeout_option = timeout_option(
     "Under torchrun: without a sign of the other ranks for so many seconds, one of them is taken to hang.",
 )
 device_option = click.option(
-    "--device", help="cpu, cuda (under torchrun each rank's own), or cuda:N.  [default: a GPU if there is one]"
+    "--device",
+    metavar="DEVICE",
+    help="cpu, cuda (under torchrun each rank's own), or cuda:N.  [default: a GPU if there is one]",
 )
 workers_option = click.option(
     "--workers",

@@ -222,18 +222,18 @@ def test_every_command_refuses_a_gpu_that_is_not_there(
     command: str, tmp_path: Path, filled: Store, trained: Path
 ) -> None:
     store, checkpoint = str(filled.path), str(trained / "checkpoint.pt")
-    training = ["--store", store, "--recipe", SMALL, "--set", student("two_heads"), "--out", str(tmp_path / "out")]
+    training = [store, "--recipe", SMALL, "--set", student("two_heads"), "--out", str(tmp_path / "out")]
     teacher, model = ["--teacher", f"{TEACHERS}:brightness"], student("two_heads").partition("=")[2]
     group, words = {
-        "fill": (teacher_cache_main, ["fill", "--store", store, *teacher]),
+        "fill": (teacher_cache_main, ["fill", store, *teacher]),
         "verify": (teacher_cache_main, ["verify", store, *teacher]),
         "train": (student_main, ["train", *training]),
         "online": (student_main, ["train", *training, *teacher]),
         "finetune": (
             student_main,
-            ["finetune", "--checkpoint", checkpoint, "--model", model, *training],
+            ["finetune", checkpoint, "--model", model, *training],
         ),
-        "evaluate": (student_main, ["evaluate", "--checkpoint", checkpoint, "--val", str(filled.index.shards[0].path)]),
+        "evaluate": (student_main, ["evaluate", checkpoint, "--val", str(filled.index.shards[0].path)]),
     }[command]
     result = CliRunner().invoke(group, [*words, "--device", "cuda"])
     assert result.exit_code == 1, result.output
@@ -267,7 +267,7 @@ def test_cached_and_online_trainings_and_evaluations_run_under_the_same_switches
     tmp_path: Path, filled: Store, trained: Path, other_switches: Callable[[], None]
 ) -> None:
     online = TeacherSettings(f"{TEACHERS}:brightness")
-    words = ["evaluate", "--checkpoint", str(trained / "checkpoint.pt"), "--val", str(filled.index.shards[0].path)]
+    words = ["evaluate", str(trained / "checkpoint.pt"), "--val", str(filled.index.shards[0].path)]
     runs: dict[str, Callable[[], object]] = {
         "cached": lambda: train_small(filled, tmp_path / "cached", "epochs=1"),
         "online": lambda: train_small(filled, tmp_path / "online", "epochs=1", teacher=online),

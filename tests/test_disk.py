@@ -65,11 +65,11 @@ def fill_the_disk(command: click.Command, words: Sequence[object], folder: Path,
 
 def fill_words(store: Path) -> list[object]:
     settings = ["--device", "cpu", "--batch-size", 32, "--workers", 0, "--topk", 2]
-    return ["fill", "--store", store, "--teacher", f"{TEACHERS}:brightness", *settings]
+    return ["fill", store, "--teacher", f"{TEACHERS}:brightness", *settings]
 
 
 def train_words(store: Path, out: Path) -> list[object]:
-    places = ["--store", store, "--out", out, "--recipe", RECIPE, "--set", student_setting("two_heads")]
+    places = [store, "--out", out, "--recipe", RECIPE, "--set", student_setting("two_heads")]
     return ["train", *places, "--workers", 0, "--device", "cpu", "--checkpoint-every", 0]
 
 
@@ -156,7 +156,7 @@ def test_a_disk_that_fills_in_the_middle_of_a_checkpoint_keeps_the_one_before(tm
 def test_export(tmp_path: Path) -> None:
     store, out = filled_store(tmp_path, counts=(130,)), tmp_path / "run"
     assert run(student, *train_words(store.path, out)).exit_code == 0
-    model = ["--checkpoint", out / "checkpoint.pt", "--model", student_setting("two_heads").partition("=")[2]]
+    model = [out / "checkpoint.pt", "--model", student_setting("two_heads").partition("=")[2]]
     for name, kind in (("x.safetensors", "safetensors"), ("x.pt2", "torch-export")):
         target = tmp_path / "exported" / name
         words = ["export", *model, "--format", kind, "--out", target]

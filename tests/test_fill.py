@@ -498,7 +498,6 @@ def fill_command(store: Path, *, workers: int = 0, topk: int = 0, launcher: list
         *launcher,
         "teacher_cache",
         "fill",
-        "--store",
         str(store),
         *teacher,
         "--workers",

@@ -155,10 +155,10 @@ def test_help_imports_nothing_slow(entry: str) -> None:
     ("entry", "words", "status"),
     [
         ("teacher_cache.cli", ("fil",), 2),
-        ("teacher_cache.cli", ("fill", "--store", "s", "--teachr", "x"), 2),
+        ("teacher_cache.cli", ("fill", "s", "--teachr", "x"), 2),
         ("student.cli", ("train", "--stor", "s"), 2),
         ("student.cli", ("results", "nothing"), 1),
-        ("student.cli", ("evaluate", "--checkpoint", "c.pt", "--val", "t", "--teacher-checkpoint", "x"), 2),
+        ("student.cli", ("evaluate", "c.pt", "--val", "t", "--checkpoint", "x"), 2),
         ("tools.inspect_cache", ("s", "veiw"), 2),
         ("tools.make_shards", ("folder", "--sed", "1"), 2),
         ("tools.make_shards", ("folder", "nothing", "out"), 1),
@@ -189,7 +189,7 @@ def test_labels_are_made_room_for_and_read_without_torch(tmp_path: Path) -> None
         ("teacher_cache.cli", ("extend", "new", "--views", "4"), 0),
         ("teacher_cache.cli", ("verify", str(store.path), "--fraction", "0"), 0),
         ("teacher_cache.cli", ("verify", str(store.path), *absent), 1),
-        ("teacher_cache.cli", ("fill", "--store", "new", "--teacher", "resnet10t", *absent), 1),
+        ("teacher_cache.cli", ("fill", "new", "--teacher", "resnet10t", *absent), 1),
         ("teacher_cache.cli", ("status", "nothing"), 1),
         ("tools.inspect_cache", (str(store.path), "summary"), 0),
         ("tools.inspect_cache", ("nothing",), 1),
@@ -216,7 +216,7 @@ def test_a_place_that_cannot_be_exported_to_is_told_before_torch_is_imported(
     for name in ("c.safetensors", "m.pt2"):
         (tmp_path / name).touch()
     (tmp_path / "f.pt2").mkdir()
-    exit_code, said, slow = brought("student.cli", "export", "--checkpoint", "c.safetensors", *words, cwd=tmp_path)
+    exit_code, said, slow = brought("student.cli", "export", "c.safetensors", *words, cwd=tmp_path)
     assert exit_code == 1
     assert said.startswith(f"error: {message}")
     assert said.count("\n") == 1

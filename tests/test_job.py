@@ -105,7 +105,7 @@ def test_a_job_that_cannot_be_joined_is_told(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_rank_that_hangs_while_filling_is_told(tmp_path: Path) -> None:
     store = bright_store(tmp_path, counts=(640, 640), views=16, group=2)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    fill = ["teacher_cache", "fill", "--store", str(store.path), "--teacher", f"{TEACHERS}:brightness"]
+    fill = ["teacher_cache", "fill", str(store.path), "--teacher", f"{TEACHERS}:brightness"]
     words = [*torchrun, *fill, "--device", "cpu", "--batch-size", "32", "--workers", "0", "--rank-timeout", "15"]
     launcher = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert launcher.stderr is not None
@@ -134,7 +134,7 @@ def test_a_rank_that_hangs_while_filling_is_told(tmp_path: Path) -> None:
 def test_ranks_whose_torchrun_dies_end_and_keep_what_is_committed(tmp_path: Path, number: signal.Signals) -> None:
     store = bright_store(tmp_path, counts=(640, 640), views=16, group=2)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    fill = ["teacher_cache", "fill", "--store", str(store.path), "--teacher", f"{TEACHERS}:brightness"]
+    fill = ["teacher_cache", "fill", str(store.path), "--teacher", f"{TEACHERS}:brightness"]
     words = [*torchrun, *fill, "--device", "cpu", "--batch-size", "32", "--workers", "1"]
     launcher = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     left: set[int] = set()

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from teacher_cache.store.store import Store
-from tests.support.bright_shards import SMALL, write_bright_shards
+from tests.support.bright_shards import SMALL, bright_image, write_bright_shards
 from tests.support.filling import TEACHERS
 from tests.support.small_runs import rows, validation_shard
 
@@ -82,8 +83,8 @@ def after(words: list[str], option: str) -> list[str]:
     ("variable", "command", "option", "expected"),
     [
         ("STORE=s3://bucket/a b's", "teacher_cache index", "--store", ["s3://bucket/a b's"]),
-        ("STORE=s3://bucket/store", "teacher_cache fill", "--store", ["s3://bucket/store"]),
-        ("STORE=s3://bucket/store", "student train", "--store", ["s3://bucket/store"]),
+        ("STORE=s3://bucket/a b's", "teacher_cache fill", "fill", ["s3://bucket/a b's"]),
+        ("STORE=s3://bucket/a b's", "student train", "train", ["s3://bucket/a b's"]),
         ("STORE=s3://bucket/store", "student train", "--out", ["runs/store/deit_tiny_distilled"]),
         ("POLICY=cifar", "teacher_cache index", "--policy", ["cifar"]),
         ("SET=size=8 flip=none", "teacher_cache index", "--set", ["size=8", "flip=none"]),
@@ -186,3 +187,125 @@ def test_after_a_finished_run(tmp_path: Path) -> None:
     said = again("cache-teacher", code=2, SET="size=9 rand_augment=none")
     assert "it has the policy's size [8, 8] (not [9, 9])" in said
     assert "s3://bucket/x is a URL" in again("cache-teacher", code=2, STORE="s3://bucket/x")
+
+
+# A folder of images
+
+
+def image_folders(root: Path, classes: str = "abcdefghij") -> tuple[Path, Path]:
+    """A folder of a few bright pictures for each class, and another for validation."""
+    for part, numbers in (("train", range(40)), ("val", range(40, 60))):
+        for number in numbers:
+            file = root / part / classes[number % len(classes)] / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(bright_image(number))
+    return root / "train", root / "val"
+
+
+def shard_commands(notes: Path) -> list[list[str]]:
+    """The words behind `make_shards.py folder` of each such call; the other calls are left in the notes."""
+    lines = [line.rstrip("\t").split("\t") for line in notes.read_text().splitlines()]
+    found = [words for words in lines if "tools/make_shards.py" in words]
+    notes.write_text("".join("\t".join(words) + "\t\n" for words in lines if words not in found))
+    return [words[words.index("folder") + 1 :] for words in found]
+
+
+def test_a_folder_becomes_shards_that_are_indexed_and_validated_with(called: tuple[list[str], Path]) -> None:
+    programs, notes = called
+    train, val = image_folders(notes.parent / 'my "pho tos" & it\'s (1)[2]')
+    name = re.sub(r"[^\w.-]", "-", str(train).strip("/"))
+    make("train-student", f"FOLDER={train}/", f"VAL_FOLDER={val}", "TEACHER=resnet18", *programs)
+    made = shard_commands(notes)
+    data = f"data/{name}"
+    assert made == [
+        ["--again", f"{train}/", data],
+        ["--again", str(val), data, "--prefix", "val", "--classes", f"{data}/classes.json"],
+    ]
+    run = commands(notes)
+    assert list(run) == ["teacher_cache index", "teacher_cache fill", "student train", "student results"]
+    index = run["teacher_cache index"]
+    assert after(index, "index") == [f"{data}/train-*.tar"]
+    assert (after(index, "--store"), after(index, "--views")) == ([f"stores/{name}"], ["304"])
+    assert after(run["teacher_cache fill"], "fill") == [f"stores/{name}"]
+    assert after(run["student train"], "--val") == [f"{data}/val-*.tar"]
+    assert after(run["student train"], "--out") == [f"runs/{name}/deit_tiny_distilled"]
+
+
+def test_a_folder_without_validation_or_with_its_shards(called: tuple[list[str], Path]) -> None:
+    programs, notes = called
+    train, _ = image_folders(notes.parent)
+    data = f"{notes.parent}/da ta"
+    make("cache-teacher", f"FOLDER={train}", f"DATA={data}", *programs)
+    assert shard_commands(notes) == [["--again", str(train), data]]
+    assert after(commands(notes)["teacher_cache index"], "index") == [f"{data}/train-*.tar"]
+    make("train-student", f"FOLDER={train}", "VAL=v-*.tar w.tar", "STORE=s", *programs)
+    assert len(shard_commands(notes)) == 1
+    run = commands(notes)
+    assert after(run["student train"], "--val") == ["v-*.tar", "w.tar"]
+    assert after(run["student train"], "train") == ["s"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        (("FOLDER={train}", "SHARDS=a.tar"), "FOLDER= and SHARDS= are both given: leave one out"),
+        (("FOLDER={train}", "VAL_FOLDER={val}", "VAL=v.tar"), "VAL_FOLDER= and VAL= are both given: leave one out"),
+        (("VAL_FOLDER={val}",), "VAL_FOLDER= goes with FOLDER=, whose classes it has: give both, or VAL= for "),
+        (("FOLDER={train} x",), "{train} x is no folder: give FOLDER= and VAL_FOLDER= one that holds a folder for "),
+        (("FOLDER={train}", "VAL_FOLDER=it's not"), "it's not is no folder: give FOLDER= and VAL_FOLDER= one that "),
+    ],
+)
+def test_what_does_not_go_with_a_folder_is_refused_in_one_line(
+    called: tuple[list[str], Path], variables: tuple[str, ...], message: str
+) -> None:
+    programs, notes = called
+    train, val = image_folders(notes.parent)
+    said = make("train-student", *(each.format(train=train, val=val) for each in variables), *programs, code=2)
+    assert message.format(train=train) in said
+    assert said.count("\n") == 1
+    assert not notes.exists()
+
+
+def test_a_folder_of_pictures_goes_all_the_way(tmp_path: Path) -> None:
+    """The real commands: shards are made once, and a changed folder, or other classes, are told in a line."""
+    train, val = image_folders(tmp_path / "pho tos")
+    (tmp_path / "hard.toml").write_text(RECIPE.format(distill="hard"))
+    variables = {
+        "VENV": environment(tmp_path / "venv", f'exec {sys.executable} "$@"'),
+        "FOLDER": train,
+        "VAL_FOLDER": val,
+        "DATA": tmp_path / "sha rds",
+        "STORE": tmp_path / "store",
+        "OUT": tmp_path / "runs",
+        "POLICY": "cifar",
+        "SET": " ".join(SMALL),
+        "VIEWS": 2,
+        "TEACHER": f"{TEACHERS}:brightness",
+        "RECIPE": tmp_path / "hard.toml",
+        "WORKERS": 0,
+    }
+
+    def again(target: str, code: int = 0, **changed: object) -> str:
+        return make(target, *(f"{name}={value}" for name, value in {**variables, **changed}.items()), code=code)
+
+    said = again("train-student")
+    assert "train-0000.tar: 40 samples of 10 classes\n" in said
+    assert "val-0000.tar: 20 samples of 10 classes\n" in said
+    assert "hard-2views" in said.splitlines()[-1]
+    assert int(Store.open(tmp_path / "store").committed().sum()) == 1
+    shards = {path: path.stat().st_mtime_ns for path in (tmp_path / "sha rds").iterdir()}
+    assert {path.name for path in shards} == {"classes.json", "train-0000.tar", "val-0000.tar"}
+    said = again("cache-teacher")
+    assert "train-0000.tar: 40 samples of 10 classes, there already\n" in said
+    assert "val-0000.tar: 20 samples of 10 classes, there already\n" in said
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "sha rds").iterdir()} == shards
+
+    (train / "a" / "new.png").write_bytes(bright_image(0))
+    said = again("train-student", code=2)
+    assert "1 new (first a/new); remove them to have them made anew" in said
+    assert "-m teacher_cache" not in said
+    (train / "a" / "new.png").unlink()
+    (val / "zebra").mkdir()
+    said = again("train-student", code=2)
+    assert f"error: {val / 'zebra'} is none of the 10 classes (1 such folders)" in said
+    assert "-m student train" not in said

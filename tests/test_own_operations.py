@@ -49,7 +49,7 @@ def index(folder: Path, store: Path, *options: object) -> Result:
 
 def fill(store: Path, *options: object) -> Result:
     teacher = ("--teacher", f"{TEACHERS}:brightness", "--batch-size", 32)
-    return run(teacher_cache, "fill", "--store", store, *teacher, *CPU, *options)
+    return run(teacher_cache, "fill", store, *teacher, *CPU, *options)
 
 
 def verify(store: Path, *options: object) -> Result:
@@ -59,7 +59,7 @@ def verify(store: Path, *options: object) -> Result:
 def train(store: Path, *options: object) -> Result:
     model = f"model={students_file}:two_heads"
     out = store.parent / "run"
-    return run(student, "train", "--store", store, "--recipe", SMALL, "--set", model, "--out", out, *CPU, *options)
+    return run(student, "train", store, "--recipe", SMALL, "--set", model, "--out", out, *CPU, *options)
 
 
 @pytest.fixture(scope="module")

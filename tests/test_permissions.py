@@ -16,10 +16,10 @@ from tests.support.small_runs import ROOT, STUDENTS, train_small, validation_sha
 
 TEACHERS = str(ROOT / "tests" / "support" / "teachers.py")
 MODEL = f"--model {STUDENTS}:two_heads"
-RECIPE = f"--recipe small.toml --store store --workers 0 --device cpu --out run {MODEL}"
+RECIPE = f"store --recipe small.toml --workers 0 --device cpu --out run {MODEL}"
 INDEX = "teacher-cache index --policy none --views 2"
-FILL = f"fill --store empty --teacher {TEACHERS}:brightness --device cpu --workers 1"
-EXPORT = f"student export --checkpoint run/checkpoint.pt {MODEL}"
+FILL = f"fill empty --teacher {TEACHERS}:brightness --device cpu --workers 1"
+EXPORT = f"student export run/checkpoint.pt {MODEL}"
 
 # what is shut, its mode then, and the command
 CASES = [
@@ -46,11 +46,11 @@ CASES = [
     ("run/tensorboard", "000", f"student train {RECIPE}"),
     ("place", "555", f"student train {RECIPE} --out place/run"),
     ("val", "000", f"student train {RECIPE} --out other --val val/val.tar"),
-    ("val/val.tar", "000", f"student evaluate --checkpoint run/checkpoint.pt {MODEL} --val val/val.tar --workers 0"),
-    ("run", "000", f"student evaluate --checkpoint run/checkpoint.pt {MODEL} --val val/val.tar --workers 0"),
+    ("val/val.tar", "000", f"student evaluate run/checkpoint.pt {MODEL} --val val/val.tar --workers 0"),
+    ("run", "000", f"student evaluate run/checkpoint.pt {MODEL} --val val/val.tar --workers 0"),
     ("run/checkpoint.pt", "000", f"{EXPORT} --format onnx --out m.onnx"),
     ("place", "555", f"{EXPORT} --format safetensors --out {{}}/m.safetensors"),
-    ("run/checkpoint.pt", "000", f"student finetune --checkpoint run/checkpoint.pt {RECIPE} --out other"),
+    ("run/checkpoint.pt", "000", f"student finetune run/checkpoint.pt {RECIPE} --out other"),
     ("run", "000", "student results run"),
     ("run/results.json", "000", "student results run"),
     ("store", "000", "inspect store"),

@@ -33,7 +33,7 @@ FILL = ["--teacher", f"{TEACHERS}:brightness", "--device", "cpu", "--batch-size"
 
 def fill_command(folder: Path, module: list[str]) -> list[str]:
     store = bright_store(folder, counts=(640,), views=64)
-    return [*module, "teacher_cache", "fill", "--store", str(store.path), *FILL, "--workers", "2"]
+    return [*module, "teacher_cache", "fill", str(store.path), *FILL, "--workers", "2"]
 
 
 def index_command(folder: Path, module: list[str]) -> list[str]:

@@ -262,7 +262,6 @@ def test_the_command_line_tells_it_in_one_line(tmp_path: Path) -> None:
     store = bright_store(tmp_path)
     command = [
         "fill",
-        "--store",
         str(store.path),
         "--teacher",
         f"{TEACHERS}:sociable",

@@ -34,6 +34,7 @@ STANDS_FOR = {
     "'/data/imagenet1k-validation-{00..63}.tar'": "'val/val-{00..01}.tar'",
     "'/data/cifar10/train-*.tar'": "'shards/train-*.tar'",
     "--checkpoint regnety_160.deit_in1k": "--checkpoint convnet.pt --model test_resnet",
+    "finetune regnety_160.deit_in1k": "finetune convnet.pt --model test_resnet",
     "--teacher regnety_160.deit_in1k": f"--teacher {TEACHER}",
     "--teacher regnety_160 ": "--teacher test_resnet --allow-low-agreement ",
     "runs/deit_base_distilled/checkpoint.pt": "runs/deit_tiny_distilled/checkpoint.pt",
@@ -148,9 +149,15 @@ def test_lines_of_inspect_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("line", shell_lines("make"))
-def test_lines_of_make(line: str) -> None:
+def test_lines_of_make(line: str, tmp_path: Path) -> None:
     """As far as make's own grammar and variables: tests/test_makefile.py has what they do."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-    done = subprocess.run([*shlex.split(line), "-n"], cwd=ROOT, env=plain, capture_output=True, text=True, timeout=60)
+    for file in ("Makefile", "pyproject.toml", "requirements.lock"):
+        (tmp_path / file).symlink_to(ROOT / file)
+    words = shlex.split(line)
+    for word in words:
+        if word.startswith(("FOLDER=", "VAL_FOLDER=")):
+            (tmp_path / word.partition("=")[2]).mkdir(parents=True)
+    done = subprocess.run([*words, "-n"], cwd=tmp_path, env=plain, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert ".venv/bin/" in done.stdout

@@ -12,7 +12,7 @@ import json
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ import torch  # noqa: E402
 
 from teacher_cache.cli import one_line_errors  # noqa: E402
 from teacher_cache.messages.terminal import say, say_lines, terminal  # noqa: E402
+from teacher_cache.options import COUNT, Command  # noqa: E402
 from tools.benchmarks import gpu, pipeline, rendering, scaling, storage  # noqa: E402
 from tools.benchmarks.machine import describe_machine, describe_versions, now, write_aside  # noqa: E402
 from tools.benchmarks.plot import check_plotting, draw  # noqa: E402
@@ -40,15 +41,42 @@ from tools.benchmarks.table import markdown_table, notes, rich_table  # noqa: E4
 RATIO = "median of ours over median of peer (or limit), inverted where smaller is better; spread: paired ratios"
 
 
+def _file_option(name: str, what: str) -> Callable[[Command], Command]:
+    return click.option(
+        f"--{name}",
+        f"{name}_file",
+        metavar="FILE",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help=f"Write {what}.  [default: it is not written]",
+    )
+
+
 @click.command(context_settings={"show_default": True})
-@click.option("--shards", multiple=True, help="Take images of these shards.  [default: made pictures]")
-@click.option("--rows", "pattern", default="*", help="Only rows whose name matches: 'stage two*'.")
-@click.option("--repeats", default=5, type=click.IntRange(1), help="Turns of either side; 5 or more to be reported.")
-@click.option("--filled", help="A filled store, whose bytes a view are counted too.")
-@click.option("--scratch", default=Path("runs/bench"), type=click.Path(path_type=Path), help="Where stores are made.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write everything as JSON.")
-@click.option("--plot", "plot_file", type=click.Path(path_type=Path, dir_okay=False), help="Draw ratios as a PNG.")
-@click.option("--markdown", "markdown_file", type=click.Path(path_type=Path, dir_okay=False), help="Write the table.")
+@click.option(
+    "--shards",
+    multiple=True,
+    metavar="PATTERN",
+    help="Take images of these shards. May be repeated.  [default: made pictures]",
+)
+@click.option("--rows", "pattern", default="*", metavar="PATTERN", help="Only rows whose name matches: 'stage two*'.")
+@click.option(
+    "--repeats",
+    default=5,
+    type=click.IntRange(1),
+    metavar=COUNT,
+    help="Turns of either side; 5 or more to be reported.",
+)
+@click.option("--filled", metavar="STORE", help="A filled store, whose bytes a view are counted too.  [default: none]")
+@click.option(
+    "--scratch",
+    default=Path("runs/bench"),
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Where stores are made.",
+)
+@_file_option("json", "everything, as JSON")
+@_file_option("plot", "a picture of the ratios, as PNG")
+@_file_option("markdown", "the table, as Markdown")
 @click.option("--gpu", "on_gpu", is_flag=True, help="The rows that need a GPU, and only those.")
 @click.option("--list", "only_list", is_flag=True, help="Name the rows, measure nothing.")
 @click.option("--device", hidden=True, help="Run the GPU's rows there.")

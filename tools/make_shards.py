@@ -34,6 +34,7 @@ from teacher_cache.messages.nearest import did_you_mean
 from teacher_cache.messages.recognise import meant
 from teacher_cache.messages.shown import shown
 from teacher_cache.messages.terminal import say
+from teacher_cache.options import COUNT, NUMBER
 from teacher_cache.replay.seeds import Stream, derive
 from teacher_cache.shards.classes import CLASSES_FILE, IMAGE_EXTENSIONS, class_rule, read_class_names
 from teacher_cache.shards.find import expand_shards
@@ -53,6 +54,7 @@ class Sample:
     key: str
     class_number: int
     read: Callable[[], tuple[str, bytes]]
+    file: Path | None = None  # that the image is a copy of
 
     def members(self) -> dict[str, bytes]:
         """Contents by extension."""
@@ -111,7 +113,7 @@ def write_shards(
             shutil.rmtree(aside, ignore_errors=True)  # of a run that was stopped
             aside.mkdir(parents=True)
             for number, first in enumerate(range(0, len(samples), samples_per_shard)):
-                names.append(f"{prefix}-{number:04d}.tar")
+                names.append(shard_name(prefix, number))
                 write_shard(aside / names[-1], samples[first : first + samples_per_shard])
             written = list(names)
             if class_names is not None:
@@ -125,6 +127,10 @@ def write_shards(
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return [out / name for name in names]
+
+
+def shard_name(prefix: str, number: int) -> str:
+    return f"{prefix}-{number:04d}.tar"
 
 
 def check_out(out: Path, prefix: str, class_names: Sequence[str] | None) -> None:
@@ -228,7 +234,7 @@ def folder_samples(source: Path, class_names: Sequence[str] | None) -> tuple[lis
                 continue
             key = _unused_key(file.relative_to(source), taken)
             taken.add(key)
-            samples.append(Sample(key, number, partial(_copy, file)))
+            samples.append(Sample(key, number, partial(_copy, file), file))
     return samples, names, left_out
 
 
@@ -321,6 +327,57 @@ def _split_text(path: str, name: bytes) -> tuple[str, str]:
     if extension in ("", "__key__"):
         raise ShardError(f"shard {path}: the member '{shown(name)}' has no extension that WebDataset could write")
     return key, extension
+
+
+# What is there already
+
+
+def shards_there(out: Path, prefix: str) -> list[Path]:
+    """The shards of this prefix in a folder, in their order."""
+    found = [path for path in out.glob(f"{prefix}-*.tar") if re.fullmatch(r"\d{4,}", path.stem[len(prefix) + 1 :])]
+    return sorted(found, key=lambda path: int(path.stem[len(prefix) + 1 :]))
+
+
+def check_same_folder(
+    source: Path, prefix: str, paths: Sequence[Path], samples: Sequence[Sample], class_names: Sequence[str], size: int
+) -> None:
+    """Refuse the shards at paths where they are not those that these samples, in this order, `size` a shard, give.
+
+    Names and sizes of the files are compared, and the bytes of those that were touched since their shard was written.
+    ShardError, which counts what differs and names the first.
+    """
+    there = {sample.key: sample for sample in shard_samples([str(path) for path in paths])[0]}
+    wanted = {sample.key: sample for sample in samples}
+    found = (
+        ("new", [key for key in wanted if key not in there]),
+        ("gone", [key for key in there if key not in wanted]),
+        ("changed", [key for key in wanted if key in there and _is_changed(wanted[key], there[key])]),
+    )
+    differing = [f"{len(keys):,} {what} (first {shown(keys[0])})" for what, keys in found if keys]
+    classes_file = paths[0].with_name(CLASSES_FILE)
+    if not classes_file.exists() or read_class_names(classes_file) != tuple(class_names):
+        differing.append("other classes")
+    placed = [(Path(sample.path).name, sample.key) for sample in there.values()]
+    expected = [(shard_name(prefix, number // size), sample.key) for number, sample in enumerate(samples)]
+    if not differing and placed != expected:
+        differing.append("another --seed or --samples-per-shard")
+    if differing:
+        raise ShardError(
+            f"{paths[0].with_name(f'{prefix}-*.tar')} were made of other images than {source} holds now: "
+            f"{', '.join(differing)}; remove them to have them made anew, and index them into a new store, or choose "
+            "another folder for the new ones"
+        )
+
+
+def _is_changed(wanted: Sample, there: MovedSample) -> bool:
+    """Whether a file is another than the sample that was made of it."""
+    assert wanted.file is not None
+    status = wanted.file.stat()
+    sizes = {extension: size for extension, _, size in there.places if extension != "cls"}
+    if sizes != {wanted.file.suffix[1:].lower(): status.st_size}:
+        return True
+    touched = status.st_ctime_ns >= os.stat(there.path).st_mtime_ns
+    return touched and there.members() != wanted.members()
 
 
 def torchvision_samples(dataset: Any, class_names: Sequence[str] | None) -> tuple[list[Sample], tuple[str, ...]]:
@@ -446,26 +503,35 @@ def open_torchvision(name: str, root: Path, split: str | None) -> Any:
         raise ShardError(f"the data set {name} cannot be opened in {root}: {error}") from None
 
 
-@click.group(cls=OneLineErrors)
+@click.group(cls=OneLineErrors, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Write an image data set as shuffled WebDataset shards, the same bytes for the same input."""
 
 
 _out = click.argument("out", type=click.Path(file_okay=False, path_type=Path, readable=False))
-_seed = click.option("--seed", default=0, show_default=True, help="Of the shuffle over all shards.")
+_seed = click.option("--seed", default=0, metavar=NUMBER, help="Of the shuffle over all shards.")
 _samples_per_shard = click.option(
-    "--samples-per-shard", type=click.IntRange(1), default=1024, show_default=True, help="Best a multiple of 64."
+    "--samples-per-shard",
+    type=click.IntRange(1),
+    default=1024,
+    metavar=COUNT,
+    help="How many samples a shard holds, best a multiple of 64.",
 )
-_prefix = click.option("--prefix", default="train", show_default=True, help="Shards are called PREFIX-0000.tar ...")
+_prefix = click.option("--prefix", default="train", metavar="NAME", help="Shards are called NAME-0000.tar ...")
 _classes = click.option(
-    "--classes", type=click.Path(dir_okay=False, readable=False), help="JSON list of class names, in their order."
+    "--classes",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, readable=False),
+    help="JSON list of class names, in their order.  [default: the data's own names and order]",
 )
 
 
-def _report(paths: Sequence[Path], num_samples: int, class_names: Sequence[str] | None) -> None:
+def _report(
+    paths: Sequence[Path], num_samples: int, class_names: Sequence[str] | None, *, made_before: bool = False
+) -> None:
     places = ", ".join(str(path) for path in (paths if len(paths) < 3 else [paths[0], "...", paths[-1]]))
     of_classes = f" of {len(class_names)} classes" if class_names is not None else ""
-    say(f"{places}: {num_samples:,} samples{of_classes}")
+    say(f"{places}: {num_samples:,} samples{of_classes}{', there already' if made_before else ''}")
 
 
 @main.command()
@@ -490,14 +556,27 @@ def digits(out: Path, seed: int, samples_per_shard: int) -> None:
 @_samples_per_shard
 @_prefix
 @_classes
-def folder(src: Path, out: Path, seed: int, samples_per_shard: int, prefix: str, classes: str | None) -> None:
+@click.option(
+    "--again",
+    is_flag=True,
+    help="Leave shards that are there, where they were made of the same files; refuse them where not.",
+)
+def folder(
+    src: Path, out: Path, seed: int, samples_per_shard: int, prefix: str, classes: str | None, again: bool
+) -> None:
     """A tree SRC/CLASS/.../IMAGE, its files copied as they are.
 
     Classes are the sorted folder names, or those of --classes in their order; then other folders are refused.
     """
     samples, class_names, left_out = folder_samples(src, read_class_names(classes) if classes else None)
-    paths = write_shards(out, prefix, shuffle(samples, seed, prefix), class_names, samples_per_shard)
-    _report(paths, len(samples), class_names)
+    ordered = shuffle(samples, seed, prefix)
+    paths = shards_there(out, prefix) if again else []
+    made_before = bool(paths)
+    if made_before:
+        check_same_folder(src, prefix, paths, ordered, class_names, samples_per_shard)
+    else:
+        paths = write_shards(out, prefix, ordered, class_names, samples_per_shard)
+    _report(paths, len(samples), class_names, made_before=made_before)
     if left_out:
         say(f"left out: {left_out:,} files that are no {', '.join(IMAGE_EXTENSIONS)} in a folder of a class")
 
@@ -506,7 +585,11 @@ def folder(src: Path, out: Path, seed: int, samples_per_shard: int, prefix: str,
 @click.argument("name")
 @click.argument("root", type=click.Path(file_okay=False, path_type=Path, readable=False))
 @_out
-@click.option("--split", help="train, test, val ... as torchvision calls it; train or test where it says train=.")
+@click.option(
+    "--split",
+    metavar="NAME",
+    help="train, test, val ... as torchvision calls it; train or test where it says train=.  [default: none]",
+)
 @_seed
 @_samples_per_shard
 @_prefix

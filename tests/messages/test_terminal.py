@@ -91,7 +91,7 @@ def nasty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fill_words(store: Path) -> list[object]:
-    return ["fill", "--store", store, "--teacher", f"{TEACHERS}:brightness", "--device", "cpu", "--workers", 0]
+    return ["fill", store, "--teacher", f"{TEACHERS}:brightness", "--device", "cpu", "--workers", 0]
 
 
 def test_teacher_cache(nasty: Path) -> None:
@@ -157,11 +157,11 @@ def test_student(nasty: Path, tmp_path: Path) -> None:
     model = ["--set", student_setting("two_heads")]
     val = nasty_shard(tmp_path / "val" / f"{name(NASTY[7])}.tar", 1000)
     (tmp_path / "val" / "classes.json").write_text(json.dumps(NASTY))
-    train = ["train", "--store", store, "--recipe", recipe, *model, "--out", out, "--val", val, *settings]
+    train = ["train", store, "--recipe", recipe, *model, "--out", out, "--val", val, *settings]
     run(student, *train)
     run(student, *train)
     run(student, "recipes", "show", recipe, *model)
-    evaluate = ["evaluate", "--checkpoint", out / "checkpoint.pt", "--model", str(model[1]).partition("=")[2]]
+    evaluate = ["evaluate", out / "checkpoint.pt", "--model", str(model[1]).partition("=")[2]]
     teacher = ["--teacher", f"{TEACHERS}:brightness"]
     for more in ([], ["--json"]):
         run(student, *evaluate, "--val", val, *teacher, *settings, *more)

@@ -164,7 +164,7 @@ def test_training_and_evaluating_read_the_chosen_picture(stores: tuple[Store, St
     assert [content["image_from"] for content in contents] == [None, "left.png"]
 
     checkpoint, export = str(outs[1] / "checkpoint.pt"), str(tmp_path / "out.safetensors")
-    said(student.cli.main, "export", "--checkpoint", checkpoint, "--format", "safetensors", "--out", export)
+    said(student.cli.main, "export", checkpoint, "--format", "safetensors", "--out", export)
     evaluated = []
     plain_checkpoint = str(outs[0] / "checkpoint.pt")
     for trained, shard, *options in (
@@ -173,7 +173,7 @@ def test_training_and_evaluating_read_the_chosen_picture(stores: tuple[Store, St
         (export, validation[1]),
         (plain_checkpoint, validation[1], "--image-from", "left.png"),
     ):
-        command = ["evaluate", "--checkpoint", trained, "--val", shard, "--workers", "0", "--device", "cpu", "--json"]
+        command = ["evaluate", trained, "--val", shard, "--workers", "0", "--device", "cpu", "--json"]
         evaluated.append(json.loads(said(student.cli.main, *command, *options))["accuracy"])
     assert all(each == evaluated[0] for each in evaluated)
     assert read_trained(checkpoint).image_from == read_trained(export).image_from == "left.png"

@@ -96,7 +96,7 @@ def test_a_pattern_that_the_shell_expanded_is_three_names_and_a_count(tmp_path: 
     shards = [f"shards/train-{number:06d}.tar" for number in range(256)]
     for main, command in (
         (teacher_cache.cli.main, ("verify", "store", "--shards")),
-        (student.cli.main, ("evaluate", "--checkpoint", "c.pt", "--val")),
+        (student.cli.main, ("evaluate", "c.pt", "--val")),
     ):
         output = said(main, *command, *shards, code=2)
         assert (

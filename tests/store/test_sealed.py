@@ -127,7 +127,7 @@ def test_an_edited_mean_is_no_default_of_the_next_fill(tmp_path: Path) -> None:
     store = bright_store(tmp_path)
     fill_store(store, views=range(2))
     edit(store.path / "teacher" / "zarr.json", "attributes", "mean", value=[0.0, 0.0, 0.0])
-    command = ["fill", "--store", str(store.path), "--teacher", f"{TEACHERS}:brightness", "--device", "cpu"]
+    command = ["fill", str(store.path), "--teacher", f"{TEACHERS}:brightness", "--device", "cpu"]
     said = CliRunner().invoke(main, [*command, "--workers", "0"])
     assert said.exit_code == 1
     assert "teacher/zarr.json: mean is not what was written" in said.output

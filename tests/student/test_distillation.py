@@ -233,7 +233,7 @@ def test_another_temperature_is_refused(tmp_path: Path, soft_store: Store) -> No
 
 
 def test_the_command_takes_a_teacher(tmp_path: Path, store: Store) -> None:
-    command = ["train", "--store", str(store.path), "--recipe", SMALL, "--set", student("plain"), "--workers", "0"]
+    command = ["train", str(store.path), "--recipe", SMALL, "--set", student("plain"), "--workers", "0"]
     command += ["--set", "epochs=1", "--device", "cpu"]
     for out, words in (("cached", []), ("online", ["--teacher", CONVNET])):
         result = CliRunner().invoke(main, [*command, "--out", str(tmp_path / out), *words])

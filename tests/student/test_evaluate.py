@@ -240,9 +240,7 @@ def test_ruined_weights_are_refused_by_command(tmp_path: Path, shard: str, facto
     for name in ("norm.weight", "head.weight"):  # by 1e30 each is finite, their product is not
         ruined[name] = ruined[name] * factor
     torch.save(torch.load(path) | {"model": ruined}, path)
-    done = CliRunner().invoke(
-        main, ["evaluate", "--workers", "0", "--device", "cpu", "--checkpoint", str(path), "--val", shard]
-    )
+    done = CliRunner().invoke(main, ["evaluate", "--workers", "0", "--device", "cpu", str(path), "--val", shard])
     assert done.exit_code == 1
     (line,) = done.output.splitlines()
     if factor == 1e30:
@@ -314,7 +312,7 @@ def evaluate_command(*options: str) -> str:
 
 def test_evaluate_command_prints_what_training_reported(trained: Path) -> None:
     reported = json.loads((trained / "out" / "results.json").read_text())["accuracy"]
-    given = ["--checkpoint", str(trained / "out" / "checkpoint.pt"), "--val", str(trained / "val.tar")]
+    given = [str(trained / "out" / "checkpoint.pt"), "--val", str(trained / "val.tar")]
     given += ["--model", f"{STUDENTS}:two_heads"]
     for kind, options in (("", []), ("ema_", ["--ema"])):
         values = json.loads(evaluate_command(*given, "--json", *options))
@@ -368,7 +366,7 @@ def deit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_everything_at_once(deit: Path) -> None:
-    given = ["--checkpoint", str(deit / "checkpoint.pt"), "--val", str(deit / "val.tar")]
+    given = [str(deit / "checkpoint.pt"), "--val", str(deit / "val.tar")]
     given += ["--crop-pct", "0.5", "--tta", "flip", "--teacher", CONVNET]
     values = json.loads(evaluate_command(*given, "--json"))
     heads = ["class", "distillation", "fused_softmax_sum", "fused_logit_mean"]
@@ -398,14 +396,14 @@ def test_real_by_command(tmp_path: Path) -> None:
     shard = write_shard(tmp_path / "val.tar", samples)
     entries = [[] if n % 4 == 0 else [n, 3] if n < 6 else [n % 10] for n in range(30)]  # of 20, 5 have no true class
     (tmp_path / "real.json").write_text(json.dumps(entries))
-    given = ["--checkpoint", str(path), "--val", str(shard), "--real", str(tmp_path / "real.json")]
+    given = [str(path), "--val", str(shard), "--real", str(tmp_path / "real.json")]
     values = json.loads(evaluate_command(*given, "--json"))
     assert values["accuracy"]["class"]["top1"] == 2 / 20
     assert values["real"]["samples"] == 15
     assert values["real"]["fused_logit_mean"]["top1"] == (4 + 1) / 15  # 1, 2, 3, 5, and 13
     assert "ReaL %, 15" in evaluate_command(*given)
     unnumbered = validation_shard(tmp_path / "other.tar", 3)
-    refused = CliRunner().invoke(main, ["evaluate", *given[:2], "--val", unnumbered, *given[4:], "--device", "cpu"])
+    refused = CliRunner().invoke(main, ["evaluate", *given[:1], "--val", unnumbered, *given[3:], "--device", "cpu"])
     assert refused.exit_code == 1
     assert "shard other.tar, key 'v10000' has no ILSVRC2012_val_ number" in refused.output
 
@@ -413,7 +411,7 @@ def test_real_by_command(tmp_path: Path) -> None:
 def test_a_released_file_takes_its_class_names_from_the_shards(deit: Path, tmp_path: Path) -> None:
     for num_classes in (10, 9):
         model = filled(timm.create_model(DEIT, img_size=32, num_classes=num_classes))
-        given = ["--checkpoint", str(pth("model")(model.state_dict(), tmp_path)), "--val", str(deit / "val.tar")]
+        given = [str(pth("model")(model.state_dict(), tmp_path)), "--val", str(deit / "val.tar")]
         if num_classes == 10:
             values = json.loads(evaluate_command(*given, "--model", DEIT, "--json"))
             assert (values["name"], values["size"], values["crop_pct"]) == (DEIT, [32, 32], 0.875)
@@ -433,7 +431,7 @@ def test_1001_classes_are_told_from_1000(tmp_path: Path, named: bool) -> None:
         (tmp_path / "classes.json").write_text(json.dumps([f"n{n:08d}" for n in range(1000)]))
     for number, refused in ((1001, True), (1002, named)):
         model = filled(timm.create_model("resnet10t", num_classes=number))
-        given = ["--checkpoint", str(pth("model")(model.state_dict(), tmp_path)), "--val", str(shard)]
+        given = [str(pth("model")(model.state_dict(), tmp_path)), "--val", str(shard)]
         done = CliRunner().invoke(
             main, ["evaluate", "--workers", "0", "--device", "cpu", "--model", "resnet10t", *given]
         )
@@ -446,7 +444,7 @@ def test_an_older_recipe_is_told(deit: Path, tmp_path: Path) -> None:
     content = torch.load(deit / "checkpoint.pt")
     del content["recipe"]["fusion"]
     torch.save(content, tmp_path / "old.pt")
-    given = ["--checkpoint", str(tmp_path / "old.pt"), "--val", str(deit / "val.tar"), "--workers", "0", "--json"]
+    given = [str(tmp_path / "old.pt"), "--val", str(deit / "val.tar"), "--workers", "0", "--json"]
     done = CliRunner().invoke(main, ["evaluate", *given, "--device", "cpu"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["fusion"] == "softmax_sum"
@@ -457,7 +455,10 @@ def test_an_older_recipe_is_told(deit: Path, tmp_path: Path) -> None:
 
 
 def test_a_teachers_weights_without_a_teacher(deit: Path) -> None:
-    given = ["--checkpoint", str(deit / "checkpoint.pt"), "--val", str(deit / "val.tar")]
-    refused = CliRunner().invoke(main, ["evaluate", *given, "--teacher-checkpoint", "weights.pt"])
+    given = [str(deit / "checkpoint.pt"), "--val", str(deit / "val.tar")]
+    refused = CliRunner().invoke(main, ["evaluate", *given, "--checkpoint", "weights.pt"])
     assert refused.exit_code == 2
-    assert "--teacher-checkpoint is for a --teacher: name it" in refused.output
+    assert (
+        "--checkpoint weights.pt is a teacher's weights: name it with --teacher (the trained model is MODEL)"
+        in refused.output
+    )

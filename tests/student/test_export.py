@@ -173,7 +173,7 @@ def test_the_command_says_what_it_wrote(tmp_path: Path) -> None:
     model = filled(timm.create_model(DEIT, img_size=32, num_classes=6))
     released = pth("model")(model.state_dict(), tmp_path)
     out = tmp_path / "new" / "out.safetensors"
-    options = ["--checkpoint", str(released), "--model", DEIT, "--format", "safetensors", "--out", str(out)]
+    options = [str(released), "--model", DEIT, "--format", "safetensors", "--out", str(out)]
     done = CliRunner().invoke(main, ["export", *options])
     assert done.exit_code == 0, done.output
     compared = "read back by timm.create_model, largest difference 0 at batches of 1 and 3"
@@ -183,7 +183,7 @@ def test_the_command_says_what_it_wrote(tmp_path: Path) -> None:
 
 def test_the_recipes_fusion_is_the_default(tmp_path: Path) -> None:
     read(tmp_path, student("two_heads"), "fusion=logit_mean")
-    command = ["export", "--checkpoint", str(tmp_path / "checkpoint.pt"), "--format", "torch-export"]
+    command = ["export", str(tmp_path / "checkpoint.pt"), "--format", "torch-export"]
     command += ["--model", student("two_heads").removeprefix("model=")]
     for options, fusion in (([], "logit_mean"), (["--fusion", "softmax_sum"], "softmax_sum")):
         done = CliRunner().invoke(main, [*command, "--out", str(tmp_path / "out.pt2"), "--force", *options])
@@ -255,7 +255,7 @@ def test_a_model_whose_outputs_are_no_numbers_is_not_written(
 def test_what_is_there_is_not_written_over_unasked(tmp_path: Path) -> None:
     read(tmp_path, *SINGLE)
     out = tmp_path / "out.safetensors"
-    command = ["export", "--checkpoint", str(tmp_path / "checkpoint.pt"), "--format", "safetensors", "--out", str(out)]
+    command = ["export", str(tmp_path / "checkpoint.pt"), "--format", "safetensors", "--out", str(out)]
 
     def run(*words: str) -> tuple[int, str]:
         done = CliRunner().invoke(main, [*command, *words])
@@ -267,7 +267,7 @@ def test_what_is_there_is_not_written_over_unasked(tmp_path: Path) -> None:
         assert out.is_symlink() or out.read_text() == "an earlier one"
         assert run("--force")[0] == 0
         assert read_trained(str(out)).num_classes == 5
-        itself = ["export", "--checkpoint", str(out), "--format", "safetensors", "--out", str(out), "--force"]
+        itself = ["export", str(out), "--format", "safetensors", "--out", str(out), "--force"]
         assert (
             CliRunner().invoke(main, itself).output == f"error: {out} is the checkpoint itself: choose another --out\n"
         )
@@ -288,7 +288,7 @@ def test_a_recipe_without_a_setting_of_today_says_so(tmp_path: Path) -> None:
         f"{tmp_path}/old.pt: its recipe lacks settings of today, which are taken at their defaults: "
         "soft_mean = views, repeats = 1"
     )
-    command = ["export", "--checkpoint", str(tmp_path / "old.pt"), "--format", "safetensors"]
+    command = ["export", str(tmp_path / "old.pt"), "--format", "safetensors"]
     said = CliRunner().invoke(main, [*command, "--out", str(tmp_path / "out.safetensors")])
     assert (said.exit_code, said.stderr) == (0, f"{note}\n")
     assert read_trained(str(tmp_path / "old.pt")).notes == (note,)

@@ -74,7 +74,7 @@ def fine_recipe(*overrides: str) -> Recipe:
 def finetune(checkpoint: Path | str, store: Store, out: Path, *words: str, overrides: Sequence[str] = ()) -> str:
     """Run the command to its end; what it said."""
     settings = ["model=none", "epochs=1", "ema=none", *overrides]
-    command = ["finetune", "--checkpoint", str(checkpoint), "--store", str(store.path), "--recipe", SMALL]
+    command = ["finetune", str(checkpoint), str(store.path), "--recipe", SMALL]
     command += ["--out", str(out), "--workers", "0", "--device", "cpu", *words]
     result = CliRunner().invoke(main, command + [word for setting in settings for word in ("--set", setting)])
     assert result.exit_code == 0, result.output
@@ -166,7 +166,7 @@ def test_evaluation_before_the_first_step_is_of_the_checkpoint(source: Path, tmp
     assert "position embedding" not in said
     assert "heads drawn anew" not in said
     evaluated = CliRunner().invoke(
-        main, ["evaluate", "--checkpoint", str(source / "run" / NEWEST), "--val", val, "--workers", "0", "--json"]
+        main, ["evaluate", str(source / "run" / NEWEST), "--val", val, "--workers", "0", "--json"]
     )
     assert evaluated.exit_code == 0, evaluated.output
     found = read_json(evaluated.output)["accuracy"]["class"]["top1"]
@@ -273,13 +273,10 @@ def test_a_convnet_is_brought_to_other_classes_before_it_fills(tmp_path: Path) -
     spec = f"{STUDENTS}:one_head"
     recipe = load_recipe(SMALL, [f"model={spec}", "distill=none"])
     torch.save(build_model(recipe, 13, (8, 8)).state_dict(), tmp_path / "thirteen.pt")
-    fill = ["fill", "--store", str(store.path), "--teacher", spec, "--workers", "0", "--device", "cpu"]
+    fill = ["fill", str(store.path), "--teacher", spec, "--workers", "0", "--device", "cpu"]
     refused = CliRunner().invoke(teacher_cache, [*fill, "--checkpoint", str(tmp_path / "thirteen.pt")])
     assert refused.exit_code == 1
-    assert (
-        f"`student finetune --checkpoint {tmp_path}/thirteen.pt --store STORE --recipe finetune_teacher"
-        in refused.output
-    )
+    assert f"`student finetune {tmp_path}/thirteen.pt STORE --recipe finetune_teacher" in refused.output
     assert refused.output.count("\n") == 1
 
 
@@ -292,7 +289,7 @@ def test_a_convnet_takes_the_same_command(tmp_path: Path) -> None:
     assert "position embedding" not in said
     trained = read_trained(str(tmp_path / "adapted" / NEWEST))
     assert (trained.model, trained.preprocessing.size) == ("student.convnet:small_convnet", (16, 16))
-    fill = ["fill", "--store", str(small.path), "--teacher", trained.model, "--workers", "0", "--device", "cpu"]
+    fill = ["fill", str(small.path), "--teacher", trained.model, "--workers", "0", "--device", "cpu"]
     filled = CliRunner().invoke(
         teacher_cache, [*fill, "--checkpoint", trained.source, "--allow-low-agreement", "--batch-size", "16"]
     )
@@ -301,7 +298,7 @@ def test_a_convnet_takes_the_same_command(tmp_path: Path) -> None:
 
 def test_a_teacher_of_too_many_classes_names_the_command(tmp_path: Path) -> None:
     store = bright_store(tmp_path)
-    fill = ["fill", "--store", str(store.path), "--teacher", f"{TEACHERS}:too_many_classes", "--device", "cpu"]
+    fill = ["fill", str(store.path), "--teacher", f"{TEACHERS}:too_many_classes", "--device", "cpu"]
     refused = CliRunner().invoke(teacher_cache, fill)
     assert refused.exit_code == 1
     assert (
@@ -318,7 +315,7 @@ def test_another_resolution_than_the_stores_is_refused(source: Path, tmp_path: P
     refuse(resolution_faults(store, (8, 8)))
     with pytest.raises(RecipeError, match=r"--resolution is 16 x 8, views of .* are 8 x 8: .*--set size=\[16,8\]"):
         refuse(resolution_faults(store, (16, 8)))
-    command = ["finetune", "--checkpoint", str(source / "run" / NEWEST), "--store", str(store.path), "--out", "x"]
+    command = ["finetune", str(source / "run" / NEWEST), str(store.path), "--out", "x"]
     bad = CliRunner().invoke(main, [*command, "--resolution", "big"])
     assert bad.exit_code == 2
     assert "'big' is neither one number nor HxW" in bad.output
@@ -347,9 +344,7 @@ def test_going_on_from_another_checkpoint_is_refused(source: Path, tmp_path: Pat
     finetune(source / "run" / NEWEST, store, tmp_path / "out")
     command = [
         "finetune",
-        "--checkpoint",
         str(tmp_path / "out" / NEWEST),
-        "--store",
         str(store.path),
         "--recipe",
         SMALL,
@@ -431,9 +426,7 @@ def test_ruined_weights_are_refused_before_the_first_step(source: Path, tmp_path
         torch.save(content | {"model": ruined}, tmp_path / "ruined.pt")
         command = [
             "finetune",
-            "--checkpoint",
             str(tmp_path / "ruined.pt"),
-            "--store",
             str(store.path),
             "--recipe",
             SMALL,

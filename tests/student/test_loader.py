@@ -284,10 +284,10 @@ def test_soft_labels_of_a_store_with_skipped_samples(tmp_path: Path) -> None:
 
 def test_soft_labels_that_the_store_does_not_hold(tmp_path: Path, store: Store) -> None:
     advice = rf"`teacher-cache index --like {store.path} --store OTHER`"
-    with pytest.raises(StoreError, match=rf"topk 0.*{advice} and run `teacher-cache fill --store OTHER --topk K --tau"):
+    with pytest.raises(StoreError, match=rf"topk 0.*{advice} and run `teacher-cache fill OTHER --topk K --tau"):
         make_loader(store, soft=True)
     empty = bright_store(tmp_path)
-    with pytest.raises(StoreError, match=rf"not filled yet.*run `teacher-cache fill --store {empty.path} --topk K"):
+    with pytest.raises(StoreError, match=rf"not filled yet.*run `teacher-cache fill {empty.path} --topk K"):
         make_loader(empty, soft=True)
     fill_store(empty, topk=2, views=range(2))
     with pytest.raises(MissingLabelError, match="520 of the 1040 labels"):
@@ -353,11 +353,11 @@ def test_an_image_that_broke_since_names_shard_and_key(tmp_path: Path) -> None:
 def test_missing_labels_stop_before_anything_is_rendered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = bright_store(tmp_path)
     monkeypatch.setattr("student.loader.RenderPool", None)
-    command = f"run `teacher-cache fill --store {store.path} --views 0:4`"
+    command = f"run `teacher-cache fill {store.path} --views 0:4`"
     with pytest.raises(MissingLabelError, match=rf"1040 of the 1040 labels .*train-0000.tar, views 0 to 1: {command}"):
         make_loader(store, epochs=4)
     fill_store(store, views=range(2))
-    command = f"--views-used 2, or run `teacher-cache fill --store {store.path} --views 2:4`"
+    command = f"--views-used 2, or run `teacher-cache fill {store.path} --views 2:4`"
     with pytest.raises(MissingLabelError, match=rf"520 of the 1040 labels .*, views 2 to 3: {command}"):
         make_loader(store, epochs=4)
     make_loader(store, epochs=4, views_in_use=2)
@@ -447,7 +447,7 @@ def test_one_changed_pixel_stops(tmp_path: Path) -> None:
 def test_one_changed_pixel_stops_the_command(tmp_path: Path) -> None:
     store = filled_store(tmp_path)
     shard, block = change_pixel(store, 130 + 5)
-    run = ["train", "--store", str(store.path), "--recipe", SMALL, "--set", student("two_heads")]
+    run = ["train", str(store.path), "--recipe", SMALL, "--set", student("two_heads")]
     run += ["--device", "cpu"]
     stopped = CliRunner().invoke(main, [*run, "--out", str(tmp_path / "stopped"), "--workers", "1"])
     assert stopped.exit_code == 1

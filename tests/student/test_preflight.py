@@ -37,7 +37,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def command(store: Store, out: Path, *arguments: str) -> list[str]:
     model = student("plain").removeprefix("model=")
-    given = ["--store", str(store.path), "--recipe", SMALL, "--model", model, "--out", str(out)]
+    given = [str(store.path), "--recipe", SMALL, "--model", model, "--out", str(out)]
     return ["train", *given, "--workers", "0", "--device", "cpu", *arguments]
 
 
@@ -92,9 +92,9 @@ def test_torch_is_not_imported_to_say_so(store: Store, tmp_path: Path) -> None:
     seen = "print(sorted({'torch', 'timm', 'torchvision'} & set(sys.modules)))"
     for arguments in (
         command(store, tmp_path / "run", *THREE),
-        ["finetune", "--checkpoint", "absent.pt", *command(store, tmp_path / "run", *THREE)[1:]],
-        ["train", "--recipe", "deit_tny", "--store", str(store.path), "--out", "x"],
-        ["train", "--recipe", "deit_tiny", "--store", str(tmp_path), "--out", "x"],
+        ["finetune", "absent.pt", *command(store, tmp_path / "run", *THREE)[1:]],
+        ["train", "--recipe", "deit_tny", str(store.path), "--out", "x"],
+        ["train", "--recipe", "deit_tiny", str(tmp_path), "--out", "x"],
     ):
         code = f"import sys\nfrom student.cli import main\ntry:\n main({arguments!r})\nexcept SystemExit as end:\n"
         script = f"{code} print(end.code)\n {seen}"
@@ -234,7 +234,7 @@ def test_a_checkpoint_that_is_absent_takes_no_torch(tmp_path: Path, command: str
 import sys
 from student.cli import main
 try:
-    main({[command, "--checkpoint", str(tmp_path / "chekpoint.pt"), *more]!r})
+    main({[command, str(tmp_path / "chekpoint.pt"), *more]!r})
 finally:
     print("torch" in sys.modules)
 """

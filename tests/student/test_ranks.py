@@ -30,7 +30,7 @@ def command(folder: Path, *more: str) -> list[str]:
     """A training far longer than the test."""
     store = filled_store(folder)
     settings = [word for setting in (student("plain"), "epochs=100000") for word in ("--set", setting)]
-    words = ["train", "--store", str(store.path), "--recipe", SMALL, "--out", str(folder / "out"), "--workers", "0"]
+    words = ["train", str(store.path), "--recipe", SMALL, "--out", str(folder / "out"), "--workers", "0"]
     return [*words, "--device", "cpu", "--checkpoint-every", "0.01", *settings, *more]
 
 

@@ -39,7 +39,7 @@ def forks(tmp_path: Path) -> Iterator[Forks]:
 
 def train_command(store: Store, out: Path, *overrides: str) -> list[str]:
     settings = [word for setting in (student("two_heads"), *overrides) for word in ("--set", setting)]
-    words = ["train", "--store", str(store.path), "--recipe", SMALL, "--out", str(out), "--workers", "0"]
+    words = ["train", str(store.path), "--recipe", SMALL, "--out", str(out), "--workers", "0"]
     return [*words, "--device", "cpu", *settings]
 
 

@@ -60,7 +60,7 @@ def test_a_checkpoint_names_no_code(tmp_path: Path, trap: tuple[str, Path]) -> N
     for name in names(trap):
         torch.save(content | {"recipe": content["recipe"] | {"model": name}}, path)
         for command in (["evaluate", "--val", __file__], ["export", "--format", "onnx", "--out", tmp_path / "o.onnx"]):
-            said = run(student, *command, "--checkpoint", path)
+            said = run(student, *command, path)
             assert f"checkpoint.pt asks for the model '{name}': only the command line names code" in said
             assert f"add --model {name} if you trust it" in said
     assert not trap[1].exists()
@@ -74,7 +74,7 @@ def test_a_safetensors_file_names_no_code(tmp_path: Path, trap: tuple[str, Path]
     trained = read_trained(str(path))
     for name in names(trap):
         save_file(trained.state, tmp_path / "s.safetensors", describe_trained(trained, ema=False) | {"model": name})
-        said = run(student, "evaluate", "--checkpoint", tmp_path / "s.safetensors", "--val", __file__)
+        said = run(student, "evaluate", tmp_path / "s.safetensors", "--val", __file__)
         assert f"s.safetensors asks for the model '{name}'" in said
     assert not trap[1].exists()
 
@@ -82,7 +82,7 @@ def test_a_safetensors_file_names_no_code(tmp_path: Path, trap: tuple[str, Path]
 def test_a_recipe_and_its_base_name_no_code(tmp_path: Path, trap: tuple[str, Path]) -> None:
     store = bright_store(tmp_path)
     base, recipe = tmp_path / "base.toml", tmp_path / "mine.toml"
-    train = ["train", "--store", store.path, "--out", tmp_path / "out", "--device", "cpu", "--workers", 0]
+    train = ["train", store.path, "--out", tmp_path / "out", "--device", "cpu", "--workers", 0]
     settings = Path(SMALL).read_text().replace('model = "tests/support/students.py:two_heads"', "")
     recipe.write_text(f'base = "{base}"\n')
     for name in names(trap):

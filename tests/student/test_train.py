@@ -73,7 +73,7 @@ def val(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def train_command(store: Store, out: Path, *overrides: str, val: str | None = None, every_s: float = 600) -> list[str]:
-    command = ["train", "--store", str(store.path), "--recipe", SMALL, "--out", str(out), "--workers", "0"]
+    command = ["train", str(store.path), "--recipe", SMALL, "--out", str(out), "--workers", "0"]
     command += ["--device", "cpu", "--checkpoint-every", str(every_s)]
     command += ["--val", val] if val else []
     return command + [word for setting in (student("two_heads"), *overrides) for word in ("--set", setting)]
@@ -491,7 +491,7 @@ def test_runs_that_cannot_be(
 def test_missing_labels_stop_before_the_first_step(tmp_path: Path) -> None:
     store = bright_store(tmp_path)
     fill_store(store, views=range(2))
-    with pytest.raises(MissingLabelError, match=r"520 of the 1040 labels.*teacher-cache fill --store .* --views 2:4"):
+    with pytest.raises(MissingLabelError, match=r"520 of the 1040 labels.*teacher-cache fill .* --views 2:4"):
         train_small(store, tmp_path / "out", "epochs=4")
     assert list((tmp_path / "out").iterdir()) == []
     result = CliRunner().invoke(main, train_command(store, tmp_path / "out", "epochs=4"))

@@ -27,7 +27,7 @@ def run_fill(*words: str) -> subprocess.CompletedProcess[str]:
 
 def test_all_that_is_wrong_is_told_at_once_without_torch(tmp_path: Path) -> None:
     store = bright_store(tmp_path)
-    done = run_fill("--store", str(store.path), "--mean", "0.5,0.5", "--std", "1", "--topk", "11")
+    done = run_fill(str(store.path), "--mean", "0.5,0.5", "--std", "1", "--topk", "11")
     assert done.stdout == "1\n[]\n"
     assert done.stderr == (
         "error: no teacher: name one with --teacher (a timm name, or path/file.py:function); --mean has 2 numbers, one "
@@ -39,7 +39,7 @@ def test_all_that_is_wrong_is_told_at_once_without_torch(tmp_path: Path) -> None
 def test_all_that_differs_from_the_stores_teacher_is_told_at_once_without_torch(tmp_path: Path) -> None:
     store = bright_store(tmp_path)
     fill_store(store, views=range(2))
-    done = run_fill("--store", str(store.path), "--batch-size", "16", "--dtype", "bf16", "--compile", "--topk", "2")
+    done = run_fill(str(store.path), "--batch-size", "16", "--dtype", "bf16", "--compile", "--topk", "2")
     assert done.stdout == "1\n[]\n"
     for said in ("dtype is bf16", "batch_size is 16", "compile is True", "topk is 2"):
         assert said in done.stderr

@@ -275,7 +275,7 @@ def test_nothing_is_told_of_a_store_without_labels(
     told = CliRunner().invoke(main, [str(store.path), *command.split()])
     assert told.exit_code == 1
     assert told.output == (
-        f"error: nothing is committed in {store.path}, 10 units wait for labels: run `teacher-cache fill --store "
+        f"error: nothing is committed in {store.path}, 10 units wait for labels: run `teacher-cache fill "
         f"{store.path} --teacher NAME`\n"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["s"]
@@ -302,6 +302,11 @@ def test_a_store_alone_is_its_summary(store: Store) -> None:
     assert run(store) == run(store, "summary")
     as_json = run(store, "--json")
     assert as_json == run(store, "summary", "--json") == CliRunner().invoke(main, ["--json", str(store.path)]).output
+    unsampled = run(store, "summary", "--views-sampled", "0", "--json")
+    assert unsampled == run(store, "--views-sampled", "0", "--json") != as_json
+    command = CliRunner().invoke(main, ["--json", str(store.path), "confusions", "--limit", "3"]).output
+    assert command == run(store, "confusions", "--limit", "3", "--json")
+    assert "No such option: --class" in run(store, "--class", "3", code=2)
     assert json.loads(as_json) == json.loads(json.dumps(summarise(store)))
 
 

@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -418,3 +420,94 @@ def test_reshuffle_refuses(tmp_path: Path) -> None:
     assert "e.tar ends" in run("reshuffle", tmp_path / "e.tar", tmp_path / "out", fails=True)
     write_members(tmp_path / "out" / "train-0000.tar", {})
     assert "already holds train-0000.tar" in run("reshuffle", tmp_path / "a.tar", tmp_path / "out", fails=True)
+
+
+# -- a folder again ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> tuple[Path, Path]:
+    """A folder of images, and its shards of 25 samples."""
+    source, out = make_tree(tmp_path / "src", TREE), tmp_path / "out"
+    run("folder", source, out, "--again", "--samples-per-shard", 25)
+    return source, out
+
+
+def again(tree: tuple[Path, Path], *options: object, fails: bool = False) -> str:
+    return run("folder", *tree, "--again", *(options or ("--samples-per-shard", 25)), fails=fails)
+
+
+def test_a_folder_that_is_the_same_is_left_as_it_is(tree: tuple[Path, Path]) -> None:
+    before = {path: path.stat() for path in tree[1].iterdir()}
+    assert sorted(contents(tree[1])) == ["classes.json", "train-0000.tar", "train-0001.tar", "train-0002.tar"]
+    said = again(tree)
+    assert said == f"{tree[1]}/train-0000.tar, ..., {tree[1]}/train-0002.tar: 60 samples of 3 classes, there already\n"
+    assert {path: path.stat() for path in tree[1].iterdir()} == before
+    os.utime(tree[0] / "ant" / "0.png")  # touched, the bytes are the same
+    assert "there already" in again(tree)
+    (tree[0] / "list.txt").write_text("of no class")
+    assert "there already\nleft out: 1 files" in again(tree)
+
+
+def test_shards_of_another_prefix_are_others(tree: tuple[Path, Path]) -> None:
+    classes = ("--classes", tree[1] / "classes.json")
+    val = run("folder", *tree, "--again", "--prefix", "train-val", *classes)
+    assert "train-val-0000.tar: 60 samples of 3 classes\n" in val
+    assert "there already" in again(tree)
+    assert "there already" in again(tree, "--prefix", "train-val", *classes)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda source: (source / "dog" / "new.jpg").write_bytes(make_image(1)), "1 new (first dog/new)"),
+        (lambda source: (source / "cat" / "7.png").unlink(), "1 gone (first cat/7)"),
+        (lambda source: (source / "cat" / "7.png").write_bytes(make_image(70) + b"longer"), "1 changed (first cat/7)"),
+        (lambda source: (source / "cat" / "7.png").rename(source / "cat" / "7.jpg"), "1 changed (first cat/7)"),
+        (
+            lambda source: (source / "cat" / "7.png").rename(source / "dog" / "77.png"),
+            "1 new (first dog/77), 1 gone (first cat/7)",
+        ),
+        (lambda source: make_tree(source, {"cow/0.png": make_image(0)}), "1 new (first cow/0), other classes"),
+        (lambda source: (source / "eel").mkdir(), "other classes"),
+    ],
+)
+def test_a_folder_that_has_changed_is_told(
+    tree: tuple[Path, Path], change: Callable[[Path], object], told: str
+) -> None:
+    before = contents(tree[1])
+    change(tree[0])
+    said = again(tree, fails=True)
+    assert said == (
+        f"error: {tree[1]}/train-*.tar were made of other images than {tree[0]} holds now: {told}; remove them to have "
+        "them made anew, and index them into a new store, or choose another folder for the new ones\n"
+    )
+    assert contents(tree[1]) == before
+
+
+def test_other_bytes_of_the_same_size_are_found(tree: tuple[Path, Path]) -> None:
+    """Even where the file's own time is put back."""
+    file = tree[0] / "ant" / "3.png"
+    content, times = bytearray(file.read_bytes()), file.stat()
+    content[-1] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert "holds now: 1 changed (first ant/3); remove" in again(tree, fails=True)
+
+
+@pytest.mark.parametrize("options", [("--seed", 1, "--samples-per-shard", 25), ("--samples-per-shard", 30)])
+def test_another_order_is_told(tree: tuple[Path, Path], options: tuple[object, ...]) -> None:
+    assert "holds now: another --seed or --samples-per-shard; remove" in again(tree, *options, fails=True)
+
+
+def test_a_shard_that_is_missing_or_cut_is_told(tree: tuple[Path, Path]) -> None:
+    shard = tree[1] / "train-0001.tar"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:1300])
+    assert f"error: shard {shard} ends" in again(tree, fails=True)
+    shard.unlink()
+    assert "holds now: 25 new (first " in again(tree, fails=True)
+    shard.write_bytes(whole)
+    assert "there already" in again(tree)
+    (tree[1] / "classes.json").unlink()
+    assert "holds now: other classes; remove" in again(tree, fails=True)

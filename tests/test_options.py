@@ -1,0 +1,231 @@
+"""Options that commands share: their old spellings, and that help says what an option is counted in and its default."""
+
+import re
+from collections.abc import Iterator
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from student.cli import main as student
+from teacher_cache.cli import main as teacher_cache
+from teacher_cache.options import FiniteRange, OldSpelling, Renamed
+from tools import benchmark, inspect_cache, make_shards, simulate_store, topk_table
+
+PROGRAMS = {
+    "teacher-cache": teacher_cache,
+    "student": student,
+    "inspect_cache.py": inspect_cache.main,
+    "make_shards.py": make_shards.main,
+    "topk_table.py": topk_table.main,
+    "simulate_store.py": simulate_store.main,
+    "benchmark.py": benchmark.main,
+}
+
+TRAIN, EVALUATE, EXPORT = "--recipe R --out O", "--val V", "--format onnx --out m.onnx"
+
+# what is written now, what it was before this release, and what each line on standard error says
+OLD = [
+    ("teacher-cache fill S", "teacher-cache fill --store S", ["--store fill STORE"]),
+    ("teacher-cache extend S --views 4", "teacher-cache extend --store S --views 4", ["--store extend STORE"]),
+    ("teacher-cache status S", "teacher-cache status --store S", ["--store status STORE"]),
+    ("teacher-cache verify S", "teacher-cache verify --store S", ["--store verify STORE"]),
+    (f"student train S {TRAIN}", f"student train --store S {TRAIN}", ["--store train STORE"]),
+    (
+        f"student train S --teacher T --checkpoint W {TRAIN}",
+        f"student train S --teacher T --teacher-checkpoint W {TRAIN}",
+        ["--teacher-checkpoint train --checkpoint FILE"],
+    ),
+    (
+        f"student finetune M S --teacher T --checkpoint W {TRAIN}",
+        f"student finetune --checkpoint M --store S --teacher T --teacher-checkpoint W {TRAIN}",
+        [
+            "--checkpoint finetune MODEL STORE",
+            "--store finetune MODEL STORE",
+            "--teacher-checkpoint finetune --checkpoint FILE",
+        ],
+    ),
+    (f"student finetune M S {TRAIN}", f"student finetune M --store S {TRAIN}", ["--store finetune MODEL STORE"]),
+    (
+        f"student finetune M S --checkpoint W {TRAIN}",
+        f"student finetune M --store S --checkpoint W {TRAIN}",
+        ["--store finetune MODEL STORE"],
+    ),
+    (f"student evaluate M {EVALUATE}", f"student evaluate --checkpoint M {EVALUATE}", ["--checkpoint evaluate MODEL"]),
+    (
+        f"student evaluate M --teacher T --checkpoint W {EVALUATE}",
+        f"student evaluate --teacher-checkpoint W --teacher T --checkpoint M {EVALUATE}",
+        ["--checkpoint evaluate MODEL", "--teacher-checkpoint evaluate --checkpoint FILE"],
+    ),
+    (f"student export M {EXPORT}", f"student export --checkpoint M {EXPORT}", ["--checkpoint export MODEL"]),
+    ("topk_table.py S", "topk_table.py --store S", ["--store topk_table.py [STORE]"]),
+]
+
+
+def commands(name: str, command: click.Command, above: click.Context | None = None) -> Iterator[click.Context]:
+    """The context of a command and of all below it."""
+    context = click.Context(command, above, name, **command.context_settings)
+    yield context
+    for below in command.commands.values() if isinstance(command, click.Group) else ():
+        yield from commands(str(below.name), below, context)
+
+
+ALL = [context for name, program in PROGRAMS.items() for context in commands(name, program)]
+
+
+def parse(line: str) -> dict[str, object]:
+    """A command's parameters as its function gets them; the command is not run."""
+    program, *words = line.split()
+    command: click.Command = PROGRAMS[program]
+    if isinstance(command, click.Group):
+        program, command = words[0], command.commands[words.pop(0)]
+    return command.make_context(program, words).params
+
+
+@pytest.mark.parametrize(("new", "old", "lines"), OLD, ids=lambda value: value if isinstance(value, str) else "")
+def test_an_old_spelling_means_the_same_and_says_what_is_written_now(
+    new: str, old: str, lines: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = parse(new)
+    assert capsys.readouterr() == ("", "")
+    assert parse(old) == expected
+    out, err = capsys.readouterr()
+    said = sorted(
+        f"warning: {option} is deprecated, the next release does not take it: write `{written}`"
+        for option, _, written in (line.partition(" ") for line in lines)
+    )
+    assert (out, sorted(err.splitlines())) == ("", said)
+
+
+def test_every_parameter_with_an_old_spelling_is_tested() -> None:
+    renamed = {
+        (context.command_path, param.name)
+        for context in ALL
+        for param in context.command.params
+        if isinstance(param, Renamed)
+    }
+    teachers = {(f"teacher-cache {name}", "checkpoint") for name in ("fill", "verify")}  # never was spelled otherwise
+    tested = set()
+    for new, old, _ in OLD:
+        path = " ".join(word for word in new.split()[:2] if word != "S")
+        tested |= {(path, "store_path")} if "--store" in old else set()
+        tested |= {(path, "checkpoint")} if "--teacher-checkpoint" in old else set()
+        tested |= {(path, "trained_model")} if " --checkpoint M" in old else set()
+    assert renamed - teachers == tested
+
+
+def test_only_the_first_rank_says_it(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert parse("teacher-cache fill --store S")["store_path"] == "S"
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        *(
+            (f"{command} A --store B {more}", "STORE is given twice, A and --store B: leave --store out")
+            for command, more in (
+                ("teacher-cache fill", ""),
+                ("teacher-cache extend", "--views 4"),
+                ("teacher-cache status", ""),
+                ("teacher-cache verify", ""),
+                ("student train", TRAIN),
+                ("student finetune M", TRAIN),
+            )
+        ),
+        ("topk_table.py A --store B", "[STORE] is given twice, A and --store B: leave --store out"),
+        (
+            f"student export A --checkpoint B {EXPORT}",
+            "MODEL is given twice, A and --checkpoint B: leave --checkpoint out",
+        ),
+        *(
+            (
+                f"student {command} --checkpoint A --teacher-checkpoint B --teacher T {more}",
+                "--checkpoint is given twice, A and --teacher-checkpoint B: leave --teacher-checkpoint out",
+            )
+            for command, more in (("train S", TRAIN), ("finetune M S", TRAIN), ("evaluate M", EVALUATE))
+        ),
+        *((f"teacher-cache {command}", "Missing argument 'STORE'.") for command in ("fill", "status", "verify")),
+        ("teacher-cache extend --views 4", "Missing argument 'STORE'."),
+        (f"student train {TRAIN}", "Missing argument 'STORE'."),
+        (f"student finetune M {TRAIN}", "Missing argument 'STORE'."),
+        (f"student finetune --store S {TRAIN}", "Missing argument 'MODEL'."),
+        (f"student evaluate {EVALUATE}", "Missing argument 'MODEL'."),
+        (f"student export {EXPORT}", "Missing argument 'MODEL'."),
+        ("teacher-cache index x.tar", "Missing option '--store'."),
+    ],
+)
+def test_both_spellings_or_neither_are_refused_in_one_line(line: str, message: str) -> None:
+    with pytest.raises(click.UsageError) as refused:
+        parse(line)
+    assert refused.value.format_message() == message
+
+
+def test_a_refusal_ends_the_command_with_2_and_prints_one_error() -> None:
+    ended = CliRunner().invoke(teacher_cache, ["status", "A", "--store", "B"])
+    assert ended.exit_code == 2
+    (error,) = [line for line in ended.stderr.splitlines() if line.startswith("Error: ")]
+    assert error == "Error: STORE is given twice, A and --store B: leave --store out"
+
+
+def test_weights_of_no_teacher_are_refused() -> None:
+    ended = CliRunner().invoke(student, ["evaluate", "M", "--checkpoint", "W", "--val", "V"])
+    assert ended.exit_code == 2
+    assert "Error: --checkpoint W is a teacher's weights: name it with --teacher (the trained model is MODEL)" in (
+        ended.stderr
+    )
+
+
+@pytest.mark.parametrize("context", ALL, ids=lambda context: context.command_path)
+def test_help_of_every_command(context: click.Context) -> None:
+    """Each option says what it is, in which unit, and what holds without it; old spellings are not shown."""
+    text = context.get_help()
+    assert context.command.help
+    assert context.show_default
+    for param in context.command.params:
+        if isinstance(param, click.Argument):
+            assert param.make_metavar(context) in text.splitlines()[0]
+            continue
+        assert isinstance(param, click.Option)
+        if param.hidden:
+            assert f"  {param.opts[0]} " not in text, param.opts
+            continue
+        help_text, where = str(param.help), f"{context.command_path} {param.opts[0]}"
+        assert re.search(r"[.\]]$", help_text), where
+        assert param.make_metavar(context) not in (
+            "INTEGER",
+            "INTEGER RANGE",
+            "FLOAT",
+            "FLOAT RANGE",
+            "TEXT",
+            "PATH",
+        ), where
+        shown = param.get_help_extra(context)
+        says_default = "[default:" in help_text or "default" in shown or "required" in shown
+        assert says_default or (param.is_flag and not param.secondary_opts) or param.multiple, where
+
+
+def test_views_are_said_to_be_a_count_or_a_range() -> None:
+    metavars = {
+        context.command_path: (param.make_metavar(context), str(param.help))
+        for context in ALL
+        for param in context.command.params
+        if "--views" in param.opts
+    }
+    assert {path for path, (metavar, _) in metavars.items() if metavar == "A:B"} == {"teacher-cache fill"}
+    assert {metavar for _, (metavar, _) in metavars.items()} == {"A:B", "COUNT"}
+    assert metavars["teacher-cache fill"][1].startswith("A range: ")
+    assert all("ow many" in text for metavar, text in metavars.values() if metavar == "COUNT")
+
+
+def test_old_spellings_give_no_parameter_of_their_own() -> None:
+    old = [param for context in ALL for param in context.command.params if isinstance(param, OldSpelling)]
+    assert {param.opts[0] for param in old} == {"--store", "--teacher-checkpoint", "--checkpoint"}
+    assert all(param.hidden and not param.expose_value for param in old)
+
+
+def test_nan_is_in_no_range() -> None:
+    assert FiniteRange(0, 1).convert("0.5", None, None) == 0.5
+    with pytest.raises(click.BadParameter, match="nan is no number"):
+        FiniteRange(0, 1).convert("nan", None, None)
