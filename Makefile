@@ -144,8 +144,8 @@ check: $(INSTALLED) ## lint, formatting, types: what CI runs before the tests
 	$(BIN)/mypy
 
 lock: ## resolve pyproject.toml anew into requirements.lock (needs uv)
-	uv pip compile pyproject.toml --group dev --extra audit --extra export --extra regions --universal --python-version 3.11 --generate-hashes \
-		--no-annotate --no-header --no-emit-index-url --no-emit-find-links --quiet -o requirements.lock
+	uv pip compile pyproject.toml --group dev --extra audit --extra export --extra docs --universal --python-version 3.11 \
+		--generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links --quiet -o requirements.lock
 
 clean: ## remove the environment and what the embedded data set's run has made
 	rm -rf $(VENV) data/digits runs/digits
