@@ -1,0 +1,146 @@
+"""What the pages of docs/ say of the program holds: messages, files and functions that they name, and the reader of
+the store's format."""
+
+import ast
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import click
+import pytest
+
+from tests.support.bright_shards import bright_store
+from tests.support.filling import fill_store
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+
+
+def page(name: str) -> str:
+    return (DOCS / name).read_text()
+
+
+@pytest.fixture(scope="module")
+def site() -> ModuleType:
+    """docs/site/pages.py"""
+    spec = importlib.util.spec_from_file_location("pages", DOCS / "site" / "pages.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# -- what a page names is there ---------------------------------------------------------------------------------------
+
+
+def test_every_file_of_the_tree_is_named() -> None:
+    (tree,) = re.findall(r"```\n(teacher_cache/ .*?)```", page("architecture.md"), re.DOTALL)
+    for path in [*(ROOT / "teacher_cache").rglob("*.py"), *(ROOT / "student").rglob("*.py")]:
+        if not path.name.startswith("__"):
+            assert path.name in tree, f"{path.relative_to(ROOT)} is not in the tree of docs/architecture.md"
+    there = {path.name for room in ("teacher_cache", "student", "tools") for path in (ROOT / room).rglob("*")}
+    for name in re.findall(r"\w+\.py", tree):
+        assert name in there, f"docs/architecture.md names {name}, which is not there"
+
+
+def test_every_function_of_the_walks_is_there() -> None:
+    steps = re.findall(r"^((?:teacher_cache|student)/[\w/]+\.py): (.+)$", page("architecture.md"), re.MULTILINE)
+    assert len(steps) > 25
+    for file, functions in steps:
+        tree = ast.parse((ROOT / file).read_text())
+        kinds = (ast.FunctionDef, ast.ClassDef)
+        known = {node.name for node in tree.body if isinstance(node, kinds)}
+        known |= {
+            f"{node.name}.{inner.name}"
+            for node in tree.body
+            if isinstance(node, ast.ClassDef)
+            for inner in node.body
+            if isinstance(inner, kinds)
+        }
+        for function in functions.split(", "):
+            assert function in known, f"{file} has no {function}"
+
+
+def messages() -> list[str]:
+    """Every text in the program, an f-string's parts with a zero character for what is put in between."""
+    found = []
+    for room in ("teacher_cache", "student"):
+        for path in (ROOT / room).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.JoinedStr):
+                    parts = (part.value if isinstance(part, ast.Constant) else "\0" for part in node.values)
+                    found.append("".join(map(str, parts)))
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    found.append(node.value)
+    return found
+
+
+def test_messages_of_troubleshooting_are_the_programs() -> None:
+    headings = re.findall(r"^### `(.+)`$", page("troubleshooting.md"), re.MULTILINE)
+    assert len(headings) == page("troubleshooting.md").count("\n### ") > 25
+    known = messages()
+    for heading in headings:
+        pattern = re.compile(".*".join(map(re.escape, heading.split("..."))), re.DOTALL)
+        assert any(pattern.search(text) for text in known), f"nothing says: {heading}"
+
+
+# -- the reader of docs/store-format.md -------------------------------------------------------------------------------
+
+
+def test_the_reader_of_the_stores_format(tmp_path: Path) -> None:
+    (reader,) = re.findall(r"```python\n(.*?)```", page("store-format.md"), re.DOTALL)
+    (tmp_path / "reader.py").write_text(reader)
+    store = bright_store(tmp_path, counts=(70, 3), views=4, group=2)
+    fill_store(store, views=range(2))
+    done = subprocess.run(
+        [sys.executable, tmp_path / "reader.py", store.path], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    expected, index = [], store.index
+    for shard in range(index.num_shards):
+        labels = {unit.unit: store.read_labels(unit) for unit in store.units(range(2)) if unit.shard == shard}
+        for position in range(int(index.counts[shard])):
+            own = labels[position // store.unit_samples][position % store.unit_samples]
+            key = index.key(int(index.starts[shard]) + position)
+            expected.append(" ".join([index.shards[shard].name, key, *map(str, [*own, -1, -1])]))
+    assert done.stdout.splitlines() == expected
+
+
+# -- the site ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_reference_has_every_command_and_option(site: ModuleType) -> None:
+    from student.cli import main as student
+    from teacher_cache.cli import main as teacher_cache
+
+    text = site.command_reference()
+    for name, program in (("teacher-cache", teacher_cache), ("student", student)):
+        for command_name, command in program.commands.items():
+            _, _, section = text.partition(f"\n### {name} {command_name}\n")
+            section = section.partition("\n##")[0]
+            assert section, f"{name} {command_name} has no section"
+            for option in command.params:
+                if isinstance(option, click.Option) and not option.hidden:
+                    assert option.opts[0] in section, f"{name} {command_name}: {option.opts[0]}"
+    assert "\n### python tools/inspect_cache.py STORE report\n" in text
+
+
+def test_links_of_the_top_level_lead_to_pages(site: ModuleType) -> None:
+    """In README, CONTRIBUTING and CHANGELOG a link is to a file that is there, and on the site to the page of it."""
+    for source in site.PAGES.values():
+        text = (ROOT / source).read_text()
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", text):
+            assert (ROOT / link).exists(), f"{source} links to {link}"
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", site.relinked(text)):
+            assert (DOCS / link).exists() or link in site.PAGES, f"{source} on the site links to {link}"
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    settings = (DOCS / "site" / "mkdocs.yml").read_text()
+    for path in PAGES:
+        assert re.search(rf"[ :]{re.escape(path.name)}$", settings, re.MULTILINE), f"{path.name} is not in the site"
