@@ -3,7 +3,9 @@ the store's format."""
 
 import ast
 import importlib.util
+import json
 import re
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +13,12 @@ from types import ModuleType
 
 import click
 import pytest
+import xxhash
 
-from tests.support.bright_shards import bright_store
+from teacher_cache.replay.block import replay
+from teacher_cache.shards.read import read_block
+from teacher_cache.store.unit import RECORD_FIELDS
+from tests.support.bright_shards import bright_store, small_policy, spoil_image
 from tests.support.filling import fill_store
 
 ROOT = Path(__file__).parents[1]
@@ -114,6 +120,47 @@ def test_the_reader_of_the_stores_format(tmp_path: Path) -> None:
             key = index.key(int(index.starts[shard]) + position)
             expected.append(" ".join([index.shards[shard].name, key, *map(str, [*own, -1, -1])]))
     assert done.stdout.splitlines() == expected
+
+
+def test_a_digest_and_a_record_are_of_the_bytes_that_the_page_names(tmp_path: Path) -> None:
+    store = bright_store(tmp_path, counts=(70,), views=2, policy=small_policy("mix.probability=0.5"))
+    spoil_image(store, 66)  # of the second block, which has 6 samples
+    fill_store(store, skip_bad=True)
+    (unit,) = [unit for unit in store.units() if unit.unit == 1]
+    values, fields = store.read_unit(unit), dict(zip(RECORD_FIELDS, store.read_record(unit).tolist(), strict=True))
+    block = read_block(store.index.place(0, 1))
+    for replayed in replay(store.policy, store.seed, block, (0, 1), skip_bad=True):
+        message = b""
+        for position, (pair, mixed) in enumerate(zip(replayed.class_pairs.tolist(), replayed.lambdas, strict=True)):
+            message += struct.pack("<2i", *pair)
+            if pair == [-2, -2]:
+                assert position == 66 - 64
+                continue
+            assert mixed < 65_536 or pair == [block.classes[position]] * 2
+            message += struct.pack("<I", mixed) + replayed.pixels[position].tobytes()
+        assert xxhash.xxh3_64_intdigest(message) == values.digests[0, replayed.view]
+    chunks = values.labels.astype("<i2").tobytes() + values.digests.astype("<u8").tobytes()
+    assert fields["hash"] == xxhash.xxh3_64_intdigest(chunks)
+    assert (fields["committed"], fields["labelled"], fields["skipped"]) == (1, 10, 2)
+
+
+def test_the_table_of_arrays_is_the_stores(tmp_path: Path) -> None:
+    store = bright_store(tmp_path, counts=(64,), views=2)
+    rows = re.findall(r"^\| `(\w+)` \| .* \| (\w+)[^|]* \| .* \| (-?\d) \|$", page("store-format.md"), re.MULTILINE)
+    assert [name for name, *_ in rows[:3]] == ["labels", "digests", "records"]
+    for name, dtype, fill_value in rows[:3]:
+        document = json.loads((store.path / name / "zarr.json").read_bytes())
+        assert (document["data_type"], document["fill_value"]) == (dtype, int(fill_value)), name
+    index = re.findall(r"^\| ([\w, ]+) \| (u?int\d+)(?:, (\w+))? \|", page("store-format.md"), re.MULTILINE)
+    told = {}
+    for names, first, second in index:
+        told |= dict(zip(names.split(", "), [first, second or first], strict=False))
+    there = {
+        folder.name: json.loads((folder / "zarr.json").read_bytes())["data_type"]
+        for folder in (store.path / "index").iterdir()
+        if folder.is_dir()
+    }
+    assert told == there
 
 
 # -- the site ---------------------------------------------------------------------------------------------------------

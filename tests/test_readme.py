@@ -85,6 +85,8 @@ def test_tests_that_the_tables_name_exist() -> None:
     assert len(named) > 90
     for file, test in named:
         assert f"def {test}(" in (ROOT / "tests" / file).read_text(), f"{file}::{test}"
+    for file in re.findall(r"`([\w/]*test_\w+\.py)`", PAGES["trust.md"]):
+        assert (ROOT / "tests" / file).is_file(), file
 
 
 def test_headline_results_are_those_of_the_pages() -> None:
