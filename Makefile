@@ -85,7 +85,7 @@ VARIABLES := "make's variables: the store is STORE=, a folder of images FOLDER= 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install shards cache-teacher train-student test check bench bench-gpu lock clean
+.PHONY: help install shards cache-teacher train-student test check docs bench bench-gpu lock clean
 
 help: ## list targets and variables
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -181,14 +181,18 @@ bench-gpu: $(BENCH_GROUP) ## the same of both stages on a GPU
 test: $(INSTALLED) ## run all tests
 	$(BIN)/python -m pytest -q --numprocesses 2 --dist worksteal
 
-check: $(INSTALLED) ## lint, formatting, types: what CI runs before the tests
+check: $(INSTALLED) ## lint, formatting, types, pages: what CI runs before the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(MAKE) --no-print-directory docs
+
+docs: $(INSTALLED) ## build the site of docs/ into runs/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict --config-file docs/site/mkdocs.yml
 
 lock: ## resolve pyproject.toml anew into requirements.lock (needs uv)
-	uv pip compile pyproject.toml --group dev --extra audit --extra export --extra regions --universal --python-version 3.11 --generate-hashes \
-		--no-annotate --no-header --no-emit-index-url --no-emit-find-links --quiet -o requirements.lock
+	uv pip compile pyproject.toml --group dev --extra audit --extra export --extra docs --universal --python-version 3.11 \
+		--generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links --quiet -o requirements.lock
 
 clean: ## remove the environment and what the embedded data set's run has made
 	rm -rf $(VENV) data/digits runs/digits

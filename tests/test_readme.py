@@ -1,76 +1,103 @@
-"""What README shows is run."""
+"""What README and the pages of docs/ show is run, and what they name is there."""
 
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from student.recipe import shipped_recipes
 from teacher_cache.cli import main as teacher_cache
+from teacher_cache.replay.operations import open_operations
 from teacher_cache.replay.policy import shipped_policies
 from tests.support.bright_shards import bright_store
 from tests.support.filling import fill_store
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
+EVERYTHING = "\n".join([README, *PAGES.values()])
 
 
-def shown(first_line: str) -> str:
+def shown(text: str, first_line: str) -> str:
     """The Python block that begins with this line."""
-    (block,) = [
-        block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if block.startswith(first_line)
-    ]
+    (block,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if block.startswith(first_line)]
     return block
+
+
+def printed(folder: Path, block: str, store: Path) -> str:
+    """What a block prints as a file of its own, with this store for the digits'."""
+    changed = block.replace('"runs/digits/store"', repr(str(store)))
+    assert changed != block
+    (folder / "block.py").write_text(changed)
+    done = subprocess.run([sys.executable, folder / "block.py"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_readme_is_read_to_its_end() -> None:
+    assert len(README.encode()) <= 12_000
 
 
 def test_the_notebook_lines_run(tmp_path: Path) -> None:
     store = bright_store(tmp_path, counts=(64,), views=16)
     fill_store(store)
-    lines = shown("import teacher_cache\n")
-    changed = lines.replace('"runs/digits/store"', repr(str(store.path)))
-    assert changed != lines
-    (tmp_path / "lines.py").write_text(changed)
-    done = subprocess.run([sys.executable, tmp_path / "lines.py"], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "'crop'" in done.stdout
+    assert "'crop'" in printed(tmp_path, shown(PAGES["api.md"], "import teacher_cache\n"), store.path)
 
 
 def test_the_training_loop_of_your_own_runs(tmp_path: Path) -> None:
-    loop = shown("import timm\n")
+    loop = shown(PAGES["own-data.md"], "import timm\n")
     assert loop.count("\n") <= 30
     store = bright_store(tmp_path, counts=(640,), views=4)
     fill_store(store)
-    changed = loop.replace('"runs/digits/store"', repr(str(store.path)))
-    assert changed != loop
-    (tmp_path / "loop.py").write_text(changed)
-    done = subprocess.run([sys.executable, tmp_path / "loop.py"], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    epochs = [line.split()[0] for line in done.stdout.splitlines()]
+    epochs = [line.split()[0] for line in printed(tmp_path, loop, store.path).splitlines()]
     assert epochs == ["0"] * 2 + ["1"] * 2 + ["2"] * 2  # half the samples, two views of each, 256 a batch
 
 
-def test_every_file_of_the_tree_is_named() -> None:
-    (tree,) = re.findall(r"```\n(teacher_cache/ .*?)```", README, re.DOTALL)
-    for path in [*(ROOT / "teacher_cache").rglob("*.py"), *(ROOT / "student").rglob("*.py")]:
-        if not path.name.startswith("__"):
-            assert path.name in tree, f"{path.relative_to(ROOT)} is not in README's tree"
+def test_readmes_loop_runs(tmp_path: Path) -> None:
+    store = bright_store(tmp_path, counts=(512,), views=2)
+    fill_store(store)
+    lines = printed(tmp_path, shown(README, "from student.loader import ViewLoader\n"), store.path).splitlines()
+    steps = [line.split()[:2] for line in lines if "torch.Size([256, 8, 8, 3])" in line]
+    assert steps == [["0", "0"], ["0", "1"], ["1", "0"], ["1", "1"]]
 
 
-def test_commands_policies_and_recipes_that_it_names_exist() -> None:
-    commands = set(re.findall(r"^(?:torchrun .* -m )?teacher[-_]cache (\w+)", README, re.MULTILINE))
-    assert commands >= {"index", "fill", "status", "verify"}
+def test_the_operation_of_your_own_is_one(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(shown(PAGES["own-data.md"], "import numpy as np\n"))
+    functions = open_operations(f"{tmp_path / 'own.py'}:operations").functions
+    pixels = np.full((4, 5, 3), 200, np.uint8)
+    assert functions["Dim"](pixels, -1.0).tolist() == np.full((4, 5, 3), 160, np.uint8).tolist()
+
+
+def test_commands_policies_and_recipes_that_are_named_exist() -> None:
+    commands = set(re.findall(r"^(?:torchrun .* -m )?teacher[-_]cache (\w+)", EVERYTHING, re.MULTILINE))
+    assert commands >= {"index", "fill", "extend", "status", "verify"}
     assert commands <= set(teacher_cache.commands)
     assert "deit" in shipped_policies()
-    assert "deit_tiny_distilled" in shipped_recipes()
+    named = set(re.findall(r"--recipe (\w+)(?=[ \n`])", EVERYTHING)) - {"R", "NAME"}
+    assert {"deit_tiny_soft", "finetune_teacher", "transfer_cifar10", "deit_tiny_distilled"} <= named
+    assert named <= set(shipped_recipes())
 
 
 def test_tests_that_the_tables_name_exist() -> None:
-    named = re.findall(r"`([\w/]+\.py)::(\w+)`", README + (ROOT / "docs" / "trust.md").read_text())
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", PAGES["deit.md"] + PAGES["trust.md"])
     assert len(named) > 90
     for file, test in named:
         assert f"def {test}(" in (ROOT / "tests" / file).read_text(), f"{file}::{test}"
+    for file in re.findall(r"`([\w/]*test_\w+\.py)`", PAGES["trust.md"]):
+        assert (ROOT / "tests" / file).is_file(), file
 
 
-def test_recipes_that_it_names_exist() -> None:
-    named = set(re.findall(r"--recipe (\w+)(?=[ \n`])", README)) - {"R", "NAME"}
-    assert {"deit_tiny_soft", "finetune_teacher", "transfer_cifar10"} <= named <= set(shipped_recipes())
+def test_headline_results_are_those_of_the_pages() -> None:
+    """Every number of README's tables of results stands in the page that it links to."""
+    section = README.partition("\n## Results\n")[2].partition("\n## ")[0]
+    ratios, table_3 = section.split("[Every row of DeiT's table 3]")
+    measured = re.findall(r"^\| .* \| ([\d.]+)(?: B)? \| [\d.]+(?: B)? \|$", ratios, re.MULTILINE)
+    assert len(measured) == 7
+    for number in measured:
+        assert re.search(rf"[| ]{re.escape(number)}[ |]", PAGES["benchmarks.md"]), number
+    top1 = re.findall(r"\d\d\.\d", table_3)
+    assert len(top1) == 7
+    for number in top1:
+        assert number in PAGES["deit.md"], number

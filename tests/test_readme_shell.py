@@ -1,4 +1,5 @@
-"""README's shell lines run, in the order in which they stand, on data and networks that are small.
+"""The shell lines of README and of the pages of docs/ run, in the order in which they stand, on data and networks that
+are small; those of experiments long past, in the log for instance, are at least lines that the commands take.
 
 `STANDS_FOR` says what is put in place of what no test has, `SMALL` and `TINY` what makes a training small.
 Whatever else a line says is run as it is printed.
@@ -28,20 +29,34 @@ from tools.inspect_cache import main as inspect_cache
 from tools.make_shards import main as make_shards
 
 ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))), "CONTRIBUTING.md")
+RUN = (
+    "README",
+    "docs/stage-one",
+    "docs/stage-two",
+    "docs/deit",
+    "docs/soft-labels",
+    "docs/fine-tuning",
+    "docs/own-data",
+)
 TEACHER = f"{TEACHERS}:brightness"
 STANDS_FOR = {
     "'/data/imagenet1k-train-{0000..1023}.tar'": "'shards/train-{0000..0001}.tar'",
     "'/data/imagenet1k-validation-{00..63}.tar'": "'val/val-{00..01}.tar'",
     "'/data/cifar10/train-*.tar'": "'shards/train-*.tar'",
-    "--checkpoint regnety_160.deit_in1k": "--checkpoint convnet.pt --model test_resnet",
-    "finetune regnety_160.deit_in1k": "finetune convnet.pt --model test_resnet",
+    "'shards/train/*.tar'": "'shards/train-*.tar'",
+    "'shards/val/*.tar'": "'val/val-*.tar'",
+    "finetune regnety_160.deit_in1k": "finetune --model test_resnet convnet.pt",
     "--teacher regnety_160.deit_in1k": f"--teacher {TEACHER}",
     "--teacher regnety_160 ": "--teacher test_resnet --allow-low-agreement ",
     "runs/deit_base_distilled/checkpoint.pt": "runs/deit_tiny_distilled/checkpoint.pt",
     "runs/deit_base/checkpoint.pt": "table3/deit_tiny/checkpoint.pt",
     "--val ...": "--val val/val-00.tar",
+    "--views 1008": "--views 4",
     "--views 304": "--views 2",
     "--views 32": "--views 2",
+    "--views 16": "--views 2",
+    "--topk 100": "--topk 10",
     "size=384": "size=48",
     "--resolution 384": "--resolution 48",
     "--fraction 0.001": "--fraction 1",
@@ -72,11 +87,11 @@ def blocks(text: str) -> Iterator[str]:
             language = None
 
 
-def shell_lines(program: str) -> list[str]:
-    """README's lines that call this program, continued ones as one, without comments."""
-    text = "\n".join(blocks((ROOT / "README.md").read_text())).replace("\\\n", " ")
+def shell_lines(program: str, pages: tuple[str, ...] = PAGES) -> list[str]:
+    """The pages' lines that call this program, each once, continued ones as one, without comments."""
+    text = "\n".join(block for page in pages for block in blocks((ROOT / page).read_text())).replace("\\\n", " ")
     lines = [re.sub(r"\s+#.*", "", line) for line in text.splitlines()]
-    return [re.sub(r"\s+", " ", line) for line in lines if re.match(rf"({program}) ", line)]
+    return list(dict.fromkeys(re.sub(r"\s+", " ", line) for line in lines if re.match(rf"({program}) ", line)))
 
 
 def run(program: click.Command, words: list[str]) -> str:
@@ -122,30 +137,61 @@ def readers_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def program_of(line: str) -> click.Command:
+    line = re.sub(r"^torchrun .* -m (\w+)", lambda found: found[1].replace("_", "-"), line)
+    return {"teacher-cache": teacher_cache, "student": student}[line.split()[0]]
+
+
 def test_lines_of_both_command_lines(readers_folder: Path) -> None:
-    lines = shell_lines("teacher-cache|student|torchrun")
-    assert len(lines) >= 20
-    programs = {"teacher-cache": teacher_cache, "student": student}
+    lines = shell_lines("teacher-cache|student|torchrun", tuple(f"{page}.md" for page in RUN))
+    assert len(lines) >= 30
     for line in lines:
-        program = re.sub(r"^torchrun .* -m teacher_cache", "teacher-cache", line).split()[0]
-        program = "student" if program == "torchrun" else program
-        run(programs[program], small(line))
+        run(program_of(line), small(line))
+
+
+@pytest.mark.parametrize("line", shell_lines("teacher-cache|student|torchrun"))
+def test_commands_take_every_line(line: str) -> None:
+    """Names of options and numbers of arguments: nothing is run."""
+    program = program_of(line)
+    line = re.sub(r"^torchrun .* -m \w+", "program", line).replace("--val ...", "--val V")
+    _, name, *words = shlex.split(line)
+    assert isinstance(program, click.Group)
+    command = program.commands[name]
+    if words[-1] == "...":
+        words[-1:] = ["--out", "OUT"]
+    with command.make_context(name, words) as context:
+        assert context.params
 
 
 def test_lines_of_inspect_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On README's own store, the digits."""
+    """On the digits' shards, and small stores of them."""
     monkeypatch.chdir(tmp_path)
     run(make_shards, ["digits", "digits"])
     for name, teacher in (("STORE", "brightness"), ("OTHER_STORE", "shifted")):
         index = ["index", "digits/train-*.tar", "--store", name, "--policy", "digits", "--views", "4"]
         run(teacher_cache, index)
         fill_store(Store.open(name, writable=True), teacher, allow_low_agreement=True)
-    lines = [line for line in shell_lines("python tools/inspect_cache.py") if "stores/" not in line]
+    lines = [line for line in shell_lines("python tools/inspect_cache.py") if " STORE" in line]
     assert len(lines) >= 8
     for line in lines:
         run(inspect_cache, shlex.split(line)[2:])
     assert {"labels.parquet", "report.html"} <= {path.name for path in tmp_path.iterdir()}
     assert len(list(tmp_path.glob("*.png"))) == 2
+
+
+def test_lines_of_make_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a folder for each class, as the page has it."""
+    monkeypatch.chdir(tmp_path)
+    for part in ("train", "val"):
+        for number in range(20):
+            folder = Path("photos", part, f"class-{number % 10}")
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{part}-{number}.png").write_bytes(bright_image(number))
+    lines = shell_lines("python tools/make_shards.py")
+    assert len(lines) >= 2
+    for line in lines:
+        run(make_shards, shlex.split(line)[2:])
+    assert Path("shards/train/classes.json").read_bytes() == Path("shards/val/classes.json").read_bytes()
 
 
 @pytest.mark.parametrize("line", shell_lines("make"))

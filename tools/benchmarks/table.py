@@ -1,4 +1,4 @@
-"""Rows as a table: for the terminal, and for README."""
+"""Rows as a table: for the terminal, and for docs/benchmarks.md."""
 
 from collections.abc import Sequence
 
