@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from student.losses import TeacherAnswers, mixed_target, student_loss
-from student.model import Heads, build_model, fused, heads
+from student.model import Heads, build_model, fused, heads, student_spec
 from student.recipe import load_recipe
 from teacher_cache.errors import ModelError, RecipeError
 
@@ -216,3 +216,9 @@ def test_models_that_do_not_fit_are_refused(overrides: list[str], message: str) 
 def test_a_function_that_builds_no_model_is_refused(model_file: str) -> None:
     with pytest.raises(ModelError, match=r"^model: .* returned a NoneType"):
         build(f"model={model_file}:nothing", "model_args={}")
+
+
+def test_a_recipes_model_args_come_before_the_stores_size() -> None:
+    spec = student_spec("deit_tiny_patch16_224", {"img_size": 32, "depth": 1}, 0.1, (16, 16), "model")
+    assert spec.arguments == {"img_size": 32, "depth": 1, "drop_path_rate": 0.1}
+    assert student_spec("resnet10t", {}, None, (16, 16), "model").arguments == {}

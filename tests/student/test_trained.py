@@ -15,6 +15,7 @@ from student.model import heads
 from student.trained import TrainedModel, build_trained, describe_trained, read_trained
 from student.validation import Preprocessing
 from teacher_cache.errors import CheckpointError, ModelError
+from teacher_cache.teacher.names import GivenModel
 from tests.support.small_runs import read_own, small_recipe, student
 from tests.support.trained_files import DEIT, DEIT_SETTINGS, NAMES, checkpoint, filled, pth, safetensors
 
@@ -259,3 +260,21 @@ def test_an_export_of_another_layout(tmp_path: Path) -> None:
     save_file({"w": torch.zeros(1)}, tmp_path / "new.safetensors", metadata={"deit_teacher_cache": "2"})
     with pytest.raises(CheckpointError, match="has layout 2, this program reads 1: use the version that wrote it"):
         read_trained(str(tmp_path / "new.safetensors"))
+
+
+def test_a_function_may_demand_the_drop_path_of_its_recipe(tmp_path: Path) -> None:
+    file = tmp_path / "demanding.py"
+    file.write_text(
+        "from torch import nn\n"
+        "def net(num_classes, drop_path_rate):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Dropout(drop_path_rate), nn.LazyLinear(num_classes))\n"
+    )
+    trained = TrainedModel(
+        source="c.pt",
+        model=GivenModel(f"{file}:net"),
+        state={"2.weight": torch.zeros(5, 3 * 8 * 8), "2.bias": torch.zeros(5)},
+        num_classes=5,
+        preprocessing=Preprocessing((8, 8), 0.9, "bicubic", **IMAGENET),
+        recipe=small_recipe("drop_path=0.25"),
+    )
+    assert build_trained(trained)[1].p == 0.25

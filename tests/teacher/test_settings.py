@@ -9,7 +9,14 @@ import pytest
 
 from teacher_cache.errors import TeacherError
 from teacher_cache.teacher.identity import DECIDING_FIELDS, TeacherIdentity
-from teacher_cache.teacher.settings import TeacherSettings, check_as_stored, check_settings
+from teacher_cache.teacher.settings import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    TeacherSettings,
+    check_as_stored,
+    check_settings,
+    settle,
+)
 from tests.support.bright_shards import bright_store
 from tests.support.filling import fill_store
 
@@ -75,3 +82,48 @@ def test_soft_settings_need_each_other() -> None:
     for settings, said in wrong:
         with pytest.raises(TeacherError, match=said):
             check_settings(TeacherSettings("t", **settings), None, 10)
+
+
+ASKED = TeacherSettings(
+    "t", mean=(0.1, 0.1, 0.1), input_size=16, batch_size=8, dtype="fp16", compile=False, topk=5, tau=3
+)
+KEPT = TeacherIdentity("t", mean=(0.2, 0.2, 0.2), std=(0.3, 0.3, 0.3), batch_size=32, compile=True, topk=3, tau=2.0)
+OWN = {"mean": [0.4, 0.4, 0.4], "std": [0.6, 0.6, 0.6]}
+
+
+def test_what_is_left_open_is_the_stores_then_the_models_own_then_the_default() -> None:
+    nothing = TeacherSettings("t")
+    asked = settle(ASKED, KEPT, OWN, on_cuda=True)
+    assert (asked["mean"], asked["std"], asked["input_size"], asked["batch_size"]) == ((0.1,) * 3, (0.3,) * 3, 16, 8)
+    assert (asked["dtype"], asked["compile"], asked["topk"], asked["tau"]) == ("fp16", False, 5, 3.0)
+    kept = settle(nothing, KEPT, OWN, on_cuda=True)
+    assert kept == {name: getattr(KEPT, name) for name in kept}
+    own = settle(nothing, None, OWN, on_cuda=True)
+    assert (own["mean"], own["std"], own["batch_size"], own["dtype"]) == ((0.4,) * 3, (0.6,) * 3, 256, "bf16")
+    default = settle(nothing, None, {}, on_cuda=False)
+    assert (default["mean"], default["std"]) == (IMAGENET_MEAN, IMAGENET_STD)
+    assert (default["batch_size"], default["dtype"], default["compile"]) == (64, "fp32", False)
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept", "settled"),
+    [
+        ({}, None, (0, None)),
+        ({"topk": 3}, None, (3, 1.0)),
+        ({"topk": 3, "tau": 2}, None, (3, 2.0)),
+        ({}, (3, 2.0), (3, 2.0)),
+        ({"topk": 0}, (3, 2.0), (0, None)),
+        ({}, (0, None), (0, None)),
+    ],
+)
+def test_a_temperature_is_of_probabilities_alone(
+    asked: dict[str, Any], kept: tuple[int, float | None] | None, settled: tuple[int, float | None]
+) -> None:
+    stored = None if kept is None else TeacherIdentity("t", topk=kept[0], tau=kept[1])
+    found = settle(TeacherSettings("t", **asked), stored, {}, on_cuda=False)
+    assert (found["topk"], found["tau"]) == settled
+
+
+def test_a_model_of_other_channels_says_which_option_is_wrong() -> None:
+    with pytest.raises(TeacherError, match=r"^--std has 1 numbers, one for each of R, G, B is expected$"):
+        settle(TeacherSettings("t"), None, {"mean": OWN["mean"], "std": [0.5]}, on_cuda=False)
