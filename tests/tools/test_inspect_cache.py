@@ -306,7 +306,7 @@ def test_a_store_alone_is_its_summary(store: Store) -> None:
     assert unsampled == run(store, "--views-sampled", "0", "--json") != as_json
     command = CliRunner().invoke(main, ["--json", str(store.path), "confusions", "--limit", "3"]).output
     assert command == run(store, "confusions", "--limit", "3", "--json")
-    assert "No such option: --class" in run(store, "--class", "3", code=2)
+    assert "No such option '--class'" in run(store, "--class", "3", code=2)
     assert json.loads(as_json) == json.loads(json.dumps(summarise(store)))
 
 
