@@ -154,7 +154,7 @@ def test_schema_1_is_refused_with_the_commands_that_fill_anew(tmp_path: Path) ->
         Store.open(store.path)
     assert str(refused.value) == (
         f"{store.path} has schema version 1, this program reads 2, whose labels prove more: index and fill anew, "
-        f"`teacher-cache index SHARDS --store NEW --policy cifar --views 4 --seed 3`, then `teacher-cache fill --store "
+        f"`teacher-cache index SHARDS --store NEW --policy cifar --views 4 --seed 3`, then `teacher-cache fill "
         f"NEW --teacher {TEACHERS}:brightness`"
     )
 
