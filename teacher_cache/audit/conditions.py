@@ -180,7 +180,7 @@ def read_facts(store: Store, chosen: list[BlockView], on_progress: OnProgress | 
             place = store.index.place(shard, block, skipped)
             held = (shard, block, skipped), place, image_sizes(place, store.max_pixels)
         part, operations = _facts(store, held[1], held[2], view, labels)
-        parts.append(part | {"blocks": np.full(len(operations), int(store.index.starts[shard]) + block)})
+        parts.append(part | {"blocks": np.full(len(operations), span.samples.start)})
         applied.append(operations)
         if on_progress is not None:
             on_progress(done + 1, len(chosen))

@@ -24,9 +24,10 @@ def read_committed(store: Store, unit: Unit) -> np.ndarray:
     """
     samples = store.layout.samples(unit)
     labels = store.read_labels(unit)[: len(samples)]
-    for row, column in np.argwhere(labels == NOT_LABELLED)[:1].tolist():
-        view = store.layout.group_views(unit.group)[column]
-        raise missing_label(store, samples[row], view, NOT_LABELLED)
+    missing = labels == NOT_LABELLED
+    if missing.any():
+        row, column = np.argwhere(missing)[0].tolist()
+        raise missing_label(store, samples[row], store.layout.group_views(unit.group)[column], NOT_LABELLED)
     return labels
 
 

@@ -214,7 +214,12 @@ def fitting_unit(counts: np.ndarray, unit_samples: int) -> int:
 
 
 def array_grids(*, shards: int, units: int, unit_samples: int, group: int, views: int) -> dict[str, ArrayGrid]:
-    """Shape and chunks of labels (topk's arrays have the same), digests and records; units: of the longest shard."""
+    """Shape and chunks of labels (topk's arrays have the same), digests and records; units: of the longest shard.
+
+    ValueError where views are not whole groups.
+    """
+    if views % group:
+        raise ValueError(f"{views} views are not whole groups of {group}")
     blocks = unit_samples // BLOCK_SAMPLES
     return {
         "labels": ArrayGrid((shards, units * unit_samples, views), (1, unit_samples, group)),

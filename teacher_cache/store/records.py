@@ -94,10 +94,11 @@ class Records:
 
     def read_one(self, unit: Unit) -> Record:
         """What the unit's record says now."""
-        return decode_record(self._decode(unit, self._read_file(unit)[0]))
+        return decode_record(self._read_values(unit))
 
     def is_committed(self, unit: Unit) -> bool:
-        return self.read_one(unit).committed
+        """Whether the unit is committed now."""
+        return bool(self._read_values(unit)[_COMMITTED] == 1)
 
     def file(self, unit: Unit) -> str:
         """The file that makes a unit count: without it, `fill` does the unit anew."""
@@ -119,6 +120,9 @@ class Records:
         return f"delete its record {self.file(unit)} and {self.fill(unit)}, which labels the unit anew"
 
     # -- files ---------------------------------------------------------------------------------------------------
+
+    def _read_values(self, unit: Unit) -> np.ndarray:
+        return self._decode(unit, self._read_file(unit)[0])
 
     def _read_file(self, unit: Unit) -> tuple[bytes | None, Stamp]:
         try:

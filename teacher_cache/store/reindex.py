@@ -46,7 +46,7 @@ def widen(store: Store, asked: Asked) -> str:
     """Add the views that a store lacks, which has passed all checks. What was done, for people."""
     before = store.views
     if asked.views is None or asked.views <= before:
-        fewer = asked.views is not None and asked.views <= before - store.group
+        fewer = asked.views is not None and store.layout.widened(asked.views).views < before
         return f"indexed already, as asked{f', and keeps its {before} views' if fewer else ''}"
     store = Store.open(store.path, writable=True)
     store.extend(asked.views)

@@ -226,8 +226,7 @@ class Store:
             views=self.views,
         )
         sound = (
-            self.views % self.group == 0
-            and self._records.shape[3:] == self._records.chunks[3:] == (len(RECORD_FIELDS),)
+            self._records.shape[3:] == self._records.chunks[3:] == (len(RECORD_FIELDS),)
             and all(arrays[name].chunks[:3] == grid.chunks for name, grid in grids.items())
             and all(arrays[name].shape[:2] == grid.shape[:2] for name, grid in grids.items())
             and all(arrays[name].shape[2] >= grid.shape[2] for name, grid in grids.items())

@@ -7,6 +7,7 @@ import pytest
 from student.loader import ViewLoader
 from teacher_cache.errors import DriftError
 from teacher_cache.replay.libraries import pixel_libraries
+from teacher_cache.store.drift import drift_message
 from teacher_cache.store.status import status
 from teacher_cache.store.store import Store
 from tests.support.bright_shards import bright_store, change_pixel
@@ -27,7 +28,8 @@ def older(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 
 def test_a_store_that_names_a_library_of_the_past_is_read_and_filled(older: Store) -> None:
-    assert status(older)["libraries"] == (older.teacher or {})["libraries"] == pixel_libraries() | LIBRARY
+    assert older.teacher is not None
+    assert status(older)["libraries"] == older.teacher.libraries == pixel_libraries() | LIBRARY
     fill_store(older)
     loader = ViewLoader(Store.open(older.path), 26, epochs=4)
     assert len(list(loader)) == 40
@@ -38,3 +40,19 @@ def test_drift_is_not_laid_to_a_library_of_the_past(older: Store) -> None:
     change_pixel(older, 0)
     with pytest.raises(DriftError, match=r"same libraries, .*; filled with .*, nvimgcodec 0\.9\.0; here torch "):
         list(ViewLoader(older, 26, epochs=2))
+
+
+def test_the_message_names_place_cause_and_both_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = bright_store(tmp_path)
+    fill_store(store, views=range(2))
+    here = pixel_libraries()
+    changed = next(iter(here))
+    assert drift_message(store, 1, 0, 3).startswith(
+        "shard train-0001.tar, block 0, view 3: the replayed pixels are not"
+    )
+    assert "(same libraries, so an image file or the processor differs; filled with" in drift_message(store, 1, 0, 3)
+    monkeypatch.setattr("teacher_cache.store.drift.pixel_libraries", lambda: here | {changed: "0"})
+    said = drift_message(store, 0, 1, 2)
+    assert f"(changed: {changed}; filled with {changed} {here[changed]}, " in said
+    assert f"; here {changed} 0, " in said
+    assert said.endswith("install what it was filled with, restore the shard, or fill a new store")

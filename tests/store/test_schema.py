@@ -1,0 +1,56 @@
+"""Which stores are read, and what of one is hashed when it is made."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from teacher_cache.errors import StoreError
+from teacher_cache.store.schema import PACKING, SCHEMA, check_schema, check_seal, created_parts, views_sha256
+from tests.support.filled_store import make_store
+
+
+def settings_of(path: Path) -> dict[str, Any]:
+    store = make_store(path)
+    return dict(store._root.attrs["teacher_cache"])  # type: ignore[arg-type]
+
+
+def test_the_schema_of_today_is_read_and_no_other() -> None:
+    check_schema(Path("s"), {"schema": SCHEMA, "packing": PACKING})
+    for settings, message in (
+        ({"schema": 3, "packing": PACKING}, "s has schema version 3, this program reads 2: use the program version"),
+        ({"packing": PACKING}, "s has schema version None, this program reads 2"),
+        ({"schema": 2, "packing": "zip"}, "s is packed as 'zip', this program reads 'files': use a newer version"),
+        ({"schema": 2}, "s is packed as None, this program reads 'files'"),
+        (
+            {"schema": 1, "policy": {"name": "deit"}, "views": 4, "seed": 3},
+            "schema version 1, .*index SHARDS --store NEW --policy deit --views 4 --seed 3`, .* --teacher TEACHER`",
+        ),
+    ):
+        with pytest.raises(StoreError, match=message):
+            check_schema(Path("s"), settings)
+
+
+def test_what_never_changes_is_named_where_it_was(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path / "s")
+    check_seal(tmp_path / "s", settings)
+    moved = [{**shard, "path": "/elsewhere"} for shard in settings["shards"]]
+    check_seal(tmp_path / "s", settings | {"shards": moved})  # places may change
+    for change, named in (
+        ({"seed": 8}, "seed is not"),
+        ({"unit_samples": 64, "max_pixels": 1}, "max_pixels, unit_samples are not"),
+        ({"shards": [{**shard, "bytes": 1} for shard in moved]}, "shards is not"),
+        ({"views": 8}, "views is not"),
+        ({"image_from": "png"}, "image_from is not"),
+    ):
+        with pytest.raises(StoreError, match=rf"{named} what the store was made with \(the SHA-256 differs\)"):
+            check_seal(tmp_path / "s", settings | change)
+
+
+def test_arrays_are_parts_and_the_number_of_views_is_not(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path / "s")
+    parts = created_parts(settings, tmp_path / "s")
+    assert {"array labels", "array digests", "array records", "array index/counts", "seed", "shards"} <= parts.keys()
+    assert not {"views", "packing", "schema"} & parts.keys()
+    assert created_parts(settings_of(tmp_path / "t") | {"views": 6}, tmp_path / "t") == parts
+    assert views_sha256(4) != views_sha256(6)
