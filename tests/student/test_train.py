@@ -410,6 +410,13 @@ def test_torchrun_passes_sigterm_on_and_waits_for_the_checkpoint(tmp_path: Path,
 # -- what is trained -----------------------------------------------------------------------------------------------
 
 
+def test_results_name_the_teacher(tmp_path: Path, store: Store) -> None:
+    assert store.teacher is not None
+    for distill, name in (("hard", store.teacher.name), ("none", None)):
+        train_small(store, tmp_path / distill, f"distill={distill}", "epochs=1")
+        assert json.loads((tmp_path / distill / "results.json").read_text())["teacher"] == name
+
+
 def test_losses_are_the_frozen_ones(tmp_path: Path) -> None:
     golden = json.loads(GOLDEN.read_text())
     found = golden_losses(tmp_path)
