@@ -26,7 +26,9 @@ class StoredAnswers:
         self._num_classes, self._device = store.num_classes, device
         if self.soft:
             refuse(tau_faults(store, recipe))
-        self.weights_sha256 = store.teacher.weights_sha256 if self.labels and store.teacher else None
+        teacher = store.teacher if self.labels else None
+        self.weights_sha256 = None if teacher is None else teacher.weights_sha256
+        self.teacher_name = None if teacher is None else teacher.name
         self.topk: int | None = store.topk if self.soft else None
 
     def of(self, batch: Batch) -> TeacherAnswers | None:
@@ -66,6 +68,7 @@ class OnlineAnswers:
         self._proved = not self._differing() and _repeats_its_proof(store, self._teacher)
         self._tau = recipe.distill_tau if recipe.distill == "soft" else None
         self.weights_sha256: str | None = self._teacher.identity.weights_sha256
+        self.teacher_name: str | None = self._teacher.identity.name
 
     def of(self, batch: Batch) -> TeacherAnswers | None:
         """The batch's answers, on the teacher's device."""

@@ -61,7 +61,11 @@ class Run:
         torch.manual_seed(recipe.seed)
         policy = store.policy
         self.preprocessing = Preprocessing(
-            policy.size, recipe.crop_pct, recipe.val_interpolation, policy.mean, policy.std
+            size=policy.size,
+            crop_pct=recipe.crop_pct,
+            interpolation=recipe.val_interpolation,
+            mean=policy.mean,
+            std=policy.std,
         )
         self.model = build_model(recipe, store.num_classes, policy.size)
         if initial is not None:
@@ -355,8 +359,8 @@ class Run:
         return ViewLoader(
             self.store,
             recipe.batch_size,
-            self.ranks.rank,
-            self.ranks.world_size,
+            rank=self.ranks.rank,
+            world_size=self.ranks.world_size,
             epochs=recipe.epochs,
             repeats=recipe.repeats,
             order=recipe.repeats_order,

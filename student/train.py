@@ -172,9 +172,10 @@ def end_epoch(run: Run, validation: ValidationSet | None, log: RunLog | None, sa
 
 
 def write_results(out: Path, run: Run, accuracy: Accuracy) -> None:
-    """Publish results.json: what was trained, on what, and how good it is."""
+    """Publish results.json: what was trained, on what, by which teacher, and how good it is."""
     results = {
         **run.identity(),
+        "teacher": run.answers.teacher_name,
         "accuracy": accuracy,
         "steps": run.steps_done(),
         "views": list(run.loader.views_needed),

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from student.losses import (
     TeacherAnswers,
+    describe_way,
     hard_distillation_loss,
     mixed_target,
     soft_cross_entropy,
@@ -23,6 +24,7 @@ from student.losses import (
 )
 from student.model import Heads
 from student.recipe import load_recipe
+from tests.support.small_runs import small_recipe
 
 CLASSES = 7
 
@@ -207,3 +209,30 @@ def test_rows_of_answers() -> None:
     assert part.probabilities is not None
     assert part.probabilities.tolist() == [[2, 3], [4, 5]]
     assert TeacherAnswers(torch.arange(4)).rows(slice(2)).probabilities is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "token", "said"),
+    [
+        (["distill=none"], False, None),
+        (["distill=none"], True, "M has a distillation token, recipe R does not distil: both heads learn the ground"),
+        (["distill=hard"], True, "recipe R distils through the distillation token of M, as the last rows of table 3"),
+        (["distill=soft"], True, "recipe R distils through the distillation token of M, softly, which is no row of"),
+        (
+            ["distill=hard", "hard_without_token=both"],
+            False,
+            "M has no distillation token: recipe R teaches its class head, which is row 'hard distillation' of table 3 "
+            "of arXiv 2012.12877, not one of those with the token",
+        ),
+        (
+            ["distill=hard", "hard_without_token=teacher"],
+            False,
+            "M has no distillation token: recipe R teaches its class head, which is row 'hard distillation' of table 3 "
+            "of arXiv 2012.12877 (by the teacher's labels alone), not one of those with the token",
+        ),
+        (["distill=soft"], False, "M has no distillation token: recipe R teaches its class head, which is row 'usual "),
+    ],
+)
+def test_which_row_of_the_paper_it_is(settings: list[str], token: bool, said: str | None) -> None:
+    found = describe_way(small_recipe(*settings, "name=R", "model=M"), token=token)
+    assert found == said if said is None or found is None else found.startswith(said)

@@ -2,7 +2,6 @@
 
 import signal
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,14 +11,12 @@ from click.testing import CliRunner
 from student.checkpoint import EPOCH_END, NEWEST
 from student.cli import main
 from student.loader import Batch
-from student.options import TrainOptions
-from student.ranks import Ranks
 from student.run import Run
-from student.train import Stopped, train
-from teacher_cache.errors import CheckpointError, RecipeError, TrainingError
+from student.train import Stopped
+from teacher_cache.errors import CheckpointError, TrainingError
 from teacher_cache.store.store import Store
 from tests.support.forked import Forks
-from tests.support.small_runs import SMALL, filled_store, small_recipe, student, train_small
+from tests.support.small_runs import SMALL, filled_store, student, train_small
 
 HUGE = 3e38  # a float32 holds it, but no sum of such
 
@@ -132,60 +129,6 @@ def test_what_the_last_step_ruined_does_not_take_the_good_ones_place(
     assert (out / "results.json").exists()
 
 
-def make_run(store: Store, out: Path, *overrides: str) -> tuple[Run, Batch]:
-    """A run after its first step, and the batch of that."""
-    run = Run(store, small_recipe(*overrides), TrainOptions(out, workers=0), Ranks(0, 1, torch.device("cpu")))
-    batch = next(iter(run.loader))
-    run.train_step(batch)
-    return run, batch
-
-
-@pytest.mark.parametrize(
-    "place",
-    ["model.heads.0.bias", "model.features.1.running_var", "model_ema.heads.1.weight", "optimizer.state.0.exp_avg_sq"],
-)
-def test_nothing_of_a_checkpoint_may_be_infinite(tmp_path: Path, store: Store, place: str) -> None:
-    run, batch = make_run(store, tmp_path)
-    run.prove(batch)
-    assert run.ema is not None
-    part, _, name = place.partition(".")
-    if part == "optimizer":
-        run.optimizer.state[run.optimizer.param_groups[0]["params"][0]]["exp_avg_sq"].flatten()[0] = torch.inf
-    else:
-        model = run.model if part == "model" else run.ema.module
-        model.state_dict()[name].flatten()[0] = torch.inf
-    with pytest.raises(TrainingError, match=rf"^{place} is no longer finite at epoch 1, step 0, learning rate"):
-        run.prove(batch)
-
-
-def test_proving_changes_nothing(tmp_path: Path, store: Store) -> None:
-    run, batch = make_run(store, tmp_path)
-    before = {name: value.clone() for name, value in run.model.state_dict().items()}
-    random = torch.get_rng_state()
-    run.prove(batch)
-    assert torch.equal(random, torch.get_rng_state())
-    assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
-    assert all(parameter.grad is None for parameter in run.model.parameters())
-    assert run.model.training
-
-
-def test_what_is_not_proven_is_not_saved(tmp_path: Path, store: Store) -> None:
-    run, batch = make_run(store, tmp_path)
-    run.prove(batch)
-    run.train_step(replace(batch, step=1))
-    with pytest.raises(AssertionError, match="these weights are not proven"):
-        run.save()
-
-
-def test_fp16_that_never_takes_a_step_is_told(tmp_path: Path, store: Store) -> None:
-    run, batch = make_run(store, tmp_path)
-    run.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**-24)  # type: ignore[assignment]
-    run.prove(batch)
-    run.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**-25)  # type: ignore[assignment]
-    with pytest.raises(TrainingError, match=r"^no step was taken for long, as fp16 gradients are not finite"):
-        run.prove(batch)
-
-
 def test_a_buffer_that_is_infinite_by_design_is_no_ruin(tmp_path: Path, store: Store) -> None:
     train_small(store, tmp_path / "out", student("masked"), "distill=none")
     assert torch.load(tmp_path / "out" / NEWEST)["model"]["mask"].isinf().all()
@@ -213,15 +156,6 @@ def test_ranks_say_the_same(tmp_path: Path, store: Store, forks: Forks, settings
 
 
 # -- where it starts -----------------------------------------------------------------------------------------------
-
-
-def test_weights_that_are_not_finite_start_no_training(tmp_path: Path, store: Store) -> None:
-    run, _ = make_run(store, tmp_path)
-    initial = run.model.state_dict()
-    initial["heads.1.bias"] = torch.full_like(initial["heads.1.bias"], torch.nan)
-    options = TrainOptions(tmp_path / "out", workers=0, device="cpu")
-    with pytest.raises(TrainingError, match=r"start from weights that are not finite \(heads\.1\.bias first\)"):
-        train(store, small_recipe(), options, lambda line: None, initial=initial)
 
 
 def spoil(path: Path, value: float) -> None:
@@ -255,9 +189,3 @@ def test_a_checkpoint_of_an_earlier_version_is_not_called_good_before_its_loss(t
     place = rf"{out / NEWEST} \(epoch 1, step 5\), where it went on, was written before it had given a finite loss; "
     with pytest.raises(TrainingError, match=rf"the loss is nan at epoch 1, step 5, .*: {place}"):
         train_small(store, out)
-
-
-def test_a_time_that_is_none_is_refused(tmp_path: Path) -> None:
-    for seconds in (float("nan"), -1.0):
-        with pytest.raises(RecipeError, match=f"--checkpoint-every is {seconds:g}: give the seconds"):
-            TrainOptions(tmp_path, checkpoint_every_s=seconds)

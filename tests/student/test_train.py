@@ -24,7 +24,6 @@ from student.cli import main
 from student.evaluate import evaluate
 from student.faults import refuse
 from student.loader import Batch
-from student.losses import describe_way
 from student.preflight import policy_faults
 from student.run import Run
 from student.train import LOCK, STOPPED, Stopped, stop_signals
@@ -411,6 +410,13 @@ def test_torchrun_passes_sigterm_on_and_waits_for_the_checkpoint(tmp_path: Path,
 # -- what is trained -----------------------------------------------------------------------------------------------
 
 
+def test_results_name_the_teacher(tmp_path: Path, store: Store) -> None:
+    assert store.teacher is not None
+    for distill, name in (("hard", store.teacher.name), ("none", None)):
+        train_small(store, tmp_path / distill, f"distill={distill}", "epochs=1")
+        assert json.loads((tmp_path / distill / "results.json").read_text())["teacher"] == name
+
+
 def test_losses_are_the_frozen_ones(tmp_path: Path) -> None:
     golden = json.loads(GOLDEN.read_text())
     found = golden_losses(tmp_path)
@@ -522,33 +528,6 @@ def test_a_loss_that_is_no_longer_finite_names_the_last_good_checkpoint(tmp_path
     assert all(value.isfinite().all() for name in ("model", "model_ema") for value in good[name].values())
     with pytest.raises(TrainingError, match=rf"at epoch 2, step 2, .*checkpoint is {out / NEWEST} \(epoch 2, step 2\)"):
         train_small(store, out, student("infinite_later"), "distill=none", checkpoint_every_s=0)  # it counts anew
-
-
-@pytest.mark.parametrize(
-    ("settings", "token", "said"),
-    [
-        (["distill=none"], False, None),
-        (["distill=none"], True, "M has a distillation token, recipe R does not distil: both heads learn the ground"),
-        (["distill=hard"], True, "recipe R distils through the distillation token of M, as the last rows of table 3"),
-        (["distill=soft"], True, "recipe R distils through the distillation token of M, softly, which is no row of"),
-        (
-            ["distill=hard", "hard_without_token=both"],
-            False,
-            "M has no distillation token: recipe R teaches its class head, which is row 'hard distillation' of table 3 "
-            "of arXiv 2012.12877, not one of those with the token",
-        ),
-        (
-            ["distill=hard", "hard_without_token=teacher"],
-            False,
-            "M has no distillation token: recipe R teaches its class head, which is row 'hard distillation' of table 3 "
-            "of arXiv 2012.12877 (by the teacher's labels alone), not one of those with the token",
-        ),
-        (["distill=soft"], False, "M has no distillation token: recipe R teaches its class head, which is row 'usual "),
-    ],
-)
-def test_which_row_of_the_paper_it_is(settings: list[str], token: bool, said: str | None) -> None:
-    found = describe_way(small_recipe(*settings, "name=R", "model=M"), token=token)
-    assert found == said if said is None or found is None else found.startswith(said)
 
 
 def test_a_recipe_for_the_token_and_a_model_without_are_told(tmp_path: Path, store: Store) -> None:

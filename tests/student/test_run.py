@@ -1,0 +1,237 @@
+"""A run's state: what a step changes, what is proven before it is kept, and what a checkpoint gives back to the bit."""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from student.checkpoint import find_checkpoint
+from student.loader import Batch
+from student.log import STEPS, RunLog
+from student.options import TrainOptions
+from student.ranks import Ranks
+from student.run import Run, build_optimizer, unchanged
+from student.train import train
+from teacher_cache.errors import TrainingError
+from teacher_cache.store.store import Store
+from tests.support.small_runs import filled_store, small_recipe
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """260 samples, 4 views, all labelled; 8 steps an epoch. Tests leave it as it is."""
+    return filled_store(tmp_path_factory.mktemp("filled"))
+
+
+def open_run(store: Store, out: Path, *overrides: str) -> Run:
+    return Run(store, small_recipe(*overrides), TrainOptions(out, workers=0), Ranks(0, 1, CPU))
+
+
+def make_run(store: Store, out: Path, *overrides: str) -> tuple[Run, Batch]:
+    """A run after its first step, and the batch of that."""
+    run = open_run(store, out, *overrides)
+    batch = next(iter(run.loader))
+    run.train_step(batch)
+    return run, batch
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["model.heads.0.bias", "model.features.1.running_var", "model_ema.heads.1.weight", "optimizer.state.0.exp_avg_sq"],
+)
+def test_nothing_of_a_checkpoint_may_be_infinite(tmp_path: Path, store: Store, place: str) -> None:
+    run, batch = make_run(store, tmp_path)
+    run.prove(batch)
+    assert run.ema is not None
+    part, _, name = place.partition(".")
+    if part == "optimizer":
+        run.optimizer.state[run.optimizer.param_groups[0]["params"][0]]["exp_avg_sq"].flatten()[0] = torch.inf
+    else:
+        model = run.model if part == "model" else run.ema.module
+        model.state_dict()[name].flatten()[0] = torch.inf
+    with pytest.raises(TrainingError, match=rf"^{place} is no longer finite at epoch 1, step 0, learning rate"):
+        run.prove(batch)
+
+
+def test_proving_changes_nothing(tmp_path: Path, store: Store) -> None:
+    run, batch = make_run(store, tmp_path)
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    random = torch.get_rng_state()
+    run.prove(batch)
+    assert torch.equal(random, torch.get_rng_state())
+    assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
+    assert all(parameter.grad is None for parameter in run.model.parameters())
+    assert run.model.training
+
+
+def test_what_is_not_proven_is_not_saved(tmp_path: Path, store: Store) -> None:
+    run, batch = make_run(store, tmp_path)
+    run.prove(batch)
+    run.train_step(replace(batch, step=1))
+    with pytest.raises(AssertionError, match="these weights are not proven"):
+        run.save()
+
+
+def test_fp16_that_never_takes_a_step_is_told(tmp_path: Path, store: Store) -> None:
+    run, batch = make_run(store, tmp_path)
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**-24)  # type: ignore[assignment]
+    run.prove(batch)
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**-25)  # type: ignore[assignment]
+    with pytest.raises(TrainingError, match=r"^no step was taken for long, as fp16 gradients are not finite"):
+        run.prove(batch)
+
+
+def state(run: Run) -> dict[str, Any]:
+    """Everything that decides how it goes on, as bytes and plain values."""
+    assert run.ema is not None
+    tensors = {**run.model.state_dict(), **{f"ema {key}": value for key, value in run.ema.module.state_dict().items()}}
+    found: dict[str, Any] = {key: value.numpy().tobytes() for key, value in tensors.items()}
+    for number, values in run.optimizer.state_dict()["state"].items():
+        found |= {f"{number} {key}": torch.as_tensor(value).numpy().tobytes() for key, value in values.items()}
+    found |= {"random": torch.get_rng_state().numpy().tobytes(), "position": (run.epoch, run.step)}
+    return found
+
+
+# -- what a step is ------------------------------------------------------------------------------------------------
+
+
+def test_steps_are_counted_over_the_epochs(tmp_path: Path, store: Store) -> None:
+    run = open_run(store, tmp_path)
+    assert (run.epoch, run.step, run.steps_done(), run.is_finished()) == (0, 0, 0, False)
+    positions = []
+    with run.loader:
+        for batch in run.loader:
+            run.train_step(batch)
+            positions.append((run.epoch, run.step))
+    assert positions == [divmod(step, 8) for step in range(1, 17)]
+    assert (run.steps_done(), run.is_finished()) == (16, True)
+
+
+def test_a_step_logs_the_loss_of_the_weights_before_it(tmp_path: Path, store: Store) -> None:
+    run = open_run(store, tmp_path, "model_args.dropout=0")
+    with run.loader:
+        batch = next(iter(run.loader))
+        run.prove(batch)
+        before = run._proven
+        run.train_step(batch)
+    assert before is not None
+    assert run.unlogged() == 1
+    with RunLog(tmp_path, steps_done=0, epochs_done=0) as log:
+        run.flush_steps(log)
+    assert run.unlogged() == 0
+    with (tmp_path / STEPS).open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["step"], row["epoch"]) == ("0", "0")
+    assert float(row["loss"]) == pytest.approx(before[1], rel=1e-5)
+
+
+def test_weight_decay_spares_biases_and_norms(tmp_path: Path, store: Store) -> None:
+    model = open_run(store, tmp_path).model
+    groups = build_optimizer(model, small_recipe("weight_decay=0.3")).param_groups
+    decays = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+    found = {name: decays[id(parameter)] for name, parameter in model.named_parameters()}
+    assert set(found.values()) == {0.0, 0.3}
+    assert {name for name, decay in found.items() if decay} == {
+        name for name, parameter in model.named_parameters() if parameter.ndim > 1
+    }
+
+
+# -- checkpoints ---------------------------------------------------------------------------------------------------
+
+
+def test_a_loaded_run_is_the_saved_one_and_goes_on_to_the_same_bits(tmp_path: Path, store: Store) -> None:
+    settings = ("model_args.dropout=0.1", "clip_grad=1")
+    run = open_run(store, tmp_path, *settings)
+    with run.loader:
+        batches = iter(run.loader)
+        for _ in range(3):
+            run.train_step(batch := next(batches))
+        run.prove(batch)
+        run.save()
+        saved, described = state(run), run.identity()
+        run.train_step(next(batches))
+    expected = state(run)
+
+    other = open_run(store, tmp_path, *settings)
+    assert state(other) != saved
+    checkpoint = find_checkpoint(tmp_path, 1)
+    assert checkpoint is not None
+    other.load(checkpoint)
+    assert state(other) == saved
+    assert other.identity() == described
+    assert other.loader.start == (0, 3)
+    assert other.describe_resumption() == f"going on from {tmp_path}: epoch 1, step 3"
+    with other.loader:
+        batch = next(iter(other.loader))
+        assert (batch.epoch, batch.step) == (0, 3)
+        other.train_step(batch)
+    assert state(other) == expected
+
+
+def test_an_epochs_row_is_that_of_a_run_that_was_never_left(tmp_path: Path, store: Store) -> None:
+    """Its sums are in the checkpoint."""
+    rows = []
+    for leaving in (False, True):
+        out = tmp_path / str(leaving)
+        run = open_run(store, out)
+        out.mkdir()
+        for step in range(8):
+            with run.loader:
+                run.loader.start = (0, step)
+                run.train_step(batch := next(iter(run.loader)))
+            if leaving and step == 4:
+                run.prove(batch)
+                run.save()
+                run = open_run(store, out)
+                checkpoint = find_checkpoint(out, 1)
+                assert checkpoint is not None
+                run.load(checkpoint)
+        row = run.end_epoch()
+        rows.append({name: value for name, value in row.items() if name not in ("images_per_s", "wait_share")})
+    assert rows[0] == rows[1]
+    assert rows[0]["epoch"] == 0
+    assert 0 <= rows[0]["teacher_agreement"] <= 1
+
+
+def test_who_a_run_is_changes_with_recipe_plan_and_first_weights(tmp_path: Path, store: Store) -> None:
+    run = open_run(store, tmp_path)
+    own = run.identity()
+    assert own["weights"]["teacher"] is not None
+    assert open_run(store, tmp_path).identity() == own
+    for changed, part in (("lr=0.1", "recipe"), ("pool_batches=3", "plan"), ("distill=none", "weights")):
+        assert open_run(store, tmp_path, changed).identity()[part] != own[part]
+    initial = Run(
+        store, small_recipe(), TrainOptions(tmp_path, workers=0), Ranks(0, 1, CPU), initial=run.model.state_dict()
+    )
+    assert initial.identity()["weights"]["initial"] is not None
+    assert {**initial.identity(), "weights": None} == {**own, "weights": None}
+
+
+# -- looking without touching --------------------------------------------------------------------------------------
+
+
+def test_a_look_leaves_buffers_and_random_numbers_as_they_were(tmp_path: Path, store: Store) -> None:
+    run = open_run(store, tmp_path)
+    before = state(run)
+    with unchanged(run.model, CPU):
+        run.model(torch.randn(4, 3, 8, 8))
+        torch.rand(3)
+        assert state(run) != before
+    assert state(run) == before
+
+
+# -- where it starts -----------------------------------------------------------------------------------------------
+
+
+def test_weights_that_are_not_finite_start_no_training(tmp_path: Path, store: Store) -> None:
+    run, _ = make_run(store, tmp_path)
+    initial = run.model.state_dict()
+    initial["heads.1.bias"] = torch.full_like(initial["heads.1.bias"], torch.nan)
+    options = TrainOptions(tmp_path / "out", workers=0, device="cpu")
+    with pytest.raises(TrainingError, match=r"start from weights that are not finite \(heads\.1\.bias first\)"):
+        train(store, small_recipe(), options, lambda line: None, initial=initial)
