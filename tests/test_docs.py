@@ -14,10 +14,10 @@ from types import ModuleType
 import click
 import pytest
 import xxhash
+import zarr
 
 from teacher_cache.replay.block import replay
 from teacher_cache.shards.read import read_block
-from teacher_cache.store.unit import RECORD_FIELDS
 from tests.support.bright_shards import bright_store, small_policy, spoil_image
 from tests.support.filling import fill_store
 
@@ -127,7 +127,8 @@ def test_a_digest_and_a_record_are_of_the_bytes_that_the_page_names(tmp_path: Pa
     spoil_image(store, 66)  # of the second block, which has 6 samples
     fill_store(store, skip_bad=True)
     (unit,) = [unit for unit in store.units() if unit.unit == 1]
-    values, fields = store.read_unit(unit), dict(zip(RECORD_FIELDS, store.read_record(unit).tolist(), strict=True))
+    values, records = store.read_unit(unit), zarr.open_group(store.path, mode="r")["records"]
+    fields = dict(zip(records.attrs["fields"], records[tuple(unit)].tolist(), strict=True))
     block = read_block(store.index.place(0, 1))
     for replayed in replay(store.policy, store.seed, block, (0, 1), skip_bad=True):
         message = b""
