@@ -4,6 +4,7 @@ the store's format."""
 import ast
 import importlib.util
 import json
+import pydoc
 import re
 import struct
 import subprocess
@@ -191,6 +192,16 @@ def test_links_of_the_top_level_lead_to_pages(site: ModuleType) -> None:
             assert (ROOT / link).exists(), f"{source} links to {link}"
         for link in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", site.relinked(text)):
             assert (DOCS / link).exists() or link in site.PAGES, f"{source} on the site links to {link}"
+
+
+def test_what_the_python_api_lists_is_there() -> None:
+    listed = re.findall(r"^::: ([\w.]+)((?:\n {4}.*)*)", page("api.md"), re.MULTILINE)
+    assert len(listed) >= 6
+    for path, options in listed:
+        found = pydoc.locate(path)
+        assert found is not None, path
+        for member in (re.findall(r"members: \[(.*)\]", options) or [""])[0].split(", "):
+            assert not member or hasattr(found, member), f"{path}.{member}"
 
 
 def test_every_page_is_in_the_navigation() -> None:
