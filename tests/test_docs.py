@@ -4,6 +4,7 @@ the store's format."""
 import ast
 import importlib.util
 import json
+import pydoc
 import re
 import struct
 import subprocess
@@ -14,10 +15,10 @@ from types import ModuleType
 import click
 import pytest
 import xxhash
+import zarr
 
 from teacher_cache.replay.block import replay
 from teacher_cache.shards.read import read_block
-from teacher_cache.store.records import RECORD_FIELDS
 from tests.support.bright_shards import bright_store, small_policy, spoil_image
 from tests.support.filling import fill_store
 
@@ -127,7 +128,8 @@ def test_a_digest_and_a_record_are_of_the_bytes_that_the_page_names(tmp_path: Pa
     spoil_image(store, 66)  # of the second block, which has 6 samples
     fill_store(store, skip_bad=True)
     (unit,) = [unit for unit in store.units() if unit.unit == 1]
-    values, fields = store.read_unit(unit), dict(zip(RECORD_FIELDS, store.records.read()[unit].tolist(), strict=True))
+    values, records = store.read_unit(unit), zarr.open_group(store.path, mode="r")["records"]
+    fields = dict(zip(records.attrs["fields"], records[tuple(unit)].tolist(), strict=True))
     block = read_block(store.index.place(0, 1))
     for replayed in replay(store.policy, store.seed, block, (0, 1), skip_bad=True):
         message = b""
@@ -190,6 +192,16 @@ def test_links_of_the_top_level_lead_to_pages(site: ModuleType) -> None:
             assert (ROOT / link).exists(), f"{source} links to {link}"
         for link in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", site.relinked(text)):
             assert (DOCS / link).exists() or link in site.PAGES, f"{source} on the site links to {link}"
+
+
+def test_what_the_python_api_lists_is_there() -> None:
+    listed = re.findall(r"^::: ([\w.]+)((?:\n {4}.*)*)", page("api.md"), re.MULTILINE)
+    assert len(listed) >= 6
+    for path, options in listed:
+        found = pydoc.locate(path)
+        assert found is not None, path
+        for member in (re.findall(r"members: \[(.*)\]", options) or [""])[0].split(", "):
+            assert not member or hasattr(found, member), f"{path}.{member}"
 
 
 def test_every_page_is_in_the_navigation() -> None:

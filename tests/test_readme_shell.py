@@ -113,6 +113,8 @@ def small(line: str) -> list[str]:
             words += ["--out", f"table3/{words[words.index('--recipe') + 1]}{'-online' * ('--teacher' in words)}"]
         if command == "train":
             words += ["--set", TINY]
+    if command in ("index", "fill", "verify", "evaluate"):  # processes take seconds to start
+        words += ["--workers", "1" if command == "index" else "0"]
     return [command, *words]
 
 
