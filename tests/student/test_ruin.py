@@ -13,10 +13,11 @@ from student.checkpoint import EPOCH_END, NEWEST
 from student.cli import main
 from student.loader import Batch
 from student.options import TrainOptions
-from student.ranks import Ranks
 from student.run import Run
-from student.train import Stopped, train
+from student.train import train
 from teacher_cache.errors import CheckpointError, RecipeError, TrainingError
+from teacher_cache.job import Job
+from teacher_cache.signals import Stopped
 from teacher_cache.store.store import Store
 from tests.support.forked import Forks
 from tests.support.small_runs import SMALL, filled_store, small_recipe, student, train_small
@@ -134,7 +135,7 @@ def test_what_the_last_step_ruined_does_not_take_the_good_ones_place(
 
 def make_run(store: Store, out: Path, *overrides: str) -> tuple[Run, Batch]:
     """A run after its first step, and the batch of that."""
-    run = Run(store, small_recipe(*overrides), TrainOptions(out, workers=0), Ranks(0, 1, torch.device("cpu")))
+    run = Run(store, small_recipe(*overrides), TrainOptions(out, workers=0), Job(0, 1, torch.device("cpu")))
     batch = next(iter(run.loader))
     run.train_step(batch)
     return run, batch
