@@ -33,6 +33,7 @@ from teacher_cache.options import (
     worker_timeout_option,
     workers_option,
 )
+from teacher_cache.processes import is_first_rank
 from teacher_cache.settings import read_json
 from teacher_cache.threads import wait_asleep
 
@@ -207,8 +208,9 @@ def _train(
     # what needs torch, seconds to import, comes only now
     from student.finetune import adapt
     from student.options import TrainOptions
-    from student.train import STOPPED, Stopped
+    from student.train import STOPPED
     from student.train import train as train_student
+    from teacher_cache.signals import Stopped
     from teacher_cache.teacher.settings import TeacherSettings
 
     online = TeacherSettings(teacher, checkpoint) if teacher or checkpoint else None
@@ -228,7 +230,7 @@ def _train(
     if read is not None:
         start = adapt(read(), recipe, store, reset_heads=reset_heads)
         recipe, initial = start.recipe, start.state
-        if os.environ.get("RANK", "0") == "0":
+        if is_first_rank():
             for note in start.notes:
                 say(note)
     try:
@@ -247,7 +249,7 @@ def _say_notes(trained: Any) -> None:
 
 def _note(message: str) -> None:
     """One line beside what is asked for, of a job's first rank."""
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_rank():
         say(message, err=True)
 
 
@@ -384,21 +386,19 @@ def evaluate(
 
     # what needs torch, seconds to import, comes only now
     from student.evaluate import tally
-    from student.ranks import joined_ranks
     from student.real import read_real
     from student.report import Evaluation, report, tables
     from student.trained import build_trained, read_trained
     from student.validation import ValidationSet, index_validation
+    from teacher_cache.job import join_job
     from teacher_cache.teacher.settings import TeacherSettings
     from teacher_cache.teacher.teacher import open_teacher
-    from teacher_cache.threads import share_cores
 
-    with joined_ranks(device, rank_timeout_s) as ranks:
-        share_cores(workers)
+    with join_job(device, workers=workers, timeout_s=rank_timeout_s, group=True) as job:
         trained = read_trained(trained_model, model=model_name, ema=ema)
         _say_notes(trained)
         seen = trained.preprocessing if crop_pct is None else replace(trained.preprocessing, crop_pct=crop_pct)
-        model = build_trained(trained).to(ranks.device)
+        model = build_trained(trained).to(job.device)
         index = index_validation(
             val,
             trained.class_names,
@@ -410,7 +410,7 @@ def evaluate(
         opened = None
         if teacher:
             opened = open_teacher(
-                TeacherSettings(teacher, checkpoint, device=ranks.device),
+                TeacherSettings(teacher, checkpoint, device=job.device),
                 num_classes=trained.num_classes,
                 view_size=seen.size,
                 stored=None,
@@ -420,12 +420,12 @@ def evaluate(
             index,
             seen,
             workers=workers,
-            rank=ranks.rank,
-            world_size=ranks.world_size,
+            rank=job.rank,
+            world_size=job.world_size,
             worker_timeout_s=worker_timeout_s,
         ) as validation:
-            counts = tally(model, validation, ranks.device, batch_size=batch_size, tta=tta, teacher=opened, real=real)
-        if not ranks.first:
+            counts = tally(model, validation, job.device, batch_size=batch_size, tta=tta, teacher=opened, real=real)
+        if not job.first:
             return
     recipe = trained.recipe
     evaluation = Evaluation(

@@ -10,11 +10,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from student.model import Fusion, Heads, fused, heads, token_blocks
-from student.ranks import meeting
 from student.tokens import token_cosines
 from student.validation import Batch, ValidationSet
 from teacher_cache.device import Normalise
 from teacher_cache.errors import TrainingError
+from teacher_cache.job import meeting
 from teacher_cache.teacher.teacher import Teacher, classify_views
 
 Accuracy = dict[str, dict[str, float]]  # head -> {"top1", "top5"} in [0, 1]

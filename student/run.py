@@ -25,12 +25,12 @@ from student.losses import StudentLoss, TeacherAnswers, describe_way, mixed_targ
 from student.meter import Meter, StepSums, epoch_means
 from student.model import Heads, build_model, heads
 from student.options import TrainOptions
-from student.ranks import Ranks, gather, meeting, raise_on_all, said_by_any_rank
 from student.recipe import Recipe
 from student.schedule import learning_rate, scaled_lr
 from student.validation import Preprocessing, ValidationSet
 from teacher_cache.device import Normalise, Upload
 from teacher_cache.errors import TrainingError
+from teacher_cache.job import Job, meeting
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.state_dict import first_not_finite, infinite_by_design
 from teacher_cache.teacher.weights import state_sha256
@@ -49,12 +49,12 @@ class Run:
         store: Store,
         recipe: Recipe,
         options: TrainOptions,
-        ranks: Ranks,
+        job: Job,
         initial: Mapping[str, Tensor] | None = None,
     ) -> None:
-        self.store, self.recipe, self.options, self.ranks = store, recipe, options, ranks
+        self.store, self.recipe, self.options, self.job = store, recipe, options, job
         self.epoch, self.step = 0, 0  # of the next batch
-        self.answers = open_answers(store, recipe, options.teacher, ranks.device)  # before the seed: building one draws
+        self.answers = open_answers(store, recipe, options.teacher, job.device)  # before the seed: building one draws
         self._initial_sha256 = None if initial is None else state_sha256(initial)
         self._saved = "no checkpoint was written yet"  # the last good checkpoint, for people
         self._proven: tuple[int, float] | None = None  # steps done, and the loss that the weights after them gave
@@ -71,18 +71,18 @@ class Run:
         if initial is not None:
             self.model.load_state_dict(initial)
         self._unbounded = _check_start(self.model)
-        self.model = self.model.to(ranks.device)
+        self.model = self.model.to(job.device)
         self._set_mode()
         self.ema = timm.utils.ModelEmaV3(self.model, decay=recipe.ema) if recipe.ema is not None else None
         self.optimizer = build_optimizer(self.model, recipe)
-        self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self._dtype() is torch.float16)
-        self.normalise = Normalise(policy.mean, policy.std, ranks.device)
-        self.upload = Upload(ranks.device)
+        self.scaler = torch.amp.GradScaler(job.device.type, enabled=self._dtype() is torch.float16)
+        self.normalise = Normalise(policy.mean, policy.std, job.device)
+        self.upload = Upload(job.device)
         self.forward = self._wrapped()
         self.loader = self._make_loader()
-        self._meter = Meter(ranks.device)
+        self._meter = Meter(job.device)
         self.begin_epoch()
-        torch.manual_seed(recipe.seed + 1 + ranks.rank)  # stochastic depth differs between ranks, weights do not
+        torch.manual_seed(recipe.seed + 1 + job.rank)  # stochastic depth differs between ranks, weights do not
 
     # -- what a step is ------------------------------------------------------------------------------------------
 
@@ -123,7 +123,7 @@ class Run:
     def _backward(self, batch: Batch, answers: TeacherAnswers | None, rows: slice) -> Tensor:
         """Gradients of some rows of a batch; their sums of SUMS."""
         outputs, loss, taught = self._loss(self.forward, batch, answers, rows)
-        device, count = self.ranks.device, len(outputs.class_logits)
+        device, count = self.job.device, len(outputs.class_logits)
         self.scaler.scale(loss.total * (count / len(batch.views))).backward()
         agreed = torch.zeros((), device=device)
         if taught is not None:
@@ -153,7 +153,7 @@ class Run:
 
         A step's loss is that of the weights before it; this one is of those after it. Nothing is changed.
         """
-        found = gather((self._not_finite(), self._own_loss(batch)), self.ranks)
+        found = self.job.gather((self._not_finite(), self._own_loss(batch)))
         if problem := next((problem for problem, _ in found if problem is not None), None):
             raise TrainingError(self._ruined(problem, batch.epoch, batch.step, self._learning_rate(batch)))
         loss = sum(loss for _, loss in found) / len(found)
@@ -165,8 +165,8 @@ class Run:
     @torch.no_grad()
     def _own_loss(self, batch: Batch) -> float:
         """The loss of a step that would come next, on a batch that has been trained on."""
-        total = torch.zeros((), device=self.ranks.device)
-        with unchanged(self.model, self.ranks.device):
+        total = torch.zeros((), device=self.job.device)
+        with unchanged(self.model, self.job.device):
             batch = batch.with_tensors(self.upload(batch.tensors()))
             answers = self.answers.of(batch)
             for rows in self._pieces(batch):
@@ -208,7 +208,7 @@ class Run:
                 problem = TrainingError(self._ruined(f"the loss is {row['loss']}", step.epoch, step.step, step.lr))
                 break
             rows.append(row)
-        raise_on_all(problem, self.ranks, "the end of some steps")
+        self.job.raise_on_all(problem, "the end of some steps")
         self._meter.steps.clear()
         if log is not None:
             log.write_steps(rows)
@@ -225,23 +225,23 @@ class Run:
                 dist.all_reduce(sums)
         row = {"epoch": self.epoch - 1, "lr": self.optimizer.param_groups[0]["lr"]}
         row |= epoch_means(sums, labelled=self.recipe.distill != "none")
-        return row | self._meter.speed(self.loader.wait_s, self.ranks.world_size)
+        return row | self._meter.speed(self.loader.wait_s, self.job.world_size)
 
     def accuracy(self, validation: ValidationSet | None) -> Accuracy:
         """Validation accuracy by head, and of the EMA under "ema_..."; empty without validation shards."""
         if validation is None:
             return {}
         self._share_statistics()
-        found = evaluate(self.model, validation, self.ranks.device, fusion=self.recipe.fusion)
+        found = evaluate(self.model, validation, self.job.device, fusion=self.recipe.fusion)
         if self.ema is not None:
-            averaged = evaluate(self.ema.module, validation, self.ranks.device, fusion=self.recipe.fusion)
+            averaged = evaluate(self.ema.module, validation, self.job.device, fusion=self.recipe.fusion)
             found |= {f"ema_{head}": values for head, values in averaged.items()}
         self._set_mode()
         return found
 
     def _share_statistics(self) -> None:
         """Give every rank the first one's buffers, which the checkpoint holds: batch normalisation counts its own."""
-        if self.ranks.world_size > 1:
+        if self.job.world_size > 1:
             for model in (self.model, *([self.ema.module] if self.ema is not None else [])):
                 with meeting("an evaluation"):
                     for buffer in model.buffers():
@@ -279,11 +279,11 @@ class Run:
         """Write a checkpoint of what prove() has passed. Every rank must call it, and comes back when it is written."""
         assert self._proven is not None, "nothing is proven"
         assert self._proven[0] == self.steps_done(), "these weights are not proven"
-        generators = gather(_random_state(self.ranks.device), self.ranks)
-        sums = gather(self._meter.sums.tolist(), self.ranks)
-        if self.ranks.first:
+        generators = self.job.gather(_random_state(self.job.device))
+        sums = self.job.gather(self._meter.sums.tolist())
+        if self.job.first:
             self._write(generators, sums, self._proven[1])
-        said_by_any_rank([False], self.ranks)  # torchrun ends the others once one rank has stopped: wait for each other
+        self.job.barrier()  # torchrun ends the others once one rank has stopped
         self._saved = f"the last good checkpoint is {self._place()}"
 
     def _write(self, generators: list[Any], sums: list[Any], loss: float) -> None:
@@ -317,9 +317,9 @@ class Run:
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         self.scaler.load_state_dict(checkpoint["scaler"])
         self.epoch, self.step = checkpoint["position"]["epoch"], checkpoint["position"]["step"]
-        if len(checkpoint["generators"]) == self.ranks.world_size:
-            _set_random_state(checkpoint["generators"][self.ranks.rank], self.ranks.device)
-            self._meter.load_sums(checkpoint["sums"][self.ranks.rank])
+        if len(checkpoint["generators"]) == self.job.world_size:
+            _set_random_state(checkpoint["generators"][self.job.rank], self.job.device)
+            self._meter.load_sums(checkpoint["sums"][self.job.rank])
         self.loader.start = (self.epoch, self.step)
         if is_proven(checkpoint):
             self._saved = f"the last good checkpoint is {self._place()}"
@@ -342,8 +342,8 @@ class Run:
     def _has_token(self) -> bool:
         """Whether the model answers by a distillation head, too."""
         self.model.eval()
-        with unchanged(self.model, self.ranks.device):
-            outputs = heads(self.model, torch.zeros(1, 3, *self.preprocessing.size, device=self.ranks.device))
+        with unchanged(self.model, self.job.device):
+            outputs = heads(self.model, torch.zeros(1, 3, *self.preprocessing.size, device=self.job.device))
         self._set_mode()
         return outputs.distill_logits is not None
 
@@ -359,8 +359,8 @@ class Run:
         return ViewLoader(
             self.store,
             recipe.batch_size,
-            rank=self.ranks.rank,
-            world_size=self.ranks.world_size,
+            rank=self.job.rank,
+            world_size=self.job.world_size,
             epochs=recipe.epochs,
             repeats=recipe.repeats,
             order=recipe.repeats_order,
@@ -371,7 +371,7 @@ class Run:
             labels=self.answers.labels,
             soft=self.answers.soft,
             on_drift=options.on_drift,
-            pin=self.ranks.device.type == "cuda",
+            pin=self.job.device.type == "cuda",
             worker_timeout_s=options.worker_timeout_s,
         )
 
@@ -379,7 +379,7 @@ class Run:
         model: nn.Module = self.model
         if self.recipe.compile:
             model = torch.compile(model)  # type: ignore[assignment]
-        if self.ranks.world_size > 1:
+        if self.job.world_size > 1:
             with meeting("the start"):
                 model = DistributedDataParallel(model)
         return model
@@ -389,11 +389,11 @@ class Run:
 
     def _dtype(self) -> torch.dtype:
         amp = {"bf16": torch.bfloat16, "fp16": torch.float16, "none": torch.float32}[self.recipe.amp]
-        return amp if self.ranks.device.type == "cuda" else torch.float32
+        return amp if self.job.device.type == "cuda" else torch.float32
 
     def _autocast(self) -> torch.autocast:
         dtype = self._dtype()
-        return torch.autocast(self.ranks.device.type, dtype, enabled=dtype is not torch.float32)
+        return torch.autocast(self.job.device.type, dtype, enabled=dtype is not torch.float32)
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

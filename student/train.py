@@ -1,12 +1,10 @@
 """Stage two: replayed views and cached labels -> a trained student."""
 
 import json
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from torch import Tensor
@@ -15,25 +13,19 @@ from student.checkpoint import check_resumable, find_checkpoint, taking_up
 from student.evaluate import Accuracy
 from student.log import RunLog
 from student.options import TrainOptions
-from student.ranks import Ranks, joined_ranks, raise_on_all, said_by_any_rank
 from student.recipe import Recipe
 from student.run import Run
 from student.validation import ValidationSet, index_validation
 from teacher_cache.errors import TeacherCacheError
 from teacher_cache.files import replacing, writing
+from teacher_cache.job import Job, join_job
 from teacher_cache.lock import alone
-from teacher_cache.processes import under_launcher
+from teacher_cache.signals import Stopped, stop_signals
 from teacher_cache.store.store import Store
-from teacher_cache.threads import share_cores
 
 STOPPED = 75  # exit code of a run that a signal stopped after it wrote a checkpoint (EX_TEMPFAIL: run it again)
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 LOCK = ".lock"  # held while a run writes to its folder
 LOG_STEPS = 50  # losses are fetched from the device and written this often
-
-
-class Stopped(Exception):  # noqa: N818 - a request, not an error
-    """A signal asked the run to stop; its checkpoint is written."""
 
 
 def train(
@@ -48,17 +40,16 @@ def train(
 
     initial: the model's weights at the start, evaluated before the first step; None: fresh ones. Returns the final
     accuracy by head, of the EMA too under "ema_..." where the recipe keeps one; empty without validation shards, and on
-    all ranks but the first. Raises Stopped after one of STOP_SIGNALS, when the checkpoint is written; BusyError where
-    another run writes to `out`.
+    all ranks but the first. Raises Stopped after a signal (see stop_signals), when the checkpoint is written; BusyError
+    where another run writes to `out`.
     """
     with (
-        joined_ranks(options.device, options.rank_timeout_s) as ranks,
+        join_job(options.device, workers=options.workers, timeout_s=options.rank_timeout_s, group=True) as job,
         stop_signals() as stop_asked,
-        only_run(options.out, ranks, say),
+        only_run(options.out, job, say),
     ):
-        share_cores(options.workers)
-        say = say if ranks.first else lambda message: None
-        run = Run(store, recipe, options, ranks, initial)
+        say = say if job.first else lambda message: None
+        run = Run(store, recipe, options, job, initial)
         resumed = resume(run, say)
         if not run.is_finished():
             run.announce(say)
@@ -67,32 +58,32 @@ def train(
                 say(f"before the first step  {describe_accuracy(run.accuracy(validation))}")
                 run.begin_epoch()
             accuracy = train_epochs(run, validation, log, stop_asked, say)
-        if ranks.first:
+        if job.first:
             write_results(options.out, run, accuracy)
-        return accuracy if ranks.first else {}
+        return accuracy if job.first else {}
 
 
 @contextmanager
-def only_run(out: Path, ranks: Ranks, say: Callable[[str], None]) -> Iterator[None]:
+def only_run(out: Path, job: Job, say: Callable[[str], None]) -> Iterator[None]:
     """Make a run's folder, which the first rank holds for its job; BusyError, on every rank, where another job does."""
     problem: TeacherCacheError | None = None
     with ExitStack() as held:
         try:
             with writing(out):
                 out.mkdir(parents=True, exist_ok=True)
-            if ranks.first:
+            if job.first:
                 advice = "wait for its end, stop it, or give this one another --out"
                 held.enter_context(alone(out / LOCK, f"another run writes to {out}", advice, say))
         except TeacherCacheError as error:
             problem = error
-        raise_on_all(problem, ranks, "the start")
+        job.raise_on_all(problem, "the start")
         yield
 
 
 def resume(run: Run, say: Callable[[str], None]) -> bool:
     """Go on where the run's folder says that an earlier one stopped; False where there was none. CheckpointError."""
     out = run.options.out
-    checkpoint = find_checkpoint(out, run.ranks.world_size)
+    checkpoint = find_checkpoint(out, run.job.world_size)
     if checkpoint is None:
         return False
     for note in check_resumable(out, checkpoint, run.identity()):
@@ -113,15 +104,15 @@ def open_validation(run: Run) -> AbstractContextManager[ValidationSet | None]:
         index,
         run.preprocessing,
         workers=options.workers,
-        rank=run.ranks.rank,
-        world_size=run.ranks.world_size,
+        rank=run.job.rank,
+        world_size=run.job.world_size,
         worker_timeout_s=options.worker_timeout_s,
     )
 
 
 def open_log(run: Run) -> AbstractContextManager[RunLog | None]:
     """The run's logs, which the first rank writes; None on the others."""
-    if not run.ranks.first:
+    if not run.job.first:
         return nullcontext()
     return RunLog(run.options.out, steps_done=run.steps_done(), epochs_done=run.epoch)
 
@@ -140,7 +131,7 @@ def train_epochs(
         run.train_step(batch)
         ended = run.step == 0
         overdue = time.monotonic() - saved_at > run.options.checkpoint_every_s
-        stopping, due = said_by_any_rank([stop_asked(), overdue], run.ranks)
+        stopping, due = run.job.any([stop_asked(), overdue])
         saving = ended or due or stopping
         if saving or run.unlogged() >= LOG_STEPS:
             run.flush_steps(log)
@@ -197,28 +188,3 @@ def describe_epoch(row: Mapping[str, Any], epochs: int) -> str:
 
 def describe_accuracy(accuracy: Accuracy) -> str:
     return "  ".join(f"{head} {100 * values['top1']:.2f} %" for head, values in accuracy.items())
-
-
-@contextmanager
-def stop_signals() -> Iterator[Callable[[], bool]]:
-    """STOP_SIGNALS ask the run to stop; inside, tells whether one came. A second Ctrl-C interrupts.
-
-    But not under torchrun, which passes on what the terminal has sent to all of them already. Under nohup SIGHUP stays
-    ignored, but not by ranks: torchrun does not ignore it, and kills those that do not stop then.
-    """
-    asked: list[int] = []
-    launched = under_launcher()
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and asked and not launched:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    nohup = not launched and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    heard = [number for number in STOP_SIGNALS if number != signal.SIGHUP or not nohup]
-    before = {number: signal.signal(number, note) for number in heard}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -3,13 +3,11 @@
 import os
 import re
 import shutil
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
@@ -32,6 +30,7 @@ from teacher_cache.options import (
     worker_timeout_option,
     workers_option,
 )
+from teacher_cache.processes import is_first_rank
 from teacher_cache.threads import wait_asleep
 
 _EXTRA = re.compile(r"(Got unexpected extra arguments) \((.*)\)", re.DOTALL)
@@ -340,7 +339,7 @@ def fill(
     from teacher_cache.teacher.settings import TeacherSettings, check_as_stored, check_settings
 
     store = open_moved(store_path, shards, ops=ops, writable=True)
-    views = _view_range(store, view_range, loud=os.environ.get("RANK", "0") == "0")
+    views = _view_range(store, view_range, loud=is_first_rank())
     settings = TeacherSettings(
         teacher,
         checkpoint,
@@ -362,39 +361,40 @@ def fill(
     # what needs torch, seconds to import, comes only now
     from teacher_cache.fill import FillOptions, may_differ
     from teacher_cache.fill import fill as fill_store
-    from teacher_cache.job import join_job
+    from teacher_cache.signals import Stopped
     from teacher_cache.teacher.identity import check_same_teacher
     from teacher_cache.teacher.teacher import open_teacher
-    from teacher_cache.threads import share_cores
 
-    job = join_job(rank_timeout_s)
+    speaks = is_first_rank()
     opened = open_teacher(
         settings,
         num_classes=store.num_classes,
         view_size=store.policy.size,
         stored=store.teacher,
-        note=lambda message: say(message, err=True) if job.rank == 0 else None,
+        note=lambda message: say(message, err=True) if speaks else None,
     )
-    share_cores(workers)
-    options = FillOptions(workers, skip_bad, allow_low_agreement, worker_timeout_s)
+    options = FillOptions(
+        workers,
+        skip_bad=skip_bad,
+        allow_low_agreement=allow_low_agreement,
+        worker_timeout_s=worker_timeout_s,
+        rank_timeout_s=rank_timeout_s,
+    )
     if only_estimate:
         from teacher_cache.estimate import estimate
 
         if store.teacher is not None:
             check_same_teacher(store.teacher, opened.identity, may_differ=may_differ(store))
-        if job.rank == 0:
+        if speaks:
             say_lines(estimate(store, opened, options))
         return
-    _end_on_sigterm()
-    with filling_bar(job.rank == 0) as (on_start, on_progress):
+    with filling_bar(speaks) as (on_start, on_progress):
         try:
-            filled = fill_store(
-                store, opened, job, options, views, on_start=on_start, on_progress=on_progress, warn=warn
-            )
-        except KeyboardInterrupt:
-            say("stopped: committed units are kept, units in flight are lost; run again to go on", err=True)
+            filled = fill_store(store, opened, options, views, on_start=on_start, on_progress=on_progress, warn=warn)
+        except Stopped as stopped:
+            say(str(stopped), err=True)
             sys.exit(INTERRUPTED)
-    if job.rank == 0:
+    if speaks:
         _print_filled(store, filled)
 
 
@@ -504,11 +504,6 @@ def verify(
             raise StoreError(f"{store_path} names no teacher: its labels were not made by `teacher-cache fill`")
         check_settings(settings, store.teacher, store.num_classes)
 
-    # what needs torch, seconds to import, comes only now, and only where something is rendered
-    if fraction:
-        from teacher_cache.threads import share_cores
-
-        share_cores(workers)
     opened, same_kind = None, True
     if relabels:
         from teacher_cache.teacher.identity import check_same_teacher
@@ -742,15 +737,6 @@ def _print_status(found: dict[str, Any]) -> None:
     ]
     headings = ("views", "units", "share")
     console.print(table(headings, groups, right=headings, box=None))
-
-
-def _end_on_sigterm() -> None:
-    """Let SIGTERM end a fill as Ctrl-C does."""
-
-    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,13 @@ from teacher_cache.fill import FillOptions, LabelledUnit, describe, label_units,
 from teacher_cache.store.status import status
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.teacher import Teacher
+from teacher_cache.threads import share_cores
 
 
 def estimate(store: Store, teacher: Teacher, options: FillOptions) -> str:
     """Label the store's first unit and print hours, bytes and files for 16, 32, 64 ... views, at this speed."""
     unit = store.units()[0]
+    share_cores(options.workers)
     with open_pool(store, options) as pool:
         start = time.perf_counter()
         (labelled,) = label_units(store, teacher, pool, [unit], lambda views: None)

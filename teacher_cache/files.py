@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -95,24 +95,48 @@ def replacing(path: str | os.PathLike[str], lost: str = NOTHING_LOST, *, durable
 
 
 @contextmanager
-def new_folder(path: str | os.PathLike[str], lost: str = NOTHING_LOST) -> Iterator[Path]:
+def new_folder(path: str | os.PathLike[str], lost: str = NOTHING_LOST, *, durable: bool = True) -> Iterator[Path]:
     """A folder beside `path` for the block to make and fill, which then takes its place. DiskError where one is there,
-    and as in `writing`; where the block fails nothing is left."""
+    and as in `writing`; where the block fails nothing is left. With durable=False nothing waits for the disk."""
     path = Path(path)
     aside = _aside(path)
     try:
         with writing(path, lost):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield aside
-            sync_tree(aside)
             try:
-                aside.rename(path)
+                place_folder(aside, path, durable=durable)
             except OSError as error:
                 if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
                     raise DiskError(f"{path} appeared meanwhile: remove it, or choose another place") from error
                 raise
-            sync(path.parent)
     finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def place_folder(aside: Path, path: Path, *, durable: bool = True) -> None:
+    """Bring a folder to disk, then to its place, which succeeds for the first process only: for others OSError, as a
+    folder that holds something is no room for another."""
+    if durable:
+        sync_tree(aside)
+    aside.rename(path)
+    if durable:
+        sync(path.parent)
+
+
+def place_files(aside: Path, names: Iterable[str], folder: Path) -> None:
+    """Bring what a folder holds to disk, then its files of these names, one after the other, to their places in
+    another; what is there is replaced."""
+    sync_tree(aside)
+    for name in names:
+        (aside / name).replace(folder / name)
+    sync(folder)
+
+
+def remove_folder(folder: Path, aside: Path) -> None:
+    """Remove a folder, which goes in one step, so that nobody meets a part of it. aside: a free name beside it."""
+    with suppress(OSError):  # another process was first
+        folder.rename(aside)
         shutil.rmtree(aside, ignore_errors=True)
 
 

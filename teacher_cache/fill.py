@@ -6,9 +6,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from teacher_cache.errors import AgreementError, DriftError, StoreError, TeacherError
-from teacher_cache.job import Job
-from teacher_cache.processes import TIMEOUT_S
+from teacher_cache.job import Job, join_job
+from teacher_cache.messages.shown import counted
+from teacher_cache.processes import RANK_TIMEOUT_S, TIMEOUT_S
 from teacher_cache.prove import Batch, check_same_answers, check_steady, first_batch
+from teacher_cache.signals import Stopped, stop_signals
 from teacher_cache.store.agreement import (
     NEAR_CHANCE,
     RENAMING_GAIN,
@@ -37,6 +39,7 @@ class FillOptions:
     skip_bad: bool = False
     allow_low_agreement: bool = False
     worker_timeout_s: float = TIMEOUT_S
+    rank_timeout_s: float = RANK_TIMEOUT_S
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,6 @@ class LabelledUnit:
 def fill(
     store: Store,
     teacher: Teacher,
-    job: Job,
     options: FillOptions,
     views: range,
     *,
@@ -91,46 +93,73 @@ def fill(
 
     Every rank of the job calls it; rank 0 labels the first unit of a fresh store alone, and binds the store to
     the teacher only if its answers depend on a view alone and that unit agrees with the ground truth better than
-    chance. Every other rank, and every later fill, answers again what was answered then. Raises AgreementError,
-    TeacherError for another teacher than the store's or one that answers otherwise, DriftError if this machine
-    renders other pixels than the store's, ImageError for an undecodable image unless options.skip_bad, StoreError
-    if a unit is missing at the end, RenderError where a rendering process dies or hangs, RankError where another rank
-    does.
+    chance. Every other rank, and every later fill, answers again what was answered then. on_start and on_progress are
+    called on rank 0.
+
+    Raises AgreementError, TeacherError for another teacher than the store's or one that answers otherwise, DriftError
+    if this machine renders other pixels than the store's, ImageError for an undecodable image unless options.skip_bad,
+    StoreError if a unit is missing at the end, RenderError where a rendering process dies or hangs, RankError where
+    another rank does; Stopped after a signal (see stop_signals), between two blocks' views.
     """
+    with (
+        join_job(teacher.device, workers=options.workers, timeout_s=options.rank_timeout_s) as job,
+        stop_signals() as stop_asked,
+    ):
+
+        def on_moved() -> None:
+            if stop_asked():
+                raise Stopped("stopped: committed units are kept, units in flight are lost; run again to go on")
+            if job.first:
+                on_progress(read_progress(job))
+
+        with open_pool(store, options) as pool:
+            num_missing = fill_with(store, teacher, pool, job, options, views, on_start, on_moved, warn)
+        job.wait_for_all("finished", moving=MOVING, meanwhile=on_moved)
+        if job.first and (left := store.missing_units(views)):
+            raise StoreError(
+                f"{counted(len(left), 'unit')} still missing, the first is {describe(store, left[0])}: run the same "
+                "command again"
+            )
+        return num_missing
+
+
+def fill_with(
+    store: Store,
+    teacher: Teacher,
+    pool: RenderPool,
+    job: Job,
+    options: FillOptions,
+    views: range,
+    on_start: Callable[[int], None],
+    on_moved: Callable[[], None],
+    warn: Callable[[str], None],
+) -> int:
+    """This rank's part of a fill, until no unit is left to be drawn. The number of units that were missing."""
     proved = False
     told: set[int] = set()  # damaged samples
-    with open_pool(store, options) as pool:
-        if job.rank == 0:
-            missing = store.missing_units(views)
-            on_start(sum(store.layout.num_views(unit) for unit in missing))
-            left = missing
-            if missing and store.teacher is None:
-                first, proof = label_first_unit(store, teacher, pool, job, missing[0], options, on_progress, warn)
-                if not bind_teacher(store, teacher, proof):
-                    check_same_answers(store, teacher, pool, warn)
-                proved = True
-                commit(store, first, teacher, job, on_progress)
-                tell_damaged(store, first, told, warn)
-                left = missing[1:]
-            job.publish("units", left)
-        units = [Unit(*unit) for unit in job.read("units", moving=MOVING)]
-        if store.teacher is not None:
-            check_same_teacher(store.teacher, teacher.identity, may_differ=may_differ(store))
-            if units and not proved:
+    num_missing = 0
+    if job.first:
+        left = store.missing_units(views)
+        num_missing = len(left)
+        on_start(sum(store.layout.num_views(unit) for unit in left))
+        if left and store.teacher is None:
+            first, proof = label_first_unit(store, teacher, pool, job, left.pop(0), options, on_moved, warn)
+            if not bind_teacher(store, teacher, proof):
                 check_same_answers(store, teacher, pool, warn)
-        todo = (units[number] for number in job.draw("drawn", len(units)))
-        for labelled in label_units(store, teacher, pool, todo, lambda views: advance(job, views, on_progress)):
-            commit(store, labelled, teacher, job, on_progress)
-            tell_damaged(store, labelled, told, warn)
-    job.wait_for_all("finished", moving=MOVING, meanwhile=lambda: on_progress(read_progress(job)))
-    if job.rank != 0:
-        return len(units)
-    left = store.missing_units(views)
-    if left:
-        raise StoreError(
-            f"{len(left)} units are still missing, the first is {describe(store, left[0])}: run the same command again"
-        )
-    return len(missing)
+            proved = True
+            commit(store, first, teacher, job, on_moved)
+            tell_damaged(store, first, told, warn)
+        job.publish("units", left)
+    units = [Unit(*unit) for unit in job.read("units", moving=MOVING, meanwhile=on_moved)]
+    if store.teacher is not None:
+        check_same_teacher(store.teacher, teacher.identity, may_differ=may_differ(store))
+        if units and not proved:
+            check_same_answers(store, teacher, pool, warn)
+    todo = (units[number] for number in job.draw("drawn", len(units)))
+    for labelled in label_units(store, teacher, pool, todo, lambda views: advance(job, views, on_moved)):
+        commit(store, labelled, teacher, job, on_moved)
+        tell_damaged(store, labelled, told, warn)
+    return num_missing if job.first else len(units)
 
 
 def open_pool(store: Store, options: FillOptions) -> RenderPool:
@@ -241,14 +270,14 @@ def label_first_unit(
     job: Job,
     unit: Unit,
     options: FillOptions,
-    on_progress: Callable[[FillProgress], None],
+    on_moved: Callable[[], None],
     warn: Callable[[str], None],
 ) -> tuple[LabelledUnit, Proof]:
     """Label one unit, with the proof of the teacher that does it. Raises TeacherError where an answer depends on more
     than its view, AgreementError where labels say nothing about the pictures."""
     batch = first_batch(store, pool, teacher.batch_size)
     logits = check_steady(store, teacher, batch, warn)
-    (labelled,) = label_units(store, teacher, pool, [unit], lambda views: advance(job, views, on_progress))
+    (labelled,) = label_units(store, teacher, pool, [unit], lambda views: advance(job, views, on_moved))
     above_chance = agreement_above_chance(
         labelled.labels.reshape(-1), labelled.class_pairs.reshape(-1, 2), store.num_classes
     )
@@ -307,15 +336,13 @@ def may_differ(store: Store) -> tuple[str, ...]:
     return ("device",) if store.any_device else ()
 
 
-def commit(
-    store: Store, labelled: LabelledUnit, teacher: Teacher, job: Job, on_progress: Callable[[FillProgress], None]
-) -> None:
+def commit(store: Store, labelled: LabelledUnit, teacher: Teacher, job: Job, on_moved: Callable[[], None]) -> None:
     """Write a whole unit to the store, and tell the job."""
     counts = labelled.counts()
     store.commit_unit(labelled.unit, labelled.values(), counts, teacher.identity.device)
     job.add("labelled", counts.labelled)
     job.add("larger", counts.larger)
-    advance(job, 0, on_progress)
+    on_moved()
 
 
 def tell_damaged(store: Store, labelled: LabelledUnit, told: set[int], warn: Callable[[str], None]) -> None:
@@ -335,11 +362,10 @@ def tell_damaged(store: Store, labelled: LabelledUnit, told: set[int], warn: Cal
             warn("more images are damaged: `teacher-cache status` counts their views")
 
 
-def advance(job: Job, views: int, on_progress: Callable[[FillProgress], None]) -> None:
-    """Count views that got their labels; rank 0 shows the job's progress."""
+def advance(job: Job, views: int, on_moved: Callable[[], None]) -> None:
+    """Count views that got their labels."""
     job.add("views", views)
-    if job.rank == 0:
-        on_progress(read_progress(job))
+    on_moved()
 
 
 def read_progress(job: Job) -> FillProgress:

@@ -1,6 +1,8 @@
-"""The ranks of one job, and what they tell each other through its key-value store. No collectives.
+"""The ranks of one job, in both stages: how this process joins them, what they tell each other, how it leaves.
 
-Under torchrun the store is torchrun's; alone, a dictionary in memory with the same methods.
+Stage one shares lists and counters through a key-value store, without collectives, so that no rank waits for a slower
+one; stage two trains in step, through a process group. Under torchrun the store is torchrun's; alone, a dictionary in
+memory with the same methods.
 """
 
 import json
@@ -8,14 +10,17 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
-from teacher_cache.errors import RankError
+from teacher_cache.device import use_device
+from teacher_cache.errors import RankError, TeacherCacheError
 from teacher_cache.processes import RANK_TIMEOUT_S, follow_launcher
+from teacher_cache.threads import share_cores
 
 POLL_S = 0.2
 LOOK_FOR = (
@@ -26,27 +31,38 @@ LOOK_FOR = (
 
 @dataclass(frozen=True)
 class Job:
-    """rank of world_size processes; local_rank counts those on this machine.
+    """rank of world_size processes, and this one's device.
 
-    All methods raise RankError where the store is gone, as it is when its process has died.
+    All methods raise RankError where another rank, or the process that holds the store, is gone or too late. Those of
+    the process group are for a job that was joined with one; every rank must call them.
     """
 
     rank: int
     world_size: int
-    local_rank: int
-    store: Any  # torch.distributed.Store
+    device: torch.device
+    store: Any = field(default_factory=dist.HashStore)  # torch.distributed.Store
     timeout_s: float = RANK_TIMEOUT_S
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    # -- through the key-value store -----------------------------------------------------------------------------
 
     def publish(self, key: str, value: Any) -> None:
         """Let every rank read a JSON value under a key."""
         with _store_is_there():
             self.store.set(key, json.dumps(value))
 
-    def read(self, key: str, *, moving: Sequence[str] = ()) -> Any:
-        """Wait until the key is published, and read it. RankError when no counter in `moving` moves for timeout_s."""
+    def read(self, key: str, *, moving: Sequence[str] = (), meanwhile: Callable[[], None] = lambda: None) -> Any:
+        """Wait until the key is published, calling `meanwhile` now and then, and read it. RankError when no counter in
+        `moving` moves for timeout_s."""
         with _store_is_there():
             self._wait(
-                lambda: bool(self.store.check([key])), moving, lambda: f"rank 0 has not published the list of {key}"
+                lambda: bool(self.store.check([key])),
+                moving,
+                meanwhile,
+                lambda: f"rank 0 has not published the list of {key}",
             )
             return json.loads(self.store.get(key))
 
@@ -69,21 +85,22 @@ class Job:
         """
         self.add(counter, 1)
 
-        def all_arrived() -> bool:
-            arrived = self.add(counter, 0) >= self.world_size
-            if not arrived:
-                meanwhile()
-            return arrived
-
         def lacking() -> str:
             return f"{self.world_size - self.add(counter, 0)} of {self.world_size} ranks have not {counter}"
 
-        self._wait(all_arrived, (*moving, counter), lacking)
+        self._wait(lambda: self.add(counter, 0) >= self.world_size, (*moving, counter), meanwhile, lacking)
 
-    def _wait(self, done: Callable[[], bool], moving: Sequence[str], lacking: Callable[[], str]) -> None:
+    def _wait(
+        self,
+        done: Callable[[], bool],
+        moving: Sequence[str],
+        meanwhile: Callable[[], None],
+        lacking: Callable[[], str],
+    ) -> None:
         """Wait for `done`. Time in which this rank itself was stopped does not count."""
         still_s, seen = 0.0, None
         while not done():
+            meanwhile()
             now = [self.add(counter, 0) for counter in moving]
             still_s, seen = (still_s, seen) if now == seen else (0.0, now)
             if still_s >= self.timeout_s:
@@ -91,18 +108,90 @@ class Job:
             time.sleep(POLL_S)
             still_s += POLL_S
 
+    # -- through the process group -------------------------------------------------------------------------------
 
-def join_job(timeout_s: float = RANK_TIMEOUT_S) -> Job:
-    """The job that torchrun's environment names, or one of this process alone. Raises RankError."""
-    if "RANK" not in os.environ:
-        return Job(rank=0, world_size=1, local_rank=0, store=dist.HashStore(), timeout_s=timeout_s)
+    def any(self, flags: Sequence[bool]) -> list[bool]:
+        """Which of these hold on any rank; all ranks get the same, at the same step."""
+        if self.world_size == 1:
+            return list(flags)
+        found = torch.tensor(flags, dtype=torch.int32)
+        with meeting("a step's end"):
+            dist.all_reduce(found, op=dist.ReduceOp.MAX)
+        return [bool(flag) for flag in found.tolist()]
+
+    def gather(self, value: Any, where: str = "a checkpoint") -> list[Any]:
+        """Every rank's value, in order of rank; all ranks get them. where: what they do there, for messages."""
+        if self.world_size == 1:
+            return [value]
+        gathered: list[Any] = [None] * self.world_size
+        with meeting(where):
+            dist.all_gather_object(gathered, value)
+        return gathered
+
+    def raise_on_all(self, problem: TeacherCacheError | None, where: str) -> None:
+        """Raise, on every rank, the first rank's problem that has one, so that none waits for another."""
+        for found in self.gather(problem, where):
+            if found is not None:
+                raise found
+
+    def barrier(self, where: str = "a checkpoint") -> None:
+        """Come back when every rank has come here."""
+        if self.world_size > 1:
+            with meeting(where):
+                dist.barrier()
+
+
+@contextmanager
+def join_job(
+    device: str | torch.device | None = None,
+    *,
+    workers: int = 0,
+    timeout_s: float = RANK_TIMEOUT_S,
+    group: bool = False,
+) -> Iterator[Job]:
+    """This process in the job that torchrun's environment names, or in one of its own; it is left in the end.
+
+    Its device (see use_device) is the current one; torch's threads share the cores with so many rendering processes.
+    With group there is a process group inside, if there are several ranks. Raises DeviceError; RankError where the
+    others do not come within timeout_s.
+    """
+    chosen = use_device(device)
+    share_cores(workers)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield Job(0, 1, chosen, timeout_s=timeout_s)
+        return
     follow_launcher()
     patience = timedelta(seconds=timeout_s)
-    with _store_is_there():
+    with meeting("the start"):
         store, rank, world_size = next(iter(dist.rendezvous("env://", timeout=patience)))
         store.set_timeout(patience)
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    return Job(rank, world_size, local_rank, dist.PrefixStore("teacher-cache", store), timeout_s)
+        if group:
+            # gloo beside nccl: what the ranks agree on between steps must not wait for the device
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo",
+                store=dist.PrefixStore("group", store),
+                rank=rank,
+                world_size=world_size,
+                timeout=patience,
+            )
+    try:
+        yield Job(rank, world_size, chosen, dist.PrefixStore("teacher-cache", store), timeout_s)
+    finally:
+        if group:
+            dist.destroy_process_group()
+
+
+@contextmanager
+def meeting(where: str) -> Iterator[None]:
+    """Around what ranks do together: RankError where another one is gone or too late."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).strip().partition("\n")[0]
+        # torch's own class where it comes from nccl or the store, none where it comes from gloo
+        if not isinstance(error, dist.DistError) and "gloo" not in reason:
+            raise
+        raise RankError(f"the ranks did not come together at {where} ({reason}): {LOOK_FOR}") from None
 
 
 @contextmanager

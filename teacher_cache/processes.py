@@ -273,6 +273,11 @@ def under_launcher() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
+def is_first_rank() -> bool:
+    """Whether this process speaks for its job: as the first of torchrun's ranks, or alone."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def follow_launcher() -> None:
     """Under torchrun: a rank gets SIGTERM, as if it had been passed on, when torchrun itself is killed. RankError where
     that has happened already: others would be waited for in vain."""

@@ -16,6 +16,7 @@ from teacher_cache.store.status import check_committed
 from teacher_cache.store.store import Store
 from teacher_cache.store.topk import top_classes
 from teacher_cache.store.unit import Unit
+from teacher_cache.threads import share_cores
 
 if TYPE_CHECKING:
     from teacher_cache.teacher.teacher import Teacher
@@ -77,6 +78,7 @@ def verify(
         return report
     from teacher_cache.workers import RenderPool  # torch, which takes seconds to import
 
+    share_cores(workers)
     with RenderPool(
         store.policy, store.seed, workers=workers, max_pixels=store.max_pixels, timeout_s=worker_timeout_s
     ) as pool:

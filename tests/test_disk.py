@@ -3,10 +3,9 @@
 import errno
 import os
 import re
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -26,13 +25,6 @@ from tests.support.small_runs import student as student_setting
 from tools import inspect_cache, make_shards
 
 TAKES_SPACE = (errno.ENOSPC, "No space left on device")
-
-
-@pytest.fixture(autouse=True)
-def _keep_sigterm() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
 
 
 def run(command: click.Command, *words: object) -> Result:

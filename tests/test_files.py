@@ -1,5 +1,6 @@
 """Whole or not at all, and one line where it cannot be."""
 
+import ast
 import errno
 import os
 from pathlib import Path
@@ -8,7 +9,17 @@ import pytest
 import torch
 
 from teacher_cache.errors import DiskError
-from teacher_cache.files import NOTHING_LOST, leftovers, new_folder, replacing, sweep, writing
+from teacher_cache.files import (
+    NOTHING_LOST,
+    leftovers,
+    new_folder,
+    place_files,
+    place_folder,
+    remove_folder,
+    replacing,
+    sweep,
+    writing,
+)
 from tests.support.full_disk import bad_disk, small_files
 
 
@@ -131,3 +142,102 @@ def test_a_url_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pla
     with pytest.raises(DiskError, match=r"^(s3|https|hf)://\S+ is a URL: only local folders"), replacing(place):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+# -- one door ------------------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[1]
+LINKS = {"student/checkpoint.py"}  # an epoch's end is the newest checkpoint under a second name, given in `replacing`
+
+
+PLACING = {"rename", "renames", "link", "hardlink_to", "fsync", "fdatasync", "mkstemp", "NamedTemporaryFile"}
+
+
+def calls(path: Path) -> set[str]:
+    """What a file calls to put a file into a place, or to bring one to disk, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+            continue
+        name, of = node.func.attr, node.func.value
+        of_os = isinstance(of, ast.Name) and of.id in ("os", "shutil")
+        of_a_path = len(node.args) + len(node.keywords) == 1  # of a string it takes two
+        if name in PLACING or (name == "replace" and (of_os or of_a_path)) or (name == "move" and of_os):
+            found.add(name)
+    return found
+
+
+def test_files_are_put_into_their_places_by_one_module() -> None:
+    """A rename without its fsync survives a crash of the program, and not a power cut."""
+    files = [file for room in ("teacher_cache", "student", "tools") for file in (ROOT / room).rglob("*.py")]
+    found = {str(file.relative_to(ROOT)): used for file in files if (used := calls(file))}
+    assert found.pop("teacher_cache/files.py") == {"rename", "replace", "fsync"}
+    assert found == {name: {"link"} for name in LINKS}
+
+
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of what is brought to disk from now on, and of what is renamed, in order."""
+    steps: list[str] = []
+    fsync, rename, replace = os.fsync, Path.rename, Path.replace
+
+    def note_sync(descriptor: int) -> None:
+        steps.append(f"sync {Path(os.readlink(f'/proc/self/fd/{descriptor}')).name}")
+        fsync(descriptor)
+
+    def note_rename(path: Path, target: Path) -> Path:
+        steps.append(f"place {target.name}")
+        return rename(path, target)
+
+    def note_replace(path: Path, target: Path) -> Path:
+        steps.append(f"place {target.name}")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(Path, "rename", note_rename)
+    monkeypatch.setattr(Path, "replace", note_replace)
+    return steps
+
+
+def test_nothing_takes_its_place_before_it_is_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = synced(monkeypatch)
+    with replacing(tmp_path / "file") as aside:
+        aside.write_bytes(b"content")
+        name = aside.name
+    assert steps == [f"sync {name}", "place file", f"sync {tmp_path.name}"]
+    steps.clear()
+    make_folder(tmp_path / "folder", "content")
+    assert [step.partition(" ")[0] for step in steps] == ["sync", "sync", "place", "sync"]
+    assert steps[0] == "sync file"
+    assert steps[2:] == ["place folder", f"sync {tmp_path.name}"]
+    steps.clear()
+    with replacing(tmp_path / "file", durable=False) as aside:
+        aside.touch()
+    with new_folder(tmp_path / "other", durable=False) as aside:
+        aside.mkdir()
+    assert steps == ["place file", "place other"]
+
+
+def test_files_come_to_their_places_once_all_are_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    aside, folder = tmp_path / "aside", tmp_path / "folder"
+    for made in (aside, folder):
+        made.mkdir()
+        for name in "ab":
+            (made / name).write_text(made.name)
+    steps = synced(monkeypatch)
+    place_files(aside, ["b", "a"], folder)
+    assert set(steps[:3]) == {"sync a", "sync b", "sync aside"}
+    assert steps[3:] == ["place b", "place a", "sync folder"]
+    assert {(folder / name).read_text() for name in "ab"} == {"aside"}
+
+
+def test_a_folders_place_is_for_the_first(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    place_folder(tmp_path / "one", tmp_path / "place")
+    with pytest.raises(OSError, match="not empty"):
+        place_folder(tmp_path / "other", tmp_path / "place")
+    assert (tmp_path / "place" / "file").read_text() == "one"
+    remove_folder(tmp_path / "place", tmp_path / "gone")
+    remove_folder(tmp_path / "place", tmp_path / "gone")
+    assert {path.name for path in tmp_path.iterdir()} == {"other"}

@@ -26,7 +26,6 @@ from teacher_cache.errors import (
     TeacherError,
 )
 from teacher_cache.fill import FillOptions, fill
-from teacher_cache.job import join_job
 from teacher_cache.replay.block import replay
 from teacher_cache.shards.read import read_block
 from teacher_cache.store.labels import skipped_samples
@@ -186,7 +185,6 @@ def test_a_shifted_class_list_is_refused_and_named_when_allowed(tmp_path: Path) 
     fill(
         store,
         open_test_teacher(store, "shifted"),
-        join_job(),
         FillOptions(workers=0, allow_low_agreement=True),
         range(2),
         warn=warnings.append,
@@ -198,7 +196,7 @@ def test_a_good_teacher_gives_no_warning(tmp_path: Path) -> None:
     warnings: list[str] = []
     store = bright_store(tmp_path)
     teacher = open_test_teacher(store)
-    fill(store, teacher, join_job(), FillOptions(workers=0), range(4), warn=warnings.append)
+    fill(store, teacher, FillOptions(workers=0), range(4), warn=warnings.append)
     assert warnings == []
 
 
@@ -208,7 +206,7 @@ def test_another_teacher_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TeacherError, match=r"weights_sha256 is .*one store holds one teacher's labels"):
         fill_store(store, "shifted", allow_low_agreement=True)
     with pytest.raises(TeacherError, match="batch_size is 32; this teacher's batch_size is 16"):
-        fill(store, open_test_teacher(store, batch_size=16), join_job(), FillOptions(workers=0), range(4))
+        fill(store, open_test_teacher(store, batch_size=16), FillOptions(workers=0), range(4))
 
 
 def test_a_job_that_was_second_to_bind_goes_on_with_the_same_teacher_only(
@@ -240,11 +238,11 @@ def test_another_device_needs_a_store_made_for_any(tmp_path: Path) -> None:
         teacher = open_test_teacher(store)
         teacher.identity = replace(teacher.identity, device="Another Device")
         if any_device:
-            fill(store, teacher, join_job(), FillOptions(workers=0), range(4))
+            fill(store, teacher, FillOptions(workers=0), range(4))
             assert "Another Device" in store.proofs.devices
         else:
             with pytest.raises(TeacherError, match="--devices any"):
-                fill(store, teacher, join_job(), FillOptions(workers=0), range(4))
+                fill(store, teacher, FillOptions(workers=0), range(4))
 
 
 # -- topk ----------------------------------------------------------------------------------------------------------
@@ -408,7 +406,7 @@ def test_images_that_a_decoder_warns_of_are_labelled_counted_and_told(tmp_path: 
     assert [shard.path for shard in store.index.shards] == paths
     warnings: list[str] = []
     options = FillOptions(workers=0, allow_low_agreement=True)
-    fill(store, open_test_teacher(store), join_job(), options, range(4), warn=warnings.append)
+    fill(store, open_test_teacher(store), options, range(4), warn=warnings.append)
     told = [warning for warning in warnings if "Pillow decodes it" in warning]
     assert told == [
         f"shard train-0000.tar, key s{number}: Corrupt JPEG data: premature end of data segment; it is labelled as "

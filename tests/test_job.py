@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from teacher_cache import job as job_module
-from teacher_cache.errors import RankError
-from teacher_cache.job import Job, join_job
+from teacher_cache.errors import RankError, StoreError
+from teacher_cache.job import Job, join_job, meeting
 from teacher_cache.verify import verify
 from tests.support.bright_shards import bright_store
 from tests.support.filling import TEACHERS, fill_store
@@ -41,7 +42,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def two_ranks() -> Job:
-    return Job(rank=0, world_size=2, local_rank=0, store=dist.HashStore(), timeout_s=600)
+    return Job(0, 2, torch.device("cpu"), timeout_s=600)
 
 
 def test_a_rank_that_does_not_come_is_told_once_nothing_moves(clock: Clock) -> None:
@@ -89,17 +90,43 @@ def test_a_store_that_is_gone_is_told() -> None:
         def add(self, counter: str, amount: int) -> int:
             raise dist.DistNetworkError("Connection was likely closed.\nException raised from ...")
 
-    job = Job(rank=1, world_size=2, local_rank=1, store=Gone())
+    job = Job(1, 2, torch.device("cpu"), Gone())
     message = r"^the ranks' key-value store does not answer \(Connection was likely closed\.\): torchrun or"
     with pytest.raises(RankError, match=message):
         next(job.draw("drawn", 3))
 
 
-def test_a_job_that_cannot_be_joined_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("group", [False, True])
+def test_a_rank_whose_others_never_come_is_told(monkeypatch: pytest.MonkeyPatch, group: bool) -> None:
     for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "9")):
         monkeypatch.setenv(name, value)
-    with pytest.raises(RankError, match=r"^the ranks' key-value store does not answer"):
-        join_job(timeout_s=1)
+    message = r"^the ranks did not come together at the start \("
+    with pytest.raises(RankError, match=message), join_job("cpu", timeout_s=1, group=group):
+        raise AssertionError
+    assert not dist.is_initialized()
+
+
+def test_errors_that_are_not_the_ranks_stay() -> None:
+    with pytest.raises(RuntimeError, match="shapes"), meeting("a step's gradients"):
+        raise RuntimeError("shapes do not fit")
+    message = r"at a step's gradients \(NCCL watchdog\): look for"
+    with pytest.raises(RankError, match=message), meeting("a step's gradients"):
+        raise dist.DistBackendError("NCCL watchdog\nand where it was")
+
+
+def test_one_rank_waits_for_nobody() -> None:
+    with join_job("cpu", group=True) as alone:
+        assert (alone.first, alone.world_size, alone.device.type) == (True, 1, "cpu")
+        assert alone.any([True, False]) == [True, False]
+        assert alone.gather("value") == ["value"]
+        alone.barrier()
+        alone.publish("units", [1])
+        assert alone.read("units") == [1]
+        assert list(alone.draw("drawn", 3)) == [0, 1, 2]
+        alone.wait_for_all("finished")
+        alone.raise_on_all(None, "the end")
+        with pytest.raises(StoreError, match="of its own"):
+            alone.raise_on_all(StoreError("of its own"), "the end")
 
 
 def test_a_rank_that_hangs_while_filling_is_told(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from teacher_cache import processes
-from teacher_cache.audit.thumbnails import Wanted, replay_all
+from teacher_cache.audit.thumbnails import SampleViews, replay_all
 from teacher_cache.errors import RenderError, ShardError
 from teacher_cache.processes import Child, Connection, Death, ProcessDiedError, Processes, in_processes
 from teacher_cache.workers import RenderPool, RenderTask
@@ -382,7 +382,7 @@ def test_thumbnails_that_do_not_come_are_named(tmp_path: Path) -> None:
     shard = Path(store.index.shards[0].path)
     shard.unlink()
     os.mkfifo(shard)
-    wanted = [Wanted(sample, [0]) for sample in range(2)]
+    wanted = [SampleViews(sample, [0]) for sample in range(2)]
     named = [rf"shard train-0000\.tar, key {store.index.key(sample)} \(pid \d+.*\)" for sample in range(2)]
     message = rf"^no picture has come for 1 s; being replayed: {', '.join(named)}: run .* raise --worker-timeout$"
     with closing(replay_all(store, wanted, 2, timeout_s=1)) as made, pytest.raises(RenderError, match=message):

@@ -13,7 +13,6 @@ from click.testing import CliRunner
 from teacher_cache.cli import main
 from teacher_cache.errors import DriftError, StoreError, TeacherError
 from teacher_cache.fill import FillOptions, fill
-from teacher_cache.job import join_job
 from teacher_cache.prove import check_same_answers
 from teacher_cache.replay import block
 from teacher_cache.store.labels import skipped_samples
@@ -50,7 +49,6 @@ def test_a_teacher_that_depends_on_more_than_the_view_is_refused(
         fill(
             store,
             open_test_teacher(store, name, dtype=dtype),
-            join_job(),
             FillOptions(workers=0, allow_low_agreement=True),
             range(store.views),
         )
@@ -62,7 +60,7 @@ def test_a_steady_teacher_passes_however_few_views_there_are(tmp_path: Path, cou
     warnings: list[str] = []
     store = bright_store(tmp_path, counts=counts, views=1, group=1)
     teacher = open_test_teacher(store, "convnet")
-    fill(store, teacher, join_job(), FillOptions(workers=0, allow_low_agreement=True), range(1), warn=warnings.append)
+    fill(store, teacher, FillOptions(workers=0, allow_low_agreement=True), range(1), warn=warnings.append)
     assert not [warning for warning in warnings if "logits" in warning]
     proof = store.proofs.read(teacher.identity.device)
     assert proof is not None
@@ -96,7 +94,7 @@ def open_edited(store: Store, spec: str) -> Teacher:
 
 def fill_edited(store: Store, spec: str, views: range, warnings: list[str] | None = None) -> None:
     warn = (lambda message: None) if warnings is None else warnings.append
-    fill(store, open_edited(store, spec), join_job(), FillOptions(workers=0), views, warn=warn)
+    fill(store, open_edited(store, spec), FillOptions(workers=0), views, warn=warn)
 
 
 def test_an_edited_model_file_with_the_same_weights_is_found(tmp_path: Path) -> None:
@@ -144,7 +142,6 @@ def test_other_logits_are_refused_where_probabilities_are_stored(tmp_path: Path)
             view_size=store.policy.size,
             stored=None,
         ),
-        join_job(),
         FillOptions(workers=0),
         range(2),
     )
@@ -211,7 +208,7 @@ def test_a_new_device_leaves_a_proof_of_its_own_and_tells_what_differs(tmp_path:
     warnings: list[str] = []
     teacher = open_edited(store, edited_teacher(tmp_path, roll=1))  # stands for another device that rounds otherwise
     teacher.identity = replace(teacher.identity, device="Another Device")
-    fill(store, teacher, join_job(), FillOptions(workers=0), range(4), warn=warnings.append)
+    fill(store, teacher, FillOptions(workers=0), range(4), warn=warnings.append)
     assert any(re.match(r"32 of 32 labels differ on this device; their top-2 margins: median", w) for w in warnings)
     assert "Another Device" in store.proofs.devices
     own = store.proofs.read("Another Device")
@@ -220,7 +217,7 @@ def test_a_new_device_leaves_a_proof_of_its_own_and_tells_what_differs(tmp_path:
     again.identity = replace(again.identity, device="Another Device")
     store.extend(6)
     with pytest.raises(TeacherError, match="32 of 32 labels are not those that the teacher gave"):
-        fill(store, again, join_job(), FillOptions(workers=0), range(6))
+        fill(store, again, FillOptions(workers=0), range(6))
 
 
 def test_status_shows_every_build(tmp_path: Path) -> None:
@@ -281,6 +278,6 @@ def test_a_unit_of_which_all_is_skipped_proves_nothing_and_stops_nothing(tmp_pat
         spoil_image(store, sample)
     for views in (range(2), range(4)):
         teacher = open_test_teacher(store)
-        fill(store, teacher, join_job(), FillOptions(workers=0, skip_bad=True, allow_low_agreement=True), views)
+        fill(store, teacher, FillOptions(workers=0, skip_bad=True, allow_low_agreement=True), views)
     assert not store.missing_units()
     assert skipped_samples(store).tolist() == [0, 1, 2]

@@ -29,7 +29,7 @@ from PIL import Image
 
 from teacher_cache.cli import OneLineErrors
 from teacher_cache.errors import ShardError
-from teacher_cache.files import fail, sync, sync_tree, writing
+from teacher_cache.files import fail, place_files, writing
 from teacher_cache.messages.nearest import did_you_mean
 from teacher_cache.messages.recognise import meant
 from teacher_cache.messages.shown import shown
@@ -120,10 +120,7 @@ def write_shards(
                 content = json.dumps(list(class_names), ensure_ascii=False) + "\n"
                 (aside / CLASSES_FILE).write_text(content, encoding="utf-8")
                 written.append(CLASSES_FILE)
-            sync_tree(aside)
-            for name in written:
-                os.replace(aside / name, out / name)
-            sync(out)
+            place_files(aside, written, out)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return [out / name for name in names]

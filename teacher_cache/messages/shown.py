@@ -27,6 +27,11 @@ def listed(names: Iterable[str | bytes], limit: int | None = SHOWN) -> str:
     return ", ".join(shown(name, limit) for name in known[:LISTED]) + more
 
 
+def counted(number: int, noun: str) -> str:
+    """'1 unit', '4,096 units'. noun: of one."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def escaped(letter: str) -> str:
     """As Python writes it in ASCII: \\x1b, \\u732b."""
     return letter.encode("unicode_escape").decode("ascii")

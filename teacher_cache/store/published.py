@@ -9,12 +9,11 @@ import json
 import shutil
 import uuid
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from teacher_cache.errors import StoreError
-from teacher_cache.files import UNIT_IN_FLIGHT, raise_unreadable, sync, sync_tree, writing
+from teacher_cache.files import UNIT_IN_FLIGHT, place_folder, raise_unreadable, remove_folder, writing
 from teacher_cache.store.sealed import broken, seal
 
 SEAL = "parts_sha256"
@@ -52,9 +51,7 @@ def _publish_folder(store: Path, name: str, files: Mapping[str, bytes]) -> bool:
                 (aside / folder).mkdir()
             for file, content in files.items():
                 (aside / file).write_bytes(content)
-            sync_tree(aside)
-            aside.rename(store / name)  # fails where another process was first: that folder is not empty
-            sync((store / name).parent)
+            place_folder(aside, store / name)
             return True
         except FileNotFoundError:
             if not (store / name).parent.is_dir() or not aside.parent.is_dir():
@@ -93,10 +90,7 @@ def sweep_unpublished(store: Path) -> None:
     One that still writes may be hit: its folder goes in one step, so that it cannot publish what is left of it.
     """
     for aside in list((store / "labels").glob("publishing.*.partial")):
-        swept = _aside(store)
-        with suppress(OSError):  # another process was first
-            aside.rename(swept)
-            shutil.rmtree(swept, ignore_errors=True)
+        remove_folder(aside, _aside(store))
 
 
 def _aside(store: Path) -> Path:

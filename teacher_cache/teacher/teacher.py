@@ -53,6 +53,10 @@ class Teacher:
         self._upload = Upload(device)
 
     @property
+    def device(self) -> torch.device:
+        return self._device
+
+    @property
     def on_cuda(self) -> bool:
         """Whether submit() comes back before the logits are there."""
         return self._device.type == "cuda"

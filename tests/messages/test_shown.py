@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from teacher_cache.errors import StoreError
-from teacher_cache.messages.shown import MESSAGE, shown
+from teacher_cache.messages.shown import MESSAGE, counted, shown
 
 ANY_TEXT = st.text(st.characters(exclude_categories=[]))
 
@@ -37,3 +37,8 @@ def test_no_name_forges_a_second_line_in_a_message(name: str) -> None:
 @pytest.mark.parametrize("length", [10, 10**6])
 def test_a_message_fits_a_screen(length: int) -> None:
     assert len(str(StoreError("k" * length))) == min(length, MESSAGE)
+
+
+@pytest.mark.parametrize(("number", "said"), [(0, "0 units"), (1, "1 unit"), (2, "2 units"), (4096, "4,096 units")])
+def test_one_is_no_plural(number: int, said: str) -> None:
+    assert counted(number, "unit") == said

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import zarr
 
+from teacher_cache import files as files_module
 from teacher_cache.errors import DiskError, StoreError, TeacherError
 from teacher_cache.store import published
 from teacher_cache.store.published import publish_attributes
@@ -64,7 +65,7 @@ def test_a_killed_publication_is_whole_or_absent(tmp_path: Path, monkeypatch: py
     if at == "before":
         monkeypatch.setattr(Path, "rename", killed)
     else:
-        monkeypatch.setattr(published, "sync", killed)
+        monkeypatch.setattr(files_module, "sync", lambda path: killed() if path == store.path else None)
     with pytest.raises(Killed):
         store.publish_teacher(TeacherIdentity("first"))
     monkeypatch.undo()
@@ -102,7 +103,7 @@ def test_killed_between_binding_a_teacher_and_making_its_arrays_heals(
         elif at == "write":
             patch.setattr(Path, "write_bytes", killed_before(Path.write_bytes, "publishing"))
         elif at == "sync":
-            patch.setattr(published, "sync_tree", killed_before(published.sync_tree, "publishing"))
+            patch.setattr(files_module, "sync_tree", killed_before(files_module.sync_tree, "publishing"))
         else:
             patch.setattr(Path, "rename", killed_before(Path.rename, "topk"))
         patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # a process that is dead tidies nothing

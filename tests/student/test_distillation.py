@@ -19,7 +19,6 @@ from student.recipe import load_recipe
 from student.run import build_optimizer
 from teacher_cache.errors import CheckpointError, RecipeError, StoreError, TeacherError
 from teacher_cache.fill import FillOptions, fill
-from teacher_cache.job import join_job
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.settings import TeacherSettings
 from teacher_cache.teacher.teacher import open_teacher
@@ -35,7 +34,7 @@ def convnet_store(folder: Path, **settings: Any) -> Store:
     """A store that the convnet has filled at batches of 32."""
     store = bright_store(folder)
     teacher = open_test_teacher(store, "convnet", **settings)
-    fill(store, teacher, join_job(), FillOptions(workers=0, allow_low_agreement=True), range(store.views))
+    fill(store, teacher, FillOptions(workers=0, allow_low_agreement=True), range(store.views))
     return Store.open(store.path)
 
 
@@ -102,7 +101,7 @@ def teacher(num_classes):
     store = bright_store(tmp_path)
     file.write_text(text.replace("ROLL", "0"))
     teacher = open_teacher(settings, num_classes=10, view_size=store.policy.size, stored=None)
-    fill(store, teacher, join_job(), FillOptions(workers=0), range(store.views))
+    fill(store, teacher, FillOptions(workers=0), range(store.views))
     file.write_text(text.replace("ROLL", "1"))
     with pytest.raises(TeacherError, match="32 of 32 labels are not those that the teacher gave when"):
         OnlineAnswers(store, small_recipe(), settings)

@@ -19,12 +19,12 @@ from student.finetune import adapt, other_classes
 from student.model import build_model
 from student.options import TrainOptions
 from student.preflight import resolution_faults
-from student.ranks import Ranks
 from student.recipe import Recipe, load_recipe
 from student.run import Run
 from student.trained import TrainedModel, read_trained
 from teacher_cache.cli import main as teacher_cache
 from teacher_cache.errors import CheckpointError, RecipeError
+from teacher_cache.job import Job
 from teacher_cache.store.store import Store
 from tests.support.bright_shards import bright_store, small_policy
 from tests.support.filling import TEACHERS, fill_store
@@ -207,7 +207,7 @@ def test_evaluation_mode_leaves_the_whole_in_training_mode(source: Path, tmp_pat
     """A DeiT as a whole in evaluation mode is not called itself to have both heads, so DDP would sync no gradients."""
     options = TrainOptions(tmp_path, workers=0, device="cpu")
     store = Store.open(source / "store")
-    run = Run(store, small_recipe(*DEIT, "train_mode=false"), options, Ranks(0, 1, torch.device("cpu")))
+    run = Run(store, small_recipe(*DEIT, "train_mode=false"), options, Job(0, 1, torch.device("cpu")))
     assert run.model.training
     assert not any(part.training for child in run.model.children() for part in child.modules())
 

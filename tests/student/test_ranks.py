@@ -9,10 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 
-from student.ranks import Ranks, gather, joined_ranks, meeting, said_by_any_rank
-from teacher_cache.errors import RankError
 from tests.support.forked import Forks
 from tests.support.running import descendants, rank, running, wait_until
 from tests.support.small_runs import SMALL, filled_store, student
@@ -95,26 +92,3 @@ def test_ranks_whose_torchrun_dies_stop_with_a_checkpoint(tmp_path: Path) -> Non
         stopped = f"stopped at epoch {found['epoch'] + 1}, step {found['step']}; the same command goes on"
         assert log.read_text().count(stopped) == 2, log.read_text()
         went_on = f"going on from {tmp_path / 'out'}: epoch {found['epoch'] + 1}, step {found['step']}\n"
-
-
-def test_a_rank_that_never_comes_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "9")):
-        monkeypatch.setenv(name, value)
-    message = r"^the ranks did not come together at the start \("
-    with pytest.raises(RankError, match=message), joined_ranks("cpu", timeout_s=1):
-        raise AssertionError
-    assert not dist.is_initialized()
-
-
-def test_errors_that_are_not_the_ranks_stay() -> None:
-    with pytest.raises(RuntimeError, match="shapes"), meeting("a step's gradients"):
-        raise RuntimeError("shapes do not fit")
-    message = r"at a step's gradients \(NCCL watchdog\): look for"
-    with pytest.raises(RankError, match=message), meeting("a step's gradients"):
-        raise dist.DistBackendError("NCCL watchdog\nand where it was")
-
-
-def test_one_rank_waits_for_nobody() -> None:
-    alone = Ranks(0, 1, torch.device("cpu"))
-    assert said_by_any_rank([True, False], alone) == [True, False]
-    assert gather("value", alone) == ["value"]

@@ -12,8 +12,8 @@ from student.checkpoint import EPOCH_END, NEWEST
 from student.cli import main
 from student.loader import Batch
 from student.run import Run
-from student.train import Stopped
 from teacher_cache.errors import CheckpointError, TrainingError
+from teacher_cache.signals import Stopped
 from teacher_cache.store.store import Store
 from tests.support.forked import Forks
 from tests.support.small_runs import SMALL, filled_store, student, train_small

@@ -12,10 +12,10 @@ from student.checkpoint import find_checkpoint
 from student.loader import Batch
 from student.log import STEPS, RunLog
 from student.options import TrainOptions
-from student.ranks import Ranks
 from student.run import Run, build_optimizer, unchanged
 from student.train import train
 from teacher_cache.errors import TrainingError
+from teacher_cache.job import Job
 from teacher_cache.store.store import Store
 from tests.support.small_runs import filled_store, small_recipe
 
@@ -29,7 +29,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def open_run(store: Store, out: Path, *overrides: str) -> Run:
-    return Run(store, small_recipe(*overrides), TrainOptions(out, workers=0), Ranks(0, 1, CPU))
+    return Run(store, small_recipe(*overrides), TrainOptions(out, workers=0), Job(0, 1, CPU))
 
 
 def make_run(store: Store, out: Path, *overrides: str) -> tuple[Run, Batch]:
@@ -206,7 +206,7 @@ def test_who_a_run_is_changes_with_recipe_plan_and_first_weights(tmp_path: Path,
     for changed, part in (("lr=0.1", "recipe"), ("pool_batches=3", "plan"), ("distill=none", "weights")):
         assert open_run(store, tmp_path, changed).identity()[part] != own[part]
     initial = Run(
-        store, small_recipe(), TrainOptions(tmp_path, workers=0), Ranks(0, 1, CPU), initial=run.model.state_dict()
+        store, small_recipe(), TrainOptions(tmp_path, workers=0), Job(0, 1, CPU), initial=run.model.state_dict()
     )
     assert initial.identity()["weights"]["initial"] is not None
     assert {**initial.identity(), "weights": None} == {**own, "weights": None}

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +25,11 @@ from student.faults import refuse
 from student.loader import Batch
 from student.preflight import policy_faults
 from student.run import Run
-from student.train import LOCK, STOPPED, Stopped, stop_signals
+from student.train import LOCK, STOPPED
 from student.trained import build_trained
 from student.validation import ValidationSet, index_validation
 from teacher_cache.errors import CheckpointError, MissingLabelError, PlanError, RecipeError, TrainingError
+from teacher_cache.signals import Stopped
 from teacher_cache.store.store import Store
 from tests.student.freeze_losses import GOLDEN, golden_losses
 from tests.support.bright_shards import bright_store, spoil_image
@@ -192,46 +192,6 @@ def test_a_signal_at_any_step_ends_that_step_and_the_rest_is_the_same(
         train_small(store, tmp_path / "stopped", val=(val,))  # nothing is left to do after the last step
     check_same_run(tmp_path / "whole", tmp_path / "stopped")
     assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)] == handlers
-
-
-@contextmanager
-def heard_by(number: signal.Signals, handler: Any) -> Iterator[None]:
-    before = signal.signal(number, handler)
-    try:
-        yield
-    finally:
-        signal.signal(number, before)
-
-
-def test_a_second_interrupt_interrupts_but_not_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torchrun passes on the Ctrl-C that the terminal has given to its ranks, too."""
-    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-    with stop_signals() as asked:
-        signal.raise_signal(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    with stop_signals() as asked:
-        assert not asked()
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
-        assert asked()
-
-
-def test_a_terminal_that_closes_asks_to_stop_but_not_under_nohup(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-    with stop_signals() as asked:
-        signal.raise_signal(signal.SIGHUP)
-        assert asked()
-    with heard_by(signal.SIGHUP, signal.SIG_IGN):
-        with stop_signals() as asked:
-            signal.raise_signal(signal.SIGHUP)
-            assert not asked()
-        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # which does not ignore it, and ends its ranks
-        with stop_signals() as asked:
-            signal.raise_signal(signal.SIGHUP)
-            assert asked()
-        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
 def test_two_runs_do_not_write_to_one_folder(tmp_path: Path, store: Store, forks: Forks) -> None:

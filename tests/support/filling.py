@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from teacher_cache.fill import FillOptions, fill
-from teacher_cache.job import join_job
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.settings import TeacherSettings
 from teacher_cache.teacher.teacher import Teacher, open_teacher
@@ -29,7 +28,6 @@ def fill_store(
     return fill(
         store,
         open_test_teacher(store, name, topk=topk, tau=tau),
-        join_job(),
         FillOptions(workers=workers, **options),
         views or range(store.views),
     )

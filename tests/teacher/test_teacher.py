@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from teacher_cache.device import Recycled
 from teacher_cache.errors import TeacherError
 from teacher_cache.fill import FillOptions, fill
-from teacher_cache.job import join_job
 from teacher_cache.teacher import teacher as module
 from teacher_cache.teacher.identity import TeacherIdentity
 from teacher_cache.teacher.settings import TeacherSettings
@@ -84,7 +83,7 @@ def test_a_teacher_that_answers_no_numbers_names_the_first_view(tmp_path: Path) 
 
     teacher._run = faint  # type: ignore[method-assign]
     with pytest.raises(TeacherError, match=r"not finite at fp32") as refused:
-        fill(store, teacher, join_job(), FillOptions(workers=0), range(store.views))
+        fill(store, teacher, FillOptions(workers=0), range(store.views))
     found = re.match(message.replace("fainting", "brightness"), str(refused.value))
     assert found is not None
     shard, key, view = found.groups()

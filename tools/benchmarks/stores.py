@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from teacher_cache.files import new_folder
 from teacher_cache.fill import FillOptions, FillProgress, fill
-from teacher_cache.job import join_job
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.shards.classes import class_rule
 from teacher_cache.shards.indexing import index_shards
@@ -60,7 +60,7 @@ def fill_views(
 ) -> None:
     """Stage one as the command runs it. Random weights agree with nothing."""
     options = FillOptions(workers=workers, allow_low_agreement=True)
-    fill(store, teacher, join_job(), options, views, on_progress=on_progress)
+    fill(store, teacher, options, views, on_progress=on_progress)
 
 
 def fill_rate(store: Store, teacher: Teacher, views: range, workers: int, settle: float = 0.0) -> float:
@@ -99,19 +99,16 @@ def simulated_store(bench: Bench) -> Path:
         samples, shards, views, classes = bench.scale.simulated
         path = bench.scratch / f"simulated-{samples}x{views}"
         if not path.exists():
-            aside = path.with_suffix(".partial")
-            shutil.rmtree(aside, ignore_errors=True)
-            bench.scratch.mkdir(parents=True, exist_ok=True)
-            simulate(
-                aside,
-                samples=samples,
-                shards=shards,
-                views=views,
-                classes=classes,
-                seed=0,
-                progress=lambda: None,
-            )
-            aside.rename(path)
+            with new_folder(path, durable=False) as aside:
+                simulate(
+                    aside,
+                    samples=samples,
+                    shards=shards,
+                    views=views,
+                    classes=classes,
+                    seed=0,
+                    progress=lambda: None,
+                )
         return path
 
     path: Path = bench.shared("simulated store", make)

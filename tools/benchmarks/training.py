@@ -6,9 +6,9 @@ from typing import Any
 
 from student.loader import Batch
 from student.options import TrainOptions
-from student.ranks import Ranks
 from student.recipe import load_recipe
 from student.run import Run
+from teacher_cache.job import Job
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.settings import TeacherSettings
@@ -42,7 +42,7 @@ class Training:
         ]
         self._device = bench.device
         options = TrainOptions(out=bench.scratch / "run", workers=workers, device=str(bench.device), teacher=teacher)
-        self.run = Run(store, load_recipe(scale.recipe, overrides), options, Ranks(0, 1, bench.device))
+        self.run = Run(store, load_recipe(scale.recipe, overrides), options, Job(0, 1, bench.device))
         ahead = (workers + 2) * BLOCK_SAMPLES * self.run.recipe.repeats  # rendered besides the pool
         self._settling = -(-ahead // batch) + 1 if workers else 0
         self._batches: Iterator[Batch] = iter(self.run.loader)

@@ -1,0 +1,36 @@
+"""How much memory there is, and what lacks."""
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from teacher_cache import memory
+from teacher_cache.memory import available_memory, free_shared_memory, memory_lacking, shared_memory_lacking
+
+
+def test_the_system_says_how_much_there_is() -> None:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    available, free = available_memory(), free_shared_memory()
+    assert available is not None
+    assert 0 < available <= total
+    assert free == pytest.approx(os.statvfs("/dev/shm").f_bavail * os.statvfs("/dev/shm").f_frsize, rel=0.2)
+
+
+def test_lacking_is_one_more_than_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_memory", lambda: 2_000_000_000)
+    assert memory_lacking(2_000_000_000, "the pool") is None
+    said = "the pool needs 2.5 GB of memory in this rank, 2.0 GB are available"
+    assert memory_lacking(2_500_000_000, "the pool") == said
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=3, f_frsize=1_000_000))
+    assert shared_memory_lacking(3_000_000, "8 workers") is None
+    said = "8 workers need 5 MB of shared memory, /dev/shm has 3 MB free"
+    assert shared_memory_lacking(5_000_000, "8 workers") == said
+
+
+def test_nothing_lacks_where_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    monkeypatch.setattr(os.path, "isdir", lambda path: False)
+    assert memory_lacking(10**18, "the pool") is None
+    assert shared_memory_lacking(10**18, "the pool") is None

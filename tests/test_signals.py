@@ -1,0 +1,65 @@
+"""Signals that ask to stop, and when they are not to be heeded."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from teacher_cache.signals import stop_signals
+
+
+@contextmanager
+def handled(number: signal.Signals, handler: Any) -> Iterator[None]:
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_second_interrupt_interrupts_but_not_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchrun passes on the Ctrl-C that the terminal has given to its ranks, too."""
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    with stop_signals() as asked:
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    with stop_signals() as asked:
+        assert not asked()
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        assert asked()
+
+
+def test_a_terminal_that_closes_asks_to_stop_but_not_under_nohup(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    with stop_signals() as asked:
+        signal.raise_signal(signal.SIGHUP)
+        assert asked()
+    with handled(signal.SIGHUP, signal.SIG_IGN):
+        with stop_signals() as asked:
+            signal.raise_signal(signal.SIGHUP)
+            assert not asked()
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # which does not ignore it, and ends its ranks
+        with stop_signals() as asked:
+            signal.raise_signal(signal.SIGHUP)
+            assert asked()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+def test_a_thread_is_asked_nothing_and_changes_no_handler() -> None:
+    """Only the main thread may: a caller of `fill` elsewhere does without."""
+    before, found = signal.getsignal(signal.SIGTERM), []
+
+    def stage() -> None:
+        with stop_signals() as asked:
+            found.append((asked(), signal.getsignal(signal.SIGTERM)))
+
+    thread = threading.Thread(target=stage)
+    thread.start()
+    thread.join()
+    assert found == [(False, before)]
