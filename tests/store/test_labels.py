@@ -7,9 +7,9 @@ import pytest
 import zarr
 
 from teacher_cache.errors import MissingLabelError
-from teacher_cache.store.labels import LabelReader
+from teacher_cache.store.labels import LabelReader, read_committed, read_views, unit_rows
 from teacher_cache.store.store import Store
-from teacher_cache.store.unit import Unit
+from teacher_cache.store.unit import NOT_LABELLED, Unit
 from tests.support.filled_store import (
     COUNTS,
     UNIT,
@@ -144,6 +144,26 @@ def test_label_reader_names_what_is_missing(tmp_path: Path) -> None:
         MissingLabelError, match=r"key 0-0128, view 0 is not labelled: delete .*records/c/0/1/0/0 and run"
     ):
         LabelReader(store).labels(np.array([128]), np.array([0]))
+
+
+def test_a_label_missing_in_a_committed_unit_is_an_error_for_every_reader(tmp_path: Path) -> None:
+    store, unit = make_store(tmp_path / "s"), Unit(0, 1, 0)
+    commit(store, unit)
+    labels = store.read_labels(unit).copy()
+    labels[1, 1] = NOT_LABELLED
+    store._chunks["labels"].write(labels, *unit)
+    for read in (
+        lambda: read_committed(store, unit),
+        lambda: list(unit_rows(store, store.committed())),
+        lambda: read_views(store, 0),
+        lambda: LabelReader(store).labels(np.array([129]), np.array([1])),
+        lambda: LabelReader(store).skipped(0, 2, 0),
+    ):
+        with pytest.raises(
+            MissingLabelError, match=r"key 0-0129, view 1 is not labelled: delete its record \S+0/1/0/0 "
+        ):
+            read()
+    assert (read_views(store, [2, 3]) == NOT_LABELLED).all()  # of groups that are not asked for nothing is read
 
 
 @pytest.mark.parametrize("budget_bytes", [1, 10**9])
