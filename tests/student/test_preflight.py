@@ -155,6 +155,12 @@ def test_each_rule(
         assert found[0].mend == mend
 
 
+def test_what_one_mend_offers_is_taken_up_by_the_next_rule(store: Store, tmp_path: Path) -> None:
+    """Labels are looked for in the views that the first mend leaves in use, which are all there."""
+    (fault,) = find_faults(store, small_recipe("epochs=16"), TrainRequest(tmp_path / "run", views_in_use=8))
+    assert fault.mend == ("--views-used", "4")
+
+
 def test_validation_shards_of_other_classes(store: Store, tmp_path: Path) -> None:
     recipe = small_recipe()
     own = validation_shard(tmp_path / "own" / "val.tar", 3, list(store.class_names))

@@ -13,7 +13,7 @@ from student.loader import Batch
 from student.log import STEPS, RunLog
 from student.options import TrainOptions
 from student.run import Run, build_optimizer, unchanged
-from student.train import train
+from student.train import resume, train
 from teacher_cache.errors import TrainingError
 from teacher_cache.job import Job
 from teacher_cache.store.store import Store
@@ -171,6 +171,16 @@ def test_a_loaded_run_is_the_saved_one_and_goes_on_to_the_same_bits(tmp_path: Pa
         assert (batch.epoch, batch.step) == (0, 3)
         other.train_step(batch)
     assert state(other) == expected
+
+
+def test_what_was_saved_is_gone_on_from_and_nothing_else(tmp_path: Path, store: Store) -> None:
+    run, batch = make_run(store, tmp_path)
+    said: list[str] = []
+    assert not resume(open_run(store, tmp_path), said.append)
+    run.prove(batch)
+    run.save()
+    assert resume(open_run(store, tmp_path), said.append)
+    assert said == [f"going on from {tmp_path}: epoch 1, step 1"]
 
 
 def test_an_epochs_row_is_that_of_a_run_that_was_never_left(tmp_path: Path, store: Store) -> None:
