@@ -476,7 +476,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path, forks: Forks) -
     assert len(workers_of(process.id)) == 2
     os.kill(process.id, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    wait_until(lambda: not running(left), limit_s=20)
+    wait_until(lambda: not running(left))
 
 
 # -- the command line ----------------------------------------------------------------------------------------------
