@@ -17,7 +17,7 @@ from teacher_cache.cli import main as teacher_cache
 from teacher_cache.store.store import Store
 from tests.support.bright_shards import SMALL, bright_store, write_bright_shards
 from tests.support.filled_store import files
-from tests.support.filling import TEACHERS, fill_store
+from tests.support.filling import fill_store, fill_words
 from tests.support.full_disk import bad_disk, small_files
 from tests.support.small_runs import SMALL as RECIPE
 from tests.support.small_runs import SPEED, filled_store, rows
@@ -55,11 +55,6 @@ def fill_the_disk(command: click.Command, words: Sequence[object], folder: Path,
     raise AssertionError("it never came through")
 
 
-def fill_words(store: Path) -> list[object]:
-    settings = ["--device", "cpu", "--batch-size", 32, "--workers", 0, "--topk", 2]
-    return ["fill", store, "--teacher", f"{TEACHERS}:brightness", *settings]
-
-
 def train_words(store: Path, out: Path) -> list[object]:
     places = [store, "--out", out, "--recipe", RECIPE, "--set", student_setting("two_heads")]
     return ["train", *places, "--workers", 0, "--device", "cpu", "--checkpoint-every", 0]
@@ -83,11 +78,11 @@ def test_index(tmp_path: Path) -> None:
 
 def test_fill(tmp_path: Path) -> None:
     store, whole = bright_store(tmp_path, counts=(70, 64)), bright_store(tmp_path, counts=(70, 64), name="whole")
-    assert run(teacher_cache, *fill_words(whole.path)).exit_code == 0
+    assert run(teacher_cache, *fill_words(whole.path, "--topk", 2)).exit_code == 0
     said = (
         r"error: \S+/store\S* cannot be written \(No space left on device\): committed units are kept, those in flight"
     )
-    assert fill_the_disk(teacher_cache, fill_words(store.path), store.path, said, step=3) > 3
+    assert fill_the_disk(teacher_cache, fill_words(store.path, "--topk", 2), store.path, said, step=3) > 3
     found, expected = files(store.path), files(whole.path)
     assert found.keys() == expected.keys()
     # a build's own file says how its logits were found, by the fill that bound the teacher or by a later one
@@ -110,7 +105,7 @@ def test_extend(tmp_path: Path) -> None:
 def test_a_store_that_cannot_be_written(tmp_path: Path, error: int, said: str) -> None:
     store = bright_store(tmp_path, counts=(70,))
     before = files(store.path)
-    for words in (fill_words(store.path), ["extend", store.path, "--views", 8]):
+    for words in (fill_words(store.path, "--topk", 2), ["extend", store.path, "--views", 8]):
         with bad_disk(store.path, error=error):
             check_one_line(
                 run(teacher_cache, *words), rf"store\S* cannot be written \({said}\): .*; make (it|\S+) writable"

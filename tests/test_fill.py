@@ -6,8 +6,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +36,10 @@ from teacher_cache.teacher.identity import TeacherIdentity
 from teacher_cache.verify import verify
 from tests.support.bright_shards import bright_store, change_pixel, small_policy, spoil_image, write_bright_shards
 from tests.support.filled_store import files
-from tests.support.filling import TEACHERS, fill_store, open_test_teacher
+from tests.support.filling import TEACHERS, fill_store, fill_words, open_test_teacher
+from tests.support.forked import Forks
+from tests.support.running import descendants, running, wait_until
+from tests.support.running import workers as workers_of
 from tests.support.shard_files import write_shard
 
 
@@ -81,16 +82,21 @@ def test_groups_filled_one_by_one_and_last_first_give_the_same_store(tmp_path: P
 
 
 @pytest.mark.parametrize("topk", [0, 3])
-def test_two_ranks_fill_the_same_store(tmp_path: Path, topk: int) -> None:
+def test_two_ranks_fill_the_same_store(tmp_path: Path, forks: Forks, topk: int) -> None:
     fill_store(bright_store(tmp_path, name="one"), topk=topk)
     bright_store(tmp_path, name="two")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    finished = run_fill(tmp_path / "two", launcher=torchrun, topk=topk)
-    assert finished.returncode == 0, finished.stderr
+    words = fill_words(tmp_path / "two", *soft(topk))
+    torchrun = ["--standalone", "--nproc-per-node", "2", "-m", "teacher_cache", *words]
+    launcher = forks.start("torch.distributed.run", torchrun)
+    assert launcher.wait() == 0, launcher.output
     # each rank has fewer threads than one process alone: a build of its own
     assert without_builds(files(tmp_path / "one")) == without_builds(files(tmp_path / "two"))
     threads = {build["threads"] for build in Store.open(tmp_path / "two").proofs.builds}
     assert threads == {max(1, len(os.sched_getaffinity(0)) // 2)}
+
+
+def soft(topk: int) -> tuple[object, ...]:
+    return ("--topk", topk) if topk else ()
 
 
 def without_builds(found: dict[str, str]) -> dict[str, str]:
@@ -98,25 +104,27 @@ def without_builds(found: dict[str, str]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("topk", "wanted_kills"), [(0, 10), (3, 3)])
-def test_killed_many_times_and_resumed_equals_uninterrupted(tmp_path: Path, topk: int, wanted_kills: int) -> None:
+def test_killed_many_times_and_resumed_equals_uninterrupted(
+    tmp_path: Path, forks: Forks, topk: int, wanted_kills: int
+) -> None:
     counts, views = (200, 64, 1, 65, 130), 24  # 132 units: more than ten kills can leave behind
     fill_store(bright_store(tmp_path, counts=counts, views=views, name="whole"), topk=topk)
     store = bright_store(tmp_path, counts=counts, views=views, name="killed")
     draw = random.Random(5)
     kills = 0
-    command = fill_command(store.path, topk=topk)
+    command = fill_words(store.path, *soft(topk))
     while kills < wanted_kills:
         before = len(list((store.path / "records").rglob("c/*/*/*/0")))
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = forks.start("teacher_cache", command)
         wanted = before + draw.randint(0, 4)
-        while len(list((store.path / "records").rglob("c/*/*/*/0"))) < wanted and process.poll() is None:
+        while len(list((store.path / "records").rglob("c/*/*/*/0"))) < wanted and process.running():
             time.sleep(0.001)
         time.sleep(draw.uniform(0, 0.02))
-        process.kill()
+        os.kill(process.id, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, "it ended before it was killed: give it more to do"
         kills += 1
     assert store.missing_units(), "everything was committed before the last kill: the test shows nothing"
-    assert run_fill(store.path, topk=topk).returncode == 0
+    assert forks.start("teacher_cache", command).wait() == 0
     assert files(tmp_path / "whole") == files(tmp_path / "killed")
 
 
@@ -132,15 +140,14 @@ def test_a_unit_that_a_killed_writer_left_damaged_is_written_anew(tmp_path: Path
     assert files(tmp_path / "whole") == files(tmp_path / "damaged")
 
 
-def test_sigterm_keeps_committed_units_and_says_so(tmp_path: Path) -> None:
+def test_sigterm_keeps_committed_units_and_says_so(tmp_path: Path, forks: Forks) -> None:
     store = bright_store(tmp_path, counts=(640, 640), views=16)
-    process = subprocess.Popen(fill_command(store.path), stderr=subprocess.PIPE, text=True)
+    process = forks.start("teacher_cache", fill_words(store.path))
     while not store.committed().any():
         time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "committed units are kept" in stderr
+    os.kill(process.id, signal.SIGTERM)
+    assert process.wait() == 130
+    assert "committed units are kept" in process.output
     assert store.missing_units()
 
 
@@ -344,7 +351,7 @@ def test_skipped_samples_have_no_probabilities(tmp_path: Path) -> None:
 def test_topk_from_the_command_line(tmp_path: Path) -> None:
     store = bright_store(tmp_path, counts=(130,))
     run = CliRunner()
-    command = [*fill_command(store.path, topk=3)[3:], "--tau", "2"]
+    command = [*fill_words(store.path, "--topk", 3), "--tau", "2"]
     estimate = run.invoke(main, [*command, "--estimate"])
     assert estimate.exit_code == 0, estimate.output
     files_told = [line.split()[-1] for line in estimate.output.splitlines()[2:]]
@@ -352,11 +359,11 @@ def test_topk_from_the_command_line(tmp_path: Path) -> None:
     assert Store.open(store.path).teacher is None
     part = run.invoke(main, [*command, "--views", "0:2"])
     assert part.exit_code == 0, part.output
-    other = run.invoke(main, [*fill_command(store.path)[3:], "--tau", "3"])
+    other = run.invoke(main, [*fill_words(store.path), "--tau", "3"])
     assert other.exit_code == 1
     assert other.output.splitlines()[-1].startswith("error: the store was filled by")
     assert "tau is 2.0; this teacher's tau is 3.0" in other.output
-    done = run.invoke(main, fill_command(store.path)[3:])
+    done = run.invoke(main, fill_words(store.path))
     assert "520 of 520 views are labelled" in done.output
     shown = run.invoke(main, ["status", str(store.path)]).output
     assert "the 3 largest probabilities of a view at tau 2" in shown
@@ -370,7 +377,7 @@ def test_topk_from_the_command_line(tmp_path: Path) -> None:
     coarse = run.invoke(main, ["verify", str(store.path), *teacher, "--dtype", "bf16"])
     assert coarse.exit_code == 0, coarse.output
     alone = bright_store(tmp_path, counts=(130,), name="alone")
-    refused = run.invoke(main, [*fill_command(alone.path)[3:], "--tau", "2"])
+    refused = run.invoke(main, [*fill_words(alone.path), "--tau", "2"])
     assert refused.exit_code == 1
     assert "error: --tau 2 says nothing without probabilities: give --topk K too" in refused.output
 
@@ -389,13 +396,13 @@ def test_the_limit_in_pixels_that_index_sets_is_kept_and_obeyed(tmp_path: Path) 
             run.invoke(main, ["index", shards, "--store", store, *settings, "--max-pixels", str(limit)]).exit_code == 0
         )
         assert Store.open(store).max_pixels == limit
-        filled = run.invoke(main, fill_command(Path(store))[3:])
+        filled = run.invoke(main, fill_words(Path(store)))
         said = "the image is 12 x 10 pixels large, more than the 119 that this store allows"
         assert (filled.exit_code == 0, said in filled.output) == (fits, not fits), filled.output
         like = f"{store}-like"
         assert run.invoke(main, ["index", "--like", store, "--store", like]).exit_code == 0
         assert Store.open(like).max_pixels == limit
-    skipped = run.invoke(main, [*fill_command(tmp_path / "store-119")[3:], "--skip-bad", "--allow-low-agreement"])
+    skipped = run.invoke(main, [*fill_words(tmp_path / "store-119"), "--skip-bad", "--allow-low-agreement"])
     assert skipped.exit_code == 0, skipped.output
     assert "65 samples skipped" in skipped.output
 
@@ -461,51 +468,18 @@ def test_fill_refuses_to_add_to_a_store_whose_pixels_it_cannot_repeat(tmp_path: 
 # -- the rendering processes ---------------------------------------------------------------------------------------
 
 
-def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path, forks: Forks) -> None:
     store = bright_store(tmp_path, counts=(640, 640), views=16)
-    process = subprocess.Popen(fill_command(store.path, workers=2), stderr=subprocess.DEVNULL, start_new_session=True)
-    while not store.committed().any():
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    deadline = time.monotonic() + 20
-    while session_processes(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert session_processes(process.pid) == []
-
-
-def session_processes(session: int) -> list[str]:
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, _, its_session = stat.read_text().rpartition(")")[2].split()[:4]
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(its_session) == session and state != "Z":
-            found.append(stat.parent.name)
-    return found
+    process = forks.start("teacher_cache", fill_words(store.path, workers=2))
+    wait_until(lambda: store.committed().any())
+    left = descendants(process.id)
+    assert len(workers_of(process.id)) == 2
+    os.kill(process.id, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    wait_until(lambda: not running(left))
 
 
 # -- the command line ----------------------------------------------------------------------------------------------
-
-
-def fill_command(store: Path, *, workers: int = 0, topk: int = 0, launcher: list[str] | None = None) -> list[str]:
-    teacher = ["--teacher", f"{TEACHERS}:brightness", "--device", "cpu", "--batch-size", "32"]
-    launcher = launcher or [sys.executable, "-m"]
-    return [
-        *launcher,
-        "teacher_cache",
-        "fill",
-        str(store),
-        *teacher,
-        "--workers",
-        str(workers),
-        *(("--topk", str(topk)) if topk else ()),
-    ]
-
-
-def run_fill(store: Path, **options) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(fill_command(store, **options), capture_output=True, text=True, timeout=120)
 
 
 def test_index_fill_status_verify_extend_from_the_command_line(tmp_path: Path) -> None:
@@ -518,7 +492,7 @@ def test_index_fill_status_verify_extend_from_the_command_line(tmp_path: Path) -
     assert "3 views rounded up to 4" in made.output
     assert "195 samples in 2 shards, 10 classes, 4 views" in made.output
     assert not Path(f"{store}.walk").exists()
-    fill_it = fill_command(Path(store))[3:]
+    fill_it = fill_words(Path(store))
     estimate = run.invoke(main, [*fill_it, "--estimate"])
     assert estimate.exit_code == 0, estimate.output
     assert "nothing was committed" in estimate.output
@@ -564,10 +538,10 @@ def test_moved_shards_are_found_and_other_shards_refused(tmp_path: Path) -> None
     shutil.copytree(tmp_path / "shards", moved)
     shutil.rmtree(tmp_path / "shards")
     run = CliRunner()
-    gone = run.invoke(main, fill_command(store.path)[3:])
+    gone = run.invoke(main, fill_words(store.path))
     assert gone.exit_code == 1
     assert "train-0000.tar" in gone.output
-    found = run.invoke(main, [*fill_command(store.path)[3:], "--shards", str(moved / "*.tar")])
+    found = run.invoke(main, [*fill_words(store.path), "--shards", str(moved / "*.tar")])
     assert found.exit_code == 0, found.output
     write_shard(moved / "train-0001.tar", [])
     other = run.invoke(main, ["verify", str(store.path), "--shards", str(moved / "*.tar"), "--workers", "0"])
@@ -578,7 +552,7 @@ def test_moved_shards_are_found_and_other_shards_refused(tmp_path: Path) -> None
 @pytest.mark.parametrize("text", ["3", "2:9", "b:c", "2:2"])
 def test_view_ranges_that_make_no_sense(tmp_path: Path, text: str) -> None:
     store = bright_store(tmp_path)
-    result = CliRunner().invoke(main, [*fill_command(store.path)[3:], "--views", text])
+    result = CliRunner().invoke(main, [*fill_words(store.path), "--views", text])
     assert result.exit_code == 2
     assert "--views" in result.output
 

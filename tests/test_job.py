@@ -1,9 +1,8 @@
 """Ranks that wait for each other, and do not wait for ever."""
 
 import os
+import re
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,12 +13,12 @@ import torch.distributed as dist
 from teacher_cache import job as job_module
 from teacher_cache.errors import RankError, StoreError
 from teacher_cache.job import Job, join_job, meeting
+from teacher_cache.store.store import Store
 from teacher_cache.verify import verify
 from tests.support.bright_shards import bright_store
-from tests.support.filling import TEACHERS, fill_store
+from tests.support.filling import fill_store, fill_words
+from tests.support.forked import Forks
 from tests.support.running import descendants, rank, running, wait_until
-
-ROOT = Path(__file__).parents[1]
 
 
 class Clock:
@@ -129,52 +128,50 @@ def test_one_rank_waits_for_nobody() -> None:
             alone.raise_on_all(StoreError("of its own"), "the end")
 
 
-def test_a_rank_that_hangs_while_filling_is_told(tmp_path: Path) -> None:
+def torchrun(store: Store, *options: str) -> tuple[str, list[str]]:
+    """A program and its words: two ranks that fill a store."""
+    words = ["--standalone", "--nproc-per-node", "2", "-m", "teacher_cache", *fill_words(store.path, *options)]
+    return "torch.distributed.run", words
+
+
+def test_a_rank_that_hangs_while_filling_is_told(tmp_path: Path, forks: Forks) -> None:
     store = bright_store(tmp_path, counts=(640, 640), views=16, group=2)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    fill = ["teacher_cache", "fill", str(store.path), "--teacher", f"{TEACHERS}:brightness"]
-    words = [*torchrun, *fill, "--device", "cpu", "--batch-size", "32", "--workers", "0", "--rank-timeout", "15"]
-    launcher = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    assert launcher.stderr is not None
+    launcher = forks.start(*torchrun(store, "--workers", "0", "--rank-timeout", "15"))
     try:
         wait_until(lambda: store.committed().sum() > 2)  # more than the first rank labels alone
-        stopped = rank(launcher.pid, 1)
+        stopped = rank(launcher.id, 1)
         assert stopped is not None
         os.kill(stopped, signal.SIGSTOP)
-        told = next(line for line in launcher.stderr if line.startswith("error: "))
+        wait_until(lambda: re.search("^error: .*\n", launcher.output, re.MULTILINE))
+        (told, *_) = re.findall("^error: .*\n", launcher.output, re.MULTILINE)
         assert told == (
             "error: 1 of 2 ranks have not finished, and no rank has done anything for 15 s: look for a rank that "
             "hangs, or has ended and says why, end the job and run the same command again; if ranks are only slow, "
             "raise --rank-timeout\n"
         )
         os.kill(stopped, signal.SIGKILL)  # as torchrun does after half a minute
-        launcher.communicate()
-        assert launcher.returncode == 1
+        assert launcher.wait() == 1
     finally:
-        for process in running({launcher.pid, *descendants(launcher.pid)}):
+        for process in running({launcher.id, *descendants(launcher.id)}):
             os.kill(process, signal.SIGKILL)
-        launcher.stderr.close()
-        launcher.wait()
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGKILL])
-def test_ranks_whose_torchrun_dies_end_and_keep_what_is_committed(tmp_path: Path, number: signal.Signals) -> None:
+def test_ranks_whose_torchrun_dies_end_and_keep_what_is_committed(
+    tmp_path: Path, forks: Forks, number: signal.Signals
+) -> None:
     store = bright_store(tmp_path, counts=(640, 640), views=16, group=2)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    fill = ["teacher_cache", "fill", str(store.path), "--teacher", f"{TEACHERS}:brightness"]
-    words = [*torchrun, *fill, "--device", "cpu", "--batch-size", "32", "--workers", "1"]
-    launcher = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    launcher = forks.start(*torchrun(store, "--workers", "1"))
     left: set[int] = set()
     try:
         wait_until(lambda: store.committed().sum() > 2)
-        left = descendants(launcher.pid)
-        launcher.send_signal(number)
+        left = descendants(launcher.id)
+        os.kill(launcher.id, number)
         assert launcher.wait() == -number
         wait_until(lambda: not running(left))
     finally:
-        for process in running({launcher.pid, *left, *descendants(launcher.pid)}):
+        for process in running({launcher.id, *left, *descendants(launcher.id)}):
             os.kill(process, signal.SIGKILL)
-        launcher.wait()
     kept = store.committed()
     assert 2 < kept.sum() < kept.size
     fill_store(store)

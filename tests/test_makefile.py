@@ -12,6 +12,7 @@ import pytest
 from teacher_cache.store.store import Store
 from tests.support.bright_shards import SMALL, bright_image, write_bright_shards
 from tests.support.filling import TEACHERS
+from tests.support.forked import CLIENT, Forks
 from tests.support.small_runs import rows, validation_shard
 
 ROOT = Path(__file__).parents[1]
@@ -149,14 +150,14 @@ def test_a_store_that_is_there_keeps_what_is_not_asked(called: tuple[list[str], 
     assert (after(there, "--policy"), after(there, "--views")) == ([], [])
 
 
-def test_after_a_finished_run(tmp_path: Path) -> None:
+def test_after_a_finished_run(tmp_path: Path, forks: Forks) -> None:
     """The real commands: the same again, another recipe, more views; another teacher, policy or place is refused."""
     shards = " ".join(write_bright_shards(tmp_path / "shards", (64, 32)))
     for name, distill in (("hard", "hard"), ("plain", "none")):
         (tmp_path / f"{name}.toml").write_text(RECIPE.format(distill=distill))
     store, out = tmp_path / "store", tmp_path / "runs"
     variables = {
-        "VENV": environment(tmp_path / "venv", f'exec {sys.executable} "$@"'),
+        "VENV": environment(tmp_path / "venv", f'exec {sys.executable} -S {CLIENT} {forks.socket} "$@"'),
         "SHARDS": shards,
         "VAL": validation_shard(tmp_path / "val" / "val.tar", 32),
         "STORE": store,

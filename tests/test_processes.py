@@ -21,50 +21,49 @@ from teacher_cache.workers import RenderPool, RenderTask
 from tests.support.bright_shards import bright_store, write_bright_shards
 from tests.support.drawn import drawn_store
 from tests.support.echoing import answers, echo, work
-from tests.support.filling import TEACHERS
+from tests.support.filling import fill_words
+from tests.support.forked import Forks
 from tests.support.running import descendants, running, wait_until, workers
 
 ROOT = Path(__file__).parents[1]
-FILL = ["--teacher", f"{TEACHERS}:brightness", "--device", "cpu", "--batch-size", "32"]
 
 
 # -- the parent dies -----------------------------------------------------------------------------------------------
 
 
-def fill_command(folder: Path, module: list[str]) -> list[str]:
+def fill_command(folder: Path) -> tuple[str, list[str]]:
     store = bright_store(folder, counts=(640,), views=64)
-    return [*module, "teacher_cache", "fill", str(store.path), *FILL, "--workers", "2"]
+    return "teacher_cache", fill_words(store.path, workers=2)
 
 
-def index_command(folder: Path, module: list[str]) -> list[str]:
+def index_command(folder: Path) -> tuple[str, list[str]]:
     """Of shards that cannot be opened before somebody writes to them: walkers wait in the system."""
     for name in "ab":
         os.mkfifo(folder / f"{name}.tar")
     given = [str(folder / "{a,b}.tar"), "--store", str(folder / "store"), "--policy", "none", "--views", "1"]
-    return [*module, "teacher_cache", "index", *given, "--workers", "2"]
+    return "teacher_cache", ["index", *given, "--workers", "2"]
 
 
-def report_command(folder: Path, module: list[str]) -> list[str]:
+def report_command(folder: Path) -> tuple[str, list[str]]:
     store = drawn_store(folder)
     given = [str(store.path), "report", "--out", str(folder / "page.html"), "--views-sampled", "0", "--workers", "2"]
-    return [sys.executable, "tools/inspect_cache.py", *given]
+    return str(ROOT / "tools" / "inspect_cache.py"), given
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("command", [fill_command, index_command, report_command])
-def test_nobody_is_left_when_the_parent_is_killed(tmp_path: Path, command: Any, number: int) -> None:
+def test_nobody_is_left_when_the_parent_is_killed(tmp_path: Path, forks: Forks, command: Any, number: int) -> None:
     """Not even those that are stopped; on SIGTERM they are met while they start."""
-    words = command(tmp_path, [sys.executable, "-m"])
-    parent = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_until(lambda: len(workers(parent.pid)) == 2)
-    left = descendants(parent.pid)
+    parent = forks.start(*command(tmp_path))
+    wait_until(lambda: len(workers(parent.id)) == 2)
+    left = descendants(parent.id)
     if number == signal.SIGKILL:
-        wait_until(lambda: all(ties_to_parent(child) for child in workers(parent.pid)))
-        for child in workers(parent.pid):
+        wait_until(lambda: all(ties_to_parent(child) for child in workers(parent.id)))
+        for child in workers(parent.id):
             os.kill(child, signal.SIGSTOP)
     try:
-        parent.send_signal(number)
-        parent.wait(timeout=60)
+        os.kill(parent.id, number)
+        assert parent.wait() != 0
         wait_until(lambda: not running(left), limit_s=30)
     finally:
         for child in running(left):
@@ -78,17 +77,17 @@ def ties_to_parent(child: int) -> bool:
     return bool(ignored >> (signal.SIGTERM - 1) & 1)
 
 
-def test_nobody_is_left_when_torchrun_is_killed(tmp_path: Path) -> None:
+def test_nobody_is_left_when_torchrun_is_killed(tmp_path: Path, forks: Forks) -> None:
     """Ranks, and the processes that they started."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    words = fill_command(tmp_path, torchrun)
-    launcher = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_until(lambda: len(workers(launcher.pid)) == 4)
-    left = descendants(launcher.pid)
+    program, words = fill_command(tmp_path)
+    torchrun = ["--standalone", "--nproc-per-node", "2", "-m", program, *words]
+    launcher = forks.start("torch.distributed.run", torchrun)
+    wait_until(lambda: len(workers(launcher.id)) == 4)
+    left = descendants(launcher.id)
     assert len(left) >= 6
     try:
-        launcher.kill()
-        launcher.wait()
+        os.kill(launcher.id, signal.SIGKILL)
+        assert launcher.wait() == -signal.SIGKILL
         wait_until(lambda: not running(left), limit_s=30)
     finally:
         for child in running(left):
@@ -424,15 +423,13 @@ def test_walkers_are_waited_for_with_a_warning(tmp_path: Path) -> None:
         walking.communicate()
 
 
-def test_a_walker_that_dies_is_named(tmp_path: Path) -> None:
-    words = index_command(tmp_path, [sys.executable, "-m"])
-    walking = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    wait_until(lambda: len(workers(walking.pid)) == 2)
-    first = min(workers(walking.pid))
+def test_a_walker_that_dies_is_named(tmp_path: Path, forks: Forks) -> None:
+    walking = forks.start(*index_command(tmp_path))
+    wait_until(lambda: len(workers(walking.id)) == 2)
+    first = min(workers(walking.id))
     os.kill(first, signal.SIGKILL)
-    _, stderr = walking.communicate(timeout=60)
-    assert walking.returncode == 1
-    assert stderr.splitlines()[-1] == (
+    assert walking.wait() == 1
+    assert walking.output.splitlines()[-1] == (
         "error: shard a.tar: the process that walked it died (exit code -9; -9 is often a lack of memory): run again, "
         "with fewer --workers"
     )

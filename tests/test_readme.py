@@ -1,8 +1,6 @@
 """What README and the pages of docs/ show is run, and what they name is there."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ from teacher_cache.replay.operations import open_operations
 from teacher_cache.replay.policy import shipped_policies
 from tests.support.bright_shards import bright_store
 from tests.support.filling import fill_store
+from tests.support.forked import Forks
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -26,39 +25,39 @@ def shown(text: str, first_line: str) -> str:
     return block
 
 
-def printed(folder: Path, block: str, store: Path) -> str:
+def printed(forks: Forks, folder: Path, block: str, store: Path) -> str:
     """What a block prints as a file of its own, with this store for the digits'."""
     changed = block.replace('"runs/digits/store"', repr(str(store)))
     assert changed != block
     (folder / "block.py").write_text(changed)
-    done = subprocess.run([sys.executable, folder / "block.py"], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    done = forks.start(str(folder / "block.py"), [])
+    assert done.wait() == 0, done.output
+    return done.output
 
 
 def test_readme_is_read_to_its_end() -> None:
     assert len(README.encode()) <= 12_000
 
 
-def test_the_notebook_lines_run(tmp_path: Path) -> None:
+def test_the_notebook_lines_run(tmp_path: Path, forks: Forks) -> None:
     store = bright_store(tmp_path, counts=(64,), views=16)
     fill_store(store)
-    assert "'crop'" in printed(tmp_path, shown(PAGES["api.md"], "import teacher_cache\n"), store.path)
+    assert "'crop'" in printed(forks, tmp_path, shown(PAGES["api.md"], "import teacher_cache\n"), store.path)
 
 
-def test_the_training_loop_of_your_own_runs(tmp_path: Path) -> None:
+def test_the_training_loop_of_your_own_runs(tmp_path: Path, forks: Forks) -> None:
     loop = shown(PAGES["own-data.md"], "import timm\n")
     assert loop.count("\n") <= 30
     store = bright_store(tmp_path, counts=(640,), views=4)
     fill_store(store)
-    epochs = [line.split()[0] for line in printed(tmp_path, loop, store.path).splitlines()]
+    epochs = [line.split()[0] for line in printed(forks, tmp_path, loop, store.path).splitlines()]
     assert epochs == ["0"] * 2 + ["1"] * 2 + ["2"] * 2  # half the samples, two views of each, 256 a batch
 
 
-def test_readmes_loop_runs(tmp_path: Path) -> None:
+def test_readmes_loop_runs(tmp_path: Path, forks: Forks) -> None:
     store = bright_store(tmp_path, counts=(512,), views=2)
     fill_store(store)
-    lines = printed(tmp_path, shown(README, "from student.loader import ViewLoader\n"), store.path).splitlines()
+    lines = printed(forks, tmp_path, shown(README, "from student.loader import ViewLoader\n"), store.path).splitlines()
     steps = [line.split()[:2] for line in lines if "torch.Size([256, 8, 8, 3])" in line]
     assert steps == [["0", "0"], ["0", "1"], ["1", "0"], ["1", "1"]]
 

@@ -4,7 +4,6 @@ import base64
 import html
 import io
 import json
-import os
 import re
 import shutil
 import time
@@ -21,8 +20,7 @@ from teacher_cache.audit import report
 from teacher_cache.audit.disagreements import disagreements
 from teacher_cache.audit.report import KINDS, embedded, write_report
 from teacher_cache.audit.sample import render_views, seen_pixels
-from teacher_cache.audit.thumbnails import Wanted, data_uri, replay_all
-from teacher_cache.errors import RenderError, StoreError
+from teacher_cache.errors import StoreError
 from teacher_cache.shards.classes import class_rule
 from teacher_cache.shards.indexing import index_shards
 from teacher_cache.store.store import Store
@@ -102,26 +100,6 @@ def test_processes_make_the_same_page(tmp_path: Path, small_plotly: None) -> Non
         pages.append(out.read_bytes())
     assert pages[0] == pages[1]
     assert b"pictures are left out" in pages[0]
-
-
-class Deadly:
-    """A store that ends the process that it is sent to."""
-
-    def __init__(self, store: Store) -> None:
-        self.index, self.shard_name = store.index, store.shard_name
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os._exit, (9,)
-
-
-def test_a_process_that_dies_is_told_in_one_line(tmp_path: Path) -> None:
-    store: Any = Deadly(drawn_store(tmp_path))
-    message = (
-        rf"^shard train-0000\.tar, key {store.index.key(0)}: the process that replayed it died \(exit code 9\), often "
-        "for lack of memory: run again, with fewer --workers$"
-    )
-    with pytest.raises(RenderError, match=message):
-        list(replay_all(store, [Wanted(0, [0])], 2))
 
 
 def test_page_tells_what_it_rests_on_and_loads_nothing(tmp_path: Path, small_plotly: None) -> None:
@@ -213,12 +191,6 @@ def test_existing_file_and_absent_plotly_are_refused_in_one_line(
         assert said in done.stderr
         assert done.stderr.count("\n") == 1
     assert (tmp_path / "r.html").read_text() == "mine"
-
-
-def test_large_pictures_are_reduced() -> None:
-    uri = data_uri(np.zeros((300, 200, 3), np.uint8))
-    assert uri.startswith("data:image/webp;base64,")
-    assert Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).size == (85, 128)
 
 
 # In a browser

@@ -17,7 +17,7 @@ from teacher_cache.errors import TeacherCacheError
 from teacher_cache.messages.terminal import line, say_json, table
 from teacher_cache.store.store import Store
 from tests.support.bright_shards import SMALL, bright_image, spoil_image
-from tests.support.filling import TEACHERS
+from tests.support.filling import TEACHERS, fill_words
 from tests.support.shard_files import write_shard
 from tests.support.small_runs import SMALL as RECIPE
 from tests.support.small_runs import student as student_setting
@@ -88,10 +88,6 @@ def nasty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for sample in (3, 44):
         spoil_image(opened, sample)
     return folder
-
-
-def fill_words(store: Path) -> list[object]:
-    return ["fill", store, "--teacher", f"{TEACHERS}:brightness", "--device", "cpu", "--workers", 0]
 
 
 def test_teacher_cache(nasty: Path) -> None:

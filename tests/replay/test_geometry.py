@@ -2,17 +2,14 @@
 
 from fractions import Fraction
 
-import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from teacher_cache.replay.colour import _FACTOR_ONE, _blend
 from teacher_cache.replay.geometry import _TAP_ONE, _taps, mirror, resize, warp
 from teacher_cache.replay.render import quiet_opencv
-from teacher_cache.replay.seeds import Stream, derive
 from tests.support.images import picture
+from tests.support.rendered import operated
 
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
@@ -46,19 +43,6 @@ def test_rows_are_sheared_by_exact_arithmetic() -> None:
                 assert sheared[y, x, channel] == min(max(int(exact // 1), 0), 255)
 
 
-def test_blends_are_exact_arithmetic_cut_off() -> None:
-    stream = Stream(derive(0, "test"))
-    quiet_opencv()
-    for factor in (0.0, 0.1, 0.3333, 1.0, 1.9, 5.0, 7.99):
-        levels = (stream.raw(8 * 3072).view(np.uint8) for _ in range(2))
-        degenerate, pixels = (each.reshape(-1, 64, 3).copy() for each in levels)
-        share = Fraction(round(factor * _FACTOR_ONE), _FACTOR_ONE)
-        numerator, denominator = share.numerator, share.denominator
-        total = pixels.astype(np.int64) * numerator + degenerate.astype(np.int64) * (denominator - numerator)
-        expected = np.clip(total // denominator, 0, 255)
-        assert np.array_equal(_blend(degenerate, pixels, factor), expected)
-
-
 def test_mirroring_and_resizing_leave_pixels_interleaved() -> None:
     """torch makes planes of a tensor whose strides leave it the choice; turning them back takes as long as a resize."""
     source = picture(2, 50, 70)
@@ -69,9 +53,8 @@ def test_mirroring_and_resizing_leave_pixels_interleaved() -> None:
     assert np.array_equal(resize(source, (20, 30), "bicubic"), resized[0].permute(1, 2, 0).numpy())
 
 
-def test_opencvs_grey_is_pillows_but_for_a_level() -> None:
-    source = picture(3, 256, 256)
-    grey = cv2.cvtColor(source, cv2.COLOR_RGB2GRAY).astype(int)
-    difference = np.abs(grey - np.asarray(Image.fromarray(source).convert("L")).astype(int))
-    assert difference.max() <= 1
-    assert difference.mean() < 0.02
+def test_geometry_fills_with_the_mean_colour() -> None:
+    moved = operated(picture(1, 40, 40), "translate_x", 0.45)
+    assert (moved[:, 30:] == (124, 116, 104)).all()
+    assert np.array_equal(operated(picture(1, 40, 40), "rotate", 0.0), picture(1, 40, 40))
+    assert np.array_equal(operated(picture(1, 40, 40), "translate_y", 0.25)[:28], picture(1, 40, 40)[10:38])

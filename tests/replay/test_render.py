@@ -1,38 +1,15 @@
-import dataclasses
-import math
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
-import torchvision.transforms.functional as tvf
 from PIL import Image
-from timm.data import auto_augment
 
-from teacher_cache.replay.params import Box, Operation, ViewParams, draw_params
+from teacher_cache.replay.params import Box, draw_params
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.replay.render import render, render_pixels
 from teacher_cache.replay.seeds import Stream, derive
 from tests.support import images
 from tests.support.images import picture
-
-
-def params_of(image_size: tuple[int, int], **changes: object) -> ViewParams:
-    """View parameters that changes nothing, with changes."""
-    policy = load_policy("deit", [f"size={list(image_size)}", "crop.kind=center", "flip=none", "erase=none"])
-    plain = draw_params(policy, Stream(bytes(32)), image_size, bytes(32))
-    return dataclasses.replace(plain, operations=(), **changes)  # type: ignore[arg-type]
-
-
-def operated(pixels: np.ndarray, name: str, value: float | int | None, **changes: object) -> np.ndarray:
-    height, width = pixels.shape[:2]
-    params = dataclasses.replace(params_of((height, width), **changes), operations=(Operation(name, value),))
-    return render_pixels(pixels, params)
-
-
-def levels_apart(a: np.ndarray, b: np.ndarray | Image.Image) -> np.ndarray:
-    return abs(a.astype(np.int64) - np.asarray(b).astype(np.int64))
-
+from tests.support.rendered import levels_apart, params_of
 
 # Crop and resize
 
@@ -102,105 +79,6 @@ def test_threads_change_nothing() -> None:
         assert all(np.array_equal(a, b) for a, b in zip(alone, render(image, drawn_views), strict=True))
     finally:
         torch.set_num_threads(threads)
-
-
-# Operations on images of all kinds; tests/replay/test_photographs.py has photographs
-
-EXACT: dict[str, tuple[Callable[..., Image.Image], list[float | int | None]]] = {
-    "autocontrast": (auto_augment.auto_contrast, [None]),
-    "equalize": (auto_augment.equalize, [None]),
-    "invert": (auto_augment.invert, [None]),
-    "posterize": (auto_augment.posterize, [1, 2, 3, 4, 8, 9]),
-    "solarize": (auto_augment.solarize, [0, 1, 26, 128, 256]),
-    "solarize_add": (auto_augment.solarize_add, [0, 50, 110, 128]),
-    "hue": (lambda image, shift, **_: tvf.adjust_hue(image, shift), [-0.5, -0.1, 0.0, 0.25, 0.5]),
-}
-WITHIN_A_LEVEL = {
-    "color": auto_augment.color,
-    "contrast": auto_augment.contrast,
-    "brightness": auto_augment.brightness,
-    "sharpness": auto_augment.sharpness,
-}
-
-
-def views() -> list[np.ndarray]:
-    flat = np.full((20, 30, 3), 77, dtype=np.uint8)
-    low_contrast = (picture(9, 50, 40) // 4 + 60).astype(np.uint8)
-    two_levels = np.where(picture(9, 50, 40) > 99, 201, 7).astype(np.uint8)
-    return [
-        picture(7, 224, 224),
-        picture(8, 16, 23),
-        flat,
-        low_contrast,
-        two_levels,
-        picture(0, 1, 1),
-        picture(0, 2, 9),
-    ]
-
-
-@pytest.mark.parametrize("name", EXACT)
-def test_table_operations_are_pillows(name: str) -> None:
-    reference, values = EXACT[name]
-    for view in views():
-        for value in values:
-            expected = reference(Image.fromarray(view), *(() if value is None else (value,)))
-            assert np.array_equal(operated(view, name, value), np.asarray(expected)), value
-
-
-@pytest.mark.parametrize("name", WITHIN_A_LEVEL)
-@pytest.mark.parametrize("factor", [0.0, 0.1, 0.625, 1.0, 1.328125, 1.9])
-def test_blended_operations_are_within_a_level_of_pillow(name: str, factor: float) -> None:
-    factor = round(factor * 2**20) / 2**20
-    for view in views():
-        reference = WITHIN_A_LEVEL[name](Image.fromarray(view), factor)
-        assert levels_apart(operated(view, name, factor), reference).max() <= 1
-        assert levels_apart(operated(view, name, factor), reference).mean() < 0.3
-
-
-def test_geometry_fills_with_the_mean_colour() -> None:
-    moved = operated(picture(1, 40, 40), "translate_x", 0.45)
-    assert (moved[:, 30:] == (124, 116, 104)).all()
-    assert np.array_equal(operated(picture(1, 40, 40), "rotate", 0.0), picture(1, 40, 40))
-    assert np.array_equal(operated(picture(1, 40, 40), "translate_y", 0.25)[:28], picture(1, 40, 40)[10:38])
-
-
-# Erasing
-
-
-def erased(mode: str, boxes: tuple[Box, ...], number: int = 0) -> np.ndarray:
-    changes = {"erased": boxes, "erase_mode": mode, "noise": derive(number, "noise").hex()}
-    return render_pixels(np.full((220, 210, 3), 9, dtype=np.uint8), params_of((220, 210), **changes))
-
-
-def test_erasing_noise_is_normal_after_normalisation() -> None:
-    params = params_of((220, 210))
-    noise = erased("pixel", (Box(10, 0, 200, 210),))
-    assert (noise[:10] == 9).all()
-    assert (noise[210:] == 9).all()
-    for channel in range(3):
-        mean, std = params.mean[channel], params.std[channel]
-        levels = noise[10:210, :, channel].ravel()
-        for level in range(0, 255, 17):
-            z = ((level + 0.5) / 255 - mean) / std
-            expected = 0.5 * (1 + math.erf(z / math.sqrt(2)))
-            deviation = math.sqrt(expected * (1 - expected) / len(levels)) + 1e-4
-            assert abs((levels <= level).mean() - expected) < 4 * deviation
-
-
-def test_erasing_modes() -> None:
-    boxes = (Box(5, 6, 50, 40), Box(100, 90, 3, 5))
-    constant, one_colour, noise = (erased(mode, boxes) for mode in ("const", "rand", "pixel"))
-    for view in (constant, one_colour, noise):
-        untouched = np.ones((220, 210), dtype=bool)
-        untouched[5:55, 6:46] = untouched[100:103, 90:95] = False
-        assert (view[untouched] == 9).all()
-    assert (constant[5:55, 6:46] == (124, 116, 104)).all()
-    first, second = one_colour[5:55, 6:46], one_colour[100:103, 90:95]
-    assert (first == first[0, 0]).all()
-    assert (second == second[0, 0]).all()
-    assert (first[0, 0] != second[0, 0]).any()
-    assert noise[5:55, 6:46].std() > 40
-    assert not np.array_equal(noise, erased("pixel", boxes, number=1))
 
 
 def test_rendering_leaves_the_decoded_image_alone() -> None:

@@ -13,8 +13,8 @@ import tools.inspect_cache
 from teacher_cache.errors import ImageError, ShardError
 from teacher_cache.store.store import Store
 from tests.support.bright_shards import bright_image, bright_store
+from tests.support.filling import fill_words
 from tests.support.small_runs import filled_store, train_small
-from tests.test_fill import fill_command
 
 COUNTS = (130, 130)
 OTHER_IMAGE = "holds another image than was indexed at key 's"
@@ -62,7 +62,7 @@ def test_fill_stops_and_labels_nothing(tmp_path: Path, change: Change, part: str
     store = bright_store(tmp_path, counts=COUNTS)
     change(store)
     for options in ([], ["--skip-bad"]):
-        output = said(teacher_cache.cli.main, *fill_command(store.path)[3:], *options)
+        output = said(teacher_cache.cli.main, *fill_words(store.path, *options))
         assert "error: shard train-0000.tar: " in output
         assert part in output
         assert "put the indexed file back, give its place with --shards, or index again" in output

@@ -2,9 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,12 +14,6 @@ from tests.support.small_runs import SMALL, filled_store, student
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    with Forks(tmp_path_factory.mktemp("logs")) as started:
-        yield started
-
-
 def command(folder: Path, *more: str) -> list[str]:
     """A training far longer than the test."""
     store = filled_store(folder)
@@ -31,9 +22,13 @@ def command(folder: Path, *more: str) -> list[str]:
     return [*words, "--device", "cpu", "--checkpoint-every", "0.01", *settings, *more]
 
 
+def torchrun(*words: str) -> tuple[str, list[str]]:
+    return "torch.distributed.run", ["--standalone", "--nproc-per-node", "2", "-m", "student", *words]
+
+
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
 def test_a_rank_that_hangs_or_dies_is_told_by_the_other(tmp_path: Path, forks: Forks, number: int) -> None:
-    first, second = forks.start_ranks(command(tmp_path, "--rank-timeout", "5"), 2)
+    first, second = forks.start_ranks("student", command(tmp_path, "--rank-timeout", "5"), 2)
     wait_until(lambda: (tmp_path / "out" / "checkpoint.pt").exists())
     os.kill(second.id, number)
     try:
@@ -50,45 +45,39 @@ def test_a_rank_that_hangs_or_dies_is_told_by_the_other(tmp_path: Path, forks: F
     assert "Traceback" not in first.output
 
 
-def test_a_rank_that_hangs_under_torchrun_is_told(tmp_path: Path) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "student"]
-    words = [*torchrun, *command(tmp_path, "--rank-timeout", "5")]
-    launcher = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    assert launcher.stderr is not None
+def test_a_rank_that_hangs_under_torchrun_is_told(tmp_path: Path, forks: Forks) -> None:
+    launcher = forks.start(*torchrun(*command(tmp_path, "--rank-timeout", "5")))
     try:
-        wait_until(lambda: (tmp_path / "out" / "checkpoint.pt").exists())
-        stopped = rank(launcher.pid, 1)
+        wait_until(lambda: (tmp_path / "out" / "checkpoint.pt").exists(), limit_s=180)
+        stopped = rank(launcher.id, 1)
         assert stopped is not None
         os.kill(stopped, signal.SIGSTOP)
-        told = next(line for line in launcher.stderr if line.startswith("error: "))
-        assert told.startswith("error: the ranks did not come together at ")
+        wait_until(lambda: "error: the ranks did not come together at " in launcher.output)
     finally:
-        for process in running({launcher.pid, *descendants(launcher.pid)}):
+        for process in running({launcher.id, *descendants(launcher.id)}):
             os.kill(process, signal.SIGKILL)
-        launcher.communicate()
+        launcher.wait()
 
 
-def test_ranks_whose_torchrun_dies_stop_with_a_checkpoint(tmp_path: Path) -> None:
+def test_ranks_whose_torchrun_dies_stop_with_a_checkpoint(tmp_path: Path, forks: Forks) -> None:
     """Also one whose terminal closes, which everybody is told of. The same command goes on each time."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "student"]
-    words = [*torchrun, *command(tmp_path)]
+    program, words = torchrun(*command(tmp_path))
     words[words.index("--checkpoint-every") + 1] = "600"
-    log, newest = tmp_path / "log", tmp_path / "out" / "checkpoint.pt"
+    newest = tmp_path / "out" / "checkpoint.pt"
     went_on = ""
     for number in (signal.SIGUSR1, signal.SIGKILL, signal.SIGHUP):
-        with log.open("w") as file:
-            launcher = subprocess.Popen(words, cwd=ROOT, stdout=file, stderr=file, start_new_session=True)
+        launcher = forks.start(program, words, own_session=True)
         try:
-            wait_until(lambda: log.read_text().count("images/s") > 1, limit_s=180)
-            assert went_on in log.read_text()
-            left = descendants(launcher.pid)
-            (os.killpg if number == signal.SIGHUP else os.kill)(launcher.pid, number)
+            wait_until(lambda launcher=launcher: launcher.output.count("images/s") > 1, limit_s=180)
+            assert went_on in launcher.output
+            left = descendants(launcher.id)
+            (os.killpg if number == signal.SIGHUP else os.kill)(launcher.id, number)
             launcher.wait()
             wait_until(lambda left=left: not running(left))
         finally:
-            for process in running({launcher.pid, *descendants(launcher.pid)}):
+            for process in running({launcher.id, *descendants(launcher.id)}):
                 os.kill(process, signal.SIGKILL)
         found = torch.load(newest)["position"]
         stopped = f"stopped at epoch {found['epoch'] + 1}, step {found['step']}; the same command goes on"
-        assert log.read_text().count(stopped) == 2, log.read_text()
+        assert launcher.output.count(stopped) == 2, launcher.output
         went_on = f"going on from {tmp_path / 'out'}: epoch {found['epoch'] + 1}, step {found['step']}\n"

@@ -1,7 +1,6 @@
 """Trainings that fail: no checkpoint, no results and no accuracy of weights that are not known to be good."""
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,13 +24,6 @@ HUGE = 3e38  # a float32 holds it, but no sum of such
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """260 samples, 4 views, all labelled; 8 steps an epoch. Tests leave it as it is."""
     return filled_store(tmp_path_factory.mktemp("filled"))
-
-
-@pytest.fixture
-def forks(tmp_path: Path) -> Iterator[Forks]:
-    (tmp_path / "logs").mkdir()
-    with Forks(tmp_path / "logs") as started:
-        yield started
 
 
 def train_command(store: Store, out: Path, *overrides: str) -> list[str]:
@@ -148,7 +140,7 @@ def test_a_buffer_that_is_infinite_by_design_is_no_ruin(tmp_path: Path, store: S
 )
 def test_ranks_say_the_same(tmp_path: Path, store: Store, forks: Forks, settings: list[str], message: str) -> None:
     """Also where the loss of one alone is not finite, in the epoch's last step: the other waits for no one in vain."""
-    ranks = forks.start_ranks(train_command(store, tmp_path / "out", *settings), 2)
+    ranks = forks.start_ranks("student", train_command(store, tmp_path / "out", *settings), 2)
     assert [rank.wait() for rank in ranks] == [1, 1]
     told = [[line for line in rank.output.splitlines() if line.startswith("error: ")] for rank in ranks]
     assert told[0] == told[1]

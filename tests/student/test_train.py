@@ -6,10 +6,8 @@ import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +34,6 @@ from tests.support.bright_shards import bright_store, spoil_image
 from tests.support.filling import fill_store
 from tests.support.forked import Forks
 from tests.support.small_runs import (
-    ROOT,
     SMALL,
     SPEED,
     STUDENTS,
@@ -50,19 +47,11 @@ from tests.support.small_runs import (
     validation_shard,
 )
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """260 samples, 4 views, all labelled. Tests leave it as it is."""
     return filled_store(tmp_path_factory.mktemp("filled"))
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    with Forks(tmp_path_factory.mktemp("logs")) as started:
-        yield started
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +115,7 @@ def test_killed_and_stopped_again_and_again_ends_with_the_same_bits(
     draw.shuffle(numbers)
     stopped_at = []
     for number in numbers:
-        process = forks.start(command)
+        process = forks.start("student", command)
         for _ in range(draw.randint(1, 5)):
             wait_for_checkpoint(out, process.running)
         time.sleep(draw.uniform(0, 0.02))
@@ -142,7 +131,7 @@ def test_killed_and_stopped_again_and_again_ends_with_the_same_bits(
         (out / f"{NEWEST}.partial").write_bytes(b"half a checkpoint")
     assert stopped_at == sorted(set(stopped_at))
     assert any(step for _, step in stopped_at), "only epochs' ends were met: the test shows little"
-    process = forks.start(command)
+    process = forks.start("student", command)
     assert process.wait() == 0, process.output
     epoch, step = stopped_at[-1]
     assert f"going on from {out}: epoch {epoch + 1}, step {step}" in process.output
@@ -197,20 +186,20 @@ def test_a_signal_at_any_step_ends_that_step_and_the_rest_is_the_same(
 def test_two_runs_do_not_write_to_one_folder(tmp_path: Path, store: Store, forks: Forks) -> None:
     out = tmp_path / "out"
     command = train_command(store, out, "epochs=100000", every_s=0.01)
-    first = forks.start(command)
+    first = forks.start("student", command)
     wait_for_checkpoint(out, first.running)
     refused = rf"error: another run writes to {out} \(pid {first.id} on \S+\): wait for its end, stop it, or give this "
     second = CliRunner().invoke(main, command)
     assert second.exit_code == 1
     assert re.fullmatch(refused + "one another --out\n", second.output)
-    ranks = forks.start_ranks(command, 2)
+    ranks = forks.start_ranks("student", command, 2)
     assert [rank.wait() for rank in ranks] == [1, 1]
     assert all(re.fullmatch(refused + "one another --out\n", rank.output) for rank in ranks), ranks[1].output
     wait_for_checkpoint(out, first.running)
     os.kill(first.id, signal.SIGKILL)
     assert first.wait() == -signal.SIGKILL
     epoch, step = position(out)
-    third = forks.start(command)
+    third = forks.start("student", command)
     wait_for_checkpoint(out, third.running)
     os.kill(third.id, signal.SIGTERM)
     assert third.wait() == STOPPED, third.output
@@ -303,7 +292,7 @@ def test_two_ranks(tmp_path: Path, store: Store, forks: Forks) -> None:
     # plain gradient descent: a gradient summed instead of averaged over the ranks would show
     # and pieces of 8 views, so that batch normalisation sees as many in any number of ranks
     settings = ["epochs=20", "optimizer=sgd", "lr=0.05", "model_args.dropout=0.02", "micro_batch=8"]
-    ranks = forks.start_ranks(train_command(store, tmp_path / "whole", *settings, val=val), 2)
+    ranks = forks.start_ranks("student", train_command(store, tmp_path / "whole", *settings, val=val), 2)
     assert [rank.wait() for rank in ranks] == [0, 0], ranks[0].output
     assert ["top-1 %" in rank.output for rank in ranks] == [True, False]
 
@@ -323,7 +312,7 @@ def test_two_ranks(tmp_path: Path, store: Store, forks: Forks) -> None:
 
     out = tmp_path / "stopped"
     for stopped, number in enumerate((signal.SIGUSR1, signal.SIGTERM)):
-        ranks = forks.start_ranks(train_command(store, out, *settings, val=val, every_s=0.01), 2)
+        ranks = forks.start_ranks("student", train_command(store, out, *settings, val=val, every_s=0.01), 2)
         wait_for_checkpoint(out, ranks[0].running)
         while not (out / EPOCH_END).exists() and ranks[0].running():
             time.sleep(0.001)
@@ -333,7 +322,7 @@ def test_two_ranks(tmp_path: Path, store: Store, forks: Forks) -> None:
         epoch, step = position(out)
         assert f"stopped at epoch {epoch + 1}, step {step}; the same command goes on" in ranks[0].output
     shutil.copytree(out, tmp_path / "other")
-    ranks = forks.start_ranks(train_command(store, out, *settings, val=val), 2)
+    ranks = forks.start_ranks("student", train_command(store, out, *settings, val=val), 2)
     assert [rank.wait() for rank in ranks] == [0, 0], ranks[0].output
     assert f"going on from {out}: epoch {epoch + 1}, step {step}" in ranks[0].output
     check_same_run(tmp_path / "whole", out)
@@ -355,16 +344,15 @@ def test_two_ranks(tmp_path: Path, store: Store, forks: Forks) -> None:
         train_small(store, tmp_path / "first epoch", *settings)
 
 
-def test_torchrun_passes_sigterm_on_and_waits_for_the_checkpoint(tmp_path: Path, store: Store) -> None:
+def test_torchrun_passes_sigterm_on_and_waits_for_the_checkpoint(tmp_path: Path, store: Store, forks: Forks) -> None:
     out = tmp_path / "out"
-    words = [*TORCHRUN, "-m", "student", *train_command(store, out, "epochs=2000", every_s=0.01)]
-    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    wait_for_checkpoint(out, lambda: process.poll() is None)
-    process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=60)
+    words = ["-m", "student", *train_command(store, out, "epochs=2000", every_s=0.01)]
+    launcher = forks.start("torch.distributed.run", ["--standalone", "--nproc-per-node", "2", *words])
+    wait_for_checkpoint(out, launcher.running)
+    os.kill(launcher.id, signal.SIGTERM)
+    assert launcher.wait() == 1, launcher.output
     epoch, step = position(out)
-    assert process.returncode == 1, stderr
-    assert stderr.count(f"stopped at epoch {epoch + 1}, step {step}; the same command goes on") == 2
+    assert launcher.output.count(f"stopped at epoch {epoch + 1}, step {step}; the same command goes on") == 2
 
 
 # -- what is trained -----------------------------------------------------------------------------------------------

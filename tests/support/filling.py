@@ -15,6 +15,12 @@ def open_test_teacher(store: Store, name: str = "brightness", **settings: object
     return open_teacher(chosen, num_classes=store.num_classes, view_size=store.policy.size, stored=store.teacher)
 
 
+def fill_words(store: Path, *options: object, workers: int = 0) -> list[str]:
+    """`fill` with its words, as the command line has them, by the brightness teacher."""
+    teacher = ("--teacher", f"{TEACHERS}:brightness", "--device", "cpu", "--batch-size", 32)
+    return [str(word) for word in ("fill", store, *teacher, "--workers", workers, *options)]
+
+
 def fill_store(
     store: Store,
     name: str = "brightness",

@@ -1,26 +1,41 @@
-"""`student` commands in forked processes, which can be killed: the imports, which take seconds, are made once.
+"""Programs in forked processes, which can be killed: their imports, which take seconds, are made once a session.
 
-As a program: reads {"words", "log", "environment"} a line as JSON, forks, and answers with the process's id, then, for
-each line {"wait": id}, with its exit code.
+As a program, `python -m tests.support.forked SOCKET`: answers on a socket until its standard input ends. A question is
+a line of JSON: {"program", "words", "environment", "folder", "own_session"}, with descriptors for standard input,
+output and error, which is answered with the id of a forked process; or {"wait": id}, answered with its exit code.
 """
 
 import json
 import os
+import runpy
+import select
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.support.forked_client import ask
+
 ROOT = Path(__file__).parents[2]
+CLIENT = Path(__file__).with_name("forked_client.py")
+LIBRARIES = (
+    "student.train",
+    "student.cli",
+    "teacher_cache.verify",
+    "teacher_cache.cli",
+    "tools.inspect_cache",
+    "torch.distributed.run",
+)
 
 
 @dataclass(frozen=True)
 class Command:
-    """A `student` command that has been started."""
+    """A program that has been started."""
 
     id: int
     log: Path
@@ -32,47 +47,57 @@ class Command:
 
     def wait(self) -> int:
         """Its exit code, or minus the signal that killed it."""
-        return int(self._forks._ask({"wait": self.id}))
+        return ask(self._forks.socket, {"wait": self.id})
 
     @property
     def output(self) -> str:
+        """What it has printed, and its errors."""
         return self.log.read_text()
 
 
 class Forks:
-    """Start commands, each with a log in a folder of its own."""
+    """Start programs, each with a log of its own. `socket`: where tests/support/forked_client.py asks."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._started = 0
+        self._place = tempfile.TemporaryDirectory(prefix="forks-")  # paths of sockets are short
+        self.socket = str(Path(self._place.name) / "socket")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.forked"],
+            [sys.executable, "-m", "tests.support.forked", self.socket],
             cwd=ROOT,
-            text=True,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == b"ready\n"
 
-    def start(self, words: list[str], environment: Mapping[str, str] | None = None) -> Command:
+    def start(
+        self,
+        program: str,
+        words: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        *,
+        own_session: bool = False,
+    ) -> Command:
+        """`python -m PROGRAM WORDS`, or `python PROGRAM WORDS` of a file *.py; own_session: as in a terminal of its
+        own, whose processes get a signal together."""
         self._started += 1
         log = self._folder / f"{self._started}.log"
-        pid = self._ask({"words": words, "log": str(log), "environment": dict(environment or {})})
-        return Command(int(pid), log, self)
+        given = dict(os.environ) | dict(environment or {})
+        question = {"program": program, "words": list(words), "environment": given, "folder": os.getcwd()}
+        question["own_session"] = own_session
+        with log.open("w") as file, open(os.devnull) as nothing:
+            pid = ask(self.socket, question, [nothing.fileno(), file.fileno(), file.fileno()])
+        return Command(pid, log, self)
 
-    def start_ranks(self, words: list[str], world_size: int) -> list[Command]:
+    def start_ranks(self, program: str, words: Sequence[str], world_size: int) -> list[Command]:
         """A process for each rank, as torchrun starts them."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
         job = {**place, "WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
-        return [self.start(words, {**job, "RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(world_size)]
-
-    def _ask(self, question: Mapping[str, Any]) -> str:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(question) + "\n")
-        self._process.stdin.flush()
-        return self._process.stdout.readline()
+        return [self.start(program, words, {**job, "RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(world_size)]
 
     def __enter__(self) -> Self:
         return self
@@ -85,26 +110,53 @@ class Forks:
         self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait(timeout=60)
+        self._place.cleanup()
 
 
-def answer(question: dict[str, Any]) -> int:
-    if "wait" in question:
-        return os.waitstatus_to_exitcode(os.waitpid(question["wait"], 0)[1])
-    child = os.fork()
-    if child:
-        return child
-    log = os.open(question["log"], os.O_WRONLY | os.O_CREAT)
-    for stream in (1, 2):
-        os.dup2(log, stream)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+def serve(place: str) -> None:
+    """Answer, one after the other. Returns in every forked process, whose program is then to be run, by `run`."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(place)
+    listener.listen()
+    print("ready", flush=True)
+    while listener in select.select([listener, sys.stdin], [], [])[0]:
+        connection, _ = listener.accept()
+        with connection:
+            content, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 3)
+            while not content.endswith(b"\n"):
+                content += connection.recv(1 << 20)
+            question = json.loads(content)
+            if "wait" in question:
+                found = os.waitstatus_to_exitcode(os.waitpid(question["wait"], 0)[1])
+            elif not (found := os.fork()):
+                listener.close()
+                connection.close()
+                for stream, descriptor in enumerate(descriptors):
+                    os.dup2(descriptor, stream)
+                    os.close(descriptor)
+                run(question)
+                return
+            for descriptor in descriptors:
+                os.close(descriptor)
+            connection.sendall(f"{found}\n".encode())
+
+
+def run(question: Mapping[str, Any]) -> None:
+    """The program of a question, as Python runs it when it is called from a shell."""
+    if question.get("own_session"):
+        os.setsid()
+    os.chdir(question["folder"])
+    os.environ.clear()
     os.environ.update(question["environment"])
-    cli.main(question["words"])
-    raise AssertionError("click exits")
+    program = question["program"]
+    sys.argv = [program, *question["words"]]
+    if program.endswith(".py"):
+        runpy.run_path(program, run_name="__main__")
+    else:
+        runpy.run_module(program, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":
-    import student.train  # noqa: F401 - what the command would import
-    from student import cli
-
-    while line := sys.stdin.readline():
-        print(answer(json.loads(line)), flush=True)
+    for library in LIBRARIES:
+        __import__(library)
+    serve(sys.argv[1])

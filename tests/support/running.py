@@ -36,7 +36,7 @@ def rank(process: int, number: int) -> int | None:
     return next((child for child in descendants(process) if wanted in _read(child, "environ").split(b"\0")), None)
 
 
-def wait_until(condition: Callable[[], object], limit_s: float = 60) -> None:
+def wait_until(condition: Callable[[], object], limit_s: float = 180) -> None:
     """Look again and again; an AssertionError where it does not come about."""
     deadline = time.monotonic() + limit_s
     while not condition():
