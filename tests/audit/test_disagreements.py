@@ -12,10 +12,12 @@ from teacher_cache.audit.disagreements import disagreements
 from teacher_cache.errors import StoreError
 from teacher_cache.replay.block import view_mix
 from teacher_cache.replay.mix import LAMBDA_ONE
+from teacher_cache.replay.policy import load_policy
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import Unit
 from tests.support.bright_shards import bright_store, small_policy
 from tests.support.drawn import all_labels, commit_labels, drawn_store
+from tests.support.filled_store import COUNTS, make_store
 
 
 def evidence(store: Store, labels: np.ndarray, sample: int) -> Counter[int]:
@@ -172,3 +174,17 @@ def test_nothing_filled_and_too_few_labels(tmp_path: Path) -> None:
     commit_labels(store, Unit(0, 0, 0), np.zeros((64, 2), np.int64))
     found = disagreements(store)
     assert (found["samples"], found["min_labels"], found["label_errors"]) == (0, 4, {"samples": 0, "rows": []})
+
+
+def test_units_of_several_blocks_are_weighed_alike(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    labels = rng.integers(0, 10, (sum(COUNTS), 4))
+    found = []
+    for unit_samples in (64, 128):
+        store = make_store(tmp_path / str(unit_samples), policy=load_policy("deit"), unit_samples=unit_samples)
+        for unit in store.units():
+            samples, views = store.layout.samples(unit), store.layout.group_views(unit.group)
+            commit_labels(store, unit, labels[samples.start : samples.stop, views.start : views.stop])
+        found.append(disagreements(store) | {"store": None})
+    assert found[0] == found[1]
+    assert found[0]["label_errors"]["samples"] > 10

@@ -152,6 +152,7 @@ def test_a_label_missing_in_a_committed_unit_is_an_error_for_every_reader(tmp_pa
     labels = store.read_labels(unit).copy()
     labels[1, 1] = NOT_LABELLED
     store._chunks["labels"].write(labels, *unit)
+    message = r"key 0-0129, view 1 is not labelled: delete its record \S+0/1/0/0 "
     for read in (
         lambda: read_committed(store, unit),
         lambda: list(unit_rows(store, store.committed())),
@@ -159,9 +160,7 @@ def test_a_label_missing_in_a_committed_unit_is_an_error_for_every_reader(tmp_pa
         lambda: LabelReader(store).labels(np.array([129]), np.array([1])),
         lambda: LabelReader(store).skipped(0, 2, 0),
     ):
-        with pytest.raises(
-            MissingLabelError, match=r"key 0-0129, view 1 is not labelled: delete its record \S+0/1/0/0 "
-        ):
+        with pytest.raises(MissingLabelError, match=message):
             read()
     assert (read_views(store, [2, 3]) == NOT_LABELLED).all()  # of groups that are not asked for nothing is read
 
