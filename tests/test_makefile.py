@@ -40,6 +40,11 @@ def environment(folder: Path, script: str) -> Path:
     return folder
 
 
+def real_environment(folder: Path, forks: Forks) -> Path:
+    """The same, whose programs do what they are asked, in forked processes."""
+    return environment(folder, f'exec {sys.executable} -S {CLIENT} {forks.socket} "$@"')
+
+
 def make(target: str, *variables: str, code: int = 0) -> str:
     """Run a target; what it printed."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
@@ -157,7 +162,7 @@ def test_after_a_finished_run(tmp_path: Path, forks: Forks) -> None:
         (tmp_path / f"{name}.toml").write_text(RECIPE.format(distill=distill))
     store, out = tmp_path / "store", tmp_path / "runs"
     variables = {
-        "VENV": environment(tmp_path / "venv", f'exec {sys.executable} -S {CLIENT} {forks.socket} "$@"'),
+        "VENV": real_environment(tmp_path / "venv", forks),
         "SHARDS": shards,
         "VAL": validation_shard(tmp_path / "val" / "val.tar", 32),
         "STORE": store,
@@ -267,12 +272,12 @@ def test_what_does_not_go_with_a_folder_is_refused_in_one_line(
     assert not notes.exists()
 
 
-def test_a_folder_of_pictures_goes_all_the_way(tmp_path: Path) -> None:
+def test_a_folder_of_pictures_goes_all_the_way(tmp_path: Path, forks: Forks) -> None:
     """The real commands: shards are made once, and a changed folder, or other classes, are told in a line."""
     train, val = image_folders(tmp_path / "pho tos")
     (tmp_path / "hard.toml").write_text(RECIPE.format(distill="hard"))
     variables = {
-        "VENV": environment(tmp_path / "venv", f'exec {sys.executable} "$@"'),
+        "VENV": real_environment(tmp_path / "venv", forks),
         "FOLDER": train,
         "VAL_FOLDER": val,
         "DATA": tmp_path / "sha rds",

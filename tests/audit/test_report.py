@@ -138,9 +138,10 @@ def test_embedded_json_holds_nothing_that_ends_a_script() -> None:
 
 def test_size_limit_is_kept_and_what_is_left_out_is_said(tmp_path: Path, small_plotly: None) -> None:
     store = drawn_store(tmp_path, own=0.3)
-    whole = write_report(store, tmp_path / "whole.html")
+    options: dict[str, Any] = {"views_sampled": 0, "workers": 0}
+    whole = write_report(store, tmp_path / "whole.html", **options)
     limit = whole["bytes"] / 1e6 - 0.02
-    done = write_report(store, tmp_path / "less.html", max_megabytes=limit)
+    done = write_report(store, tmp_path / "less.html", max_megabytes=limit, **options)
     page = (tmp_path / "less.html").read_text()
     assert done["bytes"] == (tmp_path / "less.html").stat().st_size < limit * 1e6
     data = read_data(page)
@@ -150,7 +151,7 @@ def test_size_limit_is_kept_and_what_is_left_out_is_said(tmp_path: Path, small_p
     assert done["pictures"] == len(pictures) - pictures.count(None) > 0
     assert f"{done['left_out']:,} pictures are left out" in page
     with pytest.raises(StoreError, match=r"without a single picture: give a larger --max-megabytes"):
-        write_report(store, tmp_path / "none.html", max_megabytes=0.01)
+        write_report(store, tmp_path / "none.html", max_megabytes=0.01, **options)
     assert not (tmp_path / "none.html").exists()
 
 
@@ -158,7 +159,8 @@ def test_without_shards_the_page_is_made_without_pictures_and_says_so(tmp_path: 
     store = drawn_store(tmp_path, own=0.3)
     shutil.move(tmp_path / "shards", tmp_path / "elsewhere")
     out = tmp_path / "r.html"
-    done = CliRunner().invoke(main, [str(store.path), "report", "--out", str(out), "--json"])
+    words = [str(store.path), "report", "--views-sampled", "0", "--workers", "0", "--out"]
+    done = CliRunner().invoke(main, [*words, str(out), "--json"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert found["pictures"] == 0
@@ -166,7 +168,7 @@ def test_without_shards_the_page_is_made_without_pictures_and_says_so(tmp_path: 
     assert "Made without any pictures" in out.read_text()
     moved = tmp_path / "moved.html"
     shards = str(tmp_path / "elsewhere" / "*.tar")
-    done = CliRunner().invoke(main, [str(store.path), "report", "--out", str(moved), "--shards", shards])
+    done = CliRunner().invoke(main, [*words, str(moved), "--shards", shards])
     assert done.exit_code == 0, done.output
     assert "Made without" not in moved.read_text()
 

@@ -1,6 +1,7 @@
 """Ask tests/support/forked.py; imported in no time.
 
-As a program, `python forked_client.py SOCKET -m PROGRAM WORDS ...`: runs it there, and ends as it does.
+As a program, `python forked_client.py SOCKET -m PROGRAM WORDS ...`, or with a file *.py for -m PROGRAM: runs it there,
+and ends as it does.
 """
 
 import json
@@ -16,12 +17,14 @@ def ask(place, question, descriptors=()):
         content = json.dumps(question).encode() + b"\n"
         if descriptors:
             content = content[socket.send_fds(connection, [content], list(descriptors)) :]
-        connection.sendall(content)
+        if content:  # an answered question's connection is closed, and takes nothing, not even no bytes
+            connection.sendall(content)
         return int(connection.makefile().readline())
 
 
 if __name__ == "__main__":
-    place, option, program, *words = sys.argv[1:]
-    assert option == "-m"
+    place, program, *words = sys.argv[1:]
+    if program == "-m":
+        program, *words = words
     question = {"program": program, "words": words, "environment": dict(os.environ), "folder": os.getcwd()}
     sys.exit(ask(place, {"wait": ask(place, question, (0, 1, 2))}))
