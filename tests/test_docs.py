@@ -139,7 +139,7 @@ def test_a_digest_and_a_record_are_of_the_bytes_that_the_page_names(tmp_path: Pa
                 assert position == 66 - 64
                 continue
             assert mixed < 65_536 or pair == [block.classes[position]] * 2
-            message += struct.pack("<I", mixed) + replayed.pixels[position].tobytes()
+            message += struct.pack("<IQ", mixed, xxhash.xxh3_64_intdigest(replayed.pixels[position].tobytes()))
         assert xxhash.xxh3_64_intdigest(message) == values.digests[0, replayed.view]
     chunks = values.labels.astype("<i2").tobytes() + values.digests.astype("<u8").tobytes()
     assert fields["hash"] == xxhash.xxh3_64_intdigest(chunks)

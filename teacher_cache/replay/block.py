@@ -166,12 +166,13 @@ def replay_view(
     )
     apply_mix(pixels, plan)
     pairs = class_pairs(block.classes, plan, decoded.skipped)
+    digests = [0 if position in decoded.skipped else sample_digest(row) for position, row in enumerate(pixels)]
     return ReplayedBlock(
         view=view,
         pixels=pixels if isinstance(pixels, np.ndarray) else np.empty((0, *policy.size, 3), np.uint8),
         class_pairs=pairs,
         lambdas=plan.lambdas,
-        digest=_digest(pixels, pairs, plan.lambdas, decoded.skipped),
+        digest=block_digest(pairs, plan.lambdas, digests, decoded.skipped),
         skipped=decoded.skipped,
         damaged=decoded.damaged,
     )
@@ -192,13 +193,19 @@ def replay(
         yield replay_view(policy, store_seed, decoded, view)
 
 
-def _digest(
-    pixels: np.ndarray | Sequence[np.ndarray], pairs: np.ndarray, lambdas: np.ndarray, skipped: frozenset[int]
-) -> int:
+def block_digest(pairs: np.ndarray, lambdas: np.ndarray, sample_digests: Sequence[int], skipped: frozenset[int]) -> int:
+    """xxh3_64 of one block at one view: over the samples in order class pair, lambda and the digest of the sample's
+    pixels (see `sample_digest`); of a skipped one the pair (-2, -2) alone. pairs (n, 2), lambdas (n,); a skipped
+    sample's digest is not looked at."""
     hasher = xxhash.xxh3_64()
-    for position, row in enumerate(pixels):
+    for position, digest in enumerate(sample_digests):
         hasher.update(pairs[position].astype("<i4").tobytes())
         if position not in skipped:
             hasher.update(lambdas[position].astype("<u4").tobytes())
-            hasher.update(row.data)
+            hasher.update(int(digest).to_bytes(8, "little"))
     return hasher.intdigest()
+
+
+def sample_digest(pixels: np.ndarray) -> int:
+    """xxh3_64 of one view's RGB bytes. pixels (H, W, 3) uint8, contiguous."""
+    return xxhash.xxh3_64_intdigest(pixels.data)

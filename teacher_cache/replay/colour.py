@@ -1,4 +1,7 @@
-"""What levels become: RandAugment's and the jitter's operations that move no pixel. Their results are Pillow's."""
+"""What levels become: RandAugment's, AutoAugment's and the jitter's operations that move no pixel.
+
+Their results are Pillow's; where Pillow's are of floats that end a hair below a whole number, of the exact fraction.
+"""
 
 import cv2
 import numpy as np
@@ -34,15 +37,21 @@ def recolour(pixels: np.ndarray, name: str, value: float | int | None) -> np.nda
             return cv2.LUT(pixels, _blended_levels(0, value))
         case "contrast":
             grey = _grey(pixels)
-            mean = int(cv2.sumElems(grey)[0] / grey.size + 0.5)
+            mean = (2 * int(cv2.sumElems(grey)[0]) + grey.size) // (2 * grey.size)  # rounded
             return cv2.LUT(pixels, _blended_levels(mean, value))
         case "color":
             return _blend(cv2.cvtColor(_grey(pixels), cv2.COLOR_GRAY2RGB), pixels, value)
         case "sharpness":
             return _blend(_smooth(pixels), pixels, value)
         case "hue":
-            return _shift_hue(pixels, value)
+            return _shift_hue(pixels, hue_step(value))
     raise AssertionError(name)
+
+
+def level_table(name: str, value: float | int | None) -> np.ndarray:
+    """What an operation that knows no other pixel makes of each level: (256,) uint8."""
+    pixels = np.repeat(_LEVELS[None, :, None], 3, axis=2)
+    return np.ascontiguousarray(recolour(pixels, name, value)[0, :, 0])
 
 
 def _blended_levels(degenerate: int, factor: float) -> np.ndarray:
@@ -83,7 +92,7 @@ def _histograms(pixels: np.ndarray) -> np.ndarray:
 
 
 def _autocontrast_tables(pixels: np.ndarray) -> np.ndarray:
-    """ImageOps.autocontrast: (1, 256, 3)."""
+    """ImageOps.autocontrast, cut off from the exact quotient: (1, 256, 3)."""
     tables = np.empty((1, 256, 3), np.uint8)
     columns = pixels.reshape(len(pixels), -1)  # numpy has vector code for extremes down a column, not along it
     darkest, brightest = columns.min(axis=0).reshape(-1, 3).min(axis=0), columns.max(axis=0).reshape(-1, 3).max(axis=0)
@@ -91,9 +100,8 @@ def _autocontrast_tables(pixels: np.ndarray) -> np.ndarray:
         if high <= low:
             tables[0, :, channel] = _LEVELS
             continue
-        scale = 255.0 / (high - low)
-        offset = -low * scale
-        tables[0, :, channel] = np.clip(_LEVELS * scale + offset, 0, 255).astype(np.uint8)
+        # 255 is reached: Pillow's product of floats may end below it
+        tables[0, :, channel] = ((_LEVELS.astype(np.int64) - low) * 255 // (high - low)).clip(0, 255)
     return tables
 
 
@@ -111,8 +119,30 @@ def _equalize_tables(histograms: np.ndarray) -> np.ndarray:
     return tables
 
 
-def _shift_hue(pixels: np.ndarray, shift: float) -> np.ndarray:
-    """torchvision's adjust_hue on Pillow images."""
-    hsv = np.array(Image.fromarray(pixels).convert("HSV"))
-    hsv[:, :, 0] += np.uint8(int(shift * 255) & 0xFF)  # wraps around
+def hue_step(shift: float) -> int:
+    """A shift of the hue, a share of the circle, as what is added to a hue of 8 bits, which wraps around: 0..255."""
+    return int(shift * 255) & 0xFF
+
+
+def _shift_hue(pixels: np.ndarray, step: int) -> np.ndarray:
+    """torchvision's adjust_hue on Pillow images; the way back from HSV is Pillow's own."""
+    hsv = _hsv(pixels)
+    hsv[:, :, 0] += np.uint8(step)  # wraps around
     return np.array(Image.fromarray(hsv, "HSV").convert("RGB"))
+
+
+def _hsv(pixels: np.ndarray) -> np.ndarray:
+    """Pillow's convert("HSV"), cut off from exact fractions: its floats give 3 of 1,000 colours a hue lower by one."""
+    red, green, blue = (pixels[:, :, channel].astype(np.int32) for channel in range(3))
+    brightest = np.maximum(np.maximum(red, green), blue)
+    chroma = brightest - np.minimum(np.minimum(red, green), blue)
+    # the hue in sixths of the circle, times chroma
+    sixths = np.where(
+        red == brightest,
+        green - blue,
+        np.where(green == brightest, 2 * chroma + blue - red, 4 * chroma + red - green),
+    )
+    sixths += 6 * chroma * (sixths < 0)
+    hue = 255 * sixths // np.maximum(6 * chroma, 1)
+    saturation = 255 * chroma // np.maximum(brightest, 1)
+    return np.stack([hue, saturation, brightest], axis=2).astype(np.uint8)

@@ -14,7 +14,7 @@ from teacher_cache.replay.seeds import Stream
 def erase(pixels: np.ndarray, params: ViewParams) -> None:
     """Fill a view's boxes, in place. timm draws N(0, 1) after normalisation; here levels have its distribution."""
     stream = Stream(bytes.fromhex(params.noise))
-    tables = _noise_tables(params.mean, params.std)
+    tables = noise_tables(params.mean, params.std)
     for box in params.erased:
         erased = cut(pixels, box)
         if params.erase_mode == "const":
@@ -26,7 +26,7 @@ def erase(pixels: np.ndarray, params: ViewParams) -> None:
 
 
 @functools.lru_cache(maxsize=8)
-def _noise_tables(mean: tuple[float, ...], std: tuple[float, ...]) -> list[np.ndarray]:
+def noise_tables(mean: tuple[float, ...], std: tuple[float, ...]) -> list[np.ndarray]:
     """For each channel 65,536 levels, as frequent as those of round(255 (mean + std z)), clipped, for normal z."""
     return [_noise_table(*channel) for channel in zip(mean, std, strict=True)]
 

@@ -1,7 +1,8 @@
-"""Where pixels come from: crops, resizing, mirroring, and RandAugment's affine warps.
+"""Where pixels come from: crops, resizing, mirroring, and the affine warps of RandAugment and AutoAugment.
 
-Shears and translations move a row (or column) as a whole, so four taps along it are enough; their weights lie on a grid
-so coarse that 32-bit floats hold every product and sum exactly, in whatever order a kernel adds them up.
+All of it is integer arithmetic. Shears and translations move a row (or column) as a whole, so four taps along it are
+enough; their weights lie on a grid so coarse that 32-bit floats hold every product and sum exactly, in whatever order a
+kernel adds them up. A rotation takes four taps of four rows.
 """
 
 import functools
@@ -18,8 +19,19 @@ WARPS = frozenset({"rotate", "shear_x", "shear_y", "translate_x", "translate_y"}
 
 Colour = tuple[int, int, int]
 
-_TAP_ONE = 1 << 14  # taps are multiples of 1 / _TAP_ONE: times 8 bits, and summed, they have 24 bits
+TAP_BITS = 14
+_TAP_ONE = 1 << TAP_BITS  # taps are multiples of 1 / _TAP_ONE: times 8 bits, and summed, they have 24 bits
 _FLOOR = -0.5 + 0.5 / _TAP_ONE  # added before OpenCV rounds to the nearest, it cuts off instead, as Pillow does
+
+# of a rotation: places in the source are multiples of 1 / PLACE_ONE pixel; taps are those of the nearest
+# 1 / NUM_PHASES, in units of 2**-12; what the four of a row give keeps 8 bits below a level: all sums fit 32 bits
+PLACE_BITS, PHASE_BITS = 16, 8
+PLACE_ONE, NUM_PHASES = 1 << PLACE_BITS, 1 << PHASE_BITS
+ROTATED_BITS = 12
+ROW_BITS = 8
+_FIELD_BITS = 21  # of a row's sum: a channel's share of 64 bits, with _FIELD_ZERO added so that none is negative
+_FIELD_ZERO = 1 << 19
+_AT_ONCE = 1 << 13  # results: so that what they are made of stays in a core's cache
 
 
 def cut(pixels: np.ndarray, box: Box) -> np.ndarray:
@@ -50,8 +62,8 @@ def mirror(pixels: np.ndarray) -> np.ndarray:
 def warp(pixels: np.ndarray, name: str, value: float, interpolation: Interpolation, fill: Colour) -> np.ndarray:
     """A geometric operation of a view, as Pillow's Image.transform does it; what it brings in has the colour fill.
 
-    name is rotate (value: degrees), shear_x, shear_y, translate_x or translate_y (share of the side). Shears and
-    translations are Pillow's but for the last bits; rotations are OpenCV's, whose cubic has another coefficient.
+    name is rotate (value: degrees), shear_x, shear_y, translate_x or translate_y (share of the side). Pixels are
+    Pillow's but for the last bits.
     """
     height, width = pixels.shape[:2]
     match name:
@@ -67,9 +79,9 @@ def warp(pixels: np.ndarray, name: str, value: float, interpolation: Interpolati
     return _rotate(pixels, value, interpolation, fill)
 
 
-def _taps(fractions: np.ndarray, interpolation: Interpolation) -> np.ndarray:
-    """Weights (n, 4) float32 of the pixels at -1, 0, 1, 2 for places 0 <= fraction < 1 between 0 and 1: Pillow's for
-    transforms, whose cubic has the coefficient -1 (Geometry.c; its resize has -0.5)."""
+def integer_taps(fractions: np.ndarray, interpolation: Interpolation, bits: int) -> np.ndarray:
+    """Weights (n, 4) int32, in units of 2**-bits, of the pixels at -1, 0, 1, 2 for places 0 <= fraction < 1 between 0
+    and 1: Pillow's for transforms, whose cubic has the coefficient -1 (Geometry.c; its resize has -0.5)."""
     t = fractions
     taps = np.zeros((len(t), 4))
     if interpolation == "bicubic":
@@ -80,9 +92,14 @@ def _taps(fractions: np.ndarray, interpolation: Interpolation) -> np.ndarray:
         taps[:, 3] = cube - square
     else:
         taps[:, 2] = t
-    taps = np.rint(taps * _TAP_ONE)
-    taps[:, 1] = _TAP_ONE - taps.sum(axis=1)
-    return (taps / _TAP_ONE).astype(np.float32)
+    taps = np.rint(taps * (1 << bits))
+    taps[:, 1] = (1 << bits) - taps.sum(axis=1)
+    return taps.astype(np.int32)
+
+
+def _taps(fractions: np.ndarray, interpolation: Interpolation) -> np.ndarray:
+    """Shares (n, 4) float32 that sum to one."""
+    return (integer_taps(fractions, interpolation, TAP_BITS) / _TAP_ONE).astype(np.float32)
 
 
 def _inside(shift: np.ndarray | float, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -155,20 +172,109 @@ def _background(height: int, width: int, fill: Colour) -> np.ndarray:
     return background
 
 
-def _rotate(pixels: np.ndarray, degrees: float, interpolation: Interpolation, fill: Colour) -> np.ndarray:
-    """About the centre. Pillow's coefficients, from a place in the result to one in the source."""
-    height, width = pixels.shape[:2]
+def moved_lines(name: str, value: float, height: int, width: int, interpolation: Interpolation) -> np.ndarray:
+    """A shear's or translation's rows (columns, of shear_y and translate_y), each as it is moved: (lines, 8) int32 of
+    whole pixels, the first and the last place whose source is inside, four taps in units of 2**-TAP_BITS, 0. One line
+    stands for all of a translation."""
+    lines, size = (height, width) if name.endswith("_x") else (width, height)
+    shifts = value * (np.arange(lines) + 0.5) if name.startswith("shear") else np.array([value * size])
+    whole = np.floor(shifts)
+    moved = np.zeros((len(shifts), 8), np.int32)
+    moved[:, 0] = np.clip(whole, -size - 2, size + 2)  # beyond, nothing of the line is left
+    moved[:, 1], moved[:, 2] = _inside(shifts, size)
+    moved[:, 3:7] = integer_taps(shifts - whole, interpolation, TAP_BITS)
+    return moved
+
+
+def rotation_steps(degrees: float, height: int, width: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """A rotation about the centre, from a place in the result to its source, with Pillow's coefficients.
+
+    For the source's x, then its y: the step along x, along y, and the first pixel's, in units of 1 / PLACE_ONE pixel
+    from the first pixel's centre.
+    """
     angle = -math.radians(degrees)
     cos, sin = math.cos(angle), math.sin(angle)
     x, y = width / 2, height / 2
     matrix = ((cos, sin, x - cos * x - sin * y), (-sin, cos, y + sin * x - cos * y))
-    # Pillow counts from a pixel's corner, OpenCV from its centre
-    shifted = [(a, b, c + 0.5 * (a + b) - 0.5) for a, b, c in matrix]
-    return cv2.warpAffine(
-        pixels,
-        np.array([[on_grid(entry) for entry in row] for row in shifted]),
-        (width, height),
-        flags=cv2.WARP_INVERSE_MAP | (cv2.INTER_CUBIC if interpolation == "bicubic" else cv2.INTER_LINEAR),
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=fill,
+    # Pillow counts from a picture's corner; the grid hides where libraries' cosines differ in their last bits
+    centred = [(a, b, c + 0.5 * (a + b) - 0.5) for a, b, c in matrix]
+    across, down = (tuple(round(on_grid(entry) * PLACE_ONE) for entry in row) for row in centred)
+    return across, down  # type: ignore[return-value]
+
+
+@functools.lru_cache(maxsize=2)
+def phase_taps(interpolation: Interpolation) -> np.ndarray:
+    """(NUM_PHASES, 4) int32, in units of 2**-ROTATED_BITS, read only."""
+    taps = integer_taps(np.arange(NUM_PHASES) / NUM_PHASES, interpolation, ROTATED_BITS)
+    taps.flags.writeable = False
+    return taps
+
+
+def _rotate(pixels: np.ndarray, degrees: float, interpolation: Interpolation, fill: Colour) -> np.ndarray:
+    """About the centre."""
+    height, width = pixels.shape[:2]
+    place_x, place_y, at = _rotated_places(degrees, height, width)
+    packed = _packed(cv2.copyMakeBorder(pixels, 2, 2, 2, 2, cv2.BORDER_REPLICATE))
+    levels = np.empty((len(at), 3), np.uint8)
+    for first in range(0, len(at), _AT_ONCE):
+        some = slice(first, first + _AT_ONCE)
+        levels[some] = _sixteen_taps(packed, place_x[some], place_y[some], phase_taps(interpolation))
+    rotated = np.empty((height * width, 3), np.uint8)
+    rotated[:] = fill
+    rotated[at] = levels
+    return rotated.reshape(height, width, 3)
+
+
+def _sixteen_taps(packed: np.ndarray, place_x: np.ndarray, place_y: np.ndarray, taps: np.ndarray) -> np.ndarray:
+    """A level is the sum over four rows of tap x (the row's sum of tap x level >> 4), cut off: (n, 3) uint8.
+
+    packed: the picture with two pixels around it, as `_packed`: the channels of a row's sum lie in one word, too.
+    """
+    stride, lost = packed.shape[1], ROTATED_BITS - ROW_BITS
+    # the first of the 4 x 4 pixels that a result is made of
+    corner = ((place_y >> PLACE_BITS) + 1).astype(np.intp) * stride + ((place_x >> PLACE_BITS) + 1)
+    phase_x, phase_y = (place >> (PLACE_BITS - PHASE_BITS) & (NUM_PHASES - 1) for place in (place_x, place_y))
+    across, down = taps.T.astype(np.int64).take(phase_x, axis=1), taps.T.take(phase_y, axis=1)
+    zero = sum(_FIELD_ZERO << (channel * _FIELD_BITS) for channel in range(3))
+    total = np.zeros((3, len(corner)), np.int32)
+    tapped = np.empty(len(corner), np.int64)
+    for row in range(4):
+        line = np.full(len(corner), zero, np.int64)
+        for column in range(4):
+            packed.ravel()[row * stride + column :].take(corner, out=tapped, mode="clip")
+            tapped *= across[column]
+            line += tapped
+        line >>= lost
+        for channel in range(3):
+            field = line.astype(np.int32)
+            field &= (1 << (_FIELD_BITS - lost)) - 1
+            field -= _FIELD_ZERO >> lost
+            field *= down[row]
+            total[channel] += field
+            line >>= _FIELD_BITS
+    total >>= ROW_BITS + ROTATED_BITS
+    return total.clip(0, 255).astype(np.uint8).T
+
+
+def _rotated_places(degrees: float, height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of the results whose source lies on the picture: its x and y, half a phase on so that cutting off rounds, and the
+    results' own places in the flat picture. All (n,)."""
+    across, down = rotation_steps(degrees, height, width)
+    x, y = np.arange(width, dtype=np.int32), np.arange(height, dtype=np.int32)[:, None]
+    source_x, source_y = (
+        ((steps[0] * x + steps[2]) + steps[1] * y).astype(np.int32, copy=False) for steps in (across, down)
     )
+    half = PLACE_ONE // 2  # the picture ends half a pixel out
+    inside_x = (source_x >= -half) & (source_x < width * PLACE_ONE - half)
+    at = np.flatnonzero(inside_x & (source_y >= -half) & (source_y < height * PLACE_ONE - half))
+    rounding = PLACE_ONE // NUM_PHASES // 2
+    return source_x.ravel()[at] + rounding, source_y.ravel()[at] + rounding, at
+
+
+def _packed(pixels: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 -> (H, W) int64: channels _FIELD_BITS apart."""
+    packed = pixels[:, :, 2].astype(np.int64)
+    for channel in (1, 0):
+        packed <<= _FIELD_BITS
+        packed |= pixels[:, :, channel]
+    return packed

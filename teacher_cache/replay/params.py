@@ -8,7 +8,17 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from teacher_cache.replay.policy import OPERATIONS, Crop, Erase, Interpolation, Jitter, Policy, RandAugment
+from teacher_cache.replay.auto_augment import IMAGENET_PAIRS
+from teacher_cache.replay.policy import (
+    OPERATIONS,
+    AutoAugment,
+    Crop,
+    Erase,
+    Interpolation,
+    Jitter,
+    Policy,
+    RandAugment,
+)
 from teacher_cache.replay.seeds import Stream, on_grid
 
 
@@ -39,7 +49,7 @@ class ViewParams:
     window: Box  # the part of the resized crop that is kept; its size is the view's
     interpolation: Interpolation
     flip: bool
-    operations: tuple[Operation, ...]  # those that are applied; the jitter's come after RandAugment's
+    operations: tuple[Operation, ...]  # those that are applied; the jitter's come after Rand- or AutoAugment's
     geometry: Interpolation  # of the operations
     fill: tuple[int, int, int]  # colour of what a geometric operation brings in, and of erasing mode `const`
     erased: tuple[Box, ...]
@@ -64,6 +74,8 @@ def draw_params(policy: Policy, stream: Stream, image_size: tuple[int, int], noi
     operations: list[Operation] = []
     if policy.rand_augment is not None:
         operations += _draw_rand_augment(policy.rand_augment, stream)
+    if policy.auto_augment is not None:
+        operations += _draw_auto_augment(policy.auto_augment, stream)
     if policy.jitter is not None:
         operations += _draw_jitter(policy.jitter, stream)
     erased = _draw_erased(policy.erase, stream, policy.size) if policy.erase is not None else ()
@@ -75,7 +87,7 @@ def draw_params(policy: Policy, stream: Stream, image_size: tuple[int, int], noi
         interpolation=policy.crop.interpolation,
         flip=flip,
         operations=tuple(operations),
-        geometry=policy.rand_augment.interpolation if policy.rand_augment is not None else policy.crop.interpolation,
+        geometry=(policy.rand_augment or policy.auto_augment or policy.crop).interpolation,
         fill=(red, green, blue),
         erased=erased,
         erase_mode=policy.erase.mode if policy.erase is not None and erased else None,
@@ -131,17 +143,33 @@ def _center_crop(
 
 
 def _draw_rand_augment(settings: RandAugment, stream: Stream) -> list[Operation]:
-    """timm's RandAugment.__call__ and AugmentOp.__call__."""
+    """timm's RandAugment.__call__."""
     chosen = [settings.operations[stream.integer(len(settings.operations))] for _ in range(settings.num_ops)]
-    operations = []
-    for name in chosen:
-        if settings.probability < 1 and stream.uniform() > settings.probability:
-            continue
-        level = settings.magnitude
-        if settings.magnitude_std > 0:
-            level += settings.magnitude_std * stream.normal()
-        operations.append(_draw_operation(name, max(0.0, min(level, 10.0)) / 10, stream))
-    return operations
+    drawn = [
+        _draw_applied(name, settings.probability, settings.magnitude, settings.magnitude_std, stream) for name in chosen
+    ]
+    return [operation for operation in drawn if operation is not None]
+
+
+def _draw_auto_augment(settings: AutoAugment, stream: Stream) -> list[Operation]:
+    """timm's AutoAugment.__call__."""
+    pair = IMAGENET_PAIRS[stream.integer(len(IMAGENET_PAIRS))]
+    drawn = [
+        _draw_applied(name, probability, magnitude, settings.magnitude_std, stream)
+        for name, probability, magnitude in pair
+    ]
+    return [operation for operation in drawn if operation is not None]
+
+
+def _draw_applied(
+    name: str, probability: float, magnitude: float, magnitude_std: float, stream: Stream
+) -> Operation | None:
+    """timm's AugmentOp.__call__; None where the operation is not applied."""
+    if probability < 1 and stream.uniform() > probability:
+        return None
+    if magnitude_std > 0:
+        magnitude += magnitude_std * stream.normal()
+    return _draw_operation(name, max(0.0, min(magnitude, 10.0)) / 10, stream)
 
 
 def _draw_operation(name: str, level: float, stream: Stream) -> Operation:
@@ -155,6 +183,12 @@ def _draw_operation(name: str, level: float, stream: Stream) -> Operation:
             return Operation(name.lower())
         case "PosterizeIncreasing":
             return Operation("posterize", 4 - int(level * 4))
+        case "PosterizeOriginal":
+            return Operation("posterize", 4 + int(level * 4))
+        case "Solarize":
+            return Operation("solarize", min(256, int(level * 256)))
+        case "Color" | "Contrast" | "Sharpness":
+            return Operation(name.lower(), on_grid(level * 1.8 + 0.1))
         case "SolarizeIncreasing":
             return Operation("solarize", 256 - min(256, int(level * 256)))
         case "SolarizeAdd":

@@ -17,7 +17,7 @@ from teacher_cache.messages.shown import shown
 from teacher_cache.replay.operations import OperationsFile, OwnOperation
 from teacher_cache.settings import in_float32, parse_overrides, put_setting, read_settings, shipped, validated
 
-POLICY_VERSION = 2  # of the pixels too: what a release renders otherwise than the one before has another version
+POLICY_VERSION = 3  # of the pixels too: what a release renders otherwise than the one before has another version
 
 # timm's names (timm.data.auto_augment, the 'increasing' set: rand-...-inc1)
 OPERATIONS = (
@@ -138,6 +138,14 @@ class RandAugment(_Section):
     interpolation: Interpolation = "bicubic"  # of the geometric operations; DeiT's is its crop's
 
 
+class AutoAugment(_Section):
+    """timm's `original`, the policy that arXiv 1805.09501 found for ImageNet: one of 25 pairs of operations, each with
+    its own probability and magnitude (replay/auto_augment.py). In RandAugment's place."""
+
+    magnitude_std: Annotated[float, Field(strict=True, ge=0, le=100)] = 0.0
+    interpolation: Interpolation = "bicubic"  # of the geometric operations
+
+
 class Jitter(_Section):
     """torchvision's ColorJitter: factors uniform in [max(0, 1 - x), 1 + x], hue's shift in [-x, x], in random order."""
 
@@ -200,12 +208,19 @@ class Policy(_Section):
     crop: Crop
     flip: Probability | None = None
     rand_augment: RandAugment | None = None
+    auto_augment: AutoAugment | None = None
     jitter: Jitter | None = None
     erase: Erase | None = None
     mix: Mix | None = None
     own_operations: OwnOperations | None = None
 
     _operations_file: OperationsFile | None = PrivateAttr(default=None)  # where this machine has it
+
+    @model_validator(mode="after")
+    def _one_augmentation(self) -> Self:
+        if self.rand_augment is not None and self.auto_augment is not None:
+            raise ValueError("has both rand_augment and auto_augment; leave one out (--set rand_augment=none)")
+        return self
 
     @model_validator(mode="after")
     def _operations_are_known(self) -> Self:
@@ -363,7 +378,8 @@ def _validated(values: dict[str, Any], where: str) -> Policy:
     version = values.get("version", POLICY_VERSION)
     if version != POLICY_VERSION or isinstance(version, bool):
         raise PolicyError(
-            f"{where}: version {version!r}, but this program reads {POLICY_VERSION}, whose pixels are others; "
-            "use the release that wrote it, or index a new store"
+            f"{where}: version {version!r}, but this program reads {POLICY_VERSION}, whose pixels are others: "
+            "use the release that wrote it, or index and fill anew, `teacher-cache index SHARDS --store NEW --policy "
+            f"{values.get('name', 'POLICY')}`, then `teacher-cache fill NEW`"
         )
     return validated(Policy, values, where, PolicyError, listing="`teacher-cache policies deit` has them all")

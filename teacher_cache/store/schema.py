@@ -6,6 +6,7 @@ from typing import Any
 
 from teacher_cache.errors import StoreError
 from teacher_cache.messages.shown import listed
+from teacher_cache.replay.policy import POLICY_VERSION
 from teacher_cache.store.arrays import created_arrays
 from teacher_cache.store.published import SEAL
 from teacher_cache.store.sealed import broken, seal
@@ -54,16 +55,33 @@ def check_schema(path: Path, settings: dict[str, Any]) -> None:
         raise StoreError(
             f"{path} has schema version {schema!r}, this program reads {SCHEMA}: use the program version that made it"
         )
-    policy, teacher = settings.get("policy"), _teacher_of_schema_1(path)
-    name = policy.get("name") if isinstance(policy, dict) else "POLICY"
     raise StoreError(
-        f"{path} has schema version 1, this program reads {SCHEMA}, whose labels prove more: index and fill anew, "
-        f"`teacher-cache index SHARDS --store NEW --policy {name} --views {settings.get('views')} "
-        f"--seed {settings.get('seed')}`, then `teacher-cache fill NEW --teacher {teacher}`"
+        f"{path} has schema version 1, this program reads {SCHEMA}, whose labels prove more: "
+        f"{_fill_anew(path, settings)}"
     )
 
 
-def _teacher_of_schema_1(path: Path) -> str:
+def check_policy_version(path: Path, settings: dict[str, Any]) -> None:
+    """StoreError of a store whose pixels this program does not make."""
+    policy = settings["policy"]
+    version = policy.get("version") if isinstance(policy, dict) else None
+    if isinstance(version, int) and version < POLICY_VERSION:
+        raise StoreError(
+            f"{path} has policy version {version}, this program renders {POLICY_VERSION}, whose pixels are others: "
+            f"{_fill_anew(path, settings)}"
+        )
+
+
+def _fill_anew(path: Path, settings: dict[str, Any]) -> str:
+    policy = settings.get("policy")
+    name = policy.get("name") if isinstance(policy, dict) else "POLICY"
+    return (
+        f"index and fill anew, `teacher-cache index SHARDS --store NEW --policy {name} --views {settings.get('views')} "
+        f"--seed {settings.get('seed')}`, then `teacher-cache fill NEW --teacher {_teacher(path)}`"
+    )
+
+
+def _teacher(path: Path) -> str:
     """What its teacher was called, to tell how to fill anew."""
     try:
         return str(json.loads((path / "teacher" / "zarr.json").read_bytes())["attributes"]["spec"])

@@ -61,7 +61,15 @@ from teacher_cache.store.published import (
     sweep_unpublished,
 )
 from teacher_cache.store.records import RECORD_FIELDS, Records, encode_record
-from teacher_cache.store.schema import PACKING, SCHEMA, check_schema, check_seal, created_parts, views_sha256
+from teacher_cache.store.schema import (
+    PACKING,
+    SCHEMA,
+    check_policy_version,
+    check_schema,
+    check_seal,
+    created_parts,
+    views_sha256,
+)
 from teacher_cache.store.sealed import seal
 from teacher_cache.store.unit import (
     CLASS_ARRAYS,
@@ -185,6 +193,7 @@ class Store:
         check_schema(path, settings)
         try:
             check_seal(path, settings)
+            check_policy_version(path, settings)
             store = cls(path, root, writable)
             store._check_shapes()
             store._open_topk()

@@ -16,6 +16,7 @@ from teacher_cache.replay.policy import load_policy, shipped_policies
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SEED = 20201223
+AUTO_AUGMENT = ["size=96", "rand_augment=none", "auto_augment.magnitude_std=0.5", "jitter={brightness=0.2,hue=0.1}"]
 SETTINGS = {
     "deit": ["size=96"],
     "cifar": [],
@@ -41,8 +42,9 @@ def golden_block() -> Block:
 def golden_values() -> dict[str, Any]:
     block = golden_block()
     values: dict[str, Any] = {}
-    for name in shipped_policies():
-        policy = load_policy(name, SETTINGS[name])
+    policies = {name: load_policy(name, SETTINGS[name]) for name in shipped_policies()}
+    policies["deit, AutoAugment and jitter"] = load_policy("deit", AUTO_AUGMENT)
+    for name, policy in policies.items():
         params = {
             f"{key} view {view}": view_params(policy, SEED, block.shard, key, view, decode(image).shape[:2]).to_json()
             for key, image in zip(block.keys, block.images, strict=True)

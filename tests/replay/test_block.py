@@ -55,8 +55,9 @@ def test_a_block_is_parameters_pixels_and_mix() -> None:
     assert np.array_equal(replayed.lambdas, plan.lambdas)
     hasher = xxhash.xxh3_64()
     for position in range(len(block.keys)):
-        pair = replayed.class_pairs[position].tolist()
-        hasher.update(struct.pack("<iiI", *pair, int(replayed.lambdas[position])) + replayed.pixels[position].tobytes())
+        pair, lam = replayed.class_pairs[position].tolist(), int(replayed.lambdas[position])
+        own = xxhash.xxh3_64_intdigest(replayed.pixels[position].tobytes())
+        hasher.update(struct.pack("<iiIQ", *pair, lam, own))
     assert replayed.digest == hasher.intdigest()
 
 
@@ -108,7 +109,8 @@ def test_a_skipped_sample_leaves_the_other_pairs_alone() -> None:
     for position in range(len(ENCODED)):
         hasher.update(part.class_pairs[position].tobytes())
         if position != left:
-            hasher.update(part.lambdas[position].tobytes() + part.pixels[position].tobytes())
+            own = xxhash.xxh3_64_digest(part.pixels[position].tobytes())[::-1]
+            hasher.update(part.lambdas[position].tobytes() + own)
     assert part.digest == hasher.intdigest()
 
 

@@ -6,7 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from teacher_cache.replay.geometry import _TAP_ONE, _taps, mirror, resize, warp
+from teacher_cache.replay.geometry import (
+    _TAP_ONE,
+    NUM_PHASES,
+    PLACE_ONE,
+    ROTATED_BITS,
+    ROW_BITS,
+    _taps,
+    mirror,
+    phase_taps,
+    resize,
+    rotation_steps,
+    warp,
+)
 from teacher_cache.replay.render import quiet_opencv
 from tests.support.images import picture
 from tests.support.rendered import operated
@@ -41,6 +53,52 @@ def test_rows_are_sheared_by_exact_arithmetic() -> None:
             for channel in range(3):
                 exact = sum(tap * int(source[y, place, channel]) for tap, place in zip(taps, places, strict=True))
                 assert sheared[y, x, channel] == min(max(int(exact // 1), 0), 255)
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("shape", [(9, 14), (1, 1), (2, 7), (15, 3)])
+def test_a_rotation_is_its_rule_pixel_by_pixel(interpolation: str, shape: tuple[int, int]) -> None:
+    height, width = shape
+    source, fill = picture(1, height, width), (1, 2, 3)
+    source[::2, ::3] = 255  # sums beyond 255 and below 0
+    source[1::2, 1::2] = 0
+    taps = phase_taps(interpolation).tolist()  # type: ignore[arg-type]
+    for degrees in (-30.0, -8.25, 0.0, 0.5, 29.71875, 90.0):
+        rotated = warp(source, "rotate", degrees, interpolation, fill)  # type: ignore[arg-type]
+        across, down = rotation_steps(degrees, height, width)
+        for y, x in np.ndindex(height, width):
+            place_x, place_y = (a * x + b * y + c for a, b, c in (across, down))
+            if not (-32768 <= place_x < 65536 * width - 32768 and -32768 <= place_y < 65536 * height - 32768):
+                assert rotated[y, x].tolist() == [1, 2, 3]
+                continue
+            (whole_x, phase_x), (whole_y, phase_y) = (
+                divmod((place + 128) // (PLACE_ONE // NUM_PHASES), NUM_PHASES) for place in (place_x, place_y)
+            )
+            rows = [min(max(whole_y + step, 0), height - 1) for step in range(-1, 3)]
+            columns = [min(max(whole_x + step, 0), width - 1) for step in range(-1, 3)]
+            for channel in range(3):
+                total = 0
+                for row, tap in zip(rows, taps[phase_y], strict=True):
+                    line = sum(
+                        int(source[row, column, channel]) * each
+                        for column, each in zip(columns, taps[phase_x], strict=True)
+                    )
+                    total += (line >> (ROTATED_BITS - ROW_BITS)) * tap
+                assert rotated[y, x, channel] == min(max(total >> (ROTATED_BITS + ROW_BITS), 0), 255)
+
+
+def test_a_rotations_sums_fit_their_words() -> None:
+    """Of the largest picture, and of the worst pixels under every pair of phases."""
+    steps = np.array([rotation_steps(degrees, 4096, 4096) for degrees in np.linspace(-180, 180, 721)])
+    corners = np.abs(steps) @ np.array([4095, 4095, 1])
+    assert corners.max() + PLACE_ONE < 2**31
+    taps = phase_taps("bicubic").astype(np.int64)
+    most, least = 255 * taps.clip(0).sum(axis=1).max(), 255 * taps.clip(None, 0).sum(axis=1).min()
+    assert most + (1 << 19) < 1 << 21
+    assert least + (1 << 19) >= 0
+    line = max(most, -least) >> (ROTATED_BITS - ROW_BITS)
+    assert (line + 1) * np.abs(taps).sum(axis=1).max() < 2**31
+    assert (taps.sum(axis=1) == 1 << ROTATED_BITS).all()
 
 
 def test_mirroring_and_resizing_leave_pixels_interleaved() -> None:

@@ -1,8 +1,7 @@
 """Pixels of photographs against Pillow's and timm's own functions, operation by operation and view by view.
 
-Exact: what looks levels up in a table, what brings nothing in and moves nothing. Within a level: what blends, shears
-or translates. Within a level on the mean: rotation, for OpenCV places a source pixel to a 32nd, its cubic has another
-coefficient, and it blends the edge with the fill colour.
+Exact: what looks levels up in a table, but for autocontrast, whose quotients Pillow takes of floats. Within a level:
+what blends, shears, translates or rotates.
 """
 
 import dataclasses
@@ -30,7 +29,7 @@ TIMMS_NAMES = {ours: timms for timms, ours in OUR_NAMES.items()}
 MOVES = ("shear_x", "shear_y", "translate_x", "translate_y")
 GEOMETRY = ("rotate", *MOVES)
 BLENDS = ("color", "contrast", "brightness", "sharpness")
-TABLES = ("autocontrast", "equalize", "invert", "posterize", "solarize", "solarize_add")
+TABLES = ("equalize", "invert", "posterize", "solarize", "solarize_add")
 LEVELS = (0.0, 0.1, 0.45, 0.72, 0.9, 0.97, 1.0)  # magnitude / 10
 IDENTITIES = [
     *((name, 0.0) for name in GEOMETRY),
@@ -82,6 +81,14 @@ def test_tables_are_exact(name: str, level: float) -> None:
             assert not apart(pixels, operation).any(), operation
 
 
+def test_autocontrast_is_within_a_level() -> None:
+    """Where floats cut off what is whole: tests/replay/test_colour.py has the rule."""
+    for pixels in sources().values():
+        difference = apart(pixels, Operation("autocontrast"))
+        assert difference.max() <= 1
+        assert difference.mean() < 0.02
+
+
 @pytest.mark.parametrize("bits", range(9))
 def test_posterize_is_exact_down_to_no_bits(bits: int) -> None:
     for pixels in sources().values():
@@ -99,7 +106,7 @@ def test_blends_are_within_a_level(name: str, level: float) -> None:
 
 
 @pytest.mark.parametrize("name", GEOMETRY)
-def test_geometry_is_within_a_level_on_the_mean(name: str) -> None:
+def test_geometry_is_within_a_twentieth_of_a_level_on_the_mean(name: str) -> None:
     """And told from bilinear, and from another fill colour."""
     bicubic, bilinear, grey = [], [], []
     for pixels in sources().values():
@@ -108,10 +115,10 @@ def test_geometry_is_within_a_level_on_the_mean(name: str) -> None:
                 bicubic.append(apart(pixels, operation).mean())
                 bilinear.append(apart(pixels, operation, geometry="bilinear").mean())
                 grey.append(apart(pixels, operation, fill=(128, 128, 128)).mean())
-    assert np.mean(bicubic) < 1
-    assert np.max(bicubic) < 1.5
-    assert np.mean(bilinear) > 1.5 * np.mean(bicubic)
-    assert np.mean(grey) > 1.2 * np.mean(bicubic)
+    assert np.mean(bicubic) < 0.05
+    assert np.max(bicubic) < 0.06
+    assert np.mean(bilinear) > 0.5
+    assert np.mean(grey) > 0.5
 
 
 @pytest.mark.parametrize("geometry", ["bicubic", "bilinear"])
@@ -129,6 +136,24 @@ def test_shears_and_translations_are_within_a_level_everywhere(name: str, geomet
             assert difference.mean() < 0.06, (value, pixels.shape)
 
 
+@pytest.mark.parametrize("geometry", ["bicubic", "bilinear"])
+def test_rotations_are_within_a_level_everywhere(geometry: str) -> None:
+    """Edges and what is brought in included, on squares and on others."""
+    hparams = {"img_mean": FILL, "interpolation": Image.Resampling[geometry.upper()]}
+    values = (-180.0, -90.0, -30.0, -27.3, -3.21, -0.01, 0.0, 0.4, 11.11, 27.0, 30.0, 45.0, 90.0, 180.0)
+    for pixels in (*sources().values(), picture(3, 61, 97), picture(4, 97, 61), picture(5, 1, 9), picture(6, 3, 2)):
+        for value in (round(value * 2**20) / 2**20 for value in values):
+            made = auto_augment.AugmentOp("Rotate", prob=1.0, hparams=hparams)
+            made.level_fn = lambda level, hparams, value=value: (value,)
+            difference = levels_apart(
+                operated(pixels, "rotate", value, geometry=geometry), made(Image.fromarray(pixels))
+            )
+            assert difference.max(initial=0) <= 1, (value, pixels.shape)
+            if pixels.size > 1000:
+                # turned by next to nothing, places round to a phase of 0, whose pixels stay
+                assert difference.mean() < (0.06 if abs(value) > 1 else 0.12), (value, pixels.shape)
+
+
 @pytest.mark.parametrize("name", GEOMETRY)
 def test_geometry_brings_in_the_fill_colour_where_timm_does(name: str) -> None:
     white = np.full((224, 224, 3), 255, dtype=np.uint8)
@@ -136,7 +161,7 @@ def test_geometry_brings_in_the_fill_colour_where_timm_does(name: str) -> None:
         ours, theirs = operated(white, *operation), np.asarray(timms(operation)(Image.fromarray(white)))
         filled, expected = (ours == FILL).all(axis=2), (theirs == FILL).all(axis=2)
         assert 0.05 < expected.mean() < 0.95
-        assert (filled != expected).mean() < 0.02, operation  # the edge between
+        assert np.array_equal(filled, expected), operation
         assert {tuple(colour) for colour in ours[filled & expected].tolist()} == {FILL}
 
 
@@ -181,12 +206,12 @@ def views_apart(decoded: np.ndarray, change: Callable[[ViewParams], ViewParams] 
 
 @pytest.mark.parametrize("name", ["china", "flower", "made"])
 def test_whole_views_are_timms(name: str) -> None:
-    """Half a level on the mean, next to nothing where no geometry is; a table after it, equalize say, enlarges it."""
+    """A twentieth of a level on the mean; a table after geometry, equalize say, enlarges it."""
     means = views_apart({**photographs(), "made": picture(0, 300, 400)}[name])
-    assert means.mean() < 0.5
-    assert np.median(means) < 0.05
-    assert np.quantile(means, 0.9) < 1.2
-    assert means.max() < 3
+    assert means.mean() < 0.05
+    assert np.median(means) < 0.03
+    assert np.quantile(means, 0.9) < 0.25
+    assert means.max() < 0.6
 
 
 WRONG: dict[str, Callable[[ViewParams], ViewParams]] = {

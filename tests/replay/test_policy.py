@@ -5,7 +5,7 @@ from click.testing import CliRunner
 
 from teacher_cache.cli import main
 from teacher_cache.errors import PolicyError
-from teacher_cache.replay.policy import OPERATIONS, Crop, Policy, load_policy, shipped_policies
+from teacher_cache.replay.policy import OPERATIONS, AutoAugment, Crop, Policy, load_policy, shipped_policies
 
 
 def test_shipped_policies_survive_json() -> None:
@@ -86,7 +86,7 @@ def test_policy_files_and_settings(tmp_path: Path) -> None:
         ("crop.ratio=[1e-300,1]", "crop.ratio.0: .*greater than or equal to 0.001"),
         ("crop.ratio=[1,1e300]", "crop.ratio.1: .*less than or equal to 1000"),
         ("erase.aspect=[1e-9,1]", "erase.aspect.0: .*greater than or equal to 0.001"),
-        ("version=1", "version 1, but this program reads 2, whose pixels are others; use the release that wrote it"),
+        ("version=2", "version 2, but this program reads 3, whose pixels are others: use the release that wrote it"),
         ("size.height=3", "size is not a section"),
         ("size", "not of the form key=value"),
     ],
@@ -109,6 +109,18 @@ def test_a_policy_that_is_shown_is_a_file_of_it(tmp_path: Path, name: str) -> No
     (tmp_path / "shown.toml").write_text(shown.output)
     assert load_policy(str(tmp_path / "shown.toml")) == load_policy(name, ["size=[24,40]"])
     assert name in CliRunner().invoke(main, ["policies"]).output.split()
+
+
+def test_auto_augment_stands_in_rand_augments_place() -> None:
+    policy = load_policy("deit", ["rand_augment=none", "auto_augment.magnitude_std=0.5"])
+    assert policy.auto_augment == AutoAugment(magnitude_std=0.5, interpolation="bicubic")
+    assert Policy.from_json(policy.to_json()) == policy
+    with pytest.raises(
+        PolicyError, match=r"has both rand_augment and auto_augment; leave one out \(--set rand_augment"
+    ):
+        load_policy("deit", ["auto_augment.magnitude_std=0"])
+    with pytest.raises(PolicyError, match=r"auto_augment\.num_ops"):
+        load_policy("deit", ["rand_augment=none", "auto_augment.num_ops=2"])
 
 
 def test_a_mix_of_nothing_and_an_absent_file_are_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from teacher_cache.cli import main
 from teacher_cache.errors import StoreError
 from teacher_cache.store.published import SEAL, attributes_document
+from teacher_cache.store.schema import created_parts
 from teacher_cache.store.sealed import broken, seal
 from teacher_cache.store.status import status
 from teacher_cache.store.store import Store
@@ -154,8 +155,26 @@ def test_schema_1_is_refused_with_the_commands_that_fill_anew(tmp_path: Path) ->
         Store.open(store.path)
     assert str(refused.value) == (
         f"{store.path} has schema version 1, this program reads 2, whose labels prove more: index and fill anew, "
-        f"`teacher-cache index SHARDS --store NEW --policy cifar --views 4 --seed 3`, then `teacher-cache fill "
-        f"NEW --teacher {TEACHERS}:brightness`"
+        f"`teacher-cache index SHARDS --store NEW --policy cifar --views 4 --seed 3`, then `teacher-cache fill NEW "
+        f"--teacher {TEACHERS}:brightness`"
+    )
+
+
+def test_an_older_policy_version_is_refused_with_the_commands_that_fill_anew(tmp_path: Path) -> None:
+    store = bright_store(tmp_path)
+    fill_store(store, views=range(2))
+    edit(store.path / "zarr.json", "attributes", "teacher_cache", "policy", "version", value=2)
+    with pytest.raises(StoreError, match="policy is not what the store was made with"):
+        Store.open(store.path)
+    document = json.loads((store.path / "zarr.json").read_text())
+    sealed = seal(created_parts(document["attributes"]["teacher_cache"], store.path))
+    edit(store.path / "zarr.json", "attributes", "teacher_cache", SEAL, value=sealed)
+    with pytest.raises(StoreError) as refused:
+        Store.open(store.path)
+    assert str(refused.value) == (
+        f"{store.path} has policy version 2, this program renders 3, whose pixels are others: index and fill anew, "
+        f"`teacher-cache index SHARDS --store NEW --policy cifar --views 4 --seed 3`, then `teacher-cache fill NEW "
+        f"--teacher {TEACHERS}:brightness`"
     )
 
 

@@ -18,7 +18,8 @@ def without_digests(loader: ViewLoader) -> Iterator[None]:
     def none(*arguments: Any) -> int:
         return 0
 
-    with mock.patch.object(block, "_digest", none), mock.patch.object(loader, "_check_drift", none):
+    patched = [mock.patch.object(block, name, none) for name in ("sample_digest", "block_digest")]
+    with patched[0], patched[1], mock.patch.object(loader, "_check_drift", none):
         yield
 
 
@@ -26,7 +27,8 @@ STEPS: tuple[tuple[Any, str, str], ...] = (
     (block, "decode_and_judge", "decoding"),
     (block, "view_params", "drawing view parameters"),
     (block, "view_mix", "drawing view parameters"),
-    (block, "_digest", "digests"),
+    (block, "sample_digest", "digests"),
+    (block, "block_digest", "digests"),
     (render, "resize", "resizing"),
     (render, "mirror", "mirroring"),
     (render, "warp", "shears, translations"),

@@ -1,0 +1,70 @@
+"""What lies on the device from batch to batch: weights of resizing, rotation's taps, the noise of erasing."""
+
+import numpy as np
+import torch
+
+from teacher_cache.replay.erase import noise_tables
+from teacher_cache.replay.geometry import phase_taps
+from teacher_cache.replay.gpu.plan import WeightPlaces
+from teacher_cache.replay.policy import Interpolation
+from teacher_cache.replay.resample import ResizeWeights
+
+WEIGHTS_BYTES = 64 << 20  # of int16 weights; a table of most sizes takes 4 to 20 kB
+
+
+class Tables:
+    """Weights are made when first asked for and sent together, before the batch that wants them; where they would
+    outgrow their budget all are forgotten."""
+
+    def __init__(self, device: torch.device, weights_bytes: int = WEIGHTS_BYTES) -> None:
+        self.device = device
+        self.weights = torch.zeros(0, dtype=torch.int16, device=device)
+        self.firsts = torch.zeros(0, dtype=torch.int32, device=device)
+        self.phases = torch.from_numpy(np.stack([phase_taps("bicubic"), phase_taps("bilinear")])).to(device)
+        self._noise: dict[tuple[tuple[float, ...], tuple[float, ...]], torch.Tensor] = {}
+        self._budget = weights_bytes // 2
+        self._known: dict[tuple[int, int, Interpolation], WeightPlaces] = {}
+        self._new: list[ResizeWeights] = []
+        self._num_weights = self._num_firsts = 0
+
+    def find(self, size_in: int, size_out: int, interpolation: Interpolation) -> WeightPlaces:
+        known = self._known.get((size_in, size_out, interpolation))
+        if known is None:
+            table = ResizeWeights(size_in, size_out, interpolation)
+            known = WeightPlaces(self._num_weights, self._num_firsts, table)
+            self._known[size_in, size_out, interpolation] = known
+            self._new.append(table)
+            self._num_weights += table.weights.size
+            self._num_firsts += size_out
+        return known
+
+    def forget_if_full(self) -> None:
+        """Between batches: places that were found before are of no use afterwards."""
+        if self._num_weights > self._budget:
+            self._known.clear()
+            self._num_weights = self._num_firsts = 0
+
+    def send(self) -> None:
+        """Bring what was made since the last time to the device."""
+        if self._new:
+            weights = np.concatenate([table.weights.ravel() for table in self._new])
+            firsts = np.concatenate([table.first for table in self._new])
+            self.weights = _appended(self.weights, weights, self._num_weights)
+            self.firsts = _appended(self.firsts, firsts, self._num_firsts)
+            self._new.clear()
+
+    def noise(self, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
+        """(3, 65536) uint8: levels by 16 random bits."""
+        if (mean, std) not in self._noise:
+            self._noise[mean, std] = torch.from_numpy(np.stack(noise_tables(mean, std))).to(self.device)
+        return self._noise[mean, std]
+
+
+def _appended(held: torch.Tensor, new: np.ndarray, total: int) -> torch.Tensor:
+    """held with new as its last of `total` values; larger where it must be."""
+    if total > len(held):
+        larger = torch.zeros(max(2 * len(held), total), dtype=held.dtype, device=held.device)
+        larger[: len(held)] = held
+        held = larger
+    held[total - len(new) : total] = torch.from_numpy(new)
+    return held

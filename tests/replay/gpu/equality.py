@@ -1,0 +1,197 @@
+"""Views rendered on a device, or by Triton's interpreter, against those of the CPU: what the tests and the experiment
+under docs/ both run. Every function yields its comparisons one by one."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from teacher_cache.replay.block import Block, DecodedBlock, decode_block, replay_view, sample_digest, view_params
+from teacher_cache.replay.gpu import render as gpu
+from teacher_cache.replay.gpu.hashing import PixelHasher
+from teacher_cache.replay.gpu.plan import PlannedView, Source, plan_views
+from teacher_cache.replay.mix import LAMBDA_ONE, MixPlan
+from teacher_cache.replay.params import Box, Operation, ViewParams
+from teacher_cache.replay.policy import Policy, load_policy
+from teacher_cache.replay.render import render_pixels
+from tests.support import images
+
+SEED = 7
+ON_GRID = 1 << 20
+
+
+class Compared(NamedTuple):
+    """largest: difference of a level."""
+
+    name: str
+    equal: int
+    views: int
+    largest: int
+
+    @property
+    def is_equal(self) -> bool:
+        return self.equal == self.views > 0 and not self.largest
+
+
+def compared(name: str, ours: np.ndarray, theirs: np.ndarray) -> Compared:
+    differing = (ours != theirs).reshape(len(ours), -1).any(axis=1)
+    largest = int(np.abs(ours.astype(int) - theirs).max(initial=0))
+    return Compared(name, len(ours) - int(differing.sum()), len(ours), largest)
+
+
+def rendered(policy: Policy, pictures: list[np.ndarray], views: list[ViewParams], device: torch.device) -> np.ndarray:
+    """Each picture by its view parameters, unmixed, on the device."""
+    renderer = gpu.Renderer(policy, device)
+    packed, planned, place = [], [], 0
+    for pixels, params in zip(pictures, views, strict=True):
+        planned.append(PlannedView(Source(place, Box(0, 0, *pixels.shape[:2])), params))
+        padded = np.zeros(-(-pixels.size // 16) * 16, np.uint8)
+        padded[: pixels.size] = pixels.ravel()
+        packed.append(padded)
+        place += len(padded)
+    num = len(views)
+    alone = MixPlan(np.arange(num), np.full(num, LAMBDA_ONE, np.uint32), np.zeros((num, 4), np.int32))
+    plan = plan_views(planned, [(0, alone)], policy.size, renderer._tables.find)
+    batch = gpu.Batch(plan, torch.from_numpy(np.concatenate(packed)), [(0, alone)], np.zeros((num, 2)), alone.lambdas)
+    return renderer.render(plan, *renderer.upload(batch)).cpu().numpy()
+
+
+def on_grid(value: float) -> float:
+    return round(value * ON_GRID) / ON_GRID
+
+
+VALUES: dict[str, Callable[[np.random.Generator], float | int | None]] = {
+    "autocontrast": lambda random: None,
+    "equalize": lambda random: None,
+    "invert": lambda random: None,
+    "posterize": lambda random: int(random.integers(0, 10)),
+    "solarize": lambda random: int(random.integers(0, 257)),
+    "solarize_add": lambda random: int(random.integers(0, 129)),
+    "hue": lambda random: on_grid(random.uniform(-0.5, 0.5)),
+    **{name: lambda random: on_grid(random.uniform(0, 5)) for name in ("brightness", "contrast", "color", "sharpness")},
+    **{name: lambda random: on_grid(random.uniform(-0.4, 0.4)) for name in ("shear_x", "shear_y")},
+    **{name: lambda random: on_grid(random.uniform(-0.6, 0.6)) for name in ("translate_x", "translate_y")},
+    "rotate": lambda random: on_grid(random.uniform(-60, 60)),
+}
+
+
+def pictures(num: int, height: int, width: int) -> list[np.ndarray]:
+    """Of about that size, photograph-like; a grey one and one of few levels among them."""
+    made = [images.picture(number, height + 7 * number % 31, width + 11 * number % 43) for number in range(num)]
+    if num > 2:
+        made[1] = np.repeat(made[1][:, :, :1], 3, axis=2)
+        made[2] = (made[2] // 3 + 60).astype(np.uint8)
+    return made
+
+
+def operations(sources: list[np.ndarray], size: tuple[int, int], num: int, device: torch.device) -> Iterator[Compared]:
+    """Each operation alone, after a crop and a resize; geometry with either interpolation."""
+    policy = load_policy("deit", [f"size={list(size)}", "rand_augment=none", "erase=none", "mix=none"])
+    for name, value in VALUES.items():
+        random = np.random.default_rng(len(name))
+        views, used = [], []
+        for number in range(num):
+            pixels = sources[number % len(sources)]
+            plain = view_params(policy, SEED, "operations", name, number, pixels.shape[:2])
+            drawn = (Operation(name, value(random)),)
+            if name in ("autocontrast", "equalize") and number % 2:
+                drawn = (Operation("contrast", on_grid(0.3)), *drawn)
+            geometry = "bilinear" if number % 2 else "bicubic"
+            views.append(dataclasses.replace(plain, operations=drawn, geometry=geometry))
+            used.append(pixels)
+        theirs = np.stack([render_pixels(*pair) for pair in zip(used, views, strict=True)])
+        yield compared(name, rendered(policy, used, views, device), theirs)
+
+
+def crops(sources: list[np.ndarray], size: tuple[int, int], num: int, device: torch.device) -> Iterator[Compared]:
+    """Random and centre crops, with either interpolation; windows, whole pictures and crops of a pixel."""
+    for interpolation in ("bicubic", "bilinear"):
+        overrides = [f"size={list(size)}", "rand_augment=none", "erase=none", "mix=none", "flip=0.5"]
+        overrides.append(f"crop.interpolation={interpolation}")
+        policy = load_policy("deit", overrides)
+        used = [sources[number % len(sources)] for number in range(num)]
+        views = [
+            view_params(policy, SEED, "crops", str(number), number, pixels.shape[:2])
+            for number, pixels in enumerate(used)
+        ]
+        whole = used[0].shape[:2]
+        views[0] = dataclasses.replace(views[0], crop=Box(0, 0, *whole))
+        views[1] = dataclasses.replace(views[1], crop=Box(*(side - 1 for side in used[1].shape[:2]), 1, 1))
+        views[2] = dataclasses.replace(views[2], crop=Box(1, used[2].shape[1] - 3, 9, 3))
+        theirs = np.stack([render_pixels(*pair) for pair in zip(used, views, strict=True)])
+        yield compared(f"crops, {interpolation}", rendered(policy, used, views, device), theirs)
+        centre = load_policy("none", [f"size={list(size)}", "crop.crop_pct=0.875", overrides[-1], "flip=0.5"])
+        views = [
+            view_params(centre, SEED, "crops", str(number), number, pixels.shape[:2])
+            for number, pixels in enumerate(used)
+        ]
+        theirs = np.stack([render_pixels(*pair) for pair in zip(used, views, strict=True)])
+        yield compared(f"centre crops, {interpolation}", rendered(centre, used, views, device), theirs)
+
+
+def erasing(sources: list[np.ndarray], size: tuple[int, int], num: int, device: torch.device) -> Iterator[Compared]:
+    for mode in ("const", "pixel", "rand"):
+        settings = ["rand_augment=none", "mix=none", "erase.probability=1", "erase.count=3", f"erase.mode={mode}"]
+        policy = load_policy("deit", [f"size={list(size)}", *settings])
+        used = [sources[number % len(sources)] for number in range(num)]
+        views = [
+            view_params(policy, SEED, "erased", str(number), number, pixels.shape[:2])
+            for number, pixels in enumerate(used)
+        ]
+        assert max(len(params.erased) for params in views) > 1
+        theirs = np.stack([render_pixels(*pair) for pair in zip(used, views, strict=True)])
+        yield compared(f"erasing, {mode}", rendered(policy, used, views, device), theirs)
+
+
+def decoded_block(sources: list[np.ndarray], skipped: frozenset[int] = frozenset(), number: int = 0) -> DecodedBlock:
+    """A block of these pictures; its name has the first one's size."""
+    keys = tuple(f"sample-{number}-{position}" for position in range(len(sources)))
+    classes = np.arange(len(sources), dtype=np.int32) + 10 * number
+    encoded = tuple(b"" if position in skipped else images.png(pixels) for position, pixels in enumerate(sources))
+    return decode_block(Block("train-0000.tar", number, keys, classes, encoded, skipped))
+
+
+def blocks(
+    policy: Policy, decoded: list[DecodedBlock], views: list[int], name: str, device: torch.device
+) -> Iterator[Compared]:
+    """Whole policies: pixels of blocks, then class pairs, lambdas and digests."""
+    found = gpu.render_blocks(gpu.Renderer(policy, device), SEED, decoded, views)
+    replayed = [replay_view(policy, SEED, block, view) for block in decoded for view in views]
+    theirs = np.concatenate([view.pixels for view in replayed])
+    yield compared(f"{name}: pixels", found.pixels.cpu().numpy(), theirs)
+    digests = np.array([view.digest for view in replayed], np.uint64)
+    same = (found.digests.ravel() == digests).sum()
+    pairs = np.array_equal(found.class_pairs, np.concatenate([view.class_pairs for view in replayed]))
+    lambdas = np.array_equal(found.lambdas, np.concatenate([view.lambdas for view in replayed]))
+    yield Compared(f"{name}: digests, class pairs, lambdas", int(same), len(digests), int(not (pairs and lambdas)))
+
+
+def hashes(device: torch.device) -> Iterator[Compared]:
+    """Views of all kinds of length: hashed there, and those that are too short or of no whole words."""
+    random = np.random.default_rng(0)
+    hasher = PixelHasher(device)
+    for shape in [(1, 1), (5, 7), (9, 9), (10, 8), (11, 8), (42, 8), (43, 8), (64, 8), (86, 8), (128, 8), (700, 8)]:
+        views = random.integers(0, 256, (5, *shape, 3), dtype=np.uint8)
+        found = hasher.digests(torch.from_numpy(views).to(device)).cpu().numpy().view(np.uint64)
+        expected = np.array([sample_digest(view) for view in views], np.uint64)
+        yield Compared(f"hash of {views[0].nbytes} bytes", int((found == expected).sum()), len(views), 0)
+
+
+def policies(size: tuple[int, int]) -> dict[str, Policy]:
+    side = f"size={list(size)}"
+    every = "jitter={brightness=0.4,contrast=0.4,saturation=0.4,hue=0.1}"
+    return {
+        "deit": load_policy("deit", [side]),
+        "deit, six operations": load_policy("deit", [side, "rand_augment.num_ops=6", "rand_augment.probability=0.9"]),
+        "AutoAugment and jitter, bilinear": load_policy(
+            "deit",
+            [
+                *(side, "rand_augment=none", "auto_augment={magnitude_std=0.5,interpolation='bilinear'}", every),
+                *("crop.interpolation=bilinear", "erase.count=3", "erase.mode=rand", "erase.probability=0.8"),
+            ],
+        ),
+        "transfer": load_policy("transfer", [side]),
+        "none": load_policy("none", [side]),
+    }

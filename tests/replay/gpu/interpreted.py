@@ -1,0 +1,46 @@
+"""Every kernel on Triton's interpreter, at 16 to 48 pixels, against the CPU: run with TRITON_INTERPRET=1, which Triton
+reads when it is imported. Prints a line a comparison, its verdict first."""
+
+import torch
+
+from teacher_cache.replay.gpu.render import INTERPRETED, Renderer, render_blocks
+from teacher_cache.replay.gpu.tables import Tables
+from tests.replay.gpu import equality
+
+CPU = torch.device("cpu")
+
+
+def small_budget() -> equality.Compared:
+    """Weights that are forgotten between batches, as their budget is full, are made again."""
+    decoded = [equality.decoded_block(equality.pictures(3, 40, 30))]
+    policy = equality.policies((16, 24))["transfer"]
+    renderer, forgetful = Renderer(policy, CPU), Renderer(policy, CPU)
+    forgetful._tables = Tables(CPU, weights_bytes=1)
+    same = [
+        torch.equal(*(render_blocks(each, equality.SEED, decoded, [view]).pixels for each in (renderer, forgetful)))
+        for view in range(3)
+    ]
+    return equality.Compared("a small budget of weights", sum(same), len(same), 0)
+
+
+def main() -> None:
+    assert INTERPRETED
+    torch.set_num_threads(1)
+    sources = equality.pictures(4, 50, 60)
+    lines = [
+        *equality.crops(sources, (48, 32), 4, CPU),
+        *equality.operations(sources, (17, 28), 4, CPU),
+        *equality.erasing(sources, (32, 24), 4, CPU),
+        *equality.hashes(CPU),
+        small_budget(),
+    ]
+    odd = [equality.images.picture(number, *shape) for number, shape in enumerate([(3, 5), (1, 1), (70, 9)])]
+    decoded = [equality.decoded_block(sources), equality.decoded_block(odd, frozenset({2}), 1)]
+    for name, policy in equality.policies((16, 24)).items():
+        lines += equality.blocks(policy, decoded, [0, 3], name, CPU)
+    for line in lines:
+        print("equal" if line.is_equal else "UNEQUAL", *line, sep="\t")
+
+
+if __name__ == "__main__":
+    main()

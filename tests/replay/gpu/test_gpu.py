@@ -1,0 +1,107 @@
+"""The kernels' bytes are the CPU's: on Triton's interpreter always, on a device where there is one."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import torch
+
+from teacher_cache.errors import PolicyError
+from teacher_cache.replay.operations import open_operations
+from teacher_cache.replay.policy import load_policy
+
+ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="Triton is not installed, which comes with torch for CUDA"
+)
+UNABLE = (3, 8)  # the interpreter of Triton 3.6 cannot loop up to a loaded number under NumPy 2.4, that of 3.8 can
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def release(package: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in metadata.version(package).split(".")[:2])
+
+
+def test_every_kernel_makes_the_cpus_bytes_on_the_interpreter() -> None:
+    if release("triton") < UNABLE and release("numpy") >= (2, 4):
+        pytest.skip("the interpreter of this Triton does not go with NumPy 2.4: take a later Triton")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "tests.replay.gpu.interpreted"],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) > 40
+    assert [line for line in lines if not line.startswith("equal\t")] == []
+
+
+def test_every_launch_compiles_for_a_device_and_spills_next_to_nothing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.replay.gpu.compiled", "32"],
+        env={**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = dict(line.split(": ") for line in done.stdout.splitlines())
+    kernels = {
+        *("resize_across", "resize_down", "look_up", "count_levels", "sum_grey", "tables_of_counts", "tables_of_sums"),
+        *("blend_with_grey", "sharpen", "shift_hue", "move_lines", "rotate", "erase", "mix"),
+        *("block_sums", "chain_blocks"),
+    }
+    assert {name.split()[0] for name in lines} == kernels
+    assert all(int(line.split(", ")[1].split()[0]) <= 64 for line in lines.values()), lines
+
+
+def test_own_operations_render_on_the_cpu() -> None:
+    from teacher_cache.replay.gpu.render import Renderer
+
+    own = open_operations(f"{ROOT}/tests/support/own_operations.py:operations")
+    with pytest.raises(
+        PolicyError, match=r"policy deit has operations of its own \(darken, roll\).*: render it on the"
+    ):
+        Renderer(load_policy("deit", ["size=24"], own), torch.device("cpu"))
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("part", ["crops", "operations", "erasing"])
+def test_every_kernel_makes_the_cpus_bytes_on_a_device(part: str) -> None:
+    from tests.replay.gpu import equality
+
+    lines = list(getattr(equality, part)(equality.pictures(8, 390, 480), (224, 224), 16, torch.device("cuda")))
+    assert lines
+    assert [line for line in lines if not line.is_equal] == []
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_hashes_are_xxh3_on_a_device() -> None:
+    from tests.replay.gpu import equality
+
+    assert [line for line in equality.hashes(torch.device("cuda")) if not line.is_equal] == []
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("size", [(224, 224), (23, 37)])
+def test_whole_policies_make_the_cpus_bytes_and_digests_on_a_device(size: tuple[int, int]) -> None:
+    from tests.replay.gpu import equality
+
+    decoded = [
+        equality.decoded_block(equality.pictures(12, 390, 480), frozenset({4})),
+        equality.decoded_block(equality.pictures(3, 5, 9), number=1),
+    ]
+    for name, policy in equality.policies(size).items():
+        lines = list(equality.blocks(policy, decoded, [0, 2], name, torch.device("cuda")))
+        assert [line for line in lines if not line.is_equal] == []
