@@ -16,6 +16,7 @@ from student.faults import Fault, all_mends
 from teacher_cache.cli import OneLineErrors
 from teacher_cache.errors import CheckpointError
 from teacher_cache.messages.recognise import is_run, what_is
+from teacher_cache.messages.shown import shown
 from teacher_cache.messages.terminal import say, say_json, say_lines, table, terminal
 from teacher_cache.options import (
     COUNT,
@@ -551,7 +552,8 @@ def _named_runs(runs: Sequence[str]) -> dict[str, Path]:
         given, _, folder = run.rpartition("=")
         name = given or Path(folder).absolute().name
         if name in named:
-            raise click.UsageError(f"{named[name]} and {folder} are both called {name}: name one NAME=RUN")
+            one, two, both = (shown(each) for each in (str(named[name]), folder, name))
+            raise click.UsageError(f"{one} and {two} are both called {both}: name one NAME=RUN")
         named[name] = Path(folder)
     return named
 

@@ -162,7 +162,13 @@ def test_student(nasty: Path, tmp_path: Path) -> None:
     for more in ([], ["--json"]):
         run(student, *evaluate, "--val", val, *teacher, *settings, *more)
     for each in NASTY:
-        run(student, "results", f"{name(each)}={out}", out)
+        if name(each) != out.name:
+            run(student, "results", f"{name(each)}={out}", out)
+    refused = CliRunner().invoke(student, ["results", str(out), f"{out.name}={out}"])
+    assert refused.exit_code == 2
+    assert len([line for line in refused.output.splitlines() if "are both called" in line]) == 1
+    assert "all fine" not in refused.output.splitlines()
+    assert "\nerror: all fine" not in refused.output
 
 
 def test_make_shards(tmp_path: Path) -> None:

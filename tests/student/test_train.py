@@ -26,7 +26,7 @@ from student.run import Run
 from student.train import LOCK, STOPPED
 from student.trained import build_trained
 from student.validation import ValidationSet, index_validation
-from teacher_cache.errors import CheckpointError, MissingLabelError, PlanError, RecipeError, TrainingError
+from teacher_cache.errors import CheckpointError, MissingLabelError, ModelError, PlanError, RecipeError, TrainingError
 from teacher_cache.signals import Stopped
 from teacher_cache.store.store import Store
 from tests.student.freeze_losses import GOLDEN, golden_losses
@@ -428,7 +428,7 @@ def test_another_policy_needs_to_be_allowed(tmp_path: Path, store: Store) -> Non
     ("overrides", "options", "error", "message"),
     [
         (["epoch=3"], {}, RecipeError, "unknown setting epoch"),
-        ([student("nobody")], {}, RecipeError, "has no function nobody"),
+        ([student("nobody")], {}, ModelError, "has no function nobody"),
         (["batch_size=600"], {}, PlanError, "less than one global batch of 600"),
         (["repeats=5"], {}, PlanError, "5 repeats of a sample need as many views, 4 are in use"),
         ([], {"views_in_use": 9}, PlanError, "--views-used 9 is not within the store's 1 to 4 views"),
