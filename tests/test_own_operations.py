@@ -13,7 +13,7 @@ from student.cli import main as student
 from student.loader import ViewLoader
 from teacher_cache.cli import main as teacher_cache
 from teacher_cache.errors import PolicyError
-from teacher_cache.replay.block import view_recipe
+from teacher_cache.replay.block import view_params
 from teacher_cache.shards.read import read_block
 from teacher_cache.store.labels import LabelReader
 from teacher_cache.store.places import open_moved
@@ -83,7 +83,7 @@ def test_labels_are_those_of_views_with_own_operations(filled: Path) -> None:
         operation.name
         for key in read_block(opened.index.place(0, 0)).keys
         for view in range(VIEWS)
-        for operation in view_recipe(opened.policy, opened.seed, "train-0000.tar", key, view, (12, 10)).operations
+        for operation in view_params(opened.policy, opened.seed, "train-0000.tar", key, view, (12, 10)).operations
     }
     assert names > {"roll", "darken"}
     checked = verify(store, "--ops", ops)

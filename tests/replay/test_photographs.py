@@ -20,8 +20,8 @@ from teacher_cache.replay.block import view_params
 from teacher_cache.replay.params import Box, Operation, ViewParams, _draw_operation
 from teacher_cache.replay.policy import OPERATIONS, load_policy
 from teacher_cache.replay.render import render_pixels
-from tests.replay.test_render import levels_apart, operated, params_of
 from tests.support.images import photographs, picture
+from tests.support.rendered import levels_apart, operated, params_of
 from tests.support.timms import OUR_NAMES
 
 FILL = (124, 116, 104)  # ImageNet's mean colour
