@@ -513,7 +513,8 @@ def export(
 @click.option(
     "--plot",
     metavar="FILE.png",
-    help="Show top-1 and loss by epoch, too, also of unfinished runs, and draw them; - for the terminal alone.  [default: the table alone]",
+    help="Show top-1 and loss by epoch, too, also of unfinished runs, and draw them; - for the terminal alone.  "
+    "[default: the table alone]",
 )
 def results(runs: tuple[str, ...], plot: str | None) -> None:
     """One table of the final accuracy of finished runs."""
