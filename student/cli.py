@@ -17,7 +17,6 @@ from teacher_cache.cli import OneLineErrors
 from teacher_cache.errors import CheckpointError
 from teacher_cache.messages.recognise import is_run, what_is
 from teacher_cache.messages.shown import shown
-from teacher_cache.messages.terminal import say, say_json, say_lines, table, terminal
 from teacher_cache.options import (
     COUNT,
     Command,
@@ -36,6 +35,7 @@ from teacher_cache.options import (
 )
 from teacher_cache.processes import is_first_rank
 from teacher_cache.settings import read_json
+from teacher_cache.terminal import say, say_json, say_lines, table, terminal
 from teacher_cache.threads import wait_asleep
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from teacher_cache.errors import CheckpointError
 from teacher_cache.files import replacing
 from teacher_cache.messages.recognise import is_run, what_is
 from teacher_cache.messages.shown import shown
-from teacher_cache.messages.terminal import table
+from teacher_cache.terminal import table
 
 EPOCHS = "epochs.csv"
 TERMINAL = "-"  # instead of a picture's path: the terminal alone

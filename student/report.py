@@ -12,7 +12,7 @@ from student.model import Fusion
 from student.validation import Preprocessing
 from teacher_cache.audit.intervals import wilson
 from teacher_cache.messages.shown import shown
-from teacher_cache.messages.terminal import line, table
+from teacher_cache.terminal import line, table
 
 LABELS = {
     "truth": "ground truth",

@@ -14,7 +14,6 @@ import click
 from teacher_cache.errors import StoreError, TeacherCacheError
 from teacher_cache.files import describe_os_error
 from teacher_cache.messages.shown import MESSAGE, listed, shown
-from teacher_cache.messages.terminal import line, say, say_json, say_lines, table, terminal, warn
 from teacher_cache.options import (
     COUNT,
     NUMBER,
@@ -31,6 +30,7 @@ from teacher_cache.options import (
     workers_option,
 )
 from teacher_cache.processes import is_first_rank
+from teacher_cache.terminal import line, say, say_json, say_lines, table, terminal, warn
 from teacher_cache.threads import wait_asleep
 
 _EXTRA = re.compile(r"(Got unexpected extra arguments) \((.*)\)", re.DOTALL)
@@ -334,7 +334,7 @@ def fill(
     only_estimate: bool,
 ) -> None:
     """Label the views that have no label yet. Run it again to go on; under torchrun every rank takes units."""
-    from teacher_cache.messages.progress import filling_bar
+    from teacher_cache.progress import filling_bar
     from teacher_cache.store.places import open_moved
     from teacher_cache.teacher.settings import TeacherSettings, check_as_stored, check_settings
 
@@ -487,7 +487,7 @@ def verify(
     ops: str | None,
 ) -> None:
     """Check every record; render, and with --teacher label, a random fraction again. Exits with 1 on a difference."""
-    from teacher_cache.messages.progress import counting_bar
+    from teacher_cache.progress import counting_bar
     from teacher_cache.store.places import open_moved
     from teacher_cache.store.status import check_committed
     from teacher_cache.teacher.settings import TeacherSettings, check_settings
@@ -552,7 +552,7 @@ def _index_again(
     store: Any, asked: Any, shards: tuple[str, ...], *, other: Any, classes_file: str | None, workers: int
 ) -> None:
     """What `index` does where the store is there."""
-    from teacher_cache.messages.progress import counting_bar
+    from teacher_cache.progress import counting_bar
     from teacher_cache.shards.check import check_shards
     from teacher_cache.shards.classes import class_rule
     from teacher_cache.shards.find import expand_shards
@@ -591,7 +591,7 @@ def _walk(
     workers: int,
 ) -> Any:
     """Index the shards; what an interrupted walk has finished waits beside the store."""
-    from teacher_cache.messages.progress import counting_bar
+    from teacher_cache.progress import counting_bar
     from teacher_cache.shards.classes import class_rule
     from teacher_cache.shards.find import expand_shards
     from teacher_cache.shards.indexing import index_shards

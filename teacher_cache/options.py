@@ -8,8 +8,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from teacher_cache.messages.terminal import warn
 from teacher_cache.processes import RANK_TIMEOUT_S, TIMEOUT_S
+from teacher_cache.terminal import warn
 
 Command = Callable[..., Any]
 

@@ -29,8 +29,8 @@ import click  # noqa: E402
 import torch  # noqa: E402
 
 from teacher_cache.cli import one_line_errors  # noqa: E402
-from teacher_cache.messages.terminal import say, say_lines, terminal  # noqa: E402
 from teacher_cache.options import COUNT, Command  # noqa: E402
+from teacher_cache.terminal import say, say_lines, terminal  # noqa: E402
 from tools.benchmarks import gpu, pipeline, rendering, scaling, storage  # noqa: E402
 from tools.benchmarks.machine import describe_machine, describe_versions, now, write_aside  # noqa: E402
 from tools.benchmarks.plot import check_plotting, draw  # noqa: E402

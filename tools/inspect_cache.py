@@ -26,8 +26,6 @@ from teacher_cache.audit.tables import (
     show_view,
 )
 from teacher_cache.cli import OneLineErrors
-from teacher_cache.messages.progress import step_bars
-from teacher_cache.messages.terminal import say_json, terminal
 from teacher_cache.options import (
     COUNT,
     NUMBER,
@@ -38,6 +36,8 @@ from teacher_cache.options import (
     shards_option,
     worker_timeout_option,
 )
+from teacher_cache.progress import step_bars
+from teacher_cache.terminal import say_json, terminal
 
 if TYPE_CHECKING:
     from teacher_cache.store.store import Store

@@ -17,9 +17,8 @@ import click
 import numpy as np
 
 from teacher_cache.cli import one_line_errors
-from teacher_cache.messages.progress import counting_bar
-from teacher_cache.messages.terminal import say
 from teacher_cache.options import COUNT, NUMBER
+from teacher_cache.progress import counting_bar
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.shards.index import Index, ShardEntry
@@ -28,6 +27,7 @@ from teacher_cache.store.status import status
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import Unit, UnitCounts, UnitValues
 from teacher_cache.teacher.identity import TeacherIdentity
+from teacher_cache.terminal import say
 
 PROTOTYPES, DRAWS = 1024, 128  # samples that the teacher sees, and views of each
 TOP1 = 0.85  # share of the samples whose commonest label is their own class

@@ -23,7 +23,6 @@ from scipy.special import log_softmax, softmax
 
 from student.losses import spread_tail
 from teacher_cache.cli import one_line_errors
-from teacher_cache.messages.terminal import say
 from teacher_cache.options import COUNT, NUMBER, optional_store_argument
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.shards.index import Index, ShardEntry
@@ -34,6 +33,7 @@ from teacher_cache.store.store import Store
 from teacher_cache.store.topk import SoftLabels, top_classes
 from teacher_cache.store.unit import Unit, UnitCounts, UnitValues
 from teacher_cache.teacher.identity import TeacherIdentity
+from teacher_cache.terminal import say
 
 TOPKS, TAUS = (0, 10, 100), (1.0, 3.0)
 STUDENT_NOISE = 1.0

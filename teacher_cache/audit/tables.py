@@ -8,7 +8,7 @@ from rich.console import Console
 
 from teacher_cache.audit.names import ERASED_WITH, mix_text
 from teacher_cache.messages.shown import shown
-from teacher_cache.messages.terminal import line, table
+from teacher_cache.terminal import line, table
 
 ROWS_SHOWN = 20
 BAR_CHARACTERS = 40

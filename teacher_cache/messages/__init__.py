@@ -1,1 +1,1 @@
-"""What people read: strangers' strings made safe, the nearest names, tables and progress."""
+"""What messages say: strangers' strings made safe, the nearest names, what a path is."""

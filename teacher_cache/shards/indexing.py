@@ -9,13 +9,13 @@ import numpy as np
 
 from teacher_cache.errors import ShardError
 from teacher_cache.files import writing
-from teacher_cache.messages.terminal import warn
 from teacher_cache.processes import TIMEOUT_S, Child, ProcessDiedError, in_processes
 from teacher_cache.shards.classes import ClassRule
 from teacher_cache.shards.fingerprint import LIMIT, Fingerprint, image_fingerprint
 from teacher_cache.shards.index import Index, ShardIndex
 from teacher_cache.shards.tar import read_range
 from teacher_cache.shards.walk import index_shard_resumed
+from teacher_cache.terminal import warn
 
 
 def index_shards(

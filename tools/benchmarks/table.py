@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from teacher_cache.messages.terminal import table
+from teacher_cache.terminal import table
 from tools.benchmarks.row import Row
 
 COLUMNS = ("what", "against", "ours", "peer", "unit", "ratio", "spread", "reach")

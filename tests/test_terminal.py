@@ -14,8 +14,8 @@ from rich.console import Console
 from student.cli import main as student
 from teacher_cache.cli import main as teacher_cache
 from teacher_cache.errors import TeacherCacheError
-from teacher_cache.messages.terminal import line, say_json, table
 from teacher_cache.store.store import Store
+from teacher_cache.terminal import line, say_json, table
 from tests.support.bright_shards import SMALL, bright_image, spoil_image
 from tests.support.filling import TEACHERS, fill_words
 from tests.support.shard_files import write_shard
@@ -23,7 +23,7 @@ from tests.support.small_runs import SMALL as RECIPE
 from tests.support.small_runs import student as student_setting
 from tools import inspect_cache, make_shards
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 FORGED = "error: all fine"
 NASTY = (
     f"a\x1b[2K\r{FORGED}",
@@ -226,6 +226,6 @@ def python_files() -> Sequence[Path]:
 
 
 def test_one_door_leads_to_a_terminal() -> None:
-    door = ROOT / "teacher_cache" / "messages" / "terminal.py"
+    door = ROOT / "teacher_cache" / "terminal.py"
     assert printers(door) == {"click.echo", "Console", "Table"}
     assert {path: printers(path) for path in python_files() if path != door and printers(path)} == {}

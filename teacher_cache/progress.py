@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from teacher_cache.messages.terminal import terminal
+from teacher_cache.terminal import terminal
 
 if TYPE_CHECKING:
     from teacher_cache.fill import FillProgress
