@@ -13,9 +13,8 @@ from teacher_cache.replay.mix import LAMBDA_ONE
 from teacher_cache.replay.render import decode, render_pixels
 from teacher_cache.shards.read import read_block
 from teacher_cache.store.store import Store
-from teacher_cache.store.unit import Unit
 from tests.support.bright_shards import bright_store, change_pixel, small_policy, spoil_image
-from tests.support.drawn import all_labels, commit_labels, drawn_store
+from tests.support.drawn import all_labels, drawn_store
 from tests.support.filling import fill_store
 
 
@@ -125,49 +124,6 @@ def test_without_shards_labels_are_told(tmp_path: Path) -> None:
     assert "cannot be read" in found["views_missing"]
     with pytest.raises(ShardError):
         describe_view(store, 9, 0)
-
-
-def test_notebook(filled: Store) -> None:
-    store, labels = teacher_cache.open_store(str(filled.path)), all_labels(filled)
-    assert (store.labels() == labels).all()
-    assert store.labels().dtype == np.int16
-    assert (store.labels([3, 0]) == labels[:, [3, 0]]).all()
-    assert (store.labels(range(1, 3)) == labels[:, 1:3]).all()
-    assert (store.labels(2) == labels[:, 2]).all()
-    assert (store.votes().own == (labels == filled.index.classes[:, None]).sum(axis=1)).all()
-    key = filled.index.key(66)
-    (pictures,) = render_views(filled, 66, [1])[1]
-    for name in (66, key, f"train-0000.tar/{key}"):
-        assert (store.render(name, 1) == pictures.mixed).all()
-        assert (store.render(name, 1, mixed=False) == pictures.unmixed).all()
-        assert (store.image(name) == render_views(filled, 66, [])[0]).all()
-        assert store.view(name, 1) == describe_view(filled, 66, 1)
-        assert store.sample(name) == describe_sample(filled, 66)
-    for number in (-1, 260):
-        with pytest.raises(StoreError, match="samples 0 to 259"):
-            store.render(number, 0)
-    with pytest.raises(StoreError, match="there is no view 4"):
-        store.render(0, 4)
-
-
-def test_a_notebook_is_offered_nothing_that_writes(filled: Store) -> None:
-    store = teacher_cache.open_store(str(filled.path))
-    assert (store.path, store.views, store.seed) == (filled.path, filled.views, filled.seed)
-    assert (store.policy, store.class_names, store.teacher) == (filled.policy, filled.class_names, filled.teacher)
-    assert (store.index.classes == filled.index.classes).all()
-    offered = {name for name in dir(store) if not name.startswith("_")}
-    assert not offered & {"commit_unit", "extend", "move", "bind", "create", "publish_teacher", "publish_proof"}
-    assert offered == {
-        *("store", "path", "views", "seed", "policy", "teacher", "class_names", "index", "labels", "votes", "number"),
-        *("sample", "view", "image", "render"),
-    }
-    assert not store.store.writable
-
-
-def test_labels_of_what_is_not_filled(tmp_path: Path) -> None:
-    store = bright_store(tmp_path)
-    commit_labels(store, Unit(0, 1, 1), np.full((64, 2), 7))
-    assert (teacher_cache.open_store(str(store.path)).labels() == all_labels(store)).all()
 
 
 @pytest.mark.parametrize("crop", [(), ("crop.kind=center", "crop.crop_pct=0.5", "crop.scale=none", "crop.ratio=none")])

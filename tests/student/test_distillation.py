@@ -9,23 +9,19 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-from student.answers import OnlineAnswers, StoredAnswers
 from student.checkpoint import NEWEST
 from student.cli import main
-from student.loader import ViewLoader
-from student.losses import spread_tail
 from student.model import build_model
 from student.recipe import load_recipe
 from student.run import build_optimizer
-from teacher_cache.errors import CheckpointError, RecipeError, StoreError, TeacherError
+from teacher_cache.errors import CheckpointError, RecipeError, StoreError
 from teacher_cache.fill import FillOptions, fill
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.settings import TeacherSettings
-from teacher_cache.teacher.teacher import open_teacher
 from teacher_cache.teacher.weights import state_sha256
 from tests.support.bright_shards import bright_store
 from tests.support.filling import TEACHERS, open_test_teacher
-from tests.support.small_runs import SMALL, column, rows, small_recipe, student, train_small
+from tests.support.small_runs import SMALL, column, rows, student, train_small
 
 CONVNET = f"{TEACHERS}:convnet"  # its labels depend on every pixel
 
@@ -87,41 +83,6 @@ def test_cached_and_online_losses_are_the_same_bits(tmp_path: Path, store: Store
     assert any(as_then in line for line in said)
 
 
-def test_an_edited_teacher_of_the_same_weights_is_no_online_teacher(tmp_path: Path) -> None:
-    file = tmp_path / "model.py"
-    text = """
-from tests.support.teachers import Brightness
-class Edited(Brightness):
-    def forward(self, images):
-        return super().forward(images).roll(ROLL, dims=1)
-def teacher(num_classes):
-    return Edited(num_classes)
-"""
-    settings = TeacherSettings(spec=f"{file}:teacher", device="cpu", batch_size=32)
-    store = bright_store(tmp_path)
-    file.write_text(text.replace("ROLL", "0"))
-    teacher = open_teacher(settings, num_classes=10, view_size=store.policy.size, stored=None)
-    fill(store, teacher, FillOptions(workers=0), range(store.views))
-    file.write_text(text.replace("ROLL", "1"))
-    with pytest.raises(TeacherError, match="32 of 32 labels are not those that the teacher gave when"):
-        OnlineAnswers(store, small_recipe(), settings)
-
-
-def test_an_online_teacher_that_answers_no_numbers_names_the_view(tmp_path: Path, store: Store) -> None:
-    answers = OnlineAnswers(store, small_recipe(), online(device="cpu"))
-    answers._teacher._run = lambda views: torch.where(  # type: ignore[method-assign]
-        torch.arange(len(views))[:, None] == 3, torch.nan, torch.zeros(len(views), 10)
-    )
-    with ViewLoader(store, 16, epochs=1, workers=0) as loader:
-        batch = next(iter(loader))
-    sample, view = int(batch.samples[3]), int(batch.view_ids[3])
-    shard = store.shard_name(store.index.shard_of(sample))
-    with pytest.raises(
-        TeacherError, match=rf"^shard {shard}, key {store.index.key(sample)}, view {view}: .* not finite"
-    ):
-        answers.of(batch)
-
-
 def test_another_teacher_online_gives_other_losses_and_says_so(tmp_path: Path, store: Store) -> None:
     train_small(store, tmp_path / "cached")
     said: list[str] = []
@@ -149,46 +110,6 @@ def test_all_probabilities_cached_are_nearly_the_online_ones(tmp_path: Path, sof
     losses = [column(tmp_path / run / "steps.csv", "distill_loss") for run in ("cached", "online")]
     np.testing.assert_allclose(*losses, rtol=0.01, atol=1e-5)
     assert losses[0].max() > 0.01
-
-
-def test_stored_and_online_answers_of_one_batch(soft_store: Store) -> None:
-    from student.loader import ViewLoader
-
-    recipe = small_recipe("distill=soft", "distill_tau=2.0")
-    stored = StoredAnswers(soft_store, recipe, torch.device("cpu"))
-    asked = OnlineAnswers(soft_store, recipe, online(device="cpu"))
-    assert stored.weights_sha256 == asked.weights_sha256
-    with ViewLoader(soft_store, 64, epochs=1, workers=0, labels=stored.labels, soft=stored.soft) as loader:
-        for batch in loader:
-            one, other = stored.of(batch), asked.of(batch)
-            assert one is not None
-            assert one.probabilities is not None
-            assert other.probabilities is not None
-            assert torch.equal(one.labels, other.labels)
-            assert one.probabilities.shape == (64, 10)
-            torch.testing.assert_close(one.probabilities.sum(1), torch.ones(64))
-            torch.testing.assert_close(one.probabilities, other.probabilities, rtol=2e-3, atol=1e-6)
-
-
-def test_a_tail_that_is_spread_is_what_training_sees(tmp_path: Path) -> None:
-    """Three of ten classes are kept; the other seven share the rest."""
-    store = convnet_store(tmp_path, topk=3, tau=1.0)
-    from student.loader import ViewLoader
-
-    recipe = small_recipe("distill=soft")
-    stored = StoredAnswers(store, recipe, torch.device("cpu"))
-    asked = OnlineAnswers(store, recipe, online(device="cpu"))
-    with ViewLoader(store, 64, epochs=1, workers=0, soft=True) as loader:
-        batch = next(iter(loader))
-    one, other = stored.of(batch), asked.of(batch)
-    assert one is not None
-    assert other.probabilities is not None
-    assert one.probabilities is not None
-    top = other.probabilities.topk(3, dim=1)
-    tail = 1 - top.values.sum(1)
-    expected = spread_tail(top.indices, top.values, tail, 10)
-    torch.testing.assert_close(one.probabilities, expected, rtol=3e-3, atol=1e-5)
-    assert (one.probabilities.sort(dim=1).values[:, :7].std(dim=1) < 1e-6).all()
 
 
 # -- going on, and refusals ----------------------------------------------------------------------------------------

@@ -1,0 +1,63 @@
+"""A store in a notebook: labels as arrays, views as pictures, nothing that writes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import teacher_cache
+from teacher_cache.audit.sample import describe_sample, describe_view, render_views
+from teacher_cache.errors import StoreError
+from teacher_cache.store.store import Store
+from teacher_cache.store.unit import Unit
+from tests.support.bright_shards import bright_store
+from tests.support.drawn import all_labels, commit_labels
+from tests.support.filling import fill_store
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    store = bright_store(tmp_path_factory.mktemp("filled"))
+    fill_store(store, topk=3)
+    return store
+
+
+def test_notebook(filled: Store) -> None:
+    store, labels = teacher_cache.open_store(str(filled.path)), all_labels(filled)
+    assert (store.labels() == labels).all()
+    assert store.labels().dtype == np.int16
+    assert (store.labels([3, 0]) == labels[:, [3, 0]]).all()
+    assert (store.labels(range(1, 3)) == labels[:, 1:3]).all()
+    assert (store.labels(2) == labels[:, 2]).all()
+    assert (store.votes().own == (labels == filled.index.classes[:, None]).sum(axis=1)).all()
+    key = filled.index.key(66)
+    (pictures,) = render_views(filled, 66, [1])[1]
+    for name in (66, key, f"train-0000.tar/{key}"):
+        assert (store.render(name, 1) == pictures.mixed).all()
+        assert (store.render(name, 1, mixed=False) == pictures.unmixed).all()
+        assert (store.image(name) == render_views(filled, 66, [])[0]).all()
+        assert store.view(name, 1) == describe_view(filled, 66, 1)
+        assert store.sample(name) == describe_sample(filled, 66)
+    for number in (-1, 260):
+        with pytest.raises(StoreError, match="samples 0 to 259"):
+            store.render(number, 0)
+    with pytest.raises(StoreError, match="there is no view 4"):
+        store.render(0, 4)
+
+
+def test_a_notebook_is_offered_nothing_that_writes(filled: Store) -> None:
+    store = teacher_cache.open_store(str(filled.path))
+    assert (store.path, store.views, store.seed) == (filled.path, filled.views, filled.seed)
+    assert (store.policy, store.class_names, store.teacher) == (filled.policy, filled.class_names, filled.teacher)
+    assert (store.index.classes == filled.index.classes).all()
+    offered = {name for name in dir(store) if not name.startswith("_")}
+    assert not offered & {"commit_unit", "extend", "move", "bind", "create", "publish_teacher", "publish_proof"}
+    facts = "store path views seed policy teacher class_names index labels votes number sample view image render"
+    assert offered == set(facts.split())
+    assert not store.store.writable
+
+
+def test_labels_of_what_is_not_filled(tmp_path: Path) -> None:
+    store = bright_store(tmp_path)
+    commit_labels(store, Unit(0, 1, 1), np.full((64, 2), 7))
+    assert (teacher_cache.open_store(str(store.path)).labels() == all_labels(store)).all()
