@@ -79,6 +79,24 @@ class LabelledUnit:
         return replace(counts, damaged=len(self.damaged) * self.labels.shape[1])
 
 
+@dataclass(frozen=True)
+class OpenFill:
+    """What one rank holds open while it fills."""
+
+    store: Store
+    teacher: Teacher
+    pool: RenderPool
+    job: Job
+    allow_low_agreement: bool
+    on_moved: Callable[[], None]  # called whenever the job has moved on
+    warn: Callable[[str], None]
+
+    def advance(self, views: int) -> None:
+        """Count views that got their labels."""
+        self.job.add("views", views)
+        self.on_moved()
+
+
 def fill(
     store: Store,
     teacher: Teacher,
@@ -113,7 +131,8 @@ def fill(
                 on_progress(read_progress(job))
 
         with open_pool(store, options) as pool:
-            num_missing = fill_with(store, teacher, pool, job, options, views, on_start, on_moved, warn)
+            held = OpenFill(store, teacher, pool, job, options.allow_low_agreement, on_moved, warn)
+            num_missing = fill_views(held, views, on_start)
         job.wait_for_all("finished", moving=MOVING, meanwhile=on_moved)
         if job.first and (left := store.missing_units(views)):
             raise StoreError(
@@ -123,18 +142,9 @@ def fill(
         return num_missing
 
 
-def fill_with(
-    store: Store,
-    teacher: Teacher,
-    pool: RenderPool,
-    job: Job,
-    options: FillOptions,
-    views: range,
-    on_start: Callable[[int], None],
-    on_moved: Callable[[], None],
-    warn: Callable[[str], None],
-) -> int:
+def fill_views(held: OpenFill, views: range, on_start: Callable[[int], None]) -> int:
     """This rank's part of a fill, until no unit is left to be drawn. The number of units that were missing."""
+    store, teacher, pool, job = held.store, held.teacher, held.pool, held.job
     proved = False
     told: set[int] = set()  # damaged samples
     num_missing = 0
@@ -143,22 +153,22 @@ def fill_with(
         num_missing = len(left)
         on_start(sum(store.layout.num_views(unit) for unit in left))
         if left and store.teacher is None:
-            first, proof = label_first_unit(store, teacher, pool, job, left.pop(0), options, on_moved, warn)
+            first, proof = label_first_unit(held, left.pop(0))
             if not bind_teacher(store, teacher, proof):
-                check_same_answers(store, teacher, pool, warn)
+                check_same_answers(store, teacher, pool, held.warn)
             proved = True
-            commit(store, first, teacher, job, on_moved)
-            tell_damaged(store, first, told, warn)
+            commit(held, first)
+            tell_damaged(store, first, told, held.warn)
         job.publish("units", left)
-    units = [Unit(*unit) for unit in job.read("units", moving=MOVING, meanwhile=on_moved)]
+    units = [Unit(*unit) for unit in job.read("units", moving=MOVING, meanwhile=held.on_moved)]
     if store.teacher is not None:
         check_same_teacher(store.teacher, teacher.identity, may_differ=may_differ(store))
         if units and not proved:
-            check_same_answers(store, teacher, pool, warn)
+            check_same_answers(store, teacher, pool, held.warn)
     todo = (units[number] for number in job.draw("drawn", len(units)))
-    for labelled in label_units(store, teacher, pool, todo, lambda views: advance(job, views, on_moved)):
-        commit(store, labelled, teacher, job, on_moved)
-        tell_damaged(store, labelled, told, warn)
+    for labelled in label_units(store, teacher, pool, todo, held.advance):
+        commit(held, labelled)
+        tell_damaged(store, labelled, told, held.warn)
     return num_missing if job.first else len(units)
 
 
@@ -263,21 +273,13 @@ def take_logits(labelled: LabelledUnit, rows: np.ndarray, column: int, logits: n
         labelled.topk_classes[rows, column], labelled.topk_probabilities[rows, column] = classes, probabilities
 
 
-def label_first_unit(
-    store: Store,
-    teacher: Teacher,
-    pool: RenderPool,
-    job: Job,
-    unit: Unit,
-    options: FillOptions,
-    on_moved: Callable[[], None],
-    warn: Callable[[str], None],
-) -> tuple[LabelledUnit, Proof]:
+def label_first_unit(held: OpenFill, unit: Unit) -> tuple[LabelledUnit, Proof]:
     """Label one unit, with the proof of the teacher that does it. Raises TeacherError where an answer depends on more
     than its view, AgreementError where labels say nothing about the pictures."""
-    batch = first_batch(store, pool, teacher.batch_size)
-    logits = check_steady(store, teacher, batch, warn)
-    (labelled,) = label_units(store, teacher, pool, [unit], lambda views: advance(job, views, on_moved))
+    store, teacher = held.store, held.teacher
+    batch = first_batch(store, held.pool, teacher.batch_size)
+    logits = check_steady(store, teacher, batch, held.warn)
+    (labelled,) = label_units(store, teacher, held.pool, [unit], held.advance)
     above_chance = agreement_above_chance(
         labelled.labels.reshape(-1), labelled.class_pairs.reshape(-1, 2), store.num_classes
     )
@@ -286,12 +288,12 @@ def label_first_unit(
             f"{describe(store, unit)}: the teacher's labels agree with the ground truth no better than chance "
             f"({above_chance:.3f} above it, of 1): its class order or its --mean/--std is probably wrong"
         )
-        if not options.allow_low_agreement:
+        if not held.allow_low_agreement:
             raise AgreementError(message + "; nothing was written; --allow-low-agreement fills all the same")
-        warn(message)
+        held.warn(message)
     gain = renaming_gain(labelled.labels, labelled.class_pairs, labelled.lambdas, store.num_classes)
     if gain >= RENAMING_GAIN:
-        warn(
+        held.warn(
             f"{describe(store, unit)}: agreement would rise by {100 * gain:.0f} points if classes were renamed as the "
             "teacher mostly calls them: compare its class list with the store's (a shifted list looks like this)"
         )
@@ -336,13 +338,13 @@ def may_differ(store: Store) -> tuple[str, ...]:
     return ("device",) if store.any_device else ()
 
 
-def commit(store: Store, labelled: LabelledUnit, teacher: Teacher, job: Job, on_moved: Callable[[], None]) -> None:
+def commit(held: OpenFill, labelled: LabelledUnit) -> None:
     """Write a whole unit to the store, and tell the job."""
     counts = labelled.counts()
-    store.commit_unit(labelled.unit, labelled.values(), counts, teacher.identity.device)
-    job.add("labelled", counts.labelled)
-    job.add("larger", counts.larger)
-    on_moved()
+    held.store.commit_unit(labelled.unit, labelled.values(), counts, held.teacher.identity.device)
+    held.job.add("labelled", counts.labelled)
+    held.job.add("larger", counts.larger)
+    held.on_moved()
 
 
 def tell_damaged(store: Store, labelled: LabelledUnit, told: set[int], warn: Callable[[str], None]) -> None:
@@ -360,12 +362,6 @@ def tell_damaged(store: Store, labelled: LabelledUnit, told: set[int], warn: Cal
             )
         elif len(told) == DAMAGED_TOLD + 1:
             warn("more images are damaged: `teacher-cache status` counts their views")
-
-
-def advance(job: Job, views: int, on_moved: Callable[[], None]) -> None:
-    """Count views that got their labels."""
-    job.add("views", views)
-    on_moved()
 
 
 def read_progress(job: Job) -> FillProgress:
