@@ -553,7 +553,7 @@ def _named_runs(runs: Sequence[str]) -> dict[str, Path]:
         given, _, folder = run.rpartition("=")
         name = given or Path(folder).absolute().name
         if name in named:
-            one, two, both = (shown(each) for each in (str(named[name]), folder, name))
+            one, two, both = (shown(each, limit=None) for each in (str(named[name]), folder, name))
             raise click.UsageError(f"{one} and {two} are both called {both}: name one NAME=RUN")
         named[name] = Path(folder)
     return named

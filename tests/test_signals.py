@@ -37,7 +37,7 @@ def test_a_second_interrupt_interrupts_but_not_a_rank(monkeypatch: pytest.Monkey
 
 def test_a_terminal_that_closes_asks_to_stop_but_not_under_nohup(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-    with stop_signals() as asked:
+    with handled(signal.SIGHUP, signal.SIG_DFL), stop_signals() as asked:  # these tests may run under nohup themselves
         signal.raise_signal(signal.SIGHUP)
         assert asked()
     with handled(signal.SIGHUP, signal.SIG_IGN):
