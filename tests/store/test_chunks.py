@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,22 @@ from tests.support.filled_store import TOPK, commit, fill, make_index, make_stor
 UNIT, ABSENT = Unit(0, 1, 1), Unit(3, 0, 1)
 
 
-@pytest.fixture(params=[10, 40_000], ids=["int16", "int32"])
-def store(tmp_path: Path, request: pytest.FixtureRequest) -> Store:
+@pytest.fixture(scope="module", params=[10, 40_000], ids=["int16", "int32"])
+def made(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """All arrays that a store may have, filled but for one unit."""
-    made = make_store(tmp_path / "s", index=make_index(num_classes=request.param))
-    made.publish_teacher(TOPK)
-    for unit in made.units():
+    store = make_store(tmp_path_factory.mktemp("made") / "s", index=make_index(num_classes=request.param))
+    store.publish_teacher(TOPK)
+    for unit in store.units():
         if unit != ABSENT:
-            commit(made, unit, skip=(0,) if unit == UNIT else ())
-    return made
+            commit(store, unit, skip=(0,) if unit == UNIT else ())
+    return store.path
+
+
+@pytest.fixture
+def store(made: Path, tmp_path: Path) -> Store:
+    """A copy of it, for one test to damage."""
+    shutil.copytree(made, tmp_path / "s")
+    return Store.open(tmp_path / "s", writable=True)
 
 
 def plain(store: Store, name: str, unit: Unit) -> np.ndarray:
