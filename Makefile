@@ -179,7 +179,7 @@ bench-gpu: $(BENCH_GROUP) ## the same of both stages on a GPU
 	$(BENCH) --gpu --json $(BENCH_OUT)/bench-gpu.json --plot $(BENCH_OUT)/bench-gpu.png --markdown $(BENCH_OUT)/bench-gpu.md
 
 test: $(INSTALLED) ## run all tests
-	$(BIN)/python -m pytest -q --numprocesses 3 --dist worksteal
+	$(BIN)/python -m pytest -q --numprocesses 2 --dist worksteal
 
 check: $(INSTALLED) ## lint, formatting, types, pages: what CI runs before the tests
 	$(BIN)/ruff check .
