@@ -1,7 +1,6 @@
 """What the teacher says of a batch: read from the store, or asked online."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,18 +14,8 @@ from teacher_cache.store.store import Store
 from teacher_cache.teacher.settings import TeacherSettings
 from teacher_cache.teacher.teacher import open_teacher
 from tests.support.bright_shards import bright_store
-from tests.support.filling import TEACHERS, open_test_teacher
+from tests.support.convnet_stores import convnet_store, online
 from tests.support.small_runs import small_recipe
-
-CONVNET = f"{TEACHERS}:convnet"  # its labels depend on every pixel
-
-
-def convnet_store(folder: Path, **settings: Any) -> Store:
-    """A store that the convnet has filled at batches of 32."""
-    store = bright_store(folder)
-    teacher = open_test_teacher(store, "convnet", **settings)
-    fill(store, teacher, FillOptions(workers=0, allow_low_agreement=True), range(store.views))
-    return Store.open(store.path)
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +27,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def soft_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """All ten classes' probabilities at temperature 2."""
     return convnet_store(tmp_path_factory.mktemp("soft"), topk=10, tau=2.0)
-
-
-def online(**settings: Any) -> TeacherSettings:
-    return TeacherSettings(spec=CONVNET, **settings)
 
 
 def test_an_edited_teacher_of_the_same_weights_is_no_online_teacher(tmp_path: Path) -> None:

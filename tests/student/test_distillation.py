@@ -15,23 +15,13 @@ from student.model import build_model
 from student.recipe import load_recipe
 from student.run import build_optimizer
 from teacher_cache.errors import CheckpointError, RecipeError, StoreError
-from teacher_cache.fill import FillOptions, fill
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.settings import TeacherSettings
 from teacher_cache.teacher.weights import state_sha256
 from tests.support.bright_shards import bright_store
-from tests.support.filling import TEACHERS, open_test_teacher
+from tests.support.convnet_stores import CONVNET, convnet_store, online
+from tests.support.filling import TEACHERS
 from tests.support.small_runs import SMALL, column, rows, student, train_small
-
-CONVNET = f"{TEACHERS}:convnet"  # its labels depend on every pixel
-
-
-def convnet_store(folder: Path, **settings: Any) -> Store:
-    """A store that the convnet has filled at batches of 32."""
-    store = bright_store(folder)
-    teacher = open_test_teacher(store, "convnet", **settings)
-    fill(store, teacher, FillOptions(workers=0, allow_low_agreement=True), range(store.views))
-    return Store.open(store.path)
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +54,6 @@ def test_every_row_of_table_3_trains(tmp_path: Path, soft_store: Store, row: str
     assert totals[-1] < totals[0] - 0.01
     alpha = {"none": 0.0, "soft": 0.1, "hard, teacher only": 1.0}.get(row, 0.5)
     np.testing.assert_allclose(totals, (1 - alpha) * truth + alpha * taught, rtol=1e-4)
-
-
-def online(**settings: Any) -> TeacherSettings:
-    return TeacherSettings(spec=CONVNET, **settings)
 
 
 @pytest.mark.parametrize("overrides", [["epochs=3"], ["micro_batch=8", student("one_head")]], ids=["token", "no token"])
