@@ -7,22 +7,19 @@ Without one, `TRITON_INTERPRET=1 ... gpu_render.py --small` runs every line of t
 
 import argparse
 import platform
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
 import triton
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
-
-from teacher_cache.replay.block import replay_view  # noqa: E402
-from teacher_cache.replay.gpu.render import Batch, Renderer, render_blocks  # noqa: E402
-from teacher_cache.replay.policy import load_policy  # noqa: E402
-from tests.replay.gpu import equality  # noqa: E402
+from teacher_cache.replay.block import replay_view
+from teacher_cache.replay.gpu.plan import Entries, RenderPlan
+from teacher_cache.replay.gpu.render import Batch, Renderer, render_blocks
+from teacher_cache.replay.policy import load_policy
+from tests.replay.gpu import equality
 
 BEGAN = time.perf_counter()
 QUEUED_CYCLES = 40_000_000  # about 20 ms, in which launches queue up
@@ -47,14 +44,16 @@ def show(lines: Iterable[equality.Compared]) -> int:
 def bytes_at(size: tuple[int, int], sources: list[np.ndarray], num: int, device: torch.device) -> int:
     say(f"-- bytes at {size[0]} x {size[1]}")
     parts: Sequence[Callable[..., Iterator[equality.Compared]]] = (
-        equality.crops, equality.operations, equality.erasing,
-    )  # fmt: skip
+        equality.crops,
+        equality.operations,
+        equality.erasing,
+    )
     return sum(show(part(sources, size, num, device)) for part in parts)
 
 
 def bytes_of_policies(
     size: tuple[int, int], sources: list[np.ndarray], views: dict[str, int], device: torch.device
-) -> int:  # fmt: skip
+) -> int:
     """Whole policies over two blocks, one of which has a skipped sample and odd, tiny pictures."""
     odd = [equality.images.picture(number, *shape) for number, shape in enumerate([(3, 5), (1, 1), (70, 9), (200, 31)])]
     decoded = [equality.decoded_block(sources), equality.decoded_block(odd, frozenset({1}), 1)]
@@ -119,37 +118,36 @@ def timings(sources: list[np.ndarray], repeats: int, device: torch.device) -> No
 
 def by_kernel(
     renderer: Renderer, batch: Batch, uploaded: tuple[torch.Tensor, torch.Tensor], num: int, repeats: int
-) -> None:  # fmt: skip
+) -> None:
     """Microseconds a view, median of five."""
     launch, totals = renderer._launch, []
 
     for _ in range(5):
         marks = []
 
-        def marked(plan, entries, memory, marks=marks) -> None:  # type: ignore[no-untyped-def]
+        def marked(plan: RenderPlan, entries: Entries, memory: object, marks: list = marks) -> None:
             before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             before.record()
             launch(plan, entries, memory)
             after.record()
             marks.append((entries.kernel, before, after))
 
-        renderer._launch = marked  # type: ignore[method-assign]
         torch.cuda.synchronize()
         torch.cuda._sleep(QUEUED_CYCLES)
-        renderer.render(batch.plan, *uploaded)
+        with mock.patch.object(renderer, "_launch", marked):
+            renderer.render(batch.plan, *uploaded)
         torch.cuda.synchronize()
         total: dict[str, float] = {}
         for name, before, after in marks:
             total[name] = total.get(name, 0.0) + before.elapsed_time(after)
         totals.append(total)
-    renderer._launch = launch  # type: ignore[method-assign]
     shares = {name: 1e3 * float(np.median([total[name] for total in totals])) / num for name in totals[0]}
     say(f"R = {repeats}: us a view by kernel: " + ", ".join(f"{name} {share:.2f}" for name, share in shares.items()))
 
 
 def captured(
     renderer: Renderer, batch: Batch, uploaded: tuple[torch.Tensor, torch.Tensor], num: int, repeats: int
-) -> None:  # fmt: skip
+) -> None:
     graph = torch.cuda.CUDAGraph()
     try:
         with torch.cuda.graph(graph):
