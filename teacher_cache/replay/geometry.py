@@ -198,8 +198,8 @@ def rotation_steps(degrees: float, height: int, width: int) -> tuple[tuple[int, 
     matrix = ((cos, sin, x - cos * x - sin * y), (-sin, cos, y + sin * x - cos * y))
     # Pillow counts from a picture's corner; the grid hides where libraries' cosines differ in their last bits
     centred = [(a, b, c + 0.5 * (a + b) - 0.5) for a, b, c in matrix]
-    across, down = (tuple(round(on_grid(entry) * PLACE_ONE) for entry in row) for row in centred)
-    return across, down  # type: ignore[return-value]
+    across, down = ([round(on_grid(entry) * PLACE_ONE) for entry in row] for row in centred)
+    return (across[0], across[1], across[2]), (down[0], down[1], down[2])
 
 
 @functools.lru_cache(maxsize=2)

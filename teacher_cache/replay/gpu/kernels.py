@@ -30,6 +30,15 @@ def _slot(place, BYTES: tl.constexpr):
 
 
 @triton.jit
+def _place(i, width):
+    """Byte i of a picture so wide -> its y, x and channel."""
+    y = i // (3 * width)
+    in_row = i - y * (3 * width)
+    x = in_row // 3
+    return y, x, in_row - 3 * x
+
+
+@triton.jit
 def _clipped(level):
     return tl.minimum(tl.maximum(level, 0), 255).to(tl.uint8)
 
@@ -273,10 +282,7 @@ def move_lines(
     fill = tl.load(e + 4).to(tl.int32)
     i = tile * TILE + tl.arange(0, TILE)
     there = i < 3 * HEIGHT * WIDTH
-    y = i // (3 * WIDTH)
-    in_row = i - y * (3 * WIDTH)
-    x = in_row // 3
-    channel = in_row - 3 * x
+    y, x, channel = _place(i, WIDTH)
     line = y if ROWS_MOVE else x
     place = x if ROWS_MOVE else y
     size: tl.constexpr = WIDTH if ROWS_MOVE else HEIGHT
@@ -287,7 +293,7 @@ def move_lines(
     total = tl.zeros((TILE,), tl.int32)
     for tap in tl.static_range(0, 4):
         source = tl.minimum(tl.maximum(place + whole + (tap - 1), 0), size - 1)
-        offset = y * (3 * WIDTH) + 3 * source + channel if ROWS_MOVE else source * (3 * WIDTH) + in_row
+        offset = y * (3 * WIDTH) + 3 * source + channel if ROWS_MOVE else source * (3 * WIDTH) + 3 * x + channel
         level = tl.load(at + offset, mask=inside, other=0).to(tl.int32)
         total += level * tl.load(entry + 3 + tap, mask=there, other=0)
     moved = tl.where(inside, _clipped(total >> 14), ((fill >> (8 * channel)) & 255).to(tl.uint8))
@@ -306,10 +312,7 @@ def rotate(
     fill = tl.load(e + 2).to(tl.int32)
     i = tile * TILE + tl.arange(0, TILE)
     there = i < 3 * HEIGHT * WIDTH
-    y = i // (3 * WIDTH)
-    in_row = i - y * (3 * WIDTH)
-    x = in_row // 3
-    channel = in_row - 3 * x
+    y, x, channel = _place(i, WIDTH)
     source_x = tl.load(e + 3).to(tl.int32) * x + tl.load(e + 4).to(tl.int32) * y + tl.load(e + 5).to(tl.int32)
     source_y = tl.load(e + 6).to(tl.int32) * x + tl.load(e + 7).to(tl.int32) * y + tl.load(e + 8).to(tl.int32)
     inside = there & (source_x >= -32768) & (source_x < WIDTH * 65536 - 32768)
@@ -383,11 +386,8 @@ def erase(pixels, noise, entries, tiles, WIDTH: tl.constexpr, FIELDS: tl.constex
         mode = tl.load(e + 3)
         i = first + tl.arange(0, TILE)
         there = i < 3 * height * width
-        y = i // (3 * width)
-        in_row = i - y * (3 * width)
-        x = in_row // 3
-        channel = in_row - 3 * x
-        at = pixels + tl.load(e) + y * (3 * WIDTH) + in_row
+        y, x, channel = _place(i, width)
+        at = pixels + tl.load(e) + y * (3 * WIDTH) + 3 * x + channel
         if mode == 0:
             fill = tl.load(e + 4).to(tl.int32)
             tl.store(at, ((fill >> (8 * channel)) & 255).to(tl.uint8), mask=there)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -112,13 +113,13 @@ class Renderer:
         """-> (n, H, W, 3) uint8 on the device. pictures, small: of `upload`."""
         height, width = plan.size
         num_bytes = height * width * 3
-        new = {"dtype": torch.uint8, "device": self.device}
+        empty = partial(torch.empty, dtype=torch.uint8, device=self.device)
         memory = _Memory(
             pictures=pictures,
             small=small,
-            across=torch.empty(max(plan.across_bytes, 1), **new),  # type: ignore[call-overload]
-            pixels=torch.empty(2 * plan.num_views * num_bytes, **new),  # type: ignore[call-overload]
-            views=torch.empty((plan.num_views, height, width, 3), **new),  # type: ignore[call-overload]
+            across=empty(max(plan.across_bytes, 1)),
+            pixels=empty(2 * plan.num_views * num_bytes),
+            views=empty((plan.num_views, height, width, 3)),
             counts=torch.zeros(max(768 * plan.num_counts, 1), dtype=torch.int32, device=self.device),
             sums=torch.zeros(max(plan.num_sums, 1), dtype=torch.int64, device=self.device),
         )
@@ -186,12 +187,28 @@ class Renderer:
         tables, fields = self._tables, kernels.RESIZE_FIELDS
         row_tiles, column_tiles = _ceil(plan.most_rows, TILES.rows), _ceil(3 * width, TILES.columns)
         kernels.resize_across[(launched.num * row_tiles * column_tiles,)](
-            *(memory.pictures, memory.across, tables.weights, tables.firsts, entries, row_tiles),
-            *(width, fields, TILES.rows, TILES.columns),
+            memory.pictures,
+            memory.across,
+            tables.weights,
+            tables.firsts,
+            entries,
+            row_tiles,
+            WIDTH=width,
+            FIELDS=fields,
+            ROWS=TILES.rows,
+            COLUMNS=TILES.columns,
         )
         kernels.resize_down[(launched.num * _ceil(height, TILES.rows) * column_tiles,)](
-            *(memory.across, memory.pixels, tables.weights, tables.firsts, entries),
-            *(height, width, fields, TILES.rows, TILES.columns),
+            memory.across,
+            memory.pixels,
+            tables.weights,
+            tables.firsts,
+            entries,
+            HEIGHT=height,
+            WIDTH=width,
+            FIELDS=fields,
+            ROWS=TILES.rows,
+            COLUMNS=TILES.columns,
         )
 
 
@@ -230,9 +247,7 @@ def render_blocks(
     return RenderedBlocks(pixels, batch.class_pairs, batch.lambdas, digests)
 
 
-def _drawn(
-    policy: Policy, store_seed: int, decoded: DecodedBlock, views: Sequence[int]
-) -> list[list[ViewParams]]:  # fmt: skip
+def _drawn(policy: Policy, store_seed: int, decoded: DecodedBlock, views: Sequence[int]) -> list[list[ViewParams]]:
     """For each position the parameters of each view; none of a skipped one."""
     block = decoded.block
     return [

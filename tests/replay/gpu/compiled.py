@@ -41,11 +41,11 @@ class _Noting:
     def __getitem__(self, grid: tuple[int, ...]) -> Any:
         assert 0 < grid[0] < 1 << 31
 
-        def launch(*values: Any, num_warps: int = 4) -> None:
-            names = self.kernel.params
-            assert len(names) == len(values), self.kernel
+        def launch(*values: Any, num_warps: int = 4, **named: Any) -> None:
+            parameters = self.kernel.params
+            assert [parameter.name for parameter in parameters[len(values) :]] == list(named), self.kernel
             signature, constants = [], []
-            for parameter, value in zip(names, values, strict=True):
+            for parameter, value in zip(parameters, (*values, *named.values()), strict=True):
                 if parameter.is_constexpr:
                     signature.append((parameter.name, "constexpr"))
                     constants.append((parameter.name, value))
