@@ -33,10 +33,10 @@ from teacher_cache.options import (
     worker_timeout_option,
     workers_option,
 )
-from teacher_cache.processes import is_first_rank
 from teacher_cache.settings import read_json
 from teacher_cache.terminal import say, say_json, say_lines, table, terminal
 from teacher_cache.threads import wait_asleep
+from teacher_cache.ties import is_first_rank
 
 if TYPE_CHECKING:
     from student.curves import Chart

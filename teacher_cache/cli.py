@@ -29,9 +29,9 @@ from teacher_cache.options import (
     worker_timeout_option,
     workers_option,
 )
-from teacher_cache.processes import is_first_rank
 from teacher_cache.terminal import line, say, say_json, say_lines, table, terminal, warn
 from teacher_cache.threads import wait_asleep
+from teacher_cache.ties import is_first_rank
 
 _EXTRA = re.compile(r"(Got unexpected extra arguments) \((.*)\)", re.DOTALL)
 INTERRUPTED = 130  # exit code after Ctrl-C or SIGTERM, as shells have it

@@ -1,22 +1,15 @@
-"""Every process that this program starts beside itself: it ends with its parent, however that dies.
+"""Every process that this program starts beside itself; it ends with its parent, however that dies.
 
 Ours, as multiprocessing's pools and concurrent.futures wait for ever for a worker that is stopped, leave some behind
 when the parent is killed, and start a new one in the place of one that died without saying whose task it had.
-
-The kernel sees to it (PR_SET_PDEATHSIG), so it holds for one that is stopped or busy in native code too, and for the
-processes that it has started in turn. Signals that are sent to all, as Ctrl-C is, are the parent's to handle.
 """
 
 import contextlib
-import ctypes
 import functools
 import multiprocessing
-import multiprocessing.resource_tracker
 import multiprocessing.util
 import os
-import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Sequence
@@ -24,20 +17,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for_any
-from multiprocessing.process import BaseProcess
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
-from teacher_cache.errors import RankError, TeacherCacheError
+from teacher_cache.errors import TeacherCacheError
+from teacher_cache.fork_server import Birth, ForkedProcess, ForkServer, birth, spawned
+from teacher_cache.ties import GONE
 
-GONE = (EOFError, BrokenPipeError, ConnectionResetError)  # the other end of a pipe
 TIMEOUT_S = 120.0  # after so long without a message that it owes a process is taken to hang
 RANK_TIMEOUT_S = 600.0  # and so a rank, after so long without anything that shows that others work
-# sent to all; the parent decides when to end
-PARENTS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 END_S = 1.0  # a process has so long to end by itself
 SLICE_S = 1.0
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 STATES = {"T": "it is stopped", "t": "it is stopped", "D": "it waits for a disk", "R": "it is busy"}  # proc(5)
 
 Common = TypeVar("Common")
@@ -68,7 +59,7 @@ class Child:
     Processes; None while it owes nothing.
     """
 
-    process: BaseProcess
+    process: ForkedProcess | SpawnProcess
     connection: Connection
     number: int
     due_since_s: float | None = None
@@ -84,18 +75,18 @@ class Child:
 
 
 class Processes(contextlib.AbstractContextManager["Processes"]):
-    """Spawned processes, as other libraries' threads do not survive a fork; they are ended when this is left, dropped
-    or forgotten.
+    """Processes that are forked from one without threads, as those of other libraries do not survive a fork; they are
+    ended when this is left, dropped or forgotten. imports: the module that they have from the beginning, else serve's.
 
     Who starts them says with expect() which owe a message. receive() gives what has come from those, silent() names
     those that have owed one for timeout_s. Time in which this process itself is stopped does not count, as they may
     have been stopped with it, nor most of that which passes between calls of receive().
     """
 
-    def __init__(self, name: str, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, name: str, timeout_s: float = TIMEOUT_S, *, imports: str | None = None) -> None:
         self.children: list[Child] = []
         self.timeout_s = timeout_s
-        self._name = name
+        self._name, self._imports = name, imports
         self._clock_s = 0.0
         self._received_at = time.perf_counter()  # when receive() was last left
         # at the interpreter's end multiprocessing would send SIGTERM, which they ignore, and wait
@@ -103,7 +94,12 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
 
     def start(self, serve: Callable[..., None], *args: Any) -> Child:
         """Run serve(connection, *args) in a new process. It may raise GONE where this end of the pipe is closed."""
-        return _starter(os.getpid()).submit(self._start, serve, args).result()
+        ours, theirs = multiprocessing.Pipe()
+        name, imports = f"{self._name}-{len(self.children)}", self._imports or serve.__module__
+        process = _starter(os.getpid()).start(name, imports, serve, theirs, args)
+        child = Child(process, ours, len(self.children))
+        self.children.append(child)
+        return child
 
     def send(self, child: Child, message: Any) -> None:
         """Send a message; of a process that has died the next receive() tells."""
@@ -165,25 +161,6 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
         child.due_since_s = self._clock_s
         return message
 
-    def _start(self, serve: Callable[..., None], args: tuple[Any, ...]) -> Child:
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        # what ties it to us is unpickled before the rest, whose imports take seconds
-        process = context.Process(
-            target=_live,
-            args=(_Tie(os.getpid()), serve, theirs, args),
-            name=f"{self._name}-{len(self.children)}",
-            daemon=True,
-        )
-        # a child inherits what is blocked, so none can be ended while it still imports
-        multiprocessing.resource_tracker.ensure_running()  # where start() is the first to do so it unblocks them again
-        signal.pthread_sigmask(signal.SIG_BLOCK, PARENTS_SIGNALS)
-        process.start()
-        theirs.close()
-        child = Child(process, ours, len(self.children))
-        self.children.append(child)
-        return child
-
 
 def in_processes(
     work: Callable[[Common, Task], Result],
@@ -204,7 +181,7 @@ def in_processes(
     coming = iter(enumerate(tasks))
     doing: dict[Child, int] = {}
 
-    with Processes(name, timeout_s) as processes:
+    with Processes(name, timeout_s, imports=work.__module__) as processes:
 
         def give(child: Child) -> None:
             following = next(coming, None)
@@ -248,87 +225,42 @@ def sendable(error: Exception) -> Exception:
     return RuntimeError(f"{type(error).__name__}: {error}")
 
 
-# -- being a child -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Tie:
-    """Unpickled in a child, it ties it to the process of this id: whether the kernel does."""
-
-    parent: int
-
-    def __reduce__(self) -> tuple[Callable[[int], bool], tuple[int]]:
-        return _tie, (self.parent,)
-
-
-def _tie(parent: int) -> bool:
-    tied = _die_with_parent(signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)  # it was gone before
-    return tied
-
-
-def under_launcher() -> bool:
-    """Whether torchrun has started this process, as a rank of a job."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
-
-
-def is_first_rank() -> bool:
-    """Whether this process speaks for its job: as the first of torchrun's ranks, or alone."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def follow_launcher() -> None:
-    """Under torchrun: a rank gets SIGTERM, as if it had been passed on, when torchrun itself is killed. RankError where
-    that has happened already: others would be waited for in vain."""
-    if under_launcher() and _die_with_parent(signal.SIGTERM) and _is_orphan():
-        raise RankError("torchrun was ended while this rank started: run the same command again")
-
-
-def _is_orphan() -> bool:
-    """Whether the system has adopted this process, as far as that shows: the parent has another session, which
-    torchrun may have, and is no Python process, which torchrun is."""
-    parent = os.getppid()
-    try:
-        if os.getsid(parent) == os.getsid(0):
-            return False
-        return b"python" not in Path(f"/proc/{parent}/cmdline").read_bytes()
-    except OSError:  # it is not shown to us
-        return False
-
-
-def _die_with_parent(number: int) -> bool:
-    """Ask the kernel for a signal when the thread that started this process ends; False where it cannot."""
-    return sys.platform == "linux" and ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(number), 0, 0, 0) == 0
-
-
-def _live(tied: bool, serve: Callable[..., None], connection: Connection, args: tuple[Any, ...]) -> None:
-    for number in PARENTS_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, PARENTS_SIGNALS)
-    if not tied:
-        threading.Thread(target=_leave_with_parent, daemon=True).start()
-    with contextlib.suppress(*GONE):  # the parent has closed the pipe, or is gone
-        serve(connection, *args)
-
-
-def _leave_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
 # -- being a parent ------------------------------------------------------------------------------------------------
 
 
-@functools.cache
-def _starter(process: int) -> ThreadPoolExecutor:
-    """The thread that starts all processes of this one, named by its id as a forked child has none.
+class _Starter:
+    """The thread that starts all processes of this one: to the kernel it is their parent, so it must not end before its
+    time."""
 
-    To the kernel the parent is the thread that starts a process, so it must not end before its time.
-    """
-    return ThreadPoolExecutor(1, "starter")
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "starter")
+        self._servers: dict[str, ForkServer] = {}
+
+    def start(
+        self, name: str, imports: str, serve: Callable[..., None], connection: Connection, args: tuple[Any, ...]
+    ) -> ForkedProcess | SpawnProcess:
+        """Run serve(connection, *args) in a process; imports: the module of its server."""
+        if sys.platform != "linux":  # where other systems' libraries have threads from the beginning
+            return self._thread.submit(spawned, name, serve, connection, args, daemon=True).result()
+        coming = self._thread.submit(self._fork, imports, birth(name, serve, args), connection)
+        return ForkedProcess(coming, lambda process: self._exit_code(imports, process))
+
+    def _fork(self, imports: str, birth: Birth, connection: Connection) -> tuple[int, int]:
+        server = self._servers.get(imports)
+        if server is None or not server.process.is_alive():
+            server = self._servers[imports] = ForkServer(imports)
+        return server.fork(birth, connection)
+
+    def _exit_code(self, imports: str, process: int) -> int | None:
+        with contextlib.suppress(TimeoutError, EOFError, OSError):
+            return self._thread.submit(self._servers[imports].exit_code, process).result(END_S)
+        return None
+
+
+@functools.cache
+def _starter(process: int) -> _Starter:
+    """Of the process of this id, as a forked child has no thread."""
+    return _Starter()
 
 
 def _end(children: list[Child]) -> None:

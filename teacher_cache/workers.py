@@ -21,13 +21,14 @@ import torch
 from teacher_cache.errors import RenderError, TeacherCacheError
 from teacher_cache.files import describe_os_error
 from teacher_cache.memory import shared_memory_lacking
-from teacher_cache.processes import GONE, TIMEOUT_S, Child, Connection, Death, Processes, sendable
+from teacher_cache.processes import TIMEOUT_S, Child, Connection, Death, Processes, sendable
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.block import DecodedBlock, ReplayedBlock, decode_block, replay_view
 from teacher_cache.replay.header import MAX_PIXELS
 from teacher_cache.replay.policy import Policy
 from teacher_cache.shards.index import BlockPlace
 from teacher_cache.shards.read import read_block
+from teacher_cache.ties import GONE
 
 SLOTS_PER_WORKER = 3  # one being rendered, one on its way, one being copied out
 TASKS_PER_WORKER = 2  # one being rendered, one waiting: a worker never idles for the parent's next turn

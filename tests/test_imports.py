@@ -46,8 +46,12 @@ DOORS = {
     "plotly": {"teacher_cache/audit/report.py"},
     "jinja2": {"teacher_cache/audit/report.py"},
     "matplotlib": {"student/curves.py", "tools/benchmarks/plot.py"},
-    "multiprocessing": {"teacher_cache/processes.py"},  # no pool of processes is made elsewhere
-    "concurrent": {"teacher_cache/processes.py"},
+    "multiprocessing": {  # no pool of processes is made elsewhere
+        "teacher_cache/processes.py",
+        "teacher_cache/fork_server.py",
+        "teacher_cache/ties.py",
+    },
+    "concurrent": {"teacher_cache/processes.py", "teacher_cache/fork_server.py"},
     "nvidia": {"tools/benchmarks/peers.py"},
 }
 

@@ -36,7 +36,7 @@ def index_shards(
     of all of each image: then note is told, in one line. num_classes: how many classes the model has that the shards
     are for; without it, and without rule.names, a stray class far above all others is refused.
 
-    With more than one worker, spawned processes walk the shards; progress(done, total) is called in this process as
+    With more than one worker, processes walk the shards; progress(done, total) is called in this process as
     each is finished. Where none is finished for warn_after_s, a warning on standard error says which are being walked:
     a disk may be slow. What is walked is kept in the folder `scratch`, so that an interrupted call goes on where it
     was; the caller removes the folder when it has what it needs.

@@ -26,8 +26,9 @@ def descendants(process: int) -> set[int]:
 
 
 def workers(process: int) -> set[int]:
-    """Descendants that multiprocessing has spawned to work."""
-    return {child for child in descendants(process) if b"spawn_main" in _read(child, "cmdline")}
+    """Descendants that were started to work: a server, which multiprocessing has spawned, is forked into them."""
+    spawned = {child for child in descendants(process) if b"spawn_main" in _read(child, "cmdline")}
+    return {child for child in spawned if (found := fields(child)) and int(found[1]) in spawned}
 
 
 def rank(process: int, number: int) -> int | None:

@@ -1,0 +1,98 @@
+"""What forked processes find, and what becomes of them where their server dies."""
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from teacher_cache.processes import Death, Processes
+from tests.support.echoing import answers, echo, surroundings
+from tests.support.running import fields, running, wait_until
+
+
+def parent(process: int | None) -> int:
+    assert process is not None
+    return int(fields(process)[1])
+
+
+def test_a_process_finds_what_there_is_when_it_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """And not what there was when its server was."""
+    with Processes("surroundings", imports="teacher_cache.workers") as started:
+        here = (os.getcwd(), None, sys.path[0], 1, True)
+        first = started.start(surroundings)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("ECHOED", "later")
+        monkeypatch.syspath_prepend("somewhere")
+        second = started.start(surroundings)
+        for child in (first, second):
+            started.send(child, "torch")
+        assert first.connection.recv() == here
+        assert second.connection.recv() == (str(tmp_path), "later", "somewhere", 1, True)
+        assert parent(first.process.pid) == parent(second.process.pid)
+    assert capfd.readouterr().out == "asked for torch\n" * 2
+
+
+def test_processes_of_other_imports_have_other_servers() -> None:
+    with Processes("light", imports="tests.support.echoing") as light:
+        child = light.start(surroundings)
+        light.send(child, "torch")
+        assert child.connection.recv()[-1] is False
+
+
+def test_where_a_server_is_killed_its_processes_die_and_the_next_have_another() -> None:
+    with Processes("echo") as started:
+        child = started.start(echo)
+        assert answers(child)
+        server = parent(child.process.pid)
+        started.expect(child, message=True)
+        os.kill(server, signal.SIGKILL)
+        wait_until(started.is_ready)
+        assert started.receive() == [(child, Death(None))]  # nobody is left who knows
+        wait_until(lambda: not running([server]))
+        following = started.start(echo)
+        assert answers(following)
+        assert parent(following.process.pid) != server
+
+
+def test_a_server_that_cannot_import_is_a_death() -> None:
+    with Processes("echo", imports="teacher_cache.nowhere") as started:
+        child = started.start(echo)
+        started.expect(child, message=True)
+        wait_until(started.is_ready)
+        assert started.receive() == [(child, Death(None))]
+        assert not child.process.is_alive()
+
+
+def test_no_zombies_are_left() -> None:
+    with Processes("echo") as started:
+        kept = started.start(echo)
+        assert answers(kept)
+        server = parent(kept.process.pid)
+        with Processes("echo") as others:
+            children = [others.start(echo) for _ in range(3)]
+            assert all(map(answers, children))
+            assert {parent(child.process.pid) for child in children} == {server}
+        wait_until(lambda: not any(Path(f"/proc/{child.process.pid}").exists() for child in children))
+        assert [child.process.exitcode for child in children] == [0, 0, 0]
+
+
+def test_starting_does_not_wait_for_imports() -> None:
+    """A model is built meanwhile."""
+    with Processes("echo", imports="tests.support.waiting") as started:
+        child = started.start(echo)
+        assert not child.process.is_alive()  # not yet
+        assert answers(child)
+        assert child.process.is_alive()
+
+
+def test_the_starting_thread_is_one() -> None:
+    with Processes("echo") as started:
+        before = threading.active_count()
+        for _ in range(3):
+            assert answers(started.start(echo))
+        assert threading.active_count() <= before + 2  # it, and the one that hands over descriptors
