@@ -80,10 +80,11 @@ class ForkServer:
 class ForkedProcess:
     """A process that is forked, or will be when its server has its imports: as multiprocessing's of others, with less.
 
-    coming: its id and a descriptor of it. ask_exit_code(id): of one that has ended.
+    coming: its id and a descriptor of it. ask_exit_code(id): of one that has ended; the server's where id is None, as the
+    server died before.
     """
 
-    def __init__(self, coming: "Future[tuple[int, int]]", ask_exit_code: Callable[[int], int | None]) -> None:
+    def __init__(self, coming: "Future[tuple[int, int]]", ask_exit_code: Callable[[int | None], int | None]) -> None:
         self._coming, self._ask_exit_code = coming, ask_exit_code
 
     @property
@@ -96,7 +97,7 @@ class ForkedProcess:
     def exitcode(self) -> int | None:
         """Of one that has ended, or minus the signal that killed it; None where nobody knows."""
         found = self._found(0)
-        return self._ask_exit_code(found[0]) if found else None
+        return self._ask_exit_code(found[0] if found else None)
 
     def is_alive(self) -> bool:
         """Whether it is there and has not ended."""
@@ -160,10 +161,10 @@ def _has_ended(descriptor: int, timeout: float) -> bool:
 def _serve(connection: Connection, imports: str) -> None:
     """Fork what is asked for, tell exit codes, and leave no zombies."""
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # a process with threads cannot be forked safely
+    importlib.import_module(imports)
+    gc.collect()
+    gc.freeze()  # what is shared is not written to by a collection
     try:
-        importlib.import_module(imports)
-        gc.collect()
-        gc.freeze()  # what is shared is not written to by a collection
         children: dict[int, ForkProcess] = {}
         while True:
             running = {child.sentinel: child for child in children.values() if child.exitcode is None}

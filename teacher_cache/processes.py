@@ -251,10 +251,13 @@ class _Starter:
             server = self._servers[imports] = ForkServer(imports)
         return server.fork(birth, connection)
 
-    def _exit_code(self, imports: str, process: int) -> int | None:
-        with contextlib.suppress(TimeoutError, EOFError, OSError):
-            return self._thread.submit(self._servers[imports].exit_code, process).result(END_S)
-        return None
+    def _exit_code(self, imports: str, process: int | None) -> int | None:
+        server = self._servers[imports]
+        if process is not None:
+            with contextlib.suppress(TimeoutError, EOFError, OSError):
+                return self._thread.submit(server.exit_code, process).result(END_S)
+        server.process.join(END_S)
+        return server.process.exitcode  # which dies with it
 
 
 @functools.cache

@@ -52,7 +52,7 @@ def test_where_a_server_is_killed_its_processes_die_and_the_next_have_another() 
         started.expect(child, message=True)
         os.kill(server, signal.SIGKILL)
         wait_until(started.is_ready)
-        assert started.receive() == [(child, Death(None))]  # nobody is left who knows
+        assert started.receive() == [(child, Death(-9))]
         wait_until(lambda: not running([server]))
         following = started.start(echo)
         assert answers(following)
@@ -64,7 +64,7 @@ def test_a_server_that_cannot_import_is_a_death() -> None:
         child = started.start(echo)
         started.expect(child, message=True)
         wait_until(started.is_ready)
-        assert started.receive() == [(child, Death(None))]
+        assert started.receive() == [(child, Death(1))]
         assert not child.process.is_alive()
 
 
