@@ -80,8 +80,8 @@ class ForkServer:
 class ForkedProcess:
     """A process that is forked, or will be when its server has its imports: as multiprocessing's of others, with less.
 
-    coming: its id and a descriptor of it. ask_exit_code(id): of one that has ended; the server's where id is None, as the
-    server died before.
+    coming: its id and a descriptor of it. ask_exit_code(id): of one that has ended; of None,
+    as the server died before: the server's.
     """
 
     def __init__(self, coming: "Future[tuple[int, int]]", ask_exit_code: Callable[[int | None], int | None]) -> None:
