@@ -24,7 +24,7 @@ from teacher_cache.errors import (
     StoreError,
 )
 from teacher_cache.messages.recognise import no_checkpoint
-from teacher_cache.messages.shown import listed
+from teacher_cache.messages.shown import counted, listed
 from teacher_cache.settings import parse_override
 from teacher_cache.shards.classes import class_rule
 from teacher_cache.shards.find import expand_shards
@@ -233,7 +233,7 @@ def other_classes(patterns: Sequence[str], there: Sequence[str], here: Sequence[
             for number, (theirs, ours) in enumerate(zip(there, here, strict=False))
             if theirs != ours
         ),
-        f"{len(there)} classes there and {len(here)} here",
+        f"{counted(len(there), 'class')} there and {len(here)} here",
     )
     return Fault(
         ShardError,
@@ -297,7 +297,7 @@ def label_faults(store: "Store", views: Sequence[int], repeats: int) -> Iterator
     whole = wanted.start  # views that are labelled of every sample: those of the groups before
     yield Fault(
         MissingLabelError,
-        f"{lacking} of the {needed} labels that the plan needs are missing, first those of "
+        f"{lacking} of the {counted(needed, 'label')} that the plan needs are missing, first those of "
         f"shard {store.shard_name(first.shard)}, views {lacked[0]} to {lacked[-1]}",
         ("--views-used", str(whole)) if whole >= repeats else (),
         f"run `teacher-cache fill {store.path} --views {wanted.start}:{wanted.stop}`",
