@@ -153,7 +153,7 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
         views, need = len(self.views_needed), len(self.views_needed) * num_samples
         if self._labels:
             say(
-                f"labels: all {need} that the plan needs are there ({counted(num_samples, 'sample')} x "
+                f"labels: all {need:,} that the plan needs are there ({counted(num_samples, 'sample')} x "
                 f"{counted(views, 'view')})"
             )
         else:

@@ -297,7 +297,7 @@ def label_faults(store: "Store", views: Sequence[int], repeats: int) -> Iterator
     whole = wanted.start  # views that are labelled of every sample: those of the groups before
     yield Fault(
         MissingLabelError,
-        f"{lacking} of the {counted(needed, 'label')} that the plan needs are missing, first those of "
+        f"{lacking} of the {needed} labels that the plan needs are missing, first those of "
         f"shard {store.shard_name(first.shard)}, views {lacked[0]} to {lacked[-1]}",
         ("--views-used", str(whole)) if whole >= repeats else (),
         f"run `teacher-cache fill {store.path} --views {wanted.start}:{wanted.stop}`",

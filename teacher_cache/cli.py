@@ -540,8 +540,8 @@ def verify(
     if report.foreign_labels:
         margins = sorted(report.foreign_labels)
         say(
-            f"{len(margins)} of {counted(report.labels, 'label')} differ on this device or dtype; their top-2 margins: "
-            f"median {margins[len(margins) // 2]:.3g}, largest {margins[-1]:.3g} (logits)"
+            f"{len(margins):,} of {counted(report.labels, 'label')} differ on this device or dtype; their top-2 "
+            f"margins: median {margins[len(margins) // 2]:.3g}, largest {margins[-1]:.3g} (logits)"
         )
     relabelled = f", {counted(report.labels, 'label')}" if opened else ""
     say(
@@ -671,7 +671,7 @@ def _print_filled(store: Any, filled: int) -> None:
 
     found = status_of(store)
     say(
-        f"{store.path}: {counted(filled, 'unit')} filled now; {found['labelled']} of "
+        f"{store.path}: {counted(filled, 'unit')} filled now; {found['labelled']:,} of "
         f"{counted(found['samples'] * found['views'], 'view')} labelled, {_size(found)}, {_agreement(found)}"
     )
     if found["skipped"]["samples"]:
@@ -715,9 +715,9 @@ def _teacher(identity: dict[str, Any] | None) -> str:
 def _print_status(found: dict[str, Any]) -> None:
     from teacher_cache.store.proof import describe_build
 
-    committed = f"{found['units_committed']} of {counted(found['units'], 'unit')}"
+    committed = f"{found['units_committed']:,} of {counted(found['units'], 'unit')}"
     rows = {
-        "samples": f"{found['samples']} in {counted(found['shards'], 'shard')}, {counted(found['classes'], 'class')}",
+        "samples": f"{found['samples']:,} in {counted(found['shards'], 'shard')}, {counted(found['classes'], 'class')}",
         "views": f"{found['views']} in groups of {found['group']}, seed {found['seed']}",
         "coverage": f"{100 * found['coverage']['share']:.1f} % ({committed})",
         "agreement": _agreement(found),

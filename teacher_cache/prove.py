@@ -296,6 +296,6 @@ def _margin(logits: np.ndarray) -> float:
 def _other_device_note(differing: int, labels: int, logits: np.ndarray) -> str:
     margins = sorted(_margin(row) for row in logits)
     return (
-        f"{differing} of {counted(labels, 'label')} differ on this device; their top-2 margins: median "
+        f"{differing:,} of {counted(labels, 'label')} differ on this device; their top-2 margins: median "
         f"{margins[len(margins) // 2]:.3g}, largest {margins[-1]:.3g} (logits)"
     )

@@ -102,7 +102,7 @@ def test_a_fraction_of_nothing_looks_at_records_alone(tmp_path: Path) -> None:
     chunk.write_bytes(chunk.read_bytes()[:-1] + b"?")
     told = CliRunner().invoke(main, verifying)
     assert told.exit_code == 1
-    assert "6 records, 0 (block, view)s of 0 shards and 0 groups checked: 1 differences" in told.stdout
+    assert "6 records, 0 (block, view)s of 0 shards and 0 groups checked: 1 difference" in told.stdout
 
 
 def test_an_extension_that_adds_nothing_says_so(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def show_summary(report: dict[str, Any], console: Console) -> None:
         console,
         f"{report['store']}: {counted(report['samples'], 'sample')} in {counted(report['shards'], 'shard')} x "
         f"{counted(report['views'], 'view')}, "
-        f"{counted(report['classes'], 'class')}; {report['units_committed']} of "
+        f"{counted(report['classes'], 'class')}; {report['units_committed']:,} of "
         f"{counted(report['units'], 'unit')} filled "
         f"({_percent(coverage['share'])})",
     )
