@@ -16,7 +16,7 @@ from student.faults import Fault, all_mends
 from teacher_cache.cli import OneLineErrors
 from teacher_cache.errors import CheckpointError
 from teacher_cache.messages.recognise import is_run, what_is
-from teacher_cache.messages.shown import shown
+from teacher_cache.messages.shown import counted, shown
 from teacher_cache.options import (
     COUNT,
     Command,
@@ -537,7 +537,7 @@ def results(runs: tuple[str, ...], plot: str | None) -> None:
     if found:
         terminal().print(accuracy_table(found))
     for name in (name for name in curves if name not in found):
-        say(f"{name} is not finished: {curves[name].epochs[-1]} epochs so far")
+        say(f"{name} is not finished: {counted(curves[name].epochs[-1], 'epoch')} so far")
     if plot is not None:
         drawn = charts(curves)
         _print_charts(drawn)

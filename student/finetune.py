@@ -10,6 +10,7 @@ from student.model import build_model, patch_grid, resize_positions
 from student.recipe import Recipe
 from student.trained import TrainedModel
 from teacher_cache.errors import CheckpointError
+from teacher_cache.messages.shown import counted
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.state_dict import background_class, check_distilled, copy_state, load_state
 
@@ -84,7 +85,7 @@ def fit_positions(state: dict[str, Tensor], model: nn.Module, trained: TrainedMo
 def other_classes(trained: TrainedModel, store: Store) -> str | None:
     """Why the checkpoint's heads cannot stay; None where they can. Classes without names are told by their number."""
     if trained.num_classes != store.num_classes:
-        found = f"{trained.num_classes} classes in {trained.source}, {store.num_classes} in {store.path}"
+        found = f"{counted(trained.num_classes, 'class')} in {trained.source}, {store.num_classes} in {store.path}"
         return found + background_class(trained.num_classes, store.num_classes)
     names = trained.class_names or store.class_names
     for number, (theirs, ours) in enumerate(zip(names, store.class_names, strict=True)):

@@ -30,6 +30,7 @@ from student.pool import PoolMemory, pool_faults, pool_rows
 from student.preflight import label_faults, topk_faults
 from teacher_cache.device import Recycled
 from teacher_cache.errors import DriftError
+from teacher_cache.messages.shown import counted
 from teacher_cache.processes import TIMEOUT_S
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.mix import LAMBDA_ONE
@@ -151,7 +152,10 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
         num_samples = self._blocks.num_samples
         views, need = len(self.views_needed), len(self.views_needed) * num_samples
         if self._labels:
-            say(f"labels: all {need} that the plan needs are there ({num_samples} samples x {views} views)")
+            say(
+                f"labels: all {need:,} that the plan needs are there ({counted(num_samples, 'sample')} x "
+                f"{counted(views, 'view')})"
+            )
         else:
             say(f"no labels are read; {num_samples} samples x {views} views are rendered")
         if len(self.skipped):

@@ -15,6 +15,7 @@ import numpy as np
 
 from student.faults import Fault, refuse
 from teacher_cache.errors import PlanError
+from teacher_cache.messages.shown import counted
 from teacher_cache.replay.seeds import Stream, derive
 from teacher_cache.store.layout import enumerate_blocks
 
@@ -131,7 +132,9 @@ def plan_faults(settings: PlanSettings, num_samples: int, store_views: int, stor
         yield Fault(PlanError, found, advice="batch and repeats start at 1, the pool at 0")
         return
     if not 0 <= settings.rank < world_size:
-        yield Fault(PlanError, f"rank {settings.rank} is not one of {world_size} ranks", advice="ranks count from 0")
+        yield Fault(
+            PlanError, f"rank {settings.rank} is not one of {counted(world_size, 'rank')}", advice="ranks count from 0"
+        )
     if not 1 <= views <= store_views:
         found = f"--views-used {views} is not within the store's 1 to {store_views} views"
         more = f"`teacher-cache extend {store} --views N` adds some"
@@ -150,7 +153,10 @@ def plan_faults(settings: PlanSettings, num_samples: int, store_views: int, stor
 def _batch_faults(batch: int, world_size: int, num_samples: int, shortest: int) -> Iterator[Fault]:
     """A global batch that ranks do not divide, or that an epoch of `shortest` views does not fill."""
     if shortest < world_size:
-        found = f"an epoch has {shortest} views ({num_samples} samples), fewer than the {world_size} ranks"
+        found = (
+            f"an epoch has {counted(shortest, 'view')} ({counted(num_samples, 'sample')}), fewer than "
+            f"the {world_size} ranks"
+        )
         yield Fault(PlanError, found, advice="train with fewer ranks, or on more samples")
         return
     rounded = -(-batch // world_size) * world_size
@@ -159,7 +165,10 @@ def _batch_faults(batch: int, world_size: int, num_samples: int, shortest: int) 
     if batch % world_size:
         yield Fault(PlanError, f"a global batch of {batch} cannot be shared out among {world_size} ranks", mend)
     if shortest < rounded:
-        found = f"an epoch has {shortest} views ({num_samples} samples), less than one global batch of {batch}"
+        found = (
+            f"an epoch has {counted(shortest, 'view')} ({counted(num_samples, 'sample')}), less than "
+            f"one global batch of {batch}"
+        )
         yield Fault(PlanError, found, mend)
 
 
@@ -186,7 +195,8 @@ def reuse_warning(epochs: int, repeats: int, views_in_use: int) -> str | None:
     if read <= views_in_use:
         return None
     return (
-        f"{epochs} epochs with {repeats} repeats want {read} views of a sample, {views_in_use} are in use: views are "
+        f"{counted(epochs, 'epoch')} with {repeats} repeats want {counted(read, 'view')} of a sample, "
+        f"{views_in_use} are in use: views are "
         f"trained on up to {-(-read // views_in_use)} times; `teacher-cache extend` adds more"
     )
 

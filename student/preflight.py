@@ -24,7 +24,7 @@ from teacher_cache.errors import (
     StoreError,
 )
 from teacher_cache.messages.recognise import no_checkpoint
-from teacher_cache.messages.shown import listed
+from teacher_cache.messages.shown import counted, listed
 from teacher_cache.settings import parse_override
 from teacher_cache.shards.classes import class_rule
 from teacher_cache.shards.find import expand_shards
@@ -233,7 +233,7 @@ def other_classes(patterns: Sequence[str], there: Sequence[str], here: Sequence[
             for number, (theirs, ours) in enumerate(zip(there, here, strict=False))
             if theirs != ours
         ),
-        f"{len(there)} classes there and {len(here)} here",
+        f"{counted(len(there), 'class')} there and {len(here)} here",
     )
     return Fault(
         ShardError,

@@ -27,7 +27,7 @@ from pydantic import (
 from student.faults import Fault
 from student.plan import num_views_read
 from teacher_cache.errors import RecipeError
-from teacher_cache.messages.shown import shown
+from teacher_cache.messages.shown import counted, shown
 from teacher_cache.replay.policy import Zoom
 from teacher_cache.settings import (
     LARGEST,
@@ -149,7 +149,7 @@ def defaults_taken(values: Mapping[str, Any]) -> dict[str, Any]:
 def relation_faults(recipe: Recipe) -> Iterator[Fault]:
     """Settings that are possible alone and not together."""
     if recipe.warmup_epochs >= recipe.epochs:
-        found = f"warmup_epochs is {recipe.warmup_epochs}, training has {recipe.epochs} epochs"
+        found = f"warmup_epochs is {recipe.warmup_epochs}, training has {counted(recipe.epochs, 'epoch')}"
         yield Fault(RecipeError, found, ("--set", f"warmup_epochs={recipe.epochs // 5}"))
     if recipe.micro_batch is not None and recipe.batch_size % recipe.micro_batch:
         found = f"micro_batch is {recipe.micro_batch}, which does not divide the batch_size of {recipe.batch_size}"

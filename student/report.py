@@ -11,7 +11,7 @@ from student.evaluate import ANSWERS, Tally
 from student.model import Fusion
 from student.validation import Preprocessing
 from teacher_cache.audit.intervals import wilson
-from teacher_cache.messages.shown import shown
+from teacher_cache.messages.shown import counted, shown
 from teacher_cache.terminal import line, table
 
 LABELS = {
@@ -93,7 +93,7 @@ def tables(values: Mapping[str, Any]) -> Group:
     height, width = values["size"]
     name = shown(values["name"]) + (", EMA" if values["ema"] else "")
     title = (
-        f"{name}: {values['samples']:,} samples, {height} x {width}, crop {values['crop_pct']:g} "
+        f"{name}: {counted(values['samples'], 'sample')}, {height} x {width}, crop {values['crop_pct']:g} "
         f"{values['interpolation']}{', flipped too' if values['tta'] else ''}"
     )
     parts: list[Any] = [line(title)]

@@ -31,6 +31,7 @@ from student.validation import Preprocessing, ValidationSet
 from teacher_cache.device import Normalise, Upload
 from teacher_cache.errors import TrainingError
 from teacher_cache.job import Job, meeting
+from teacher_cache.messages.shown import counted
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.state_dict import first_not_finite, infinite_by_design
 from teacher_cache.teacher.weights import state_sha256
@@ -259,7 +260,10 @@ class Run:
     def describe_resumption(self) -> str:
         """Where it goes on, for people."""
         if self.is_finished():
-            return f"{self.options.out} is trained to the end of its {self.recipe.epochs} epochs, and evaluated again"
+            return (
+                f"{self.options.out} is trained to the end of its "
+                f"{counted(self.recipe.epochs, 'epoch')}, and evaluated again"
+            )
         return f"going on from {self.options.out}: epoch {self.epoch + 1}, step {self.step}"
 
     def identity(self) -> dict[str, dict[str, Any]]:

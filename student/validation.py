@@ -10,7 +10,7 @@ from torch import Tensor
 
 from student.preflight import other_classes
 from teacher_cache.errors import ShardError
-from teacher_cache.messages.shown import listed
+from teacher_cache.messages.shown import counted, listed
 from teacher_cache.processes import TIMEOUT_S
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.policy import Crop, Interpolation, Policy
@@ -129,7 +129,8 @@ def index_validation(
         if found == num_classes or (lower and not background):
             return index
         raise ShardError(
-            f"validation shards {listed(patterns, limit=None)} have {found} classes, the model has {num_classes}: "
+            f"validation shards {listed(patterns, limit=None)} have {counted(found, 'class')}, the model "
+            f"has {num_classes}: "
             f"name the shards of its data, with its classes.json beside them{background}"
         )
     if index.class_names == tuple(class_names):

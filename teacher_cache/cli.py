@@ -13,7 +13,7 @@ import click
 
 from teacher_cache.errors import StoreError, TeacherCacheError
 from teacher_cache.files import describe_os_error
-from teacher_cache.messages.shown import MESSAGE, listed, shown
+from teacher_cache.messages.shown import MESSAGE, counted, listed, shown
 from teacher_cache.options import (
     COUNT,
     NUMBER,
@@ -255,8 +255,9 @@ def index(
     )
     _say_rounded(views, store.views, store.group)
     say(
-        f"{store_path}: {found.num_samples} samples in {found.num_shards} shards, {store.num_classes} classes, "
-        f"{store.views} views under policy {chosen.name} at {chosen.size[0]} x {chosen.size[1]}"
+        f"{store_path}: {counted(found.num_samples, 'sample')} in {counted(found.num_shards, 'shard')}, "
+        f"{counted(store.num_classes, 'class')}, "
+        f"{counted(store.views, 'view')} under policy {chosen.name} at {chosen.size[0]} x {chosen.size[1]}"
     )
 
 
@@ -430,10 +431,13 @@ def extend(store_path: str, views: int) -> None:
     before = store.views
     store.extend(views)
     if store.views == before:
-        say(f"{store_path} has {before} views already: nothing is added; `teacher-cache status` says what is labelled")
+        say(
+            f"{store_path} has {counted(before, 'view')} already: nothing is added; `teacher-cache status` "
+            "says what is labelled"
+        )
         return
     _say_rounded(views, store.views, store.group)
-    say(f"{store_path}: {before} -> {store.views} views; `teacher-cache fill {store_path}` labels them")
+    say(f"{store_path}: {before} -> {counted(store.views, 'view')}; `teacher-cache fill {store_path}` labels them")
 
 
 @main.command()
@@ -536,13 +540,14 @@ def verify(
     if report.foreign_labels:
         margins = sorted(report.foreign_labels)
         say(
-            f"{len(margins)} of {report.labels} labels differ on this device or dtype; their top-2 margins: "
-            f"median {margins[len(margins) // 2]:.3g}, largest {margins[-1]:.3g} (logits)"
+            f"{len(margins):,} of {counted(report.labels, 'label')} differ on this device or dtype; their top-2 "
+            f"margins: median {margins[len(margins) // 2]:.3g}, largest {margins[-1]:.3g} (logits)"
         )
-    relabelled = f", {report.labels} labels" if opened else ""
+    relabelled = f", {counted(report.labels, 'label')}" if opened else ""
     say(
-        f"{report.units} records, {report.block_views} (block, view)s of {report.shards} shards and {report.groups} "
-        f"groups{relabelled} checked: {len(report.differences)} differences"
+        f"{counted(report.units, 'record')}, {counted(report.block_views, '(block, view)')} of "
+        f"{counted(report.shards, 'shard')} and {counted(report.groups, 'group')}{relabelled} checked: "
+        f"{counted(len(report.differences), 'difference')}"
     )
     if not report.exact:
         sys.exit(1)
@@ -649,7 +654,7 @@ def _view_range(store: Any, text: str | None, *, loud: bool) -> range:
 
 def _say_rounded(asked: int, views: int, group: int) -> None:
     if asked != views:
-        warn(f"{asked} views rounded up to {views}, a multiple of the group of {group}")
+        warn(f"{counted(asked, 'view')} rounded up to {views}, a multiple of the group of {group}")
 
 
 def _numbers(text: str | None) -> tuple[float, ...] | None:
@@ -666,11 +671,11 @@ def _print_filled(store: Any, filled: int) -> None:
 
     found = status_of(store)
     say(
-        f"{store.path}: {filled} units filled now; {found['labelled']} of {found['samples'] * found['views']} views "
-        f"are labelled, {_size(found)}, {_agreement(found)}"
+        f"{store.path}: {counted(filled, 'unit')} filled now; {found['labelled']:,} of "
+        f"{counted(found['samples'] * found['views'], 'view')} labelled, {_size(found)}, {_agreement(found)}"
     )
     if found["skipped"]["samples"]:
-        warn(f"{found['skipped']['samples']} samples skipped: {_skipped(found)}")
+        warn(f"{counted(found['skipped']['samples'], 'sample')} skipped: {_skipped(found)}")
 
 
 def _size(found: dict[str, Any]) -> str:
@@ -710,10 +715,11 @@ def _teacher(identity: dict[str, Any] | None) -> str:
 def _print_status(found: dict[str, Any]) -> None:
     from teacher_cache.store.proof import describe_build
 
+    committed = f"{found['units_committed']:,} of {counted(found['units'], 'unit')}"
     rows = {
-        "samples": f"{found['samples']} in {found['shards']} shards, {found['classes']} classes",
+        "samples": f"{found['samples']:,} in {counted(found['shards'], 'shard')}, {counted(found['classes'], 'class')}",
         "views": f"{found['views']} in groups of {found['group']}, seed {found['seed']}",
-        "coverage": f"{100 * found['coverage']['share']:.1f} % ({found['units_committed']} of {found['units']} units)",
+        "coverage": f"{100 * found['coverage']['share']:.1f} % ({committed})",
         "agreement": _agreement(found),
         "size": _size(found),
         "soft labels": _soft(found),
@@ -723,9 +729,11 @@ def _print_status(found: dict[str, Any]) -> None:
         "libraries": ", ".join(f"{name} {version}" for name, version in found["libraries"].items()),
     }  # fmt: skip
     if found["damaged"]:
-        rows["damaged"] = f"{found['damaged']} views of images that a decoder warned of; their pixels are Pillow's"
+        rows["damaged"] = (
+            f"{counted(found['damaged'], 'view')} of images that a decoder warned of; their pixels are Pillow's"
+        )
     if found["skipped"]["samples"]:
-        rows["skipped"] = f"{found['skipped']['samples']} samples: {_skipped(found)}"
+        rows["skipped"] = f"{counted(found['skipped']['samples'], 'sample')}: {_skipped(found)}"
     console = terminal()
     console.print(line(found["store"], "italic"), soft_wrap=True)
     limits = {"what": MESSAGE}

@@ -155,14 +155,14 @@ def raise_unreadable(error: BaseException) -> None:
 
 def describe_os_error(error: OSError) -> str:
     """One line: the path, what the system says, which folder before it is shut, and what to do."""
-    said = error.strerror or str(error) or type(error).__name__
+    reason = error.strerror or str(error) or type(error).__name__
     advice = _READING.get(error.errno or 0, "see to it")
     if not isinstance(error.filename, str | bytes | os.PathLike):
-        return f"{said}: {advice}, then run the same command again"
+        return f"{reason}: {advice}, then run the same command again"
     path = Path(os.fsdecode(error.filename))
     if error.errno == errno.EACCES and (shut := _shut_folder(path)) is not None:
-        said += f", the folder {shut} may not be entered"
-    return f"{path}: {said}: {advice}"
+        reason += f", the folder {shut} may not be entered"
+    return f"{path}: {reason}: {advice}"
 
 
 def fail(error: OSError) -> None:
@@ -234,14 +234,14 @@ def _aside(path: Path) -> Path:
 
 
 def _disk_error(error: OSError, path: str | os.PathLike[str], lost: str) -> DiskError:
-    said, place, other = os.strerror(error.errno) if error.errno else str(error), os.fspath(path), error.filename
+    reason, place, other = os.strerror(error.errno) if error.errno else str(error), os.fspath(path), error.filename
     if isinstance(other, str) and not other.startswith(os.path.dirname(place)) and not place.startswith(other):
-        said = f"{other}: {said}"  # something else went wrong while it was written
+        reason = f"{other}: {reason}"  # something else went wrong while it was written
     what_next = _WHAT_NEXT.get(error.errno or 0, "see to it, then run the same command again")
     shut = os.path.dirname(other) if isinstance(other, str) and error.errno in (errno.EACCES, errno.EPERM) else ""
     if shut and shut != os.path.dirname(place):
         what_next = what_next.replace("make it", f"make {shut}")  # where what is published is first written aside
-    return DiskError(f"{place} cannot be written ({said}): {lost}; {what_next}")
+    return DiskError(f"{place} cannot be written ({reason}): {lost}; {what_next}")
 
 
 def _system_error(error: BaseException) -> OSError | None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from teacher_cache.errors import DriftError, StoreError, TeacherError
+from teacher_cache.messages.shown import counted
 from teacher_cache.replay.seeds import Stream, derive
 from teacher_cache.store.drift import drift_message
 from teacher_cache.store.labels import LabelReader
@@ -204,7 +205,8 @@ def _replay_proof(store: Store, teacher: Teacher, pool: RenderPool, proof: Proof
             _check_pixels(store, proof.unit, batch, [each.digest for each in proof.replays])
             return batch
     raise StoreError(
-        f"the teacher's proof in {store.path} says {len(proof.labels)} views of shard {proof.unit.shard}, unit "
+        f"the teacher's proof in {store.path} says {counted(len(proof.labels), 'view')} of shard "
+        f"{proof.unit.shard}, unit "
         f"{proof.unit.unit}, which are not a batch of it: restore teacher/ from a copy, or make a new store"
     )
 
@@ -230,7 +232,10 @@ def _compare_logits(store: Store, teacher: Teacher, proof: Proof, logits: np.nda
     if not difference.any():
         return "equal to the proof's"
     largest = float(difference.max())
-    words = f"differ from the proof's by up to {largest:.2g} in {difference.any(1).sum()} of {len(difference)} views"
+    words = (
+        f"differ from the proof's by up to {largest:.2g} in {difference.any(1).sum()} of "
+        f"{counted(len(difference), 'view')}"
+    )
     here, there = describe_build(teacher.build()), describe_build(proof.build)
     if store.topk and not store.any_device and largest > _rounding(teacher, logits):
         raise TeacherError(
@@ -291,6 +296,6 @@ def _margin(logits: np.ndarray) -> float:
 def _other_device_note(differing: int, labels: int, logits: np.ndarray) -> str:
     margins = sorted(_margin(row) for row in logits)
     return (
-        f"{differing} of {labels} labels differ on this device; their top-2 margins: median "
+        f"{differing:,} of {counted(labels, 'label')} differ on this device; their top-2 margins: median "
         f"{margins[len(margins) // 2]:.3g}, largest {margins[-1]:.3g} (logits)"
     )

@@ -377,8 +377,8 @@ def _shared(shape: tuple[int, ...]) -> torch.Tensor:
     try:
         return torch.empty(shape, dtype=torch.uint8).share_memory_()
     except RuntimeError as error:
-        said = str(error).partition("\n")[0]
-        raise RenderError(f"no shared memory ({said}): make /dev/shm writable, or use --workers 0") from error
+        reason = str(error).partition("\n")[0]
+        raise RenderError(f"no shared memory ({reason}): make /dev/shm writable, or use --workers 0") from error
 
 
 def _check_shared_memory(num_bytes: int, what: str, advice: str) -> None:

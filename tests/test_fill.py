@@ -364,7 +364,7 @@ def test_topk_from_the_command_line(tmp_path: Path) -> None:
     assert other.output.splitlines()[-1].startswith("error: the store was filled by")
     assert "tau is 2.0; this teacher's tau is 3.0" in other.output
     done = run.invoke(main, fill_words(store.path))
-    assert "520 of 520 views are labelled" in done.output
+    assert "520 of 520 views labelled" in done.output
     shown = run.invoke(main, ["status", str(store.path)]).output
     assert "the 3 largest probabilities of a view at tau 2" in shown
     found = json.loads(run.invoke(main, ["status", str(store.path), "--json"]).output)
@@ -397,8 +397,8 @@ def test_the_limit_in_pixels_that_index_sets_is_kept_and_obeyed(tmp_path: Path) 
         )
         assert Store.open(store).max_pixels == limit
         filled = run.invoke(main, fill_words(Path(store)))
-        said = "the image is 12 x 10 pixels large, more than the 119 that this store allows"
-        assert (filled.exit_code == 0, said in filled.output) == (fits, not fits), filled.output
+        message = "the image is 12 x 10 pixels large, more than the 119 that this store allows"
+        assert (filled.exit_code == 0, message in filled.output) == (fits, not fits), filled.output
         like = f"{store}-like"
         assert run.invoke(main, ["index", "--like", store, "--store", like]).exit_code == 0
         assert Store.open(like).max_pixels == limit
@@ -451,7 +451,7 @@ def test_skip_bad_counts_and_lists_the_sample_and_its_partner_stays_whole(tmp_pa
     assert skipped_samples(store).tolist() == [70]
     assert (store.read_labels(Unit(0, 1, 0))[70 - 64] == -2).all()
     result = CliRunner().invoke(main, ["status", str(store.path)])
-    assert "1 samples" in result.output
+    assert "1 sample " in result.output
     assert store.index.key(70) in result.output.replace("\n", "")
     assert verify(store, 1.0).exact
 
@@ -502,7 +502,7 @@ def test_index_fill_status_verify_extend_from_the_command_line(tmp_path: Path) -
     assert "rounded out to 0:2" in part.output
     done = run.invoke(main, fill_it)
     assert done.exit_code == 0, done.output
-    assert "780 of 780 views are labelled" in done.output
+    assert "780 of 780 views labelled" in done.output
     again = run.invoke(main, fill_it)
     assert "0 units filled now" in again.output
     assert "100.0 %" in run.invoke(main, ["status", store]).output

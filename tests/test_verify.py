@@ -78,7 +78,7 @@ def test_the_smallest_fraction_is_one_block(tmp_path: Path) -> None:
     fill_store(store)
     told = CliRunner().invoke(main, ["verify", str(store.path), "--fraction", "1e-9", "--workers", "0"])
     assert told.exit_code == 0
-    assert "6 records, 2 (block, view)s of 1 shards and 1 groups checked: 0 differences" in told.output
+    assert "6 records, 2 (block, view)s of 1 shard and 1 group checked: 0 differences" in told.output
     told = CliRunner().invoke(main, ["verify", str(store.path), "--fraction", "nan"])
     assert (told.exit_code, "nan is no number" in told.output) == (2, True)
 
@@ -102,7 +102,7 @@ def test_a_fraction_of_nothing_looks_at_records_alone(tmp_path: Path) -> None:
     chunk.write_bytes(chunk.read_bytes()[:-1] + b"?")
     told = CliRunner().invoke(main, verifying)
     assert told.exit_code == 1
-    assert "6 records, 0 (block, view)s of 0 shards and 0 groups checked: 1 differences" in told.stdout
+    assert "6 records, 0 (block, view)s of 0 shards and 0 groups checked: 1 difference" in told.stdout
 
 
 def test_an_extension_that_adds_nothing_says_so(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from teacher_cache.audit.tables import (
     show_view,
 )
 from teacher_cache.cli import OneLineErrors
+from teacher_cache.messages.shown import counted
 from teacher_cache.options import (
     COUNT,
     NUMBER,
@@ -326,7 +327,7 @@ def export(store: str, out: str, rows: Literal["views", "samples"], as_json: boo
 
     with step_bars("writing") as (on_rows,):
         report = write(_filled(_open(store)), out, rows, on_progress=on_rows)
-    _print(report, as_json, lambda found, console: say(console, f"{found['out']}: {found['written']:,} rows"))
+    _print(report, as_json, lambda found, console: say(console, f"{found['out']}: {counted(found['written'], 'row')}"))
 
 
 @main.command()

@@ -32,7 +32,7 @@ from teacher_cache.errors import ShardError
 from teacher_cache.files import fail, place_files, writing
 from teacher_cache.messages.nearest import did_you_mean
 from teacher_cache.messages.recognise import meant
-from teacher_cache.messages.shown import shown
+from teacher_cache.messages.shown import counted, shown
 from teacher_cache.options import COUNT, NUMBER
 from teacher_cache.replay.seeds import Stream, derive
 from teacher_cache.shards.classes import CLASSES_FILE, IMAGE_EXTENSIONS, class_rule, read_class_names
@@ -527,8 +527,8 @@ def _report(
     paths: Sequence[Path], num_samples: int, class_names: Sequence[str] | None, *, made_before: bool = False
 ) -> None:
     places = ", ".join(str(path) for path in (paths if len(paths) < 3 else [paths[0], "...", paths[-1]]))
-    of_classes = f" of {len(class_names)} classes" if class_names is not None else ""
-    say(f"{places}: {num_samples:,} samples{of_classes}{', there already' if made_before else ''}")
+    of_classes = f" of {counted(len(class_names), 'class')}" if class_names is not None else ""
+    say(f"{places}: {counted(num_samples, 'sample')}{of_classes}{', there already' if made_before else ''}")
 
 
 @main.command()

@@ -17,6 +17,7 @@ import click
 import numpy as np
 
 from teacher_cache.cli import one_line_errors
+from teacher_cache.messages.shown import counted
 from teacher_cache.options import COUNT, NUMBER
 from teacher_cache.progress import counting_bar
 from teacher_cache.replay import BLOCK_SAMPLES
@@ -58,7 +59,10 @@ def main(out: Path, samples: int, shards: int, views: int, classes: int, seed: i
             task = bar.add_task("labels", total=shards)
             store = make_store(out, samples, shards, views, classes, seed, lambda: bar.advance(task))
         found = status(store)
-    size = f"{found['samples']} samples in {found['shards']} shards x {found['views']} views, {found['units']} units"
+    size = (
+        f"{counted(found['samples'], 'sample')} in {counted(found['shards'], 'shard')} x "
+        f"{counted(found['views'], 'view')}, {counted(found['units'], 'unit')}"
+    )
     say(f"{out}: {size}; {found['bytes']['per_view']:.3f} bytes a view")
 
 

@@ -15,7 +15,7 @@ from teacher_cache.audit.names import ERASED_WITH, mix_text
 from teacher_cache.audit.sample import Pictures, seen_edges, seen_pixels
 from teacher_cache.errors import StoreError
 from teacher_cache.files import replacing, writing
-from teacher_cache.messages.shown import escaped, shown
+from teacher_cache.messages.shown import counted, escaped, shown
 
 SHEET_WIDTH = 1200
 COLUMNS = 8
@@ -152,7 +152,7 @@ def _draw_votes(draw: ImageDraw.ImageDraw, sample: dict[str, Any], left: int, to
         draw.text((left, top), "no view is labelled yet", INK, font)
         top += 2 * LINE
     else:
-        summary = f"{sample['num_labels']} labels, own class {sample['own_share']:.0%}"
+        summary = f"{counted(sample['num_labels'], 'label')}, own class {sample['own_share']:.0%}"
         draw.text((left, top), f"{summary}, entropy {sample['entropy_bits']:.2f} bits", INK, font)
         top += 3 * LINE // 2
     for vote in sample["votes"][:TOP_VOTES]:

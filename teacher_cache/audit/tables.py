@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from teacher_cache.audit.names import ERASED_WITH, mix_text
-from teacher_cache.messages.shown import shown
+from teacher_cache.messages.shown import counted, shown
 from teacher_cache.terminal import line, table
 
 ROWS_SHOWN = 20
@@ -23,8 +23,10 @@ def show_summary(report: dict[str, Any], console: Console) -> None:
     coverage = report["coverage"]
     say(
         console,
-        f"{report['store']}: {report['samples']:,} samples in {report['shards']} shards x {report['views']} views, "
-        f"{report['classes']} classes; {report['units_committed']} of {report['units']} units are filled "
+        f"{report['store']}: {counted(report['samples'], 'sample')} in {counted(report['shards'], 'shard')} x "
+        f"{counted(report['views'], 'view')}, "
+        f"{counted(report['classes'], 'class')}; {report['units_committed']:,} of "
+        f"{counted(report['units'], 'unit')} filled "
         f"({_percent(coverage['share'])})",
     )
     if not report["units_committed"]:
@@ -82,7 +84,7 @@ def _show_agreement(report: dict[str, Any], console: Console) -> None:
     agreement = report["agreement"]
     _table(
         console,
-        f"Agreement of {report['labelled']:,} labels with the ground truth",
+        f"Agreement of {counted(report['labelled'], 'label')} with the ground truth",
         ("label is", "share"),
         (
             ("the sample's own class", _percent(agreement["own"])),
@@ -131,7 +133,7 @@ def _show_stability(stability: dict[str, Any], console: Console) -> None:
     console.print()
     say(
         console,
-        f"Stability of {stability['samples']:,} samples with two labels or more: their commonest label has "
+        f"Stability of {counted(stability['samples'], 'sample')} with two labels or more: their commonest label has "
         f"{_percent(stability['mean_share'])} of the labels on average, entropy {stability['mean_entropy_bits']:.2f} "
         f"bits; {_percent(stability['unanimous'] / stability['samples'])} have one label in all views",
     )
@@ -253,8 +255,8 @@ def show_disagreements(report: dict[str, Any], console: Console) -> None:
 def show_confusions(report: dict[str, Any], console: Console, limit: int) -> None:
     say(
         console,
-        f"{report['store']}: {report['labels']:,} labels, {_percent(report['own'])} of them the sample's own class"
-        + ("; views are mixed, so a pair counts partners too" if report["mixed"] else ""),
+        f"{report['store']}: {counted(report['labels'], 'label')}, {_percent(report['own'])} of them the "
+        "sample's own class" + ("; views are mixed, so a pair counts partners too" if report["mixed"] else ""),
     )
     _show_pairs(report["confused"], console)
     classes = sorted((row for row in report["classes"] if row["labels"]), key=lambda row: row["own"])
@@ -281,7 +283,7 @@ def show_sample(found: dict[str, Any], console: Console) -> None:
         console,
         f"{_name(found)}: class {shown(found['class'])}; {found['num_labels']} of {len(found['labels'])} views are "
         f"labelled, {_percent(found['own_share'])} of them so"
-        + (f"; skipped in {len(found['skipped'])} views" if found["skipped"] else ""),
+        + (f"; skipped in {counted(len(found['skipped']), 'view')}" if found["skipped"] else ""),
     )
     _table(
         console,
@@ -315,7 +317,7 @@ def show_sample(found: dict[str, Any], console: Console) -> None:
         console.print()
         say(console, f"sheet: {found['png']}")
     for number in found["digests_differ"][:1]:
-        say(console, f"{len(found['digests_differ'])} views, the first {number}, {_NOT_THE_PIXELS}")
+        say(console, f"{counted(len(found['digests_differ']), 'view')}, the first {number}, {_NOT_THE_PIXELS}")
 
 
 _NOT_THE_PIXELS = "are not the pixels that were labelled: `teacher-cache verify` says more"
@@ -339,7 +341,7 @@ def show_view(found: dict[str, Any], console: Console) -> None:
         box = ""
         if mix["box"] is not None:
             top, left, height, width = mix["box"]
-            box = f"; the partner's box: {height} rows from {top}, {width} columns from {left}"
+            box = f"; the partner's box: {counted(height, 'row')} from {top}, {counted(width, 'column')} from {left}"
         rows += [
             ("mix", f"{mix_text(mix)}; lambda {mix['lambda']:.4f} is the sample's own share{box}"),
             ("partner", f"{_name(partner)}: class {shown(partner['class'])}"),
@@ -369,7 +371,8 @@ def _param_rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     crop, size = params["crop"], params["resized"]
     yield (
         "crop",
-        f"{crop['height']} rows from {crop['top']}, {crop['width']} columns from {crop['left']} of {height} x {width}, "
+        f"{counted(crop['height'], 'row')} from {crop['top']}, {counted(crop['width'], 'column')} from "
+        f"{crop['left']} of {height} x {width}, "
         f"resized to {size[0]} x {size[1]} ({params['interpolation']}); shows {_percent(found['visible_share'])}",
     )
     yield "flip", "yes" if params["flip"] else "no"
@@ -378,7 +381,8 @@ def _param_rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     ]
     yield "operations", ", ".join(operations) or "none"
     boxes = ", ".join(
-        f"{box['height']} rows from {box['top']}, {box['width']} columns from {box['left']}" for box in params["erased"]
+        f"{counted(box['height'], 'row')} from {box['top']}, {counted(box['width'], 'column')} from {box['left']}"
+        for box in params["erased"]
     )
     yield (
         "erased",
@@ -475,6 +479,9 @@ def _percent(share: float | None) -> str:
 def show_report(found: dict[str, Any], console: Console) -> None:
     left = f", {found['left_out']:,} left out for lack of room" if found["left_out"] else ""
     size = f"{found['bytes'] / 1e6:.2f} MB"
-    say(console, f"{found['out']}: {size}, {found['samples']:,} samples, {found['pictures']:,} pictures{left}")
+    say(
+        console,
+        f"{found['out']}: {size}, {counted(found['samples'], 'sample')}, {counted(found['pictures'], 'picture')}{left}",
+    )
     if found["pictures_missing"] is not None:
         say(console, f"pictures are missing: {found['pictures_missing']}")

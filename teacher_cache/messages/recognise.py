@@ -47,10 +47,10 @@ def no_checkpoint(path: Path) -> str | None:
 def is_store(path: Path) -> bool:
     """Whether a folder says that it is a store; whole it need not be."""
     try:
-        said = json.loads((path / "zarr.json").read_bytes())
+        document = json.loads((path / "zarr.json").read_bytes())
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(said, dict) and "teacher_cache" in (said.get("attributes") or {})
+    return isinstance(document, dict) and "teacher_cache" in (document.get("attributes") or {})
 
 
 def is_part(path: Path) -> Path | None:

@@ -28,8 +28,10 @@ def listed(names: Iterable[str | bytes], limit: int | None = SHOWN) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """'1 unit', '4,096 units'. noun: of one."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+    """'1 unit', '4,096 units', '10 classes'. noun: of one."""
+    if number != 1:
+        noun += "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}"
 
 
 def escaped(letter: str) -> str:

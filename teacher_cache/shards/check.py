@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from teacher_cache.errors import ShardError
-from teacher_cache.messages.shown import shown
+from teacher_cache.messages.shown import counted, shown
 from teacher_cache.shards.classes import ClassRule
 from teacher_cache.shards.index import Index, ShardIndex
 from teacher_cache.shards.indexing import walk_shards
@@ -37,7 +37,8 @@ def check_shards(
     missing = [entry.name for entry in index.shards if entry.name not in places]
     if missing:
         raise ShardError(
-            f"{len(missing)} of {index.num_shards} shards of the index are not among the {len(places)} given, the "
+            f"{len(missing)} of {counted(index.num_shards, 'shard')} of the index are not among the "
+            f"{len(places)} given, the "
             f"first is {missing[0]}"
         )
     extra = sorted(places.keys() - {entry.name for entry in index.shards})
@@ -70,7 +71,7 @@ def _difference(index: Index, number: int, found: ShardIndex) -> str | None:
     """What a walked shard holds other than the shard of this number of an index; None where they are the same."""
     entry, count = index.shards[number], int(index.counts[number])
     if count != len(found.classes):
-        return f"holds {len(found.classes):,} samples, the index says {count:,}"
+        return f"holds {counted(len(found.classes), 'sample')}, the index says {count:,}"
     if entry.hash != found.entry.hash:
         return f"has other names, sizes or classes: hash {found.entry.hash:016x}, the index says {entry.hash:016x}"
     fingerprints = index.fingerprints[index.starts[number] : index.starts[number + 1]]

@@ -37,15 +37,15 @@ class Record:
 
 def encode_record(values_hash: int, counts: UnitCounts, device: int) -> np.ndarray:
     """The record of a unit that is committed, (F,) uint64."""
-    said = {"committed": 1, "hash": values_hash, "device": device, **vars(counts)}
-    return np.array([said.get(name, 0) for name in RECORD_FIELDS], np.uint64)
+    fields = {"committed": 1, "hash": values_hash, "device": device, **vars(counts)}
+    return np.array([fields.get(name, 0) for name in RECORD_FIELDS], np.uint64)
 
 
 def decode_record(values: np.ndarray) -> Record:
     """What `encode_record` gave."""
-    said = dict(zip(RECORD_FIELDS, values.tolist(), strict=True))
-    counts = UnitCounts(*(said[name] for name in ("labelled", "own", "larger", "either", "skipped", "damaged")))
-    return Record(said["committed"] == 1, said["hash"], counts, said["device"])
+    fields = dict(zip(RECORD_FIELDS, values.tolist(), strict=True))
+    counts = UnitCounts(*(fields[name] for name in ("labelled", "own", "larger", "either", "skipped", "damaged")))
+    return Record(fields["committed"] == 1, fields["hash"], counts, fields["device"])
 
 
 class Records:

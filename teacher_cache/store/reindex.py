@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from teacher_cache.errors import StoreError
-from teacher_cache.messages.shown import listed
+from teacher_cache.messages.shown import counted, listed
 from teacher_cache.replay.policy import Policy
 from teacher_cache.shards.classes import ClassRule
 from teacher_cache.shards.index import Index, ShardEntry
@@ -47,10 +47,10 @@ def widen(store: Store, asked: Asked) -> str:
     before = store.views
     if asked.views is None or asked.views <= before:
         fewer = asked.views is not None and store.layout.widened(asked.views).views < before
-        return f"indexed already, as asked{f', and keeps its {before} views' if fewer else ''}"
+        return f"indexed already, as asked{', and keeps its ' + counted(before, 'view') if fewer else ''}"
     store = Store.open(store.path, writable=True)
     store.extend(asked.views)
-    return f"{before} -> {store.views} views; `teacher-cache fill {store.path}` labels them"
+    return f"{before} -> {counted(store.views, 'view')}; `teacher-cache fill {store.path}` labels them"
 
 
 def check_same_index(store: Store, other: Store) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from teacher_cache.errors import StoreError
 from teacher_cache.files import fail
+from teacher_cache.messages.shown import counted
 from teacher_cache.store.labels import skipped_samples
 from teacher_cache.store.schema import SCHEMA
 from teacher_cache.store.store import Store
@@ -18,8 +19,9 @@ SKIPS_LISTED = 100
 def check_committed(store: Store) -> None:
     """StoreError where no unit is committed: there is nothing to check, or to tell of."""
     if not store.committed().any():
+        num_units = len(store.units())
         fill = f"teacher-cache fill {store.path}" + ("" if store.teacher is not None else " --teacher NAME")
-        waiting = f"{len(store.units())} units wait for labels"
+        waiting = f"{counted(num_units, 'unit')} {'waits' if num_units == 1 else 'wait'} for labels"
         raise StoreError(f"nothing is committed in {store.path}, {waiting}: run `{fill}`")
 
 

@@ -34,6 +34,7 @@ import zarr
 from teacher_cache.errors import PolicyError, StoreError, TeacherError
 from teacher_cache.files import UNIT_IN_FLIGHT, check_local, new_folder, raise_unreadable, sweep, sync_up, writing
 from teacher_cache.messages.recognise import is_part, is_store, meant, what_is
+from teacher_cache.messages.shown import counted
 from teacher_cache.replay.header import MAX_PIXELS
 from teacher_cache.replay.libraries import pixel_libraries
 from teacher_cache.replay.policy import Policy
@@ -425,7 +426,9 @@ class Store:
         self._check_writable()
         layout = self.layout.widened(views)
         if layout.views < self.views:
-            raise StoreError(f"{self.path} has {self.views} views already: it cannot shrink to {layout.views}")
+            raise StoreError(
+                f"{self.path} has {counted(self.views, 'view')} already: it cannot shrink to {layout.views}"
+            )
         self._open_topk()
         arrays = {"digests": self._digests, "records": self._records, "labels": self._labels, **self._topk}
         grids = layout.array_grids()

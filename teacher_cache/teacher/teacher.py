@@ -260,9 +260,9 @@ def open_teacher(
     check_settings(settings, stored, num_classes)
     spec = ModelSpec(_name(settings, stored))
     device = use_device(settings.device)
-    said = read_normalisation(settings.checkpoint) if settings.checkpoint else {}
+    normalisation = read_normalisation(settings.checkpoint) if settings.checkpoint else {}
     model = load_module(spec, num_classes, view_size, settings.checkpoint, note)
-    own = {**(getattr(model, "pretrained_cfg", None) or {}), **said}
+    own = {**(getattr(model, "pretrained_cfg", None) or {}), **normalisation}
     identity = TeacherIdentity(
         name=spec.name if settings.checkpoint is None else f"{spec.name} ({Path(settings.checkpoint).name})",
         spec=spec.name,

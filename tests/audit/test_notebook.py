@@ -12,32 +12,24 @@ from teacher_cache.store.store import Store
 from teacher_cache.store.unit import Unit
 from tests.support.bright_shards import bright_store
 from tests.support.drawn import all_labels, commit_labels
-from tests.support.filling import fill_store
 
 
-@pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    store = bright_store(tmp_path_factory.mktemp("filled"))
-    fill_store(store, topk=3)
-    return store
-
-
-def test_notebook(filled: Store) -> None:
-    store, labels = teacher_cache.open_store(str(filled.path)), all_labels(filled)
+def test_notebook(soft_labels: Store) -> None:
+    store, labels = teacher_cache.open_store(str(soft_labels.path)), all_labels(soft_labels)
     assert (store.labels() == labels).all()
     assert store.labels().dtype == np.int16
     assert (store.labels([3, 0]) == labels[:, [3, 0]]).all()
     assert (store.labels(range(1, 3)) == labels[:, 1:3]).all()
     assert (store.labels(2) == labels[:, 2]).all()
-    assert (store.votes().own == (labels == filled.index.classes[:, None]).sum(axis=1)).all()
-    key = filled.index.key(66)
-    (pictures,) = render_views(filled, 66, [1])[1]
+    assert (store.votes().own == (labels == soft_labels.index.classes[:, None]).sum(axis=1)).all()
+    key = soft_labels.index.key(66)
+    (pictures,) = render_views(soft_labels, 66, [1])[1]
     for name in (66, key, f"train-0000.tar/{key}"):
         assert (store.render(name, 1) == pictures.mixed).all()
         assert (store.render(name, 1, mixed=False) == pictures.unmixed).all()
-        assert (store.image(name) == render_views(filled, 66, [])[0]).all()
-        assert store.view(name, 1) == describe_view(filled, 66, 1)
-        assert store.sample(name) == describe_sample(filled, 66)
+        assert (store.image(name) == render_views(soft_labels, 66, [])[0]).all()
+        assert store.view(name, 1) == describe_view(soft_labels, 66, 1)
+        assert store.sample(name) == describe_sample(soft_labels, 66)
     for number in (-1, 260):
         with pytest.raises(StoreError, match="samples 0 to 259"):
             store.render(number, 0)
@@ -45,11 +37,15 @@ def test_notebook(filled: Store) -> None:
         store.render(0, 4)
 
 
-def test_a_notebook_is_offered_nothing_that_writes(filled: Store) -> None:
-    store = teacher_cache.open_store(str(filled.path))
-    assert (store.path, store.views, store.seed) == (filled.path, filled.views, filled.seed)
-    assert (store.policy, store.class_names, store.teacher) == (filled.policy, filled.class_names, filled.teacher)
-    assert (store.index.classes == filled.index.classes).all()
+def test_a_notebook_is_offered_nothing_that_writes(soft_labels: Store) -> None:
+    store = teacher_cache.open_store(str(soft_labels.path))
+    assert (store.path, store.views, store.seed) == (soft_labels.path, soft_labels.views, soft_labels.seed)
+    assert (store.policy, store.class_names, store.teacher) == (
+        soft_labels.policy,
+        soft_labels.class_names,
+        soft_labels.teacher,
+    )
+    assert (store.index.classes == soft_labels.index.classes).all()
     offered = {name for name in dir(store) if not name.startswith("_")}
     assert not offered & {"commit_unit", "extend", "move", "bind", "create", "publish_teacher", "publish_proof"}
     facts = "store path views seed policy teacher class_names index labels votes number sample view image render"

@@ -18,30 +18,25 @@ from tests.support.drawn import all_labels, drawn_store
 from tests.support.filling import fill_store
 
 
-@pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    store = bright_store(tmp_path_factory.mktemp("filled"))
-    fill_store(store, topk=3)
-    return store
-
-
-def test_a_view_is_the_replayed_blocks_pixels(filled: Store) -> None:
+def test_a_view_is_the_replayed_blocks_pixels(soft_labels: Store) -> None:
     for sample in (0, 63, 64, 129, 130, 194, 195):
-        shard = filled.index.shard_of(sample)
-        block, position = divmod(sample - int(filled.index.starts[shard]), 64)
-        decoded = decode_block(read_block(filled.index.place(shard, block)))
-        image, views = render_views(filled, sample, range(4))
+        shard = soft_labels.index.shard_of(sample)
+        block, position = divmod(sample - int(soft_labels.index.starts[shard]), 64)
+        decoded = decode_block(read_block(soft_labels.index.place(shard, block)))
+        image, views = render_views(soft_labels, sample, range(4))
         assert (image == decoded.image(position)).all()
         for view, pictures in enumerate(views):
-            replayed = replay_view(filled.policy, filled.seed, decoded, view)
-            found = describe_view(filled, sample, view)
+            replayed = replay_view(soft_labels.policy, soft_labels.seed, decoded, view)
+            found = describe_view(soft_labels, sample, view)
             assert (pictures.view, pictures.digest_equal) == (view, True)
             assert (pictures.mixed == replayed.pixels[position]).all()
-            params = view_params(filled.policy, filled.seed, decoded.block.shard, found["key"], view, (12, 10))
+            params = view_params(
+                soft_labels.policy, soft_labels.seed, decoded.block.shard, found["key"], view, (12, 10)
+            )
             assert found["params"] == params.to_json()
             assert (pictures.unmixed == render_pixels(decoded.image(position), params)).all()
-            label = int(all_labels(filled)[sample, view])
-            assert found["label"] == filled.class_names[label]
+            label = int(all_labels(soft_labels)[sample, view])
+            assert found["label"] == soft_labels.class_names[label]
             assert found["probabilities"][0]["class"] == found["label"]
             assert found["other"] + sum(each["probability"] for each in found["probabilities"]) == pytest.approx(
                 1, abs=2e-3
@@ -53,10 +48,10 @@ def test_a_view_is_the_replayed_blocks_pixels(filled: Store) -> None:
                 continue
             partner = found["mix"]["partner"]
             assert found["mix"]["lambda"] == lam / LAMBDA_ONE
-            assert partner["class"] == filled.class_names[other]
-            (back,) = render_views(filled, partner["sample"], [view])[1]
+            assert partner["class"] == soft_labels.class_names[other]
+            (back,) = render_views(soft_labels, partner["sample"], [view])[1]
             assert (back.unmixed == pictures.partner).all()
-            assert describe_view(filled, partner["sample"], view)["params"] == partner["params"]
+            assert describe_view(soft_labels, partner["sample"], view)["params"] == partner["params"]
             if found["mix"]["kind"] == "cutmix":
                 top, left, height, width = found["mix"]["box"]
                 expected = pictures.unmixed.copy()
@@ -67,22 +62,22 @@ def test_a_view_is_the_replayed_blocks_pixels(filled: Store) -> None:
                 assert found["mix"]["box"] is None
 
 
-def test_a_sample_lists_its_labels_and_views(filled: Store) -> None:
-    labels = all_labels(filled)[70]
-    found = describe_sample(filled, 70)
-    assert found["labels"] == [filled.class_names[label] for label in labels.tolist()]
+def test_a_sample_lists_its_labels_and_views(soft_labels: Store) -> None:
+    labels = all_labels(soft_labels)[70]
+    found = describe_sample(soft_labels, 70)
+    assert found["labels"] == [soft_labels.class_names[label] for label in labels.tolist()]
     assert {vote["label"]: vote["votes"] for vote in found["votes"]} == {
-        filled.class_names[label]: int((labels == label).sum()) for label in set(labels.tolist())
+        soft_labels.class_names[label]: int((labels == label).sum()) for label in set(labels.tolist())
     }
-    assert found["own_share"] == (labels == filled.index.classes[70]).mean()
+    assert found["own_share"] == (labels == soft_labels.index.classes[70]).mean()
     assert found["image_size"] == [12, 10]
     for view, described in enumerate(found["views"]):
-        whole = describe_view(filled, 70, view)
+        whole = describe_view(soft_labels, 70, view)
         if described["mix"] is not None:
             assert set(described["mix"]["partner"]) == {"shard", "key", "sample", "class"}
             whole["mix"]["partner"] = described["mix"]["partner"]
         assert described == {name: whole[name] for name in described}
-    assert len(describe_sample(filled, 70, limit=2)["views"]) == 2
+    assert len(describe_sample(soft_labels, 70, limit=2)["views"]) == 2
 
 
 def test_skipped_and_unfilled_views(tmp_path: Path) -> None:
@@ -145,6 +140,6 @@ def test_pixels_are_counted_as_often_as_they_are_seen(tmp_path: Path, crop: tupl
     assert expected.min() < expected.max()
 
 
-def test_decode_is_the_rule(filled: Store) -> None:
-    block = read_block(filled.index.place(0, 0))
-    assert (render_views(filled, 4, [])[0] == decode(block.images[4])).all()
+def test_decode_is_the_rule(soft_labels: Store) -> None:
+    block = read_block(soft_labels.index.place(0, 0))
+    assert (render_views(soft_labels, 4, [])[0] == decode(block.images[4])).all()

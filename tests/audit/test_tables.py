@@ -52,7 +52,7 @@ def test_a_view_tells_whether_its_pixels_are_those_labelled(tmp_path: Path, equa
 
 def test_an_unfilled_store_says_what_fills_it(tmp_path: Path) -> None:
     text = printed(show_summary, summarise(bright_store(tmp_path)))
-    assert "0 of 14 units are filled (0.0%)" in text
+    assert "0 of 14 units filled (0.0%)" in text
     assert "Nothing is filled yet: run `teacher-cache fill" in text
     assert "Agreement" not in text
 

@@ -39,6 +39,15 @@ def test_a_message_fits_a_screen(length: int) -> None:
     assert len(str(StoreError("k" * length))) == min(length, MESSAGE)
 
 
-@pytest.mark.parametrize(("number", "said"), [(0, "0 units"), (1, "1 unit"), (2, "2 units"), (4096, "4,096 units")])
-def test_one_is_no_plural(number: int, said: str) -> None:
-    assert counted(number, "unit") == said
+@pytest.mark.parametrize(
+    ("number", "noun", "words"),
+    [
+        (0, "unit", "0 units"),
+        (1, "unit", "1 unit"),
+        (4096, "unit", "4,096 units"),
+        (1, "class", "1 class"),
+        (1000, "class", "1,000 classes"),
+    ],
+)
+def test_one_is_no_plural(number: int, noun: str, words: str) -> None:
+    assert counted(number, noun) == words

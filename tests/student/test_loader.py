@@ -331,7 +331,7 @@ def test_skipped_samples_are_left_out_and_their_partners_are_right(tmp_path: Pat
     said: list[str] = []
     loader.announce(said.append)
     assert "3 samples that stage one skipped are left out" in said
-    assert f"all {257 * 4} that the plan needs are there (257 samples x 4 views)" in said[0]
+    assert f"all {257 * 4:,} that the plan needs are there (257 samples x 4 views)" in said[0]
 
 
 def test_skipped_samples_by_block() -> None:

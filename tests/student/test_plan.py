@@ -246,7 +246,7 @@ def test_settings_that_fit_pass() -> None:
             {"batch_size": 93},
             r"an epoch has 90 views \(91 samples\), less than one .*: --set batch_size=8$",
         ),
-        ({"rank": 1}, "rank 1 is not one of 1 ranks"),
+        ({"rank": 1}, "rank 1 is not one of 1 rank:"),
         ({"batch_size": 0}, "batch 0, repeats 3"),
     ],
 )

@@ -188,7 +188,7 @@ def test_tool_prints_tables_and_json(tmp_path: Path) -> None:
     text = CliRunner().invoke(main, [str(store.path)])
     assert text.exit_code == 0, text.output
     for title in (
-        "201 samples in 4 shards x 6 views, 5 classes; 10 of 12 units are filled",
+        "201 samples in 4 shards x 6 views, 5 classes; 10 of 12 units filled",
         "Coverage by shard",
         "the sample's own class",
         "Agreement by class",

@@ -30,8 +30,8 @@ def store(tmp_path_factory: pytest.TempPathFactory, small_teacher: None) -> Stor
     result = CliRunner().invoke(main, [str(path), *SIZE])
     assert result.exit_code == 0, result.output
     per_view = status(Store.open(path))["bytes"]["per_view"]
-    said = f"{path}: 7000 samples in 3 shards x 48 views, 9 units; {per_view:.3f} bytes a view"
-    assert said in result.output.replace("\n", "")
+    summary = f"{path}: 7,000 samples in 3 shards x 48 views, 9 units; {per_view:.3f} bytes a view"
+    assert summary in result.output.replace("\n", "")
     return Store.open(path)
 
 

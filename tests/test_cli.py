@@ -1,0 +1,75 @@
+"""What `teacher-cache` prints around its commands: counts in words, defaults, errors of one line."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from teacher_cache.cli import main
+from teacher_cache.store.store import Store
+from tests.support.bright_shards import SMALL, bright_store, write_bright_shards
+from tests.support.filling import fill_words
+
+
+def run(*words: object, exit_code: int = 0) -> Result:
+    result = CliRunner().invoke(main, [str(word) for word in words])
+    assert result.exit_code == exit_code, result.output
+    return result
+
+
+def index_words(folder: Path, *options: object) -> tuple[object, ...]:
+    """`index` of a shard of one sample into folder/store."""
+    shards = write_bright_shards(folder / "shards", (1,))
+    settings = [word for override in SMALL for word in ("--set", override)]
+    return ("index", *shards, "--store", folder / "store", "--policy", "cifar", *settings, "--workers", 1, *options)
+
+
+def test_one_of_anything_is_no_plural_in_stage_one(tmp_path: Path) -> None:
+    made = run(*index_words(tmp_path, "--views", 1)).output
+    assert "1 sample in 1 shard, 1 class, 1 view under policy cifar" in made
+    path = tmp_path / "store"
+    assert "1 unit waits for labels" in run("verify", path, exit_code=1).output
+    filled = run(*fill_words(path)).output
+    assert "1 unit filled now; 1 of 1 view labelled" in filled
+    told = run("status", path).output
+    assert "1 in 1 shard, 1 class" in told
+    assert "(1 of 1 unit)" in told
+    checked = run("verify", path, "--fraction", 1, "--workers", 0).output
+    assert "1 record, 1 (block, view) of 1 shard and 1 group checked: 0 differences" in checked
+    assert f"{path} has 1 view already: nothing is added" in run("extend", path, "--views", 1).output
+    assert f"{path}: 1 -> 2 views" in run("extend", path, "--views", 2).output
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ((), "give either SHARDS or --like OTHER_STORE"),
+        (("shard.tar", "--like", "other"), "give either SHARDS or --like OTHER_STORE"),
+        (("shard.tar",), "name a --policy: deit"),
+        (("shard.tar", "--policy", "deit"), "say how many --views a sample shall have"),
+    ],
+)
+def test_index_says_what_it_lacks_and_makes_nothing(tmp_path: Path, options: tuple[str, ...], words: str) -> None:
+    if "--like" in options:
+        bright_store(tmp_path, name="other")
+    refused = run("index", "--store", tmp_path / "store", *options, exit_code=2)
+    assert words in refused.output
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_store_takes_what_is_left_out_from_that_which_it_is_like(tmp_path: Path) -> None:
+    other = bright_store(tmp_path, name="other")
+    run("index", "--like", other.path, "--store", tmp_path / "store", "--views", 6)
+    store = Store.open(tmp_path / "store")
+    assert (store.seed, store.group, store.policy, store.views) == (other.seed, other.group, other.policy, 6)
+    assert store.index.shards == other.index.shards
+    refused = run("index", "--like", other.path, "--store", tmp_path / "third", "--seed", 4, exit_code=1)
+    assert f"{other.path} has seed 3, --seed says 4: leave --seed out" in refused.output
+    assert refused.output.count("\n") == 1
+
+
+def test_policies_are_listed_with_their_sizes() -> None:
+    listed = dict(line.split(maxsplit=1) for line in run("policies").output.splitlines())
+    assert listed["deit"] == "224 x 224"
+    assert listed["cifar"] == "32 x 32"
+    assert "size = [8, 8]" in run("policies", "cifar", "--set", "size=8").output

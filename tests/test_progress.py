@@ -1,0 +1,43 @@
+"""Bars: what they show, and where they show nothing."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from teacher_cache import progress
+from teacher_cache.fill import FillProgress
+from teacher_cache.progress import counting_bar, filling_bar, step_bars
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """What a terminal of 100 columns is sent."""
+    sent = io.StringIO()
+    console = Console(file=sent, force_terminal=True, width=100, color_system=None)
+    monkeypatch.setattr(progress, "terminal", lambda err: console)
+    return sent
+
+
+def test_a_counting_bar_says_what_it_counts(screen: io.StringIO) -> None:
+    with counting_bar("shards") as bar:
+        task = bar.add_task("walk", total=3)
+        bar.advance(task, 2)
+    assert "2/3 shards" in screen.getvalue()
+
+
+def test_a_step_shows_from_its_first_call_on(screen: io.StringIO) -> None:
+    with step_bars("reading", "weighing") as (reading, _):
+        reading(1, 4)
+    assert "reading" in screen.getvalue()
+    assert "weighing" not in screen.getvalue()
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_filling_shows_views_and_agreement(screen: io.StringIO, shown: bool) -> None:
+    with filling_bar(shown) as (start, show):
+        start(8)
+        show(FillProgress(views=4, labelled=4, larger=3))
+    sent = screen.getvalue()
+    assert ("4/8 views" in sent, "agreement 75.0%" in sent) == (shown, shown)
+    assert bool(sent) == shown
