@@ -18,6 +18,7 @@ GRID = 1 << 20  # drawn reals that went through log, exp or cos are multiples of
 
 _CHUNK_WORDS = 32  # are read ahead at first; twice as many each time, up to
 _MOST_CHUNK_WORDS = 256
+_FEW_WORDS = 8  # of one of many streams: it is given more when another wants some
 _NOTHING = np.zeros(BLOCK_WORDS, dtype=np.uint64)
 _philox = threading.local()  # one generator a thread, which every Stream sets to its own place
 
@@ -144,28 +145,30 @@ class Streams:
         seeds = np.frombuffer(b"".join(derived), dtype="<u8").astype(np.uint64).reshape(-1, 4)
         self.all = np.arange(len(seeds))
         self._keys, self._nonces = seeds[:, :2], seeds[:, 2:]
-        self._next = np.zeros(len(seeds), np.int64)
-        self._held = np.zeros(len(seeds), np.int64)  # words of each stream that were made
-        self._words = np.empty((len(seeds), 0), np.uint64)
+        self._next = np.zeros(len(seeds), np.int64)  # the place of each stream's next word
+        self._held = np.zeros(len(seeds), np.int64)  # words of each that were made
+        self._words = np.zeros((len(seeds), 0), np.uint64)
+        self._sure = 0  # so many words every stream has left, at least
 
     def _word(self, of: np.ndarray) -> np.ndarray:
+        if not self._sure:
+            self._make()
+        self._sure -= 1
         place = self._next[of]
-        short = place >= self._held[of]
-        if short.any():
-            self._make(of[short])
         self._next[of] = place + 1
         return self._words[of, place]
 
-    def _make(self, of: np.ndarray) -> None:
-        """The next words of these streams."""
-        begin = self._held[of]
-        num_blocks = _CHUNK_WORDS // BLOCK_WORDS
-        if (missing := int(begin.max()) + _CHUNK_WORDS - self._words.shape[1]) > 0:
+    def _make(self) -> None:
+        """Further words of the streams that have few."""
+        few = np.flatnonzero(self._held - self._next < _FEW_WORDS)
+        begin = self._held[few]
+        if (missing := int(begin.max(initial=0)) + _CHUNK_WORDS - self._words.shape[1]) > 0:
             self._words = np.pad(self._words, ((0, 0), (0, missing)))
-        blocks = begin[:, None] // BLOCK_WORDS + np.arange(num_blocks)
-        words = philox_words(self._keys[of], self._nonces[of], blocks.astype(np.uint64)).reshape(len(of), -1)
-        self._words[of[:, None], begin[:, None] + np.arange(_CHUNK_WORDS)] = words
-        self._held[of] += _CHUNK_WORDS
+        blocks = begin[:, None] // BLOCK_WORDS + np.arange(_CHUNK_WORDS // BLOCK_WORDS)
+        words = philox_words(self._keys[few], self._nonces[few], blocks.astype(np.uint64))
+        self._words[few[:, None], begin[:, None] + np.arange(_CHUNK_WORDS)] = words.reshape(len(few), _CHUNK_WORDS)
+        self._held[few] += _CHUNK_WORDS
+        self._sure = int((self._held - self._next).min(initial=_CHUNK_WORDS))
 
     def uniform(self, of: np.ndarray, low: float = 0.0, high: float = 1.0) -> np.ndarray:
         """Reals in [low, high)."""
