@@ -71,14 +71,14 @@ def prepare_batch(
             mixes.append(mix)
             pairs.append(class_pairs(block.classes, mix, decoded.skipped))
             numbers += [first + position for position in decoded.present]
-    parts = _Parts(blocks, len(views), drawn.crops)
+    parts = Parts(blocks, len(views), drawn.crops)
     num_views = sum(run.num for run in runs)
     plan = plan_views(drawn, np.array(numbers, np.int64), parts.sources, mixes, num_views)
     lambdas = np.concatenate([mix.lambdas for mix in mixes])
     return Batch(plan, parts.packed(empty), runs, np.concatenate(pairs), lambdas)
 
 
-class _Parts:
+class Parts:
     """Of each picture the part that holds all crops asked for, one after another."""
 
     def __init__(self, blocks: Sequence[DecodedBlock], num_views: int, crops: np.ndarray) -> None:
