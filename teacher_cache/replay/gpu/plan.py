@@ -198,7 +198,11 @@ class _Planner:
         tables = self.packed.leave(768 * num) + 768 * np.arange(num)
         self.num_counts += num
         self.launch("count_levels", FIELDS, (source, counts))
-        self.launch("tables_of_counts", FIELDS, (counts, tables, np.repeat(range(len(COUNTED)), [len(each) for each in counted])))
+        self.launch(
+            "tables_of_counts",
+            FIELDS,
+            (counts, tables, np.repeat(range(len(COUNTED)), [len(each) for each in counted])),
+        )
         return np.array([source, to, tables, np.full(num, 256)])
 
     def _blend_with_mean(self, which: np.ndarray, values: np.ndarray) -> np.ndarray:
