@@ -9,14 +9,12 @@ import numpy as np
 import torch
 
 from teacher_cache.errors import PolicyError
-from teacher_cache.replay.block import DecodedBlock, block_digest, view_mix, view_params
-from teacher_cache.replay.geometry import cut
+from teacher_cache.replay.block import DecodedBlock
 from teacher_cache.replay.gpu import kernels
+from teacher_cache.replay.gpu.batch import Batch, prepare_batch
 from teacher_cache.replay.gpu.hashing import PixelHasher
-from teacher_cache.replay.gpu.plan import Entries, PlannedView, RenderPlan, Source, plan_views
+from teacher_cache.replay.gpu.plan import ERASE_FIELDS, FIELDS, RESIZE_FIELDS, ROTATE_FIELDS, Entries, RenderPlan
 from teacher_cache.replay.gpu.tables import Tables
-from teacher_cache.replay.mix import MixPlan, class_pairs
-from teacher_cache.replay.params import Box, ViewParams
 from teacher_cache.replay.policy import Policy
 
 
@@ -47,17 +45,6 @@ class RenderedBlocks:
     digests: np.ndarray  # (blocks, views) uint64
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Views of blocks, drawn, planned and packed on the host."""
-
-    plan: RenderPlan
-    pictures: torch.Tensor  # uint8, the parts of pictures that the views' crops need
-    mixes: list[tuple[int, MixPlan]]
-    class_pairs: np.ndarray
-    lambdas: np.ndarray
-
-
 class Renderer:
     """A policy's kernels and tables on a device. Kernels are compiled when first used."""
 
@@ -74,40 +61,23 @@ class Renderer:
         self._noise = self._tables.noise(policy.mean, policy.std)
 
     def prepare(self, store_seed: int, blocks: Sequence[DecodedBlock], views: Sequence[int]) -> Batch:
-        """Draw and plan views of blocks, and pack what they need of the pictures."""
-        planned: list[PlannedView] = []
-        mixes, pairs, parts = [], [], _Parts()
-        for decoded in blocks:
-            drawn = _drawn(self.policy, store_seed, decoded, views)
-            sources = [parts.add(decoded, position, drawn) for position in range(decoded.num_samples)]
-            for number, view in enumerate(views):
-                block = decoded.block
-                mix = view_mix(
-                    self.policy,
-                    store_seed,
-                    shard=block.shard,
-                    block=block.number,
-                    num_samples=decoded.num_samples,
-                    skipped=decoded.skipped,
-                    view=view,
-                )
-                mixes.append((len(planned), mix))
-                pairs.append(class_pairs(block.classes, mix, decoded.skipped))
-                planned += [
-                    PlannedView(source, drawn[position][number] if source else None)
-                    for position, source in enumerate(sources)
-                ]
-        self._tables.forget_if_full()
-        plan = plan_views(planned, mixes, self.policy.size, self._tables.find)
-        lambdas = np.concatenate([mix.lambdas for _, mix in mixes])
-        return Batch(plan, parts.packed(self.device), mixes, np.concatenate(pairs), lambdas)
+        """`prepare_batch`, the pictures in memory from which copying is fast."""
+        return prepare_batch(self.policy, store_seed, blocks, views, self._empty)
 
     def upload(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """-> the pictures and the small arrays, on the device."""
-        small = torch.zeros(batch.plan.num_bytes, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
-        batch.plan.write(small.numpy())
+        small, plan = self._empty(batch.plan.num_bytes), batch.plan
+        self._tables.forget_if_full()
+        plan.write(small, self._tables.find(plan.sides, plan.interpolation))
         self._tables.send()
-        return batch.pictures.to(self.device, non_blocking=True), small.to(self.device, non_blocking=True)
+        pictures, entries = (
+            torch.from_numpy(array).to(self.device, non_blocking=True) for array in (batch.pictures, small)
+        )
+        return pictures, entries
+
+    def _empty(self, num_bytes: int) -> np.ndarray:
+        """Pinned where the device copies from it."""
+        return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=self.device.type == "cuda").numpy()
 
     def render(self, plan: RenderPlan, pictures: torch.Tensor, small: torch.Tensor) -> torch.Tensor:
         """-> (n, H, W, 3) uint8 on the device. pictures, small: of `upload`."""
@@ -136,7 +106,7 @@ class Renderer:
         num_px, num_bytes = height * width, height * width * 3
         small, pixels = memory.small, memory.pixels
         entries = small[launched.place :].view(torch.int64)
-        tables, fields = self._tables, kernels.FIELDS
+        tables, fields = self._tables, FIELDS
         match launched.kernel:
             case "resize":
                 self._resize(plan, launched, memory, entries)
@@ -168,14 +138,10 @@ class Renderer:
                 kernels.move_lines[grid](pixels, lines, entries, rows_move, height, width, fields, TILES.moved)
             case "rotate":
                 grid = (num * _ceil(num_bytes, TILES.rotated),)
-                kernels.rotate[grid](
-                    pixels, tables.phases, entries, height, width, kernels.ROTATE_FIELDS, TILES.rotated
-                )
+                kernels.rotate[grid](pixels, tables.phases, entries, height, width, ROTATE_FIELDS, TILES.rotated)
             case "erase":
                 tiles = _ceil(3 * launched.most_pixels, TILES.noise)
-                kernels.erase[(num * tiles,)](
-                    pixels, self._noise, entries, tiles, width, kernels.ERASE_FIELDS, TILES.noise
-                )
+                kernels.erase[(num * tiles,)](pixels, self._noise, entries, tiles, width, ERASE_FIELDS, TILES.noise)
             case "mix":
                 grid = (num * _ceil(num_bytes, TILES.flat),)
                 kernels.mix[grid](pixels, memory.views, entries, height, width, fields, TILES.flat)
@@ -184,7 +150,7 @@ class Renderer:
 
     def _resize(self, plan: RenderPlan, launched: Entries, memory: "_Memory", entries: torch.Tensor) -> None:
         height, width = plan.size
-        tables, fields = self._tables, kernels.RESIZE_FIELDS
+        tables, fields = self._tables, RESIZE_FIELDS
         row_tiles, column_tiles = _ceil(plan.most_rows, TILES.rows), _ceil(3 * width, TILES.columns)
         kernels.resize_across[(launched.num * row_tiles * column_tiles,)](
             memory.pictures,
@@ -235,61 +201,8 @@ def render_blocks(
     batch = renderer.prepare(store_seed, blocks, views)
     pixels = renderer.render(batch.plan, *renderer.upload(batch))
     own = renderer.digests(pixels).cpu().numpy().view(np.uint64)
-    digests = np.empty((len(blocks), len(views)), np.uint64)
-    runs = iter(batch.mixes)
-    for number, decoded in enumerate(blocks):
-        for view_number in range(len(views)):
-            first, mix = next(runs)
-            rows = slice(first, first + decoded.num_samples)
-            digests[number, view_number] = block_digest(
-                batch.class_pairs[rows], mix.lambdas, own[rows].tolist(), decoded.skipped
-            )
+    digests = batch.digests(own).reshape(len(blocks), len(views))
     return RenderedBlocks(pixels, batch.class_pairs, batch.lambdas, digests)
-
-
-def _drawn(policy: Policy, store_seed: int, decoded: DecodedBlock, views: Sequence[int]) -> list[list[ViewParams]]:
-    """For each position the parameters of each view; none of a skipped one."""
-    block = decoded.block
-    return [
-        []
-        if position in decoded.skipped
-        else [
-            view_params(policy, store_seed, block.shard, key, view, decoded.image(position).shape[:2]) for view in views
-        ]
-        for position, key in enumerate(block.keys)
-    ]
-
-
-class _Parts:
-    """Of each picture the part that holds all crops asked for, one after another."""
-
-    def __init__(self) -> None:
-        self._pixels: list[np.ndarray] = []
-        self._num_bytes = 0
-
-    def add(self, decoded: DecodedBlock, position: int, drawn: list[list[ViewParams]]) -> Source | None:
-        if not drawn[position]:
-            return None
-        part = _spanned([params.crop for params in drawn[position]])
-        source = Source(self._num_bytes, part)
-        self._pixels.append(cut(decoded.image(position), part))
-        self._num_bytes += -(-self._pixels[-1].size // 16) * 16
-        return source
-
-    def packed(self, device: torch.device) -> torch.Tensor:
-        packed = torch.empty(max(self._num_bytes, 16), dtype=torch.uint8, pin_memory=device.type == "cuda")
-        flat, place = packed.numpy(), 0
-        for pixels in self._pixels:
-            flat[place : place + pixels.size].reshape(pixels.shape)[:] = pixels
-            place += -(-pixels.size // 16) * 16
-        return packed
-
-
-def _spanned(boxes: list[Box]) -> Box:
-    """The smallest box that holds them all."""
-    top, left = min(box.top for box in boxes), min(box.left for box in boxes)
-    bottom, right = max(box.top + box.height for box in boxes), max(box.left + box.width for box in boxes)
-    return Box(top, left, bottom - top, right - left)
 
 
 def _ceil(total: int, tile: int) -> int:
