@@ -29,8 +29,9 @@ PLACE_BITS, PHASE_BITS = 16, 8
 PLACE_ONE, NUM_PHASES = 1 << PLACE_BITS, 1 << PHASE_BITS
 ROTATED_BITS = 12
 ROW_BITS = 8
-_FIELD_BITS = 21  # of a row's sum: a channel's share of 64 bits, with _FIELD_ZERO added so that none is negative
-_FIELD_ZERO = 1 << 19
+_FIELD_BITS = 21  # of a row's sum: a channel's share of 64 bits
+_LEVEL_ZERO = 128  # added to each level, so that no sum is negative
+_FIELD_ZERO = _LEVEL_ZERO << ROTATED_BITS  # what a row's sum has then, as its taps sum to one
 _AT_ONCE = 1 << 14  # results: so many that calls cost little, so few that what they are made of stays in a cache
 
 
@@ -158,10 +159,9 @@ def _shear_rows(pixels: np.ndarray, shear: float, interpolation: Interpolation, 
     for tap in range(1, 4):
         total.addcmul_(moved[:, 3 * tap : 3 * (tap + width)], taps[:, tap : tap + 1])
     sheared: np.ndarray = total.clamp_(0, 255).numpy().astype(np.uint8)  # cut off, as Pillow
-    x = np.arange(3 * width, dtype=np.int16) // 3
+    x = np.arange(width, dtype=np.int16)
     outside = (x < first[:, None]) | (x >= last[:, None])
-    background = _background(height, width, fill).reshape(height, -1)
-    return cv2.copyTo(background, outside.view(np.uint8), sheared).reshape(height, width, 3)
+    return cv2.copyTo(_background(height, width, fill), outside.view(np.uint8), sheared.reshape(height, width, 3))
 
 
 @functools.lru_cache(maxsize=8)
@@ -250,17 +250,17 @@ def _sixteen_taps(packed: np.ndarray, source_x: np.ndarray, source_y: np.ndarray
     phase_x, phase_y = (
         (place >> (PLACE_BITS - PHASE_BITS) & (NUM_PHASES - 1)).astype(np.intp) for place in (place_x, place_y)
     )
-    across, down = taps.T.astype(np.int64).take(phase_x, axis=1), np.ascontiguousarray(taps.T).take(phase_y, axis=1)
-    zero = sum(_FIELD_ZERO << (channel * _FIELD_BITS) for channel in range(3))
-    # what the zeros of the fields add to a level, as the taps of the rows sum to one
+    across = taps.T.astype(np.int64).take(phase_x, axis=1, mode="clip")
+    down = np.ascontiguousarray(taps.T).take(phase_y, axis=1, mode="clip")
+    # less what the zeros of the fields add to it, as the taps of the rows sum to one
     total = np.full((3, len(corner)), -(_FIELD_ZERO >> lost) << ROTATED_BITS, np.int32)
     line, tapped = np.empty(len(corner), np.int64), np.empty(len(corner), np.int64)
     for row in range(4):
-        line.fill(zero)
         for column in range(4):
             packed.ravel()[row * stride + column :].take(corner, out=tapped, mode="clip")
-            tapped *= across[column]
-            line += tapped
+            np.multiply(tapped, across[column], out=tapped if column else line)
+            if column:
+                line += tapped
         for channel in range(3):
             line >>= _FIELD_BITS if channel else lost
             field = line.astype(np.int32)
@@ -272,9 +272,10 @@ def _sixteen_taps(packed: np.ndarray, source_x: np.ndarray, source_y: np.ndarray
 
 
 def _packed(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 -> (H, W) int64: channels _FIELD_BITS apart."""
+    """(H, W, 3) uint8 -> (H, W) int64: channels _FIELD_BITS apart, each with _LEVEL_ZERO added."""
     packed = pixels[:, :, 2].astype(np.int64)
     for channel in (1, 0):
         packed <<= _FIELD_BITS
         packed |= pixels[:, :, channel]
+    packed += sum(_LEVEL_ZERO << (channel * _FIELD_BITS) for channel in range(3))
     return packed

@@ -66,7 +66,7 @@ def is_kernel(found: object) -> bool:
 
 
 def renderers_share(device: torch.device, work: Callable[[], object]) -> float:
-    """The share of this work's time in which the device renders. UnavailableError where no kernel of the renderer ran."""
+    """The share of a work's time in which the device renders. UnavailableError where no kernel of the renderer ran."""
     activity = ProfilerActivity.CUDA if device.type == "cuda" else ProfilerActivity.CPU
     with profile(activities=[activity]) as profiled:
         started = now_s(device)
