@@ -112,6 +112,7 @@ help: ## list targets and variables
 	@echo 'Variables of bench and bench-gpu:'
 	@echo '  BENCH_SHARDS=   take images of these shards, else pictures are made'
 	@echo '  BENCH_FILLED=   a filled store, whose bytes a view are counted too'
+	@echo '  BENCH_TIMM=     the train.py of timm, a peer of stage two on a GPU'
 	@echo '  BENCH_ROWS=     only rows whose name matches: "stage two*"   [$(BENCH_ROWS)]'
 	@echo '  BENCH_REPEATS=  turns of either side                [$(BENCH_REPEATS)]'
 	@echo '  BENCH_DALI=1    install DALI too (400 MB), a peer of rendering'
@@ -164,7 +165,8 @@ BENCH_REPEATS ?= 5
 BENCH_OUT     ?= runs/bench
 BENCH_GROUP   := $(VENV)/.bench$(if $(BENCH_DALI),-dali)
 BENCH = $(BIN)/python tools/benchmark.py --rows '$(BENCH_ROWS)' --repeats $(BENCH_REPEATS) --scratch $(BENCH_OUT) \
-	$(foreach word,$(BENCH_SHARDS),--shards '$(word)') $(if $(BENCH_FILLED),--filled '$(BENCH_FILLED)')
+	$(foreach word,$(BENCH_SHARDS),--shards '$(word)') $(if $(BENCH_FILLED),--filled '$(BENCH_FILLED)') \
+	$(if $(BENCH_TIMM),--timm-train '$(BENCH_TIMM)')
 
 $(BENCH_GROUP): $(INSTALLED)
 	$(BIN)/python -m pip freeze --exclude-editable >$(VENV)/.constraints

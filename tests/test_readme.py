@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 
 import numpy as np
+import timm
+import torch
 
 from student.recipe import shipped_recipes
 from teacher_cache.cli import main as teacher_cache
@@ -52,6 +54,22 @@ def test_the_training_loop_of_your_own_runs(tmp_path: Path, forks: Forks) -> Non
     fill_store(store)
     epochs = [line.split()[0] for line in printed(forks, tmp_path, loop, store.path).splitlines()]
     assert epochs == ["0"] * 2 + ["1"] * 2 + ["2"] * 2  # half the samples, two views of each, 256 a batch
+
+
+def test_timms_own_parts_train_from_our_loader(tmp_path: Path, forks: Forks) -> None:
+    """Its schedule warms up for an epoch; what is kept is its average of the weights."""
+    example = (ROOT / "docs" / "examples" / "timm_loop.py").read_text()
+    assert "docs/examples/timm_loop.py" in PAGES["own-data.md"]
+    store = bright_store(tmp_path, counts=(640,), views=4)
+    fill_store(store)
+    kept = tmp_path / "kept.pt"
+    loop = example.replace('"runs/digits/timm_student.pt"', repr(str(kept)))
+    lines = [line.split() for line in printed(forks, tmp_path, loop, store.path).splitlines()]
+    assert [line[:2] for line in lines] == [["0", "0"], ["0", "1"], ["1", "0"], ["1", "1"], ["2", "0"], ["2", "1"]]
+    rates = [float(line[3]) for line in lines]
+    assert rates[0] < rates[1] < rates[2] > rates[3] > rates[4] > rates[5] > 0
+    model = timm.create_model("resnet10t", num_classes=store.num_classes)
+    model.load_state_dict(torch.load(kept, weights_only=True))
 
 
 def test_readmes_loop_runs(tmp_path: Path, forks: Forks) -> None:

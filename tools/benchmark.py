@@ -38,6 +38,7 @@ from tools.benchmarks.row import Bench, BenchmarkError, Row, RowPlan, measure_ro
 from tools.benchmarks.scale import FULL, TINY  # noqa: E402
 from tools.benchmarks.table import markdown_table, notes, rich_table  # noqa: E402
 
+GPU_ROW_S = 40.0  # after which a row on a GPU begins no further turn, so that it ends within a minute
 RATIO = "median of ours over median of peer (or limit), inverted where smaller is better; spread: paired ratios"
 
 
@@ -77,6 +78,12 @@ def _file_option(name: str, what: str) -> Callable[[Command], Command]:
 @_file_option("json", "everything, as JSON")
 @_file_option("plot", "a picture of the ratios, as PNG")
 @_file_option("markdown", "the table, as Markdown")
+@click.option(
+    "--timm-train",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="timm's train.py, a peer of the GPU's rows.  [default: none]",
+)
 @click.option("--gpu", "on_gpu", is_flag=True, help="The rows that need a GPU, and only those.")
 @click.option("--list", "only_list", is_flag=True, help="Name the rows, measure nothing.")
 @click.option("--device", hidden=True, help="Run the GPU's rows there.")
@@ -90,6 +97,7 @@ def main(
     json_file: Path | None,
     plot_file: Path | None,
     markdown_file: Path | None,
+    timm_train: Path | None,
     on_gpu: bool,
     only_list: bool,
     device: str | None,
@@ -110,6 +118,8 @@ def main(
             shards=shards,
             filled=filled,
             device=choose_device(on_gpu, device),
+            timm_train=timm_train,
+            row_s=GPU_ROW_S if on_gpu else None,
         )
         found: dict[str, Any] = {
             "date": now(),
@@ -119,15 +129,17 @@ def main(
             "images": list(shards) or "made",
             "ratio": RATIO,
         }
-        rows = measure(plans, bench)
-        found["rows"] = [asdict(row) for row in rows]
+
+        def write(rows: Sequence[Row]) -> None:
+            if json_file is not None:
+                write_aside(json_file, json.dumps({**found, "rows": [asdict(row) for row in rows]}, indent=2) + "\n")
+            if markdown_file is not None:
+                write_aside(markdown_file, markdown_table(rows))
+
+        rows = measure(plans, bench, write)
     terminal(width=None if sys.stdout.isatty() else 200).print(rich_table(rows))
     for note in notes(rows):
         say(note)
-    if json_file is not None:
-        write_aside(json_file, json.dumps(found, indent=2) + "\n")
-    if markdown_file is not None:
-        write_aside(markdown_file, markdown_table(rows))
     if plot_file is not None:
         machine = found["machine"]
         draw(rows, plot_file, f"{machine['device'] or machine['cpu']}, {machine['cores']} cores, {found['date'][:10]}")
@@ -151,12 +163,13 @@ def choose_device(on_gpu: bool, device: str | None) -> torch.device:
     return torch.device(device or "cuda")
 
 
-def measure(plans: Sequence[RowPlan], bench: Bench) -> list[Row]:
-    """Row after row; what is going on goes to stderr."""
-    rows = []
+def measure(plans: Sequence[RowPlan], bench: Bench, write: Callable[[Sequence[Row]], None]) -> list[Row]:
+    """Row after row; what is going on goes to stderr. write is given all rows that are there whenever one has ended."""
+    rows: list[Row] = []
     for number, plan in enumerate(plans, start=1):
         say(f"[{number}/{len(plans)}] {plan.name} ...", err=True)
         rows.append(measure_row(plan, bench))
+        write(rows)
         ratio = "not measured" if rows[-1].ratio is None else f"ratio {rows[-1].ratio:.2f}, reach {plan.reach:.3g}"
         say(f"    {ratio}; {rows[-1].elapsed_s:.0f} s", err=True)
     return rows

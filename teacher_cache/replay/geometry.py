@@ -29,9 +29,10 @@ PLACE_BITS, PHASE_BITS = 16, 8
 PLACE_ONE, NUM_PHASES = 1 << PLACE_BITS, 1 << PHASE_BITS
 ROTATED_BITS = 12
 ROW_BITS = 8
-_FIELD_BITS = 21  # of a row's sum: a channel's share of 64 bits, with _FIELD_ZERO added so that none is negative
-_FIELD_ZERO = 1 << 19
-_AT_ONCE = 1 << 13  # results: so that what they are made of stays in a core's cache
+_FIELD_BITS = 21  # of a row's sum: a channel's share of 64 bits
+_LEVEL_ZERO = 128  # added to each level, so that no sum is negative
+_FIELD_ZERO = _LEVEL_ZERO << ROTATED_BITS  # what a row's sum has then, as its taps sum to one
+_AT_ONCE = 1 << 14  # results: so many that calls cost little, so few that what they are made of stays in a cache
 
 
 def cut(pixels: np.ndarray, box: Box) -> np.ndarray:
@@ -158,10 +159,9 @@ def _shear_rows(pixels: np.ndarray, shear: float, interpolation: Interpolation, 
     for tap in range(1, 4):
         total.addcmul_(moved[:, 3 * tap : 3 * (tap + width)], taps[:, tap : tap + 1])
     sheared: np.ndarray = total.clamp_(0, 255).numpy().astype(np.uint8)  # cut off, as Pillow
-    x = np.arange(3 * width, dtype=np.int16) // 3
+    x = np.arange(width, dtype=np.int16)
     outside = (x < first[:, None]) | (x >= last[:, None])
-    background = _background(height, width, fill).reshape(height, -1)
-    return cv2.copyTo(background, outside.view(np.uint8), sheared).reshape(height, width, 3)
+    return cv2.copyTo(_background(height, width, fill), outside.view(np.uint8), sheared.reshape(height, width, 3))
 
 
 @functools.lru_cache(maxsize=8)
@@ -213,70 +213,71 @@ def phase_taps(interpolation: Interpolation) -> np.ndarray:
 
 
 def _rotate(pixels: np.ndarray, degrees: float, interpolation: Interpolation, fill: Colour) -> np.ndarray:
-    """About the centre."""
+    """About the centre, some rows at a time."""
     height, width = pixels.shape[:2]
-    place_x, place_y, at = _rotated_places(degrees, height, width)
+    across, down = rotation_steps(degrees, height, width)
     packed = _packed(cv2.copyMakeBorder(pixels, 2, 2, 2, 2, cv2.BORDER_REPLICATE))
-    levels = np.empty((len(at), 3), np.uint8)
-    for first in range(0, len(at), _AT_ONCE):
-        some = slice(first, first + _AT_ONCE)
-        levels[some] = _sixteen_taps(packed, place_x[some], place_y[some], phase_taps(interpolation))
-    rotated = np.empty((height * width, 3), np.uint8)
-    rotated[:] = fill
-    rotated[at] = levels
-    return rotated.reshape(height, width, 3)
+    rotated, outside = np.empty_like(pixels), np.empty((height, width), bool)
+    num_rows = max(1, _AT_ONCE // width)
+    for top in range(0, height, num_rows):
+        rows = slice(top, min(top + num_rows, height))
+        source_x, source_y = _sources(across, rows, width), _sources(down, rows, width)
+        outside[rows] = _is_outside(source_x, width) | _is_outside(source_y, height)
+        levels = _sixteen_taps(packed, source_x.ravel(), source_y.ravel(), phase_taps(interpolation))
+        cv2.merge(list(levels.reshape(3, -1, width)), rotated[rows])
+    return cv2.copyTo(_background(height, width, fill), outside.view(np.uint8), rotated)
 
 
-def _sixteen_taps(packed: np.ndarray, place_x: np.ndarray, place_y: np.ndarray, taps: np.ndarray) -> np.ndarray:
-    """A level is the sum over four rows of tap x (the row's sum of tap x level >> 4), cut off: (n, 3) uint8.
+def _sources(steps: tuple[int, int, int], rows: slice, width: int) -> np.ndarray:
+    """The source's x (or y) of each result in some rows, as `rotation_steps`: (rows, width) int32."""
+    x, y = np.arange(width, dtype=np.int32), np.arange(rows.start, rows.stop, dtype=np.int32)
+    return (steps[0] * x + steps[2]) + (steps[1] * y)[:, None]
 
-    packed: the picture with two pixels around it, as `_packed`: the channels of a row's sum lie in one word, too.
+
+def _is_outside(source: np.ndarray, size: int) -> np.ndarray:
+    """The picture ends half a pixel out; what lies before it is beyond it as an unsigned number."""
+    return (source + PLACE_ONE // 2).view(np.uint32) >= size * PLACE_ONE
+
+
+def _sixteen_taps(packed: np.ndarray, source_x: np.ndarray, source_y: np.ndarray, taps: np.ndarray) -> np.ndarray:
+    """A level is the sum over four rows of tap x (the row's sum of tap x level >> 4), cut off: (3, n) uint8.
+
+    packed: the picture with two pixels around it, as `_packed`: the channels of a row's sum lie in one word, too. Where
+    a source is outside, the level says nothing.
     """
     stride, lost = packed.shape[1], ROTATED_BITS - ROW_BITS
-    # the first of the 4 x 4 pixels that a result is made of
-    corner = ((place_y >> PLACE_BITS) + 1).astype(np.intp) * stride + ((place_x >> PLACE_BITS) + 1)
-    phase_x, phase_y = (place >> (PLACE_BITS - PHASE_BITS) & (NUM_PHASES - 1) for place in (place_x, place_y))
-    across, down = taps.T.astype(np.int64).take(phase_x, axis=1), taps.T.take(phase_y, axis=1)
-    zero = sum(_FIELD_ZERO << (channel * _FIELD_BITS) for channel in range(3))
-    total = np.zeros((3, len(corner)), np.int32)
-    tapped = np.empty(len(corner), np.int64)
+    # half a phase on, so that cutting off rounds, and a pixel on: within the border that is the first of the 4 x 4
+    place_x, place_y = (source + (PLACE_ONE // NUM_PHASES // 2 + PLACE_ONE) for source in (source_x, source_y))
+    corner = ((place_y >> PLACE_BITS) * stride + (place_x >> PLACE_BITS)).astype(np.intp)
+    phase_x, phase_y = (
+        (place >> (PLACE_BITS - PHASE_BITS) & (NUM_PHASES - 1)).astype(np.intp) for place in (place_x, place_y)
+    )
+    across = taps.T.astype(np.int64).take(phase_x, axis=1, mode="clip")
+    down = np.ascontiguousarray(taps.T).take(phase_y, axis=1, mode="clip")
+    # less what the zeros of the fields add to it, as the taps of the rows sum to one
+    total = np.full((3, len(corner)), -(_FIELD_ZERO >> lost) << ROTATED_BITS, np.int32)
+    line, tapped = np.empty(len(corner), np.int64), np.empty(len(corner), np.int64)
     for row in range(4):
-        line = np.full(len(corner), zero, np.int64)
         for column in range(4):
             packed.ravel()[row * stride + column :].take(corner, out=tapped, mode="clip")
-            tapped *= across[column]
-            line += tapped
-        line >>= lost
+            np.multiply(tapped, across[column], out=tapped if column else line)
+            if column:
+                line += tapped
         for channel in range(3):
+            line >>= _FIELD_BITS if channel else lost
             field = line.astype(np.int32)
             field &= (1 << (_FIELD_BITS - lost)) - 1
-            field -= _FIELD_ZERO >> lost
             field *= down[row]
             total[channel] += field
-            line >>= _FIELD_BITS
     total >>= ROW_BITS + ROTATED_BITS
-    return total.clip(0, 255).astype(np.uint8).T
-
-
-def _rotated_places(degrees: float, height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of the results whose source lies on the picture: its x and y, half a phase on so that cutting off rounds, and the
-    results' own places in the flat picture. All (n,)."""
-    across, down = rotation_steps(degrees, height, width)
-    x, y = np.arange(width, dtype=np.int32), np.arange(height, dtype=np.int32)[:, None]
-    source_x, source_y = (
-        ((steps[0] * x + steps[2]) + steps[1] * y).astype(np.int32, copy=False) for steps in (across, down)
-    )
-    half = PLACE_ONE // 2  # the picture ends half a pixel out
-    inside_x = (source_x >= -half) & (source_x < width * PLACE_ONE - half)
-    at = np.flatnonzero(inside_x & (source_y >= -half) & (source_y < height * PLACE_ONE - half))
-    rounding = PLACE_ONE // NUM_PHASES // 2
-    return source_x.ravel()[at] + rounding, source_y.ravel()[at] + rounding, at
+    return total.clip(0, 255, out=total).astype(np.uint8)
 
 
 def _packed(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 -> (H, W) int64: channels _FIELD_BITS apart."""
+    """(H, W, 3) uint8 -> (H, W) int64: channels _FIELD_BITS apart, each with _LEVEL_ZERO added."""
     packed = pixels[:, :, 2].astype(np.int64)
     for channel in (1, 0):
         packed <<= _FIELD_BITS
         packed |= pixels[:, :, channel]
+    packed += sum(_LEVEL_ZERO << (channel * _FIELD_BITS) for channel in range(3))
     return packed

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from teacher_cache.replay import geometry
 from teacher_cache.replay.geometry import (
     _TAP_ONE,
     NUM_PHASES,
@@ -85,6 +86,16 @@ def test_a_rotation_is_its_rule_pixel_by_pixel(interpolation: str, shape: tuple[
                     )
                     total += (line >> (ROTATED_BITS - ROW_BITS)) * tap
                 assert rotated[y, x, channel] == min(max(total >> (ROTATED_BITS + ROW_BITS), 0), 255)
+
+
+@pytest.mark.parametrize("at_once", [1, 30, 60, 1000])
+def test_a_rotation_is_the_same_in_however_many_parts(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    source = picture(3, 21, 15)
+    whole = [warp(source, "rotate", degrees, "bicubic", (1, 2, 3)) for degrees in (-30.0, 12.5, 77.0)]
+    monkeypatch.setattr(geometry, "_AT_ONCE", at_once)
+    parts = [warp(source, "rotate", degrees, "bicubic", (1, 2, 3)) for degrees in (-30.0, 12.5, 77.0)]
+    assert np.array_equal(parts, whole)
+    assert (whole[0][0, 0] == (1, 2, 3)).all()
 
 
 def test_a_rotations_sums_fit_their_words() -> None:

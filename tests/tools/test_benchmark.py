@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from tests.support.filling import fill_store
 from tests.support.shard_files import write_shard
 from tests.support.timms import seeded
 from tools.benchmark import main
-from tools.benchmarks import gpu, pipeline, rendering, row, scaling, storage
+from tools.benchmarks import gpu, pipeline, renderer, rendering, row, scaling, storage
 from tools.benchmarks.internals import STEPS
 from tools.benchmarks.peers import DaliViews, TimmViews
 from tools.benchmarks.photographs import make_photographs, read_photographs
@@ -38,6 +39,7 @@ from tools.benchmarks.rendering import (
 from tools.benchmarks.row import Measurement, RowPlan, UnavailableError, in_turns, measure_row
 from tools.benchmarks.scale import TINY
 from tools.benchmarks.table import markdown_table
+from tools.benchmarks.timm_train import HOW_TO_GET
 
 WITHOUT_DALI = importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None
 WITHOUT_MATPLOTLIB = importlib.util.find_spec("matplotlib") is None
@@ -102,8 +104,65 @@ def test_every_row_of_the_cpu_is_there(tmp_path: Path) -> None:
 def test_every_line_of_the_gpus_rows_runs_on_a_cpu(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, "--repeats", "1", "--gpu", "--device", "cpu")
     assert list(rows) == [plan.name for plan in gpu.plans()]
-    assert len(rows) == 6
-    assert all(entry["peer"] > 0 for entry in rows.values())
+    assert len(rows) == 15
+    measured = [entry for entry in rows.values() if entry["ratio"] is not None]
+    assert all((entry["peer"] or entry["limit"]) > 0 for entry in measured)
+    assert {name: entry["note"] for name, entry in rows.items() if entry["ratio"] is None} == {
+        "GPU: stage two, DeiT-Ti, vs timm's train.py": HOW_TO_GET,
+        "GPU: renderer's share of the device in stage two": "no kernel of the renderer ran: the CPU renders",
+        "GPU: rendering kernels alone, R = 3": "no CUDA device is here: the CPU renders",
+        "GPU: rendering kernels alone, R = 16": "no CUDA device is here: the CPU renders",
+    }
+
+
+def test_timms_own_script_is_a_peer(tmp_path: Path) -> None:
+    """Its rate is that of its log's second half."""
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import pathlib, sys\n"
+        "data = [word.removeprefix('--data-dir=') for word in sys.argv if word.startswith('--data-dir=')][0]\n"
+        "assert '--kd-distill-type=token' in sys.argv and len(list(pathlib.Path(data).rglob('*.jpg'))) > 16\n"
+        "for rate in (1.0, 2.0, 50.5, 70.5):\n"
+        "    print(f'Train: 0 [ 1/9 ( 11%)]  Loss: 6.9  Time: 0.1s, {rate:>7.2f}/s  (0.1s,  999.00/s)  LR: 1e-3')\n"
+    )
+    words = ("--repeats", "1", "--gpu", "--device", "cpu", "--rows", "GPU: stage*train.py")
+    (entry,) = rows_of(tmp_path, *words, "--timm-train", str(script)).values()
+    assert entry["peer"] == 60.5
+    script.write_text("raise SystemExit('no such teacher')")
+    (entry,) = rows_of(tmp_path, *words, "--timm-train", str(script)).values()
+    assert entry["ratio"] is None
+    assert f"{script} gave no rate: no such teacher" in entry["note"]
+
+
+def test_what_both_stages_cost() -> None:
+    """Filling at 4 views/s, training at 12 and, online, at 3: a view online costs a quarter more, as filling does."""
+    assert gpu.both_stages(4.0, 12.0, 3.0) == (
+        "both stages: 1.00 times as fast for one student, 2.50 for five, even from 1.0 students on"
+    )
+    assert gpu.both_stages(4.0, 3.0, 3.0).endswith("never even")
+
+
+def test_the_renderers_share_is_of_its_own_kernels() -> None:
+    names = renderer.kernel_names()
+    assert names == frozenset() or names >= {"rotate", "resize_across", "mix", "block_sums"}
+    assert "tl" not in names
+    taken = {"rotate": 0.5, "gemm": 8.0, "mix": 0.25}
+    assert renderer.share_of(taken, frozenset({"rotate", "mix", "erase"}), 10.0) == 0.075
+    with pytest.raises(UnavailableError, match="the CPU renders"):
+        renderer.share_of({"gemm": 8.0}, frozenset({"rotate"}), 10.0)
+
+
+def test_a_killed_run_keeps_the_rows_that_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def end(given: row.Bench) -> Measurement:
+        raise KeyboardInterrupt
+
+    done = RowPlan("one", "peer", "unit", lambda given: Measurement((4.0,), (2.0,)))
+    monkeypatch.setattr(scaling, "plans", lambda: [done, RowPlan("other", "peer", "unit", end)])
+    file, markdown = tmp_path / "found.json", tmp_path / "found.md"
+    assert run(tmp_path, "--rows", "o*", "--json", str(file), "--markdown", str(markdown)).exit_code != 0
+    (kept,) = json.loads(file.read_text())["rows"]
+    assert (kept["name"], kept["ratio"]) == ("one", 2.0)
+    assert len(markdown.read_text().splitlines()) == 3
 
 
 def test_a_gpu_is_asked_for_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,9 +220,14 @@ def test_images_of_shards(tmp_path: Path) -> None:
     assert read_photographs([str(shard)], TINY.images) == images
     (entry,) = rows_of(tmp_path, "--repeats", "1", "--shards", str(shard), "--rows", "*1 view a*timm").values()
     assert entry["ours"] > 0
-    done = run(tmp_path, "--shards", str(write_shard(tmp_path / "few" / "train-0.tar", samples[:3])), "--rows", "*timm")
-    assert done.exit_code == 1
-    assert done.stderr.splitlines()[-1].startswith("error: the shards hold 3 images, 16 are needed")
+
+
+def test_few_images_are_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = make_photographs(3, (60, 72), 2_500)
+    samples = [{"__key__": f"{number}", "jpg": image, "cls": b"0"} for number, image in enumerate(images)]
+    shard = write_shard(tmp_path / "few" / "train-0.tar", samples)
+    assert read_photographs([str(shard)], 7) == [*images, *images, images[0]]
+    assert capsys.readouterr().err == "the shards hold 3 images, which are repeated up to 7\n"
 
 
 @pytest.mark.skipif(WITHOUT_MATPLOTLIB, reason="matplotlib is not installed (pip install -e '.[bench]')")
@@ -195,6 +259,22 @@ def test_sides_take_turns() -> None:
     found = in_turns(2, partial(side, "ours"), partial(side, "peer"))
     assert order == ["ours 0", "peer 0", "ours 1", "peer 1", "ours 2", "peer 2"]
     assert found == ((10.0, 20.0), (5.0, 5.0))
+
+
+def test_a_row_begins_no_turn_after_its_time() -> None:
+    """A turn that goes on is ended, with the peer's, and there is one at least."""
+    turns: list[int] = []
+
+    def ours(turn: int) -> float:
+        turns.append(turn)
+        return 1.0
+
+    late = replace(bench(Path()), repeats=5, row_s=0.0).begin_row()
+    assert late.turns(ours, lambda turn: 2.0) == ((1.0,), (2.0,))
+    assert turns == [0, 1]
+    soon = replace(bench(Path()), repeats=3, row_s=1e6).begin_row()
+    assert soon.turns(ours, None) == ((1.0,) * 3, None)
+    assert bench(Path()).begin_row().ends_s is None
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ Batches are the largest powers of two that fit. All run under the numerics that 
 autotuning). Each comparison comes with and without torch.compile.
 """
 
+import statistics
 from collections.abc import Callable
 from functools import partial
 
@@ -14,33 +15,110 @@ from student.model import build_model, heads
 from student.recipe import load_recipe
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.models import ModelSpec, build_module
+from teacher_cache.teacher.names import GivenModel
 from teacher_cache.teacher.settings import TeacherSettings
 from tools.benchmarks.pipeline import SETTLE, forward_rate
+from tools.benchmarks.renderer import kernels_rate, renderers_share
 from tools.benchmarks.rendering import photographs
-from tools.benchmarks.row import Bench, Measurement, RowPlan, UnavailableError, cores, in_turns, torch_threads
-from tools.benchmarks.stores import CLASSES, fill_rate, fill_views, make_store, open_model, training_store
+from tools.benchmarks.row import Bench, Measurement, RowPlan, UnavailableError, cores, torch_threads
+from tools.benchmarks.stores import CLASSES, NEGLIGIBLE, fill_rate, fill_views, make_store, open_model, training_store
+from tools.benchmarks.timm_train import train_rate, write_folders
 from tools.benchmarks.training import Training
 
 SHARD_SAMPLES = 512
+TIMM_S = 55.0  # that timm's script runs
 MEMORY_SHARE = 0.8  # of the device's that a batch may take where it is tried alone
 
 
 def plans() -> list[RowPlan]:
+    return [*_stage_two_plans(), *_stage_one_plans(), *_comparisons(), *_renderer_plans()]
+
+
+def _stage_two_plans() -> list[RowPlan]:
     return [
         RowPlan(
-            name=f"{name}{', compiled' if compiled else ''}",
-            against=against,
+            name=f"GPU: stage two, {student}, R = {repeats}{', compiled' if compiled else ''}",
+            against="that student on one resident batch, labels given",
             unit="views/s",
-            measure=partial(measure, compiled=compiled),
+            measure=partial(stage_two, recipe=recipe, repeats=repeats, compiled=compiled),
             reach=reach,
         )
-        for compiled in (False, True)
-        for name, against, measure, reach in (
-            ("GPU: stage one, RegNetY-16GF", "that teacher on resident random batches", stage_one, 0.95),
-            ("GPU: stage two, DeiT-Ti", "that student on one resident batch, labels given", stage_two, 0.95),
-            ("GPU: stage two step, cached", "the same with RegNetY-16GF online, at its batch shape", cached_step, 3.5),
+        for student, recipe, repeats, compiled, reach in (
+            ("DeiT-Ti", "deit_tiny_distilled", 3, False, 0.94),
+            ("DeiT-Ti", "deit_tiny_distilled", 3, True, 0.80),
+            ("DeiT-S", "deit_small_distilled", 3, False, 0.98),
+            ("DeiT-B", "deit_base_distilled", 3, False, 0.98),
+            ("DeiT-Ti", "deit_tiny_distilled", 1, False, 0.40),
         )
     ]
+
+
+def _stage_one_plans() -> list[RowPlan]:
+    with_teachers = [
+        RowPlan(
+            name=f"GPU: stage one, {name}",
+            against="that teacher on resident random batches",
+            unit="views/s",
+            measure=partial(stage_one, cheaper=cheaper, processes=processes, compiled=compiled),
+            reach=reach,
+        )
+        for name, cheaper, processes, compiled, reach in (
+            ("RegNetY-16GF", False, None, False, 0.98),
+            ("RegNetY-16GF, compiled, 3 processes", False, 3, True, 0.98),
+            ("ResNet-50", True, None, False, 0.95),
+        )
+    ]
+    negligible = RowPlan(
+        name="GPU: stage one, one-layer teacher",
+        against="limit: 60 thousand views/s",
+        unit="views/s",
+        measure=stage_one_negligible,
+        limit=60_000.0,
+    )
+    return [*with_teachers, negligible]
+
+
+def _comparisons() -> list[RowPlan]:
+    online = [
+        RowPlan(
+            name=f"GPU: stage two step, cached{', compiled' if compiled else ''}",
+            against="the same with RegNetY-16GF online, at its batch shape",
+            unit="views/s",
+            measure=partial(cached_step, compiled=compiled),
+            reach=reach,
+        )
+        for compiled, reach in ((False, 4.2), (True, 3.5))
+    ]
+    timm = RowPlan(
+        name="GPU: stage two, DeiT-Ti, vs timm's train.py",
+        against="timm's train.py, RegNetY-16GF online, token distillation",
+        unit="views/s",
+        measure=against_timm,
+        reach=4.0,
+    )
+    return [*online, timm]
+
+
+def _renderer_plans() -> list[RowPlan]:
+    share = RowPlan(
+        name="GPU: renderer's share of the device in stage two",
+        against="limit: 5 %",
+        unit="%",
+        measure=renderer_beside_a_student,
+        lower=True,
+        limit=5.0,
+    )
+    alone = [
+        RowPlan(
+            name=f"GPU: rendering kernels alone, R = {repeats}",
+            against=f"limit: {limit / 1000:.0f} thousand views/s",
+            unit="views/s",
+            measure=partial(kernels_rate, repeats=repeats),
+            limit=limit,
+        )
+        for repeats, limit in ((3, 300_000.0), (16, 350_000.0))
+    ]
+    return [share, *alone]
 
 
 def workers(bench: Bench) -> int:
@@ -48,46 +126,55 @@ def workers(bench: Bench) -> int:
     return bench.processes(max(1, cores() - 1))
 
 
-def stage_one(bench: Bench, compiled: bool) -> Measurement:
-    scale, batch = bench.scale, teacher_batch(bench)
-    images = photographs(bench) * scale.gpu_copies
-    group, turns = scale.gpu_views, bench.repeats + 2
-    store = make_store(
-        bench, "gpu", images, shard_samples=min(SHARD_SAMPLES, len(images)), views=group * turns, group=group
-    )
+def stage_one(bench: Bench, cheaper: bool, processes: int | None, compiled: bool) -> Measurement:
+    """A group of views a turn. processes: None for `workers`."""
+    scale = bench.scale
+    spec, copies = scale.cheaper_teacher if cheaper else scale.teacher, scale.gpu_teacher_copies
+    beside = workers(bench) if processes is None else bench.processes(min(processes, max(1, cores() - 1)))
+    batch = teacher_batch(bench, spec)
+    store, group = _empty_store(bench, copies), scale.gpu_views
     with torch_threads(1):
-        teacher = open_model(bench, store, scale.teacher, batch, compiled=compiled)
-        fill_views(store, teacher, store.layout.group_views(0), workers(bench))
-        model = build_module(ModelSpec(scale.teacher), CLASSES, store.policy.size)
-        alone = forward_rate(bench, model, batch, store.policy.size, group * len(images) // 4, compiled=compiled)
-        found = in_turns(
-            bench.repeats,
-            lambda turn: fill_rate(store, teacher, store.layout.group_views(turn + 1), workers(bench), SETTLE),
+        teacher = open_model(bench, store, spec, batch, compiled=compiled)
+        fill_views(store, teacher, store.layout.group_views(0), beside)
+        model = build_module(ModelSpec(spec), CLASSES, store.policy.size)
+        labelled = group * store.index.num_samples
+        alone = forward_rate(bench, model, batch, store.policy.size, labelled // 4, compiled=compiled)
+        found = bench.turns(
+            lambda turn: fill_rate(store, teacher, store.layout.group_views(turn + 1), beside, SETTLE),
             lambda turn: alone(),
         )
-    return Measurement(
-        *found, f"batch {batch}, {_dtype(bench)}, {workers(bench)} rendering processes, {group} views a decode"
-    )
+    bench.made[f"rate of {spec}"] = statistics.median(found[0])
+    return Measurement(*found, f"batch {batch}, {_dtype(bench)}, {beside} rendering processes, {group} views a decode")
 
 
-def stage_two(bench: Bench, compiled: bool) -> Measurement:
-    store, batch, steps = _store(bench), student_batch(bench), bench.scale.gpu_steps
+def stage_one_negligible(bench: Bench) -> Measurement:
+    store, batch = _empty_store(bench, bench.scale.gpu_copies), bench.scale.gpu_largest_batch
     with torch_threads(1):
-        training = Training(bench, store, batch, workers(bench), compiled=compiled)
-        found = in_turns(
-            bench.repeats,
+        teacher = open_model(bench, store, NEGLIGIBLE, batch)
+        found, _ = bench.turns(
+            lambda turn: fill_rate(store, teacher, store.layout.group_views(turn), workers(bench), SETTLE), None
+        )
+    group = bench.scale.gpu_views
+    return Measurement(found, note=f"batch {batch}, {workers(bench)} rendering processes, {group} views a decode")
+
+
+def stage_two(bench: Bench, recipe: str, repeats: int, compiled: bool) -> Measurement:
+    store, batch, steps = _store(bench), student_batch(bench, recipe), bench.scale.gpu_steps
+    with torch_threads(1):
+        training = Training(bench, store, batch, workers(bench), compiled=compiled, recipe=recipe, repeats=repeats)
+        found = bench.turns(
             lambda turn: batch / training.loader_s(steps),
             lambda turn: batch / training.resident_s(steps),
         )
         training.close()
     return Measurement(
-        *found, f"batch {batch}, {_dtype(bench)}, {workers(bench)} rendering processes, 3 views a decode"
+        *found, f"batch {batch}, {_dtype(bench)}, {workers(bench)} rendering processes, {repeats} views a decode"
     )
 
 
 def cached_step(bench: Bench, compiled: bool) -> Measurement:
-    store, batch, steps = _store(bench), student_batch(bench), bench.scale.gpu_steps
-    shape = min(batch, teacher_batch(bench))
+    store, batch, steps = _store(bench), student_batch(bench, bench.scale.recipe), bench.scale.gpu_steps
+    shape = min(batch, teacher_batch(bench, bench.scale.teacher))
     teacher = TeacherSettings(spec=bench.scale.teacher, batch_size=shape, compile=compiled)
 
     # each turn is a run of its own: two with rendering processes at once would share the cores
@@ -99,18 +186,65 @@ def cached_step(bench: Bench, compiled: bool) -> Measurement:
             training.close()
 
     with torch_threads(1):
-        found = in_turns(bench.repeats, lambda turn: run(None), lambda turn: run(teacher))
+        found = bench.turns(lambda turn: run(None), lambda turn: run(teacher))
     return Measurement(
         *found, f"batch {batch}, the teacher's shape {shape}, {_dtype(bench)}, {workers(bench)} rendering processes"
     )
 
 
-def teacher_batch(bench: Bench) -> int:
-    """The largest batch of the teacher that fits."""
+def against_timm(bench: Bench) -> Measurement:
+    """timm runs once: its processes take long to start, and its log has a figure of every few steps."""
+    store, batch, steps = _store(bench), student_batch(bench, bench.scale.recipe), bench.scale.gpu_steps
+    images = photographs(bench)
+    folder = write_folders(bench.scratch / "timm", images, bench.scale.gpu_copies, min(CLASSES, len(images)))
+    limit_s = max(TIMM_S, 0.0 if bench.row_s is None else bench.row_s)
+    theirs = train_rate(
+        bench.timm_train,
+        folder,
+        bench.scratch / "timm-run",
+        batch=batch,
+        workers=max(1, workers(bench)),
+        device=str(bench.device),
+        limit_s=limit_s,
+    )
+    with torch_threads(1):
+        training = Training(bench, store, batch, workers(bench))
+        ours, _ = bench.turns(lambda turn: batch / training.loader_s(steps), None)
+        training.close()
+    note = f"batch {batch}, {workers(bench)} processes on either side"
+    if (fill := bench.made.get(f"rate of {bench.scale.teacher}")) is not None:
+        note = f"{note}; {both_stages(fill, statistics.median(ours), theirs)}"
+    return Measurement(ours, (theirs,) * len(ours), note)
+
+
+def both_stages(fill: float, cached: float, online: float) -> str:
+    """What both stages cost beside training online, each view trained on once. Rates in views a second."""
+    one, five = ((students / online) / (1 / fill + students / cached) for students in (1, 5))
+    text = f"both stages: {one:.2f} times as fast for one student, {five:.2f} for five"
+    if cached <= online:
+        return f"{text}, never even"
+    return f"{text}, even from {(1 / fill) / (1 / online - 1 / cached):.1f} students on"
+
+
+def renderer_beside_a_student(bench: Bench) -> Measurement:
+    store, batch, steps = _store(bench), student_batch(bench, bench.scale.recipe), bench.scale.gpu_steps
+    with torch_threads(1):
+        training = Training(bench, store, batch, workers(bench))
+        try:
+            found, _ = bench.turns(
+                lambda turn: 100 * renderers_share(bench.device, lambda: training.loader_s(steps)), None
+            )
+        finally:
+            training.close()
+    return Measurement(found, note=f"DeiT-Ti, batch {batch}, {workers(bench)} rendering processes; by the profiler")
+
+
+def teacher_batch(bench: Bench, spec: GivenModel) -> int:
+    """The largest batch of a teacher that fits."""
 
     def find() -> int:
         size = (bench.scale.view_px, bench.scale.view_px)
-        model = build_module(ModelSpec(bench.scale.teacher), CLASSES, size)
+        model = build_module(ModelSpec(spec), CLASSES, size)
         model = model.to(bench.device).to(memory_format=torch.channels_last).eval()
 
         def run(images: torch.Tensor) -> None:
@@ -119,18 +253,18 @@ def teacher_batch(bench: Bench) -> int:
 
         return largest_batch(bench, run)
 
-    batch: int = bench.shared("teacher's batch", find)
+    batch: int = bench.shared(f"batch of {spec}", find)
     return batch
 
 
-def student_batch(bench: Bench) -> int:
-    """The largest batch of the student that fits beside the teacher, and into an epoch."""
+def student_batch(bench: Bench, recipe_name: str) -> int:
+    """The largest batch of a student that fits beside the teacher, and into an epoch."""
 
     def find() -> int:
         size = (bench.scale.view_px, bench.scale.view_px)
         beside: nn.Module = build_module(ModelSpec(bench.scale.teacher), CLASSES, size)
         beside.to(bench.device)
-        recipe = load_recipe(bench.scale.recipe, list(bench.scale.student))
+        recipe = load_recipe(recipe_name, list(bench.scale.student))
         model = build_model(recipe, CLASSES, size).to(bench.device)
 
         def run(images: torch.Tensor) -> None:
@@ -143,7 +277,7 @@ def student_batch(bench: Bench) -> int:
 
         return largest_batch(bench, run, at_most=_store(bench).index.num_samples)
 
-    batch: int = bench.shared("student's batch", find)
+    batch: int = bench.shared(f"batch of {recipe_name}", find)
     return batch
 
 
@@ -177,6 +311,13 @@ def runs_within_memory(device: torch.device, run: Callable[[torch.Tensor], None]
 
 def _store(bench: Bench) -> Store:
     return training_store(bench, photographs(bench) * bench.scale.gpu_copies, workers(bench))
+
+
+def _empty_store(bench: Bench, copies: int) -> Store:
+    """With a group of views for each turn."""
+    images, group = photographs(bench) * copies, bench.scale.gpu_views
+    views = group * (bench.repeats + 2)
+    return make_store(bench, "gpu", images, shard_samples=min(SHARD_SAMPLES, len(images)), views=views, group=group)
 
 
 def _dtype(bench: Bench) -> str:

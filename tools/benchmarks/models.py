@@ -10,6 +10,10 @@ def regnety_160(num_classes: int) -> nn.Module:
     return timm.create_model("regnety_160", pretrained=False, num_classes=num_classes)
 
 
+def resnet50(num_classes: int) -> nn.Module:
+    return timm.create_model("resnet50", pretrained=False, num_classes=num_classes)
+
+
 class OneLayer(nn.Module):
     """One linear layer on a few pixels: a teacher that costs next to nothing."""
 

@@ -16,6 +16,7 @@ from teacher_cache.shards.classes import class_rule
 from teacher_cache.shards.find import expand_shards
 from teacher_cache.shards.indexing import index_shards
 from teacher_cache.shards.read import read_block
+from teacher_cache.terminal import say
 from tools.benchmarks.row import BenchmarkError
 
 QUALITIES = (96, 96, 96, 92, 75)
@@ -82,7 +83,8 @@ def _window(rng: np.random.Generator, cloud: np.ndarray, height: int, width: int
 
 
 def read_photographs(shards: Sequence[str], num: int) -> list[bytes]:
-    """The first images of shards, block after block. BenchmarkError where there are fewer."""
+    """The first images of shards, block after block; where there are fewer, all of them again and again. BenchmarkError
+    where there is none."""
     paths = expand_shards(shards)
     index = index_shards(paths, class_rule(paths))
     images: list[bytes] = []
@@ -91,4 +93,7 @@ def read_photographs(shards: Sequence[str], num: int) -> list[bytes]:
             images += read_block(index.place(shard, block)).images
             if len(images) >= num:
                 return images[:num]
-    raise BenchmarkError(f"the shards hold {len(images)} images, {num} are needed: give more with --shards")
+    if not images:
+        raise BenchmarkError("the shards hold no image: give others with --shards")
+    say(f"the shards hold {len(images)} images, which are repeated up to {num}", err=True)
+    return [images[number % len(images)] for number in range(num)]

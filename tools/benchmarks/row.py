@@ -9,7 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,8 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Bench:
-    """What every row is given. made: what rows share, by name, made by whoever asks first."""
+    """What every row is given. made: what rows share, by name, made by whoever asks first. row_s: seconds after which a
+    row begins no further turn, None for no limit; ends_s: when that is, on the clock of time.perf_counter."""
 
     scale: Scale
     repeats: int
@@ -47,6 +48,19 @@ class Bench:
     filled: str | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     made: dict[str, Any] = field(default_factory=dict)
+    timm_train: Path | None = None
+    row_s: float | None = None
+    ends_s: float | None = None
+
+    def begin_row(self) -> "Bench":
+        """The same, with the time that a row has counted from now on."""
+        return self if self.row_s is None else replace(self, ends_s=time.perf_counter() + self.row_s)
+
+    def turns(
+        self, ours: Callable[[int], float], peer: Callable[[int], float] | None
+    ) -> tuple[tuple[float, ...], tuple[float, ...] | None]:
+        """`in_turns`, as many as there is time for."""
+        return in_turns(self.repeats, ours, peer, ends_s=self.ends_s)
 
     def processes(self, wanted: int) -> int:
         """Rendering processes of a row."""
@@ -100,7 +114,7 @@ def measure_row(plan: RowPlan, bench: Bench) -> Row:
     ours = peer = ratio = spread = None
     repeats, note = 0, ""
     try:
-        measured = plan.measure(bench)
+        measured = plan.measure(bench.begin_row())
     except UnavailableError as why:
         note = str(why)
     else:
@@ -138,15 +152,24 @@ def ratio_of(ours: float, other: float, lower: bool) -> float:
 
 
 def in_turns(
-    repeats: int, ours: Callable[[int], float], peer: Callable[[int], float] | None, *, warm_up: bool = True
+    repeats: int,
+    ours: Callable[[int], float],
+    peer: Callable[[int], float] | None,
+    *,
+    warm_up: bool = True,
+    ends_s: float | None = None,
 ) -> tuple[tuple[float, ...], tuple[float, ...] | None]:
-    """Measure ours, peer, ours, peer ...; each gets the number of its turn, from 1. warm_up: turn 0 counts not."""
+    """Measure ours, peer, ours, peer ...; each gets the number of its turn, from 1. warm_up: turn 0 counts not.
+    ends_s: when time.perf_counter is past it, the turn that is going on is the last; there is one at least."""
     if warm_up:
         ours(0)
         if peer is not None:
             peer(0)
-    found, others = [], []
+    found: list[float] = []
+    others: list[float] = []
     for turn in range(1, repeats + 1):
+        if found and ends_s is not None and time.perf_counter() >= ends_s:
+            break
         found.append(ours(turn))
         if peer is not None:
             others.append(peer(turn))

@@ -15,6 +15,7 @@ class Scale:
     view_px: int
     dali_batch: int
     teacher: GivenModel  # the expensive one
+    cheaper_teacher: GivenModel
     teacher_batch: int  # its batch shape on a CPU, and the students' batch
     teacher_images: int  # of a (block, view) of stage one with the expensive teacher: a whole number of its batches
     recipe: str
@@ -28,6 +29,7 @@ class Scale:
     plan_samples: tuple[int, int, int]  # few, many, and those of ImageNet
     gpu_largest_batch: int
     gpu_copies: int  # of each image in the shards of the GPU's benchmark
+    gpu_teacher_copies: int  # the same where an expensive teacher labels them
     gpu_views: int  # of a sample that stage one labels in a turn
     gpu_steps: int  # of a turn
 
@@ -39,6 +41,7 @@ FULL = Scale(
     view_px=224,
     dali_batch=64,
     teacher=GivenModel(f"{MODELS}:regnety_160"),
+    cheaper_teacher=GivenModel(f"{MODELS}:resnet50"),
     teacher_batch=16,
     teacher_images=16,
     recipe="deit_tiny_distilled",
@@ -51,6 +54,7 @@ FULL = Scale(
     simulated=(1_281_167, 1024, 304, 1000),
     plan_samples=(10_000, 1_000_000, 1_281_167),
     gpu_copies=16,
+    gpu_teacher_copies=4,
     gpu_views=16,
     gpu_steps=20,
     gpu_largest_batch=2048,
@@ -63,6 +67,7 @@ TINY = Scale(
     view_px=32,
     dali_batch=8,
     teacher=GivenModel(f"{MODELS}:one_layer"),
+    cheaper_teacher=GivenModel(f"{MODELS}:one_layer"),
     teacher_batch=6,
     teacher_images=6,
     recipe="deit_tiny_distilled",
@@ -75,6 +80,7 @@ TINY = Scale(
     simulated=(300, 2, 16, 20),
     plan_samples=(2_000, 4_000, 5_000),
     gpu_copies=3,
+    gpu_teacher_copies=1,
     gpu_views=2,
     gpu_steps=2,
     gpu_largest_batch=16,

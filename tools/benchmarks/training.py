@@ -18,7 +18,7 @@ EPOCHS = 1_000_000  # never to end while it is measured
 
 
 class Training:
-    """A student in training, step by step. Nothing is evaluated or saved."""
+    """A student in training, step by step. Nothing is evaluated or saved. recipe: None for the scale's."""
 
     def __init__(
         self,
@@ -29,12 +29,15 @@ class Training:
         *,
         teacher: TeacherSettings | None = None,
         compiled: bool = False,
+        recipe: str | None = None,
+        repeats: int = 3,
     ) -> None:
         scale = bench.scale
         overrides = [
             f"batch_size={batch}",
             "pool_batches=2",
             f"epochs={EPOCHS}",
+            f"repeats={repeats}",
             "warmup_epochs=0",
             "lr_batch=none",
             f"compile={str(compiled).lower()}",
@@ -42,7 +45,7 @@ class Training:
         ]
         self._device = bench.device
         options = TrainOptions(out=bench.scratch / "run", workers=workers, device=str(bench.device), teacher=teacher)
-        self.run = Run(store, load_recipe(scale.recipe, overrides), options, Job(0, 1, bench.device))
+        self.run = Run(store, load_recipe(recipe or scale.recipe, overrides), options, Job(0, 1, bench.device))
         ahead = (workers + 2) * BLOCK_SAMPLES * self.run.recipe.repeats  # rendered besides the pool
         self._settling = -(-ahead // batch) + 1 if workers else 0
         self._batches: Iterator[Batch] = iter(self.run.loader)
