@@ -77,6 +77,11 @@ def make_numerics_repeatable() -> None:
     torch.backends.cudnn.deterministic = True
 
 
+def memory_format(device: torch.device) -> torch.memory_format:
+    """The order in memory of weights: on a GPU channels last, as images are, so that convolutions turn neither."""
+    return torch.channels_last if device.type == "cuda" else torch.preserve_format
+
+
 class Recycled:
     """Memory for tensors that are made again and again: what nobody holds any more serves once more.
 

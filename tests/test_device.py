@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from student.cli import main as student_main
 from teacher_cache.cli import main as teacher_cache_main
-from teacher_cache.device import KEPT, PIECE, Normalise, Recycled, Upload, choose_device, use_device
+from teacher_cache.device import KEPT, PIECE, Normalise, Recycled, Upload, choose_device, memory_format, use_device
 from teacher_cache.errors import DeviceError
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.settings import TeacherSettings
@@ -139,6 +139,11 @@ def test_normalised_views_stay_as_they_are_while_they_are_held() -> None:
     weight.grad = None
     (nn.functional.conv2d(normalise(first), weight) ** 2).sum().backward()
     assert torch.equal(weight.grad, held)
+
+
+def test_weights_have_their_channels_last_on_a_gpu_alone() -> None:
+    assert memory_format(torch.device("cuda", 1)) is torch.channels_last
+    assert memory_format(CPU) is torch.preserve_format
 
 
 # -- copies and answers beside the device's work -------------------------------------------------------------------
