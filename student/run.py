@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -84,7 +83,6 @@ class Run:
         self.upload = Upload(job.device)
         self.forward = self._wrapped()
         self.loader = self._make_loader()
-        self._first_steps = [0, *accumulate(self.loader.steps(epoch) for epoch in range(recipe.epochs))]  # by epoch
         self._meter = Meter()
         self.begin_epoch()
         torch.manual_seed(recipe.seed + 1 + job.rank)  # stochastic depth differs between ranks, weights do not
@@ -258,7 +256,10 @@ class Run:
 
     def steps_done(self) -> int:
         """Steps trained so far, over all epochs."""
-        return self._first_steps[self.epoch] + self.step
+        repeats = self.loader.settings.repeats
+        of_pass = [self.loader.steps(epoch) for epoch in range(repeats)]  # the same in each pass
+        passes, rest = divmod(self.epoch, repeats)
+        return passes * sum(of_pass) + sum(of_pass[:rest]) + self.step
 
     def is_finished(self) -> bool:
         return self.epoch >= self.recipe.epochs
@@ -388,7 +389,7 @@ class Run:
             model = torch.compile(model)  # type: ignore[assignment]
         if self.job.world_size > 1:
             with meeting("the start"):
-                model = DistributedDataParallel(model)
+                model = DistributedDataParallel(model, gradient_as_bucket_view=True)  # no copy of each gradient
         return model
 
     def _without_sync(self) -> AbstractContextManager[Any]:

@@ -115,6 +115,16 @@ def test_steps_are_counted_over_the_epochs(tmp_path: Path, store: Store) -> None
     assert (run.steps_done(), run.is_finished()) == (16, True)
 
 
+def test_steps_of_long_trainings_are_those_of_all_their_epochs(tmp_path: Path, store: Store) -> None:
+    run = open_run(store, tmp_path, "repeats=3", "batch_size=20", "epochs=1000000")
+    steps = [run.loader.steps(epoch) for epoch in range(8)]
+    assert len(set(steps)) > 1
+    for run.epoch in range(8):
+        run.step = 2
+        assert run.steps_done() == sum(steps[: run.epoch]) + 2
+    assert [run.loader.steps(epoch) for epoch in (300_000, 300_001, 300_002)] == steps[:3]
+
+
 def test_a_step_logs_the_loss_of_the_weights_before_it(tmp_path: Path, store: Store) -> None:
     run = open_run(store, tmp_path, "model_args.dropout=0")
     with run.loader:
