@@ -16,10 +16,11 @@ class Counting(nn.Module):
         self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
         self.again = self.layers[0]
         self.register_buffer("mean", torch.zeros(3))
-        self.register_buffer("kept", torch.ones(2), persistent=False)
+        self.register_buffer("unsaved", torch.ones(2), persistent=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         self.mean = images.mean((0, 2, 3))
+        self.unsaved += 1
         return self.layers(images)
 
 
@@ -49,6 +50,8 @@ def test_an_average_is_timms_to_the_bit(dtype: torch.dtype) -> None:
     assert not any(torch.equal(value, begun[name]) for name, value in found.items())
     assert found["layers.1.num_batches_tracked"] == 4
     assert not ours.module.training
+    assert torch.equal(ours.module.unsaved, theirs.module.unsaved)
+    assert torch.equal(ours.module.unsaved, torch.ones(2, dtype=dtype))
 
 
 def test_what_is_loaded_into_model_and_average_is_gone_on_from() -> None:
