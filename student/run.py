@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import timm.optim
-import timm.utils
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -18,24 +17,27 @@ from torch.nn.parallel import DistributedDataParallel
 
 from student.answers import open_answers
 from student.checkpoint import NEWEST, is_proven, write_checkpoint
+from student.ema import Ema
 from student.evaluate import Accuracy, evaluate
 from student.loader import Batch, ViewLoader
 from student.log import RunLog
 from student.losses import StudentLoss, TeacherAnswers, describe_way, mixed_target, student_loss
-from student.meter import Meter, StepSums, epoch_means
+from student.meter import Meter, Piece, Step, epoch_means
 from student.model import Heads, build_model, heads
 from student.options import TrainOptions
 from student.recipe import Recipe
 from student.schedule import learning_rate, scaled_lr
 from student.validation import Preprocessing, ValidationSet
-from teacher_cache.device import Normalise, Upload
+from teacher_cache.device import Normalise, Upload, memory_format
 from teacher_cache.errors import TrainingError
 from teacher_cache.job import Job, meeting
 from teacher_cache.messages.shown import counted
 from teacher_cache.store.store import Store
+from teacher_cache.teacher.models import images_dtype
 from teacher_cache.teacher.state_dict import first_not_finite, infinite_by_design
 from teacher_cache.teacher.weights import state_sha256
 
+WAYS = ("foreach", "fused", "capturable")  # of taking an optimiser's step: the device's, and not a checkpoint's
 LEAST_SCALE = 2.0**-24  # of a loss in fp16, whose smallest number it is: gradients that it scales are 0
 
 
@@ -72,16 +74,17 @@ class Run:
         if initial is not None:
             self.model.load_state_dict(initial)
         self._unbounded = _check_start(self.model)
-        self.model = self.model.to(job.device)
+        self.model = self.model.to(job.device).to(memory_format=memory_format(job.device))
         self._set_mode()
-        self.ema = timm.utils.ModelEmaV3(self.model, decay=recipe.ema) if recipe.ema is not None else None
+        self.ema = Ema(self.model, recipe.ema) if recipe.ema is not None else None
         self.optimizer = build_optimizer(self.model, recipe)
         self.scaler = torch.amp.GradScaler(job.device.type, enabled=self._dtype() is torch.float16)
-        self.normalise = Normalise(policy.mean, policy.std, job.device)
+        given = images_dtype(recipe.model, self._dtype(), job.device)
+        self.normalise = Normalise(policy.mean, policy.std, job.device, given)
         self.upload = Upload(job.device)
         self.forward = self._wrapped()
         self.loader = self._make_loader()
-        self._meter = Meter(job.device)
+        self._meter = Meter()
         self.begin_epoch()
         torch.manual_seed(recipe.seed + 1 + job.rank)  # stochastic depth differs between ranks, weights do not
 
@@ -96,10 +99,10 @@ class Run:
         batch = batch.with_tensors(self.upload(batch.tensors()))
         answers = self.answers.of(batch)
         num_views = len(batch.views)
-        sums = self._meter.no_sums()
+        pieces = []
         for rows in self._pieces(batch):
             with meeting("a step's gradients"), nullcontext() if rows.stop >= num_views else self._without_sync():
-                sums += self._backward(batch, answers, rows)
+                pieces.append(self._backward(batch, answers, rows))
         self.scaler.unscale_(self.optimizer)
         if recipe.clip_grad is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_grad)
@@ -107,8 +110,8 @@ class Run:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
-            self.ema.update(self.model)
-        self._meter.add(StepSums(self.steps_done(), batch.epoch, batch.step, lr, sums), num_views)
+            self.ema.update()
+        self._meter.add(Step(self.steps_done(), batch.epoch, batch.step, lr, pieces))
         self.epoch, self.step = batch.epoch, batch.step + 1
         if self.step == self.loader.steps(self.epoch):
             self.epoch, self.step = self.epoch + 1, 0
@@ -121,17 +124,18 @@ class Run:
         piece = self.recipe.micro_batch or len(batch.views)
         return [slice(start, start + piece) for start in range(0, len(batch.views), piece)]
 
-    def _backward(self, batch: Batch, answers: TeacherAnswers | None, rows: slice) -> Tensor:
-        """Gradients of some rows of a batch; their sums of SUMS."""
+    def _backward(self, batch: Batch, answers: TeacherAnswers | None, rows: slice) -> Piece:
+        """Gradients of some rows of a batch, and what they gave."""
         outputs, loss, taught = self._loss(self.forward, batch, answers, rows)
-        device, count = self.job.device, len(outputs.class_logits)
+        count = len(outputs.class_logits)
         self.scaler.scale(loss.total * (count / len(batch.views))).backward()
-        agreed = torch.zeros((), device=device)
+        values = [loss.total, loss.class_loss, loss.distill_loss]
         if taught is not None:
             answer = outputs.class_logits if outputs.distill_logits is None else outputs.distill_logits
-            agreed = (answer.detach().argmax(1) == taught.labels).sum()
-        means = torch.stack([loss.total.detach(), loss.class_loss.detach(), loss.distill_loss.detach()])
-        return torch.cat([torch.full((1,), count, device=device), means * count, agreed[None]]).double()
+            values.append((answer.argmax(1) == taught.labels).sum(dtype=torch.float32))
+        else:
+            values.append(torch.zeros_like(loss.total))
+        return Piece(count, torch.stack([value.detach() for value in values]))
 
     def _loss(
         self, model: nn.Module, batch: Batch, answers: TeacherAnswers | None, rows: slice
@@ -196,21 +200,20 @@ class Run:
     # -- logs ----------------------------------------------------------------------------------------------------
 
     def unlogged(self) -> int:
-        """Steps whose losses are still on the device."""
-        return len(self._meter.steps)
+        """Steps whose losses no log has yet."""
+        return self._meter.num_unlogged
 
     def flush_steps(self, log: RunLog | None) -> None:
         """Write the losses of the last steps. Raises TrainingError, on all ranks, when one is not finite. Every rank
         must call it."""
         rows, problem = [], None
-        for step in self._meter.steps:
+        for step in self._meter.take_steps():
             row = step.row()
             if not math.isfinite(row["loss"]):
                 problem = TrainingError(self._ruined(f"the loss is {row['loss']}", step.epoch, step.step, step.lr))
                 break
             rows.append(row)
         self.job.raise_on_all(problem, "the end of some steps")
-        self._meter.steps.clear()
         if log is not None:
             log.write_steps(rows)
 
@@ -222,8 +225,10 @@ class Run:
         """The row of the epoch that has just ended, over all ranks; the next one's sums begin."""
         sums = self._meter.take_sums()
         if dist.is_initialized():
+            summed = torch.from_numpy(sums).to(self.job.device)
             with meeting("an epoch's end"):
-                dist.all_reduce(sums)
+                dist.all_reduce(summed)
+            sums = summed.cpu().numpy()
         row = {"epoch": self.epoch - 1, "lr": self.optimizer.param_groups[0]["lr"]}
         row |= epoch_means(sums, labelled=self.recipe.distill != "none")
         return row | self._meter.speed(self.loader.wait_s, self.job.world_size)
@@ -252,7 +257,10 @@ class Run:
 
     def steps_done(self) -> int:
         """Steps trained so far, over all epochs."""
-        return sum(self.loader.steps(epoch) for epoch in range(self.epoch)) + self.step
+        repeats = self.loader.settings.repeats
+        of_pass = [self.loader.steps(epoch) for epoch in range(repeats)]  # the same in each pass
+        passes, rest = divmod(self.epoch, repeats)
+        return passes * sum(of_pass) + sum(of_pass[:rest]) + self.step
 
     def is_finished(self) -> bool:
         return self.epoch >= self.recipe.epochs
@@ -318,7 +326,7 @@ class Run:
         self.model.load_state_dict(checkpoint["model"])
         if self.ema is not None:
             self.ema.module.load_state_dict(checkpoint["model_ema"])
-        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        load_optimizer(self.optimizer, checkpoint["optimizer"])
         self.scaler.load_state_dict(checkpoint["scaler"])
         self.epoch, self.step = checkpoint["position"]["epoch"], checkpoint["position"]["step"]
         if len(checkpoint["generators"]) == self.job.world_size:
@@ -385,7 +393,7 @@ class Run:
             model = torch.compile(model)  # type: ignore[assignment]
         if self.job.world_size > 1:
             with meeting("the start"):
-                model = DistributedDataParallel(model)
+                model = DistributedDataParallel(model, gradient_as_bucket_view=True)  # no copy of each gradient
         return model
 
     def _without_sync(self) -> AbstractContextManager[Any]:
@@ -401,11 +409,32 @@ class Run:
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """timm's optimiser of that name; what the model spares from weight decay, biases and norms are spared."""
+    """timm's optimiser of that name; what the model spares from weight decay, biases and norms are spared.
+
+    On CUDA its step is one kernel for many parameters; on the CPU the plain one.
+    """
     own_list: Callable[[], Iterable[str]] = getattr(model, "no_weight_decay", tuple)
     spared = set(own_list()) - ({"dist_token"} if recipe.decay_dist_token else set())
     groups = timm.optim.param_groups_weight_decay(model, recipe.weight_decay, no_weight_decay_list=spared)
-    return timm.optim.create_optimizer_v2(groups, opt=recipe.optimizer, lr=scaled_lr(recipe), momentum=recipe.momentum)
+    return timm.optim.create_optimizer_v2(
+        groups,
+        opt=recipe.optimizer,
+        lr=scaled_lr(recipe),
+        momentum=recipe.momentum,
+        fused=True if next(model.parameters()).is_cuda else None,
+    )
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+    """Take up a saved state, which another kind of device may have written: in this one's order in memory, for this
+    one's way of taking a step."""
+    own = [{way: group[way] for way in WAYS if way in group} for group in optimizer.param_groups]
+    groups = [{**group, **ways} for group, ways in zip(saved["param_groups"], own, strict=True)]
+    optimizer.load_state_dict({**saved, "param_groups": groups})
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                values[name] = torch.empty_like(parameter).copy_(value)  # a fused step wants one order of all
 
 
 @contextmanager

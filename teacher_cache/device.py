@@ -1,6 +1,7 @@
 """What lies between pixels in memory and a model, in both stages: which device, memory that serves again, copies to the
 device beside its work, and normalisation."""
 
+import importlib.util
 import math
 import os
 import re
@@ -76,6 +77,11 @@ def make_numerics_repeatable() -> None:
     torch.backends.cudnn.deterministic = True
 
 
+def memory_format(device: torch.device) -> torch.memory_format:
+    """The order in memory of weights: on a GPU channels last, as images are, so that convolutions turn neither."""
+    return torch.channels_last if device.type == "cuda" else torch.preserve_format
+
+
 class Recycled:
     """Memory for tensors that are made again and again: what nobody holds any more serves once more.
 
@@ -135,17 +141,36 @@ class Upload:
 
 
 class Normalise:
-    """uint8 (B, H, W, 3) on the device -> float32 (B, 3, H, W), channels last in memory: (value / 255 - mean) / std."""
+    """uint8 (B, H, W, 3) on the device -> (B, 3, H, W) of a dtype, channels last in memory: (value / 255 - mean) / std.
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
-        self._shift = 255 * torch.tensor(mean, device=device)
-        self._scale = 1 / (255 * torch.tensor(std, device=device))
+    Written as (level - 255 mean) x (1 / (255 std)) in float32, each operation rounded by itself, then rounded to dtype:
+    the same bits on every device, whoever rendered the view. Levels between the 256, float32 (B, H, W, 3), will do.
+    """
+
+    def __init__(
+        self, mean: Sequence[float], std: Sequence[float], device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> None:
+        shift, scale = 255 * torch.tensor(mean), 1 / (255 * torch.tensor(std))
+        levels = torch.arange(256, dtype=torch.float32)
+        self._shift, self._scale = shift.to(device), scale.to(device)
+        self._dtype = dtype
         self._memory = Recycled()
+        self.values = ((levels[:, None] - shift) * scale).T.to(dtype).contiguous().to(device)  # (3, 256), by level
+        self._by_kernel = device.type == "cuda" and importlib.util.find_spec("triton") is not None
 
     def __call__(self, views: Tensor) -> Tensor:
-        if views.device.type != "cpu":  # one pass: bytes are read, floats written
-            images = torch.addcmul(-self._shift * self._scale, views, self._scale)
-            return images.permute(0, 3, 1, 2)
+        if self._by_kernel and views.dtype is torch.uint8:  # one pass: bytes are read, what the model takes is written
+            from teacher_cache.replay.gpu.normalise import normalised  # Triton, for a device alone
+
+            return normalised(views, self.values)
+        if views.device.type != "cpu":
+            images = (views.float() - self._shift).mul_(self._scale)
+        else:
+            images = self._on_the_cpu(views)
+        return images.to(self._dtype).permute(0, 3, 1, 2)
+
+    def _on_the_cpu(self, views: Tensor) -> Tensor:
+        """float32 (B, H, W, 3), piece by piece."""
         num_views, height, width, _ = views.shape
         images = self._memory.empty(views.shape, torch.float32)
         lines, pixels = images.view(-1, 3 * width), views.reshape(-1, 3 * width)
@@ -155,4 +180,4 @@ class Normalise:
         for start in range(0, num_views * height, step):
             piece = lines[start : start + step]
             piece.copy_(pixels[start : start + step]).sub_(shift).mul_(scale)
-        return images.permute(0, 3, 1, 2)
+        return images

@@ -1,5 +1,6 @@
 """Memory that serves again only when nobody holds it, normalisation to the bit, copies beside the device's work."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from student.cli import main as student_main
 from teacher_cache.cli import main as teacher_cache_main
-from teacher_cache.device import KEPT, PIECE, Normalise, Recycled, Upload, choose_device, use_device
+from teacher_cache.device import KEPT, PIECE, Normalise, Recycled, Upload, choose_device, memory_format, use_device
 from teacher_cache.errors import DeviceError
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.settings import TeacherSettings
@@ -90,6 +91,43 @@ def test_a_views_bits_depend_on_nothing_but_the_view(size: tuple[int, int]) -> N
         torch.set_num_threads(threads)
 
 
+def all_levels() -> Tensor:
+    """(1, 16, 16, 3) uint8: each of the 256 levels in each channel."""
+    return torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).repeat(1, 1, 1, 3)
+
+
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    return torch.equal(*(images.contiguous().view(torch.int16) for images in (one, other)))
+
+
+def by_hand(mean: float, std: float) -> np.ndarray:
+    """(256,) float32: every operation rounded by itself."""
+    shift = np.float32(255) * np.float32(mean)
+    scale = np.float32(1) / (np.float32(255) * np.float32(std))
+    return np.array([np.float32(np.float32(level) - shift) * scale for level in range(256)], np.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_every_level_is_normalised_by_one_written_arithmetic(dtype: torch.dtype) -> None:
+    normalise = Normalise(MEAN, STD, CPU, dtype)
+    expected = torch.from_numpy(np.stack([by_hand(*each) for each in zip(MEAN, STD, strict=True)])).to(dtype)
+    shown = normalise(all_levels())
+    assert (shown.dtype, shown.is_contiguous(memory_format=torch.channels_last)) == (dtype, True)
+    assert same_bits(shown.reshape(3, 256), expected)
+    assert same_bits(normalise.values, expected)
+    assert same_bits(normalise(all_levels().float()), shown)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "digest"),
+    [(torch.float32, "1bc79cc7d46ed8f1"), (torch.bfloat16, "19b7eb14dcab3589"), (torch.float16, "d145cb83059fc500")],
+)
+def test_what_models_are_given_is_frozen(dtype: torch.dtype, digest: str) -> None:
+    """A store's labels, and the losses of runs that go on, hang on these bits."""
+    values = Normalise((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), CPU, dtype).values
+    assert hashlib.sha256(values.view(torch.uint8).numpy().tobytes()).hexdigest()[:16] == digest
+
+
 def test_normalised_views_stay_as_they_are_while_they_are_held() -> None:
     normalise = Normalise(MEAN, STD, CPU)
     weight = torch.ones(4, 3, 1, 1, requires_grad=True)
@@ -103,6 +141,11 @@ def test_normalised_views_stay_as_they_are_while_they_are_held() -> None:
     assert torch.equal(weight.grad, held)
 
 
+def test_weights_have_their_channels_last_on_a_gpu_alone() -> None:
+    assert memory_format(torch.device("cuda", 1)) is torch.channels_last
+    assert memory_format(CPU) is torch.preserve_format
+
+
 # -- copies and answers beside the device's work -------------------------------------------------------------------
 
 
@@ -113,11 +156,17 @@ def test_on_the_cpu_nothing_is_copied() -> None:
 
 @pytest.mark.gpu
 @needs_gpu
-def test_normalise_on_cuda_is_the_formula_in_channels_last() -> None:
-    views = drawn_views(9, 7, 5)
-    shown = Normalise(MEAN, STD, torch.device("cuda"))(views.cuda())
-    assert (shown.dtype, shown.is_contiguous(memory_format=torch.channels_last)) == (torch.float32, True)
-    torch.testing.assert_close(shown.cpu(), Normalise(MEAN, STD, CPU)(views), atol=1e-6, rtol=1e-6)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("by_kernel", [True, False])
+def test_normalised_on_cuda_are_the_cpus_bits_in_channels_last(dtype: torch.dtype, by_kernel: bool) -> None:
+    cuda = torch.device("cuda")
+    on_cpu, on_cuda = Normalise(MEAN, STD, CPU, dtype), Normalise(MEAN, STD, cuda, dtype)
+    on_cuda._by_kernel = by_kernel
+    for views in (drawn_views(9, 7, 5), all_levels()):
+        for given in (views, views.float()):
+            shown = on_cuda(given.to(cuda))
+            assert (shown.dtype, shown.is_contiguous(memory_format=torch.channels_last)) == (dtype, True)
+            assert same_bits(shown.cpu(), on_cpu(given))
 
 
 @pytest.mark.gpu

@@ -28,6 +28,7 @@ DOORS = {
     "timm": {
         "teacher_cache/teacher/models.py",
         "student/model.py",
+        "student/ema.py",
         "student/export.py",
         "student/run.py",
         "tools/benchmarks/models.py",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from teacher_cache.errors import ModelError
 from teacher_cache.messages.nearest import did_you_mean
-from teacher_cache.teacher.names import TIMM_HUBS, GivenModel, is_usable
+from teacher_cache.teacher.names import OWN_MODELS, TIMM_HUBS, GivenModel, is_usable
 from teacher_cache.teacher.state_dict import load_weights
 from teacher_cache.teacher.weights import first_line
 
@@ -106,6 +106,16 @@ def pretrained_module(spec: ModelSpec, otherwise: str) -> nn.Module:
             f"timm could not load pretrained weights of {spec.name} ({first_line(error)}): download them on a machine "
             f"with a network, {otherwise}"
         ) from error
+
+
+def images_dtype(name: str | None, autocast: torch.dtype, device: torch.device) -> torch.dtype:
+    """In which dtype a model takes its images under autocast on a device.
+
+    timm's models and ours begin with a convolution, or what is one, which casts to it first thing: on CUDA they are
+    written so. What a function of one's own does first is not known, and the CPU keeps to float32.
+    """
+    known = name is not None and (name in OWN_MODELS or not ModelSpec(name).is_function)
+    return autocast if known and device.type == "cuda" else torch.float32
 
 
 def adapting_advice(name: str, checkpoint: str | None) -> str:

@@ -17,7 +17,7 @@ from teacher_cache.device import Normalise, Recycled, Upload, use_device
 from teacher_cache.errors import TeacherError
 from teacher_cache.replay.libraries import pixel_libraries
 from teacher_cache.teacher.identity import TeacherIdentity
-from teacher_cache.teacher.models import ModelSpec, adapting_advice, load_module
+from teacher_cache.teacher.models import ModelSpec, adapting_advice, images_dtype, load_module
 from teacher_cache.teacher.names import GivenModel, check_usable
 from teacher_cache.teacher.settings import TeacherSettings, check_settings, settle
 from teacher_cache.teacher.state_dict import background_class
@@ -49,7 +49,8 @@ class Teacher:
         self._dtype = DTYPES[identity.dtype]
         self._input_size = identity.input_size
         self._model = torch.compile(model) if identity.compile else model
-        self._normalise = Normalise(identity.mean, identity.std, device)
+        given = images_dtype(identity.spec, self._dtype, device)
+        self._normalise = Normalise(identity.mean, identity.std, device, given)
         self._upload = Upload(device)
 
     @property

@@ -1,6 +1,5 @@
 """Many shards walked to one index: by several processes, on again after an interruption, told apart by fingerprints."""
 
-import multiprocessing
 import os
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from teacher_cache.shards.index import Index, ShardIndex
 from teacher_cache.shards.indexing import count_unlike, index_shards
 from teacher_cache.shards.read import read_block
 from tests.support.bright_shards import stored_samples
+from tests.support.running import workers
 from tests.support.shard_files import make_samples, write_shard, write_shards
 
 CLS = ClassRule()
@@ -93,7 +93,7 @@ def test_workers_and_refusals_from_them(tmp_path: Path) -> None:
     with pytest.raises(ShardError) as walkers:
         index_shards(paths, rule, workers=2, scratch=scratch)
     assert str(walkers.value) == str(own.value)
-    assert not multiprocessing.active_children()
+    assert not workers(os.getpid())
 
 
 def test_an_interrupted_walk_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm.optim
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from student.checkpoint import find_checkpoint
 from student.loader import Batch
@@ -112,6 +115,16 @@ def test_steps_are_counted_over_the_epochs(tmp_path: Path, store: Store) -> None
     assert (run.steps_done(), run.is_finished()) == (16, True)
 
 
+def test_steps_of_long_trainings_are_those_of_all_their_epochs(tmp_path: Path, store: Store) -> None:
+    run = open_run(store, tmp_path, "repeats=3", "batch_size=20", "epochs=1000000")
+    steps = [run.loader.steps(epoch) for epoch in range(8)]
+    assert len(set(steps)) > 1
+    for run.epoch in range(8):
+        run.step = 2
+        assert run.steps_done() == sum(steps[: run.epoch]) + 2
+    assert [run.loader.steps(epoch) for epoch in (300_000, 300_001, 300_002)] == steps[:3]
+
+
 def test_a_step_logs_the_loss_of_the_weights_before_it(tmp_path: Path, store: Store) -> None:
     run = open_run(store, tmp_path, "model_args.dropout=0")
     with run.loader:
@@ -139,6 +152,41 @@ def test_weight_decay_spares_biases_and_norms(tmp_path: Path, store: Store) -> N
     assert {name for name, decay in found.items() if decay} == {
         name for name, parameter in model.named_parameters() if parameter.ndim > 1
     }
+
+
+class Asked(TorchDispatchMode):
+    """Which operations torch was asked for meanwhile, and the dtypes of what they gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+        self.dtypes: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        given = func(*args, **(kwargs or {}))
+        self.names.add(func.overloadpacket.__name__)
+        self.dtypes |= {tensor.dtype for tensor in tree_leaves(given) if isinstance(tensor, torch.Tensor)}
+        return given
+
+
+@pytest.mark.parametrize("settings", [[], ["micro_batch=8", "clip_grad=1"], ["distill=none", "optimizer=sgd"]])
+def test_a_step_waits_for_no_value_and_adds_nothing_up_in_float64(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch, settings: list[str]
+) -> None:
+    """What a value of the device's would be asked by; the optimiser is one that a GPU takes."""
+    run = open_run(store, tmp_path, *settings)
+    for group in run.optimizer.param_groups:
+        group["fused"] = True
+    with run.loader:
+        batches = iter(run.loader)
+        run.train_step(next(batches))
+        batch = next(batches)
+        with Asked() as asked:
+            run.train_step(batch)
+    assert {"convolution", "convolution_backward", "stack", "_foreach_lerp_"} <= asked.names
+    waiting = {"_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "unique_dim", "_unique2"}
+    assert asked.names & waiting == set()
+    assert torch.float64 not in asked.dtypes
 
 
 # -- checkpoints ---------------------------------------------------------------------------------------------------
@@ -171,6 +219,112 @@ def test_a_loaded_run_is_the_saved_one_and_goes_on_to_the_same_bits(tmp_path: Pa
         assert (batch.epoch, batch.step) == (0, 3)
         other.train_step(batch)
     assert state(other) == expected
+
+
+def ordered(tensor: torch.Tensor) -> bool:
+    """Whether a weight of a convolution has its channels last, and not first too."""
+    return tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
+
+
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights with channels last, and a fused optimiser, as far as a CPU can."""
+    monkeypatch.setattr("student.run.memory_format", lambda device: torch.channels_last)
+    create = timm.optim.create_optimizer_v2
+    monkeypatch.setattr(
+        timm.optim, "create_optimizer_v2", lambda *args, **named: create(*args, **named | {"fused": True})
+    )
+
+
+def convolution(run: Run) -> torch.nn.Parameter:
+    return next(parameter for parameter in run.model.parameters() if parameter.ndim == 4 and parameter.shape[1] > 1)
+
+
+def test_a_run_of_a_gpu_goes_on_to_the_same_bits(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_on_a_gpu(monkeypatch)
+    run = open_run(store, tmp_path)
+    with run.loader:
+        batches = iter(run.loader)
+        for _ in range(2):
+            run.train_step(batch := next(batches))
+        run.prove(batch)
+        run.save()
+        saved = state(run)
+        batch = next(batches)
+        run.train_step(batch)
+    other = open_run(store, tmp_path)
+    checkpoint = find_checkpoint(tmp_path, 1)
+    assert checkpoint is not None
+    other.load(checkpoint)
+    assert state(other) == saved
+    other.train_step(batch)
+    assert state(other) == state(run)
+    for each in (run, other):
+        weight = convolution(each)
+        assert each.ema is not None
+        averaged = [value for value in each.ema.module.parameters() if value.shape == weight.shape]
+        moments = [each.optimizer.state[weight][name] for name in ("exp_avg", "exp_avg_sq")]
+        assert all(ordered(tensor) for tensor in (weight, *averaged, *moments))
+        assert len(averaged) > 0
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_checkpoint_of_another_kind_of_device_is_taken_up_in_this_ones_way(
+    tmp_path: Path, store: Store, there: bool
+) -> None:
+    """there: whether it was written on a GPU, else it is taken up there."""
+    with pytest.MonkeyPatch.context() as patch:
+        if there:
+            as_on_a_gpu(patch)
+        run, batch = make_run(store, tmp_path, "model_args.dropout=0")
+    run.prove(batch)
+    run.save()
+    with pytest.MonkeyPatch.context() as patch:
+        if not there:
+            as_on_a_gpu(patch)
+        other = open_run(store, tmp_path, "model_args.dropout=0")
+    checkpoint = find_checkpoint(tmp_path, 1)
+    assert checkpoint is not None
+    other.load(checkpoint)
+    assert state(other) == state(run)
+    assert {group["fused"] for group in other.optimizer.param_groups} == {None if there else True}
+    weight = convolution(other)
+    assert [ordered(tensor) for tensor in (weight, other.optimizer.state[weight]["exp_avg"])] == [not there] * 2
+    other.train_step(replace(batch, step=1))
+    run.train_step(replace(batch, step=1))
+    for one, another in zip(run.model.parameters(), other.model.parameters(), strict=True):
+        torch.testing.assert_close(one, another, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("amp", ["none", "bf16", "fp16"])
+def test_steps_on_a_gpu_do_not_wait_and_go_on_to_the_same_bits(tmp_path: Path, store: Store, amp: str) -> None:
+    cuda = torch.device("cuda", 0)
+    runs = [
+        Run(store, small_recipe(f"amp={amp}", "clip_grad=1"), TrainOptions(tmp_path, workers=0), Job(0, 1, cuda))
+        for _ in range(2)
+    ]
+    run, other = runs
+    with run.loader:
+        batches = iter(run.loader)
+        run.train_step(batch := next(batches))
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            run.train_step(batch := next(batches))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        run.prove(batch)
+        run.save()
+        batch = next(batches)
+    run.train_step(batch)
+    checkpoint = find_checkpoint(tmp_path, 1)
+    assert checkpoint is not None
+    other.load(checkpoint)
+    other.train_step(batch)
+    for one, another in zip(*(each.model.state_dict().values() for each in runs), strict=True):
+        assert torch.equal(one, another)
+    assert all(ordered(convolution(each)) for each in runs)
+    assert all(group["fused"] for each in runs for group in each.optimizer.param_groups)
 
 
 def test_what_was_saved_is_gone_on_from_and_nothing_else(tmp_path: Path, store: Store) -> None:

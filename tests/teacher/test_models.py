@@ -16,6 +16,7 @@ from teacher_cache.errors import CheckpointError, ModelError, TeacherError
 from teacher_cache.teacher.models import (
     ModelSpec,
     build_module,
+    images_dtype,
     load_module,
     pretrained_module,
     size_argument,
@@ -201,3 +202,25 @@ def test_checkpoint_layouts(tmp_path: Path, layout: str) -> None:
         torch.save({layout: {"centres": centres}}, path)
     teacher = open_test_teacher(store, checkpoint=str(path))
     assert teacher.identity.weights_sha256 != open_test_teacher(store).identity.weights_sha256
+
+
+# -- what it is given ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("autocast", [torch.bfloat16, torch.float16, torch.float32])
+def test_models_that_begin_with_a_convolution_are_given_what_it_casts_to_on_a_gpu(autocast: torch.dtype) -> None:
+    for name in ("resnet18", "hf-hub:timm/resnet18.a1_in1k", "student.convnet:cifar_convnet"):
+        assert images_dtype(name, autocast, torch.device("cuda", 0)) is autocast
+        assert images_dtype(name, autocast, torch.device("cpu")) is torch.float32
+    for unknown in ("my/file.py:model", "student.convnet:another", None):
+        assert images_dtype(unknown, autocast, torch.device("cuda", 0)) is torch.float32
+
+
+@pytest.mark.parametrize("model", ["resnet18", "deit_tiny_distilled_patch16_224"])
+def test_under_autocast_images_that_are_cast_already_give_the_same_bits(model: str) -> None:
+    torch.manual_seed(0)
+    size = {"img_size": 32} if "deit" in model else {}
+    module = timm.create_model(model, num_classes=5, **size).eval()
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(module(images), module(images.bfloat16()))

@@ -8,6 +8,7 @@ from student.loader import Batch
 from student.options import TrainOptions
 from student.recipe import load_recipe
 from student.run import Run
+from student.train import LOG_STEPS
 from teacher_cache.job import Job
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.store.store import Store
@@ -75,7 +76,8 @@ class Training:
     def _step(self) -> Batch:
         batch = next(self._batches)
         self.run.train_step(batch)
-        self.run.flush_steps(None)
+        if self.run.unlogged() >= LOG_STEPS:  # as a training does, which waits for the device no more often
+            self.run.flush_steps(None)
         return batch
 
     def _on_device(self, batch: Batch) -> Batch:

@@ -425,3 +425,15 @@ def mix(
             share = tl.load(e + 2).to(tl.int32)
             level = (level * share + other * (65536 - share) + 32768) >> 16
     tl.store(views + number * (3 * HEIGHT * WIDTH) + i, level.to(tl.uint8), mask=there)
+
+
+@triton.jit
+def normalise(views, images, values, BYTES: tl.constexpr, TILE: tl.constexpr):
+    """Levels -> the bits of what a model is given for them: values (3, 256), by channel and level."""
+    tiles: tl.constexpr = (BYTES + TILE - 1) // TILE
+    program = tl.program_id(0)
+    first = (program // tiles).to(tl.int64) * BYTES
+    i = (program % tiles) * TILE + tl.arange(0, TILE)
+    there = i < BYTES
+    level = tl.load(views + first + i, mask=there, other=0).to(tl.int32)
+    tl.store(images + first + i, tl.load(values + (i % 3) * 256 + level, mask=there, other=0), mask=there)

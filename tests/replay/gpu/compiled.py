@@ -17,6 +17,7 @@ from triton.compiler import ASTSource
 
 from teacher_cache.replay.gpu import hash_kernels, kernels
 from teacher_cache.replay.gpu import render as gpu
+from teacher_cache.replay.gpu.normalise import normalised
 from tests.replay.gpu import equality
 from tests.support.decoded import decoded_block
 
@@ -85,6 +86,8 @@ def launches_of_policies(size: tuple[int, int]) -> list[Launch]:
     with noted() as launches:
         for policy in equality.policies(size).values():
             gpu.render_blocks(gpu.Renderer(policy, torch.device("cpu")), equality.SEED, decoded, list(range(12)))
+        for dtype in (torch.float32, torch.bfloat16):
+            normalised(torch.zeros((2, *size, 3), dtype=torch.uint8), torch.zeros((3, 256), dtype=dtype))
     return launches
 
 

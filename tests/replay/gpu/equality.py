@@ -8,10 +8,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from teacher_cache.device import Normalise
 from teacher_cache.replay.block import DecodedBlock, replay_view, sample_digest, view_params
 from teacher_cache.replay.gpu import render as gpu
 from teacher_cache.replay.gpu.batch import Batch, Run
 from teacher_cache.replay.gpu.hashing import PixelHasher
+from teacher_cache.replay.gpu.normalise import normalised as kernel_normalised
 from teacher_cache.replay.gpu.plan import Sources, plan_views
 from teacher_cache.replay.mix import LAMBDA_ONE, MixPlan
 from teacher_cache.replay.params import NAMES, NONE, Box, DrawnViews, Operation, ViewParams
@@ -194,6 +196,30 @@ def hashes(device: torch.device) -> Iterator[Compared]:
         found = hasher.digests(torch.from_numpy(views).to(device)).cpu().numpy().view(np.uint64)
         expected = np.array([sample_digest(view) for view in views], np.uint64)
         yield Compared(f"hash of {views[0].nbytes} bytes", int((found == expected).sum()), len(views), 0)
+
+
+def normalised(device: torch.device) -> Iterator[Compared]:
+    """All 256 levels of each channel as the CPU normalises them, to the bit, in views of odd sizes too; for the means
+    that teachers and students have, in each dtype."""
+    levels = np.arange(256, dtype=np.uint8)
+    whole = np.stack([np.roll(levels, shift) for shift in (0, 100, 200)], axis=1).reshape(1, 16, 16, 3)
+    drawn = np.random.default_rng(0).integers(0, 256, (3, 29, 53, 3), dtype=np.uint8)
+    for name, mean, std in (
+        ("ImageNet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ("Inception", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        ("CLIP", (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    ):
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            normalise = Normalise(mean, std, torch.device("cpu"), dtype)
+            values = normalise.values.to(device)
+            for views in (torch.from_numpy(whole), torch.from_numpy(drawn)):
+                found, expected = kernel_normalised(views.to(device), values).cpu(), normalise(views)
+                assert found.dtype == expected.dtype == dtype
+                assert found.is_contiguous(memory_format=torch.channels_last)
+                bits = [
+                    images.permute(0, 2, 3, 1).contiguous().view(torch.uint8).numpy() for images in (found, expected)
+                ]
+                yield compared(f"normalised, {name}, {dtype}, {tuple(views.shape)}", *bits)
 
 
 def policies(size: tuple[int, int]) -> dict[str, Policy]:

@@ -33,6 +33,7 @@ def main() -> None:
         *equality.operations(sources, (17, 28), 4, CPU),
         *equality.erasing(sources, (32, 24), 4, CPU),
         *equality.hashes(CPU),
+        *equality.normalised(CPU),
         small_budget(),
     ]
     odd = [equality.images.picture(number, *shape) for number, shape in enumerate([(3, 5), (9, 4), (1, 1), (70, 9)])]

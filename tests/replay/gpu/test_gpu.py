@@ -57,7 +57,7 @@ def test_every_launch_compiles_for_a_device_and_spills_next_to_nothing(tmp_path:
     kernels = {
         *("resize_across", "resize_down", "look_up", "count_levels", "sum_grey", "tables_of_counts", "tables_of_sums"),
         *("blend_with_grey", "sharpen", "shift_hue", "move_lines", "rotate", "erase", "mix"),
-        *("block_sums", "chain_blocks"),
+        *("block_sums", "chain_blocks", "normalise"),
     }
     assert {name.split()[0] for name in lines} == kernels
     assert all(int(line.split(", ")[1].split()[0]) <= 64 for line in lines.values()), lines
@@ -82,6 +82,14 @@ def test_every_kernel_makes_the_cpus_bytes_on_a_device(part: str) -> None:
     lines = list(getattr(equality, part)(equality.pictures(8, 390, 480), (224, 224), 16, torch.device("cuda")))
     assert lines
     assert [line for line in lines if not line.is_equal] == []
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_all_levels_are_given_to_models_as_on_the_cpu() -> None:
+    from tests.replay.gpu import equality
+
+    assert [line for line in equality.normalised(torch.device("cuda")) if not line.is_equal] == []
 
 
 @pytest.mark.gpu
