@@ -10,13 +10,16 @@ import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from teacher_cache.crew import TASKS_PER_WORKER, Crew, Desk, RenderTask, Worker
+from teacher_cache.device import Recycled
 from teacher_cache.errors import RenderError
 from teacher_cache.memory import shared_memory_lacking
 from teacher_cache.processes import TIMEOUT_S, Connection, sendable
@@ -33,14 +36,19 @@ LOWER_POOL = "lower pool_batches or the batch, use --workers 0"
 
 @dataclass(frozen=True)
 class BlockView:
-    """One (block, view) of a task. block.pixels may lie in shared memory: copy what is kept, then release(). They are
-    empty where the task named rows, which hold them until the caller gives them to another task."""
+    """One (block, view) of a task. Its pixels may lie in shared memory: copy what is kept, then release(). They are
+    empty where the task named rows, which hold them until the caller gives them to another task; block.pixels are where
+    a device has rendered them, too."""
 
     task: RenderTask
     block: ReplayedBlock
-    _pool: "RenderPool"
-    _worker: Worker | None = None  # None: the calling process
-    _slot: int = 0
+    device_pixels: Tensor | None = None
+    _slot: Callable[[], None] | None = None  # gives a worker its slot back
+
+    @property
+    def pixels(self) -> Tensor:
+        """(n, H, W, 3) uint8, in memory or on the device that rendered them."""
+        return torch.from_numpy(self.block.pixels) if self.device_pixels is None else self.device_pixels
 
     @property
     def view(self) -> int:
@@ -48,8 +56,8 @@ class BlockView:
 
     def release(self) -> None:
         """Give the pixels' slot back to its worker."""
-        if self._worker is not None:
-            self._pool._crew.release(self._worker, self._slot)
+        if self._slot is not None:
+            self._slot()
 
 
 @dataclass(frozen=True)
@@ -147,6 +155,13 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
         self.pending -= 1
         return found
 
+    def gather(self, rows: np.ndarray, memory: Recycled) -> Tensor:
+        """The views in some rows, (n,) int64 -> (n, H, W, 3) uint8 in a piece of `memory`. The rows may be given to
+        tasks again at once."""
+        views = memory.empty((len(rows), *self.rows.shape[1:]), torch.uint8)
+        np.take(self.rows, rows, axis=0, out=views.numpy(), mode="clip")  # "raise" would copy into a buffer first
+        return views
+
     def ready(self) -> bool:
         """Whether a worker has something for get(); never where the calling process renders."""
         return bool(self._arrived) or self._crew.is_ready()
@@ -165,7 +180,8 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
                 block = sent.content
                 if sent.worker in self._slots:
                     block = replace(block, pixels=self._slots[sent.worker][sent.slot, : len(block.lambdas)])
-                self._arrived.append(BlockView(sent.task, block, self, sent.worker, sent.slot))
+                slot = partial(self._crew.release, sent.worker, sent.slot)
+                self._arrived.append(BlockView(sent.task, block, _slot=slot))
         return self._arrived.popleft()
 
     def _render_here(self) -> BlockView:
@@ -181,7 +197,7 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
         decoded = self._replay.decode(task)
         for number, view in enumerate(task.views):
             out = None if task.rows is None else _destinations(self.rows, task.rows[number], self._scratch)
-            yield BlockView(task, self._replay.render(decoded, view, out), self)
+            yield BlockView(task, self._replay.render(decoded, view, out))
 
 
 def render_all(pool: RenderPool, tasks: Sequence[RenderTask]) -> Iterator[BlockView]:

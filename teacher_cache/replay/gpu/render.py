@@ -97,17 +97,25 @@ class Renderer:
                     PlannedView(source, drawn[position][number] if source else None)
                     for position, source in enumerate(sources)
                 ]
-        self._tables.forget_if_full()
-        plan = plan_views(planned, mixes, self.policy.size, self._tables.find)
+        plan = self.plan(planned, mixes)
         lambdas = np.concatenate([mix.lambdas for _, mix in mixes])
         return Batch(plan, parts.packed(self.device), mixes, np.concatenate(pairs), lambdas)
 
+    def plan(self, planned: Sequence[PlannedView], mixes: Sequence[tuple[int, MixPlan]]) -> RenderPlan:
+        """What the kernels do for these views; it holds until the next one is made."""
+        self._tables.forget_if_full()
+        return plan_views(planned, mixes, self.policy.size, self._tables.find)
+
+    def send(self, plan: RenderPlan) -> torch.Tensor:
+        """-> the small arrays of a plan, on the device, which has the tables that it names too."""
+        small = torch.zeros(plan.num_bytes, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        plan.write(small.numpy())
+        self._tables.send()
+        return small.to(self.device, non_blocking=True)
+
     def upload(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """-> the pictures and the small arrays, on the device."""
-        small = torch.zeros(batch.plan.num_bytes, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
-        batch.plan.write(small.numpy())
-        self._tables.send()
-        return batch.pictures.to(self.device, non_blocking=True), small.to(self.device, non_blocking=True)
+        return batch.pictures.to(self.device, non_blocking=True), self.send(batch.plan)
 
     def render(self, plan: RenderPlan, pictures: torch.Tensor, small: torch.Tensor) -> torch.Tensor:
         """-> (n, H, W, 3) uint8 on the device. pictures, small: of `upload`."""

@@ -1,0 +1,207 @@
+"""Rendering on a device where Triton's interpreter is the device, at 8 x 8: tests that test_rendering.py runs in a
+process of their own, with TRITON_INTERPRET=1, which Triton reads when it is imported."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from teacher_cache.crew import RenderTask
+from teacher_cache.device import Recycled
+from teacher_cache.device_pool import DeviceRenderPool
+from teacher_cache.errors import ImageError, RenderError
+from teacher_cache.replay.gpu.render import INTERPRETED
+from teacher_cache.store.store import Store
+from teacher_cache.workers import RenderPool, render_all
+from tests.support.bright_shards import bright_store, small_policy, spoil_image
+from tests.support.images import picture, png
+from tests.support.shard_files import write_shard
+
+CPU = torch.device("cpu")
+UNTOUCHED = 77
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_threads() -> None:
+    assert INTERPRETED
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Blocks of five, four and three samples, 4 views. The interpreter takes 50 ms a view."""
+    return bright_store(tmp_path_factory.mktemp("rows"), counts=(5, 4, 3))
+
+
+def tasks_of(store: Store, views: tuple[int, ...], skipped: frozenset[int] = frozenset()) -> list[RenderTask]:
+    return [
+        RenderTask(shard, store.index.place(shard, 0, skipped if not shard else frozenset()), views)
+        for shard in range(store.index.num_shards)
+    ]
+
+
+def replays(pool: RenderPool | DeviceRenderPool, tasks: list[RenderTask]) -> dict:
+    """(task, view) -> pixels, and all else that is known of it."""
+    return {
+        (found.task.id, found.view): (
+            found.pixels.clone().numpy(),
+            found.block.class_pairs,
+            found.block.lambdas,
+            found.block.digest,
+            found.block.skipped,
+            found.block.damaged,
+        )
+        for found in render_all(pool, tasks)
+    }
+
+
+def same(one: dict, other: dict) -> bool:
+    return (
+        list(one)
+        and sorted(one) == sorted(other)
+        and all(
+            np.array_equal(ours, theirs) if isinstance(ours, np.ndarray) else ours == theirs
+            for key in one
+            for ours, theirs in zip(one[key], other[key], strict=True)
+        )
+    )
+
+
+def pools(store: Store, **options) -> tuple[Callable[[int], RenderPool], Callable[..., DeviceRenderPool]]:
+    def on_cpu(workers: int, **more) -> RenderPool:
+        return RenderPool(store.policy, store.seed, workers=workers, **options, **more)
+
+    def on_device(workers: int, **more) -> DeviceRenderPool:
+        return DeviceRenderPool(store.policy, store.seed, device=CPU, workers=workers, **options, **more)
+
+    return on_cpu, on_device
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_views_and_digests_are_the_cpus(store: Store, workers: int) -> None:
+    on_cpu, on_device = pools(store)
+    tasks = tasks_of(store, (0, 3), frozenset({0, 3}))
+    with on_cpu(0) as pool:
+        expected = replays(pool, tasks)
+    with on_device(workers) as pool:
+        assert same(replays(pool, tasks), expected)
+        assert pool.pending == 0
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_views_go_into_the_rows_that_a_task_names(store: Store, workers: int) -> None:
+    on_cpu, on_device = pools(store, num_rows=40)
+    rng = np.random.default_rng(workers)
+    free = rng.permutation(40).tolist()
+    tasks = []
+    for task in tasks_of(store, (1, 2)):
+        rows = np.full((2, len(task.place.keys)), -1, np.int64)
+        for at in np.argwhere(rng.random(rows.shape) < 0.8):
+            rows[tuple(at)] = free.pop()
+        tasks.append(RenderTask(task.id, task.place, task.views, rows))
+    held = []
+    for opened in (on_cpu(0), on_device(workers)):
+        with opened as pool:
+            pool.rows[:] = UNTOUCHED
+            found = {(each.task.id, each.view): each.block.digest for each in render_all(pool, tasks)}
+            gathered = pool.gather(np.array(free[:2] + tasks[0].rows.max(1).tolist()), Recycled())
+            held.append((torch.as_tensor(pool.rows).numpy().copy(), found, gathered.numpy().copy()))
+    assert np.array_equal(held[0][0], held[1][0])
+    assert held[0][1] == held[1][1]
+    assert np.array_equal(held[0][2], held[1][2])
+    assert (held[1][2][:2] == UNTOUCHED).all()
+    assert (held[1][2][2:] != UNTOUCHED).any()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_pictures_too_large_for_the_memory_are_rendered_by_the_worker(tmp_path: Path, workers: int) -> None:
+    """Memory is never less than 64 views of 192 bytes, where one of these pictures takes 21 kB."""
+    samples = [{"__key__": str(number), "png": png(picture(number, 80, 90)), "cls": b"0"} for number in range(3)]
+    write_shard(tmp_path / "shards" / "train-0000.tar", samples)
+    store = bright_store(tmp_path)
+    on_cpu, on_device = pools(store)
+    tasks = tasks_of(store, (0, 2))
+    with on_cpu(0) as pool:
+        expected = replays(pool, tasks)
+    with on_device(workers, slot_bytes=1) as pool:
+        assert same(replays(pool, tasks), expected)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_undecodable_image_is_an_error_or_skipped(tmp_path: Path, workers: int) -> None:
+    store = bright_store(tmp_path, counts=(5,))
+    _, key = spoil_image(store, 2)
+    on_cpu, on_device = pools(store)
+    with on_device(workers) as pool:
+        pool.submit(tasks_of(store, (0,))[0])
+        with pytest.raises(ImageError, match=rf"train-0000\.tar, key {key}: .*--skip-bad"):
+            pool.get()
+    tasks = tasks_of(store, (0, 1))
+    with on_cpu(0, skip_bad=True) as pool:
+        expected = replays(pool, tasks)
+    with on_device(workers, skip_bad=True) as pool:
+        found = replays(pool, tasks)
+    assert same(found, expected)
+    assert found[0, 0][4] == {2}
+
+
+def test_a_worker_that_dies_is_an_error_not_a_hang(store: Store) -> None:
+    _, on_device = pools(store)
+    with on_device(1) as pool:
+        os.kill(pool._crew.processes.children[0].process.pid or 0, signal.SIGKILL)
+        for task in tasks_of(store, (0,)):
+            pool.submit(task)
+        with pytest.raises(RenderError, match=r"rendering process 0 died \(exit code -9.*fewer --workers"):
+            list(render_all(pool, []))
+
+
+def test_what_only_decodes_brings_no_torch(store: Store) -> None:
+    _, on_device = pools(store)
+    with on_device(1) as pool:
+        list(render_all(pool, tasks_of(store, (0,))))
+        process = pool._crew.processes.children[0].process.pid
+        assert "libtorch" not in Path(f"/proc/{process}/maps").read_text()
+
+
+def test_what_the_device_has_no_room_for_is_rendered_in_halves(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_cpu, on_device = pools(store)
+    tasks = tasks_of(store, (0,))
+    with on_cpu(0) as pool:
+        expected = replays(pool, tasks)
+    with on_device(1) as pool:
+        given, sizes = pool._given, []
+
+        def short(parts: list, most: int) -> object:
+            sizes.append(len(parts))
+            if len(parts) > most:
+                raise torch.OutOfMemoryError("no memory")
+            return given(parts)
+
+        take = pool._take_parts
+
+        def take_all(*, wait: bool) -> None:
+            while len(pool._parts) < 3 and len(sizes) == 0:
+                take(wait=wait)
+
+        monkeypatch.setattr(pool, "_take_parts", take_all)
+        monkeypatch.setattr(pool, "_given", lambda parts: short(parts, 1))
+        assert same(replays(pool, tasks), expected)
+        assert sizes == [3, 1, 2, 1, 1]
+        sizes.clear()
+        monkeypatch.setattr(pool, "_given", lambda parts: short(parts, 0))
+        pool.submit(tasks[0])
+        pool.submit(tasks[1])
+        pool.submit(tasks[2])
+        with pytest.raises(RenderError, match=r"block 0: cpu has no room for rendering .*--render cpu"):
+            pool.get()
+
+
+def test_whole_policies_of_larger_pictures(tmp_path: Path) -> None:
+    store = bright_store(tmp_path, counts=(6,), policy=small_policy("size=[20,16]", "rand_augment={num_ops=3}"))
+    on_cpu, on_device = pools(store)
+    with on_cpu(0) as one, on_device(0) as other:
+        assert same(replays(other, tasks_of(store, (0, 1, 2))), replays(one, tasks_of(store, (0, 1, 2))))
