@@ -172,7 +172,7 @@ def test_what_the_device_has_no_room_for_is_rendered_in_halves(store: Store, mon
     tasks = tasks_of(store, (0,))
     with on_cpu(0) as pool:
         expected = replays(pool, tasks)
-    with on_device(1) as pool:
+    with on_device(2) as pool:
         given, sizes = pool._given, []
 
         def short(parts: list, most: int) -> object:
@@ -184,8 +184,9 @@ def test_what_the_device_has_no_room_for_is_rendered_in_halves(store: Store, mon
         take = pool._take_parts
 
         def take_all(*, wait: bool) -> None:
-            while len(pool._parts) < 3 and len(sizes) == 0:
-                take(wait=wait)
+            take(wait=wait)
+            while len(pool._parts) < 3 and not sizes:
+                take(wait=True)
 
         monkeypatch.setattr(pool, "_take_parts", take_all)
         monkeypatch.setattr(pool, "_given", lambda parts: short(parts, 1))
