@@ -21,6 +21,7 @@ from teacher_cache.device import Recycled
 from teacher_cache.errors import RenderError
 from teacher_cache.memory import memory_lacking
 from teacher_cache.processes import TIMEOUT_S
+from teacher_cache.rendering import AT_ONCE_BYTES
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.block import ReplayedBlock, block_digest
 from teacher_cache.replay.gpu.handing import HandedViews, least_room
@@ -34,8 +35,7 @@ from teacher_cache.workers import BlockView
 
 SLOTS_PER_WORKER = 2  # one being written, one on its way to the device
 SLOT_BYTES = 48 << 20  # a block of photographs takes 30 MB; of larger ones the worker renders some itself
-MOST_VIEWS = 2048  # that are rendered at once,
-MOST_BYTES = 160 << 20  # and of their pixels: 1,024 views of 224 x 224, which take 1 GB while they are rendered
+MOST_VIEWS = 2048  # that are rendered at once
 AHEAD = 2  # batches on the device
 
 
@@ -108,7 +108,7 @@ class DeviceRenderPool(contextlib.AbstractContextManager["DeviceRenderPool"]):
         self._crew = Crew(timeout_s, tasks_ahead)
         self._shared: list[SharedMemory] = []
         self._slots = self._start(max(slot_bytes, least_room(BLOCK_SAMPLES, policy.size)))
-        self._most_views = min(MOST_VIEWS, MOST_BYTES // (3 * math.prod(policy.size)))
+        self._most_views = min(MOST_VIEWS, AT_ONCE_BYTES // (3 * math.prod(policy.size)))
 
     def _start(self, slot_bytes: int) -> list[Tensor]:
         """Start the workers. -> the slots (slots, bytes) uint8 of each; those of the calling process without any."""

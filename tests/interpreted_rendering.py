@@ -14,10 +14,14 @@ from teacher_cache.crew import RenderTask
 from teacher_cache.device import Recycled
 from teacher_cache.device_pool import DeviceRenderPool
 from teacher_cache.errors import ImageError, RenderError
+from teacher_cache.estimate import estimate
+from teacher_cache.fill import FillOptions
 from teacher_cache.replay.gpu.render import INTERPRETED
 from teacher_cache.store.store import Store
+from teacher_cache.verify import verify
 from teacher_cache.workers import RenderPool, render_all
-from tests.support.bright_shards import bright_store, small_policy, spoil_image
+from tests.support.bright_shards import bright_store, change_pixel, small_policy, spoil_image
+from tests.support.filling import fill_store, open_test_teacher
 from tests.support.images import picture, png
 from tests.support.shard_files import write_shard
 
@@ -206,3 +210,56 @@ def test_whole_policies_of_larger_pictures(tmp_path: Path) -> None:
     on_cpu, on_device = pools(store)
     with on_cpu(0) as one, on_device(0) as other:
         assert same(replays(other, tasks_of(store, (0, 1, 2))), replays(one, tasks_of(store, (0, 1, 2))))
+
+
+# -- stage one -----------------------------------------------------------------------------------------------------
+
+
+def bytes_of(store: Store) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(store.path)): path.read_bytes() for path in sorted(store.path.rglob("*")) if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_store_does_not_know_who_rendered_what_it_holds(tmp_path: Path, workers: int) -> None:
+    """Filled half on the CPU and half on the device, it is that of the CPU alone, file by file; each proves the other's
+    pixels before it adds to them."""
+    alone, shared = (bright_store(tmp_path, counts=(9, 3), name=name) for name in ("alone", "shared"))
+    fill_store(alone, render="cpu")
+    fill_store(shared, views=range(2), render="cpu" if workers else "gpu", workers=workers)
+    fill_store(shared, views=range(2, 4), render="gpu" if workers else "cpu", workers=workers)
+    assert bytes_of(shared) == bytes_of(alone)
+
+
+def test_verify_finds_what_differs_on_the_device(tmp_path: Path) -> None:
+    store = bright_store(tmp_path, counts=(5, 3))
+    fill_store(store, render="cpu")
+    said: list[str] = []
+    report = verify(store, 1.0, teacher=open_test_teacher(store), render="gpu", say=said.append)
+    assert report.exact
+    assert (report.block_views, report.labels) == (8, 32)
+    assert said == ["views are rendered on Triton's interpreter"]
+    shard, block = change_pixel(store, 6)
+    report = verify(store, 1.0, render="gpu")
+    assert not report.exact
+    assert all(f"shard {shard}, block {block}, view" in line for line in report.differences)
+    assert report.differences == verify(store, 1.0, render="cpu").differences
+
+
+def test_skipped_samples_are_the_same_on_the_device(tmp_path: Path) -> None:
+    stores = []
+    for name in ("cpu", "gpu"):
+        store = bright_store(tmp_path / name, counts=(6,))
+        spoil_image(store, 2)
+        fill_store(store, render=name, skip_bad=True, allow_low_agreement=True)
+        stores.append({path: held for path, held in bytes_of(store).items() if "/c/" in path})
+        assert verify(store, 1.0, render="gpu").exact
+    assert stores[0] == stores[1] != {}
+
+
+def test_the_cost_is_estimated_of_the_device_too(tmp_path: Path) -> None:
+    store = bright_store(tmp_path, counts=(4,))
+    lines = estimate(store, open_test_teacher(store), FillOptions(workers=0, render="gpu")).splitlines()
+    assert lines[0] == "views are rendered on Triton's interpreter"
+    assert "8 views in" in lines[1]
