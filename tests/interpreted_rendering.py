@@ -2,6 +2,7 @@
 process of their own, with TRITON_INTERPRET=1, which Triton reads when it is imported."""
 
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -10,20 +11,26 @@ import numpy as np
 import pytest
 import torch
 
+from student.loader import Batch, ViewLoader
+from student.run import Run
 from teacher_cache.crew import RenderTask
 from teacher_cache.device import Recycled
 from teacher_cache.device_pool import DeviceRenderPool
-from teacher_cache.errors import ImageError, RenderError
+from teacher_cache.errors import DriftError, ImageError, RenderError
 from teacher_cache.estimate import estimate
 from teacher_cache.fill import FillOptions
 from teacher_cache.replay.gpu.render import INTERPRETED
+from teacher_cache.signals import Stopped
 from teacher_cache.store.store import Store
+from teacher_cache.teacher.settings import TeacherSettings
 from teacher_cache.verify import verify
 from teacher_cache.workers import RenderPool, render_all
+from tests.student.test_train import check_same_run
 from tests.support.bright_shards import bright_store, change_pixel, small_policy, spoil_image
-from tests.support.filling import fill_store, open_test_teacher
+from tests.support.filling import TEACHERS, fill_store, open_test_teacher
 from tests.support.images import picture, png
 from tests.support.shard_files import write_shard
+from tests.support.small_runs import train_small
 
 CPU = torch.device("cpu")
 UNTOUCHED = 77
@@ -263,3 +270,90 @@ def test_the_cost_is_estimated_of_the_device_too(tmp_path: Path) -> None:
     lines = estimate(store, open_test_teacher(store), FillOptions(workers=0, render="gpu")).splitlines()
     assert lines[0] == "views are rendered on Triton's interpreter"
     assert "8 views in" in lines[1]
+
+
+# -- stage two -----------------------------------------------------------------------------------------------------
+
+
+def batches(store: Store, **options) -> tuple[ViewLoader, list[tuple]]:
+    with ViewLoader(store, 6, **{"epochs": 2, "repeats": 2, "pool_batches": 1, "workers": 0, **options}) as loader:
+        return loader, [
+            (batch.epoch, batch.step, *(tensor.clone() for tensor in (*batch.tensors(), batch.samples, batch.view_ids)))
+            for batch in loader
+        ]
+
+
+def equal(one: list[tuple], other: list[tuple]) -> bool:
+    return len(one) == len(other) > 1 and all(
+        torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs
+        for a, b in zip(one, other, strict=True)
+        for ours, theirs in zip(a, b, strict=True)
+    )
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Twelve samples, labelled."""
+    store = bright_store(tmp_path_factory.mktemp("filled"), counts=(7, 5))
+    fill_store(store, allow_low_agreement=True)
+    return Store.open(store.path)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_are_the_cpus(filled: Store, workers: int) -> None:
+    _, expected = batches(filled, render="cpu")
+    loader, found = batches(filled, render="gpu", workers=workers)
+    assert equal(found, expected)
+    assert loader.views_checked > 0
+    assert loader.views_drifted == 0
+    assert loader.device == loader.rows_device == loader.rendering.device == CPU
+
+
+def test_a_drift_is_told_as_on_the_cpu(tmp_path: Path) -> None:
+    store = bright_store(tmp_path, counts=(7, 5))
+    fill_store(store, allow_low_agreement=True)
+    shard, block = change_pixel(store, 8)
+    for render in ("cpu", "gpu"):
+        with pytest.raises(DriftError, match=rf"shard {shard}, block {block}, view \d"):
+            batches(store, render=render)
+
+
+def test_the_pool_lies_in_memory_where_it_may_take_no_more_of_the_device(filled: Store) -> None:
+    said: list[str] = []
+    loader, found = batches(filled, render="gpu", device_pool_gb=0)
+    loader.announce(said.append)
+    assert any(re.search(r"the shuffle pool of 0\.\d+ GB lies in host memory: .*--device-pool", line) for line in said)
+    assert equal(found, batches(filled, render="cpu")[1])
+
+
+def test_a_run_goes_on_bit_equal_the_other_way(tmp_path: Path, filled: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = ("batch_size=6", "pool_batches=1")
+    train_small(filled, tmp_path / "whole", *small, render="cpu")
+    for steps, render in ((1, "gpu"), (3, "cpu")):
+        with monkeypatch.context() as patch, pytest.raises(Stopped):
+            stop_after(patch, steps)
+            train_small(filled, tmp_path / "both", *small, render=render)
+    said: list[str] = []
+    train_small(filled, tmp_path / "both", *small, render="gpu", said=said)
+    assert "views are rendered on Triton's interpreter" in said
+    assert "going on from" in said[0]
+    check_same_run(tmp_path / "whole", tmp_path / "both")
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    step = Run.train_step
+
+    def stopping(run: Run, batch: Batch) -> None:
+        step(run, batch)
+        if run.steps_done() == steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Run, "train_step", stopping)
+
+
+def test_a_teacher_that_runs_online_sees_the_devices_views(tmp_path: Path, filled: Store) -> None:
+    small = ("batch_size=6", "pool_batches=1", "epochs=1")
+    teacher = TeacherSettings(f"{TEACHERS}:brightness", batch_size=32)
+    for render in ("cpu", "gpu"):
+        train_small(filled, tmp_path / render, *small, render=render, teacher=teacher)
+    assert (tmp_path / "cpu" / "steps.csv").read_text() == (tmp_path / "gpu" / "steps.csv").read_text()
