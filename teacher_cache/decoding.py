@@ -11,7 +11,7 @@ import numpy as np
 from teacher_cache.crew import Desk, RenderTask
 from teacher_cache.processes import Connection, sendable
 from teacher_cache.replay.block import decode_block
-from teacher_cache.replay.gpu.handing import HandedViews, Handing
+from teacher_cache.replay.gpu.handing import HandedViews, hand_over
 from teacher_cache.replay.policy import Policy
 from teacher_cache.shards.read import read_block
 from teacher_cache.shared import SharedPlace
@@ -27,31 +27,30 @@ class Decoding:
     skip_bad: bool
     max_pixels: int
 
-    def handing(self, task: RenderTask) -> Handing:
-        """Read and decode a task's block, and draw its views. Raises ShardError and ImageError."""
+    def hand_over(self, task: RenderTask, rooms: Iterator[np.ndarray]) -> Iterator[HandedViews]:
+        """Read and decode a task's block, and hand over its views; see handing.hand_over. Raises ShardError and
+        ImageError."""
         decoded = decode_block(read_block(task.place), skip_bad=self.skip_bad, max_pixels=self.max_pixels)
-        return Handing(self.policy, self.store_seed, decoded, task.views)
-
-    def hand_over(self, task: RenderTask, memory: np.ndarray) -> Iterator[HandedViews]:
-        """A task's views, run after run, each in the same memory."""
-        handing = self.handing(task)
-        for run in handing.runs(len(memory)):
-            yield handing.pack(run, memory)
+        return hand_over(self.policy, self.store_seed, decoded, task.views, rooms)
 
 
 def serve(connection: Connection, decoding: Decoding, place: SharedPlace, num_slots: int) -> None:
     """A worker's life: decode tasks into free slots until the parent closes the pipe. The first error that it meets is
     its last message. place: of its slots, one after the other."""
     desk = Desk(connection, num_slots)
-    slots = place.open().reshape(num_slots, -1)
+    slots, taken = place.open().reshape(num_slots, -1), [0]
+
+    def rooms() -> Iterator[np.ndarray]:
+        while True:
+            taken[0] = desk.take_slot()
+            yield slots[taken[0]]
+
     try:
         while True:
             task = desk.next_task()
-            handing = decoding.handing(task)
-            for run in handing.runs(slots.shape[1]):
+            for handed in decoding.hand_over(task, rooms()):
                 desk.empty_pipe()
-                slot = desk.take_slot()
-                desk.send(slot, len(run), handing.pack(run, slots[slot]))
+                desk.send(taken[0], len(handed.views), handed)
     except GONE:
         raise
     except Exception as error:

@@ -6,7 +6,7 @@ computes. On Triton's interpreter the device is the CPU, and everything is done 
 """
 
 import contextlib
-import math
+import itertools
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -21,22 +21,18 @@ from teacher_cache.device import Recycled
 from teacher_cache.errors import RenderError
 from teacher_cache.memory import memory_lacking
 from teacher_cache.processes import TIMEOUT_S
-from teacher_cache.rendering import AT_ONCE_BYTES
 from teacher_cache.replay import BLOCK_SAMPLES
-from teacher_cache.replay.block import ReplayedBlock, block_digest
+from teacher_cache.replay.block import ReplayedBlock
 from teacher_cache.replay.gpu.handing import HandedViews, least_room
-from teacher_cache.replay.gpu.plan import ALIGNED, PlannedView
 from teacher_cache.replay.gpu.render import Renderer
 from teacher_cache.replay.header import MAX_PIXELS
-from teacher_cache.replay.mix import MixPlan
 from teacher_cache.replay.policy import Policy
 from teacher_cache.shared import SharedMemory
 from teacher_cache.workers import BlockView
 
 SLOTS_PER_WORKER = 2  # one being written, one on its way to the device
 SLOT_BYTES = 48 << 20  # a block of photographs takes 30 MB; of larger ones the worker renders some itself
-MOST_VIEWS = 2048  # that are rendered at once
-AHEAD = 2  # batches on the device
+AHEAD = 4  # blocks on the device
 
 
 @dataclass(frozen=True)
@@ -48,24 +44,24 @@ class _Part:
     memory: Tensor  # uint8, from the slot's beginning
     sent: Sent | None
 
-    def rows(self) -> np.ndarray | None:
-        """The pool's row of each view, as in RenderTask; None where the task names none."""
-        if self.task.rows is None:
-            return None
+    def rows(self) -> np.ndarray:
+        """The pool's row of each view, as in RenderTask."""
+        assert self.task.rows is not None
         numbers = [self.task.views.index(view) for view in self.handed.views]
-        return self.task.rows[numbers].reshape(-1)
+        found: np.ndarray = self.task.rows[numbers].reshape(-1)
+        return found
 
 
 @dataclass(eq=False)
 class _Rendering:
-    """A batch on its way through the device."""
+    """Views on their way through the device."""
 
-    parts: list[_Part]
+    part: _Part
     uploaded: "torch.cuda.Event | None"
     rendered: "torch.cuda.Event | None"
     views: Tensor | None  # (n, H, W, 3) uint8, on the device, or in memory where the rows are; None: in their rows
     digests: Tensor  # (n,) int64, in memory
-    lent: bool = True  # whether the workers' slots are still read
+    lent: bool = True  # whether the worker's slot is still read
 
 
 class DeviceRenderPool(contextlib.AbstractContextManager["DeviceRenderPool"]):
@@ -103,12 +99,11 @@ class DeviceRenderPool(contextlib.AbstractContextManager["DeviceRenderPool"]):
             self.rows = torch.empty((num_rows or 0, *policy.size, 3), dtype=torch.uint8, device=rows_device or device)
         self._queue: deque[RenderTask] = deque()  # for the calling process
         self._parts: deque[_Part] = deque()  # to be rendered
-        self._batches: deque[_Rendering] = deque()  # on the device
+        self._renderings: deque[_Rendering] = deque()  # on the device
         self._arrived: deque[BlockView] = deque()
         self._crew = Crew(timeout_s, tasks_ahead)
         self._shared: list[SharedMemory] = []
         self._slots = self._start(max(slot_bytes, least_room(BLOCK_SAMPLES, policy.size)))
-        self._most_views = min(MOST_VIEWS, AT_ONCE_BYTES // (3 * math.prod(policy.size)))
 
     def _start(self, slot_bytes: int) -> list[Tensor]:
         """Start the workers. -> the slots (slots, bytes) uint8 of each; those of the calling process without any."""
@@ -149,7 +144,7 @@ class DeviceRenderPool(contextlib.AbstractContextManager["DeviceRenderPool"]):
         """Whether get() would have something soon; never where the calling process decodes."""
         if self._arrived or self._parts or self._crew.is_ready():
             return True
-        return bool(self._batches) and _is_done(self._batches[0].rendered)
+        return bool(self._renderings) and _is_done(self._renderings[0].rendered)
 
     def gather(self, rows: np.ndarray, memory: Recycled) -> Tensor:
         """The views in some rows, (n,) int64 -> (n, H, W, 3) uint8 where the rows are: in host memory in a piece of
@@ -170,7 +165,7 @@ class DeviceRenderPool(contextlib.AbstractContextManager["DeviceRenderPool"]):
         self._crew.close()
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        self._batches.clear()
+        self._renderings.clear()
         self._parts.clear()
         for slots, shared in zip(self._slots, self._shared, strict=False):
             _unpin(slots, self.device)
@@ -183,13 +178,13 @@ class DeviceRenderPool(contextlib.AbstractContextManager["DeviceRenderPool"]):
     # -- on the way ----------------------------------------------------------------------------------------------
 
     def _move_on(self) -> None:
-        """Take what has been handed over, give the device its next batch, or wait for whichever comes first."""
+        """Take what has been handed over, give the device its next views, or wait for whichever comes first."""
         self._free_slots()
-        self._take_parts(wait=not self._parts and not self._batches)
-        if self._parts and len(self._batches) < AHEAD:
-            self._render(self._next_parts())
-        elif self._batches:
-            self._finish(self._batches.popleft())
+        self._take_parts(wait=not self._parts and not self._renderings)
+        if self._parts and len(self._renderings) < AHEAD:
+            self._render(self._parts.popleft())
+        elif self._renderings:
+            self._finish()
 
     def _take_parts(self, *, wait: bool) -> None:
         if self._queue:
@@ -201,109 +196,88 @@ class DeviceRenderPool(contextlib.AbstractContextManager["DeviceRenderPool"]):
             wait = False
 
     def _decode_here(self) -> None:
-        """A task's views, each run of which is given to the device before its memory is needed again."""
+        """A task's views; they have left the memory that they are handed over in before it is needed again."""
         task, (slot,) = self._queue.popleft(), self._slots[0]
-        for handed in self._decoding.hand_over(task, slot.numpy()):
-            self._render([_Part(task, handed, slot, None)])
-            _wait_for(self._batches[-1].uploaded)
+        for handed in self._decoding.hand_over(task, itertools.repeat(slot.numpy())):
+            self._render(_Part(task, handed, slot, None))
+            _wait_for(self._renderings[-1].uploaded)
 
-    def _next_parts(self) -> list[_Part]:
-        """As many as are rendered at once, one at least."""
-        found = [self._parts.popleft()]
-        num_views = len(found[0].handed.planned)
-        while self._parts and num_views + len(self._parts[0].handed.planned) <= self._most_views:
-            found.append(self._parts.popleft())
-            num_views += len(found[-1].handed.planned)
-        return found
-
-    def _render(self, parts: list[_Part]) -> None:
-        """Give a batch to the device; in halves where it has no room for the whole."""
+    def _render(self, part: _Part) -> None:
+        """Give views to the device; where it has no room, once all before are finished."""
         try:
-            self._batches.append(self._given(parts))
+            self._renderings.append(self._given(part))
         except torch.OutOfMemoryError as error:
-            if len(parts) == 1:
+            if not self._renderings:
                 raise RenderError(
-                    f"{parts[0].task.where}: {self.device} has no room for rendering beside the model: give --render "
-                    "cpu, or lower the batch"
+                    f"{part.task.where}: {self.device} has no room for rendering beside the model: give --render cpu, "
+                    "or lower the batch"
                 ) from error
-            middle = len(parts) // 2
-            self._render(parts[:middle])
-            self._render(parts[middle:])
+            while self._renderings:
+                self._finish()
+            self._render(part)
 
-    def _given(self, parts: list[_Part]) -> _Rendering:
-        planned: list[PlannedView] = []
-        mixes: list[tuple[int, MixPlan]] = []
-        places = [0]
-        for part in parts:
-            handed = part.handed
-            samples = len(handed.planned) // len(handed.views)
-            mixes += [(len(planned) + number * samples, mix) for number, mix in enumerate(handed.mixes)]
-            planned += handed.planned_from(places[-1])
-            places.append(places[-1] + handed.num_bytes)
+    def _given(self, part: _Part) -> _Rendering:
+        batch, num_bytes = part.handed.batch, part.handed.num_bytes
         with _on(self._uploading):
-            pictures = torch.empty(max(places[-1], ALIGNED), dtype=torch.uint8, device=self.device)
-            for part, place in zip(parts, places, strict=False):
-                num_bytes = part.handed.num_bytes
-                pictures[place : place + num_bytes].copy_(part.memory[:num_bytes], non_blocking=True)
+            pictures = torch.empty(num_bytes, dtype=torch.uint8, device=self.device)
+            pictures.copy_(part.memory[:num_bytes], non_blocking=True)
             uploaded = _event(self._uploading)
         with _on(self._rendering):
             if self._rendering is not None and uploaded is not None:
                 self._rendering.wait_event(uploaded)
                 pictures.record_stream(self._rendering)
-            plan = self._renderer.plan(planned, mixes)
-            views = self._renderer.render(plan, pictures, self._renderer.send(plan))
+            views = self._renderer.render(batch.plan, pictures, self._renderer.send(batch.plan))
             digests = _in_memory(self._renderer.digests(views))
-            left = views if not len(self.rows) else self._keep(parts, views)
-            return _Rendering(parts, uploaded, _event(self._rendering), left, digests)
+            left = self._keep(part, views) if len(self.rows) else views
+            return _Rendering(part, uploaded, _event(self._rendering), left, digests)
 
-    def _keep(self, parts: list[_Part], views: Tensor) -> Tensor | None:
+    def _keep(self, part: _Part, views: Tensor) -> Tensor | None:
         """Put views into their rows; where those are in memory it is done when the views have come there."""
         if self.rows.device.type != views.device.type:
             return _in_memory(views)
-        self._put(parts, views)
+        self._put(part, views)
         return None
 
-    def _put(self, parts: list[_Part], views: Tensor) -> None:
-        rows = np.concatenate([part.rows() for part in parts])
+    def _put(self, part: _Part, views: Tensor) -> None:
+        rows = part.rows()
         wanted = np.flatnonzero(rows >= 0)
         chosen = views if len(wanted) == len(rows) else views[torch.from_numpy(wanted).to(views.device)]
         self.rows.index_copy_(0, torch.from_numpy(rows[wanted]).to(self.rows.device), chosen)
 
-    def _finish(self, batch: _Rendering) -> None:
-        """Wait for a batch; its views have arrived."""
-        _wait_for(batch.rendered)
-        self._free_slots(batch)
-        if len(self.rows) and batch.views is not None:
-            self._put(batch.parts, batch.views)
-        elif batch.views is not None and self._rendering is not None:
-            batch.views.record_stream(torch.cuda.current_stream(self.device))
-        own, first = batch.digests.numpy().view(np.uint64).tolist(), 0
-        nowhere = np.empty((0, *self._policy.size, 3), np.uint8)
-        for part in batch.parts:
-            handed = part.handed
-            for view, mix, pairs in zip(handed.views, handed.mixes, handed.class_pairs, strict=True):
-                rows = slice(first, first + len(pairs))
-                first = rows.stop
-                block = ReplayedBlock(
-                    view=view,
-                    pixels=nowhere,
-                    class_pairs=pairs,
-                    lambdas=mix.lambdas,
-                    digest=block_digest(pairs, mix.lambdas, own[rows], handed.skipped),
-                    skipped=handed.skipped,
-                    damaged=handed.damaged,
-                )
-                pixels = None if len(self.rows) or batch.views is None else batch.views[rows]
-                self._arrived.append(BlockView(part.task, block, device_pixels=pixels))
+    def _finish(self) -> None:
+        """Wait for the first views on the device; they have arrived."""
+        rendering = self._renderings[0]
+        _wait_for(rendering.rendered)
+        self._free_slots()
+        self._renderings.popleft()
+        part, views = rendering.part, rendering.views
+        if len(self.rows) and views is not None:
+            self._put(part, views)
+        elif views is not None and self._rendering is not None:
+            views.record_stream(torch.cuda.current_stream(self.device))
+        batch, nowhere = part.handed.batch, np.empty((0, *self._policy.size, 3), np.uint8)
+        digests = batch.digests(rendering.digests.numpy().view(np.uint64)).tolist()
+        for view, run, digest in zip(part.handed.views, batch.runs, digests, strict=True):
+            rows = slice(run.first, run.first + run.num)
+            block = ReplayedBlock(
+                view=view,
+                pixels=nowhere,
+                class_pairs=batch.class_pairs[rows],
+                lambdas=batch.lambdas[rows],
+                digest=digest,
+                skipped=part.handed.skipped,
+                damaged=part.handed.damaged,
+            )
+            pixels = None if len(self.rows) or views is None else views[rows]
+            self._arrived.append(BlockView(part.task, block, device_pixels=pixels))
 
-    def _free_slots(self, finished: _Rendering | None = None) -> None:
+    def _free_slots(self) -> None:
         """Give slots back to workers once they have been read."""
-        for batch in (*self._batches, *([finished] if finished is not None else [])):
-            if batch.lent and _is_done(batch.uploaded):
-                batch.lent = False
-                for part in batch.parts:
-                    if part.sent is not None:
-                        self._crew.release(part.sent.worker, part.sent.slot)
+        for rendering in self._renderings:
+            if rendering.lent and _is_done(rendering.uploaded):
+                rendering.lent = False
+                if (sent := rendering.part.sent) is not None:
+                    self._crew.release(sent.worker, sent.slot)
 
 
 # -- streams: none where the device is the CPU -------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from teacher_cache.replay.gpu.plan import Entries, RenderPlan
 from teacher_cache.replay.gpu.render import Batch, Renderer, render_blocks
 from teacher_cache.replay.policy import load_policy
 from tests.replay.gpu import equality
+from tests.support.decoded import decoded_block
 
 BEGAN = time.perf_counter()
 QUEUED_CYCLES = 40_000_000  # about 20 ms, in which launches queue up
@@ -56,7 +57,7 @@ def bytes_of_policies(
 ) -> int:
     """Whole policies over two blocks, one of which has a skipped sample and odd, tiny pictures."""
     odd = [equality.images.picture(number, *shape) for number, shape in enumerate([(3, 5), (1, 1), (70, 9), (200, 31)])]
-    decoded = [equality.decoded_block(sources), equality.decoded_block(odd, frozenset({1}), 1)]
+    decoded = [decoded_block(sources), decoded_block(odd, frozenset({1}), 1)]
     unequal = 0
     for name, policy in equality.policies(size).items():
         asked = list(range(views.get(name, views["others"])))
@@ -85,7 +86,7 @@ def timings(sources: list[np.ndarray], repeats: int, device: torch.device) -> No
     """The deit policy at 224, a block of 64 pictures, R = repeats views of each."""
     policy = load_policy("deit")
     renderer = Renderer(policy, device)
-    block = equality.decoded_block([sources[number % len(sources)] for number in range(64)])
+    block = decoded_block([sources[number % len(sources)] for number in range(64)])
     views = list(range(repeats))
     num = 64 * repeats
     renderer.prepare(equality.SEED, [block], views)  # weights of all sizes are made
@@ -165,10 +166,10 @@ def drift_is_told(sources: list[np.ndarray], device: torch.device) -> int:
     changed = [pixels.copy() for pixels in sources[:3]]
     changed[1] //= 2
     before, after = (
-        render_blocks(Renderer(policy, device), equality.SEED, [equality.decoded_block(each)], [0]).digests[0, 0]
+        render_blocks(Renderer(policy, device), equality.SEED, [decoded_block(each)], [0]).digests[0, 0]
         for each in (sources[:3], changed)
     )
-    replayed = replay_view(policy, equality.SEED, equality.decoded_block(changed), 0).digest
+    replayed = replay_view(policy, equality.SEED, decoded_block(changed), 0).digest
     say(f"{'EQUAL  ' if before != after == replayed else 'UNEQUAL'} a changed picture moves the digest as on the CPU")
     return int(not before != after == replayed)
 

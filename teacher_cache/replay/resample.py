@@ -18,13 +18,10 @@ class ResizeWeights:
     """
 
     def __init__(self, size_in: int, size_out: int, interpolation: Interpolation) -> None:
-        scale = size_in / size_out
-        stretch = max(scale, 1.0)
-        support = _SUPPORT[interpolation] * stretch
-        most_taps = math.ceil(support) * 2 + 1
-        centre = scale * (np.arange(size_out) + 0.5)
-        first = np.maximum((centre - support + 0.5).astype(np.int64), 0)  # towards zero
-        num = np.clip(np.minimum((centre + support + 0.5).astype(np.int64), size_in) - first, 0, most_taps)
+        stretch = max(size_in / size_out, 1.0)
+        most_taps = math.ceil(_SUPPORT[interpolation] * stretch) * 2 + 1
+        first, last, centre = tapped(size_in, size_out, np.arange(size_out), interpolation)
+        num = last - first
         shares = np.zeros((most_taps, size_out))
         total = np.zeros(size_out)
         for tap in range(most_taps):
@@ -37,6 +34,18 @@ class ResizeWeights:
         rounded = np.where(scaled < 0, scaled - 0.5, scaled + 0.5).astype(np.int64)  # halves away from zero
         self.first = first.astype(np.int32)
         self.weights = np.ascontiguousarray(rounded[: int(num.max())].astype(np.int16))
+
+
+def tapped(
+    size_in: int | np.ndarray, size_out: int | np.ndarray, places: np.ndarray, interpolation: Interpolation
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The first source pixel that a result's place is made of, the one after the last, and the centre among them."""
+    scale = np.asarray(size_in) / np.asarray(size_out)
+    support = _SUPPORT[interpolation] * np.maximum(scale, 1.0)
+    centre = scale * (places + 0.5)
+    first = np.maximum((centre - support + 0.5).astype(np.int64), 0)  # towards zero
+    beyond = np.minimum((centre + support + 0.5).astype(np.int64), size_in)
+    return first, first + np.clip(beyond - first, 0, 2 * np.ceil(support).astype(np.int64) + 1), centre
 
 
 def resample(pixels: np.ndarray, size: tuple[int, int], interpolation: Interpolation) -> np.ndarray:

@@ -8,7 +8,6 @@ other.
 import triton
 import triton.language as tl
 
-RESIZE_FIELDS = 17
 FIELDS = 8
 ROTATE_FIELDS = 16
 ERASE_FIELDS = 12

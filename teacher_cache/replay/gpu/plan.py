@@ -6,7 +6,7 @@ the device. Places in it are byte offsets, each a multiple of 16.
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,12 +16,14 @@ from teacher_cache.replay.geometry import WARPS, moved_lines, rotation_steps
 from teacher_cache.replay.mix import MixPlan
 from teacher_cache.replay.params import Box, Operation, ViewParams
 from teacher_cache.replay.policy import Interpolation
-from teacher_cache.replay.resample import ResizeWeights
+from teacher_cache.replay.resample import tapped
 
 ALIGNED = 16
 _MODES = {"const": 0, "pixel": 1, "rand": 2}
 COUNTED = ("equalize", "autocontrast")
 STATIC = ("invert", "posterize", "solarize", "solarize_add", "brightness")
+RESIZE_FIELDS = 17
+_ACROSS, _DOWN = slice(3, 7), slice(9, 13)  # of a resize's entry: taps, weights' place, firsts' place, bits
 
 
 @dataclass(frozen=True)
@@ -67,18 +69,6 @@ class _Packed:
 
 
 @dataclass(frozen=True)
-class WeightPlaces:
-    """Where the weights of one resized side lie on the device."""
-
-    weights: int
-    firsts: int
-    table: ResizeWeights
-
-
-FindWeights = Callable[[int, int, Interpolation], WeightPlaces]  # of (size in, size out, interpolation)
-
-
-@dataclass(frozen=True)
 class RenderPlan:
     """A batch of views, ready for the device."""
 
@@ -91,25 +81,30 @@ class RenderPlan:
     across_bytes: int
     num_counts: int  # histograms
     num_sums: int
+    sides: np.ndarray  # (r, 2, 2) int64: of each resized crop its width, then its height, before and after
+    interpolation: Interpolation
 
-    def write(self, buffer: np.ndarray) -> None:
-        """buffer: (num_bytes,) uint8."""
+    def write(self, buffer: np.ndarray, weights: np.ndarray) -> None:
+        """buffer: (num_bytes,) uint8; weights: (r, 2, 4) int64, what the device's tables say of the sides."""
         for place, part in self.parts:
             buffer[place : place + part.size] = part
+        if len(self.sides):
+            resize = self.launches[0]
+            entries = buffer[resize.place :].view(np.int64)[: resize.num * RESIZE_FIELDS].reshape(-1, RESIZE_FIELDS)
+            entries[:, _ACROSS] += weights[:, 0]
+            entries[:, _DOWN] += weights[:, 1]
 
 
 def plan_views(
     views: Sequence[PlannedView],
     mixes: Sequence[tuple[int, MixPlan]],
     size: tuple[int, int],
-    find_weights: FindWeights,
+    interpolation: Interpolation,
 ) -> RenderPlan:
-    """mixes: for each run of views, the number of its first one and who is mixed with whom in it.
-
-    find_weights: (size in, size out, interpolation) -> where the device has them.
-    """
-    planner = _Planner(size, len(views))
-    planner.resize(views, find_weights)
+    """mixes: for each run of views, the number of its first one and who is mixed with whom in it. interpolation: of
+    the crops."""
+    planner = _Planner(size, interpolation, len(views))
+    planner.resize(views)
     for number in range(max((len(v.params.operations) for v in views if v.params is not None), default=0)):
         planner.operate(views, number)
     for number in range(max((len(v.params.erased) for v in views if v.params is not None), default=0)):
@@ -119,13 +114,15 @@ def plan_views(
 
 
 class _Planner:
-    def __init__(self, size: tuple[int, int], num_views: int) -> None:
+    def __init__(self, size: tuple[int, int], interpolation: Interpolation, num_views: int) -> None:
         self.size = size
+        self.interpolation = interpolation
         self.view_bytes = size[0] * size[1] * 3
         self.num_views = num_views
         self.at = [number * self.view_bytes for number in range(num_views)]  # each view's slot now
         self.packed = _Packed()
         self.launches: list[Entries] = []
+        self.sides: list[tuple[tuple[int, int], tuple[int, int]]] = []
         self.most_rows = self.across_bytes = self.num_counts = self.num_sums = 0
         self.first_words: defaultdict[int, int] = defaultdict(int)  # of the noise that a view has used
 
@@ -140,27 +137,26 @@ class _Planner:
         self.at[number] = source + total if source < total else source - total
         return source, self.at[number]
 
-    def resize(self, views: Sequence[PlannedView], find_weights: FindWeights) -> None:
+    def resize(self, views: Sequence[PlannedView]) -> None:
         height, width = self.size
         entries = []
         for number, view in enumerate(views):
             if view.source is None or view.params is None:
                 continue
             crop, part, window, resized = view.params.crop, view.source.part, view.params.window, view.params.resized
-            across = find_weights(crop.width, resized[1], view.params.interpolation)
-            down = find_weights(crop.height, resized[0], view.params.interpolation)
-            first_row = int(down.table.first[window.top])
-            last = int(down.table.first[window.top + height - 1]) + len(down.table.weights)
-            rows = min(last, crop.height) - first_row
+            kept = np.array([window.top, window.top + height - 1])
+            firsts, lasts, _ = tapped(crop.height, resized[0], kept, self.interpolation)
+            first_row, rows = int(firsts[0]), int(lasts[1] - firsts[0])
+            self.sides.append(((crop.width, resized[1]), (crop.height, resized[0])))
             pitch = 3 * part.width
             begin = view.source.offset + (crop.top - part.top + first_row) * pitch + 3 * (crop.left - part.left)
             entries.append(
                 (
                     *(begin, pitch, rows),
-                    *(len(across.table.weights), across.weights + window.left, across.firsts + window.left),
-                    *(across.table.bits, self.across_bytes, int(view.params.flip)),
-                    *(len(down.table.weights), down.weights + window.top, down.firsts + window.top),
-                    *(down.table.bits, first_row, resized[1], resized[0], self.at[number]),
+                    *(0, window.left, window.left, 0),  # `RenderPlan.write` adds where the weights are
+                    *(self.across_bytes, int(view.params.flip)),
+                    *(0, window.top, window.top, 0),
+                    *(first_row, resized[1], resized[0], self.at[number]),
                 )
             )
             self.across_bytes += rows * 3 * width
@@ -269,4 +265,6 @@ class _Planner:
             across_bytes=self.across_bytes,
             num_counts=self.num_counts,
             num_sums=self.num_sums,
+            sides=np.array(self.sides, np.int64).reshape(-1, 2, 2),
+            interpolation=self.interpolation,
         )

@@ -9,14 +9,12 @@ import numpy as np
 import torch
 
 from teacher_cache.errors import PolicyError
-from teacher_cache.replay.block import DecodedBlock, block_digest, view_mix, view_params
-from teacher_cache.replay.geometry import cut
+from teacher_cache.replay.block import DecodedBlock
 from teacher_cache.replay.gpu import kernels
+from teacher_cache.replay.gpu.batch import Batch, prepare_batch
 from teacher_cache.replay.gpu.hashing import PixelHasher
-from teacher_cache.replay.gpu.plan import Entries, PlannedView, RenderPlan, Source, plan_views
+from teacher_cache.replay.gpu.plan import RESIZE_FIELDS, Entries, RenderPlan
 from teacher_cache.replay.gpu.tables import Tables
-from teacher_cache.replay.mix import MixPlan, class_pairs
-from teacher_cache.replay.params import Box, ViewParams
 from teacher_cache.replay.policy import Policy
 
 
@@ -47,17 +45,6 @@ class RenderedBlocks:
     digests: np.ndarray  # (blocks, views) uint64
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Views of blocks, drawn, planned and packed on the host."""
-
-    plan: RenderPlan
-    pictures: torch.Tensor  # uint8, the parts of pictures that the views' crops need
-    mixes: list[tuple[int, MixPlan]]
-    class_pairs: np.ndarray
-    lambdas: np.ndarray
-
-
 class Renderer:
     """A policy's kernels and tables on a device. Kernels are compiled when first used."""
 
@@ -74,48 +61,25 @@ class Renderer:
         self._noise = self._tables.noise(policy.mean, policy.std)
 
     def prepare(self, store_seed: int, blocks: Sequence[DecodedBlock], views: Sequence[int]) -> Batch:
-        """Draw and plan views of blocks, and pack what they need of the pictures."""
-        planned: list[PlannedView] = []
-        mixes, pairs, parts = [], [], _Parts()
-        for decoded in blocks:
-            drawn = _drawn(self.policy, store_seed, decoded, views)
-            sources = [parts.add(decoded, position, drawn) for position in range(decoded.num_samples)]
-            for number, view in enumerate(views):
-                block = decoded.block
-                mix = view_mix(
-                    self.policy,
-                    store_seed,
-                    shard=block.shard,
-                    block=block.number,
-                    num_samples=decoded.num_samples,
-                    skipped=decoded.skipped,
-                    view=view,
-                )
-                mixes.append((len(planned), mix))
-                pairs.append(class_pairs(block.classes, mix, decoded.skipped))
-                planned += [
-                    PlannedView(source, drawn[position][number] if source else None)
-                    for position, source in enumerate(sources)
-                ]
-        plan = self.plan(planned, mixes)
-        lambdas = np.concatenate([mix.lambdas for _, mix in mixes])
-        return Batch(plan, parts.packed(self.device), mixes, np.concatenate(pairs), lambdas)
-
-    def plan(self, planned: Sequence[PlannedView], mixes: Sequence[tuple[int, MixPlan]]) -> RenderPlan:
-        """What the kernels do for these views; it holds until the next one is made."""
-        self._tables.forget_if_full()
-        return plan_views(planned, mixes, self.policy.size, self._tables.find)
-
-    def send(self, plan: RenderPlan) -> torch.Tensor:
-        """-> the small arrays of a plan, on the device, which has the tables that it names too."""
-        small = torch.zeros(plan.num_bytes, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
-        plan.write(small.numpy())
-        self._tables.send()
-        return small.to(self.device, non_blocking=True)
+        """`prepare_batch`, the pictures in memory from which copying is fast."""
+        return prepare_batch(self.policy, store_seed, blocks, views, self._empty)
 
     def upload(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """-> the pictures and the small arrays, on the device."""
-        return batch.pictures.to(self.device, non_blocking=True), self.send(batch.plan)
+        pictures = torch.from_numpy(batch.pictures).to(self.device, non_blocking=True)
+        return pictures, self.send(batch.plan)
+
+    def send(self, plan: RenderPlan) -> torch.Tensor:
+        """-> a plan's small arrays, on the device, which has the weights that they name."""
+        small = self._empty(plan.num_bytes)
+        self._tables.forget_if_full()
+        plan.write(small, self._tables.find(plan.sides, plan.interpolation))
+        self._tables.send()
+        return torch.from_numpy(small).to(self.device, non_blocking=True)
+
+    def _empty(self, num_bytes: int) -> np.ndarray:
+        """Pinned where the device copies from it."""
+        return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=self.device.type == "cuda").numpy()
 
     def render(self, plan: RenderPlan, pictures: torch.Tensor, small: torch.Tensor) -> torch.Tensor:
         """-> (n, H, W, 3) uint8 on the device. pictures, small: of `upload`."""
@@ -192,7 +156,7 @@ class Renderer:
 
     def _resize(self, plan: RenderPlan, launched: Entries, memory: "_Memory", entries: torch.Tensor) -> None:
         height, width = plan.size
-        tables, fields = self._tables, kernels.RESIZE_FIELDS
+        tables, fields = self._tables, RESIZE_FIELDS
         row_tiles, column_tiles = _ceil(plan.most_rows, TILES.rows), _ceil(3 * width, TILES.columns)
         kernels.resize_across[(launched.num * row_tiles * column_tiles,)](
             memory.pictures,
@@ -243,61 +207,8 @@ def render_blocks(
     batch = renderer.prepare(store_seed, blocks, views)
     pixels = renderer.render(batch.plan, *renderer.upload(batch))
     own = renderer.digests(pixels).cpu().numpy().view(np.uint64)
-    digests = np.empty((len(blocks), len(views)), np.uint64)
-    runs = iter(batch.mixes)
-    for number, decoded in enumerate(blocks):
-        for view_number in range(len(views)):
-            first, mix = next(runs)
-            rows = slice(first, first + decoded.num_samples)
-            digests[number, view_number] = block_digest(
-                batch.class_pairs[rows], mix.lambdas, own[rows].tolist(), decoded.skipped
-            )
+    digests = batch.digests(own).reshape(len(blocks), len(views))
     return RenderedBlocks(pixels, batch.class_pairs, batch.lambdas, digests)
-
-
-def _drawn(policy: Policy, store_seed: int, decoded: DecodedBlock, views: Sequence[int]) -> list[list[ViewParams]]:
-    """For each position the parameters of each view; none of a skipped one."""
-    block = decoded.block
-    return [
-        []
-        if position in decoded.skipped
-        else [
-            view_params(policy, store_seed, block.shard, key, view, decoded.image(position).shape[:2]) for view in views
-        ]
-        for position, key in enumerate(block.keys)
-    ]
-
-
-class _Parts:
-    """Of each picture the part that holds all crops asked for, one after another."""
-
-    def __init__(self) -> None:
-        self._pixels: list[np.ndarray] = []
-        self._num_bytes = 0
-
-    def add(self, decoded: DecodedBlock, position: int, drawn: list[list[ViewParams]]) -> Source | None:
-        if not drawn[position]:
-            return None
-        part = _spanned([params.crop for params in drawn[position]])
-        source = Source(self._num_bytes, part)
-        self._pixels.append(cut(decoded.image(position), part))
-        self._num_bytes += -(-self._pixels[-1].size // 16) * 16
-        return source
-
-    def packed(self, device: torch.device) -> torch.Tensor:
-        packed = torch.empty(max(self._num_bytes, 16), dtype=torch.uint8, pin_memory=device.type == "cuda")
-        flat, place = packed.numpy(), 0
-        for pixels in self._pixels:
-            flat[place : place + pixels.size].reshape(pixels.shape)[:] = pixels
-            place += -(-pixels.size // 16) * 16
-        return packed
-
-
-def _spanned(boxes: list[Box]) -> Box:
-    """The smallest box that holds them all."""
-    top, left = min(box.top for box in boxes), min(box.left for box in boxes)
-    bottom, right = max(box.top + box.height for box in boxes), max(box.left + box.width for box in boxes)
-    return Box(top, left, bottom - top, right - left)
 
 
 def _ceil(total: int, tile: int) -> int:

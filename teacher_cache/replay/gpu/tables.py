@@ -5,7 +5,6 @@ import torch
 
 from teacher_cache.replay.erase import noise_tables
 from teacher_cache.replay.geometry import phase_taps
-from teacher_cache.replay.gpu.plan import WeightPlaces
 from teacher_cache.replay.policy import Interpolation
 from teacher_cache.replay.resample import ResizeWeights
 
@@ -23,15 +22,22 @@ class Tables:
         self.phases = torch.from_numpy(np.stack([phase_taps("bicubic"), phase_taps("bilinear")])).to(device)
         self._noise: dict[tuple[tuple[float, ...], tuple[float, ...]], torch.Tensor] = {}
         self._budget = weights_bytes // 2
-        self._known: dict[tuple[int, int, Interpolation], WeightPlaces] = {}
+        self._known: dict[tuple[int, int, Interpolation], tuple[int, int, int, int]] = {}
         self._new: list[ResizeWeights] = []
         self._num_weights = self._num_firsts = 0
 
-    def find(self, size_in: int, size_out: int, interpolation: Interpolation) -> WeightPlaces:
+    def find(self, sides: np.ndarray, interpolation: Interpolation) -> np.ndarray:
+        """sides (..., 2) of a picture, before and after resizing -> (..., 4) int64: taps, the places of the weights and
+        of the first pixels, bits. What is new is sent by `send`."""
+        distinct, each = np.unique(sides.reshape(-1, 2), axis=0, return_inverse=True)
+        found = [self._find(before, after, interpolation) for before, after in distinct.tolist()]
+        return np.array(found, np.int64).reshape(-1, 4)[each].reshape(*sides.shape[:-1], 4)
+
+    def _find(self, size_in: int, size_out: int, interpolation: Interpolation) -> tuple[int, int, int, int]:
         known = self._known.get((size_in, size_out, interpolation))
         if known is None:
             table = ResizeWeights(size_in, size_out, interpolation)
-            known = WeightPlaces(self._num_weights, self._num_firsts, table)
+            known = len(table.weights), self._num_weights, self._num_firsts, table.bits
             self._known[size_in, size_out, interpolation] = known
             self._new.append(table)
             self._num_weights += table.weights.size

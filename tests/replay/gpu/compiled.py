@@ -18,6 +18,7 @@ from triton.compiler import ASTSource
 from teacher_cache.replay.gpu import hash_kernels, kernels
 from teacher_cache.replay.gpu import render as gpu
 from tests.replay.gpu import equality
+from tests.support.decoded import decoded_block
 
 POINTERS = {torch.uint8: "*u8", torch.int16: "*i16", torch.int32: "*i32", torch.int64: "*i64"}
 HOPPER = GPUTarget("cuda", 90, 32)
@@ -80,7 +81,7 @@ def noted() -> Iterator[list[Launch]]:
 
 
 def launches_of_policies(size: tuple[int, int]) -> list[Launch]:
-    decoded = [equality.decoded_block(equality.pictures(8, 60, 80))]
+    decoded = [decoded_block(equality.pictures(8, 60, 80))]
     with noted() as launches:
         for policy in equality.policies(size).values():
             gpu.render_blocks(gpu.Renderer(policy, torch.device("cpu")), equality.SEED, decoded, list(range(12)))

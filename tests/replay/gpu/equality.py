@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from teacher_cache.replay.block import Block, DecodedBlock, decode_block, replay_view, sample_digest, view_params
+from teacher_cache.replay.block import DecodedBlock, replay_view, sample_digest, view_params
 from teacher_cache.replay.gpu import render as gpu
+from teacher_cache.replay.gpu.batch import Batch, Run
 from teacher_cache.replay.gpu.hashing import PixelHasher
 from teacher_cache.replay.gpu.plan import PlannedView, Source, plan_views
 from teacher_cache.replay.mix import LAMBDA_ONE, MixPlan
@@ -53,8 +54,9 @@ def rendered(policy: Policy, pictures: list[np.ndarray], views: list[ViewParams]
         place += len(padded)
     num = len(views)
     alone = MixPlan(np.arange(num), np.full(num, LAMBDA_ONE, np.uint32), np.zeros((num, 4), np.int32))
-    plan = plan_views(planned, [(0, alone)], policy.size, renderer._tables.find)
-    batch = gpu.Batch(plan, torch.from_numpy(np.concatenate(packed)), [(0, alone)], np.zeros((num, 2)), alone.lambdas)
+    plan = plan_views(planned, [(0, alone)], policy.size, policy.crop.interpolation)
+    run = Run(0, num, frozenset())
+    batch = Batch(plan, np.concatenate(packed), [run], np.zeros((num, 2), np.int32), alone.lambdas)
     return renderer.render(plan, *renderer.upload(batch)).cpu().numpy()
 
 
@@ -143,14 +145,6 @@ def erasing(sources: list[np.ndarray], size: tuple[int, int], num: int, device: 
         assert max(len(params.erased) for params in views) > 1
         theirs = np.stack([render_pixels(*pair) for pair in zip(used, views, strict=True)])
         yield compared(f"erasing, {mode}", rendered(policy, used, views, device), theirs)
-
-
-def decoded_block(sources: list[np.ndarray], skipped: frozenset[int] = frozenset(), number: int = 0) -> DecodedBlock:
-    """A block of these pictures; its name has the first one's size."""
-    keys = tuple(f"sample-{number}-{position}" for position in range(len(sources)))
-    classes = np.arange(len(sources), dtype=np.int32) + 10 * number
-    encoded = tuple(b"" if position in skipped else images.png(pixels) for position, pixels in enumerate(sources))
-    return decode_block(Block("train-0000.tar", number, keys, classes, encoded, skipped))
 
 
 def blocks(

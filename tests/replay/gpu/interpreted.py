@@ -6,13 +6,14 @@ import torch
 from teacher_cache.replay.gpu.render import INTERPRETED, Renderer, render_blocks
 from teacher_cache.replay.gpu.tables import Tables
 from tests.replay.gpu import equality
+from tests.support.decoded import decoded_block
 
 CPU = torch.device("cpu")
 
 
 def small_budget() -> equality.Compared:
     """Weights that are forgotten between batches, as their budget is full, are made again."""
-    decoded = [equality.decoded_block(equality.pictures(3, 40, 30))]
+    decoded = [decoded_block(equality.pictures(3, 40, 30))]
     policy = equality.policies((16, 24))["transfer"]
     renderer, forgetful = Renderer(policy, CPU), Renderer(policy, CPU)
     forgetful._tables = Tables(CPU, weights_bytes=1)
@@ -35,7 +36,7 @@ def main() -> None:
         small_budget(),
     ]
     odd = [equality.images.picture(number, *shape) for number, shape in enumerate([(3, 5), (1, 1), (70, 9)])]
-    decoded = [equality.decoded_block(sources), equality.decoded_block(odd, frozenset({2}), 1)]
+    decoded = [decoded_block(sources), decoded_block(odd, frozenset({2}), 1)]
     for name, policy in equality.policies((16, 24)).items():
         lines += equality.blocks(policy, decoded, [0, 3], name, CPU)
     for line in lines:

@@ -97,10 +97,11 @@ def test_hashes_are_xxh3_on_a_device() -> None:
 @pytest.mark.parametrize("size", [(224, 224), (23, 37)])
 def test_whole_policies_make_the_cpus_bytes_and_digests_on_a_device(size: tuple[int, int]) -> None:
     from tests.replay.gpu import equality
+    from tests.support.decoded import decoded_block
 
     decoded = [
-        equality.decoded_block(equality.pictures(12, 390, 480), frozenset({4})),
-        equality.decoded_block(equality.pictures(3, 5, 9), number=1),
+        decoded_block(equality.pictures(12, 390, 480), frozenset({4})),
+        decoded_block(equality.pictures(3, 5, 9), number=1),
     ]
     for name, policy in equality.policies(size).items():
         lines = list(equality.blocks(policy, decoded, [0, 2], name, torch.device("cuda")))

@@ -1,21 +1,27 @@
 """What a device needs of pictures: all of it, no more than fits, and nothing that the CPU would draw otherwise."""
 
+import dataclasses
 import itertools
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 
 from teacher_cache.replay.block import Block, DecodedBlock, decode_block, view_params
 from teacher_cache.replay.geometry import cut
-from teacher_cache.replay.gpu.handing import HandedViews, Handing, least_room, spanned
+from teacher_cache.replay.gpu import handing
+from teacher_cache.replay.gpu.handing import HandedViews, hand_over, least_room, spanned
+from teacher_cache.replay.gpu.plan import PlannedView
 from teacher_cache.replay.params import Box
-from teacher_cache.replay.policy import load_policy
+from teacher_cache.replay.policy import Policy, load_policy
 from teacher_cache.replay.render import render_pixels
 from tests.support.images import picture, png
 
 SEED = 3
 POLICY = load_policy("deit", ["size=[8,12]"])
 VIEWS = (0, 2, 3, 5, 6)
+LEAST = least_room(4, POLICY.size)
 
 
 @pytest.fixture(scope="module")
@@ -25,67 +31,97 @@ def decoded() -> DecodedBlock:
     return decode_block(Block("train-0000.tar", 4, keys, np.arange(4, dtype=np.int32), images, frozenset({3})))
 
 
-def handed(decoded: DecodedBlock, room: int) -> list[tuple[HandedViews, np.ndarray]]:
-    handing, found = Handing(POLICY, SEED, decoded, VIEWS), []
-    for run in handing.runs(room):
-        memory = np.full(room, 77, np.uint8)
-        found.append((handing.pack(run, memory), memory))
+@pytest.fixture
+def planned(monkeypatch: pytest.MonkeyPatch) -> list[list[PlannedView]]:
+    """What is planned where not all fits, a list a batch."""
+    found, plan = [], handing.plan_views
+
+    def noting(views: Any, *rest: Any) -> Any:
+        found.append(views)
+        return plan(views, *rest)
+
+    monkeypatch.setattr(handing, "plan_views", noting)
     return found
 
 
-@pytest.mark.parametrize("room", [1 << 20, 20_000, 4_000, least_room(4, POLICY.size)])
-def test_rendering_what_is_handed_over_gives_the_view(decoded: DecodedBlock, room: int) -> None:
-    runs = handed(decoded, room)
-    assert tuple(itertools.chain(*(views.views for views, _ in runs))) == VIEWS
-    for views, memory in runs:
-        assert views.num_bytes <= room
-        assert (memory[views.num_bytes :] == 77).all()
-        assert views.skipped == {3}
-        for number, (view, position) in enumerate(itertools.product(views.views, range(4))):
-            planned = views.planned[number]
+def handed(
+    decoded: DecodedBlock, room: int, policy: Policy = POLICY, views: tuple[int, ...] = VIEWS
+) -> list[tuple[HandedViews, np.ndarray]]:
+    """Batches, each with its room."""
+    rooms: list[np.ndarray] = []
+
+    def new() -> Iterator[np.ndarray]:
+        while True:
+            rooms.append(np.full(room, 77, np.uint8))
+            yield rooms[-1]
+
+    batches = list(hand_over(policy, SEED, decoded, views, new()))
+    return list(zip(batches, rooms, strict=True))
+
+
+@pytest.mark.parametrize("room", [1 << 20, 20_000, 4_000, LEAST])
+def test_views_come_in_order_and_stay_in_their_room(decoded: DecodedBlock, room: int) -> None:
+    batches = handed(decoded, room)
+    assert tuple(itertools.chain(*(each.views for each, _ in batches))) == VIEWS
+    assert (len(batches) == 1) == (room > 4_000)
+    for each, memory in batches:
+        assert 0 < each.num_bytes <= room
+        assert (memory[each.num_bytes :] == 77).all()
+        assert (each.skipped, each.damaged, each.batch.pictures.size) == ({3}, (), 0)
+        assert [(run.first, run.num, run.skipped) for run in each.batch.runs] == [
+            (4 * number, 4, {3}) for number in range(len(each.views))
+        ]
+        assert each.batch.class_pairs.shape == (4 * len(each.views), 2)
+
+
+@pytest.mark.parametrize("room", [20_000, 4_000, LEAST])
+def test_rendering_what_is_handed_over_gives_the_view(
+    decoded: DecodedBlock, planned: list[list[PlannedView]], room: int
+) -> None:
+    batches = handed(decoded, room)
+    assert len(planned) == len(batches)
+    for (each, memory), of_batch in zip(batches, planned, strict=True):
+        for view_of, (view, position) in zip(of_batch, itertools.product(each.views, range(4)), strict=True):
             if position == 3:
-                assert planned.source is planned.params is None
+                assert view_of == PlannedView(None, None)
                 continue
-            assert planned.source is not None
-            assert planned.params is not None
-            (top, left, height, width), offset = planned.source.part, planned.source.offset
+            assert view_of.source is not None
+            assert view_of.params is not None
+            (top, left, height, width), offset = view_of.source.part, view_of.source.offset
             pixels = memory[offset : offset + 3 * height * width].reshape(height, width, 3)
-            crop = planned.params.crop
+            crop = view_of.params.crop
             within = cut(pixels, Box(crop.top - top, crop.left - left, crop.height, crop.width))
             assert within.shape[:2] == (crop.height, crop.width)
-            here = Box(0, 0, *within.shape[:2])
-            found = render_pixels(within, _at(planned.params, here))
+            found = render_pixels(within, dataclasses.replace(view_of.params, crop=Box(0, 0, *within.shape[:2])))
             image = decoded.image(position)
             drawn = view_params(POLICY, SEED, "train-0000.tar", "abcd"[position], view, image.shape[:2])
             assert np.array_equal(found, render_pixels(image, drawn))
 
 
-def _at(params, crop: Box):
-    import dataclasses
+def test_the_largest_pictures_are_rendered_first(decoded: DecodedBlock, planned: list[list[PlannedView]]) -> None:
+    def rendered() -> list[list[int]]:
+        whole = Box(0, 0, *POLICY.size)
+        found = [
+            [at for at, view in enumerate(each[:3]) if view.source is not None and view.source.part == whole]
+            for each in planned
+        ]
+        planned.clear()
+        return found
 
-    return dataclasses.replace(params, crop=crop)
-
-
-def test_the_largest_pictures_are_rendered_first_and_then_views_come_in_runs(decoded: DecodedBlock) -> None:
-    def rendered(views: HandedViews) -> list[int]:
-        return [at for at in range(3) if views.planned[at].source.part == Box(0, 0, *POLICY.size)]
-
-    large, small = handed(decoded, 1 << 20), handed(decoded, 40_000)
-    assert [rendered(views) for views, _ in large] == [[]]
-    assert [rendered(views) for views, _ in small] == [[2]]
-    runs = handed(decoded, least_room(4, POLICY.size))
-    assert len(runs) > 1
-    assert all(2 in rendered(views) for views, _ in runs)
+    handed(decoded, 1 << 20)
+    assert rendered() == []  # all fit as they are
+    handed(decoded, 25_000)
+    assert rendered() == [[2]]
+    handed(decoded, 4_000)
+    assert rendered() == [[0, 2], [0, 2]]
 
 
 def test_a_large_picture_does_not_travel_whole() -> None:
-    """Views of a small crop each: what lies around all of them stays."""
+    """A view of a small crop: what lies around it stays."""
     policy = load_policy("deit", ["size=8", "crop.scale=[0.01,0.02]"])
     block = Block("a.tar", 0, ("k",), np.zeros(1, np.int32), (png(picture(0, 600, 800)),), frozenset())
-    handing = Handing(policy, SEED, decode_block(block), (0,))
-    (run,) = handing.runs(1 << 20)
-    views = handing.pack(run, np.empty(1 << 20, np.uint8))
-    assert views.num_bytes <= 3 * 600 * 800 * 0.025
+    ((each, _),) = handed(decode_block(block), 1 << 20, policy, (0,))
+    assert each.num_bytes <= 3 * 600 * 800 * 0.025
 
 
 def test_the_span_of_boxes_holds_them_all() -> None:
