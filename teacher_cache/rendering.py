@@ -4,7 +4,9 @@ same, so nothing that is stored knows of it, and the ranks of a job may differ. 
 import importlib.util
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from teacher_cache.device_pool import DeviceRenderPool
+    from teacher_cache.replay.block import DecodedBlock, ReplayedBlock
     from teacher_cache.workers import RenderPool
 
     AnyPool: TypeAlias = RenderPool | DeviceRenderPool
@@ -136,6 +139,38 @@ def open_render_pool(
         tasks_ahead=tasks_ahead,
         timeout_s=timeout_s,
     )
+
+
+def open_replay(
+    render: Render, policy: Policy, store_seed: int, device: str | None = None
+) -> "Callable[[DecodedBlock, int], ReplayedBlock]":
+    """Replay views of blocks one by one in this process: as replay_view, or on a device, by a choice as above."""
+    from teacher_cache.replay.block import ReplayedBlock, replay_view
+
+    if render == "cpu":
+        return partial(replay_view, policy, store_seed)
+    from teacher_cache.device import choose_device  # torch, which takes seconds to import
+
+    chosen = choose_rendering(render, policy, choose_device(device)).device
+    if chosen is None:
+        return partial(replay_view, policy, store_seed)
+    from teacher_cache.replay.gpu.render import Renderer, render_blocks
+
+    renderer = Renderer(policy, chosen)
+
+    def replay(decoded: "DecodedBlock", view: int) -> ReplayedBlock:
+        found = render_blocks(renderer, store_seed, [decoded], [view])
+        return ReplayedBlock(
+            view=view,
+            pixels=found.pixels.cpu().numpy(),
+            class_pairs=found.class_pairs,
+            lambdas=found.lambdas,
+            digest=int(found.digests[0, 0]),
+            skipped=decoded.skipped,
+            damaged=decoded.damaged,
+        )
+
+    return replay
 
 
 def may_use_device(asked: Render) -> bool:

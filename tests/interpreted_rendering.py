@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from student.loader import Batch, ViewLoader
 from student.run import Run
+from teacher_cache import open_store
 from teacher_cache.crew import RenderTask
 from teacher_cache.device import Recycled
 from teacher_cache.device_pool import DeviceRenderPool
@@ -32,6 +34,7 @@ from tests.support.filling import TEACHERS, fill_store, open_test_teacher
 from tests.support.images import picture, png
 from tests.support.shard_files import write_shard
 from tests.support.small_runs import train_small
+from tools.inspect_cache import main as inspect
 
 CPU = torch.device("cpu")
 UNTOUCHED = 77
@@ -354,3 +357,24 @@ def test_a_teacher_that_runs_online_sees_the_devices_views(tmp_path: Path, fille
     for render in ("cpu", "gpu"):
         train_small(filled, tmp_path / render, *small, render=render, teacher=teacher)
     assert (tmp_path / "cpu" / "steps.csv").read_text() == (tmp_path / "gpu" / "steps.csv").read_text()
+
+
+# -- looking -------------------------------------------------------------------------------------------------------
+
+
+def test_the_notebook_shows_the_devices_pixels(filled: Store) -> None:
+    opened = open_store(str(filled.path))
+    for mixed in (True, False):
+        assert np.array_equal(
+            opened.render(5, 1, mixed=mixed, render="gpu"), opened.render(5, 1, mixed=mixed, render="cpu")
+        )
+
+
+def test_a_view_is_inspected_on_the_device(tmp_path: Path, filled: Store) -> None:
+    pictures = []
+    for render in ("cpu", "gpu"):
+        out = tmp_path / f"{render}.png"
+        done = CliRunner().invoke(inspect, [str(filled.path), "view", "9", "2", "--render", render, "--out", str(out)])
+        assert done.exit_code == 0, done.output
+        pictures.append(out.read_bytes())
+    assert pictures[0] == pictures[1]
