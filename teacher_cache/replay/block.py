@@ -11,7 +11,7 @@ from teacher_cache.errors import ImageError, PolicyError
 from teacher_cache.replay.decode import decode_and_judge
 from teacher_cache.replay.header import MAX_PIXELS
 from teacher_cache.replay.mix import MixPlan, apply_mix, class_pairs, draw_mix
-from teacher_cache.replay.params import ViewParams, draw_params
+from teacher_cache.replay.params import DrawnViews, ViewParams, draw_params, draw_views
 from teacher_cache.replay.policy import Policy
 from teacher_cache.replay.render import render_pixels
 from teacher_cache.replay.seeds import Stream, derive
@@ -56,12 +56,18 @@ class DecodedBlock:
         self.max_pixels = max_pixels
         self.skipped = block.skipped
         self._damaged: dict[int, str] = {}
+        self._sizes: dict[int, tuple[int, int]] = {}
         self._decoded: dict[int, np.ndarray] = {}
         self._bytes_left = decoded_bytes
 
     @property
     def num_samples(self) -> int:
         return len(self.block.keys)
+
+    @property
+    def present(self) -> list[int]:
+        """The positions that are not skipped."""
+        return [position for position in range(self.num_samples) if position not in self.skipped]
 
     @property
     def damaged(self) -> tuple[tuple[int, str], ...]:
@@ -77,10 +83,17 @@ class DecodedBlock:
             decoded, damage = decode_and_judge(self.block.images[position], self.max_pixels)
         if damage is not None:
             self._damaged[position] = damage
+        self._sizes[position] = (decoded.shape[0], decoded.shape[1])
         if decoded.nbytes <= self._bytes_left:
             self._bytes_left -= decoded.nbytes
             self._decoded[position] = decoded
         return decoded
+
+    def image_size(self, position: int) -> tuple[int, int]:
+        """Height and width of the decoded image. Raises ImageError, which names shard and key."""
+        if position not in self._sizes:
+            self.image(position)
+        return self._sizes[position]
 
     @contextlib.contextmanager
     def _named(self, position: int) -> Iterator[None]:
@@ -115,8 +128,18 @@ def view_params(
     policy: Policy, store_seed: int, shard: str, key: str, view: int, image_size: tuple[int, int]
 ) -> ViewParams:
     """The view parameters of one sample's view. image_size: height and width of the decoded image."""
-    stream = Stream(derive(store_seed, "view", shard, key, view))
-    return draw_params(policy, stream, image_size, derive(store_seed, "noise", shard, key, view))
+    seed, noise = (derive(store_seed, purpose, shard, key, view) for purpose in ("view", "noise"))
+    return draw_params(policy, seed, image_size, noise)
+
+
+def draw_blocks(policy: Policy, store_seed: int, blocks: Sequence[DecodedBlock], views: Sequence[int]) -> DrawnViews:
+    """The view parameters of blocks at some views: of the samples that are not skipped, in the order block, view,
+    position. Raises ImageError, as DecodedBlock.image."""
+    drawn = [(decoded, view, position) for decoded in blocks for view in views for position in decoded.present]
+    sizes = np.array([decoded.image_size(position) for decoded, _, position in drawn], np.int64)
+    ids = [(decoded.block.shard, decoded.block.keys[position], view) for decoded, view, position in drawn]
+    seeds = [derive(store_seed, "view", *each) for each in ids]
+    return draw_views(policy, seeds, sizes, lambda number: derive(store_seed, "noise", *ids[number]))
 
 
 def view_mix(
@@ -141,14 +164,14 @@ def replay_view(
     block, own = decoded.block, policy.own_functions
     pixels = np.empty((decoded.num_samples, *policy.size, 3), dtype=np.uint8) if out is None else out
     assert len(pixels) == decoded.num_samples
+    drawn = iter(draw_blocks(policy, store_seed, [decoded], [view]))
     for position, key in enumerate(block.keys):
         row = pixels[position]
         assert (row.shape, row.dtype, row.flags.c_contiguous) == ((*policy.size, 3), np.uint8, True)
         if position in decoded.skipped:
             row[:] = 0
             continue
-        image = decoded.image(position)
-        params = view_params(policy, store_seed, block.shard, key, view, image.shape[:2])
+        image, params = decoded.image(position), next(drawn)
         try:
             row[:] = render_pixels(image, params, own)
         except PolicyError as error:

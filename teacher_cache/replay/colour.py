@@ -3,6 +3,8 @@
 Their results are Pillow's; where Pillow's are of floats that end a hair below a whole number, of the exact fraction.
 """
 
+import functools
+
 import cv2
 import numpy as np
 from PIL import Image
@@ -48,16 +50,25 @@ def recolour(pixels: np.ndarray, name: str, value: float | int | None) -> np.nda
     raise AssertionError(name)
 
 
-def level_table(name: str, value: float | int | None) -> np.ndarray:
-    """What an operation that knows no other pixel makes of each level: (256,) uint8."""
+def level_tables(name: str, values: np.ndarray) -> np.ndarray:
+    """What an operation that knows no other pixel makes of each level, with each value: (m, 256) uint8."""
+    if name == "brightness":
+        return _blended_levels(0, values[:, None])
+    return np.array([_level_table(name, int(value)) for value in values.tolist()])
+
+
+@functools.lru_cache(maxsize=1 << 10)
+def _level_table(name: str, value: int) -> np.ndarray:
     pixels = np.repeat(_LEVELS[None, :, None], 3, axis=2)
     return np.ascontiguousarray(recolour(pixels, name, value)[0, :, 0])
 
 
-def _blended_levels(degenerate: int, factor: float) -> np.ndarray:
-    """Pillow's Image.blend of one degenerate level and each of the 256: clipped, then cut off. A table (256,) uint8."""
+def _blended_levels(degenerate: int, factor: float | np.ndarray) -> np.ndarray:
+    """Pillow's Image.blend of one degenerate level and each of the 256: clipped, then cut off. A table (256,) uint8, or
+    (m, 256) of factors (m, 1)."""
     difference = _LEVELS.astype(np.int64) - degenerate
-    return np.clip((difference * round(factor * GRID) >> 20) + degenerate, 0, 255).astype(np.uint8)
+    scaled = difference * np.rint(factor * GRID).astype(np.int64) >> 20
+    return np.clip(scaled + degenerate, 0, 255).astype(np.uint8)
 
 
 def _blend(degenerate: np.ndarray, pixels: np.ndarray, factor: float) -> np.ndarray:

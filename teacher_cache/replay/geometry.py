@@ -172,17 +172,19 @@ def _background(height: int, width: int, fill: Colour) -> np.ndarray:
     return background
 
 
-def moved_lines(name: str, value: float, height: int, width: int, interpolation: Interpolation) -> np.ndarray:
-    """A shear's or translation's rows (columns, of shear_y and translate_y), each as it is moved: (lines, 8) int32 of
-    whole pixels, the first and the last place whose source is inside, four taps in units of 2**-TAP_BITS, 0. One line
-    stands for all of a translation."""
+def moved_lines(name: str, values: np.ndarray, height: int, width: int, interpolation: Interpolation) -> np.ndarray:
+    """Shears' or translations' rows (columns, of shear_y and translate_y), each as it is moved, with each of values
+    (m,): (m, lines, 8) int32 of whole pixels, the first and the last place whose source is inside, four taps in units
+    of 2**-TAP_BITS, 0. One line stands for all of a translation."""
     lines, size = (height, width) if name.endswith("_x") else (width, height)
-    shifts = value * (np.arange(lines) + 0.5) if name.startswith("shear") else np.array([value * size])
+    shifts = (values * size)[:, None]
+    if name.startswith("shear"):
+        shifts = values[:, None] * (np.arange(lines) + 0.5)
     whole = np.floor(shifts)
-    moved = np.zeros((len(shifts), 8), np.int32)
-    moved[:, 0] = np.clip(whole, -size - 2, size + 2)  # beyond, nothing of the line is left
-    moved[:, 1], moved[:, 2] = _inside(shifts, size)
-    moved[:, 3:7] = integer_taps(shifts - whole, interpolation, TAP_BITS)
+    moved = np.zeros((*shifts.shape, 8), np.int32)
+    moved[..., 0] = np.clip(whole, -size - 2, size + 2)  # beyond, nothing of the line is left
+    moved[..., 1], moved[..., 2] = _inside(shifts, size)
+    moved[..., 3:7] = integer_taps((shifts - whole).ravel(), interpolation, TAP_BITS).reshape(*shifts.shape, 4)
     return moved
 
 

@@ -21,7 +21,7 @@ from timm.data.random_erasing import RandomErasing
 
 from teacher_cache.replay import params as params_module
 from teacher_cache.replay.mix import LAMBDA_ONE, draw_mix
-from teacher_cache.replay.params import Box, Operation, draw_params
+from teacher_cache.replay.params import Box, Operation, draw_params, draw_views
 from teacher_cache.replay.policy import Policy, load_policy
 from teacher_cache.replay.render import render_pixels
 from teacher_cache.replay.seeds import Stream, derive, on_grid
@@ -94,11 +94,9 @@ class Drawn:
 
 
 def draw_ours(policy: Policy, image_size: tuple[int, int] = (300, 400), num: int = DRAWS) -> list[Drawn]:
-    drawn = []
-    for number in range(num):
-        params = draw_params(policy, Stream(derive(OUR_SEED, "view", number)), image_size, bytes(32))
-        drawn.append(Drawn(params.crop, params.flip, params.operations, params.erased))
-    return drawn
+    seeds = [derive(OUR_SEED, "view", number) for number in range(num)]
+    views = draw_views(policy, seeds, np.tile(image_size, (num, 1)), lambda _: bytes(32))
+    return [Drawn(params.crop, params.flip, params.operations, params.erased) for params in views]
 
 
 @cache
@@ -269,7 +267,7 @@ def test_operations_fill_and_resample_as_timms() -> None:
     """The colour and the interpolation that DeiT's RandAugment is made with, and the types of the values."""
     with seeded(TIMMS_SEED):
         timms = [noted for _ in range(2000) for noted in DEIT.operations()]
-    params = draw_params(OURS["deit"], Stream(derive(0, "view")), (300, 400), bytes(32))
+    params = draw_params(OURS["deit"], derive(0, "view"), (300, 400), bytes(32))
     assert {options["fillcolor"] for _, options in timms} == {params.fill}
     assert {options["resample"] for _, options in timms} == {Image.Resampling.BICUBIC}
     assert params.geometry == params.interpolation == "bicubic"
@@ -316,9 +314,12 @@ def noises(mode: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
     black = np.zeros((24, 24, 3), dtype=np.uint8)
     drawn, timms = [], []
     with seeded(TIMMS_SEED):
-        for number in range(DRAWS):
-            seed = derive(OUR_SEED, "view", number)
-            params = draw_params(policy, Stream(seed), (24, 24), derive(OUR_SEED, "noise", number))
+        for params in draw_views(
+            policy,
+            [derive(OUR_SEED, "view", number) for number in range(DRAWS)],
+            np.full((DRAWS, 2), 24),
+            lambda number: derive(OUR_SEED, "noise", number),
+        ):
             pixels = render_pixels(black, dataclasses.replace(params, operations=()))
             drawn += [pixels[box.top, box.left] for box in params.erased]
             image = eraser(torch.full((3, 24, 24), torch.nan)).numpy()

@@ -3,14 +3,15 @@
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
 from timm.data.auto_augment import AutoAugment, auto_augment_policy_original
 from torchvision.transforms import AutoAugment as TorchvisionsAutoAugment
 
 from teacher_cache.replay.auto_augment import IMAGENET_PAIRS
-from teacher_cache.replay.params import Operation, draw_params
+from teacher_cache.replay.params import Operation, draw_params, draw_views
 from teacher_cache.replay.policy import load_policy
-from teacher_cache.replay.seeds import Stream, derive, on_grid
+from teacher_cache.replay.seeds import derive, on_grid
 from tests.support.statistics import ALPHA, same_counts, same_values
 from tests.support.timms import OUR_NAMES, seeded
 
@@ -41,9 +42,9 @@ def test_the_table_is_torchvisions_but_for_magnitudes_that_are_not_used() -> Non
 def draw_ours(magnitude_std: float) -> list[tuple[Operation, ...]]:
     settings = ["rand_augment=none", f"auto_augment.magnitude_std={magnitude_std}"]
     policy = load_policy("deit", settings)
+    seeds = [derive(0, "view", number) for number in range(DRAWS)]
     return [
-        draw_params(policy, Stream(derive(0, "view", number)), (300, 400), bytes(32)).operations
-        for number in range(DRAWS)
+        params.operations for params in draw_views(policy, seeds, np.tile((300, 400), (DRAWS, 1)), lambda _: bytes(32))
     ]
 
 
@@ -90,4 +91,4 @@ def test_noisy_magnitudes_are_distributed_as_timms(name: str) -> None:
 
 def test_geometry_resamples_as_the_section_says() -> None:
     policy = load_policy("deit", ["rand_augment=none", "auto_augment.interpolation=bilinear"])
-    assert draw_params(policy, Stream(derive(0, "view")), (300, 400), bytes(32)).geometry == "bilinear"
+    assert draw_params(policy, derive(0, "view"), (300, 400), bytes(32)).geometry == "bilinear"

@@ -6,11 +6,11 @@ import pytest
 
 from teacher_cache.replay.params import Box, ViewParams, draw_params
 from teacher_cache.replay.policy import Policy, load_policy
-from teacher_cache.replay.seeds import Stream, derive
+from teacher_cache.replay.seeds import derive
 
 
 def draw(policy: Policy, number: int, image_size: tuple[int, int] = (300, 400)) -> ViewParams:
-    return draw_params(policy, Stream(derive(number, "view")), image_size, derive(number, "noise"))
+    return draw_params(policy, derive(number, "view"), image_size, derive(number, "noise"))
 
 
 @pytest.mark.parametrize("image_size", [(300, 400), (500, 60), (40, 300), (7, 7), (1, 1), (1, 90)])
@@ -86,6 +86,6 @@ def test_parameters_are_plain_comparable_and_on_the_grid() -> None:
 def test_the_noise_seed_moves_nothing_else() -> None:
     policy = load_policy("deit", ["erase.probability=1"])
     seed = derive(0, "view")
-    one, other = (draw_params(policy, Stream(seed), (30, 30), derive(n, "noise")) for n in (0, 1))
+    one, other = (draw_params(policy, seed, (30, 30), derive(n, "noise")) for n in (0, 1))
     assert one.erased == other.erased
     assert one.noise != other.noise

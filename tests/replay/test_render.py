@@ -6,7 +6,7 @@ from PIL import Image
 from teacher_cache.replay.params import Box, draw_params
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.replay.render import render, render_pixels
-from teacher_cache.replay.seeds import Stream, derive
+from teacher_cache.replay.seeds import derive
 from tests.support import images
 from tests.support.images import picture
 from tests.support.rendered import levels_apart, params_of
@@ -53,7 +53,7 @@ def test_a_bilinear_crop_is_told_from_a_bicubic_one() -> None:
 def test_at_its_own_size_a_view_is_the_decoded_image() -> None:
     source = picture(4, 48, 40)
     policy = load_policy("none", ["size=[48,40]"])
-    params = draw_params(policy, Stream(bytes(32)), (48, 40), bytes(32))
+    params = draw_params(policy, bytes(32), (48, 40), bytes(32))
     view = render_pixels(source, params)
     assert np.array_equal(view, source)
     assert not np.may_share_memory(view, source)
@@ -70,7 +70,7 @@ def test_flip_and_window() -> None:
 def test_threads_change_nothing() -> None:
     image = images.jpeg(picture(6, 300, 400))
     policy = load_policy("deit")
-    drawn_views = [draw_params(policy, Stream(derive(n, "view")), (300, 400), derive(n, "noise")) for n in range(12)]
+    drawn_views = [draw_params(policy, derive(n, "view"), (300, 400), derive(n, "noise")) for n in range(12)]
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
@@ -86,5 +86,5 @@ def test_rendering_leaves_the_decoded_image_alone() -> None:
     source.flags.writeable = False
     policy = load_policy("deit", ["size=64", "crop.scale=[1,1]", "crop.ratio=[1,1]", "erase.probability=1"])
     for number in range(30):
-        render_pixels(source, draw_params(policy, Stream(derive(number, "view")), (64, 64), derive(number, "noise")))
+        render_pixels(source, draw_params(policy, derive(number, "view"), (64, 64), derive(number, "noise")))
     assert np.array_equal(source, picture(1, 64, 64))

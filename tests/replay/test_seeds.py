@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from teacher_cache.replay.seeds import GRID, Stream, derive
+from teacher_cache.replay.seeds import GRID, Stream, Streams, all_on_grid, derive, on_grid
 from tests.support.statistics import ALPHA
 
 
@@ -78,3 +78,27 @@ def test_integers_and_permutations_are_uniform() -> None:
     orders = Counter(tuple(stream.permutation(4).tolist()) for _ in range(6000))
     assert len(orders) == 24
     assert stats.chisquare(list(orders.values())).pvalue > ALPHA
+
+
+def test_streams_side_by_side_give_what_each_gives_alone() -> None:
+    seeds = [derive(2, "view", number) for number in range(70)]
+    together, alone = Streams(seeds), [Stream(seed) for seed in seeds]
+    asked = np.random.default_rng(0)
+    for turn in range(200):
+        of = np.flatnonzero(asked.random(len(seeds)) < (0.1 if turn % 3 else 0.9))
+        most = [(1 << 32) - 1 if number % 5 == 0 else 1 + number for number in of.tolist()]
+        found, expected = {
+            0: lambda of=of: (together.uniform(of, -1.5, 3), [alone[number].uniform(-1.5, 3) for number in of]),
+            1: lambda of=of, most=most: (
+                together.integer(of, np.array(most)),
+                [alone[number].integer(n) for number, n in zip(of, most, strict=True)],
+            ),
+            2: lambda of=of: (together.normal(of), [alone[number].normal() for number in of]),
+            3: lambda of=of: (together.permutation(of, 4), [alone[number].permutation(4).tolist() for number in of]),
+        }[turn % 4]()
+        assert found.tolist() == expected
+
+
+def test_the_grid_is_one_for_arrays_and_numbers() -> None:
+    values = [0.0, -0.0, -1e-9, 0.5 / GRID, 1.5 / GRID, -0.5 / GRID, 1 / 3, -7.1, 123.456]
+    assert [repr(value) for value in all_on_grid(np.array(values)).tolist()] == [repr(on_grid(v)) for v in values]

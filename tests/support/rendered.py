@@ -8,13 +8,12 @@ from PIL import Image
 from teacher_cache.replay.params import Operation, ViewParams, draw_params
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.replay.render import render_pixels
-from teacher_cache.replay.seeds import Stream
 
 
 def params_of(image_size: tuple[int, int], **changes: object) -> ViewParams:
     """View parameters that change nothing, with changes."""
     policy = load_policy("deit", [f"size={list(image_size)}", "crop.kind=center", "flip=none", "erase=none"])
-    plain = draw_params(policy, Stream(bytes(32)), image_size, bytes(32))
+    plain = draw_params(policy, bytes(32), image_size, bytes(32))
     return dataclasses.replace(plain, operations=(), **changes)  # type: ignore[arg-type]
 
 

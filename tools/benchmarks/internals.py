@@ -25,7 +25,7 @@ def without_digests(loader: ViewLoader) -> Iterator[None]:
 
 STEPS: tuple[tuple[Any, str, str], ...] = (
     (block, "decode_and_judge", "decoding"),
-    (block, "view_params", "drawing view parameters"),
+    (block, "draw_blocks", "drawing view parameters"),
     (block, "view_mix", "drawing view parameters"),
     (block, "sample_digest", "digests"),
     (block, "block_digest", "digests"),

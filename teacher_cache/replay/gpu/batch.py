@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from teacher_cache.replay.block import DecodedBlock, block_digest, view_mix, view_params
+from teacher_cache.replay.block import DecodedBlock, block_digest, draw_blocks, view_mix
 from teacher_cache.replay.geometry import cut
-from teacher_cache.replay.gpu.plan import ALIGNED, PlannedView, RenderPlan, Source, plan_views
-from teacher_cache.replay.mix import class_pairs
-from teacher_cache.replay.params import Box, ViewParams
+from teacher_cache.replay.gpu.plan import ALIGNED, RenderPlan, Sources, plan_views
+from teacher_cache.replay.mix import MixPlan, class_pairs
+from teacher_cache.replay.params import Box
 from teacher_cache.replay.policy import Policy
 
 
@@ -52,13 +52,11 @@ def prepare_batch(
 ) -> Batch:
     """Draw and plan views of blocks, and pack what they need of the pictures. empty: gives the memory for that, a
     number of bytes. Raises ImageError, as `replay_view`."""
-    planned: list[PlannedView] = []
-    runs, mixes, pairs, parts = [], [], [], _Parts()
+    drawn = draw_blocks(policy, store_seed, blocks, views)
+    runs, mixes, pairs, numbers = list[Run](), list[MixPlan](), list[np.ndarray](), list[int]()
     for decoded in blocks:
-        drawn = _drawn(policy, store_seed, decoded, views)
-        sources = [parts.add(decoded, position, drawn) for position in range(decoded.num_samples)]
-        for number, view in enumerate(views):
-            block = decoded.block
+        block = decoded.block
+        for view in views:
             mix = view_mix(
                 policy,
                 store_seed,
@@ -68,57 +66,49 @@ def prepare_batch(
                 skipped=decoded.skipped,
                 view=view,
             )
-            runs.append(Run(len(planned), decoded.num_samples, decoded.skipped))
-            mixes.append((len(planned), mix))
+            first = runs[-1].first + runs[-1].num if runs else 0
+            runs.append(Run(first, decoded.num_samples, decoded.skipped))
+            mixes.append(mix)
             pairs.append(class_pairs(block.classes, mix, decoded.skipped))
-            planned += [
-                PlannedView(source, drawn[position][number] if source else None)
-                for position, source in enumerate(sources)
-            ]
-    plan = plan_views(planned, mixes, policy.size, policy.crop.interpolation)
-    lambdas = np.concatenate([mix.lambdas for _, mix in mixes])
+            numbers += [first + position for position in decoded.present]
+    parts = Parts(blocks, len(views), drawn.crops)
+    num_views = sum(run.num for run in runs)
+    plan = plan_views(drawn, np.array(numbers, np.int64), parts.sources, mixes, num_views)
+    lambdas = np.concatenate([mix.lambdas for mix in mixes])
     return Batch(plan, parts.packed(empty), runs, np.concatenate(pairs), lambdas)
 
 
-def _drawn(policy: Policy, store_seed: int, decoded: DecodedBlock, views: Sequence[int]) -> list[list[ViewParams]]:
-    """For each position the parameters of each view; none of a skipped one."""
-    block = decoded.block
-    return [
-        []
-        if position in decoded.skipped
-        else [
-            view_params(policy, store_seed, block.shard, key, view, decoded.image(position).shape[:2]) for view in views
-        ]
-        for position, key in enumerate(block.keys)
-    ]
-
-
-class _Parts:
+class Parts:
     """Of each picture the part that holds all crops asked for, one after another."""
 
-    def __init__(self) -> None:
-        self._pixels: list[np.ndarray] = []
-        self._num_bytes = 0
-
-    def add(self, decoded: DecodedBlock, position: int, drawn: list[list[ViewParams]]) -> Source | None:
-        if not drawn[position]:
-            return None
-        part = _spanned([params.crop for params in drawn[position]])
-        source = Source(self._num_bytes, part)
-        self._pixels.append(cut(decoded.image(position), part))
-        self._num_bytes += -(-self._pixels[-1].size // ALIGNED) * ALIGNED
-        return source
+    def __init__(self, blocks: Sequence[DecodedBlock], num_views: int, crops: np.ndarray) -> None:
+        """crops: (n, 4), of the views of blocks in the order block, view, position."""
+        self._pictures = [(decoded, position) for decoded in blocks for position in decoded.present]
+        self._num_bytes = first = 0
+        self._places: list[tuple[int, list[int]]] = []  # of each picture: where its part begins, the part's box
+        offsets, parts = [], []
+        for decoded in blocks:
+            num = len(decoded.present)
+            of_block = crops[first : first + num_views * num].reshape(num_views, num, 4)
+            first += num_views * num
+            spanned = _spanned(of_block)
+            sizes = -(-3 * spanned[:, 2] * spanned[:, 3] // ALIGNED) * ALIGNED
+            begin = self._num_bytes + np.cumsum(sizes) - sizes
+            self._num_bytes += int(sizes.sum())
+            self._places += zip(begin.tolist(), spanned.tolist(), strict=True)
+            offsets.append(np.tile(begin, num_views))
+            parts.append(np.tile(spanned, (num_views, 1)))
+        self.sources = Sources(np.concatenate(offsets), np.concatenate(parts))
 
     def packed(self, empty: Callable[[int], np.ndarray]) -> np.ndarray:
-        flat, place = empty(max(self._num_bytes, ALIGNED)), 0
-        for pixels in self._pixels:
+        flat = empty(max(self._num_bytes, ALIGNED))
+        for (decoded, position), (place, box) in zip(self._pictures, self._places, strict=True):
+            pixels = cut(decoded.image(position), Box(*box))
             flat[place : place + pixels.size].reshape(pixels.shape)[:] = pixels
-            place += -(-pixels.size // ALIGNED) * ALIGNED
         return flat
 
 
-def _spanned(boxes: list[Box]) -> Box:
-    """The smallest box that holds them all."""
-    top, left = min(box.top for box in boxes), min(box.left for box in boxes)
-    bottom, right = max(box.top + box.height for box in boxes), max(box.left + box.width for box in boxes)
-    return Box(top, left, bottom - top, right - left)
+def _spanned(boxes: np.ndarray) -> np.ndarray:
+    """The smallest boxes that hold all of each picture's. boxes (views, n, 4) -> (n, 4)."""
+    begin = boxes[:, :, :2].min(axis=0)
+    return np.concatenate([begin, (boxes[:, :, :2] + boxes[:, :, 2:]).max(axis=0) - begin], axis=1)

@@ -8,10 +8,6 @@ other.
 import triton
 import triton.language as tl
 
-FIELDS = 8
-ROTATE_FIELDS = 16
-ERASE_FIELDS = 12
-
 
 @triton.jit
 def _entry(entries, tiles, FIELDS: tl.constexpr):

@@ -4,42 +4,33 @@ All small arrays of a batch of views, entries and tables, lie in one buffer of b
 the device. Places in it are byte offsets, each a multiple of 16.
 """
 
-import math
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from teacher_cache.replay.colour import hue_step, level_table
-from teacher_cache.replay.geometry import WARPS, moved_lines, rotation_steps
+from teacher_cache.replay.colour import hue_step, level_tables
+from teacher_cache.replay.geometry import moved_lines, rotation_steps
 from teacher_cache.replay.mix import MixPlan
-from teacher_cache.replay.params import Box, Operation, ViewParams
+from teacher_cache.replay.params import DrawnViews
 from teacher_cache.replay.policy import Interpolation
 from teacher_cache.replay.resample import tapped
+from teacher_cache.replay.seeds import GRID
 
 ALIGNED = 16
 _MODES = {"const": 0, "pixel": 1, "rand": 2}
 COUNTED = ("equalize", "autocontrast")
 STATIC = ("invert", "posterize", "solarize", "solarize_add", "brightness")
-RESIZE_FIELDS = 17
+RESIZE_FIELDS, FIELDS, ROTATE_FIELDS, ERASE_FIELDS = 17, 8, 16, 12  # of an entry
 _ACROSS, _DOWN = slice(3, 7), slice(9, 13)  # of a resize's entry: taps, weights' place, firsts' place, bits
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where the pixels of one view's crop are: a picture's part that lies in the buffer of pictures."""
+class Sources:
+    """Where the pixels of n views' crops are: each in a part of a picture that lies in the buffer of pictures."""
 
-    offset: int  # of the part's first byte
-    part: Box  # in the picture
-
-
-@dataclass(frozen=True)
-class PlannedView:
-    """One view to render. source and params are None where its sample is skipped."""
-
-    source: Source | None
-    params: ViewParams | None
+    offsets: np.ndarray  # (n,) int64, of the part's first byte
+    parts: np.ndarray  # (n, 4) int64, the part's box in the picture
 
 
 @dataclass(frozen=True)
@@ -96,163 +87,166 @@ class RenderPlan:
 
 
 def plan_views(
-    views: Sequence[PlannedView],
-    mixes: Sequence[tuple[int, MixPlan]],
-    size: tuple[int, int],
-    interpolation: Interpolation,
+    views: DrawnViews, numbers: np.ndarray, sources: Sources, mixes: Sequence[MixPlan], num_views: int
 ) -> RenderPlan:
-    """mixes: for each run of views, the number of its first one and who is mixed with whom in it. interpolation: of
-    the crops."""
-    planner = _Planner(size, interpolation, len(views))
-    planner.resize(views)
-    for number in range(max((len(v.params.operations) for v in views if v.params is not None), default=0)):
-        planner.operate(views, number)
-    for number in range(max((len(v.params.erased) for v in views if v.params is not None), default=0)):
-        planner.erase(views, number)
-    planner.mix(views, mixes)
+    """Of a batch of num_views some are drawn, the others are of skipped samples. numbers: (n,), those of the drawn
+    views, rising; mixes: who is mixed with whom in each run of views, all runs together are the batch."""
+    planner = _Planner(views, numbers, num_views)
+    planner.resize(sources)
+    for place in range(views.operations.shape[1]):
+        planner.operate(place)
+    for place in range(views.erased.shape[1]):
+        planner.erase(place)
+    planner.mix(mixes)
     return planner.finished()
 
 
 class _Planner:
-    def __init__(self, size: tuple[int, int], interpolation: Interpolation, num_views: int) -> None:
-        self.size = size
-        self.interpolation = interpolation
-        self.view_bytes = size[0] * size[1] * 3
+    """Views are told by their numbers among those drawn."""
+
+    def __init__(self, views: DrawnViews, numbers: np.ndarray, num_views: int) -> None:
+        self.views = views
+        self.numbers = numbers
+        self.size = views.policy.size
         self.num_views = num_views
-        self.at = [number * self.view_bytes for number in range(num_views)]  # each view's slot now
+        self.all_bytes = num_views * self.size[0] * self.size[1] * 3  # of one slot of every view
+        self.at = numbers * (self.size[0] * self.size[1] * 3)  # each view's slot now
         self.packed = _Packed()
         self.launches: list[Entries] = []
-        self.sides: list[tuple[tuple[int, int], tuple[int, int]]] = []
+        self.sides = np.zeros((0, 2, 2), np.int64)
         self.most_rows = self.across_bytes = self.num_counts = self.num_sums = 0
-        self.first_words: defaultdict[int, int] = defaultdict(int)  # of the noise that a view has used
+        self.first_words = np.zeros(len(views), np.int64)  # of the noise that a view has used
+        self.fill = views.fill[0] | views.fill[1] << 8 | views.fill[2] << 16
 
-    def launch(self, kernel: str, entries: list, most_pixels: int = 0) -> None:
-        if entries:
-            place = self.packed.add(np.array(entries, np.int64))
-            self.launches.append(Entries(kernel, place, len(entries), most_pixels))
-
-    def moved(self, number: int) -> tuple[int, int]:
-        """-> a view's slot, and the other one, which is its slot from now on."""
-        source, total = self.at[number], self.num_views * self.view_bytes
-        self.at[number] = source + total if source < total else source - total
-        return source, self.at[number]
-
-    def resize(self, views: Sequence[PlannedView]) -> None:
-        height, width = self.size
-        entries = []
-        for number, view in enumerate(views):
-            if view.source is None or view.params is None:
-                continue
-            crop, part, window, resized = view.params.crop, view.source.part, view.params.window, view.params.resized
-            kept = np.array([window.top, window.top + height - 1])
-            firsts, lasts, _ = tapped(crop.height, resized[0], kept, self.interpolation)
-            first_row, rows = int(firsts[0]), int(lasts[1] - firsts[0])
-            self.sides.append(((crop.width, resized[1]), (crop.height, resized[0])))
-            pitch = 3 * part.width
-            begin = view.source.offset + (crop.top - part.top + first_row) * pitch + 3 * (crop.left - part.left)
-            entries.append(
-                (
-                    *(begin, pitch, rows),
-                    *(0, window.left, window.left, 0),  # `RenderPlan.write` adds where the weights are
-                    *(self.across_bytes, int(view.params.flip)),
-                    *(0, window.top, window.top, 0),
-                    *(first_row, resized[1], resized[0], self.at[number]),
-                )
-            )
-            self.across_bytes += rows * 3 * width
-            self.most_rows = max(self.most_rows, rows)
-        self.launch("resize", entries)
-
-    def operate(self, views: Sequence[PlannedView], number: int) -> None:
-        """The operation that is number `number` of each view that has so many: each kind together."""
-        entries: defaultdict[str, list] = defaultdict(list)
-        for view_number, view in enumerate(views):
-            params = view.params
-            if params is not None and len(params.operations) > number:
-                operation = params.operations[number]
-                source, to = self.moved(view_number)
-                if operation.name in WARPS:
-                    self._warp(entries, operation, params, source, to)
-                else:
-                    self._recolour(entries, operation, source, to)
-        for kernel in (
-            *("count_levels", "sum_grey", "tables_of_counts", "tables_of_sums", "look_up"),
-            *("blend_with_grey", "sharpen", "shift_hue", "move_rows", "move_columns", "rotate"),
-        ):
-            self.launch(kernel, entries[kernel])
-
-    def _warp(
-        self, entries: defaultdict[str, list], operation: Operation, params: ViewParams, source: int, to: int
+    def launch(
+        self, kernel: str, num_fields: int, fields: Sequence[np.ndarray | int] | np.ndarray, most_pixels: int = 0
     ) -> None:
-        name, value = operation
-        assert value is not None
-        fill = params.fill[0] | params.fill[1] << 8 | params.fill[2] << 16
-        if name == "rotate":
-            across, down = rotation_steps(value, *self.size)
-            taps = 0 if params.geometry == "bicubic" else 1
-            entries["rotate"].append((source, to, fill, *across, *down, taps, *[0] * 6))
+        """fields: of the entries, one after another, (entries,) or the same for all; the others are 0. Without entries
+        nothing is launched."""
+        num = len(np.atleast_1d(fields[0]))
+        if not num:
             return
-        lines = moved_lines(name, value, *self.size, params.geometry)
-        step = 8 if len(lines) > 1 else 0
-        kernel = "move_rows" if name.endswith("_x") else "move_columns"
-        entries[kernel].append((source, to, self.packed.add(lines) // 4, step, fill, 0, 0, 0))
+        entries = np.zeros((num, num_fields), np.int64)
+        for place, field_values in enumerate(fields):
+            entries[:, place] = field_values
+        self.launches.append(Entries(kernel, self.packed.add(entries), num, most_pixels))
 
-    def _recolour(self, entries: defaultdict[str, list], operation: Operation, source: int, to: int) -> None:
-        name, value = operation
-        if name in COUNTED:
-            counts, table = 768 * self.num_counts, self.packed.leave(768)
-            self.num_counts += 1
-            entries["count_levels"].append((source, counts, 0, 0, 0, 0, 0, 0))
-            entries["tables_of_counts"].append((counts, table, COUNTED.index(name), 0, 0, 0, 0, 0))
-            entries["look_up"].append((source, to, table, 256, 0, 0, 0, 0))
+    def moved(self, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """-> views' slots, and their other ones, which are theirs from now on."""
+        source = self.at[which]
+        self.at[which] = np.where(source < self.all_bytes, source + self.all_bytes, source - self.all_bytes)
+        return source, self.at[which]
+
+    def resize(self, sources: Sources) -> None:
+        if not len(self.views):
             return
-        if name in STATIC:
-            entries["look_up"].append((source, to, self.packed.add(level_table(name, value)), 0, 0, 0, 0, 0))
-            return
-        assert value is not None, name
-        if name == "contrast":
-            sums, table = self.num_sums, self.packed.leave(256)
-            self.num_sums += 1
-            entries["sum_grey"].append((source, sums, 0, 0, 0, 0, 0, 0))
-            entries["tables_of_sums"].append((sums, table, round(value * (1 << 20)), 0, 0, 0, 0, 0))
-            entries["look_up"].append((source, to, table, 0, 0, 0, 0, 0))
-        elif name == "hue":
-            entries["shift_hue"].append((source, to, hue_step(value), 0, 0, 0, 0, 0))
-        else:
-            kernel = {"color": "blend_with_grey", "sharpness": "sharpen"}[name]
-            entries[kernel].append((source, to, round(value * 4096), 0, 0, 0, 0, 0))
+        height, width = self.size
+        crop_top, crop_left, crop_height, crop_width = self.views.crops.T
+        part_top, part_left, _, part_width = sources.parts.T
+        window_top, window_left = self.views.windows[:, 0], self.views.windows[:, 1]
+        resized_height, resized_width = self.views.resized.T
+        interpolation = self.views.policy.crop.interpolation
+        first_row, _, _ = tapped(crop_height, resized_height, window_top, interpolation)
+        _, last, _ = tapped(crop_height, resized_height, window_top + height - 1, interpolation)
+        rows, pitch = last - first_row, 3 * part_width
+        begin = sources.offsets + (crop_top - part_top + first_row) * pitch + 3 * (crop_left - part_left)
+        across = np.cumsum(rows * 3 * width)
+        fields = (
+            *(begin, pitch, rows),
+            *(0, window_left, window_left, 0),  # `RenderPlan.write` adds where the weights are
+            *(across - rows * 3 * width, self.views.flips),
+            *(0, window_top, window_top, 0),
+            *(first_row, resized_width, resized_height, self.at),
+        )
+        self.launch("resize", RESIZE_FIELDS, fields)
+        self.sides = np.array([[crop_width, resized_width], [crop_height, resized_height]]).transpose(2, 0, 1)
+        self.across_bytes, self.most_rows = int(across[-1]), int(rows.max())
 
-    def erase(self, views: Sequence[PlannedView], number: int) -> None:
-        """The box that is number `number` of each view that has so many: a later one lies over an earlier."""
-        entries, most = [], 0
-        for view_number, view in enumerate(views):
-            params = view.params
-            if params is None or len(params.erased) <= number:
-                continue
-            box, mode = params.erased[number], params.erase_mode
-            assert mode is not None
-            place = self.at[view_number] + 3 * (box.top * self.size[1] + box.left)
-            fill = params.fill[0] | params.fill[1] << 8 | params.fill[2] << 16
-            key_and_nonce = np.frombuffer(bytes.fromhex(params.noise), "<i8").tolist()
-            word = self.first_words[view_number]
-            entries.append((place, box.height, box.width, _MODES[mode], fill, word, *key_and_nonce, 0, 0))
-            pixels = box.height * box.width
-            if mode != "const":
-                self.first_words[view_number] += math.ceil(3 * (pixels if mode == "pixel" else 1) / 4)
-            most = max(most, pixels)
-        self.launch("erase", entries, most)
+    def operate(self, place: int) -> None:
+        """The operation in this place of each view that has so many: each kind together."""
+        operations, values = self.views.operations[:, place], self.views.values[:, place]
+        which = {name: np.flatnonzero(operations == number) for number, name in enumerate(self.views.names)}
+        entries = [
+            *(self._count(name, which[name]) for name in COUNTED),
+            self._blend_with_mean(which["contrast"], values),
+            *(self._look_up(name, which[name], values) for name in STATIC),
+        ]
+        self.launch("look_up", FIELDS, np.concatenate(entries, axis=1))
+        for kernel, name in (("blend_with_grey", "color"), ("sharpen", "sharpness")):
+            self.launch(kernel, FIELDS, (*self.moved(which[name]), _whole(values[which[name]] * 4096)))
+        steps = [hue_step(shift) for shift in values[which["hue"]].tolist()]
+        self.launch("shift_hue", FIELDS, (*self.moved(which["hue"]), np.array(steps, np.int64)))
+        for kernel, axis in (("move_rows", "x"), ("move_columns", "y")):
+            entries = [self._move(name, which[name], values) for name in (f"shear_{axis}", f"translate_{axis}")]
+            self.launch(kernel, FIELDS, np.concatenate(entries, axis=1))
+        self._rotate(which["rotate"], values)
 
-    def mix(self, views: Sequence[PlannedView], mixes: Sequence[tuple[int, MixPlan]]) -> None:
-        entries = np.zeros((len(views), 8), np.int64)
-        at = np.array(self.at, np.int64)
-        for first, plan in mixes:
-            rows = slice(first, first + len(plan.partners))
-            top, left, height, width = plan.boxes.T
-            entries[rows, :3] = np.stack([at[rows], at[rows][plan.partners], plan.lambdas], axis=1)
-            entries[rows, 3:7] = np.stack([top, top + height, left, left + width], axis=1)
-        skipped = [number for number, view in enumerate(views) if view.params is None]
-        entries[skipped, :2] = -1
-        self.launch("mix", list(entries))
+    def _count(self, name: str, which: np.ndarray) -> np.ndarray:
+        """Histograms, and tables of them; the entries of look-ups, (4, m)."""
+        num, (source, to) = len(which), self.moved(which)
+        counts = 768 * (self.num_counts + np.arange(num))
+        tables = self.packed.leave(768 * num) + 768 * np.arange(num)
+        self.num_counts += num
+        self.launch("count_levels", FIELDS, (source, counts))
+        self.launch("tables_of_counts", FIELDS, (counts, tables, COUNTED.index(name)))
+        return np.array([source, to, tables, np.full(num, 256)])
+
+    def _blend_with_mean(self, which: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Means of grey, and tables of contrast by them; the entries of look-ups, (4, m)."""
+        num, (source, to) = len(which), self.moved(which)
+        sums = self.num_sums + np.arange(num)
+        tables = self.packed.leave(256 * num) + 256 * np.arange(num)
+        self.num_sums += num
+        self.launch("sum_grey", FIELDS, (source, sums))
+        self.launch("tables_of_sums", FIELDS, (sums, tables, _whole(values[which] * GRID)))
+        return np.array([source, to, tables, np.zeros_like(tables)])
+
+    def _look_up(self, name: str, which: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """The entries of look-ups, (4, m)."""
+        if not len(which):
+            return np.zeros((4, 0), np.int64)
+        tables = self.packed.add(level_tables(name, values[which])) + 256 * np.arange(len(which))
+        return np.array([*self.moved(which), tables, np.zeros_like(tables)])
+
+    def _move(self, name: str, which: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """The entries of a shear or a translation, (5, m)."""
+        if not len(which):
+            return np.zeros((5, 0), np.int64)
+        lines = moved_lines(name, values[which], *self.size, self.views.geometry)
+        num, words = lines.shape[1], lines[0].size
+        places = self.packed.add(lines) // 4 + words * np.arange(len(which))
+        step, fill = np.full_like(places, 8 if num > 1 else 0), np.full_like(places, self.fill)
+        return np.array([*self.moved(which), places, step, fill])
+
+    def _rotate(self, which: np.ndarray, values: np.ndarray) -> None:
+        # few views are rotated, each with its cosine
+        steps = [rotation_steps(degrees, *self.size) for degrees in values[which].tolist()]
+        taps = 0 if self.views.geometry == "bicubic" else 1
+        across_and_down = np.array(steps, np.int64).reshape(-1, 6).T
+        self.launch("rotate", ROTATE_FIELDS, (*self.moved(which), self.fill, *across_and_down, taps))
+
+    def erase(self, place: int) -> None:
+        """The box in this place of each view that has so many: a later one lies over an earlier."""
+        assert self.views.policy.erase is not None
+        mode = self.views.policy.erase.mode
+        which = np.flatnonzero(self.views.erased[:, place, 2])
+        top, left, height, width = self.views.erased[which, place].T
+        first = self.at[which] + 3 * (top * self.size[1] + left)
+        key_and_nonce = self.views.noise[which].view("<i8").T
+        fields = (first, height, width, _MODES[mode], self.fill, self.first_words[which], *key_and_nonce)
+        pixels = height * width
+        self.launch("erase", ERASE_FIELDS, fields, int(pixels.max()))
+        if mode != "const":
+            self.first_words[which] += -(-3 * (pixels if mode == "pixel" else 1) // 4)
+
+    def mix(self, mixes: Sequence[MixPlan]) -> None:
+        firsts = np.cumsum([0, *(len(plan.partners) for plan in mixes)])
+        partners = np.concatenate([first + plan.partners for first, plan in zip(firsts.tolist(), mixes, strict=False)])
+        lambdas = np.concatenate([plan.lambdas for plan in mixes])
+        top, left, height, width = np.concatenate([plan.boxes for plan in mixes]).T.astype(np.int64)
+        at = np.full(self.num_views, -1)
+        at[self.numbers] = self.at
+        self.launch("mix", FIELDS, (at, at[partners], lambdas, top, top + height, left, left + width))
 
     def finished(self) -> RenderPlan:
         return RenderPlan(
@@ -265,6 +259,10 @@ class _Planner:
             across_bytes=self.across_bytes,
             num_counts=self.num_counts,
             num_sums=self.num_sums,
-            sides=np.array(self.sides, np.int64).reshape(-1, 2, 2),
-            interpolation=self.interpolation,
+            sides=self.sides,
+            interpolation=self.views.policy.crop.interpolation,
         )
+
+
+def _whole(values: np.ndarray) -> np.ndarray:
+    return np.rint(values).astype(np.int64)

@@ -13,7 +13,7 @@ from teacher_cache.replay.block import DecodedBlock
 from teacher_cache.replay.gpu import kernels
 from teacher_cache.replay.gpu.batch import Batch, prepare_batch
 from teacher_cache.replay.gpu.hashing import PixelHasher
-from teacher_cache.replay.gpu.plan import RESIZE_FIELDS, Entries, RenderPlan
+from teacher_cache.replay.gpu.plan import ERASE_FIELDS, FIELDS, RESIZE_FIELDS, ROTATE_FIELDS, Entries, RenderPlan
 from teacher_cache.replay.gpu.tables import Tables
 from teacher_cache.replay.policy import Policy
 
@@ -108,7 +108,7 @@ class Renderer:
         num_px, num_bytes = height * width, height * width * 3
         small, pixels = memory.small, memory.pixels
         entries = small[launched.place :].view(torch.int64)
-        tables, fields = self._tables, kernels.FIELDS
+        tables, fields = self._tables, FIELDS
         match launched.kernel:
             case "resize":
                 self._resize(plan, launched, memory, entries)
@@ -140,14 +140,10 @@ class Renderer:
                 kernels.move_lines[grid](pixels, lines, entries, rows_move, height, width, fields, TILES.moved)
             case "rotate":
                 grid = (num * _ceil(num_bytes, TILES.rotated),)
-                kernels.rotate[grid](
-                    pixels, tables.phases, entries, height, width, kernels.ROTATE_FIELDS, TILES.rotated
-                )
+                kernels.rotate[grid](pixels, tables.phases, entries, height, width, ROTATE_FIELDS, TILES.rotated)
             case "erase":
                 tiles = _ceil(3 * launched.most_pixels, TILES.noise)
-                kernels.erase[(num * tiles,)](
-                    pixels, self._noise, entries, tiles, width, kernels.ERASE_FIELDS, TILES.noise
-                )
+                kernels.erase[(num * tiles,)](pixels, self._noise, entries, tiles, width, ERASE_FIELDS, TILES.noise)
             case "mix":
                 grid = (num * _ceil(num_bytes, TILES.flat),)
                 kernels.mix[grid](pixels, memory.views, entries, height, width, fields, TILES.flat)

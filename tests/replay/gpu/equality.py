@@ -12,9 +12,9 @@ from teacher_cache.replay.block import DecodedBlock, replay_view, sample_digest,
 from teacher_cache.replay.gpu import render as gpu
 from teacher_cache.replay.gpu.batch import Batch, Run
 from teacher_cache.replay.gpu.hashing import PixelHasher
-from teacher_cache.replay.gpu.plan import PlannedView, Source, plan_views
+from teacher_cache.replay.gpu.plan import Sources, plan_views
 from teacher_cache.replay.mix import LAMBDA_ONE, MixPlan
-from teacher_cache.replay.params import Box, Operation, ViewParams
+from teacher_cache.replay.params import NAMES, NONE, Box, DrawnViews, Operation, ViewParams
 from teacher_cache.replay.policy import Policy, load_policy
 from teacher_cache.replay.render import render_pixels
 from tests.support import images
@@ -45,19 +45,39 @@ def compared(name: str, ours: np.ndarray, theirs: np.ndarray) -> Compared:
 def rendered(policy: Policy, pictures: list[np.ndarray], views: list[ViewParams], device: torch.device) -> np.ndarray:
     """Each picture by its view parameters, unmixed, on the device."""
     renderer = gpu.Renderer(policy, device)
-    packed, planned, place = [], [], 0
-    for pixels, params in zip(pictures, views, strict=True):
-        planned.append(PlannedView(Source(place, Box(0, 0, *pixels.shape[:2])), params))
-        padded = np.zeros(-(-pixels.size // 16) * 16, np.uint8)
-        padded[: pixels.size] = pixels.ravel()
-        packed.append(padded)
-        place += len(padded)
+    sizes = [-(-pixels.size // 16) * 16 for pixels in pictures]
+    packed = np.zeros(sum(sizes), np.uint8)
+    offsets = np.cumsum([0, *sizes])
+    for place, pixels in zip(offsets.tolist(), pictures, strict=False):
+        packed[place : place + pixels.size] = pixels.ravel()
     num = len(views)
+    sources = Sources(offsets[:-1], np.array([(0, 0, *pixels.shape[:2]) for pixels in pictures]))
     alone = MixPlan(np.arange(num), np.full(num, LAMBDA_ONE, np.uint32), np.zeros((num, 4), np.int32))
-    plan = plan_views(planned, [(0, alone)], policy.size, policy.crop.interpolation)
-    run = Run(0, num, frozenset())
-    batch = Batch(plan, np.concatenate(packed), [run], np.zeros((num, 2), np.int32), alone.lambdas)
+    plan = plan_views(gathered(policy, views), np.arange(num), sources, [alone], num)
+    batch = Batch(plan, packed, [Run(0, num, frozenset())], np.zeros((num, 2), np.int32), alone.lambdas)
     return renderer.render(plan, *renderer.upload(batch)).cpu().numpy()
+
+
+def gathered(policy: Policy, views: list[ViewParams]) -> DrawnViews:
+    """Views that were changed one by one, as if drawn together."""
+    num = len(views)
+    operations = np.full((num, max(len(params.operations) for params in views)), NONE)
+    values = np.zeros(operations.shape)
+    erased = np.zeros((num, max(len(params.erased) for params in views), 4), np.int64)
+    noise = np.zeros((num, 32), np.uint8)
+    for number, params in enumerate(views):
+        for place, (name, value) in enumerate(params.operations):
+            operations[number, place], values[number, place] = NAMES.index(name), value or 0
+        for place, box in enumerate(params.erased):
+            erased[number, place] = box
+            noise[number] = np.frombuffer(bytes.fromhex(params.noise), np.uint8)
+    crops, resized, windows = (
+        np.array([getattr(params, name) for params in views]) for name in ("crop", "resized", "window")
+    )
+    flips = np.array([params.flip for params in views])
+    found = DrawnViews(policy, crops, resized, windows, flips, operations, values, erased, noise)
+    assert list(found) == views
+    return found
 
 
 def on_grid(value: float) -> float:
@@ -90,21 +110,24 @@ def pictures(num: int, height: int, width: int) -> list[np.ndarray]:
 
 def operations(sources: list[np.ndarray], size: tuple[int, int], num: int, device: torch.device) -> Iterator[Compared]:
     """Each operation alone, after a crop and a resize; geometry with either interpolation."""
-    policy = load_policy("deit", [f"size={list(size)}", "rand_augment=none", "erase=none", "mix=none"])
+    plain = [f"size={list(size)}", "rand_augment.probability=0", "erase=none", "mix=none"]
     for name, value in VALUES.items():
         random = np.random.default_rng(len(name))
-        views, used = [], []
-        for number in range(num):
-            pixels = sources[number % len(sources)]
-            plain = view_params(policy, SEED, "operations", name, number, pixels.shape[:2])
-            drawn = (Operation(name, value(random)),)
-            if name in ("autocontrast", "equalize") and number % 2:
-                drawn = (Operation("contrast", on_grid(0.3)), *drawn)
-            geometry = "bilinear" if number % 2 else "bicubic"
-            views.append(dataclasses.replace(plain, operations=drawn, geometry=geometry))
-            used.append(pixels)
-        theirs = np.stack([render_pixels(*pair) for pair in zip(used, views, strict=True)])
-        yield compared(name, rendered(policy, used, views, device), theirs)
+        ours, theirs = [], []
+        for odd, geometry in enumerate(("bicubic", "bilinear")):
+            policy = load_policy("deit", [*plain, f"rand_augment.interpolation={geometry}"])
+            used = [sources[number % len(sources)] for number in range(odd, num, 2)]
+            views = []
+            for number, pixels in zip(range(odd, num, 2), used, strict=True):
+                drawn = (Operation(name, value(random)),)
+                if name in ("autocontrast", "equalize") and odd:
+                    drawn = (Operation("contrast", on_grid(0.3)), *drawn)
+                params = view_params(policy, SEED, "operations", name, number, pixels.shape[:2])
+                assert (params.operations, params.geometry) == ((), geometry)
+                views.append(dataclasses.replace(params, operations=drawn))
+            ours.append(rendered(policy, used, views, device))
+            theirs.append(np.stack([render_pixels(*pair) for pair in zip(used, views, strict=True)]))
+        yield compared(name, np.concatenate(ours), np.concatenate(theirs))
 
 
 def crops(sources: list[np.ndarray], size: tuple[int, int], num: int, device: torch.device) -> Iterator[Compared]:
