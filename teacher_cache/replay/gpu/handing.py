@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from teacher_cache.replay.block import DecodedBlock, view_mix, view_params
+from teacher_cache.replay.block import DecodedBlock, draw_blocks, view_mix
 from teacher_cache.replay.geometry import cut
 from teacher_cache.replay.gpu.batch import Batch, Run, prepare_batch
-from teacher_cache.replay.gpu.plan import ALIGNED, PlannedView, RenderPlan, Source, plan_views
-from teacher_cache.replay.mix import MixPlan, class_pairs
-from teacher_cache.replay.params import Box, ViewParams
+from teacher_cache.replay.gpu.plan import ALIGNED, RenderPlan, Sources, plan_views
+from teacher_cache.replay.mix import class_pairs
+from teacher_cache.replay.params import NONE, Box, DrawnViews
 from teacher_cache.replay.policy import Policy
 from teacher_cache.replay.render import render_pixels
 
@@ -49,7 +49,7 @@ def hand_over(
     try:
         batch = prepare_batch(policy, store_seed, [decoded], views, lambda num_bytes: _within(room, num_bytes))
     except _TooLarge:
-        yield from _hand_over_large(_Drawn(policy, store_seed, decoded, views), room, rooms)
+        yield from _hand_over_large(policy, store_seed, decoded, views, room, rooms)
         return
     yield _handed(decoded, views, batch)
 
@@ -79,118 +79,112 @@ def _written(plan: RenderPlan) -> np.ndarray:
 # -- pictures that are too large ---------------------------------------------------------------------------------------
 
 
-def _hand_over_large(drawn: "_Drawn", room: np.ndarray, rooms: Iterator[np.ndarray]) -> Iterator[HandedViews]:
-    waiting, taken = [range(len(drawn.views))], False
+def _hand_over_large(
+    policy: Policy,
+    store_seed: int,
+    decoded: DecodedBlock,
+    views: Sequence[int],
+    room: np.ndarray,
+    rooms: Iterator[np.ndarray],
+) -> Iterator[HandedViews]:
+    waiting, taken = [tuple(views)], False
     while waiting:
         run = waiting.pop()
-        if drawn.rendered_here(run, len(room)) is None:
-            middle = (run.start + run.stop) // 2
-            waiting += [range(middle, run.stop), range(run.start, middle)]
+        drawn = draw_blocks(policy, store_seed, [decoded], run)
+        here = _rendered_here(drawn, len(run), len(room))
+        if here is None:
+            waiting += [run[len(run) // 2 :], run[: len(run) // 2]]
             continue
         room = next(rooms) if taken else room
         taken = True
-        yield _handed(drawn.decoded, [drawn.views[number] for number in run], drawn.batch(run, room))
+        yield _handed(decoded, run, _packed(policy, store_seed, decoded, run, drawn, here, room))
 
 
-class _Drawn:
-    """Views of a block with their parameters."""
+def _rendered_here(drawn: DrawnViews, num_views: int, room: int) -> np.ndarray | None:
+    """Which of the pictures, (n,) bool, have their views rendered here so that all fit; None where they do not."""
+    parts = _spans(drawn, num_views)
+    sizes = np.array([_aligned(3 * height * width) for height, width in parts[:, 2:].tolist()], np.int64)
+    rendered = num_views * _view_bytes(drawn.policy.size)
+    here = np.zeros(len(parts), bool)
+    for number in np.argsort(-sizes, kind="stable").tolist():
+        if sizes.sum() <= room or sizes[number] <= rendered:
+            break
+        here[number], sizes[number] = True, rendered
+    return here if sizes.sum() <= room else None
 
-    def __init__(self, policy: Policy, store_seed: int, decoded: DecodedBlock, views: Sequence[int]) -> None:
-        self.decoded, self.views = decoded, tuple(views)
-        self._policy, self._seed = policy, store_seed
-        self._params = [self._draw(position) for position in range(decoded.num_samples)]
 
-    def rendered_here(self, run: range, room: int) -> frozenset[int] | None:
-        """Positions whose views are rendered here so that a run of the views fits; None where it does not."""
-        parts = {
-            position: _aligned(3 * part.height * part.width)
-            for position, drawn in enumerate(self._params)
-            if drawn
-            for part in (spanned([drawn[number].crop for number in run]),)
-        }
-        total, rendered = sum(parts.values()), len(run) * _view_bytes(self._policy.size)
-        here = set()
-        for position, num_bytes in sorted(parts.items(), key=lambda part: -part[1]):
-            if total <= room or num_bytes <= rendered:
-                break
-            total += rendered - num_bytes
-            here.add(position)
-        return frozenset(here) if total <= room else None
-
-    def batch(self, run: range, room: np.ndarray) -> Batch:
-        """A run of the views, planned and packed."""
-        here = self.rendered_here(run, len(room))
-        assert here is not None
-        planned: list[list[PlannedView]] = []  # by position
-        place = 0
-        for position, drawn in enumerate(self._params):
-            wanted = [drawn[number] for number in run] if drawn else []
-            if not wanted:
-                views = [PlannedView(None, None)] * len(run)
-            elif position in here:
-                views, place = self._pack_rendered(position, wanted, room, place)
-            else:
-                part = spanned([params.crop for params in wanted])
-                views = [PlannedView(Source(place, part), params) for params in wanted]
-                place = _put(cut(self.decoded.image(position), part), room, place)
-            planned.append(views)
-        samples = self.decoded.num_samples
-        firsts = range(0, samples * len(run), samples)
-        mixes = [self._mix(self.views[number]) for number in run]
-        plan = plan_views(
-            [of_position[number] for number in range(len(run)) for of_position in planned],
-            list(zip(firsts, mixes, strict=True)),
-            self._policy.size,
-            self._policy.crop.interpolation,
-        )
-        classes, skipped = self.decoded.block.classes, self.decoded.skipped
-        return Batch(
-            plan,
-            room[: max(place, ALIGNED)],
-            [Run(first, samples, skipped) for first in firsts],
-            np.concatenate([class_pairs(classes, mix, skipped) for mix in mixes]),
-            np.concatenate([mix.lambdas for mix in mixes]),
-        )
-
-    def _draw(self, position: int) -> list[ViewParams]:
-        """The parameters of each view; none of a skipped sample."""
-        decoded = self.decoded
-        if position in decoded.skipped:
-            return []
-        size = decoded.image(position).shape[:2]
-        shard, key = decoded.block.shard, decoded.block.keys[position]
-        return [view_params(self._policy, self._seed, shard, key, view, size) for view in self.views]
-
-    def _mix(self, view: int) -> MixPlan:
-        block = self.decoded.block
-        return view_mix(
-            self._policy,
-            self._seed,
-            shard=block.shard,
-            block=block.number,
-            num_samples=self.decoded.num_samples,
-            skipped=self.decoded.skipped,
+def _packed(
+    policy: Policy,
+    store_seed: int,
+    decoded: DecodedBlock,
+    views: Sequence[int],
+    drawn: DrawnViews,
+    here: np.ndarray,
+    room: np.ndarray,
+) -> Batch:
+    """Pack pictures' parts, or their views where they are rendered here, and plan what is left to do."""
+    num, place = len(decoded.present), 0
+    offsets, parts = np.zeros((len(views), num), np.int64), np.zeros((len(views), num, 4), np.int64)
+    parts[:] = _spans(drawn, len(views))
+    parts[:, here] = (0, 0, *policy.size)
+    for number, position in enumerate(decoded.present):
+        image = decoded.image(position)
+        if not here[number]:
+            offsets[:, number] = place
+            place = _put(cut(image, Box(*parts[0, number].tolist())), room, place)
+            continue
+        for of_view in range(len(views)):
+            offsets[of_view, number] = place
+            place = _put(render_pixels(image, drawn[of_view * num + number]), room, place)
+    mixes = [
+        view_mix(
+            policy,
+            store_seed,
+            shard=decoded.block.shard,
+            block=decoded.block.number,
+            num_samples=decoded.num_samples,
+            skipped=decoded.skipped,
             view=view,
         )
+        for view in views
+    ]
+    firsts = np.arange(len(views)) * decoded.num_samples
+    plan = plan_views(
+        _without_work(drawn, np.tile(here, len(views))),
+        (firsts[:, None] + np.array(decoded.present, np.int64)).reshape(-1),
+        Sources(offsets.reshape(-1), parts.reshape(-1, 4)),
+        mixes,
+        len(views) * decoded.num_samples,
+    )
+    return Batch(
+        plan,
+        room[: max(place, ALIGNED)],
+        [Run(first, decoded.num_samples, decoded.skipped) for first in firsts.tolist()],
+        np.concatenate([class_pairs(decoded.block.classes, mix, decoded.skipped) for mix in mixes]),
+        np.concatenate([mix.lambdas for mix in mixes]),
+    )
 
-    def _pack_rendered(
-        self, position: int, wanted: Sequence[ViewParams], room: np.ndarray, place: int
-    ) -> tuple[list[PlannedView], int]:
-        """Render views of a picture, and pack them as pictures of which nothing is left to do."""
-        size, planned = self._policy.size, []
-        whole, image = Box(0, 0, *size), self.decoded.image(position)
-        for params in wanted:
-            done = replace(params, crop=whole, resized=size, window=whole, flip=False, operations=(), erased=())
-            planned.append(PlannedView(Source(place, whole), done))
-            place = _put(render_pixels(image, params), room, place)
-        return planned, place
+
+def _without_work(drawn: DrawnViews, done: np.ndarray) -> DrawnViews:
+    """Some of the views, (n,) bool, are pictures of which nothing is left to do but to take them whole."""
+    height, width = drawn.policy.size
+    box = np.array([0, 0, height, width])
+    return replace(
+        drawn,
+        crops=np.where(done[:, None], box, drawn.crops),
+        resized=np.where(done[:, None], box[2:], drawn.resized),
+        windows=np.where(done[:, None], box, drawn.windows),
+        flips=drawn.flips & ~done,
+        operations=np.where(done[:, None], NONE, drawn.operations),
+        erased=np.where(done[:, None, None], 0, drawn.erased),
+    )
 
 
-def spanned(boxes: Sequence[Box]) -> Box:
-    """The smallest box that holds them all."""
-    top, left = min(box.top for box in boxes), min(box.left for box in boxes)
-    bottom, right = max(box.top + box.height for box in boxes), max(box.left + box.width for box in boxes)
-    return Box(top, left, bottom - top, right - left)
+def _spans(drawn: DrawnViews, num_views: int) -> np.ndarray:
+    """Of each picture the smallest box that holds its crops, (n, 4)."""
+    crops = drawn.crops.reshape(num_views, -1, 4)
+    begin = crops[:, :, :2].min(axis=0)
+    return np.concatenate([begin, (crops[:, :, :2] + crops[:, :, 2:]).max(axis=0) - begin], axis=1)
 
 
 def _put(pixels: np.ndarray, memory: np.ndarray, place: int) -> int:

@@ -2,18 +2,19 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
-from teacher_cache.replay.block import Block, DecodedBlock, decode_block, view_params
+from teacher_cache.replay.block import Block, DecodedBlock, decode_block, draw_blocks
 from teacher_cache.replay.geometry import cut
 from teacher_cache.replay.gpu import handing
-from teacher_cache.replay.gpu.handing import HandedViews, hand_over, least_room, spanned
-from teacher_cache.replay.gpu.plan import PlannedView
-from teacher_cache.replay.params import Box
+from teacher_cache.replay.gpu.handing import HandedViews, hand_over, least_room
+from teacher_cache.replay.gpu.plan import RenderPlan, Sources
+from teacher_cache.replay.mix import MixPlan
+from teacher_cache.replay.params import Box, DrawnViews
 from teacher_cache.replay.policy import Policy, load_policy
 from teacher_cache.replay.render import render_pixels
 from tests.support.images import picture, png
@@ -31,14 +32,24 @@ def decoded() -> DecodedBlock:
     return decode_block(Block("train-0000.tar", 4, keys, np.arange(4, dtype=np.int32), images, frozenset({3})))
 
 
+class Planned(NamedTuple):
+    """What plan_views was called with."""
+
+    views: DrawnViews
+    numbers: np.ndarray
+    sources: Sources
+    mixes: Sequence[MixPlan]
+    num_views: int
+
+
 @pytest.fixture
-def planned(monkeypatch: pytest.MonkeyPatch) -> list[list[PlannedView]]:
-    """What is planned where not all fits, a list a batch."""
+def planned(monkeypatch: pytest.MonkeyPatch) -> list[Planned]:
+    """What is planned where not all fits, batch by batch."""
     found, plan = [], handing.plan_views
 
-    def noting(views: Any, *rest: Any) -> Any:
-        found.append(views)
-        return plan(views, *rest)
+    def noting(*words: Any) -> RenderPlan:
+        found.append(Planned(*words))
+        return plan(*words)
 
     monkeypatch.setattr(handing, "plan_views", noting)
     return found
@@ -75,38 +86,30 @@ def test_views_come_in_order_and_stay_in_their_room(decoded: DecodedBlock, room:
 
 
 @pytest.mark.parametrize("room", [20_000, 4_000, LEAST])
-def test_rendering_what_is_handed_over_gives_the_view(
-    decoded: DecodedBlock, planned: list[list[PlannedView]], room: int
-) -> None:
+def test_rendering_what_is_handed_over_gives_the_view(decoded: DecodedBlock, planned: list[Planned], room: int) -> None:
     batches = handed(decoded, room)
     assert len(planned) == len(batches)
-    for (each, memory), of_batch in zip(batches, planned, strict=True):
-        for view_of, (view, position) in zip(of_batch, itertools.product(each.views, range(4)), strict=True):
-            if position == 3:
-                assert view_of == PlannedView(None, None)
-                continue
-            assert view_of.source is not None
-            assert view_of.params is not None
-            (top, left, height, width), offset = view_of.source.part, view_of.source.offset
+    for (each, memory), plan in zip(batches, planned, strict=True):
+        assert plan.num_views == 4 * len(each.views)
+        assert plan.numbers.tolist() == [number for number in range(plan.num_views) if number % 4 != 3]
+        assert len(plan.mixes) == len(each.views)
+        drawn = iter(draw_blocks(POLICY, SEED, [decoded], each.views))
+        offsets, parts = plan.sources.offsets.tolist(), plan.sources.parts.tolist()
+        for number, left, offset, part in zip(plan.numbers.tolist(), plan.views, offsets, parts, strict=True):
+            top, side, height, width = part
             pixels = memory[offset : offset + 3 * height * width].reshape(height, width, 3)
-            crop = view_of.params.crop
-            within = cut(pixels, Box(crop.top - top, crop.left - left, crop.height, crop.width))
+            crop = left.crop
+            within = cut(pixels, Box(crop.top - top, crop.left - side, crop.height, crop.width))
             assert within.shape[:2] == (crop.height, crop.width)
-            found = render_pixels(within, dataclasses.replace(view_of.params, crop=Box(0, 0, *within.shape[:2])))
-            image = decoded.image(position)
-            drawn = view_params(POLICY, SEED, "train-0000.tar", "abcd"[position], view, image.shape[:2])
-            assert np.array_equal(found, render_pixels(image, drawn))
+            found = render_pixels(within, dataclasses.replace(left, crop=Box(0, 0, *within.shape[:2])))
+            assert np.array_equal(found, render_pixels(decoded.image(number % 4), next(drawn)))
 
 
-def test_the_largest_pictures_are_rendered_first(decoded: DecodedBlock, planned: list[list[PlannedView]]) -> None:
+def test_the_largest_pictures_are_rendered_first(decoded: DecodedBlock, planned: list[Planned]) -> None:
     def rendered() -> list[list[int]]:
-        whole = Box(0, 0, *POLICY.size)
-        found = [
-            [at for at, view in enumerate(each[:3]) if view.source is not None and view.source.part == whole]
-            for each in planned
-        ]
+        found = [np.flatnonzero((each.sources.parts[:3] == (0, 0, *POLICY.size)).all(axis=1)) for each in planned]
         planned.clear()
-        return found
+        return [positions.tolist() for positions in found]
 
     handed(decoded, 1 << 20)
     assert rendered() == []  # all fit as they are
@@ -122,8 +125,3 @@ def test_a_large_picture_does_not_travel_whole() -> None:
     block = Block("a.tar", 0, ("k",), np.zeros(1, np.int32), (png(picture(0, 600, 800)),), frozenset())
     ((each, _),) = handed(decode_block(block), 1 << 20, policy, (0,))
     assert each.num_bytes <= 3 * 600 * 800 * 0.025
-
-
-def test_the_span_of_boxes_holds_them_all() -> None:
-    assert spanned([Box(3, 4, 5, 6), Box(1, 8, 3, 1)]) == Box(1, 4, 7, 6)
-    assert spanned([Box(3, 4, 5, 6)]) == Box(3, 4, 5, 6)
