@@ -32,7 +32,7 @@ from teacher_cache.workers import BlockView
 
 SLOTS_PER_WORKER = 2  # one being written, one on its way to the device
 SLOT_BYTES = 48 << 20  # a block of photographs takes 30 MB; of larger ones the worker renders some itself
-AHEAD = 4  # blocks on the device
+AHEAD, AHEAD_IN_ROWS = 4, 16  # blocks on the device: whose views take memory of their own, or are put into rows
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,7 @@ class DeviceRenderPool(contextlib.AbstractContextManager["DeviceRenderPool"]):
         self._uploading, self._rendering = _stream(device), _stream(device)
         with _on(self._rendering):
             self.rows = torch.empty((num_rows or 0, *policy.size, 3), dtype=torch.uint8, device=rows_device or device)
+        self._ahead = AHEAD if num_rows is None else AHEAD_IN_ROWS
         self._queue: deque[RenderTask] = deque()  # for the calling process
         self._parts: deque[_Part] = deque()  # to be rendered
         self._renderings: deque[_Rendering] = deque()  # on the device
@@ -141,10 +142,14 @@ class DeviceRenderPool(contextlib.AbstractContextManager["DeviceRenderPool"]):
         return self._arrived.popleft()
 
     def ready(self) -> bool:
-        """Whether get() would have something soon; never where the calling process decodes."""
-        if self._arrived or self._parts or self._crew.is_ready():
-            return True
-        return bool(self._renderings) and _is_done(self._renderings[0].rendered)
+        """Whether get() has something at once; the device is given what has come. Never where the calling process
+        decodes."""
+        if self._crew.workers:
+            self._free_slots()
+            self._take_parts(wait=False)
+            while self._parts and len(self._renderings) < self._ahead:
+                self._render(self._parts.popleft())
+        return bool(self._arrived) or bool(self._renderings and _is_done(self._renderings[0].rendered))
 
     def gather(self, rows: np.ndarray, memory: Recycled) -> Tensor:
         """The views in some rows, (n,) int64 -> (n, H, W, 3) uint8 where the rows are: in host memory in a piece of
@@ -181,7 +186,7 @@ class DeviceRenderPool(contextlib.AbstractContextManager["DeviceRenderPool"]):
         """Take what has been handed over, give the device its next views, or wait for whichever comes first."""
         self._free_slots()
         self._take_parts(wait=not self._parts and not self._renderings)
-        if self._parts and len(self._renderings) < AHEAD:
+        if self._parts and len(self._renderings) < self._ahead:
             self._render(self._parts.popleft())
         elif self._renderings:
             self._finish()

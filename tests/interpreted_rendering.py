@@ -111,7 +111,7 @@ def test_views_and_digests_are_the_cpus(store: Store, workers: int) -> None:
 def test_views_go_into_the_rows_that_a_task_names(store: Store, workers: int) -> None:
     on_cpu, on_device = pools(store, num_rows=40)
     rng = np.random.default_rng(workers)
-    free = rng.permutation(40).tolist()
+    free = [*(1 + rng.permutation(39)).tolist(), 0]
     tasks = []
     for task in tasks_of(store, (1, 2)):
         rows = np.full((2, len(task.place.keys)), -1, np.int64)

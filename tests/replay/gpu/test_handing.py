@@ -111,8 +111,11 @@ def test_the_largest_pictures_are_rendered_first(decoded: DecodedBlock, planned:
         planned.clear()
         return [positions.tolist() for positions in found]
 
-    handed(decoded, 1 << 20)
+    ((whole, _),) = handed(decoded, 1 << 20)
+    handed(decoded, whole.num_bytes)
     assert rendered() == []  # all fit as they are
+    handed(decoded, whole.num_bytes - 16)
+    assert rendered() == [[2]]
     handed(decoded, 25_000)
     assert rendered() == [[2]]
     handed(decoded, 4_000)
