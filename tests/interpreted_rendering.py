@@ -37,12 +37,13 @@ from tests.support.small_runs import train_small
 from tools.inspect_cache import main as inspect
 
 CPU = torch.device("cpu")
+DEVICE = CPU if INTERPRETED else torch.device("cuda", 0)  # of the pools
 UNTOUCHED = 77
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _few_threads() -> None:
-    assert INTERPRETED
+    assert INTERPRETED or DEVICE.type == "cuda"
     torch.set_num_threads(1)
 
 
@@ -63,7 +64,7 @@ def replays(pool: RenderPool | DeviceRenderPool, tasks: list[RenderTask]) -> dic
     """(task, view) -> pixels, and all else that is known of it."""
     return {
         (found.task.id, found.view): (
-            found.pixels.clone().numpy(),
+            found.pixels.cpu().clone().numpy(),
             found.block.class_pairs,
             found.block.lambdas,
             found.block.digest,
@@ -91,7 +92,7 @@ def pools(store: Store, **options) -> tuple[Callable[[int], RenderPool], Callabl
         return RenderPool(store.policy, store.seed, workers=workers, **options, **more)
 
     def on_device(workers: int, **more) -> DeviceRenderPool:
-        return DeviceRenderPool(store.policy, store.seed, device=CPU, workers=workers, **options, **more)
+        return DeviceRenderPool(store.policy, store.seed, device=DEVICE, workers=workers, **options, **more)
 
     return on_cpu, on_device
 
@@ -124,7 +125,7 @@ def test_views_go_into_the_rows_that_a_task_names(store: Store, workers: int) ->
             pool.rows[:] = UNTOUCHED
             found = {(each.task.id, each.view): each.block.digest for each in render_all(pool, tasks)}
             gathered = pool.gather(np.array(free[:2] + tasks[0].rows.max(1).tolist()), Recycled())
-            held.append((torch.as_tensor(pool.rows).numpy().copy(), found, gathered.numpy().copy()))
+            held.append((torch.as_tensor(pool.rows).cpu().numpy().copy(), found, gathered.cpu().numpy().copy()))
     assert np.array_equal(held[0][0], held[1][0])
     assert held[0][1] == held[1][1]
     assert np.array_equal(held[0][2], held[1][2])
@@ -206,7 +207,7 @@ def test_what_the_device_has_no_room_for_waits_for_what_is_there(store: Store, m
         assert waited == [0, 1, 0, 1, 0]
         most = 0
         pool.submit(tasks[0])
-        with pytest.raises(RenderError, match=r"block 0: cpu has no room for rendering .*--render cpu"):
+        with pytest.raises(RenderError, match=rf"block 0: {DEVICE} has no room for rendering .*--render cpu"):
             pool.get()
 
 

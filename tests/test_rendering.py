@@ -58,6 +58,28 @@ def test_the_devices_way_on_the_interpreter() -> None:
     assert not {"skipped", "failed", "error"} & set(done.stdout.splitlines()[-1].replace(",", "").split())
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_pool_on_a_device() -> None:
+    """Its part of the same tests; the others name Triton's interpreter."""
+    words = ["-q", "-p", "no:cacheprovider", "tests/interpreted_rendering.py", "-k"]
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            *words,
+            "digests_are or rows or too_large or undecodable or dies or waits_for or whole",
+        ],
+        env={**os.environ, "TRITON_INTERPRET": "0"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 # -- which is chosen -----------------------------------------------------------------------------------------------
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
