@@ -83,18 +83,18 @@ def integer_taps(fractions: np.ndarray, interpolation: Interpolation, bits: int)
     """Weights (n, 4) int32, in units of 2**-bits, of the pixels at -1, 0, 1, 2 for places 0 <= fraction < 1 between 0
     and 1: Pillow's for transforms, whose cubic has the coefficient -1 (Geometry.c; its resize has -0.5)."""
     t = fractions
-    taps = np.zeros((len(t), 4))
+    taps = np.zeros((4, len(t)))
     if interpolation == "bicubic":
         square = t * t
         cube = square * t
-        taps[:, 0] = 2.0 * square - t - cube
-        taps[:, 2] = t + square - cube
-        taps[:, 3] = cube - square
+        taps[0] = 2.0 * square - t - cube
+        taps[2] = t + square - cube
+        taps[3] = cube - square
     else:
-        taps[:, 2] = t
+        taps[2] = t
     taps = np.rint(taps * (1 << bits))
-    taps[:, 1] = (1 << bits) - taps.sum(axis=1)
-    return taps.astype(np.int32)
+    taps[1] = (1 << bits) - (taps[0] + taps[2] + taps[3])
+    return taps.T.astype(np.int32, order="C")
 
 
 def _taps(fractions: np.ndarray, interpolation: Interpolation) -> np.ndarray:

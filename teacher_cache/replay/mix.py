@@ -31,22 +31,21 @@ def draw_mix(policy: Policy, stream: Stream, num_samples: int, skipped: frozense
 
     Every pair is drawn, skipped or not, so that a skipped sample moves no other pair's draws.
     """
-    plan = MixPlan(
-        partners=np.arange(num_samples, dtype=np.int64),
-        lambdas=np.full(num_samples, LAMBDA_ONE, dtype=np.uint32),
-        boxes=np.zeros((num_samples, 4), dtype=np.int32),
+    partners, lambdas, boxes = list(range(num_samples)), [LAMBDA_ONE] * num_samples, [(0, 0, 0, 0)] * num_samples
+    if policy.mix is not None:
+        order = stream.permutation(num_samples).tolist()
+        for first, second in zip(order[0::2], order[1::2], strict=False):
+            lam, box = _draw_pair(policy.mix, stream, *policy.size)
+            mixed = lam < LAMBDA_ONE or box[2] > 0
+            if mixed and first not in skipped and second not in skipped:
+                partners[first], partners[second] = second, first
+                lambdas[first] = lambdas[second] = lam
+                boxes[first] = boxes[second] = box
+    return MixPlan(
+        partners=np.array(partners, np.int64),
+        lambdas=np.array(lambdas, np.uint32),
+        boxes=np.array(boxes, np.int32).reshape(-1, 4),
     )
-    if policy.mix is None:
-        return plan
-    order = stream.permutation(num_samples).tolist()
-    for first, second in zip(order[0::2], order[1::2], strict=False):
-        lam, box = _draw_pair(policy.mix, stream, *policy.size)
-        mixed = lam < LAMBDA_ONE or box[2] > 0
-        if mixed and first not in skipped and second not in skipped:
-            plan.partners[[first, second]] = second, first
-            plan.lambdas[[first, second]] = lam
-            plan.boxes[[first, second]] = box
-    return plan
 
 
 def _draw_pair(mix: Mix, stream: Stream, height: int, width: int) -> tuple[int, tuple[int, int, int, int]]:

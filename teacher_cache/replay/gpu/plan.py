@@ -12,7 +12,7 @@ import numpy as np
 from teacher_cache.replay.colour import hue_step, level_tables
 from teacher_cache.replay.geometry import moved_lines, rotation_steps
 from teacher_cache.replay.mix import MixPlan
-from teacher_cache.replay.params import DrawnViews
+from teacher_cache.replay.params import NONE, DrawnViews
 from teacher_cache.replay.policy import Interpolation
 from teacher_cache.replay.resample import tapped
 from teacher_cache.replay.seeds import GRID
@@ -20,6 +20,7 @@ from teacher_cache.replay.seeds import GRID
 ALIGNED = 16
 _MODES = {"const": 0, "pixel": 1, "rand": 2}
 COUNTED = ("equalize", "autocontrast")
+_BLENDS = {"color": "blend_with_grey", "sharpness": "sharpen"}
 STATIC = ("invert", "posterize", "solarize", "solarize_add", "brightness")
 RESIZE_FIELDS, FIELDS, ROTATE_FIELDS, ERASE_FIELDS = 17, 8, 16, 12  # of an entry
 _ACROSS, _DOWN = slice(3, 7), slice(9, 13)  # of a resize's entry: taps, weights' place, firsts' place, bits
@@ -165,30 +166,43 @@ class _Planner:
     def operate(self, place: int) -> None:
         """The operation in this place of each view that has so many: each kind together."""
         operations, values = self.views.operations[:, place], self.views.values[:, place]
-        which = {name: np.flatnonzero(operations == number) for number, name in enumerate(self.views.names)}
-        entries = [
-            *(self._count(name, which[name]) for name in COUNTED),
-            self._blend_with_mean(which["contrast"], values),
-            *(self._look_up(name, which[name], values) for name in STATIC),
-        ]
-        self.launch("look_up", FIELDS, np.concatenate(entries, axis=1))
-        for kernel, name in (("blend_with_grey", "color"), ("sharpen", "sharpness")):
-            self.launch(kernel, FIELDS, (*self.moved(which[name]), _whole(values[which[name]] * 4096)))
-        steps = [hue_step(shift) for shift in values[which["hue"]].tolist()]
-        self.launch("shift_hue", FIELDS, (*self.moved(which["hue"]), np.array(steps, np.int64)))
-        for kernel, axis in (("move_rows", "x"), ("move_columns", "y")):
-            entries = [self._move(name, which[name], values) for name in (f"shear_{axis}", f"translate_{axis}")]
+        which_by_name = {
+            self.views.names[number]: np.flatnonzero(operations == number)
+            for number in np.unique(operations[operations != NONE]).tolist()
+        }
+        counted = [which_by_name.pop(name, np.zeros(0, np.int64)) for name in COUNTED]
+        look_ups, moves = [self._count(counted)], dict[str, list[np.ndarray]]()
+        for name, which in which_by_name.items():
+            if name in STATIC:
+                look_ups.append(self._look_up(name, which, values[which]))
+            elif name == "contrast":
+                look_ups.append(self._blend_with_mean(which, values[which]))
+            elif name == "rotate":
+                self._rotate(which, values[which])
+            elif name == "hue":
+                steps = [hue_step(shift) for shift in values[which].tolist()]
+                self.launch("shift_hue", FIELDS, (*self.moved(which), np.array(steps)))
+            elif name in _BLENDS:
+                self.launch(_BLENDS[name], FIELDS, (*self.moved(which), _whole(values[which] * 4096)))
+            else:
+                kernel = "move_rows" if name.endswith("_x") else "move_columns"
+                moves.setdefault(kernel, []).append(self._move(name, which, values[which]))
+        for kernel, entries in {"look_up": look_ups, **moves}.items():
             self.launch(kernel, FIELDS, np.concatenate(entries, axis=1))
-        self._rotate(which["rotate"], values)
 
-    def _count(self, name: str, which: np.ndarray) -> np.ndarray:
-        """Histograms, and tables of them; the entries of look-ups, (4, m)."""
+    def _count(self, counted: list[np.ndarray]) -> np.ndarray:
+        """Histograms, and tables of them, for each operation of COUNTED; the entries of look-ups, (4, m)."""
+        which = np.concatenate(counted)
         num, (source, to) = len(which), self.moved(which)
         counts = 768 * (self.num_counts + np.arange(num))
         tables = self.packed.leave(768 * num) + 768 * np.arange(num)
         self.num_counts += num
         self.launch("count_levels", FIELDS, (source, counts))
-        self.launch("tables_of_counts", FIELDS, (counts, tables, COUNTED.index(name)))
+        self.launch(
+            "tables_of_counts",
+            FIELDS,
+            (counts, tables, np.repeat(range(len(COUNTED)), [len(each) for each in counted])),
+        )
         return np.array([source, to, tables, np.full(num, 256)])
 
     def _blend_with_mean(self, which: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -198,29 +212,26 @@ class _Planner:
         tables = self.packed.leave(256 * num) + 256 * np.arange(num)
         self.num_sums += num
         self.launch("sum_grey", FIELDS, (source, sums))
-        self.launch("tables_of_sums", FIELDS, (sums, tables, _whole(values[which] * GRID)))
-        return np.array([source, to, tables, np.zeros_like(tables)])
+        self.launch("tables_of_sums", FIELDS, (sums, tables, _whole(values * GRID)))
+        return np.array([source, to, tables, np.zeros(num, np.int64)])
 
     def _look_up(self, name: str, which: np.ndarray, values: np.ndarray) -> np.ndarray:
         """The entries of look-ups, (4, m)."""
-        if not len(which):
-            return np.zeros((4, 0), np.int64)
-        tables = self.packed.add(level_tables(name, values[which])) + 256 * np.arange(len(which))
-        return np.array([*self.moved(which), tables, np.zeros_like(tables)])
+        num, (source, to) = len(which), self.moved(which)
+        tables = self.packed.add(level_tables(name, values)) + 256 * np.arange(num)
+        return np.array([source, to, tables, np.zeros(num, np.int64)])
 
     def _move(self, name: str, which: np.ndarray, values: np.ndarray) -> np.ndarray:
         """The entries of a shear or a translation, (5, m)."""
-        if not len(which):
-            return np.zeros((5, 0), np.int64)
-        lines = moved_lines(name, values[which], *self.size, self.views.geometry)
-        num, words = lines.shape[1], lines[0].size
-        places = self.packed.add(lines) // 4 + words * np.arange(len(which))
-        step, fill = np.full_like(places, 8 if num > 1 else 0), np.full_like(places, self.fill)
-        return np.array([*self.moved(which), places, step, fill])
+        num, (source, to) = len(which), self.moved(which)
+        lines = moved_lines(name, values, *self.size, self.views.geometry)
+        places = self.packed.add(lines) // 4 + lines[0].size * np.arange(num)
+        step = 8 if lines.shape[1] > 1 else 0
+        return np.array([source, to, places, np.full(num, step), np.full(num, self.fill)])
 
     def _rotate(self, which: np.ndarray, values: np.ndarray) -> None:
         # few views are rotated, each with its cosine
-        steps = [rotation_steps(degrees, *self.size) for degrees in values[which].tolist()]
+        steps = [rotation_steps(degrees, *self.size) for degrees in values.tolist()]
         taps = 0 if self.views.geometry == "bicubic" else 1
         across_and_down = np.array(steps, np.int64).reshape(-1, 6).T
         self.launch("rotate", ROTATE_FIELDS, (*self.moved(which), self.fill, *across_and_down, taps))

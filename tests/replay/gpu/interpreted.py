@@ -35,8 +35,8 @@ def main() -> None:
         *equality.hashes(CPU),
         small_budget(),
     ]
-    odd = [equality.images.picture(number, *shape) for number, shape in enumerate([(3, 5), (1, 1), (70, 9)])]
-    decoded = [decoded_block(sources), decoded_block(odd, frozenset({2}), 1)]
+    odd = [equality.images.picture(number, *shape) for number, shape in enumerate([(3, 5), (9, 4), (1, 1), (70, 9)])]
+    decoded = [decoded_block(sources), decoded_block(odd, frozenset({1}), 1)]
     for name, policy in equality.policies((16, 24)).items():
         lines += equality.blocks(policy, decoded, [0, 3], name, CPU)
     for line in lines:
