@@ -48,19 +48,19 @@ def hand_over(
     room = next(rooms)
     try:
         batch = prepare_batch(policy, store_seed, [decoded], views, lambda num_bytes: _within(room, num_bytes))
-    except _TooLarge:
+    except _TooLargeError:
         yield from _hand_over_large(policy, store_seed, decoded, views, room, rooms)
         return
     yield _handed(decoded, views, batch)
 
 
-class _TooLarge(Exception):  # noqa: N818
+class _TooLargeError(Exception):
     """Parts of pictures do not fit into their room."""
 
 
 def _within(room: np.ndarray, num_bytes: int) -> np.ndarray:
     if num_bytes > len(room):
-        raise _TooLarge
+        raise _TooLargeError
     return room[:num_bytes]
 
 
