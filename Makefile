@@ -107,6 +107,7 @@ help: ## list targets and variables
 	@echo '  RECIPE=      training recipe, shipped or a TOML file   [$(RECIPE)]'
 	@echo '  NPROC=       processes (GPUs) on this machine, through torchrun'
 	@echo '  WORKERS=     rendering processes for each of them   [$(WORKERS)]'
+	@echo '  RENDER=      where views are rendered: auto (a GPU if there is one), cpu or gpu   [$(or $(RENDER),auto)]'
 	@echo '  OUT=         where the run goes                     [$(OUT)]'
 	@echo
 	@echo 'Variables of bench and bench-gpu:'
@@ -140,18 +141,18 @@ ifneq ($(MADE_TEACHER),)
 	$(call command,$(RUN) teacher_cache index $(TRAIN_PATTERNS) --store $(call quoted,$(MADE_TEACHER)-store) \
 		--policy digits --views $(USUAL_VIEWS))
 	$(call command,$(RUN) student train $(call quoted,$(MADE_TEACHER)-store) --recipe digits_teacher \
-		--val '$(DATA)/val-*.tar' --out $(call quoted,$(MADE_TEACHER)) --workers $(WORKERS))
+		--val '$(DATA)/val-*.tar' --out $(call quoted,$(MADE_TEACHER)) --workers $(WORKERS) $(call option,--render,$(RENDER)))
 endif
 	$(call command,$(RUN) teacher_cache index $(TRAIN_PATTERNS) --store $(call quoted,$(STORE)) $(FOR_NEW) \
 		$(call option,--policy,$(POLICY)) $(call option,--views,$(VIEWS)) $(call each,--set,$(SET)) $(call option,--ops,$(OPS)))
-	$(call command,$(LAUNCH) teacher_cache fill $(call quoted,$(STORE)) --workers $(WORKERS) \
+	$(call command,$(LAUNCH) teacher_cache fill $(call quoted,$(STORE)) --workers $(WORKERS) $(call option,--render,$(RENDER)) \
 		$(call option,--teacher,$(ASKED)) $(call option,--checkpoint,$(WEIGHTS)) $(call option,--topk,$(TOPK)) \
 		$(call option,--tau,$(TAU)) $(call option,--ops,$(OPS)))
 
 train-student: cache-teacher ## stage two: train a student from the labels
 	$(call command,$(LAUNCH) student train $(call quoted,$(STORE)) --recipe $(call quoted,$(RECIPE)) \
 		$(VAL_PATTERNS) $(call option,--views-used,$(VIEWS)) --out $(call quoted,$(STUDENT)) \
-		--workers $(WORKERS) $(call option,--ops,$(OPS)))
+		--workers $(WORKERS) $(call option,--render,$(RENDER)) $(call option,--ops,$(OPS)))
 	@$(RUN) student results $(if $(MADE_TEACHER),$(call quoted,teacher=$(MADE_TEACHER))) $(call quoted,$(STUDENT))
 
 ifneq ($(MADE_SHARDS),)

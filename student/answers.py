@@ -10,11 +10,11 @@ from student.losses import TeacherAnswers, spread_tail
 from student.preflight import online_faults, tau_faults
 from student.recipe import Recipe
 from teacher_cache.prove import check_online
+from teacher_cache.rendering import Render, choose_rendering, open_render_pool
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.identity import DECIDING_FIELDS, SOFT_FIELDS, TeacherIdentity
 from teacher_cache.teacher.settings import TeacherSettings
 from teacher_cache.teacher.teacher import Teacher, open_teacher
-from teacher_cache.workers import RenderPool
 
 
 class StoredAnswers:
@@ -58,14 +58,14 @@ class OnlineAnswers:
     labels = soft = False  # nothing is read from the store
     topk: int | None = None
 
-    def __init__(self, store: Store, recipe: Recipe, settings: TeacherSettings) -> None:
+    def __init__(self, store: Store, recipe: Recipe, settings: TeacherSettings, render: Render = "auto") -> None:
         refuse(online_faults(recipe))
         self._stored: TeacherIdentity | None = store.teacher
         self._store = store
         self._teacher = open_teacher(
             settings, num_classes=store.num_classes, view_size=store.policy.size, stored=self._stored
         )
-        self._proved = not self._differing() and _repeats_its_proof(store, self._teacher)
+        self._proved = not self._differing() and _repeats_its_proof(store, self._teacher, render)
         self._tau = recipe.distill_tau if recipe.distill == "soft" else None
         self.weights_sha256: str | None = self._teacher.identity.weights_sha256
         self.teacher_name: str | None = self._teacher.identity.name
@@ -100,17 +100,20 @@ class OnlineAnswers:
         return [name for name in names if stored is None or getattr(stored, name) != getattr(identity, name)]
 
 
-def _repeats_its_proof(store: Store, teacher: Teacher) -> bool:
+def _repeats_its_proof(store: Store, teacher: Teacher, render: Render) -> bool:
     """Raises TeacherError where the store's teacher gives other labels than when the store was bound to it."""
-    with RenderPool(store.policy, store.seed, workers=0, max_pixels=store.max_pixels) as pool:
+    rendering = choose_rendering(render, store.policy, teacher.device)
+    with open_render_pool(rendering, store.policy, store.seed, workers=0, max_pixels=store.max_pixels) as pool:
         return check_online(store, teacher, pool)
 
 
 Answers = StoredAnswers | OnlineAnswers
 
 
-def open_answers(store: Store, recipe: Recipe, teacher: TeacherSettings | None, device: torch.device) -> Answers:
-    """The store's answers, or those of a teacher that runs online."""
+def open_answers(
+    store: Store, recipe: Recipe, teacher: TeacherSettings | None, device: torch.device, render: Render = "auto"
+) -> Answers:
+    """The store's answers, or those of a teacher that runs online. render: where the views of its proof are."""
     if teacher is None:
         return StoredAnswers(store, recipe, device)
-    return OnlineAnswers(store, recipe, replace(teacher, device=device))
+    return OnlineAnswers(store, recipe, replace(teacher, device=device), render)

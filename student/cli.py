@@ -20,12 +20,14 @@ from teacher_cache.messages.shown import counted, shown
 from teacher_cache.options import (
     COUNT,
     Command,
+    FiniteRange,
     device_option,
     json_option,
     model_argument,
     old_model_option,
     ops_option,
     rank_timeout_option,
+    render_option,
     set_option,
     shards_option,
     store_argument,
@@ -41,6 +43,7 @@ from teacher_cache.ties import is_first_rank
 if TYPE_CHECKING:
     from student.curves import Chart
     from student.trained import TrainedModel
+    from teacher_cache.rendering import Render
 
 MODEL_HELP = "Architecture of a file that does not say it, or that names code: timm name, or FILE.py:FUNCTION."
 FILES_OWN = "  [default: what the file says]"
@@ -82,6 +85,15 @@ def _training_options(default_recipe: str | None = None) -> Callable[[Command], 
             help="Use this many views of a sample, from 0 on.  [default: all of the store's]",
         ),
         workers_option,
+        render_option,
+        click.option(
+            "--device-pool",
+            "device_pool_gb",
+            type=FiniteRange(0),
+            metavar="GB",
+            help="How much of a GPU that renders the shuffle pool may take; beyond, it lies in memory.  [default: a "
+            "quarter of the GPU's]",
+        ),
         worker_timeout_option,
         rank_timeout_option,
         device_option,
@@ -170,6 +182,8 @@ def _train(
     overrides: tuple[str, ...],
     views_in_use: int | None,
     workers: int,
+    render: "Render",
+    device_pool_gb: float | None,
     worker_timeout_s: float,
     rank_timeout_s: float,
     device: str | None,
@@ -198,6 +212,7 @@ def _train(
         val=val,
         views_in_use=views_in_use,
         workers=workers,
+        render=render,
         world_size=int(os.environ.get("WORLD_SIZE", "1")),
         online=bool(teacher or checkpoint),
         allow_policy=allow_policy,
@@ -221,6 +236,8 @@ def _train(
         views_in_use=views_in_use,
         workers=workers,
         device=device,
+        render=render,
+        device_pool_gb=device_pool_gb,
         on_drift=on_drift,
         checkpoint_every_s=checkpoint_every_s,
         teacher=online,

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -26,12 +26,14 @@ from student.plan import (
     reuse_warning,
     views_needed,
 )
-from student.pool import PoolMemory, pool_faults, pool_rows
+from student.pool import PoolMemory, RowsIn, pool_faults, pool_rows
 from student.preflight import label_faults, topk_faults
-from teacher_cache.device import Recycled
+from teacher_cache.crew import RenderTask
+from teacher_cache.device import Recycled, Upload, choose_device
 from teacher_cache.errors import DriftError
 from teacher_cache.messages.shown import counted
 from teacher_cache.processes import TIMEOUT_S
+from teacher_cache.rendering import Render, choose_rendering, open_render_pool, place_rows
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.mix import LAMBDA_ONE
 from teacher_cache.shards.index import BlockPlace
@@ -39,7 +41,10 @@ from teacher_cache.store.drift import drift_message
 from teacher_cache.store.labels import LabelReader, skipped_samples
 from teacher_cache.store.store import Store
 from teacher_cache.store.topk import SoftLabels
-from teacher_cache.workers import BlockView, RenderPool, RenderTask
+from teacher_cache.workers import BlockView
+
+if TYPE_CHECKING:
+    from teacher_cache.rendering import AnyPool
 
 DRIFTS_TOLD = 10  # with on_drift="warn"; the rest are counted
 
@@ -82,9 +87,15 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
     where there is one; on_drift says whether a difference stops or warns. A rendering process that hangs stops the
     iteration, with RenderError, after worker_timeout_s.
 
+    device: where the tensors of a batch lie, but samples and view_ids, which are in memory; None: in memory too, where
+    render is "auto". render: what renders the views, that device or processes on the CPU ("auto", "cpu", "gpu": see
+    choose_rendering); the pixels are the same. Where the device renders, the shuffle pool lies there up to
+    device_pool_gb, in units of 10**9 bytes, a quarter of its memory by default, and else in memory. `device`,
+    `rendering` and `rows_device` say what was chosen.
+
     Raises StoreError for soft labels that the store does not hold; PlanError where batch, ranks, repeats and views do
-    not fit; MissingLabelError, before anything is rendered, where a label that the plan needs is not there; DriftError
-    while iterating.
+    not fit; DeviceError where render or device asks for what is not there; MissingLabelError, before anything is
+    rendered, where a label that the plan needs is not there; DriftError while iterating.
     """
 
     def __init__(
@@ -108,6 +119,9 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
         pin: bool = False,
         warn: Callable[[str], None] = print,
         worker_timeout_s: float = TIMEOUT_S,
+        render: Render = "auto",
+        device: str | torch.device | None = None,
+        device_pool_gb: float | None = None,
     ) -> None:
         self.store = store if isinstance(store, Store) else Store.open(store)
         self.settings = PlanSettings(
@@ -125,9 +139,15 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
         self.wait_s = 0.0  # time that batches have waited for pixels
         self.views_checked = self.views_unchecked = self.views_drifted = 0
         self._labels, self._soft = labels or soft, soft
-        self._on_drift, self._pin, self._warn = on_drift, pin, warn
+        self._on_drift, self._warn = on_drift, warn
         self._workers, self._worker_timeout_s = workers, worker_timeout_s
-        self._memory = Recycled(pin=pin)
+        self.device = _device(device, render)
+        self.rendering = choose_rendering(render, self.store.policy, self.device)
+        self._pin = pin or self.device.type == "cuda"
+        self._memory = Recycled(pin=self._pin)
+        self._upload = Upload(self.device) if self.device.type == "cuda" else None
+        num_rows = pool_rows(self.settings, workers)
+        self.rows_device, self._said = place_rows(self.rendering, self.store.policy, num_rows, device_pool_gb)
         self._reader = LabelReader(self.store)
         # as the plan leaves them out: a fill may add to the store's meanwhile
         self.skipped = skipped_samples(self.store)
@@ -139,7 +159,7 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
             refuse(topk_faults(self.store))
         if self._labels:
             refuse(label_faults(self.store, self.views_needed, repeats))
-        self._pool: RenderPool | None = None
+        self._pool: AnyPool | None = None
 
     # -- what the plan says --------------------------------------------------------------------------------------
 
@@ -158,6 +178,9 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
             )
         else:
             say(f"no labels are read; {num_samples} samples x {views} views are rendered")
+        for line in (self.rendering.said, self._said):
+            if line is not None:
+                say(line)
         if len(self.skipped):
             say(f"{len(self.skipped)} samples that stage one skipped are left out")
         if warning := reuse_warning(self.epochs, self.settings.repeats, self.settings.views_in_use):
@@ -177,16 +200,8 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
     def __iter__(self) -> Iterator[Batch]:
         self.close()
         capacity = self._capacity()
-        pool = self._pool = RenderPool(
-            self.store.policy,
-            self.store.seed,
-            workers=self._workers,
-            max_pixels=self.store.max_pixels,
-            num_rows=capacity,
-            tasks_ahead=self._tasks_ahead(),
-            timeout_s=self._worker_timeout_s,
-        )
-        memory = PoolMemory(pool.rows, self.store.topk if self._soft else 0)
+        pool = self._pool = self._open_pool(capacity)
+        memory = PoolMemory(capacity, self.store.topk if self._soft else 0)
         begun: deque[_Epoch] = deque()  # the epoch being trained, and the next once its rendering has begun
         tasks = self._tasks(begun)
         waiting = next(tasks, None)
@@ -232,8 +247,32 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
 
     def _capacity(self) -> int:
         """Rows of pixels to hold: the shuffle pool, the batch being gathered, and what is rendered ahead."""
-        refuse(pool_faults(self.store, self.settings, self._workers, self.store.topk if self._soft else 0))
+        rows_in: RowsIn = "shared"
+        if self.rendering.device is not None:
+            rows_in = "own" if self.rows_device.type == "cpu" else "device"
+        refuse(pool_faults(self.store, self.settings, self._workers, self.store.topk if self._soft else 0, rows_in))
         return pool_rows(self.settings, self._workers)
+
+    def _open_pool(self, num_rows: int) -> "AnyPool":
+        """The pool that renders; in host memory where the device has no room for its rows after all."""
+        try:
+            return open_render_pool(
+                self.rendering,
+                self.store.policy,
+                self.store.seed,
+                workers=self._workers,
+                max_pixels=self.store.max_pixels,
+                num_rows=num_rows,
+                rows_device=self.rows_device,
+                tasks_ahead=self._tasks_ahead(),
+                timeout_s=self._worker_timeout_s,
+            )
+        except torch.OutOfMemoryError:
+            if self.rows_device.type == "cpu":
+                raise
+            self._warn(f"warning: the shuffle pool lies in host memory: {self.rows_device} has no room for it")
+            self.rows_device = torch.device("cpu")
+            return self._open_pool(self._capacity())
 
     def _tasks_ahead(self) -> int:
         """Tasks that each worker has at once: what a batch takes, one being rendered, one waiting."""
@@ -294,8 +333,8 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
         """The batch of these items of an epoch's base sequence; their rows are free again."""
         rows = epoch.row_of[wanted]
         samples, view_ids = epoch.plan.samples[wanted], epoch.plan.views[wanted]
-        views = self._memory.empty((len(rows), *memory.pixels.shape[1:]), torch.uint8)
-        np.take(memory.pixels, rows, axis=0, out=views.numpy(), mode="clip")  # "raise" would copy into a buffer first
+        assert self._pool is not None
+        views = self._pool.gather(rows, self._memory)
         soft = labels = None
         if self._soft:
             found = memory.soft(rows)
@@ -315,10 +354,20 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
             soft=soft,
         )
         if self._pin:
-            batch = batch.with_tensors([tensor.pin_memory() for tensor in batch.tensors()])
+            pinned = (tensor.pin_memory() if tensor.device.type == "cpu" else tensor for tensor in batch.tensors())
+            batch = batch.with_tensors(list(pinned))
+        if self._upload is not None:
+            batch = batch.with_tensors(self._upload(batch.tensors()))
         memory.free(rows)
         epoch.next_step += 1
         return batch
+
+
+def _device(asked: str | torch.device | None, render: Render) -> torch.device:
+    """Where batches lie."""
+    if isinstance(asked, torch.device):
+        return asked
+    return torch.device("cpu") if asked is None and render != "gpu" else choose_device(asked)
 
 
 @dataclass(eq=False)

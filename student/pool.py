@@ -1,9 +1,9 @@
-"""The shuffle pool's memory: rows of pixels that workers render into, what is known of each, and how many there are."""
+"""The shuffle pool: which rows of pixels are free, what is known of each, how many there are, and whether they fit."""
 
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -18,18 +18,16 @@ if TYPE_CHECKING:
     from teacher_cache.replay.block import ReplayedBlock
     from teacher_cache.store.store import Store
 
+RowsIn = Literal["shared", "own", "device"]
+
 SPARED = 0.9  # of the free memory that a mended pool takes
 
 
 class PoolMemory:
-    """Rows of pixels with their class pairs, lambdas and topk probabilities (topk 0: none), taken and freed.
+    """What goes with the rows of pixels that views are rendered into: class pairs, lambdas and topk probabilities (topk
+    0: none). A row is taken when its task is given out, and freed when a batch has its view."""
 
-    A row is taken when its task is given out, and the workers render into it.
-    """
-
-    def __init__(self, pixels: np.ndarray, topk: int) -> None:
-        self.pixels = pixels  # (capacity, H, W, 3) uint8, the workers' too
-        capacity = len(pixels)
+    def __init__(self, capacity: int, topk: int) -> None:
         self.class_pairs = np.empty((capacity, 2), np.int32)
         self.lambdas = np.empty(capacity, np.uint32)
         self._classes = np.empty((capacity, topk), np.int32)
@@ -72,13 +70,26 @@ def pool_rows(settings: PlanSettings, workers: int) -> int:
     return settings.pool_batches * settings.local_batch + settings.local_batch + ahead
 
 
-def pool_faults(store: "Store", settings: PlanSettings, workers: int, topk: int) -> Iterator[Fault]:
-    """A shuffle pool that does not fit into memory. topk: how many probabilities of a view it holds beside pixels."""
-    rows, pixels = pool_rows(settings, workers), math.prod((*store.policy.size, 3))
+def pool_faults(
+    store: "Store",
+    settings: PlanSettings,
+    workers: int,
+    topk: int,
+    rows_in: RowsIn = "shared",
+) -> Iterator[Fault]:
+    """A shuffle pool that does not fit into memory. topk: how many probabilities of a view it holds beside pixels.
+
+    rows_in: "shared" where processes render into it, "own" where a device does and it lies in memory, "device" where it
+    lies there.
+    """
+    rows = pool_rows(settings, workers)
+    pixels = 0 if rows_in == "device" else math.prod((*store.policy.size, 3))
     row_bytes = pixels + (4 * (2 * topk + 1) if topk else 0)  # 4 bytes each for topk classes, topk + 1 probabilities
     if lacking := memory_lacking(rows * row_bytes, "the shuffle pool"):
         yield _pool_fault(lacking, settings, workers, available_memory(), row_bytes)
-    elif workers and (lacking := shared_memory_lacking(rows * pixels, f"{rows} views of the shuffle pool")):
+    elif not workers or rows_in != "shared":
+        return
+    elif lacking := shared_memory_lacking(rows * pixels, f"{rows} views of the shuffle pool"):
         fault = _pool_fault(lacking, settings, workers, free_shared_memory(), pixels)
         enlarge = "enlarge /dev/shm (docker: --shm-size)"
         yield fault if fault.mend else replace(fault, mend=("--workers", "0"), advice=enlarge)

@@ -25,6 +25,7 @@ from teacher_cache.errors import (
 )
 from teacher_cache.messages.recognise import no_checkpoint
 from teacher_cache.messages.shown import counted, listed
+from teacher_cache.rendering import Render, may_use_device
 from teacher_cache.settings import parse_override
 from teacher_cache.shards.classes import class_rule
 from teacher_cache.shards.find import expand_shards
@@ -48,6 +49,7 @@ class TrainRequest:
     val: tuple[str, ...] = ()
     views_in_use: int | None = None
     workers: int = 2
+    render: Render = "auto"
     world_size: int = 1
     online: bool = False  # a teacher that runs while the student trains
     allow_policy: bool = False
@@ -124,8 +126,8 @@ def _label_faults(store: "Store", recipe: Recipe, request: TrainRequest) -> Iter
 
 def _memory_faults(store: "Store", recipe: Recipe, request: TrainRequest) -> Iterator[Fault]:
     settings = _plan(store, recipe, request)
-    if not settings.local_batch:
-        return
+    if not settings.local_batch or may_use_device(request.render):
+        return  # the loader knows where the pool will lie
     soft = recipe.distill == "soft" and not request.online
     yield from pool_faults(store, settings, request.workers, store.topk if soft else 0)
 

@@ -57,7 +57,9 @@ class Run:
     ) -> None:
         self.store, self.recipe, self.options, self.job = store, recipe, options, job
         self.epoch, self.step = 0, 0  # of the next batch
-        self.answers = open_answers(store, recipe, options.teacher, job.device)  # before the seed: building one draws
+        self.answers = open_answers(
+            store, recipe, options.teacher, job.device, options.render
+        )  # before the seed: building one draws
         self._initial_sha256 = None if initial is None else state_sha256(initial)
         self._saved = "no checkpoint was written yet"  # the last good checkpoint, for people
         self._proven: tuple[int, float] | None = None  # steps done, and the loss that the weights after them gave
@@ -383,7 +385,9 @@ class Run:
             labels=self.answers.labels,
             soft=self.answers.soft,
             on_drift=options.on_drift,
-            pin=self.job.device.type == "cuda",
+            render=options.render,
+            device=self.job.device,
+            device_pool_gb=options.device_pool_gb,
             worker_timeout_s=options.worker_timeout_s,
         )
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +22,7 @@ from teacher_cache.options import (
     json_option,
     ops_option,
     rank_timeout_option,
+    render_option,
     set_option,
     shards_option,
     store_argument,
@@ -32,6 +33,9 @@ from teacher_cache.options import (
 from teacher_cache.terminal import line, say, say_json, say_lines, table, terminal, warn
 from teacher_cache.threads import wait_asleep
 from teacher_cache.ties import is_first_rank
+
+if TYPE_CHECKING:
+    from teacher_cache.rendering import Render
 
 _EXTRA = re.compile(r"(Got unexpected extra arguments) \((.*)\)", re.DOTALL)
 INTERRUPTED = 130  # exit code after Ctrl-C or SIGTERM, as shells have it
@@ -304,6 +308,7 @@ def index(
     "--tau", type=float, metavar="T", help="Temperature of these probabilities.  [default: the store's, or 1]"
 )
 @workers_option
+@render_option
 @worker_timeout_option
 @rank_timeout_option
 @shards_option
@@ -326,6 +331,7 @@ def fill(
     topk: int | None,
     tau: float | None,
     workers: int,
+    render: "Render",
     worker_timeout_s: float,
     rank_timeout_s: float,
     shards: tuple[str, ...],
@@ -378,6 +384,7 @@ def fill(
         workers,
         skip_bad=skip_bad,
         allow_low_agreement=allow_low_agreement,
+        render=render,
         worker_timeout_s=worker_timeout_s,
         rank_timeout_s=rank_timeout_s,
     )
@@ -391,7 +398,9 @@ def fill(
         return
     with filling_bar(speaks) as (on_start, on_progress):
         try:
-            filled = fill_store(store, opened, options, views, on_start=on_start, on_progress=on_progress, warn=warn)
+            filled = fill_store(
+                store, opened, options, views, on_start=on_start, on_progress=on_progress, warn=warn, say=_aside
+            )
         except Stopped as stopped:
             say(str(stopped), err=True)
             sys.exit(INTERRUPTED)
@@ -474,6 +483,7 @@ def status(store_path: str, as_json: bool) -> None:
     "--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of the teacher's arithmetic.  [default: the store's]"
 )
 @workers_option
+@render_option
 @worker_timeout_option
 @shards_option
 @ops_option
@@ -486,6 +496,7 @@ def verify(
     device: str | None,
     dtype: str | None,
     workers: int,
+    render: "Render",
     worker_timeout_s: float,
     shards: tuple[str, ...],
     ops: str | None,
@@ -533,6 +544,9 @@ def verify(
             same_kind=same_kind,
             workers=workers,
             worker_timeout_s=worker_timeout_s,
+            render=render,
+            device=device,
+            say=_aside,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     for difference in report.differences[:20]:
@@ -632,6 +646,11 @@ def _refuse_other_reading(other: Any, class_from: str | None, image_from: str | 
     for option, given, held in asked:
         if given is not None and given != held:
             raise StoreError(f"{other.path} was indexed with another {option}: leave it out, or index shards")
+
+
+def _aside(message: str) -> None:
+    """A line beside what is asked for."""
+    say(message, err=True)
 
 
 def _view_range(store: Any, text: str | None, *, loud: bool) -> range:

@@ -2,14 +2,18 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
+from teacher_cache.crew import RenderTask
 from teacher_cache.errors import AgreementError, DriftError, StoreError, TeacherError
 from teacher_cache.job import Job, join_job
 from teacher_cache.messages.shown import counted
 from teacher_cache.processes import RANK_TIMEOUT_S, TIMEOUT_S
 from teacher_cache.prove import Batch, check_same_answers, check_steady, first_batch
+from teacher_cache.rendering import Render, Rendering, choose_rendering, open_render_pool
 from teacher_cache.signals import Stopped, stop_signals
 from teacher_cache.store.agreement import (
     NEAR_CHANCE,
@@ -26,7 +30,10 @@ from teacher_cache.store.topk import top_classes
 from teacher_cache.store.unit import Unit, UnitCounts, UnitValues
 from teacher_cache.teacher.identity import check_same_teacher
 from teacher_cache.teacher.teacher import Teacher, classify_views
-from teacher_cache.workers import BlockView, RenderPool, RenderTask
+
+if TYPE_CHECKING:
+    from teacher_cache.rendering import AnyPool
+    from teacher_cache.workers import BlockView
 
 DAMAGED_TOLD = 10  # by each rank
 TASKS_AHEAD = 4  # blocks submitted for each worker: what keeps them busy while a unit ends and the next begins
@@ -38,6 +45,7 @@ class FillOptions:
     workers: int
     skip_bad: bool = False
     allow_low_agreement: bool = False
+    render: Render = "auto"  # where views are: see choose_rendering
     worker_timeout_s: float = TIMEOUT_S
     rank_timeout_s: float = RANK_TIMEOUT_S
 
@@ -85,7 +93,7 @@ class OpenFill:
 
     store: Store
     teacher: Teacher
-    pool: RenderPool
+    pool: "AnyPool"
     job: Job
     allow_low_agreement: bool
     on_moved: Callable[[], None]  # called whenever the job has moved on
@@ -106,18 +114,20 @@ def fill(
     on_start: Callable[[int], None] = lambda num_views: None,
     on_progress: Callable[[FillProgress], None] = lambda progress: None,
     warn: Callable[[str], None] = lambda message: None,
+    say: Callable[[str], None] = lambda message: None,
 ) -> int:
     """Label every unit of the given views that is not committed. The number of units that were missing.
 
     Every rank of the job calls it; rank 0 labels the first unit of a fresh store alone, and binds the store to
     the teacher only if its answers depend on a view alone and that unit agrees with the ground truth better than
     chance. Every other rank, and every later fill, answers again what was answered then. on_start and on_progress are
-    called on rank 0.
+    called on rank 0, and so is say, with where views are rendered.
 
     Raises AgreementError, TeacherError for another teacher than the store's or one that answers otherwise, DriftError
     if this machine renders other pixels than the store's, ImageError for an undecodable image unless options.skip_bad,
-    StoreError if a unit is missing at the end, RenderError where a rendering process dies or hangs, RankError where
-    another rank does; Stopped after a signal (see stop_signals), between two blocks' views.
+    StoreError if a unit is missing at the end, DeviceError where options.render asks for what is not there, RenderError
+    where a rendering process dies or hangs, RankError where another rank does; Stopped after a signal (see
+    stop_signals), between two blocks' views.
     """
     with (
         join_job(teacher.device, workers=options.workers, timeout_s=options.rank_timeout_s) as job,
@@ -130,7 +140,10 @@ def fill(
             if job.first:
                 on_progress(read_progress(job))
 
-        with open_pool(store, options) as pool:
+        rendering = choose_rendering(options.render, store.policy, teacher.device)
+        if job.first and rendering.said is not None:
+            say(rendering.said)
+        with open_pool(store, options, rendering) as pool:
             held = OpenFill(store, teacher, pool, job, options.allow_low_agreement, on_moved, warn)
             num_missing = fill_views(held, views, on_start)
         job.wait_for_all("finished", moving=MOVING, meanwhile=on_moved)
@@ -172,9 +185,10 @@ def fill_views(held: OpenFill, views: range, on_start: Callable[[int], None]) ->
     return num_missing if job.first else len(units)
 
 
-def open_pool(store: Store, options: FillOptions) -> RenderPool:
-    """The processes that render a store's blocks for its teacher."""
-    return RenderPool(
+def open_pool(store: Store, options: FillOptions, rendering: Rendering) -> "AnyPool":
+    """What renders a store's blocks for its teacher."""
+    return open_render_pool(
+        rendering,
         store.policy,
         store.seed,
         workers=options.workers,
@@ -185,13 +199,17 @@ def open_pool(store: Store, options: FillOptions) -> RenderPool:
 
 
 def label_units(
-    store: Store, teacher: Teacher, pool: RenderPool, units: Iterable[Unit], advance: Callable[[int], None]
+    store: Store,
+    teacher: Teacher,
+    pool: "AnyPool",
+    units: Iterable[Unit],
+    advance: Callable[[int], None],
 ) -> Iterator[LabelledUnit]:
     """Replay and label units, each yielded when it is whole. Batches run across units, labels do not depend on that."""
     coming = iter(units)
     blocks: dict[int, tuple[LabelledUnit, BlockSpan]] = {}  # task id -> its unit, and where its block is in that
 
-    def rendered_views() -> Iterator[tuple[tuple[LabelledUnit, np.ndarray, int], np.ndarray]]:
+    def rendered_views() -> Iterator[tuple[tuple[LabelledUnit, np.ndarray, int], torch.Tensor]]:
         task_id = 0
         while True:
             while pool.pending < TASKS_AHEAD * max(1, pool.num_workers) * store.group:
@@ -211,9 +229,9 @@ def label_units(
             if rendered.view == rendered.task.views[-1]:
                 del blocks[rendered.task.id]
             rows = take_replay(labelled, span, rendered)
-            pixels = rendered.block.pixels
+            pixels = rendered.pixels
             if rendered.block.skipped:
-                pixels = pixels[rows - span.rows.start]
+                pixels = pixels[torch.from_numpy(rows - span.rows.start).to(pixels.device)]
             yield (labelled, rows, rendered.view - labelled.first_view), pixels
             rendered.release()
 
@@ -249,7 +267,7 @@ def begin_unit(store: Store, unit: Unit, teacher: Teacher) -> LabelledUnit:
     )
 
 
-def take_replay(labelled: LabelledUnit, span: BlockSpan, rendered: BlockView) -> np.ndarray:
+def take_replay(labelled: LabelledUnit, span: BlockSpan, rendered: "BlockView") -> np.ndarray:
     """Note what a replayed block says besides its pixels; the rows (positions in the unit) that want a label."""
     block, column = rendered.block, rendered.view - labelled.first_view
     rows = np.array(span.rows)

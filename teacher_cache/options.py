@@ -173,6 +173,20 @@ workers_option = click.option(
     metavar=COUNT,
     help="Rendering processes for each rank; 0: the rank renders itself.",
 )
+render_option = click.option(
+    "--render",
+    type=click.Choice(["auto", "cpu", "gpu"]),
+    default="auto",
+    show_default=True,
+    help="Where views are rendered; auto: on a GPU if there is one. The pixels are the same.",
+)
+replay_option = click.option(
+    "--render",
+    type=click.Choice(["auto", "cpu", "gpu"]),
+    default="cpu",
+    show_default=True,
+    help="Where views are rendered; auto: on a GPU if there is one. For a few views that is not worth its start.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 shards_option = click.option(
     "--shards",

@@ -5,10 +5,11 @@ import itertools
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from teacher_cache.crew import RenderTask
 from teacher_cache.errors import DriftError, StoreError, TeacherError
 from teacher_cache.messages.shown import counted
 from teacher_cache.replay.seeds import Stream, derive
@@ -19,7 +20,9 @@ from teacher_cache.store.store import Store
 from teacher_cache.store.topk import top_classes
 from teacher_cache.store.unit import Unit
 from teacher_cache.teacher.teacher import Teacher
-from teacher_cache.workers import RenderPool, RenderTask
+
+if TYPE_CHECKING:
+    from teacher_cache.rendering import AnyPool
 
 # What a logit may differ by where the same view is answered again, as a share of the batch's largest: some units in the
 # last place of its dtype. Measured on CPUs and one GPU the bits are equal; reductions that race may move the last ones.
@@ -52,7 +55,7 @@ class Batch:
         return f"shard {store.shard_name(self.unit.shard)}, key {store.index.key(sample)}, view {view}"
 
 
-def first_batch(store: Store, pool: RenderPool, size: int) -> Batch:
+def first_batch(store: Store, pool: "AnyPool", size: int) -> Batch:
     """The first `size` views of a store's first unit, or all where it has fewer; the same whichever are filled."""
     unit = store.units()[0]
     return _replay_batch(store, pool, unit, _block_views(store, unit), size)
@@ -64,7 +67,7 @@ def _block_views(store: Store, unit: Unit) -> list[tuple[int, int]]:
 
 def _replay_batch(
     store: Store,
-    pool: RenderPool,
+    pool: "AnyPool",
     unit: Unit,
     block_views: Sequence[tuple[int, int]],
     size: int,
@@ -85,7 +88,7 @@ def _replay_batch(
                 rendered = pool.get()
                 replayed = rendered.block
                 taken = [p for p in range(len(replayed.lambdas)) if p not in replayed.skipped][: size - len(rows)]
-                pixels.append(replayed.pixels[taken])  # a copy
+                pixels.append(rendered.pixels[taken].cpu().numpy())  # a copy
                 rendered.release()
                 replays.append(Replay(block, view, replayed.digest, tuple(sorted(replayed.skipped))))
                 rows += [Row(block, view, position) for position in taken]
@@ -146,7 +149,7 @@ def _rounding(teacher: Teacher, logits: np.ndarray) -> float:
 # -- the same as then ------------------------------------------------------------------------------------------------
 
 
-def check_same_answers(store: Store, teacher: Teacher, pool: RenderPool, warn: Warn, draw: int | None = None) -> None:
+def check_same_answers(store: Store, teacher: Teacher, pool: "AnyPool", warn: Warn, draw: int | None = None) -> None:
     """Have a bound store's teacher label the proof's batch again, and a committed batch drawn at random (by `draw`).
 
     Other labels than then are refused with TeacherError, other pixels with DriftError; logits that are equal but for
@@ -161,7 +164,7 @@ def check_same_answers(store: Store, teacher: Teacher, pool: RenderPool, warn: W
         _check_drawn_batch(store, teacher, pool, unit, stream, warn)
 
 
-def check_online(store: Store, teacher: Teacher, pool: RenderPool) -> bool:
+def check_online(store: Store, teacher: Teacher, pool: "AnyPool") -> bool:
     """Whether a teacher that is to answer online gives the labels of its proof; TeacherError where it gives others.
     False where this device has left no proof. Nothing is written."""
     proof = store.proofs.read(teacher.identity.device)
@@ -172,7 +175,7 @@ def check_online(store: Store, teacher: Teacher, pool: RenderPool) -> bool:
     return True
 
 
-def _check_proof(store: Store, teacher: Teacher, pool: RenderPool, warn: Warn) -> None:
+def _check_proof(store: Store, teacher: Teacher, pool: "AnyPool", warn: Warn) -> None:
     device = teacher.identity.device
     own = store.proofs.read(device)
     proof = own or (store.proofs.first() if store.any_device else None)
@@ -194,7 +197,7 @@ def _check_proof(store: Store, teacher: Teacher, pool: RenderPool, warn: Warn) -
     store.proofs.note_build(build, _compare_logits(store, teacher, proof, logits, warn))
 
 
-def _replay_proof(store: Store, teacher: Teacher, pool: RenderPool, proof: Proof) -> Batch:
+def _replay_proof(store: Store, teacher: Teacher, pool: "AnyPool", proof: Proof) -> Batch:
     """A proof's batch, rendered again."""
     block_views = [(each.block, each.view) for each in proof.replays]
     known = set(_block_views(store, proof.unit)) if proof.unit in store.units() else set()
@@ -246,9 +249,7 @@ def _compare_logits(store: Store, teacher: Teacher, proof: Proof, logits: np.nda
     return words
 
 
-def _check_drawn_batch(
-    store: Store, teacher: Teacher, pool: RenderPool, unit: Unit, stream: Stream, warn: Warn
-) -> None:
+def _check_drawn_batch(store: Store, teacher: Teacher, pool: "AnyPool", unit: Unit, stream: Stream, warn: Warn) -> None:
     reader = LabelReader(store)
     block_views = _block_views(store, unit)
     skipped = {block: reader.skipped(unit.shard, block, view) for block, view in block_views}

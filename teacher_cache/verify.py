@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from teacher_cache.crew import RenderTask
 from teacher_cache.errors import StoreError
 from teacher_cache.processes import TIMEOUT_S
+from teacher_cache.rendering import Render, choose_rendering, open_render_pool
 from teacher_cache.replay.seeds import Stream, derive
 from teacher_cache.store.drift import drift_message
 from teacher_cache.store.labels import LabelReader
@@ -19,8 +21,10 @@ from teacher_cache.store.unit import Unit
 from teacher_cache.threads import share_cores
 
 if TYPE_CHECKING:
+    import torch
+
+    from teacher_cache.rendering import AnyPool
     from teacher_cache.teacher.teacher import Teacher
-    from teacher_cache.workers import RenderPool
 
 
 @dataclass
@@ -49,6 +53,9 @@ def verify(
     same_kind: bool = True,
     workers: int = 0,
     worker_timeout_s: float = TIMEOUT_S,
+    render: Render = "auto",
+    device: str | None = None,
+    say: Callable[[str], None] = lambda message: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> VerifyReport:
     """Check every committed unit's record, and replay a random fraction of the committed (block, group)s, drawn in
@@ -56,8 +63,10 @@ def verify(
 
     With a teacher the replayed views are labelled again. same_kind says that it runs on the store's device and
     dtype: then a label that differs is a difference, and so are other probabilities than those that the store holds;
-    else a label is counted with its top-2 margin (in logits), and probabilities are not compared. StoreError where
-    nothing is committed.
+    else a label is counted with its top-2 margin (in logits), and probabilities are not compared.
+
+    render: where views are, see choose_rendering; device: for that, where there is no teacher. say hears of it.
+    StoreError where nothing is committed, DeviceError where render asks for what is not there.
     """
     check_committed(store)
     report = VerifyReport()
@@ -76,11 +85,17 @@ def verify(
     report.groups = len({unit.group for unit, _ in chosen})
     if not chosen:
         return report
-    from teacher_cache.workers import RenderPool  # torch, which takes seconds to import
-
     share_cores(workers)
-    with RenderPool(
-        store.policy, store.seed, workers=workers, max_pixels=store.max_pixels, timeout_s=worker_timeout_s
+    rendering = choose_rendering(render, store.policy, _device(teacher, device))
+    if rendering.said is not None:
+        say(rendering.said)
+    with open_render_pool(
+        rendering,
+        store.policy,
+        store.seed,
+        workers=workers,
+        max_pixels=store.max_pixels,
+        timeout_s=worker_timeout_s,
     ) as pool:
         reader = LabelReader(store)
         views = _replay(store, reader, pool, chosen, report, on_progress)
@@ -90,6 +105,12 @@ def verify(
         else:
             _label_again(store, reader, teacher, views, same_kind, report)
     return report
+
+
+def _device(teacher: "Teacher | None", asked: str | None) -> "torch.device":
+    from teacher_cache.device import choose_device  # torch, which takes seconds to import
+
+    return choose_device(asked) if teacher is None else teacher.device
 
 
 class _BlockView(NamedTuple):
@@ -137,13 +158,13 @@ def draw_in_layers(atoms: Sequence[tuple[Unit, int]], fraction: float, seed: int
 def _replay(
     store: Store,
     reader: LabelReader,
-    pool: "RenderPool",
+    pool: "AnyPool",
     atoms: list[tuple[Unit, int]],
     report: VerifyReport,
     on_progress: Callable[[int, int], None],
-) -> Iterator[tuple[_BlockView, np.ndarray]]:
+) -> Iterator[tuple[_BlockView, "torch.Tensor"]]:
     """Render all views of the atoms and compare digests; labelled positions with their pixels."""
-    from teacher_cache.workers import RenderTask
+    import torch
 
     for task_id, (unit, block) in enumerate(atoms):
         views = tuple(store.layout.group_views(unit.group))
@@ -156,7 +177,8 @@ def _replay(
         if replayed.digest != reader.digest(unit.shard, block, replayed.view):
             report.differences.append(drift_message(store, unit.shard, block, replayed.view))
         positions = np.array([p for p in range(len(replayed.lambdas)) if p not in replayed.skipped], np.int64)
-        yield _BlockView(unit.shard, block, replayed.view, positions), replayed.pixels[positions]
+        chosen = rendered.pixels[torch.from_numpy(positions).to(rendered.pixels.device)]
+        yield _BlockView(unit.shard, block, replayed.view, positions), chosen
         rendered.release()
         report.block_views += 1
         on_progress(report.block_views, total)
@@ -166,7 +188,7 @@ def _label_again(
     store: Store,
     reader: LabelReader,
     teacher: "Teacher",
-    views: Iterator[tuple[_BlockView, np.ndarray]],
+    views: Iterator[tuple[_BlockView, "torch.Tensor"]],
     same_kind: bool,
     report: VerifyReport,
 ) -> None:

@@ -8,63 +8,47 @@ beforehand nor a worker that is stopped.
 
 import contextlib
 import math
-import select
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from teacher_cache.errors import RenderError, TeacherCacheError
-from teacher_cache.files import describe_os_error
+from teacher_cache.crew import TASKS_PER_WORKER, Crew, Desk, RenderTask, Worker
+from teacher_cache.device import Recycled
+from teacher_cache.errors import RenderError
 from teacher_cache.memory import shared_memory_lacking
-from teacher_cache.processes import TIMEOUT_S, Child, Connection, Death, Processes, sendable
+from teacher_cache.processes import TIMEOUT_S, Connection, sendable
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.block import DecodedBlock, ReplayedBlock, decode_block, replay_view
 from teacher_cache.replay.header import MAX_PIXELS
 from teacher_cache.replay.policy import Policy
-from teacher_cache.shards.index import BlockPlace
 from teacher_cache.shards.read import read_block
 from teacher_cache.ties import GONE
 
 SLOTS_PER_WORKER = 3  # one being rendered, one on its way, one being copied out
-TASKS_PER_WORKER = 2  # one being rendered, one waiting: a worker never idles for the parent's next turn
 LOWER_POOL = "lower pool_batches or the batch, use --workers 0"
-SILENT_NAMED = 3  # of the processes that hang; of one's views
-
-
-@dataclass(frozen=True)
-class RenderTask:
-    """Render the given views of one block. id is the caller's.
-
-    rows (views, n) int64, in a pool that has rows: where each position goes at each view, -1 where it is not wanted.
-    Rows of tasks in flight must differ.
-    """
-
-    id: int
-    place: BlockPlace
-    views: tuple[int, ...]
-    rows: np.ndarray | None = None
-
-    @property
-    def where(self) -> str:
-        """The block, as messages name it."""
-        return f"shard {self.place.shard}, block {self.place.number}"
 
 
 @dataclass(frozen=True)
 class BlockView:
-    """One (block, view) of a task. block.pixels may lie in shared memory: copy what is kept, then release(). They are
-    empty where the task named rows, which hold them until the caller gives them to another task."""
+    """One (block, view) of a task. Its pixels may lie in shared memory: copy what is kept, then release(). They are
+    empty where the task named rows, which hold them until the caller gives them to another task; block.pixels are where
+    a device has rendered them, too."""
 
     task: RenderTask
     block: ReplayedBlock
-    _pool: "RenderPool"
-    _worker: "_Worker | None" = None  # None: the calling process
-    _slot: int = 0
+    device_pixels: Tensor | None = None
+    _slot: Callable[[], None] | None = None  # gives a worker its slot back
+
+    @property
+    def pixels(self) -> Tensor:
+        """(n, H, W, 3) uint8, in memory or on the device that rendered them."""
+        return torch.from_numpy(self.block.pixels) if self.device_pixels is None else self.device_pixels
 
     @property
     def view(self) -> int:
@@ -72,34 +56,8 @@ class BlockView:
 
     def release(self) -> None:
         """Give the pixels' slot back to its worker."""
-        if self._worker is not None and self._worker.slots is not None:
-            self._pool._release(self._worker, self._slot)
-
-
-@dataclass(eq=False)
-class _Worker:
-    """A rendering process as the parent sees it."""
-
-    child: Child
-    slots: np.ndarray | None  # (slots, BLOCK_SAMPLES, H, W, 3) uint8
-    tasks: deque[RenderTask] = field(default_factory=deque)  # given and not finished, in order
-    arrived: int = 0  # views of the first of them
-    lent: int = 0  # slots whose pixels the caller still holds
-
-    def has_work(self) -> bool:
-        """Whether it has something to render, and where to."""
-        return bool(self.tasks) and (self.slots is None or self.lent < len(self.slots))
-
-    def describe(self) -> str:
-        """What it is, and what it has to render next."""
-        task = self.tasks[0]
-        views = task.views[self.arrived :]
-        more = " ..." if len(views) > SILENT_NAMED else ""
-        named = ", ".join(map(str, views[:SILENT_NAMED]))
-        return (
-            f"rendering process {self.child.number} ({self.child.state()}), which has {task.where}, views "
-            f"{named}{more} to render"
-        )
+        if self._slot is not None:
+            self._slot()
 
 
 @dataclass(frozen=True)
@@ -155,9 +113,8 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
         self._queue: deque[RenderTask] = deque()
         self._inline: Iterator[BlockView] | None = None
         self._arrived: deque[BlockView] = deque()
-        self._processes = Processes("render", timeout_s)
-        self._workers: list[_Worker] = []
-        self._tasks_ahead = tasks_ahead
+        self._crew = Crew(timeout_s, tasks_ahead)
+        self._slots: dict[Worker, np.ndarray] = {}  # (slots, BLOCK_SAMPLES, H, W, 3) uint8, of each worker
         self._scratch = self._replay.scratch()
         if workers:
             self._start(workers, num_rows)
@@ -176,92 +133,56 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
             self.rows = rows.numpy()
         for _ in range(workers):
             slots = _shared(shape) if rows is None else None
-            child = self._processes.start(_serve, self._replay, slots, rows)
-            self._workers.append(_Worker(child, None if slots is None else slots.numpy()))
+            num_slots = None if slots is None else len(slots)
+            worker = self._crew.hire(_serve, self._replay, slots, rows, num_slots=num_slots)
+            if slots is not None:
+                self._slots[worker] = slots.numpy()
 
     def submit(self, task: RenderTask) -> None:
         """Queue a task; ids of tasks in flight must differ."""
-        self._queue.append(task)
         self.pending += len(task.views)
-        self._feed()
+        if self._crew.workers:
+            self._crew.submit(task)
+        else:
+            self._queue.append(task)
 
     def get(self) -> BlockView:
         """The next replayed (block, view) of any task."""
         assert self.pending, "get() without a submitted task"
         start = time.perf_counter()
-        found = self._receive() if self._workers else self._render_here()
+        found = self._receive() if self._crew.workers else self._render_here()
         self.wait_s += time.perf_counter() - start
         self.pending -= 1
         return found
 
+    def gather(self, rows: np.ndarray, memory: Recycled) -> Tensor:
+        """The views in some rows, (n,) int64 -> (n, H, W, 3) uint8 in a piece of `memory`. The rows may be given to
+        tasks again at once."""
+        views = memory.empty((len(rows), *self.rows.shape[1:]), torch.uint8)
+        np.take(self.rows, rows, axis=0, out=views.numpy(), mode="clip")  # "raise" would copy into a buffer first
+        return views
+
     def ready(self) -> bool:
         """Whether a worker has something for get(); never where the calling process renders."""
-        return bool(self._arrived) or self._processes.is_ready()
+        return bool(self._arrived) or self._crew.is_ready()
 
     def close(self) -> None:
         """End the workers; what is in flight is lost."""
-        self._processes.close()
-        self._workers = []
+        self._crew.close()
+        self._slots.clear()
 
     def __exit__(self, *details: object) -> None:
         self.close()
 
-    def _feed(self) -> None:
-        while self._queue and self._workers:
-            worker = min(self._workers, key=lambda each: len(each.tasks))
-            if len(worker.tasks) >= self._tasks_ahead or not _takes_more(worker.child.connection):
-                return
-            task = self._queue.popleft()
-            worker.tasks.append(task)
-            self._send(worker, task)
-
-    def _send(self, worker: _Worker, message: RenderTask | int) -> None:
-        """Send a task, or a slot that is free again, which the worker's tasks and slots have in them already."""
-        self._processes.send(worker.child, message)
-        self._processes.expect(worker.child, worker.has_work())
-
     def _receive(self) -> BlockView:
         while not self._arrived:
-            for child, message in self._processes.receive():
-                self._take(self._workers[child.number], message)
-            if silent := self._processes.silent():
-                raise self._hang([self._workers[child.number] for child in silent])
+            for sent in self._crew.receive():
+                block = sent.content
+                if sent.worker in self._slots:
+                    block = replace(block, pixels=self._slots[sent.worker][sent.slot, : len(block.lambdas)])
+                slot = partial(self._crew.release, sent.worker, sent.slot)
+                self._arrived.append(BlockView(sent.task, block, _slot=slot))
         return self._arrived.popleft()
-
-    def _take(self, worker: _Worker, message: Any) -> None:
-        """A worker's message: the next view of its first task, an error, or its death."""
-        task = worker.tasks[0]
-        if isinstance(message, Death):
-            raise RenderError(
-                f"rendering process {worker.child.number} died (exit code {message.exit_code}; -9 is often a lack of "
-                "memory): start again, with fewer --workers if it was memory"
-            )
-        if isinstance(message, Exception):
-            raise _placed(message, task)
-        slot, block = message
-        worker.arrived += 1
-        worker.lent += worker.slots is not None
-        if worker.arrived == len(task.views):
-            worker.tasks.popleft()
-            worker.arrived = 0
-        self._processes.expect(worker.child, worker.has_work())
-        self._feed()
-        if worker.slots is not None:
-            block = replace(block, pixels=worker.slots[slot, : len(block.lambdas)])
-        self._arrived.append(BlockView(task, block, self, worker, slot))
-
-    def _hang(self, silent: Sequence[_Worker]) -> RenderError:
-        named = "; ".join(worker.describe() for worker in silent[:SILENT_NAMED])
-        more = f"; and {len(silent) - SILENT_NAMED} more" if len(silent) > SILENT_NAMED else ""
-        return RenderError(
-            f"no view has come for {self._processes.timeout_s:g} s from {named}{more}: run the same command again; if "
-            "pictures are very large or their disk very slow, raise --worker-timeout"
-        )
-
-    def _release(self, worker: _Worker, slot: int) -> None:
-        if self._workers:
-            worker.lent -= 1
-            self._send(worker, slot)
 
     def _render_here(self) -> BlockView:
         while True:
@@ -276,7 +197,7 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
         decoded = self._replay.decode(task)
         for number, view in enumerate(task.views):
             out = None if task.rows is None else _destinations(self.rows, task.rows[number], self._scratch)
-            yield BlockView(task, self._replay.render(decoded, view, out), self)
+            yield BlockView(task, self._replay.render(decoded, view, out))
 
 
 def render_all(pool: RenderPool, tasks: Sequence[RenderTask]) -> Iterator[BlockView]:
@@ -287,14 +208,6 @@ def render_all(pool: RenderPool, tasks: Sequence[RenderTask]) -> Iterator[BlockV
         found = pool.get()
         yield found
         found.release()
-
-
-def _placed(error: Exception, task: RenderTask) -> Exception:
-    """A worker's error with the place in which it was met; ours name it themselves."""
-    if isinstance(error, TeacherCacheError):
-        return error
-    reason = describe_os_error(error) if isinstance(error, OSError) else f"rendering failed with {error}"
-    return RenderError(f"{task.where}: {reason}")
 
 
 # -- in a rendering process ----------------------------------------------------------------------------------------
@@ -316,7 +229,7 @@ def _serve(connection: Connection, replay: _Replay, slots: torch.Tensor | None, 
 
 
 class _Renderer:
-    """A worker's own side: tasks and free slots come through the pipe, views go back.
+    """What a worker renders with.
 
     slots (slots, BLOCK_SAMPLES, H, W, 3) uint8, its own, or rows (rows, H, W, 3) uint8, of all workers, are shared.
     """
@@ -324,52 +237,32 @@ class _Renderer:
     def __init__(
         self, connection: Connection, replay: _Replay, slots: np.ndarray | None, rows: np.ndarray | None
     ) -> None:
-        self._connection, self._replay, self._slots, self._rows = connection, replay, slots, rows
-        self._free = [] if slots is None else list(range(len(slots)))
-        self._tasks: deque[RenderTask] = deque()
+        self._replay, self._slots, self._rows = replay, slots, rows
+        self._desk = Desk(connection, 0 if slots is None else len(slots))
         self._scratch = replay.scratch()
 
     def render_next(self) -> None:
         """Wait for a task, and send its views."""
-        while not self._tasks:
-            self._receive()
-        task = self._tasks.popleft()
+        task = self._desk.next_task()
         decoded = self._replay.decode(task)
         for number, view in enumerate(task.views):
-            while self._connection.poll():  # so that the pipe has room for the parent's next task
-                self._receive()
+            self._desk.empty_pipe()
             slot, out = self._room(task, number)
             block = self._replay.render(decoded, view, out)
-            self._connection.send((slot, replace(block, pixels=np.empty(0, np.uint8))))
+            self._desk.send(slot, 1, replace(block, pixels=np.empty(0, np.uint8)))
 
     def _room(self, task: RenderTask, number: int) -> tuple[int, np.ndarray | list[np.ndarray]]:
         """Where the task's view of this number goes, and the slot that this is, if it is one."""
         if self._rows is not None and task.rows is not None:
             return 0, _destinations(self._rows, task.rows[number], self._scratch)
         assert self._slots is not None, "a pool of rows was given a task without any"
-        while not self._free:
-            self._receive()
-        slot = self._free.pop()
+        slot = self._desk.take_slot()
         return slot, self._slots[slot, : len(task.place.keys)]
-
-    def _receive(self) -> None:
-        message = self._connection.recv()
-        if isinstance(message, RenderTask):
-            self._tasks.append(message)
-        else:
-            self._free.append(message)
 
 
 def _destinations(rows: np.ndarray, assigned: np.ndarray, scratch: np.ndarray) -> list[np.ndarray]:
     """Where a block's positions are rendered: in their rows; what is not wanted but for its partner in scratch."""
     return [scratch[position] if row < 0 else rows[row] for position, row in enumerate(assigned.tolist())]
-
-
-def _takes_more(connection: Connection) -> bool:
-    """Whether a task fits into a pipe at once. The system says so up to a quarter full; a task takes far less."""
-    poll = select.poll()
-    poll.register(connection, select.POLLOUT)
-    return bool(poll.poll(0))
 
 
 def _shared(shape: tuple[int, ...]) -> torch.Tensor:

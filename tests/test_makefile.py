@@ -106,6 +106,8 @@ def after(words: list[str], option: str) -> list[str]:
         ("TAU=3", "teacher_cache fill", "--tau", ["3"]),
         ("WORKERS=7", "teacher_cache fill", "--workers", ["7"]),
         ("WORKERS=7", "student train", "--workers", ["7"]),
+        ("RENDER=cpu", "teacher_cache fill", "--render", ["cpu"]),
+        ("RENDER=gpu", "student train", "--render", ["gpu"]),
         ("RECIPE=own/deit_b.toml", "student train", "--recipe", ["own/deit_b.toml"]),
         ("RECIPE=own/deit_b.toml", "student train", "--out", ["runs/cache/deit_b"]),
         ("VAL=v-*.tar w.tar", "student train", "--val", ["v-*.tar", "w.tar"]),

@@ -92,7 +92,7 @@ def test_a_worker_that_dies_while_training_is_an_error_not_a_hang(store: Store) 
         batches = iter(loader)
         next(batches)
         assert loader._pool is not None
-        loader._pool._processes.children[0].process.kill()
+        loader._pool._crew.processes.children[0].process.kill()
         with pytest.raises(RenderError, match=r"rendering process 0 died \(exit code -9"):
             list(batches)
 
@@ -115,7 +115,7 @@ def test_a_dead_worker_is_an_error_not_a_hang(tmp_path: Path) -> None:
             pool.submit(RenderTask(number, store.index.place(0, number), tuple(range(16))))
         views = iter(lambda: pool.get().release(), "never")
         next(views)
-        pool._processes.children[0].process.kill()
+        pool._crew.processes.children[0].process.kill()
         with pytest.raises(RenderError, match=r"exit code -9.*fewer --workers"):
             list(views)
 

@@ -34,6 +34,7 @@ from teacher_cache.options import (
     FiniteRange,
     json_option,
     ops_option,
+    replay_option,
     shards_option,
     worker_timeout_option,
 )
@@ -41,6 +42,7 @@ from teacher_cache.progress import step_bars
 from teacher_cache.terminal import say_json, terminal
 
 if TYPE_CHECKING:
+    from teacher_cache.rendering import Render
     from teacher_cache.store.store import Store
 
 VIEWS_ON_A_SHEET = 48
@@ -191,12 +193,20 @@ def confusions(store: str, of_class: str | None, limit: int, as_json: bool) -> N
     metavar=COUNT,
     help="Views on the sheet, from 0 on.",
 )
+@replay_option
 @shards_option
 @ops_option
 @json_option
 @click.pass_obj
 def sample(
-    store: str, sample: str, out: Path | None, limit: int, shards: tuple[str, ...], ops: str | None, as_json: bool
+    store: str,
+    sample: str,
+    out: Path | None,
+    limit: int,
+    render: "Render",
+    shards: tuple[str, ...],
+    ops: str | None,
+    as_json: bool,
 ) -> None:
     """A sample, and a sheet (PNG) of its image with the crops and all its views with their labels.
 
@@ -217,7 +227,7 @@ def sample(
     found |= {"png": None, "digests_differ": []}
     if found["views_missing"] is None:
         out = out or _default_file(found["shard"], found["key"])
-        image, views = render_views(opened, number, [view["view"] for view in found["views"]])
+        image, views = render_views(opened, number, [view["view"] for view in found["views"]], render=render)
         pictures = list(views)
         save_png(contact_sheet(found, image, pictures), out)
         found |= {"png": str(out), "digests_differ": [each.view for each in pictures if each.digest_equal is False]}
@@ -241,6 +251,7 @@ def sample(
     metavar="TIMES",
     help="Enlarge every pixel to a square of so many.",
 )
+@replay_option
 @shards_option
 @ops_option
 @json_option
@@ -252,6 +263,7 @@ def view(
     out: Path | None,
     unmixed: bool,
     scale: int,
+    render: "Render",
     shards: tuple[str, ...],
     ops: str | None,
     as_json: bool,
@@ -271,7 +283,7 @@ def view(
     opened = _open(store, shards, ops)
     chosen = chosen_sample(opened, sample)
     found = describe_view(opened, chosen, number)
-    (pictures,) = render_views(opened, chosen, (number,))[1]
+    (pictures,) = render_views(opened, chosen, (number,), render=render)[1]
     panes = [pictures.mixed]
     if unmixed and pictures.partner is not None:
         panes += [pictures.unmixed, pictures.partner]

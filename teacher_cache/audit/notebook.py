@@ -11,6 +11,7 @@ from teacher_cache.audit.names import find_sample
 from teacher_cache.audit.sample import describe_sample, describe_view, render_views
 from teacher_cache.audit.votes import Votes, read_statistics
 from teacher_cache.errors import StoreError
+from teacher_cache.rendering import Render
 from teacher_cache.replay.policy import Policy
 from teacher_cache.shards.index import Index
 from teacher_cache.store.labels import read_views
@@ -89,15 +90,25 @@ class OpenStore:
         """The sample's own image, (H, W, 3) uint8."""
         return render_views(self.store, self.number(sample), ())[0]
 
-    def render(self, sample: int | str, view: int, *, mixed: bool = True) -> np.ndarray:
+    def render(
+        self,
+        sample: int | str,
+        view: int,
+        *,
+        mixed: bool = True,
+        render: Render = "cpu",
+        device: str | None = None,
+    ) -> np.ndarray:
         """A view's pixels, (H, W, 3) uint8: exactly those that the teacher saw, or the sample's own before mixing.
 
-        StoreError where they are not the stored ones any more: other image files or other libraries.
+        render: "gpu" replays its block on a device (`device`, or the first), "auto" where there is one; the bytes are
+        the same. StoreError where they are not the stored ones any more: other image files or other libraries.
+        DeviceError where there is no such device.
         """
         number = self.number(sample)
         if not 0 <= view < self.views:
             raise StoreError(f"{self.path} has views 0 to {self.views - 1}, there is no view {view}")
-        (pictures,) = render_views(self.store, number, (view,))[1]
+        (pictures,) = render_views(self.store, number, (view,), render=render, device=device)[1]
         if pictures.digest_equal is False:
             shard = self.store.shard_name(self.index.shard_of(number))
             raise StoreError(

@@ -1,7 +1,7 @@
 """One sample, one view: what was drawn, what the teacher said, and the pixels that it saw."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,11 +11,12 @@ from teacher_cache.audit.conditions import erased_share, image_sizes, visible_sh
 from teacher_cache.audit.names import place
 from teacher_cache.audit.votes import count_votes
 from teacher_cache.errors import ShardError, StoreError
+from teacher_cache.rendering import Render, open_replay
 from teacher_cache.replay.block import (
     Block,
     DecodedBlock,
+    ReplayedBlock,
     decode_block,
-    replay_view,
     view_mix,
     view_params,
 )
@@ -237,26 +238,36 @@ class Pictures:
     digest_equal: bool | None
 
 
-def render_views(store: Store, sample: int, views: Sequence[int]) -> tuple[np.ndarray, Iterator[Pictures]]:
+def render_views(
+    store: Store, sample: int, views: Sequence[int], *, render: Render = "cpu", device: str | None = None
+) -> tuple[np.ndarray, Iterator[Pictures]]:
     """The sample's image, (H, W, 3) uint8, and its views, replayed with their block as both stages do it.
 
-    Raises ShardError, ImageError and PolicyError.
+    render, device: where blocks are replayed, see choose_rendering. For a few views a device is not worth its start.
+    Raises ShardError, ImageError, PolicyError and DeviceError.
     """
+    replay = open_replay(render, store.policy, store.seed, device)
     spot = store.layout.locate(sample)
     held = BlockLabels(store, spot)
     block = read_block(store.index.place(spot.shard, spot.block, held.skipped(views[0]) if len(views) else frozenset()))
     decoded = decode_block(block, max_pixels=store.max_pixels)
-    return decoded.image(spot.position), _render(store, spot, held, block, decoded, views)
+    return decoded.image(spot.position), _render(store, spot, held, block, decoded, views, replay)
 
 
 def _render(
-    store: Store, spot: Location, held: BlockLabels, block: Block, decoded: DecodedBlock, views: Sequence[int]
+    store: Store,
+    spot: Location,
+    held: BlockLabels,
+    block: Block,
+    decoded: DecodedBlock,
+    views: Sequence[int],
+    replay: Callable[[DecodedBlock, int], ReplayedBlock],
 ) -> Iterator[Pictures]:
     reader = LabelReader(store)
     for view in views:
         if held.skipped(view) != decoded.skipped:
             decoded = decode_block(replace(block, skipped=held.skipped(view)), max_pixels=store.max_pixels)
-        replayed = replay_view(store.policy, store.seed, decoded, view)
+        replayed = replay(decoded, view)
         plan = view_mix(
             store.policy,
             store.seed,

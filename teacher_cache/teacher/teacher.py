@@ -149,9 +149,10 @@ class PendingLogits:
 
 
 def classify_views(
-    teacher: Teacher, views: Iterable[tuple[Tag, np.ndarray]], where: Callable[[Tag, int], str]
+    teacher: Teacher, views: Iterable[tuple[Tag, np.ndarray | Tensor]], where: Callable[[Tag, int], str]
 ) -> Iterator[tuple[Tag, np.ndarray]]:
     """Run a teacher over views in full batches: (tag, (n, H, W, 3) uint8)s -> (tag, (n, classes) float32)s, in order.
+    Views may lie in memory or on the teacher's device.
 
     where names a tag's row in the TeacherError for logits that are not finite.
 
@@ -196,12 +197,13 @@ class _Batches:
         """How many rows' logits wait to be taken."""
         return len(self._done)
 
-    def put(self, pixels: np.ndarray) -> None:
+    def put(self, pixels: np.ndarray | Tensor) -> None:
         """Use or copy more rows, (n, H, W, 3) uint8."""
+        pixels = torch.as_tensor(pixels)
         taken = 0
         while taken < len(pixels):
             rows = min(len(pixels) - taken, self._teacher.batch_size - self._filled)
-            self._add(torch.from_numpy(pixels[taken : taken + rows]))
+            self._add(pixels[taken : taken + rows])
             taken += rows
 
     def finish(self) -> None:
@@ -219,11 +221,13 @@ class _Batches:
     def _add(self, rows: Tensor) -> None:
         """Rows that the batch has room for."""
         size = self._teacher.batch_size
-        if len(rows) == size and not self._teacher.on_cuda:
+        on_device = rows.device.type != "cpu"
+        if len(rows) == size and (on_device or not self._teacher.on_cuda):
             self._submit(rows)  # where they lie
             return
         if self._batch is None:
-            self._batch = self._memory.empty((size, *rows.shape[1:]), torch.uint8)
+            shape = (size, *rows.shape[1:])
+            self._batch = rows.new_empty(shape) if on_device else self._memory.empty(shape, torch.uint8)
         self._batch[self._filled : self._filled + len(rows)] = rows
         self._filled += len(rows)
         if self._filled == size:

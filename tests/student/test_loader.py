@@ -352,7 +352,7 @@ def test_an_image_that_broke_since_names_shard_and_key(tmp_path: Path) -> None:
 
 def test_missing_labels_stop_before_anything_is_rendered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = bright_store(tmp_path)
-    monkeypatch.setattr("student.loader.RenderPool", None)
+    monkeypatch.setattr("student.loader.open_render_pool", None)
     command = f"run `teacher-cache fill {store.path} --views 0:4`"
     with pytest.raises(MissingLabelError, match=rf"1040 of the 1040 labels .*train-0000.tar, views 0 to 1: {command}"):
         make_loader(store, epochs=4)

@@ -34,7 +34,7 @@ def block(store: Store) -> ReplayedBlock:
 
 
 def memory(capacity: int, topk: int = 0) -> PoolMemory:
-    return PoolMemory(np.zeros((capacity, 8, 8, 3), np.uint8), topk)
+    return PoolMemory(capacity, topk)
 
 
 # -- rows ----------------------------------------------------------------------------------------------------------

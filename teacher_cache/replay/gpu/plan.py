@@ -246,7 +246,7 @@ class _Planner:
         key_and_nonce = self.views.noise[which].view("<i8").T
         fields = (first, height, width, _MODES[mode], self.fill, self.first_words[which], *key_and_nonce)
         pixels = height * width
-        self.launch("erase", ERASE_FIELDS, fields, int(pixels.max()))
+        self.launch("erase", ERASE_FIELDS, fields, int(pixels.max(initial=0)))
         if mode != "const":
             self.first_words[which] += -(-3 * (pixels if mode == "pixel" else 1) // 4)
 

@@ -66,14 +66,16 @@ class Renderer:
 
     def upload(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """-> the pictures and the small arrays, on the device."""
-        small, plan = self._empty(batch.plan.num_bytes), batch.plan
+        pictures = torch.from_numpy(batch.pictures).to(self.device, non_blocking=True)
+        return pictures, self.send(batch.plan)
+
+    def send(self, plan: RenderPlan) -> torch.Tensor:
+        """-> a plan's small arrays, on the device, which has the weights that they name."""
+        small = self._empty(plan.num_bytes)
         self._tables.forget_if_full()
         plan.write(small, self._tables.find(plan.sides, plan.interpolation))
         self._tables.send()
-        pictures, entries = (
-            torch.from_numpy(array).to(self.device, non_blocking=True) for array in (batch.pictures, small)
-        )
-        return pictures, entries
+        return torch.from_numpy(small).to(self.device, non_blocking=True)
 
     def _empty(self, num_bytes: int) -> np.ndarray:
         """Pinned where the device copies from it."""

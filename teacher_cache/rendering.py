@@ -1,0 +1,225 @@
+"""Where views are rendered, by processes on the CPU or on a device, and where the rows of a pool lie. The bytes are the
+same, so nothing that is stored knows of it, and the ranks of a job may differ. torch is imported when it is needed."""
+
+import importlib.util
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from teacher_cache.crew import TASKS_PER_WORKER
+from teacher_cache.errors import DeviceError
+from teacher_cache.memory import available_memory
+from teacher_cache.processes import TIMEOUT_S
+from teacher_cache.replay import BLOCK_SAMPLES
+from teacher_cache.replay.header import MAX_PIXELS
+from teacher_cache.replay.policy import Policy
+
+if TYPE_CHECKING:
+    import torch
+
+    from teacher_cache.device_pool import DeviceRenderPool
+    from teacher_cache.replay.block import DecodedBlock, ReplayedBlock
+    from teacher_cache.workers import RenderPool
+
+    AnyPool: TypeAlias = RenderPool | DeviceRenderPool
+
+Render = Literal["auto", "cpu", "gpu"]
+
+ROOM = 8  # times the bytes of a view while it is rendered: its crop, what is made of it, and it itself
+AT_ONCE_BYTES = 160 << 20  # of views that are rendered at once
+POOL_SHARE = 0.25  # of a device's memory, for a shuffle pool, where nobody says otherwise
+DEVICE_FILES = ("/dev/nvidiactl", "/dev/dxg")  # Linux's, and that of Linux under Windows
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """device: None where processes render on the CPU. said: what people are told; None where nothing is worth it."""
+
+    device: "torch.device | None"
+    said: str | None = None
+
+
+ON_CPU = Rendering(None)
+
+
+def choose_rendering(asked: Render, policy: Policy, device: "torch.device") -> Rendering:
+    """What renders a policy's views for work on a device.
+
+    "auto": the device, where it is a CUDA device, Triton is there, and it has room. "gpu": DeviceError where there is
+    no such device; Triton's interpreter, asked for by TRITON_INTERPRET=1, makes one of the CPU. Operations of the
+    user's own are always rendered on the CPU.
+    """
+    if asked == "cpu" or (asked == "auto" and device.type != "cuda"):
+        return ON_CPU
+    if policy.own_operations is not None:
+        own = ", ".join(policy.own_operations.names)
+        return _on_cpu(f"policy {policy.name} has operations of its own ({own})")
+    if lacking := _lacking(device):
+        if asked == "gpu":
+            raise DeviceError(f"--render gpu, but {lacking}: leave --render out to use what there is")
+        return _on_cpu(lacking)
+    if lacking := room_lacking(policy, device):
+        return _on_cpu(lacking)
+    return Rendering(device, f"views are rendered on {describe(device)}")
+
+
+def room_lacking(policy: Policy, device: "torch.device") -> str | None:
+    """What to say where a device has no room for one block's views; None where it has."""
+    least, free = ROOM * BLOCK_SAMPLES * _view_bytes(policy), free_bytes(device)
+    if free >= least:
+        return None
+    return f"{describe(device)} has {free / 1e9:.1f} GB free beside the model, {least / 1e9:.1f} are needed"
+
+
+def place_rows(
+    rendering: Rendering, policy: Policy, num_rows: int, budget_gb: float | None
+) -> tuple["torch.device", str | None]:
+    """Where so many views of a pool lie, the device or host memory, and what to say of it.
+
+    budget_gb: what they may take of the device, in 10**9 bytes; None: a quarter of its memory.
+    """
+    import torch
+
+    host = torch.device("cpu")
+    if rendering.device is None:
+        return host, None
+    num_bytes, device = num_rows * _view_bytes(policy), rendering.device
+    budget = POOL_SHARE * total_bytes(device) if budget_gb is None else 1e9 * budget_gb
+    where = f"the shuffle pool of {num_bytes / 1e9:.2f} GB lies"
+    if num_bytes > budget:
+        return host, f"{where} in host memory: it may take {budget / 1e9:.2f} GB of {device} (--device-pool)"
+    free = free_bytes(device) - ROOM * min(AT_ONCE_BYTES, num_bytes)
+    if num_bytes > free:
+        return host, f"{where} in host memory: {device} has {max(free, 0) / 1e9:.2f} GB for it beside all else"
+    return device, f"{where} on {device}"
+
+
+def open_render_pool(
+    rendering: Rendering,
+    policy: Policy,
+    store_seed: int,
+    *,
+    workers: int,
+    skip_bad: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    num_rows: int | None = None,
+    rows_device: "torch.device | None" = None,
+    tasks_ahead: int = TASKS_PER_WORKER,
+    timeout_s: float = TIMEOUT_S,
+) -> "AnyPool":
+    """The pool that renders as was chosen; see RenderPool. rows_device: of place_rows."""
+    if rendering.device is None:
+        from teacher_cache.workers import RenderPool
+
+        return RenderPool(
+            policy,
+            store_seed,
+            workers=workers,
+            skip_bad=skip_bad,
+            max_pixels=max_pixels,
+            num_rows=num_rows,
+            tasks_ahead=tasks_ahead,
+            timeout_s=timeout_s,
+        )
+    from teacher_cache.device_pool import DeviceRenderPool  # and Triton, which not all have
+
+    return DeviceRenderPool(
+        policy,
+        store_seed,
+        device=rendering.device,
+        workers=workers,
+        skip_bad=skip_bad,
+        max_pixels=max_pixels,
+        num_rows=num_rows,
+        rows_device=rows_device,
+        tasks_ahead=tasks_ahead,
+        timeout_s=timeout_s,
+    )
+
+
+def open_replay(
+    render: Render, policy: Policy, store_seed: int, device: str | None = None
+) -> "Callable[[DecodedBlock, int], ReplayedBlock]":
+    """Replay views of blocks one by one in this process: as replay_view, or on a device, by a choice as above."""
+    from teacher_cache.replay.block import ReplayedBlock, replay_view
+
+    if render == "cpu":
+        return partial(replay_view, policy, store_seed)
+    from teacher_cache.device import choose_device  # torch, which takes seconds to import
+
+    chosen = choose_rendering(render, policy, choose_device(device)).device
+    if chosen is None:
+        return partial(replay_view, policy, store_seed)
+    from teacher_cache.replay.gpu.render import Renderer, render_blocks
+
+    renderer = Renderer(policy, chosen)
+
+    def replay(decoded: "DecodedBlock", view: int) -> ReplayedBlock:
+        found = render_blocks(renderer, store_seed, [decoded], [view])
+        return ReplayedBlock(
+            view=view,
+            pixels=found.pixels.cpu().numpy(),
+            class_pairs=found.class_pairs,
+            lambdas=found.lambdas,
+            digest=int(found.digests[0, 0]),
+            skipped=decoded.skipped,
+            damaged=decoded.damaged,
+        )
+
+    return replay
+
+
+def may_use_device(asked: Render) -> bool:
+    """Whether a device may come to render here, as far as is known without torch."""
+    return asked == "gpu" or (asked == "auto" and any(Path(name).exists() for name in DEVICE_FILES))
+
+
+def describe(device: "torch.device") -> str:
+    """A device as messages name it."""
+    import torch
+
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "Triton's interpreter"
+
+
+def free_bytes(device: "torch.device") -> int:
+    """What this process may still take of a device's memory."""
+    import torch
+
+    if device.type != "cuda":
+        return _memory()
+    free: int = torch.cuda.mem_get_info(device)[0]
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def total_bytes(device: "torch.device") -> int:
+    """A device's memory."""
+    import torch
+
+    return int(torch.cuda.get_device_properties(device).total_memory) if device.type == "cuda" else _memory()
+
+
+def _on_cpu(why: str) -> Rendering:
+    return Rendering(None, f"views are rendered on the CPU: {why}")
+
+
+def _lacking(device: "torch.device") -> str | None:
+    """Why a device cannot render; None where it can."""
+    import torch
+
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed, which comes with torch for CUDA"
+    if device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1":
+        return None
+    return "the work is on the CPU (--device cpu)" if torch.cuda.is_available() else "torch finds no CUDA device here"
+
+
+def _memory() -> int:
+    return available_memory() or 1 << 62
+
+
+def _view_bytes(policy: Policy) -> int:
+    return 3 * math.prod(policy.size)

@@ -1,0 +1,48 @@
+"""Memory that this process and those which it starts see: without a name, so that nothing is left of it however they
+die, and no part of /dev/shm. Linux alone."""
+
+import mmap
+import os
+from dataclasses import dataclass
+
+import numpy as np
+
+from teacher_cache.errors import RenderError
+
+
+@dataclass(frozen=True)
+class SharedPlace:
+    """Where a child finds it: at its parent's."""
+
+    process: int
+    descriptor: int
+    num_bytes: int
+
+    def open(self) -> np.ndarray:
+        """(bytes,) uint8."""
+        descriptor = os.open(f"/proc/{self.process}/fd/{self.descriptor}", os.O_RDWR)
+        try:
+            return _mapped(descriptor, self.num_bytes)
+        finally:
+            os.close(descriptor)
+
+
+class SharedMemory:
+    """bytes: (num_bytes,) uint8, zeros at first. A page of it takes memory once it is written. Raises RenderError."""
+
+    def __init__(self, num_bytes: int) -> None:
+        try:
+            self._descriptor = os.memfd_create("teacher-cache")
+            os.ftruncate(self._descriptor, num_bytes)
+            self.bytes = _mapped(self._descriptor, num_bytes)
+        except (OSError, AttributeError, ValueError) as error:
+            raise RenderError(f"no shared memory of {num_bytes / 1e6:.0f} MB ({error}): use --workers 0") from error
+        self.place = SharedPlace(os.getpid(), self._descriptor, num_bytes)
+
+    def close(self) -> None:
+        """No process opens it any more; who has, keeps it."""
+        os.close(self._descriptor)
+
+
+def _mapped(descriptor: int, num_bytes: int) -> np.ndarray:
+    return np.frombuffer(mmap.mmap(descriptor, num_bytes), np.uint8)

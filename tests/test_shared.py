@@ -1,0 +1,40 @@
+"""Memory without a name, which another process finds at its parent's."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from teacher_cache.errors import RenderError
+from teacher_cache.shared import SharedMemory
+
+ROOT = Path(__file__).parents[1]
+CHILD = """
+import sys
+from teacher_cache.shared import SharedPlace
+memory = SharedPlace(*map(int, sys.argv[1:])).open()
+assert memory[:3].tolist() == [1, 2, 3] and len(memory) == 5000, memory
+memory[4:] = 9
+"""
+
+
+def test_another_process_reads_and_writes_it() -> None:
+    memory = SharedMemory(5000)
+    assert not memory.bytes.any()
+    memory.bytes[:3] = (1, 2, 3)
+    place = memory.place
+    words = [str(number) for number in (place.process, place.descriptor, place.num_bytes)]
+    subprocess.run([sys.executable, "-c", CHILD, *words], cwd=ROOT, check=True)
+    assert memory.bytes[:5].tolist() == [1, 2, 3, 0, 9]
+    assert np.count_nonzero(memory.bytes) == 4999
+    memory.close()
+    assert memory.bytes[4] == 9  # who has it keeps it
+    with pytest.raises(OSError, match="No such file"):
+        place.open()
+
+
+def test_what_the_system_does_not_give_is_one_line() -> None:
+    with pytest.raises(RenderError, match=r"no shared memory of .* MB \(.*\): use --workers 0"):
+        SharedMemory(1 << 62)
