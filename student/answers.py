@@ -10,7 +10,7 @@ from student.losses import TeacherAnswers, spread_tail
 from student.preflight import online_faults, tau_faults
 from student.recipe import Recipe
 from teacher_cache.prove import check_online
-from teacher_cache.rendering import Render, choose_rendering, open_render_pool
+from teacher_cache.rendering import RENDER_DEFAULT, Render, choose_rendering, open_render_pool
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.identity import DECIDING_FIELDS, SOFT_FIELDS, TeacherIdentity
 from teacher_cache.teacher.settings import TeacherSettings
@@ -58,7 +58,9 @@ class OnlineAnswers:
     labels = soft = False  # nothing is read from the store
     topk: int | None = None
 
-    def __init__(self, store: Store, recipe: Recipe, settings: TeacherSettings, render: Render = "auto") -> None:
+    def __init__(
+        self, store: Store, recipe: Recipe, settings: TeacherSettings, render: Render = RENDER_DEFAULT
+    ) -> None:
         refuse(online_faults(recipe))
         self._stored: TeacherIdentity | None = store.teacher
         self._store = store
@@ -111,7 +113,7 @@ Answers = StoredAnswers | OnlineAnswers
 
 
 def open_answers(
-    store: Store, recipe: Recipe, teacher: TeacherSettings | None, device: torch.device, render: Render = "auto"
+    store: Store, recipe: Recipe, teacher: TeacherSettings | None, device: torch.device, render: Render = RENDER_DEFAULT
 ) -> Answers:
     """The store's answers, or those of a teacher that runs online. render: where the views of its proof are."""
     if teacher is None:

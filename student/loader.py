@@ -33,7 +33,7 @@ from teacher_cache.device import Recycled, Upload, choose_device
 from teacher_cache.errors import DriftError
 from teacher_cache.messages.shown import counted
 from teacher_cache.processes import TIMEOUT_S
-from teacher_cache.rendering import Render, choose_rendering, open_render_pool, place_rows
+from teacher_cache.rendering import RENDER_DEFAULT, Render, choose_rendering, open_render_pool, place_rows
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.mix import LAMBDA_ONE
 from teacher_cache.shards.index import BlockPlace
@@ -119,7 +119,7 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
         pin: bool = False,
         warn: Callable[[str], None] = print,
         worker_timeout_s: float = TIMEOUT_S,
-        render: Render = "auto",
+        render: Render = RENDER_DEFAULT,
         device: str | torch.device | None = None,
         device_pool_gb: float | None = None,
     ) -> None:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from teacher_cache.errors import RecipeError
 from teacher_cache.processes import RANK_TIMEOUT_S, TIMEOUT_S
-from teacher_cache.rendering import Render
+from teacher_cache.rendering import RENDER_DEFAULT, Render
 from teacher_cache.teacher.settings import TeacherSettings
 
 
@@ -21,7 +21,7 @@ class TrainOptions:
     device: str | None = None
     on_drift: Literal["stop", "warn"] = "stop"
     checkpoint_every_s: float = 600
-    render: Render = "auto"  # where views are: see choose_rendering
+    render: Render = RENDER_DEFAULT  # where views are: see choose_rendering
     device_pool_gb: float | None = None  # of a device that renders, for the shuffle pool; None: a quarter of its memory
     teacher: TeacherSettings | None = None  # one that runs online, instead of the store's labels
     worker_timeout_s: float = TIMEOUT_S

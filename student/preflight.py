@@ -25,7 +25,7 @@ from teacher_cache.errors import (
 )
 from teacher_cache.messages.recognise import no_checkpoint
 from teacher_cache.messages.shown import counted, listed
-from teacher_cache.rendering import Render, may_use_device
+from teacher_cache.rendering import RENDER_DEFAULT, Render, may_use_device
 from teacher_cache.settings import parse_override
 from teacher_cache.shards.classes import class_rule
 from teacher_cache.shards.find import expand_shards
@@ -49,7 +49,7 @@ class TrainRequest:
     val: tuple[str, ...] = ()
     views_in_use: int | None = None
     workers: int = 2
-    render: Render = "auto"
+    render: Render = RENDER_DEFAULT
     world_size: int = 1
     online: bool = False  # a teacher that runs while the student trains
     allow_policy: bool = False

@@ -13,7 +13,7 @@ from teacher_cache.job import Job, join_job
 from teacher_cache.messages.shown import counted
 from teacher_cache.processes import RANK_TIMEOUT_S, TIMEOUT_S
 from teacher_cache.prove import Batch, check_same_answers, check_steady, first_batch
-from teacher_cache.rendering import Render, Rendering, choose_rendering, open_render_pool
+from teacher_cache.rendering import RENDER_DEFAULT, Render, Rendering, choose_rendering, open_render_pool
 from teacher_cache.signals import Stopped, stop_signals
 from teacher_cache.store.agreement import (
     NEAR_CHANCE,
@@ -45,7 +45,7 @@ class FillOptions:
     workers: int
     skip_bad: bool = False
     allow_low_agreement: bool = False
-    render: Render = "auto"  # where views are: see choose_rendering
+    render: Render = RENDER_DEFAULT  # where views are: see choose_rendering
     worker_timeout_s: float = TIMEOUT_S
     rank_timeout_s: float = RANK_TIMEOUT_S
 

@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from teacher_cache.processes import RANK_TIMEOUT_S, TIMEOUT_S
+from teacher_cache.rendering import RENDER_DEFAULT
 from teacher_cache.terminal import warn
 
 Command = Callable[..., Any]
@@ -176,7 +177,7 @@ workers_option = click.option(
 render_option = click.option(
     "--render",
     type=click.Choice(["auto", "cpu", "gpu"]),
-    default="auto",
+    default=RENDER_DEFAULT,
     show_default=True,
     help="Where views are rendered; auto: on a GPU if there is one. The pixels are the same.",
 )

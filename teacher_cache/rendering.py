@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     AnyPool: TypeAlias = RenderPool | DeviceRenderPool
 
 Render = Literal["auto", "cpu", "gpu"]
+RENDER_DEFAULT: Render = "cpu"  # "auto" once the device's pool, tested on Triton's interpreter, has run on a GPU
 
 ROOM = 8  # times the bytes of a view while it is rendered: its crop, what is made of it, and it itself
 AT_ONCE_BYTES = 160 << 20  # of views that are rendered at once

@@ -10,7 +10,7 @@ import numpy as np
 from teacher_cache.crew import RenderTask
 from teacher_cache.errors import StoreError
 from teacher_cache.processes import TIMEOUT_S
-from teacher_cache.rendering import Render, choose_rendering, open_render_pool
+from teacher_cache.rendering import RENDER_DEFAULT, Render, choose_rendering, open_render_pool
 from teacher_cache.replay.seeds import Stream, derive
 from teacher_cache.store.drift import drift_message
 from teacher_cache.store.labels import LabelReader
@@ -53,7 +53,7 @@ def verify(
     same_kind: bool = True,
     workers: int = 0,
     worker_timeout_s: float = TIMEOUT_S,
-    render: Render = "auto",
+    render: Render = RENDER_DEFAULT,
     device: str | None = None,
     say: Callable[[str], None] = lambda message: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
