@@ -451,7 +451,7 @@ def test_skip_bad_counts_and_lists_the_sample_and_its_partner_stays_whole(tmp_pa
     assert skipped_samples(store).tolist() == [70]
     assert (store.read_labels(Unit(0, 1, 0))[70 - 64] == -2).all()
     result = CliRunner().invoke(main, ["status", str(store.path)])
-    assert "1 sample " in result.output
+    assert "1 sample: train-0000.tar s00139 " in result.output
     assert store.index.key(70) in result.output.replace("\n", "")
     assert verify(store, 1.0).exact
 

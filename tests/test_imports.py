@@ -21,7 +21,11 @@ DOORS = {
     "PIL": {f"teacher_cache/replay/{name}.py" for name in ("decode", "colour", "libraries")}
     | {"teacher_cache/audit/pictures.py", "teacher_cache/audit/thumbnails.py", "tools/make_shards.py"}
     | {"tools/benchmarks/photographs.py", "tools/benchmarks/peers.py"},
-    "triton": {f"teacher_cache/replay/gpu/{name}.py" for name in ("kernels", "hash_kernels")},
+    "triton": {
+        "teacher_cache/replay/gpu/kernels.py",
+        "teacher_cache/replay/gpu/hash_kernels.py",
+        "tools/benchmarks/renderer.py",  # which kernels there are, to tell their share of a device
+    },
     "webdataset": {"tools/make_shards.py"},
     "zarr": {"teacher_cache/store/store.py", "teacher_cache/store/arrays.py", "teacher_cache/store/proof.py"},
     "numcodecs": {"teacher_cache/store/chunks.py"},

@@ -436,7 +436,7 @@ def test_1001_classes_are_told_from_1000(tmp_path: Path, named: bool) -> None:
             main, ["evaluate", "--workers", "0", "--device", "cpu", "--model", "resnet10t", *given]
         )
         assert done.exit_code == refused, done.output
-        assert (f"val.tar have 1000 classes, the model has {number}: " in done.output) == refused
+        assert (f"val.tar have 1,000 classes, the model has {number:,}: " in done.output) == refused
         assert ("; 1,001 are probably ImageNet's 1,000 behind a background class" in done.output) == (number == 1001)
 
 
