@@ -130,8 +130,7 @@ def index_validation(
             return index
         raise ShardError(
             f"validation shards {listed(patterns, limit=None)} have {counted(found, 'class')}, the model "
-            f"has {num_classes}: "
-            f"name the shards of its data, with its classes.json beside them{background}"
+            f"has {num_classes or 0:,}: name the shards of its data, with its classes.json beside them{background}"
         )
     if index.class_names == tuple(class_names):
         return index
