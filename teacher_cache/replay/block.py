@@ -149,6 +149,19 @@ def view_mix(
     return draw_mix(policy, Stream(derive(store_seed, "mix", shard, block, view)), num_samples, skipped)
 
 
+def mix_of(policy: Policy, store_seed: int, decoded: DecodedBlock, view: int) -> MixPlan:
+    """How the samples of a decoded block are mixed at one view: see `view_mix`."""
+    return view_mix(
+        policy,
+        store_seed,
+        shard=decoded.block.shard,
+        block=decoded.block.number,
+        num_samples=decoded.num_samples,
+        skipped=decoded.skipped,
+        view=view,
+    )
+
+
 def replay_view(
     policy: Policy,
     store_seed: int,
@@ -178,15 +191,7 @@ def replay_view(
             raise PolicyError(
                 f"shard {block.shard}, key {key}, view {view}: {error}; correct it and index a new store"
             ) from error
-    plan = view_mix(
-        policy,
-        store_seed,
-        shard=block.shard,
-        block=block.number,
-        num_samples=decoded.num_samples,
-        skipped=decoded.skipped,
-        view=view,
-    )
+    plan = mix_of(policy, store_seed, decoded, view)
     apply_mix(pixels, plan)
     pairs = class_pairs(block.classes, plan, decoded.skipped)
     digests = [0 if position in decoded.skipped else sample_digest(row) for position, row in enumerate(pixels)]

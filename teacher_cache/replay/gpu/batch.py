@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from teacher_cache.replay.block import DecodedBlock, block_digest, draw_blocks, view_mix
+from teacher_cache.replay.block import DecodedBlock, block_digest, draw_blocks, mix_of
 from teacher_cache.replay.geometry import cut
 from teacher_cache.replay.gpu.plan import ALIGNED, RenderPlan, Sources, plan_views
 from teacher_cache.replay.mix import MixPlan, class_pairs
@@ -57,15 +57,7 @@ def prepare_batch(
     for decoded in blocks:
         block = decoded.block
         for view in views:
-            mix = view_mix(
-                policy,
-                store_seed,
-                shard=block.shard,
-                block=block.number,
-                num_samples=decoded.num_samples,
-                skipped=decoded.skipped,
-                view=view,
-            )
+            mix = mix_of(policy, store_seed, decoded, view)
             first = runs[-1].first + runs[-1].num if runs else 0
             runs.append(Run(first, decoded.num_samples, decoded.skipped))
             mixes.append(mix)
@@ -91,13 +83,13 @@ class Parts:
             num = len(decoded.present)
             of_block = crops[first : first + num_views * num].reshape(num_views, num, 4)
             first += num_views * num
-            spanned = _spanned(of_block)
-            sizes = -(-3 * spanned[:, 2] * spanned[:, 3] // ALIGNED) * ALIGNED
+            boxes = spanned(of_block)
+            sizes = -(-3 * boxes[:, 2] * boxes[:, 3] // ALIGNED) * ALIGNED
             begin = self._num_bytes + np.cumsum(sizes) - sizes
             self._num_bytes += int(sizes.sum())
-            self._places += zip(begin.tolist(), spanned.tolist(), strict=True)
+            self._places += zip(begin.tolist(), boxes.tolist(), strict=True)
             offsets.append(np.tile(begin, num_views))
-            parts.append(np.tile(spanned, (num_views, 1)))
+            parts.append(np.tile(boxes, (num_views, 1)))
         self.sources = Sources(np.concatenate(offsets), np.concatenate(parts))
 
     def packed(self, empty: Callable[[int], np.ndarray]) -> np.ndarray:
@@ -108,7 +100,7 @@ class Parts:
         return flat
 
 
-def _spanned(boxes: np.ndarray) -> np.ndarray:
+def spanned(boxes: np.ndarray) -> np.ndarray:
     """The smallest boxes that hold all of each picture's. boxes (views, n, 4) -> (n, 4)."""
     begin = boxes[:, :, :2].min(axis=0)
     return np.concatenate([begin, (boxes[:, :, :2] + boxes[:, :, 2:]).max(axis=0) - begin], axis=1)

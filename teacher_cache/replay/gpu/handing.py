@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from teacher_cache.replay.block import DecodedBlock, draw_blocks, view_mix
+from teacher_cache.replay.block import DecodedBlock, draw_blocks, mix_of
 from teacher_cache.replay.geometry import cut
-from teacher_cache.replay.gpu.batch import Batch, Run, prepare_batch
+from teacher_cache.replay.gpu.batch import Batch, Run, prepare_batch, spanned
 from teacher_cache.replay.gpu.plan import ALIGNED, RenderPlan, Sources, plan_views
 from teacher_cache.replay.mix import class_pairs
 from teacher_cache.replay.params import NONE, Box, DrawnViews
@@ -136,18 +136,7 @@ def _packed(
         for of_view in range(len(views)):
             offsets[of_view, number] = place
             place = _put(render_pixels(image, drawn[of_view * num + number]), room, place)
-    mixes = [
-        view_mix(
-            policy,
-            store_seed,
-            shard=decoded.block.shard,
-            block=decoded.block.number,
-            num_samples=decoded.num_samples,
-            skipped=decoded.skipped,
-            view=view,
-        )
-        for view in views
-    ]
+    mixes = [mix_of(policy, store_seed, decoded, view) for view in views]
     firsts = np.arange(len(views)) * decoded.num_samples
     plan = plan_views(
         _without_work(drawn, np.tile(here, len(views))),
@@ -182,9 +171,7 @@ def _without_work(drawn: DrawnViews, done: np.ndarray) -> DrawnViews:
 
 def _spans(drawn: DrawnViews, num_views: int) -> np.ndarray:
     """Of each picture the smallest box that holds its crops, (n, 4)."""
-    crops = drawn.crops.reshape(num_views, -1, 4)
-    begin = crops[:, :, :2].min(axis=0)
-    return np.concatenate([begin, (crops[:, :, :2] + crops[:, :, 2:]).max(axis=0) - begin], axis=1)
+    return spanned(drawn.crops.reshape(num_views, -1, 4))
 
 
 def _put(pixels: np.ndarray, memory: np.ndarray, place: int) -> int:
