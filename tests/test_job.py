@@ -136,7 +136,7 @@ def torchrun(store: Store, *options: str) -> tuple[str, list[str]]:
 
 def test_a_rank_that_hangs_while_filling_is_told(tmp_path: Path, forks: Forks) -> None:
     store = bright_store(tmp_path, counts=(640, 640), views=16, group=2)
-    launcher = forks.start(*torchrun(store, "--workers", "0", "--rank-timeout", "15"))
+    launcher = forks.start(*torchrun(store, "--workers", "0", "--rank-timeout", "8"))
     try:
         wait_until(lambda: store.committed().sum() > 2)  # more than the first rank labels alone
         stopped = rank(launcher.id, 1)
@@ -145,7 +145,7 @@ def test_a_rank_that_hangs_while_filling_is_told(tmp_path: Path, forks: Forks) -
         wait_until(lambda: re.search("^error: .*\n", launcher.output, re.MULTILINE))
         (told, *_) = re.findall("^error: .*\n", launcher.output, re.MULTILINE)
         assert told == (
-            "error: 1 of 2 ranks have not finished, and no rank has done anything for 15 s: look for a rank that "
+            "error: 1 of 2 ranks have not finished, and no rank has done anything for 8 s: look for a rank that "
             "hangs, or has ended and says why, end the job and run the same command again; if ranks are only slow, "
             "raise --rank-timeout\n"
         )

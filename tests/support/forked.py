@@ -1,35 +1,43 @@
 """Programs in forked processes, which can be killed: their imports, which take seconds, are made once a session.
 
+The ranks that torchrun starts are forked too, from torchrun, whose children they are.
+
 As a program, `python -m tests.support.forked SOCKET`: answers on a socket until its standard input ends. A question is
 a line of JSON: {"program", "words", "environment", "folder", "own_session"}, with descriptors for standard input,
 output and error, which is answered with the id of a forked process; or {"wait": id}, answered with its exit code.
 """
 
+import atexit
 import json
 import os
 import runpy
 import select
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import time
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from tests.support.forked_client import ask
 
 ROOT = Path(__file__).parents[2]
 CLIENT = Path(__file__).with_name("forked_client.py")
+TORCHRUN = "torch.distributed.run"
 LIBRARIES = (
     "student.train",
     "student.cli",
     "teacher_cache.verify",
     "teacher_cache.cli",
     "tools.inspect_cache",
-    "torch.distributed.run",
+    TORCHRUN,
 )
 
 
@@ -149,11 +157,88 @@ def run(question: Mapping[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(question["environment"])
     program = question["program"]
-    sys.argv = [program, *question["words"]]
+    if program == TORCHRUN:
+        fork_ranks()
+    run_program(program, question["words"])
+
+
+def run_program(program: str, words: Sequence[str]) -> None:
+    """The program of a file *.py, or of a module."""
+    sys.argv = [program, *words]
     if program.endswith(".py"):
         runpy.run_path(program, run_name="__main__")
     else:
         runpy.run_module(program, run_name="__main__", alter_sys=True)
+
+
+# -- torchrun's ranks --------------------------------------------------------------------------------------------------
+
+
+class Rank:
+    """A forked child, with what torchrun calls of a subprocess.Popen."""
+
+    def __init__(self, words: Sequence[str], environment: Mapping[str, str]) -> None:
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if not self.pid:
+            live_as_rank(words, environment)
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            found, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if found else None
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while (found := self.poll()) is None:
+            if deadline is not None and time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("a rank", timeout or 0)
+            time.sleep(0.02)
+        return found
+
+
+def fork_ranks() -> None:
+    """Let torchrun, in this process, fork its ranks."""
+    from torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler import SubprocessHandler
+
+    SubprocessHandler._popen = lambda handler, words, environment: Rank(words, environment)
+
+
+def live_as_rank(words: Sequence[str], environment: Mapping[str, str]) -> NoReturn:
+    """`python -u -m PROGRAM WORDS` in a child of torchrun's: nothing of torchrun but its imports is left in it."""
+    code = 1
+    try:
+        python, *options, program = words[:4]
+        assert (python, options) == (sys.executable, ["-u", "-m"])
+        os.setsid()
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.environ.clear()
+        os.environ.update(environment)
+        Path("/proc/self/comm").write_text(f"rank {environment['RANK']}")  # its environment shows torchrun's
+        sys.stdout.reconfigure(write_through=True)
+        code = exit_code(program, words[4:])
+    except BaseException:
+        traceback.print_exc()
+    finally:  # not back into torchrun's frames, which would end its other ranks
+        os._exit(code)
+
+
+def exit_code(program: str, words: Sequence[str]) -> int:
+    """Run a program, and what Python does at its end."""
+    try:
+        run_program(program, words)
+        code = 0
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code
 
 
 if __name__ == "__main__":

@@ -33,8 +33,8 @@ def workers(process: int) -> set[int]:
 
 def rank(process: int, number: int) -> int | None:
     """The descendant that is the rank of this number, where there is one."""
-    wanted = f"RANK={number}".encode()
-    return next((child for child in descendants(process) if wanted in _read(child, "environ").split(b"\0")), None)
+    wanted = f"rank {number}\n".encode()  # the name that tests/support/forked.py gives it
+    return next((child for child in descendants(process) if _read(child, "comm") == wanted), None)
 
 
 def wait_until(condition: Callable[[], object], limit_s: float = 180) -> None:
