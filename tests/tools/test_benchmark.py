@@ -36,9 +36,9 @@ from tools.benchmarks.rendering import (
     rendering_policy,
     shares,
 )
-from tools.benchmarks.row import Measurement, RowPlan, UnavailableError, in_turns, measure_row
+from tools.benchmarks.row import BenchmarkError, Measurement, RowPlan, UnavailableError, in_turns, measure_row
 from tools.benchmarks.scale import TINY
-from tools.benchmarks.table import markdown_table
+from tools.benchmarks.table import PrintedRow, markdown_table, read_markdown_table
 from tools.benchmarks.timm_train import HOW_TO_GET
 
 WITHOUT_DALI = importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None
@@ -244,6 +244,25 @@ def test_a_plot_without_matplotlib_is_refused_first(tmp_path: Path) -> None:
     done = run(tmp_path, "--plot", str(tmp_path / "ratios.png"))
     assert done.exit_code == 1
     assert re.fullmatch(r"error: matplotlib is not installed: .*\n", done.stderr)
+
+
+def test_the_pages_table_is_read_as_it_is_written() -> None:
+    measured = Measurement((6.0, 8.0, 30.0), (2.0, 4.0, 6.0))
+    rows = [
+        measure_row(RowPlan("in turns", "peer", "unit", lambda bench: measured, reach=2.5), bench(Path())),
+        measure_row(RowPlan("alone", "nobody", "unit", lambda bench: Measurement((1.0,))), bench(Path())),
+    ]
+    page = f"# Rows\n\n{markdown_table(rows)}\nNothing | of | this.\n"
+    expected = [PrintedRow("in turns", 2.0, (2.0, 5.0), 2.5), PrintedRow("alone", None, None, 1.0)]
+    assert read_markdown_table(page) == expected
+    with pytest.raises(BenchmarkError, match="has no table of what, against"):
+        read_markdown_table("# Rows\n")
+
+
+def test_the_documentations_table_can_be_drawn_again() -> None:
+    rows = read_markdown_table((Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text())
+    assert len(rows) > 20
+    assert sum(row.ratio is not None for row in rows) > 20
 
 
 # -- rows ------------------------------------------------------------------------------------------------------------
