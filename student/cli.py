@@ -13,7 +13,7 @@ import click
 from rich.table import Table
 
 from student.faults import Fault, all_mends
-from teacher_cache.cli import OneLineErrors
+from teacher_cache.endings import OneLineErrors
 from teacher_cache.errors import CheckpointError
 from teacher_cache.messages.recognise import is_run, what_is
 from teacher_cache.messages.shown import counted, shown

@@ -30,7 +30,7 @@ wait_asleep()  # as the commands do, before torch is imported
 import click  # noqa: E402
 import torch  # noqa: E402
 
-from teacher_cache.cli import one_line_errors  # noqa: E402
+from teacher_cache.endings import one_line_errors  # noqa: E402
 from teacher_cache.options import COUNT, Command  # noqa: E402
 from teacher_cache.terminal import say, say_lines, terminal  # noqa: E402
 from tools.benchmarks import gpu, pipeline, rendering, scaling, storage  # noqa: E402

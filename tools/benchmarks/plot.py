@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from teacher_cache.cli import one_line_errors
+from teacher_cache.endings import one_line_errors
 from teacher_cache.files import replacing
 from tools.benchmarks.row import BenchmarkError, Row
 from tools.benchmarks.table import PrintedRow, read_markdown_table
