@@ -23,7 +23,7 @@ from tests.support.filling import fill_store
 from tests.support.shard_files import write_shard
 from tests.support.timms import seeded
 from tools.benchmark import main
-from tools.benchmarks import gpu, pipeline, renderer, rendering, row, scaling, storage
+from tools.benchmarks import gpu, pipeline, renderer, rendering, row, scaling, startup, storage
 from tools.benchmarks.internals import STEPS
 from tools.benchmarks.peers import DaliViews, TimmViews
 from tools.benchmarks.photographs import make_photographs, read_photographs
@@ -89,7 +89,7 @@ def rows_of(folder: Path, *options: str) -> dict[str, dict]:
 def test_every_row_of_the_cpu_is_there(tmp_path: Path) -> None:
     markdown = tmp_path / "table.md"
     rows = rows_of(tmp_path, "--repeats", "1", "--markdown", str(markdown))
-    plans = [plan for story in (rendering, pipeline, storage, scaling) for plan in story.plans()]
+    plans = [plan for story in (rendering, pipeline, storage, scaling, startup) for plan in story.plans()]
     assert list(rows) == [plan.name for plan in plans]
     assert len(set(rows)) == len(plans)
     measured = {name for name, entry in rows.items() if entry["ratio"] is not None}
@@ -425,3 +425,23 @@ def test_made_pictures_are_of_the_size_asked_for() -> None:
     assert (abs(sizes.mean(axis=0) / (150, 120) - 1) < 0.2).all()
     layouts = {Image.open(as_file(image)).layer[0][1:3] for image in made}
     assert layouts == {(1, 1), (2, 2)}
+
+
+def test_every_commands_start_is_timed() -> None:
+    from student.cli import main as student
+    from teacher_cache.cli import main as teacher_cache
+
+    assert {"index", "fill", "extend", "status", "verify", "policies"} <= {
+        names[0] for names in startup.command_names(teacher_cache) if names
+    }
+    assert {(), ("train",), ("recipes",), ("recipes", "show")} <= set(startup.command_names(student))
+
+
+def test_the_slowest_start_counts_and_all_are_told(tmp_path: Path) -> None:
+    given = replace(bench(tmp_path), repeats=2)
+    measured = startup.slowest(given, [("this",), ("json.tool", "--help")], 0)
+    assert len(measured.ours) == 2
+    assert re.fullmatch(r"seconds of 2 commands, medians: \d\.\d\d \S.*, \d\.\d\d \S.*", measured.note)
+    assert "json.tool --help" in measured.note
+    with pytest.raises(BenchmarkError, match=r"json\.tool nothing\.json ended with [12]: "):
+        startup.slowest(given, [("json.tool", "nothing.json")], 0)
