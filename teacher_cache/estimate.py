@@ -4,17 +4,23 @@ import tempfile
 import time
 from pathlib import Path
 
-from teacher_cache.fill import FillOptions, LabelledUnit, describe, label_units, open_pool
+from teacher_cache.fill import FillOptions, LabelledUnit, describe, label_units, may_differ, open_pool
 from teacher_cache.messages.shown import counted
 from teacher_cache.rendering import choose_rendering
 from teacher_cache.store.status import status
 from teacher_cache.store.store import Store
+from teacher_cache.teacher.identity import check_same_teacher
 from teacher_cache.teacher.teacher import Teacher
 from teacher_cache.threads import share_cores
 
 
 def estimate(store: Store, teacher: Teacher, options: FillOptions) -> str:
-    """Label the store's first unit and print hours, bytes and files for 16, 32, 64 ... views, at this speed."""
+    """Label the store's first unit; hours, bytes and files for 16, 32, 64 ... views at this speed, in lines.
+
+    TeacherError for another teacher than the store's.
+    """
+    if store.teacher is not None:
+        check_same_teacher(store.teacher, teacher.identity, may_differ=may_differ(store))
     unit = store.units()[0]
     share_cores(options.workers)
     rendering = choose_rendering(options.render, store.policy, teacher.device)
