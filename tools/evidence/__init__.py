@@ -1,0 +1,8 @@
+"""Evidence: trainings on real pictures that show, or do not show, what the project claims; a run a row.
+
+    python -m tools.evidence run small --data FOLDER --out FOLDER [--plan] [--jobs 2] [--device cuda]
+
+Settings say what is run (settings.py), from which steps and rows follow (plan.py); each step is a command of the two
+stages in a process of its own (process.py), run at most once and taken up where it was stopped (run.py). What ended is
+a row under docs/evidence/ (table.py).
+"""

@@ -1,0 +1,230 @@
+"""Running what is planned: steps in processes of their own, rows as they end. Killed at any moment, it is run again."""
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from teacher_cache.lock import alone
+from teacher_cache.signals import Stopped, stop_signals
+from tools.evidence.errors import EvidenceError
+from tools.evidence.measure import measure, row_of
+from tools.evidence.plan import MeasurePlan, Plan, RowPlan, Step
+from tools.evidence.process import ROOT, Attempt, Places, Record, read_record
+from tools.evidence.table import Measure, Row, add_line, key, read_lines
+
+LOOK_S = 0.2
+
+
+@dataclass(frozen=True)
+class Results:
+    """Where the rows of a scale are."""
+
+    folder: Path
+    name: str
+
+    @property
+    def rows(self) -> Path:
+        return self.folder / f"{self.name}.csv"
+
+    @property
+    def measures(self) -> Path:
+        return self.folder / f"{self.name}-measures.csv"
+
+
+def run(
+    plan: Plan,
+    places: Places,
+    results: Results,
+    say: Callable[[str], None],
+    *,
+    device: str,
+    jobs: int = 1,
+    on_row: Callable[[], None] = lambda: None,
+) -> None:
+    """Run every step that a row or measure still needs, `jobs` at a time, and write each row as it can be written.
+
+    device: what is said of it in a row. on_row is called after each row. Raises EvidenceError where a step fails, or
+    another runner uses a folder; Stopped after a signal, when the steps that ran have stopped.
+    """
+    places.out.mkdir(parents=True, exist_ok=True)
+    results.folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        for path, what in (
+            (places.out / ".lock", places.out),
+            (results.folder / f".{results.name}.lock", results.rows),
+        ):
+            held.enter_context(alone(path, f"another run writes to {what}", "wait for its end, or stop it", say))
+        stop_asked = held.enter_context(stop_signals())
+        _Runner(plan, places, results, say, device, jobs, on_row).run(stop_asked)
+
+
+class _Runner:
+    def __init__(
+        self,
+        plan: Plan,
+        places: Places,
+        results: Results,
+        say: Callable[[str], None],
+        device: str,
+        jobs: int,
+        on_row: Callable[[], None],
+    ) -> None:
+        self.plan, self.places, self.results, self.say = plan, places, results, say
+        self.device, self.jobs, self.on_row = device, jobs, on_row
+        self.commit = describe_commit()
+
+    def run(self, stop_asked: Callable[[], bool]) -> None:
+        wanted = unfinished(self.plan, self.results)
+        steps = list(dict.fromkeys(step for each in wanted for name in each.ends for step in self.plan.needed(name)))
+        records = {name: read_record(self.places, self.plan.steps[name]) for name in steps}
+        done = {name for name, record in records.items() if record is not None and record.done}
+        running: dict[str, Attempt] = {}
+        self.write(wanted, done)
+        failed: list[str] = []
+        while True:
+            if stop_asked() or failed:
+                break
+            self.start(steps, done, running)
+            if not running:
+                break
+            time.sleep(LOOK_S)
+            if ended := self.collect(running, failed):
+                done |= ended
+                self.write(wanted, done)
+        if running:
+            self.stop(running)
+        if failed:
+            raise EvidenceError(failed[0])
+        if stop_asked():
+            raise Stopped("stopped: what has ended is kept; the same command goes on")
+
+    def start(self, steps: list[str], done: set[str], running: dict[str, Attempt]) -> None:
+        for name in steps:
+            if len(running) == self.jobs:
+                return
+            step = self.plan.steps[name]
+            if name not in done and name not in running and done.issuperset(step.needs):
+                self.say(step.command)
+                running[name] = Attempt(self.places, step, self.commit, self.plan.settings.threads)
+
+    def collect(self, running: dict[str, Attempt], failed: list[str]) -> set[str]:
+        """The steps that have ended; those that failed are said in `failed`."""
+        ended = set()
+        for name, attempt in list(running.items()):
+            code = attempt.poll()
+            if code is None:
+                continue
+            del running[name]
+            if code == 0:
+                ended.add(name)
+            else:
+                log = self.places.log(name)
+                failed.append(f"{name} ended with {code}: {attempt.said_last()} (all of it: {log})")
+        return ended
+
+    def stop(self, running: dict[str, Attempt]) -> None:
+        for attempt in running.values():
+            attempt.stop()
+        while running:
+            self.collect(running, [])
+            time.sleep(LOOK_S)
+
+    def write(self, wanted: "list[RowPlan | MeasurePlan]", done: set[str]) -> None:
+        """Write the rows and measures whose steps have ended, and take them off the list."""
+        for each in list(wanted):
+            if not done.issuperset(each.ends):
+                continue
+            wanted.remove(each)
+            if isinstance(each, RowPlan):
+                add_line(self.results.rows, row_of(each, self.plan, self.places, self.device))
+            else:
+                for found in measure(each, self.plan, self.places):
+                    add_line(self.results.measures, found)
+            self.on_row()
+
+
+def unfinished(plan: Plan, results: Results) -> list[RowPlan | MeasurePlan]:
+    """Rows and measures that are not written yet, experiment by experiment. EvidenceError for a row that is there and
+    was another command's."""
+    rows = {key(row): row for row in read_lines(Row, results.rows)}
+    measures = read_lines(Measure, results.measures)
+    left: list[RowPlan | MeasurePlan] = []
+    for experiment in plan.settings.experiments:
+        for row in (row for row in plan.rows if row.experiment == experiment):
+            there = rows.get((row.experiment, row.arm, row.seed or 0))
+            if there is None:
+                left.append(row)
+            elif there.command != (command := plan.steps[row.train].command):
+                raise EvidenceError(
+                    f"{results.rows} has {row.experiment}, {row.arm}, seed {row.seed} of `{there.command}`, now it is "
+                    f"`{command}`: restore the settings, or remove the row"
+                )
+        for each in (each for each in plan.measures if each.experiment == experiment):
+            if not any(_is_of(measure, each) for measure in measures):
+                left.append(each)
+    return left
+
+
+def _is_of(measure: Measure, plan: MeasurePlan) -> bool:
+    return (measure.experiment, measure.arm, measure.seed, measure.measure.split(":")[0]) == (
+        *(plan.experiment, plan.arm, plan.seed),
+        plan.kind,
+    )
+
+
+def describe_commit() -> str:
+    """The code's commit, with a + where a file of the code was changed since; "unknown" outside of git."""
+    if not (head := _git("rev-parse", "--short=10", "HEAD")):
+        return "unknown"
+    changed = _git("status", "--porcelain", "--", "teacher_cache", "student", "tools")
+    return f"{head}+" if changed else head
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+# -- what it takes ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A row before it is run. minutes: of what no row before it needs too; state: "done", "to run", or "shared"."""
+
+    experiment: str
+    arm: str
+    seed: int | None
+    minutes: float
+    state: str
+
+
+def forecast(plan: Plan, places: Places, results: Results) -> Iterator[Forecast]:
+    """The minutes of each row: measured ones of steps that are alike where there are any, else of the settings."""
+    left = unfinished(plan, results)
+    records = {name: read_record(places, step) for name, step in plan.steps.items()}
+    counted = {name for name, record in records.items() if record is not None and record.done}
+    for each in (*plan.rows, *plan.measures):
+        steps = [step for name in each.ends for step in plan.needed(name)]
+        new = [step for step in dict.fromkeys(steps) if step not in counted]
+        there = each not in left
+        seconds = 0.0 if there else sum(_seconds(plan.steps[step], records, plan) for step in new)
+        counted |= set() if there else set(new)
+        state = "done" if there else "to run" if new else "shared"
+        arm = each.arm if isinstance(each, RowPlan) else f"{each.kind} of {each.arm}"
+        yield Forecast(each.experiment, arm, each.seed, seconds / 60, state)
+
+
+def _seconds(step: Step, records: dict[str, Record | None], plan: Plan) -> float:
+    """What a step still takes."""
+    alike = [
+        record.wall_s
+        for name, other in plan.steps.items()
+        if step.like and other.like == step.like and (record := records[name]) is not None and record.done
+    ]
+    whole = sum(alike) / len(alike) if alike else step.estimate_s
+    spent = record.wall_s if (record := records[step.name]) is not None else 0.0
+    return max(0.0, whole - spent)
