@@ -13,8 +13,8 @@ from teacher_cache.threads import wait_asleep
 from tools.evidence.process import ROOT
 
 if TYPE_CHECKING:
+    from tools.evidence.forecast import Forecast
     from tools.evidence.naive import Naive
-    from tools.evidence.run import Forecast
 
 STOPPED = 75  # as `student train`: run it again
 RESULTS = ROOT / "docs" / "evidence"
@@ -71,10 +71,12 @@ def run_command(
     Stopped or killed at any moment, the same command goes on.
     """
     from teacher_cache.signals import Stopped
+    from tools.evidence.forecast import forecast
     from tools.evidence.plan import make_plan
     from tools.evidence.process import Places
-    from tools.evidence.run import Results, forecast, run
+    from tools.evidence.run import run
     from tools.evidence.settings import load_settings, only_experiments
+    from tools.evidence.table import Results
 
     settings = only_experiments(load_settings(settings_name), only)
     plan = make_plan(settings, device)

@@ -7,8 +7,8 @@ from teacher_cache.teacher.names import GivenModel
 
 
 def resnet18_32px(num_classes: int, image_size: tuple[int, int]) -> nn.Module:
-    """timm's ResNet-18 for pictures of 32 x 32: it begins with a convolution of 3 x 3 at stride 1, and no pooling (He et
-    al. 2015, section 4.2, begin so on CIFAR-10)."""
+    """timm's ResNet-18 for pictures of 32 x 32: it begins with a convolution of 3 x 3 at stride 1, and no pooling, as
+    He et al. (2015, section 4.2) begin on CIFAR-10."""
     model = build_module(ModelSpec(GivenModel("resnet18")), num_classes, image_size)
     model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")

@@ -123,11 +123,10 @@ class _Maker:
 
     def rows(self, name: str, experiment: Experiment) -> Iterator[RowPlan]:
         for teacher_name in experiment.teachers:
-            teacher = self.settings.teachers[teacher_name]
+            found = self.settings.teachers[teacher_name]
             train, evaluate = self.teacher(teacher_name)
-            views = self.settings.stores[teacher.store].views
-            views = min(views, teacher.epochs)
-            yield RowPlan(name, f"teacher {teacher_name}", None, teacher.epochs, views, train, evaluate)
+            views = min(self.settings.stores[found.store].views, found.epochs)
+            yield RowPlan(name, f"teacher {teacher_name}", None, found.epochs, views, train, evaluate)
         for seed in self.settings.seeds:
             for arm, student_name in experiment.arms.items():
                 student = self.settings.students[student_name]
@@ -188,7 +187,7 @@ class _Maker:
         student = self.settings.students[name]
         store, folder = student.store, f"students/{name}-seed{seed}"
         needs = [self.store(store) if distils(student) else self.index(store)]
-        words = ("student", "train", f"$OUT/stores/{store}")
+        words: tuple[str, ...] = ("student", "train", f"$OUT/stores/{store}")
         if student.tuned_from:
             needs.append(self.student(student.tuned_from, seed)[0])
             source = f"$OUT/students/{student.tuned_from}-seed{seed}/checkpoint.pt"
@@ -256,8 +255,10 @@ class _Maker:
         if store.teacher is None:
             return self.index(name)
         teacher = self.settings.teachers[store.teacher]
-        soft = ("--topk", str(store.topk)) if store.topk else ()
-        soft += ("--tau", f"{store.tau:g}") if store.tau else ()
+        soft = [
+            *(("--topk", str(store.topk)) if store.topk else ()),
+            *(("--tau", f"{store.tau:g}") if store.tau else ()),
+        ]
         words = ("teacher-cache", "fill", f"$OUT/stores/{name}", "--teacher", teacher.model, "--checkpoint")
         return self.add(
             Step(

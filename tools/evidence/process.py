@@ -105,7 +105,7 @@ class Attempt:
                     env=environment,
                     cwd=ROOT,
                     start_new_session=True,  # Ctrl-C is the runner's, which passes it on once
-                    preexec_fn=lambda: die_with_parent(signal.SIGKILL),  # noqa: PLW1509 - the runner has no threads
+                    preexec_fn=lambda: die_with_parent(signal.SIGKILL),  # the runner has no threads
                 )
 
     def stop(self) -> None:

@@ -2,36 +2,18 @@
 
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
 
 from teacher_cache.lock import alone
 from teacher_cache.signals import Stopped, stop_signals
 from tools.evidence.errors import EvidenceError
 from tools.evidence.measure import measure, row_of
-from tools.evidence.plan import MeasurePlan, Plan, RowPlan, Step
-from tools.evidence.process import ROOT, Attempt, Places, Record, read_record
-from tools.evidence.table import Measure, Row, add_line, key, read_lines
+from tools.evidence.plan import MeasurePlan, Plan, RowPlan
+from tools.evidence.process import ROOT, Attempt, Places, read_record
+from tools.evidence.table import Measure, Results, Row, add_line, key, read_lines
 
 LOOK_S = 0.2
-
-
-@dataclass(frozen=True)
-class Results:
-    """Where the rows of a scale are."""
-
-    folder: Path
-    name: str
-
-    @property
-    def rows(self) -> Path:
-        return self.folder / f"{self.name}.csv"
-
-    @property
-    def measures(self) -> Path:
-        return self.folder / f"{self.name}-measures.csv"
 
 
 def run(
@@ -139,10 +121,10 @@ class _Runner:
                 continue
             wanted.remove(each)
             if isinstance(each, RowPlan):
-                add_line(self.results.rows, row_of(each, self.plan, self.places, self.device))
+                add_line(Row, self.results.rows, row_of(each, self.plan, self.places, self.device))
             else:
                 for found in measure(each, self.plan, self.places):
-                    add_line(self.results.measures, found)
+                    add_line(Measure, self.results.measures, found)
             self.on_row()
 
 
@@ -162,9 +144,8 @@ def unfinished(plan: Plan, results: Results) -> list[RowPlan | MeasurePlan]:
                     f"{results.rows} has {row.experiment}, {row.arm}, seed {row.seed} of `{there.command}`, now it is "
                     f"`{command}`: restore the settings, or remove the row"
                 )
-        for each in (each for each in plan.measures if each.experiment == experiment):
-            if not any(_is_of(measure, each) for measure in measures):
-                left.append(each)
+        wanted = (wanted for wanted in plan.measures if wanted.experiment == experiment)
+        left += [wanted for wanted in wanted if not any(_is_of(measure, wanted) for measure in measures)]
     return left
 
 
@@ -186,45 +167,3 @@ def describe_commit() -> str:
 def _git(*words: str) -> str:
     done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
     return done.stdout.strip() if done.returncode == 0 else ""
-
-
-# -- what it takes ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """A row before it is run. minutes: of what no row before it needs too; state: "done", "to run", or "shared"."""
-
-    experiment: str
-    arm: str
-    seed: int | None
-    minutes: float
-    state: str
-
-
-def forecast(plan: Plan, places: Places, results: Results) -> Iterator[Forecast]:
-    """The minutes of each row: measured ones of steps that are alike where there are any, else of the settings."""
-    left = unfinished(plan, results)
-    records = {name: read_record(places, step) for name, step in plan.steps.items()}
-    counted = {name for name, record in records.items() if record is not None and record.done}
-    for each in (*plan.rows, *plan.measures):
-        steps = [step for name in each.ends for step in plan.needed(name)]
-        new = [step for step in dict.fromkeys(steps) if step not in counted]
-        there = each not in left
-        seconds = 0.0 if there else sum(_seconds(plan.steps[step], records, plan) for step in new)
-        counted |= set() if there else set(new)
-        state = "done" if there else "to run" if new else "shared"
-        arm = each.arm if isinstance(each, RowPlan) else f"{each.kind} of {each.arm}"
-        yield Forecast(each.experiment, arm, each.seed, seconds / 60, state)
-
-
-def _seconds(step: Step, records: dict[str, Record | None], plan: Plan) -> float:
-    """What a step still takes."""
-    alike = [
-        record.wall_s
-        for name, other in plan.steps.items()
-        if step.like and other.like == step.like and (record := records[name]) is not None and record.done
-    ]
-    whole = sum(alike) / len(alike) if alike else step.estimate_s
-    spent = record.wall_s if (record := records[step.name]) is not None else 0.0
-    return max(0.0, whole - spent)

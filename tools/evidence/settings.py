@@ -170,9 +170,10 @@ def load_settings(name_or_path: str) -> Settings:
 
 def _with_bases(tables: Mapping[str, Any], name: str, kind: str) -> Any:
     """A table with all that its bases say and it does not."""
-    chain, wanted = [], name
+    chain: list[dict[str, Any]] = []
+    wanted: Any = name
     while wanted is not None:
-        table = tables.get(wanted)
+        table = tables.get(wanted) if isinstance(wanted, str) else None
         if not isinstance(table, dict) or len(chain) == LOOPS:
             raise EvidenceError(f"{kind}.{name}: its base {wanted} is not there, or based on itself: name another")
         chain.append(table)
@@ -209,7 +210,7 @@ def _unknown_names(settings: Settings) -> list[str]:
 
 
 def only_experiments(settings: Settings, names: Sequence[str]) -> Settings:
-    """The same with these experiments alone; all of them where none is named. EvidenceError for one that is not there."""
+    """The same with these experiments alone, with all where none is named. EvidenceError for one that is not there."""
     for name in names:
         if name not in settings.experiments:
             there = ", ".join(settings.experiments)

@@ -50,6 +50,22 @@ class Measure:
     commit: str
 
 
+@dataclass(frozen=True)
+class Results:
+    """Where the rows of a scale are."""
+
+    folder: Path
+    name: str
+
+    @property
+    def rows(self) -> Path:
+        return self.folder / f"{self.name}.csv"
+
+    @property
+    def measures(self) -> Path:
+        return self.folder / f"{self.name}-measures.csv"
+
+
 Line = TypeVar("Line", Row, Measure)
 
 
@@ -84,12 +100,10 @@ def write_lines(kind: type[Line], path: Path, lines: Iterable[Line]) -> None:
         writer.writerows([_cell(value) for value in asdict(line).values()] for line in lines)
 
 
-def add_line(path: Path, line: Line) -> list[Line]:
-    """Add a row, or put it in the place of the one of the same key; all rows."""
-    kind = type(line)
+def add_line(kind: type[Line], path: Path, line: Line) -> None:
+    """Add a row, or put it in the place of the one of the same key."""
     kept = [each for each in read_lines(kind, path) if key(each) != key(line)]
     write_lines(kind, path, [*kept, line])
-    return [*kept, line]
 
 
 def key(line: Row | Measure) -> tuple[Any, ...]:
