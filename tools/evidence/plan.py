@@ -255,15 +255,13 @@ class _Maker:
         if store.teacher is None:
             return self.index(name)
         teacher = self.settings.teachers[store.teacher]
-        soft = [
-            *(("--topk", str(store.topk)) if store.topk else ()),
-            *(("--tau", f"{store.tau:g}") if store.tau else ()),
-        ]
+        topk = ("--topk", str(store.topk)) if store.topk else ()
+        tau = ("--tau", f"{store.tau:g}") if store.tau else ()
         words = ("teacher-cache", "fill", f"$OUT/stores/{name}", "--teacher", teacher.model, "--checkpoint")
         return self.add(
             Step(
                 f"stores/{name}/fill",
-                (*words, f"$OUT/teachers/{store.teacher}/checkpoint.pt", *soft, *self.rendering, *self.device),
+                (*words, f"$OUT/teachers/{store.teacher}/checkpoint.pt", *topk, *tau, *self.rendering, *self.device),
                 needs=(self.index(name), self.teacher(store.teacher)[0]),
                 estimate_s=START_S + store.views * self.settings.data.samples / teacher.fills_at,
                 like=f"stores/{name}/fill",

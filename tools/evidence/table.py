@@ -102,7 +102,7 @@ def write_lines(kind: type[Line], path: Path, lines: Iterable[Line]) -> None:
 
 def add_line(kind: type[Line], path: Path, line: Line) -> None:
     """Add a row, or put it in the place of the one of the same key."""
-    kept = [each for each in read_lines(kind, path) if key(each) != key(line)]
+    kept: list[Line] = [each for each in read_lines(kind, path) if key(each) != key(line)]
     write_lines(kind, path, [*kept, line])
 
 
