@@ -1,4 +1,4 @@
-"""`python -m tools.evidence run | rewrite | check`: see the package."""
+"""`python -m tools.evidence run | page | rewrite | check`: see the package."""
 
 import sys
 from pathlib import Path
@@ -96,6 +96,18 @@ def run_command(
     except Stopped as stopped:
         say(str(stopped), err=True)
         sys.exit(STOPPED)
+
+
+@main.command("page")
+@results_option
+def page_command(results: Path) -> None:
+    """Write the page and its plots from the rows that are there."""
+    from tools.evidence.page import write_page
+    from tools.evidence.plots import write_plots
+
+    write_page(results)
+    for path in write_plots(results):
+        say(f"wrote {path}")
 
 
 @main.command("rewrite")

@@ -88,7 +88,9 @@ def _fill(each: MeasurePlan, plan: Plan, places: Places) -> Found:
 
 def _bytes(each: MeasurePlan, plan: Plan, places: Places) -> Found:
     answer = answer_of(each.needs[0], plan, places)
-    yield "of a view", answer["bytes"]["per_view"], "B"
+    sizes, views = answer["bytes"], answer["labelled"] + answer["skipped"]["views"]
+    yield "of a view", sizes["per_view"], "B"
+    yield "of a view, labels alone", sum(sizes[name] for name in ("labels", "digests", "records")) / views, "B"
     yield "views labelled", answer["labelled"], "views"
     yield "agreement with the larger class", answer["agreement"]["larger"], "share"
 

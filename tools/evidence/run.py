@@ -11,7 +11,7 @@ from tools.evidence.errors import EvidenceError
 from tools.evidence.measure import measure, row_of
 from tools.evidence.plan import MeasurePlan, Plan, RowPlan
 from tools.evidence.process import ROOT, Attempt, Places, read_record
-from tools.evidence.table import Measure, Results, Row, add_line, key, read_lines
+from tools.evidence.table import Measure, Results, Row, add_lines, key, read_lines
 
 LOOK_S = 0.2
 
@@ -121,10 +121,9 @@ class _Runner:
                 continue
             wanted.remove(each)
             if isinstance(each, RowPlan):
-                add_line(Row, self.results.rows, row_of(each, self.plan, self.places, self.device))
+                add_lines(Row, self.results.rows, [row_of(each, self.plan, self.places, self.device)])
             else:
-                for found in measure(each, self.plan, self.places):
-                    add_line(Measure, self.results.measures, found)
+                add_lines(Measure, self.results.measures, list(measure(each, self.plan, self.places)))
             self.on_row()
 
 

@@ -100,10 +100,12 @@ def write_lines(kind: type[Line], path: Path, lines: Iterable[Line]) -> None:
         writer.writerows([_cell(value) for value in asdict(line).values()] for line in lines)
 
 
-def add_line(kind: type[Line], path: Path, line: Line) -> None:
-    """Add a row, or put it in the place of the one of the same key."""
-    kept: list[Line] = [each for each in read_lines(kind, path) if key(each) != key(line)]
-    write_lines(kind, path, [*kept, line])
+def add_lines(kind: type[Line], path: Path, lines: Sequence[Line]) -> None:
+    """Add rows, all or none, or put them in the places of those of the same key."""
+    new = {key(line) for line in lines}
+    kept: list[Line] = [line for line in read_lines(kind, path) if key(line) not in new]
+    kept.extend(lines)
+    write_lines(kind, path, kept)
 
 
 def key(line: Row | Measure) -> tuple[Any, ...]:
