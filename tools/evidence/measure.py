@@ -16,7 +16,7 @@ AGAIN = "remove the step's record under steps/, and it is run again"
 
 def row_of(row: RowPlan, plan: Plan, places: Places, device: str) -> Row:
     """A row whose steps have ended. EvidenceError where what they left is not there."""
-    step, record = plan.steps[row.train], record_of(row.train, plan, places)
+    record = record_of(row.train, plan, places)
     answer = answer_of(row.evaluate, plan, places)
     teacher = answer_of(row.teacher, plan, places) if row.teacher else None
     accuracy, fusion = answer["accuracy"], answer["fusion"]
@@ -32,7 +32,7 @@ def row_of(row: RowPlan, plan: Plan, places: Places, device: str) -> Row:
         views=row.views,
         device=device,
         hours=record.wall_s / 3600,
-        command=step.command,
+        command=record.command,
         commit=record.commit,
         pictures=answer["samples"],
     )
@@ -41,10 +41,10 @@ def row_of(row: RowPlan, plan: Plan, places: Places, device: str) -> Row:
 def measure(each: MeasurePlan, plan: Plan, places: Places) -> Iterator[Measure]:
     """What is measured, each kind by its own function. Names are KIND: WHAT."""
     (*_, last) = each.needs
-    command, commit = plan.steps[last].command, record_of(last, plan, places).commit
+    record = record_of(last, plan, places)
     for what, value, unit in MEASURERS[each.kind](each, plan, places):
         name = f"{each.kind}: {what}"
-        yield Measure(each.experiment, each.arm, each.seed, name, float(value), unit, command, commit)
+        yield Measure(each.experiment, each.arm, each.seed, name, float(value), unit, record.command, record.commit)
 
 
 Found = Iterator[tuple[str, float, str]]  # what, value, unit

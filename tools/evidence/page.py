@@ -29,7 +29,7 @@ DATA is a folder of WebDataset shards, named as the settings in `tools/evidence/
 a CSV file is what was run, with `$DATA` and `$OUT` for folders; rows with the same command are one training, which
 several experiments share. Accuracies are top-1 in per cent with 95 % intervals over seeds and validation pictures; a
 difference's interval takes the pictures of two arms for different ones, which makes it wider than it might be. Under
-{LEAST_SEEDS} seeds of either arm nothing is compared. Intervals are not corrected for how many comparisons there are: of
+{LEAST_SEEDS} seeds of either arm nothing is compared. Intervals are not corrected for the number of comparisons: of
 twenty without any difference, one shows one.
 """
 
@@ -176,26 +176,28 @@ def _exactness(scale: Scale, name: str) -> Iterator[str]:
 
 
 def _bill(scale: Scale, name: str, experiment: Experiment) -> Iterator[str]:
-    """The total of one, two ... students from the store, its filling with it, and of as many online."""
-    fills = scale.measured(name, "fill")
-    for cached, online in experiment.bill.items():
-        store = scale.settings.students[experiment.arms[cached]].store
-        losses = [each for each in scale.measured(name, "losses") if each.arm == cached]
-        for clock in ("wall time", "processor time"):
-            fill = [each.value for each in fills if each.arm == store and each.measure == f"fill: {clock}"]
-            pairs = [
-                (_of_seed(losses, seed, f"{clock} of this"), _of_seed(losses, seed, f"{clock} of the other"))
-                for seed in scale.settings.seeds
-            ]
-            spent = [(one, two) for one, two in pairs if one is not None and two is not None]
-            if fill and spent:
-                yield from _bill_table(clock, fill[0], spent, (cached, online))
+    """The total of one, two ... students from a store, its filling with it, and of as many online, as far as measured.
+
+    Of one pair of arms the students are its seeds; of several pairs, the arms at the first seed.
+    """
+    arms, seeds = list(experiment.bill), scale.settings.seeds
+    students = [(arms[0], seed) for seed in seeds] if len(arms) == 1 else [(arm, seeds[0]) for arm in arms]
+    losses, fills = scale.measured(name, "losses"), scale.measured(name, "fill")
+    for clock in ("wall time", "processor time"):
+        fill = [each.value for each in fills if each.measure == f"fill: {clock}"]
+        spent = []
+        for arm, seed in students:
+            own = [each for each in losses if (each.arm, each.seed) == (arm, seed)]
+            pair = [_value(own, f"{clock} {of}") for of in ("of this", "of the other")]
+            if pair[0] is None or pair[1] is None:
+                break
+            spent.append((pair[0], pair[1]))
+        if len(fill) == 1 and spent:
+            yield from _bill_table(clock, fill[0], spent)
 
 
-def _bill_table(
-    clock: str, fill_s: float, spent: Sequence[tuple[float, float]], arms: tuple[str, str]
-) -> Iterator[str]:
-    yield f"| students | {arms[0]}, filling included, minutes of {clock} | {arms[1]} | ratio |"
+def _bill_table(clock: str, fill_s: float, spent: Sequence[tuple[float, float]]) -> Iterator[str]:
+    yield f"| students | filling the store and training from it, minutes of {clock} | training online | ratio |"
     yield "| --- | --- | --- | --- |"
     for count in range(1, len(spent) + 1):
         one = (fill_s + sum(first for first, _ in spent[:count])) / 60
@@ -211,8 +213,8 @@ def _bytes(scale: Scale, name: str) -> Iterator[str]:
         agreement = 100 * of["agreement with the larger class"]
         yield (
             f"Store `{store}`: {of['of a view']:.2f} bytes a view, {of['of a view, labels alone']:.2f} of them for "
-            f"labels, digests and records; {of['views labelled']:,.0f} views labelled, {agreement:.1f} % of them as the "
-            "class of the larger lambda.\n"
+            f"labels, digests and records; {of['views labelled']:,.0f} views labelled, {agreement:.1f} % of them as "
+            "the class of the larger lambda.\n"
         )
 
 
@@ -269,8 +271,8 @@ def _sum(measures: Sequence[Measure], what: str) -> float:
     return sum(each.value for each in measures if each.measure.endswith(f": {what}"))
 
 
-def _of_seed(measures: Sequence[Measure], seed: int, what: str) -> float | None:
-    return next((each.value for each in measures if each.seed == seed and each.measure.endswith(f": {what}")), None)
+def _value(measures: Sequence[Measure], what: str) -> float | None:
+    return next((each.value for each in measures if each.measure.endswith(f": {what}")), None)
 
 
 def _capital(text: str) -> str:

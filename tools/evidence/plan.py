@@ -19,14 +19,18 @@ PROGRAMS = {  # the first word of a step -> its module
     "inspect": "tools.inspect_cache",
 }
 
+HOW = ("--workers", "--device")  # what `how` begins with
+
 
 @dataclass(frozen=True)
 class Step:
-    """A command, run once. words hold $DATA and $OUT for the user's folders; makes: a file under $OUT that its standard
-    output becomes, if any; estimate_s: from the speeds of the settings; like: steps of the same name take as long."""
+    """A command, run once. words hold $DATA and $OUT for the user's folders; how: options that do not change what comes
+    out, but how it is run; makes: a file under $OUT that its standard output becomes, if any; estimate_s: from the
+    speeds of the settings; like: steps of the same name take as long."""
 
     name: str
     words: tuple[str, ...]
+    how: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     makes: str | None = None
     estimate_s: float = START_S
@@ -35,6 +39,14 @@ class Step:
     @property
     def command(self) -> str:
         """As it is typed in a shell that knows DATA and OUT."""
+        return " ".join([self._what(), *map(_quoted, self.how)])
+
+    def is_done_by(self, command: str) -> bool:
+        """Whether a command does the same, perhaps on another device."""
+        what = self._what()
+        return command == what or command.startswith(tuple(f"{what} {option} " for option in HOW))
+
+    def _what(self) -> str:
         module = PROGRAMS[self.words[0]]
         shown = f"python -m {module}" if module.startswith("tools.") else self.words[0]
         return " ".join([shown, *map(_quoted, self.words[1:])])
@@ -174,7 +186,8 @@ class _Maker:
         train = self.add(
             Step(
                 f"teachers/{name}/train",
-                (*words, "--model", teacher.model, *overrides, "--out", out, *self.training()),
+                (*words, "--model", teacher.model, *overrides, "--out", out),
+                how=self.training(),
                 needs=(self.index(teacher.store),),
                 estimate_s=START_S + teacher.epochs * self.settings.data.samples / teacher.trains_at,
                 like=f"teachers/{name}/train",
@@ -193,7 +206,9 @@ class _Maker:
             source = f"$OUT/students/{student.tuned_from}-seed{seed}/checkpoint.pt"
             words = ("student", "finetune", source, f"$OUT/stores/{store}")
             words += ("--reset-heads",) if student.reset_heads else ()
-        options = ("--recipe", student.recipe, *_overrides((*student.set, f"epochs={student.epochs}", f"seed={seed}")))
+        named = ("--model", student.model) if student.model else ()
+        overrides = _overrides((*student.set, f"epochs={student.epochs}", f"seed={seed}"))
+        options = ("--recipe", student.recipe, *named, *overrides)
         if student.views_used:
             options += ("--views-used", str(student.views_used))
         views = student.epochs * self.settings.data.samples
@@ -206,24 +221,25 @@ class _Maker:
         train = self.add(
             Step(
                 f"{folder}/train",
-                (*words, *options, "--out", f"$OUT/{folder}", *self.training()),
+                (*words, *options, "--out", f"$OUT/{folder}"),
+                how=self.training(),
                 needs=tuple(needs),
                 estimate_s=START_S + seconds,
                 like=f"students/{name}/train",
             )
         )
-        return train, self.evaluation(folder, f"$OUT/{folder}", train, student.trains_at)
+        return train, self.evaluation(folder, f"$OUT/{folder}", train, student.trains_at, student.model)
 
     def training(self) -> tuple[str, ...]:
         return (*self.rendering, "--checkpoint-every", f"{self.settings.checkpoint_every_s:g}", *self.device)
 
     def evaluation(self, folder: str, out: str, train: str, trains_at: float, model: str | None = None) -> str:
         named = ("--model", model) if model else ()
-        rendering = ("--workers", str(self.settings.workers))
         return self.add(
             Step(
                 f"{folder}/evaluate",
-                ("student", "evaluate", f"{out}/checkpoint.pt", *named, *self.val, "--json", *rendering, *self.device),
+                ("student", "evaluate", f"{out}/checkpoint.pt", *named, *self.val, "--json"),
+                how=("--workers", str(self.settings.workers), *self.device),
                 needs=(train,),
                 makes=f"{folder}.json",
                 estimate_s=START_S + self.settings.data.samples / trains_at / EVALUATES,
@@ -261,7 +277,8 @@ class _Maker:
         return self.add(
             Step(
                 f"stores/{name}/fill",
-                (*words, f"$OUT/teachers/{store.teacher}/checkpoint.pt", *topk, *tau, *self.rendering, *self.device),
+                (*words, f"$OUT/teachers/{store.teacher}/checkpoint.pt", *topk, *tau),
+                how=(*self.rendering, *self.device),
                 needs=(self.index(name), self.teacher(store.teacher)[0]),
                 estimate_s=START_S + store.views * self.settings.data.samples / teacher.fills_at,
                 like=f"stores/{name}/fill",
@@ -303,7 +320,8 @@ class _Maker:
         return self.add(
             Step(
                 f"stores/{store}/check",
-                (*words, f"$OUT/teachers/{teacher}/checkpoint.pt", "--fraction", f"{share:g}", *self.device),
+                (*words, f"$OUT/teachers/{teacher}/checkpoint.pt", "--fraction", f"{share:g}"),
+                how=self.device,
                 needs=(self.store(store),),
                 makes=f"stores/{store}.check.json",
                 estimate_s=START_S + share * views / self.settings.teachers[teacher].fills_at,

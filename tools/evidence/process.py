@@ -63,7 +63,7 @@ def read_record(places: Places, step: Step) -> Record | None:
         record = Record(**values)
     except TypeError:
         raise EvidenceError(f"{path} is no record of a step: remove it, and the step is run again") from None
-    if record.command != step.command:
+    if not step.is_done_by(record.command):
         raise EvidenceError(
             f"{path} is of `{record.command}`, now it is `{step.command}`: restore the settings, or give another --out"
         )
@@ -98,7 +98,7 @@ class Attempt:
                 self._aside.parent.mkdir(parents=True, exist_ok=True)
             with self._aside.open("wb") if self._aside is not None else log.open("ab") as answer:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", PROGRAMS[step.words[0]], *map(places.fill_in, step.words[1:])],
+                    [sys.executable, "-m", PROGRAMS[step.words[0]], *map(places.fill_in, [*step.words[1:], *step.how])],
                     stdin=subprocess.DEVNULL,
                     stdout=answer,
                     stderr=said,

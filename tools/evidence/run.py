@@ -138,10 +138,10 @@ def unfinished(plan: Plan, results: Results) -> list[RowPlan | MeasurePlan]:
             there = rows.get((row.experiment, row.arm, row.seed or 0))
             if there is None:
                 left.append(row)
-            elif there.command != (command := plan.steps[row.train].command):
+            elif not (step := plan.steps[row.train]).is_done_by(there.command):
                 raise EvidenceError(
                     f"{results.rows} has {row.experiment}, {row.arm}, seed {row.seed} of `{there.command}`, now it is "
-                    f"`{command}`: restore the settings, or remove the row"
+                    f"`{step.command}`: restore the settings, or remove the row"
                 )
         wanted = (wanted for wanted in plan.measures if wanted.experiment == experiment)
         left += [wanted for wanted in wanted if not any(_is_of(measure, wanted) for measure in measures)]

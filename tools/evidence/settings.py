@@ -75,7 +75,9 @@ class Store(Table):
 
 
 class Student(Table):
-    """A trained student, once for each seed. online: its store's teacher is asked while it trains, no label is read.
+    """A trained student, once for each seed. model: code that takes the recipe's place, as `train --model` takes it.
+
+    online: its store's teacher is asked while it trains, no label is read.
 
     tuned_from: another student, whose trained model of the same seed it starts from.
     """
@@ -83,6 +85,7 @@ class Student(Table):
     recipe: str
     store: Name
     epochs: Count
+    model: str | None = None
     set: tuple[str, ...] = ()
     views_used: Count | None = None
     online: bool = False
@@ -127,7 +130,7 @@ class Experiment(Table):
     curves: tuple[Curve, ...] = ()
     axis: str = ""
     exactness: dict[str, str] = {}  # arm whose losses are compared -> arm they shall equal, bit for bit
-    bill: dict[str, str] = {}  # arm of cached labels -> arm of the same, online: total cost of one, two ... students
+    bill: dict[str, str] = {}  # arms of one store -> the same online, in `exactness` too: the cost of all together
     bytes_of: tuple[Name, ...] = ()  # stores whose bytes a view are measured
     crops_of: tuple[Name, ...] = ()  # stores whose agreement by crop area and lambda is measured
     left_out: str = ""  # what of the experiment has no row here, and why
