@@ -25,8 +25,8 @@ def forecast(plan: Plan, places: Places, results: Results) -> Iterator[Forecast]
     left = unfinished(plan, results)
     records = {name: read_record(places, step) for name, step in plan.steps.items()}
     counted = {name for name, record in records.items() if record is not None and record.done}
-    planned: list[RowPlan | MeasurePlan] = [*plan.rows, *plan.measures]
-    for each in planned:
+    every: list[RowPlan | MeasurePlan] = [*plan.rows, *plan.measures]
+    for each in (each for name in plan.settings.experiments for each in every if each.experiment == name):
         steps = [step for name in each.ends for step in plan.needed(name)]
         new = [step for step in dict.fromkeys(steps) if step not in counted]
         there = each not in left

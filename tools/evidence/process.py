@@ -38,10 +38,11 @@ class Record:
 
 @dataclass(frozen=True)
 class Places:
-    """The user's folders."""
+    """The user's folders, and what runs a module there with -m."""
 
     data: Path
     out: Path
+    python: tuple[str, ...] = (sys.executable,)
 
     def fill_in(self, word: str) -> str:
         return word.replace("$DATA", str(self.data)).replace("$OUT", str(self.out))
@@ -98,7 +99,7 @@ class Attempt:
                 self._aside.parent.mkdir(parents=True, exist_ok=True)
             with self._aside.open("wb") if self._aside is not None else log.open("ab") as answer:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", PROGRAMS[step.words[0]], *map(places.fill_in, [*step.words[1:], *step.how])],
+                    [*places.python, "-m", PROGRAMS[step.words[0]], *map(places.fill_in, [*step.words[1:], *step.how])],
                     stdin=subprocess.DEVNULL,
                     stdout=answer,
                     stderr=said,
