@@ -82,7 +82,11 @@ def changed(folder: Path, *changes: tuple[str, str]) -> str:
         ('store = "plain"', 'store = "plane"', "teachers.convnet: there is no stores.plane"),
         ('"no teacher" = "none"', '"no teacher" = "nobody"', "experiments.teachers: there is no students.nobody"),
         ('["soft", "none"], claim', '["soft", "no"], claim', "experiments.table-3 has no arm no"),
-        ('base = "token"\nonline', 'base = "token-online"\nonline', "its base token-online is not there, or based on it"),
+        (
+            'base = "token"\nonline',
+            'base = "token-online"\nonline',
+            "its base token-online is not there",
+        ),
         ('base = "token"\nonline', 'base = "tokens"\nonline', "students.token-online: its base tokens is not there"),
         ('rewritten = "one_label"\n', "", "rewritten, of and labels go together"),
         ("at = [1, 2, 4, 8, 12]", "at = [1, 2, 4, 8]", "5 arms stand at 4 places"),

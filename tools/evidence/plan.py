@@ -7,9 +7,13 @@ is trained once.
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from student.plan import num_views_read
+from student.recipe import Recipe, load_recipe
 from tools.evidence.settings import Experiment, Settings, Store, Student, Teacher
 
+ROOT = Path(__file__).resolve().parents[2]
 START_S = 12.0  # of a process, before it does anything
 EVALUATES = 3.0  # times as many views a second as in training
 PROGRAMS = {  # the first word of a step -> its module
@@ -167,7 +171,7 @@ class _Maker:
     def views_in_use(self, student: Student) -> int:
         views = self.settings.stores[student.store].views
         views = student.views_used or (self.settings.stores[of].views if (of := self.of(student.store)) else views)
-        return min(views, student.epochs * _repeats(student))
+        return min(views, num_views_read(student.epochs, _recipe(student).repeats))
 
     def of(self, store: str) -> str | None:
         return self.settings.stores[store].of
@@ -330,16 +334,14 @@ class _Maker:
 
 
 def distils(student: Student) -> bool:
-    """Whether it learns from a teacher: the shipped recipe says so, unless a setting of the student does."""
-    from student.recipe import load_recipe
-
-    return load_recipe(student.recipe, student.set).distill != "none"
+    """Whether it learns from a teacher: the recipe says so, unless a setting of the student does."""
+    return _recipe(student).distill != "none"
 
 
-def _repeats(student: Student) -> int:
-    from student.recipe import load_recipe
-
-    return load_recipe(student.recipe, student.set).repeats
+def _recipe(student: Student) -> Recipe:
+    """A recipe's file is named from the top of the repository, where steps are run."""
+    file = ROOT / student.recipe
+    return load_recipe(str(file) if file.is_file() else student.recipe, student.set, model=student.model)
 
 
 def _overrides(settings: tuple[str, ...]) -> tuple[str, ...]:
