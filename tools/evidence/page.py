@@ -112,8 +112,6 @@ def _experiment(scale: Scale, name: str, experiment: Experiment) -> Iterator[str
     yield from _bill(scale, name, experiment)
     yield from _bytes(scale, name)
     yield from _crops(scale, name)
-    if experiment.left_out:
-        yield f"Left out at this scale: {_small(experiment.left_out)}\n"
 
 
 def drawable(scale: Scale, name: str, experiment: Experiment) -> bool:
@@ -234,21 +232,29 @@ def _crops(scale: Scale, name: str) -> Iterator[str]:
 def _left_out(scale: Scale) -> Iterator[str]:
     """What has no row: of this scale's plan, and what its settings leave out."""
     yield "### Not run\n"
-    waiting: dict[tuple[str, str], list[str]] = {}
-    for each in scale.unfinished:
-        arm = each.arm if isinstance(each, RowPlan) else f"{each.kind} of {each.arm}"
-        waiting.setdefault((each.experiment, arm), []).extend([] if each.seed is None else [str(each.seed)])
+    listed = 0
     for name, experiment in scale.settings.experiments.items():
-        arms = [
-            f"{arm} (seed {', '.join(seeds)})" if seeds else arm for (of, arm), seeds in waiting.items() if of == name
-        ]
-        said = [f"{experiment.number}. {experiment.title}: {'; '.join(arms)}."] if arms else []
-        if experiment.left_out and not experiment.arms:
-            said = [f"{experiment.number}. {experiment.title}: {_small(experiment.left_out)}", *said[1:]]
-        yield from (f"- {line}" for line in said)
-    if not waiting:
+        said = _waiting(scale, name)
+        if experiment.left_out:
+            said.append(_small(experiment.left_out).rstrip("."))
+        if said:
+            listed += 1
+            yield f"- {experiment.number}. {experiment.title}: {'; '.join(said)}."
+    if not listed:
         yield "- Every row of this scale's plan has been run."
     yield ""
+
+
+def _waiting(scale: Scale, name: str) -> list[str]:
+    """An experiment's arms and measures that have no row; seeds are named where others of the arm have one."""
+    seeds_of: dict[str, list[int]] = {}
+    for each in (each for each in scale.unfinished if each.experiment == name):
+        arm = each.arm if isinstance(each, RowPlan) else f"{each.kind} of {each.arm}"
+        seeds_of.setdefault(arm, []).extend([] if each.seed is None else [each.seed])
+    return [
+        f"{arm} (seed {', '.join(map(str, seeds))})" if 0 < len(seeds) < len(scale.settings.seeds) else arm
+        for arm, seeds in seeds_of.items()
+    ]
 
 
 # -- words -----------------------------------------------------------------------------------------------------------
