@@ -63,7 +63,7 @@ def test_three_seeds_are_compared_and_two_are_not(tmp_path: Path) -> None:
     assert "| soft - none | | not compared: 2 of 3 seeds |" in text
     assert "| hard with token - none | | not compared: 0 of 3 seeds |" in text
     listed = text.rpartition("### Not run")[2]
-    assert "2. DeiT's table 3: soft (seed 2); hard with token; schedules of 50 and 300 epochs." in listed
+    assert "2. DeiT's table 3: hard with token; soft (seed 2); schedules of 50 and 300 epochs." in listed
 
 
 def test_what_speaks_against_a_claim_is_told_so(tmp_path: Path) -> None:
