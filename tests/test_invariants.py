@@ -1,16 +1,12 @@
 """A view is a function: its digest is the same wherever, whenever and in whose company it is rendered."""
 
-import multiprocessing
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
-from multiprocessing.connection import Connection
-from pathlib import Path
+from multiprocessing.connection import Connection, Listener
 
 import numpy as np
 import pytest
-import torch.distributed as dist
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +16,7 @@ from teacher_cache.shards.read import read_block
 from teacher_cache.store.store import Store
 from teacher_cache.workers import RenderPool, RenderTask, render_all
 from tests.support.bright_shards import bright_store, small_policy
+from tests.support.forked import Forks
 
 VIEWS = 16
 BLOCKS = ((0, 0), (0, 1), (0, 2), (1, 0), (2, 0))  # (shard, block): two whole ones, one of 2 samples, one of 64, of one
@@ -115,41 +112,15 @@ def test_any_batch_size_order_seed_and_start(
 
 
 @pytest.fixture(scope="module")
-def ranks(alone: Rendered) -> Iterator[list[Connection]]:
+def ranks(alone: Rendered, forks: Forks) -> Iterator[list[Connection]]:
     """Two processes of one gloo group, each with a pipe."""
-    context = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory() as folder:
-        connections, processes = [], []
-        for rank in range(2):
-            ours, theirs = context.Pipe()
-            process = context.Process(
-                target=serve_rank, args=(rank, str(Path(folder, "rendezvous")), str(alone.store.path), theirs)
-            )
-            process.start()
-            connections.append(ours)
-            processes.append(process)
+    with tempfile.TemporaryDirectory() as folder, Listener(f"{folder}/socket", "AF_UNIX") as listener:
+        processes = forks.start_ranks("tests.support.replaying_rank", [str(listener.address), str(alone.store.path)], 2)
+        connections = [listener.accept() for _ in processes]
         yield connections
         for connection in connections:
             connection.send(None)
-        for process in processes:
-            process.join(timeout=30)
-            assert process.exitcode == 0
-
-
-def serve_rank(rank: int, rendezvous: str, store_path: str, connection: Connection) -> None:
-    """Render what is asked for, share the digests with the other rank, and send back what both have."""
-    dist.init_process_group("gloo", f"file://{rendezvous}", timedelta(seconds=60), world_size=2, rank=rank)
-    store = Store.open(store_path)
-    while (asked := connection.recv()) is not None:
-        mine: Digests = {}
-        for (shard, number), views in asked if rank == 0 else reversed(asked):
-            block = read_block(store.index.place(shard, number))
-            for replayed in replay(store.policy, store.seed, block, views if rank == 0 else views[::-1]):
-                mine[shard, number, replayed.view] = replayed.digest
-        gathered: list[Digests | None] = [None, None]
-        dist.all_gather_object(gathered, mine)
-        connection.send(gathered)
-    dist.destroy_process_group()
+        assert [process.wait() for process in processes] == [0, 0], processes[0].output
 
 
 @relaxed

@@ -210,7 +210,12 @@ def test_an_export_of_wrong_values_ends_in_one_line(tmp_path: Path, field: str, 
 
 @pytest.mark.parametrize(
     "arguments",
-    ['{"embed_dim": 1048576, "num_heads": 1}', '{"depth": "many"}', '{"act_layer": "os.system"}', '{"patch_size": 0}'],
+    [
+        '{"embed_dim": 4294967296, "num_heads": 1}',
+        '{"depth": "many"}',
+        '{"act_layer": "os.system"}',
+        '{"patch_size": 0}',
+    ],
 )
 def test_a_model_that_cannot_be_built_ends_in_one_line(tmp_path: Path, arguments: str) -> None:
     trained = read_trained(str(checkpoint(tmp_path, *DEIT_SETTINGS)[0]))

@@ -8,6 +8,8 @@ output and error, which is answered with the id of a forked process; or {"wait":
 """
 
 import atexit
+import contextlib
+import gc
 import json
 import os
 import runpy
@@ -20,8 +22,9 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
@@ -122,7 +125,7 @@ class Forks:
 
 
 def serve(place: str) -> None:
-    """Answer, one after the other. Returns in every forked process, whose program is then to be run, by `run`."""
+    """Answer, one after the other."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(place)
     listener.listen()
@@ -142,11 +145,32 @@ def serve(place: str) -> None:
                 for stream, descriptor in enumerate(descriptors):
                     os.dup2(descriptor, stream)
                     os.close(descriptor)
-                run(question)
-                return
+                live(partial(run, question))
             for descriptor in descriptors:
                 os.close(descriptor)
             connection.sendall(f"{found}\n".encode())
+
+
+def live(program: Callable[[], None]) -> NoReturn:
+    """Run a program in a forked process, and what Python does at its end, but for taking all modules down again, which
+    takes a second; nor back into the frames of what it was forked from."""
+    code = 1
+    try:
+        try:
+            program()
+            code = 0
+        except SystemExit as ended:
+            code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        threading._shutdown()
+        atexit._run_exitfuncs()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
+        os._exit(code)
 
 
 def run(question: Mapping[str, Any]) -> None:
@@ -181,7 +205,7 @@ class Rank:
         self.returncode: int | None = None
         self.pid = os.fork()
         if not self.pid:
-            live_as_rank(words, environment)
+            live(partial(run_rank, words, environment))
 
     def poll(self) -> int | None:
         if self.returncode is None:
@@ -205,43 +229,25 @@ def fork_ranks() -> None:
     SubprocessHandler._popen = lambda handler, words, environment: Rank(words, environment)
 
 
-def live_as_rank(words: Sequence[str], environment: Mapping[str, str]) -> NoReturn:
+def run_rank(words: Sequence[str], environment: Mapping[str, str]) -> None:
     """`python -u -m PROGRAM WORDS` in a child of torchrun's: nothing of torchrun but its imports is left in it."""
-    code = 1
-    try:
-        python, *options, program = words[:4]
-        assert (python, options) == (sys.executable, ["-u", "-m"])
-        os.setsid()
-        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-            signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        os.environ.clear()
-        os.environ.update(environment)
-        Path("/proc/self/comm").write_text(f"rank {environment['RANK']}")  # its environment shows torchrun's
-        sys.stdout.reconfigure(write_through=True)
-        code = exit_code(program, words[4:])
-    except BaseException:
-        traceback.print_exc()
-    finally:  # not back into torchrun's frames, which would end its other ranks
-        os._exit(code)
-
-
-def exit_code(program: str, words: Sequence[str]) -> int:
-    """Run a program, and what Python does at its end."""
-    try:
-        run_program(program, words)
-        code = 0
-    except SystemExit as ended:
-        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-    threading._shutdown()
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    return code
+    python, *options, program = words[:4]
+    assert (python, options) == (sys.executable, ["-u", "-m"])
+    os.setsid()
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.clear()
+    os.environ.update(environment)
+    Path("/proc/self/comm").write_text(f"rank {environment['RANK']}")  # its environment shows torchrun's
+    sys.stdout.reconfigure(write_through=True)
+    run_program(program, words[4:])
 
 
 if __name__ == "__main__":
     for library in LIBRARIES:
         __import__(library)
+    gc.collect()
+    gc.freeze()  # memory that a collection writes to would be copied by each process
     serve(sys.argv[1])
