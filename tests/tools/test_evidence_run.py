@@ -21,6 +21,7 @@ from tests.support.running import descendants, running, wait_until
 from tests.support.small_runs import validation_shard
 from tools.evidence.errors import EvidenceError
 from tools.evidence.forecast import forecast
+from tools.evidence.measure import measure
 from tools.evidence.plan import ROOT, Plan, make_plan
 from tools.evidence.process import Places, Record, read_record, write_record
 from tools.evidence.run import run
@@ -101,6 +102,32 @@ def test_all_rows_and_measures_of_a_tiny_scale(whole: tuple[Path, Results], data
 
 def steps(folder: Path, student: str) -> list[str]:
     return (folder / "out" / "students" / f"{student}-seed0" / "steps.csv").read_text().splitlines()[1:]
+
+
+def test_a_loss_that_differs_in_its_last_digit_is_counted(
+    whole: tuple[Path, Results], data: Path, tmp_path: Path
+) -> None:
+    plan, out = tiny("online"), tmp_path / "out"
+    (out / "students").mkdir(parents=True)
+    (out / "steps").symlink_to(whole[0] / "out" / "steps")
+    for name in ("token-seed0", "online-seed0"):
+        shutil.copytree(whole[0] / "out" / "students" / name, out / "students" / name)
+    (losses,) = [each for each in plan.measures if each.kind == "losses"]
+    for column in ("loss", "class_loss", "distill_loss"):
+        path = out / "students" / "online-seed0" / "steps.csv"
+        before = path.read_text()
+        lines = before.splitlines()
+        cells = lines[3].split(",")
+        cells[lines[0].split(",").index(column)] += "1"
+        path.write_text("\n".join([*lines[:3], ",".join(cells), *lines[4:], ""]))
+        found = {each.measure: each.value for each in measure(losses, plan, Places(data, out))}
+        assert found["losses: steps that differ"] == 1
+        path.write_text("\n".join([*lines[:-1], ""]))
+        with pytest.raises(EvidenceError, match="they are other runs"):
+            list(measure(losses, plan, Places(data, out)))
+        path.write_text(before)
+    found = {each.measure: each.value for each in measure(losses, plan, Places(data, out))}
+    assert found["losses: steps that differ"] == 0
 
 
 def test_a_naive_caches_students_saw_the_same_pixels_and_other_labels(whole: tuple[Path, Results]) -> None:
