@@ -85,7 +85,7 @@ class Attempt:
         self._before = replace(before, cpu_s=None) if before.running else before
         self._started = time.monotonic()
         self._recorded = self._started
-        self._write(running=True)
+        write_record(places, step, self._so_far())
         log = places.log(step.name)
         log.parent.mkdir(parents=True, exist_ok=True)
         self._aside = places.out / f"{step.makes}.partial" if step.makes else None
@@ -119,13 +119,14 @@ class Attempt:
         if not pid:
             if time.monotonic() - self._recorded > RECORDED_S:
                 self._recorded = time.monotonic()
-                self._write(running=True)
+                write_record(self._places, self.step, self._so_far())
             return None
         code = self._process.returncode = os.waitstatus_to_exitcode(status)
         if code == 0 and self._aside is not None:
             self._aside.replace(self._aside.with_name(self._aside.name.removesuffix(".partial")))
         cpu_s = self._before.cpu_s
-        self._write(done=code == 0, cpu_s=None if cpu_s is None else cpu_s + usage.ru_utime + usage.ru_stime)
+        spent = None if cpu_s is None else round(cpu_s + usage.ru_utime + usage.ru_stime, 2)
+        write_record(self._places, self.step, replace(self._so_far(), running=False, done=code == 0, cpu_s=spent))
         return code
 
     def said_last(self) -> str:
@@ -133,7 +134,7 @@ class Attempt:
         lines = self._places.log(self.step.name).read_text(errors="replace").replace("\r", "\n").split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")[-TAIL:]
 
-    def _write(self, **changes: object) -> None:
+    def _so_far(self) -> Record:
+        """The record of an attempt that goes on."""
         wall_s = self._before.wall_s + time.monotonic() - self._started
-        changed = {"running": False, **changes, "wall_s": round(wall_s, 2)}
-        write_record(self._places, self.step, replace(self._before, **changed))  # type: ignore[arg-type]
+        return replace(self._before, running=True, wall_s=round(wall_s, 2))

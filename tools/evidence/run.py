@@ -4,6 +4,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 from teacher_cache.lock import alone
 from teacher_cache.signals import Stopped, stop_signals
@@ -24,12 +25,11 @@ def run(
     *,
     device: str,
     jobs: int = 1,
-    on_row: Callable[[], None] = lambda: None,
 ) -> None:
     """Run every step that a row or measure still needs, `jobs` at a time, and write each row as it can be written.
 
-    device: what is said of it in a row. on_row is called after each row. Raises EvidenceError where a step fails, or
-    another runner uses a folder; Stopped after a signal, when the steps that ran have stopped.
+    device: what is said of it in a row. Raises EvidenceError where a step fails, BusyError where another runner uses a
+    folder; Stopped after a signal, when the steps that ran have stopped.
     """
     places.out.mkdir(parents=True, exist_ok=True)
     results.folder.mkdir(parents=True, exist_ok=True)
@@ -40,23 +40,18 @@ def run(
         ):
             held.enter_context(alone(path, f"another run writes to {what}", "wait for its end, or stop it", say))
         stop_asked = held.enter_context(stop_signals())
-        _Runner(plan, places, results, say, device, jobs, on_row).run(stop_asked)
+        _Runner(plan, places, results, say, device, jobs, describe_commit()).run(stop_asked)
 
 
+@dataclass(frozen=True)
 class _Runner:
-    def __init__(
-        self,
-        plan: Plan,
-        places: Places,
-        results: Results,
-        say: Callable[[str], None],
-        device: str,
-        jobs: int,
-        on_row: Callable[[], None],
-    ) -> None:
-        self.plan, self.places, self.results, self.say = plan, places, results, say
-        self.device, self.jobs, self.on_row = device, jobs, on_row
-        self.commit = describe_commit()
+    plan: Plan
+    places: Places
+    results: Results
+    say: Callable[[str], None]
+    device: str
+    jobs: int
+    commit: str
 
     def run(self, stop_asked: Callable[[], bool]) -> None:
         wanted = unfinished(self.plan, self.results)
@@ -64,24 +59,20 @@ class _Runner:
         records = {name: read_record(self.places, self.plan.steps[name]) for name in steps}
         done = {name for name, record in records.items() if record is not None and record.done}
         running: dict[str, Attempt] = {}
-        self.write(wanted, done)
         failed: list[str] = []
-        while True:
-            if stop_asked() or failed:
-                break
+        self.write(wanted, done)
+        while not stop_asked() and not failed:
             self.start(steps, done, running)
             if not running:
-                break
+                return
             time.sleep(LOOK_S)
             if ended := self.collect(running, failed):
                 done |= ended
                 self.write(wanted, done)
-        if running:
-            self.stop(running)
+        self.stop(running)
         if failed:
             raise EvidenceError(failed[0])
-        if stop_asked():
-            raise Stopped("stopped: what has ended is kept; the same command goes on")
+        raise Stopped("stopped: what has ended is kept; the same command goes on")
 
     def start(self, steps: list[str], done: set[str], running: dict[str, Attempt]) -> None:
         for name in steps:
@@ -124,7 +115,6 @@ class _Runner:
                 add_lines(Row, self.results.rows, [row_of(each, self.plan, self.places, self.device)])
             else:
                 add_lines(Measure, self.results.measures, list(measure(each, self.plan, self.places)))
-            self.on_row()
 
 
 def unfinished(plan: Plan, results: Results) -> list[RowPlan | MeasurePlan]:
