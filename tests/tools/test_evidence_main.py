@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from tests.test_makefile import called, make  # noqa: F401 - called is a fixture
 from tools.evidence.__main__ import main
-from tools.evidence.plan import ROOT
+from tools.evidence.steps import ROOT
 
 
 def test_a_plan_says_the_minutes_of_each_row_and_runs_nothing(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tools.evidence.page import page, read_scale
-from tools.evidence.plan import ROOT
 from tools.evidence.plots import write_plots
+from tools.evidence.steps import ROOT
 from tools.evidence.table import Measure, Results, Row, add_lines
 
 DOCS = ROOT / "docs" / "evidence"

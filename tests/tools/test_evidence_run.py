@@ -22,10 +22,11 @@ from tests.support.small_runs import validation_shard
 from tools.evidence.errors import EvidenceError
 from tools.evidence.forecast import forecast
 from tools.evidence.measure import measure
-from tools.evidence.plan import ROOT, Plan, make_plan
+from tools.evidence.plan import Plan, make_plan
 from tools.evidence.process import Places, Record, read_record, write_record
 from tools.evidence.run import run
 from tools.evidence.settings import load_settings, only_experiments
+from tools.evidence.steps import ROOT
 from tools.evidence.table import Measure, Results, Row, key, read_lines
 
 TINY = str(ROOT / "tests" / "support" / "tiny_evidence.toml")

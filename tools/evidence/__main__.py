@@ -10,7 +10,7 @@ from teacher_cache.cli import OneLineErrors
 from teacher_cache.options import COUNT, device_option, teacher_options
 from teacher_cache.terminal import say, say_json, table, terminal
 from teacher_cache.threads import wait_asleep
-from tools.evidence.plan import ROOT
+from tools.evidence.steps import ROOT
 
 if TYPE_CHECKING:
     from tools.evidence.forecast import Forecast

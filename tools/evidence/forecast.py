@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tools.evidence.plan import MeasurePlan, Plan, RowPlan, Step
+from tools.evidence.plan import MeasurePlan, Plan, RowPlan
 from tools.evidence.process import Places, Record, read_record
 from tools.evidence.run import unfinished
+from tools.evidence.steps import Step
 from tools.evidence.table import Results
 
 

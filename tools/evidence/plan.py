@@ -1,59 +1,14 @@
-"""From settings to steps and rows: which commands have to end before a row can be written, and what they take.
+"""From settings to rows: which steps have to end before each can be written.
 
-A step is one command of the two stages. Rows share teachers, stores and trained students: a student of two experiments
-is trained once.
+Rows share teachers, stores and trained students: a student of two experiments is trained once.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from student.plan import num_views_read
-from student.recipe import Recipe, load_recipe
-from tools.evidence.settings import Experiment, Settings, Store, Student, Teacher
-
-ROOT = Path(__file__).resolve().parents[2]
-START_S = 12.0  # of a process, before it does anything
-EVALUATES = 3.0  # times as many views a second as in training
-PROGRAMS = {  # the first word of a step -> its module
-    "teacher-cache": "teacher_cache",
-    "student": "student",
-    "evidence": "tools.evidence",
-    "inspect": "tools.inspect_cache",
-}
-
-HOW = ("--workers", "--device")  # what `how` begins with
-
-
-@dataclass(frozen=True)
-class Step:
-    """A command, run once. words hold $DATA and $OUT for the user's folders; how: options that do not change what comes
-    out, but how it is run; makes: a file under $OUT that its standard output becomes, if any; estimate_s: from the
-    speeds of the settings; like: steps of the same name take as long."""
-
-    name: str
-    words: tuple[str, ...]
-    how: tuple[str, ...] = ()
-    needs: tuple[str, ...] = ()
-    makes: str | None = None
-    estimate_s: float = START_S
-    like: str = ""
-
-    @property
-    def command(self) -> str:
-        """As it is typed in a shell that knows DATA and OUT."""
-        return " ".join([self._what(), *map(_quoted, self.how)])
-
-    def is_done_by(self, command: str) -> bool:
-        """Whether a command does the same, perhaps on another device."""
-        what = self._what()
-        return command == what or command.startswith(tuple(f"{what} {option} " for option in HOW))
-
-    def _what(self) -> str:
-        module = PROGRAMS[self.words[0]]
-        shown = f"python -m {module}" if module.startswith("tools.") else self.words[0]
-        return " ".join([shown, *map(_quoted, self.words[1:])])
+from tools.evidence.settings import Experiment, Settings, Student
+from tools.evidence.steps import Step, Steps, distils, recipe_of
 
 
 @dataclass(frozen=True)
@@ -115,243 +70,47 @@ class Plan:
 
 def make_plan(settings: Settings, device: str | None = None) -> Plan:
     """Steps, rows and measures of settings. device: as the commands take it."""
-    maker = _Maker(settings, device)
+    steps = Steps(settings, device)
     rows, measures = [], []
     for name, experiment in settings.experiments.items():
-        rows += list(maker.rows(name, experiment))
-        measures += list(maker.measures(name, experiment))
-    return Plan(settings, maker.steps, tuple(rows), tuple(measures))
+        rows += list(_rows(steps, name, experiment))
+        measures += list(_measures(steps, name, experiment))
+    return Plan(settings, steps.made, tuple(rows), tuple(measures))
 
 
-class _Maker:
-    def __init__(self, settings: Settings, device: str | None) -> None:
-        self.settings = settings
-        self.steps: dict[str, Step] = {}
-        self.device = ("--device", device) if device else ()
-        self.rendering = ("--workers", str(settings.workers), "--render", settings.render)
-        self.val = tuple(word for pattern in settings.data.val for word in ("--val", f"$DATA/{pattern}"))
-
-    def add(self, step: Step) -> str:
-        self.steps.setdefault(step.name, step)
-        return step.name
-
-    # -- rows and measures ---------------------------------------------------------------------------------------
-
-    def rows(self, name: str, experiment: Experiment) -> Iterator[RowPlan]:
-        for teacher_name in experiment.teachers:
-            found = self.settings.teachers[teacher_name]
-            train, evaluate = self.teacher(teacher_name)
-            views = min(self.settings.stores[found.store].views, found.epochs)
-            yield RowPlan(name, f"teacher {teacher_name}", None, found.epochs, views, train, evaluate)
-        for seed in self.settings.seeds:
-            for arm, student_name in experiment.arms.items():
-                student = self.settings.students[student_name]
-                train, evaluate = self.student(student_name, seed)
-                taught_by = self.teacher_of(student.store) if distils(student) else None
-                teacher = self.teacher(taught_by)[1] if taught_by else None
-                views = self.views_in_use(student)
-                yield RowPlan(name, arm, seed, student.epochs, views, train, evaluate, teacher)
-
-    def measures(self, name: str, experiment: Experiment) -> Iterator[MeasurePlan]:
-        for seed in self.settings.seeds:
-            for arm, other in experiment.exactness.items():
-                runs = [self.student(experiment.arms[each], seed)[0] for each in (arm, other)]
-                yield MeasurePlan(name, "losses", arm, seed, tuple(runs))
-        checked = {self.settings.students[experiment.arms[arm]].store for arm in experiment.exactness}
-        for store in sorted(checked):
-            yield MeasurePlan(name, "labels", store, None, (self.check(store),))
-        billed = {self.settings.students[experiment.arms[arm]].store for arm in experiment.bill}
-        for store in sorted(billed):
-            yield MeasurePlan(name, "fill", store, None, (self.store(store),))
-        for store in experiment.bytes_of:
-            yield MeasurePlan(name, "bytes", store, None, (self.status(store),))
-        for store in experiment.crops_of:
-            yield MeasurePlan(name, "crops", store, None, (self.audit(store),))
-
-    def views_in_use(self, student: Student) -> int:
-        views = self.settings.stores[student.store].views
-        views = student.views_used or (self.settings.stores[of].views if (of := self.of(student.store)) else views)
-        return min(views, num_views_read(student.epochs, _recipe(student).repeats))
-
-    def of(self, store: str) -> str | None:
-        return self.settings.stores[store].of
-
-    def teacher_of(self, store: str) -> str | None:
-        return self.settings.stores[self.of(store) or store].teacher
-
-    # -- steps ---------------------------------------------------------------------------------------------------
-
-    def teacher(self, name: str) -> tuple[str, str]:
-        """The steps that train and evaluate a teacher."""
-        teacher: Teacher = self.settings.teachers[name]
-        out = f"$OUT/teachers/{name}"
-        words = ("student", "train", f"$OUT/stores/{teacher.store}", "--recipe", teacher.recipe)
-        overrides = _overrides((*teacher.set, f"epochs={teacher.epochs}", "seed=0"))
-        train = self.add(
-            Step(
-                f"teachers/{name}/train",
-                (*words, "--model", teacher.model, *overrides, "--out", out),
-                how=self.training(),
-                needs=(self.index(teacher.store),),
-                estimate_s=START_S + teacher.epochs * self.settings.data.samples / teacher.trains_at,
-                like=f"teachers/{name}/train",
-            )
-        )
-        return train, self.evaluation(f"teachers/{name}", out, train, teacher.trains_at, teacher.model)
-
-    def student(self, name: str, seed: int) -> tuple[str, str]:
-        """The steps that train and evaluate a student of a seed."""
-        student = self.settings.students[name]
-        store, folder = student.store, f"students/{name}-seed{seed}"
-        needs = [self.store(store) if distils(student) else self.index(store)]
-        words: tuple[str, ...] = ("student", "train", f"$OUT/stores/{store}")
-        if student.tuned_from:
-            needs.append(self.student(student.tuned_from, seed)[0])
-            source = f"$OUT/students/{student.tuned_from}-seed{seed}/checkpoint.pt"
-            words = ("student", "finetune", source, f"$OUT/stores/{store}")
-            words += ("--reset-heads",) if student.reset_heads else ()
-        named = ("--model", student.model) if student.model else ()
-        overrides = _overrides((*student.set, f"epochs={student.epochs}", f"seed={seed}"))
-        options = ("--recipe", student.recipe, *named, *overrides)
-        if student.views_used:
-            options += ("--views-used", str(student.views_used))
-        views = student.epochs * self.settings.data.samples
-        seconds = views / student.trains_at
-        teacher = self.teacher_of(store)
-        if student.online and teacher:
-            options += ("--teacher", self.settings.teachers[teacher].model)
-            options += ("--checkpoint", f"$OUT/teachers/{teacher}/checkpoint.pt")
-            seconds += views / self.settings.teachers[teacher].fills_at
-        train = self.add(
-            Step(
-                f"{folder}/train",
-                (*words, *options, "--out", f"$OUT/{folder}"),
-                how=self.training(),
-                needs=tuple(needs),
-                estimate_s=START_S + seconds,
-                like=f"students/{name}/train",
-            )
-        )
-        return train, self.evaluation(folder, f"$OUT/{folder}", train, student.trains_at, student.model)
-
-    def training(self) -> tuple[str, ...]:
-        return (*self.rendering, "--checkpoint-every", f"{self.settings.checkpoint_every_s:g}", *self.device)
-
-    def evaluation(self, folder: str, out: str, train: str, trains_at: float, model: str | None = None) -> str:
-        named = ("--model", model) if model else ()
-        return self.add(
-            Step(
-                f"{folder}/evaluate",
-                ("student", "evaluate", f"{out}/checkpoint.pt", *named, *self.val, "--json"),
-                how=("--workers", str(self.settings.workers), *self.device),
-                needs=(train,),
-                makes=f"{folder}.json",
-                estimate_s=START_S + self.settings.data.samples / trains_at / EVALUATES,
-                like=f"{folder.rsplit('-seed', 1)[0]}/evaluate",
-            )
-        )
-
-    def index(self, name: str) -> str:
-        store = self.settings.stores[name]
-        out = f"$OUT/stores/{name}"
-        if store.of:
-            return self.add(
-                Step(
-                    f"stores/{name}/index",
-                    ("teacher-cache", "index", "--like", f"$OUT/stores/{store.of}", "--store", out),
-                    needs=(self.index(store.of),),
-                )
-            )
-        shards = (f"$DATA/{pattern}" for pattern in self.settings.data.train)
-        group = ("--group", str(store.group)) if store.group else ()
-        options = ("--policy", store.policy, *_overrides(store.set), "--views", str(store.views), *group)
-        return self.add(Step(f"stores/{name}/index", ("teacher-cache", "index", *shards, "--store", out, *options)))
-
-    def store(self, name: str) -> str:
-        """The step that gives a store its labels."""
-        store = self.settings.stores[name]
-        if store.of and store.labels and store.rewritten:
-            return self.rewriting(name, store)
-        if store.teacher is None:
-            return self.index(name)
-        teacher = self.settings.teachers[store.teacher]
-        topk = ("--topk", str(store.topk)) if store.topk else ()
-        tau = ("--tau", f"{store.tau:g}") if store.tau else ()
-        words = ("teacher-cache", "fill", f"$OUT/stores/{name}", "--teacher", teacher.model, "--checkpoint")
-        return self.add(
-            Step(
-                f"stores/{name}/fill",
-                (*words, f"$OUT/teachers/{store.teacher}/checkpoint.pt", *topk, *tau),
-                how=(*self.rendering, *self.device),
-                needs=(self.index(name), self.teacher(store.teacher)[0]),
-                estimate_s=START_S + store.views * self.settings.data.samples / teacher.fills_at,
-                like=f"stores/{name}/fill",
-            )
-        )
-
-    def rewriting(self, name: str, store: Store) -> str:
-        assert store.rewritten is not None
-        assert store.of is not None
-        assert store.labels is not None
-        places = (f"$OUT/stores/{each}" for each in (store.of, store.labels, name))
-        return self.add(
-            Step(
-                f"stores/{name}/rewrite",
-                ("evidence", "rewrite", store.rewritten, *places),
-                needs=(self.index(name), self.store(store.of), self.store(store.labels)),
-            )
-        )
-
-    def status(self, store: str) -> str:
-        words = ("teacher-cache", "status", f"$OUT/stores/{store}", "--json")
-        return self.add(
-            Step(f"stores/{store}/status", words, needs=(self.store(store),), makes=f"stores/{store}.status.json")
-        )
-
-    def audit(self, store: str) -> str:
-        words = ("inspect", f"$OUT/stores/{store}", "summary", "--json")
-        return self.add(
-            Step(f"stores/{store}/audit", words, needs=(self.store(store),), makes=f"stores/{store}.audit.json")
-        )
-
-    def check(self, store: str) -> str:
-        """The step that lets a store's teacher give a part of its labels once more."""
-        teacher = self.teacher_of(store)
-        assert teacher is not None, f"{store} has no teacher"
-        model, share = self.settings.teachers[teacher].model, self.settings.checked_share
-        words = ("evidence", "check", f"$OUT/stores/{store}", "--teacher", model, "--checkpoint")
-        views = self.settings.stores[store].views * self.settings.data.samples
-        return self.add(
-            Step(
-                f"stores/{store}/check",
-                (*words, f"$OUT/teachers/{teacher}/checkpoint.pt", "--fraction", f"{share:g}"),
-                how=self.device,
-                needs=(self.store(store),),
-                makes=f"stores/{store}.check.json",
-                estimate_s=START_S + share * views / self.settings.teachers[teacher].fills_at,
-            )
-        )
+def _rows(steps: Steps, name: str, experiment: Experiment) -> Iterator[RowPlan]:
+    for teacher_name in experiment.teachers:
+        found = steps.settings.teachers[teacher_name]
+        train, evaluate = steps.teacher(teacher_name)
+        views = min(steps.settings.stores[found.store].views, found.epochs)
+        yield RowPlan(name, f"teacher {teacher_name}", None, found.epochs, views, train, evaluate)
+    for seed in steps.settings.seeds:
+        for arm, student_name in experiment.arms.items():
+            student = steps.settings.students[student_name]
+            train, evaluate = steps.student(student_name, seed)
+            taught_by = steps.teacher_of(student.store) if distils(student) else None
+            teacher = steps.teacher(taught_by)[1] if taught_by else None
+            views = _views_in_use(steps.settings, student)
+            yield RowPlan(name, arm, seed, student.epochs, views, train, evaluate, teacher)
 
 
-def distils(student: Student) -> bool:
-    """Whether it learns from a teacher: the recipe says so, unless a setting of the student does."""
-    return _recipe(student).distill != "none"
+def _measures(steps: Steps, name: str, experiment: Experiment) -> Iterator[MeasurePlan]:
+    for seed in steps.settings.seeds:
+        for arm, other in experiment.exactness.items():
+            runs = [steps.student(experiment.arms[each], seed)[0] for each in (arm, other)]
+            yield MeasurePlan(name, "losses", arm, seed, tuple(runs))
+    checked = {steps.settings.students[experiment.arms[arm]].store for arm in experiment.exactness}
+    for store in sorted(checked):
+        yield MeasurePlan(name, "labels", store, None, (steps.check(store),))
+    billed = {steps.settings.students[experiment.arms[arm]].store for arm in experiment.bill}
+    for store in sorted(billed):
+        yield MeasurePlan(name, "fill", store, None, (steps.store(store),))
+    for store in experiment.bytes_of:
+        yield MeasurePlan(name, "bytes", store, None, (steps.status(store),))
+    for store in experiment.crops_of:
+        yield MeasurePlan(name, "crops", store, None, (steps.audit(store),))
 
 
-def _recipe(student: Student) -> Recipe:
-    """A recipe's file is named from the top of the repository, where steps are run."""
-    file = ROOT / student.recipe
-    return load_recipe(str(file) if file.is_file() else student.recipe, student.set, model=student.model)
-
-
-def _overrides(settings: tuple[str, ...]) -> tuple[str, ...]:
-    """--set for each setting; of one that is given twice the last."""
-    last = {setting.partition("=")[0]: setting for setting in settings}
-    return tuple(word for setting in last.values() for word in ("--set", setting))
-
-
-def _quoted(word: str) -> str:
-    """In double quotes where a shell would read more than $DATA and $OUT in it."""
-    if re.fullmatch(r"[\w$%+=:,./@-]+", word):
-        return word
-    return '"' + re.sub(r'(["\\`])', r"\\\1", word) + '"'
+def _views_in_use(settings: Settings, student: Student) -> int:
+    views = student.views_used or settings.stores[student.store].views
+    return min(views, num_views_read(student.epochs, recipe_of(student).repeats))

@@ -16,7 +16,7 @@ from teacher_cache.files import replacing
 from teacher_cache.settings import read_json
 from teacher_cache.ties import die_with_parent
 from tools.evidence.errors import EvidenceError
-from tools.evidence.plan import PROGRAMS, ROOT, Step
+from tools.evidence.steps import PROGRAMS, ROOT, Step
 
 RECORDED_S = 5.0  # between two records of a step that runs
 TAIL = 400  # characters of what a failed step said last

@@ -10,8 +10,9 @@ from teacher_cache.lock import alone
 from teacher_cache.signals import Stopped, stop_signals
 from tools.evidence.errors import EvidenceError
 from tools.evidence.measure import measure, row_of
-from tools.evidence.plan import ROOT, MeasurePlan, Plan, RowPlan
+from tools.evidence.plan import MeasurePlan, Plan, RowPlan
 from tools.evidence.process import Attempt, Places, read_record
+from tools.evidence.steps import ROOT
 from tools.evidence.table import Measure, Results, Row, add_lines, key, read_lines
 
 LOOK_S = 0.2
