@@ -89,6 +89,7 @@ def _scale(scale: Scale) -> Iterator[str]:
         f"on {devices}; commit {commits}. "
         f"[Rows]({settings.name}.csv), [other measures]({settings.name}-measures.csv).\n"
     )
+    yield f"What they do not show: {_small(settings.not_shown)}\n"
     for name, experiment in sorted(settings.experiments.items(), key=lambda each: each[1].number not in FIRST):
         yield from _experiment(scale, name, experiment)
     yield from _left_out(scale)

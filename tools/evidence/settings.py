@@ -141,6 +141,7 @@ class Settings(Table):
 
     name: Name
     what: str
+    not_shown: str  # what rows of this scale cannot show, for the page
     measured_on: str  # where the speeds were measured that a plan begins with
     data: Data
     seeds: tuple[Annotated[int, Field(strict=True, ge=0)], ...]
