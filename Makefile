@@ -190,12 +190,13 @@ bench: $(BENCH_GROUP) ## measure ratios to timm, DALI and bare networks: table, 
 bench-gpu: $(BENCH_GROUP) ## the same of both stages on a GPU
 	$(BENCH) --gpu --json $(BENCH_OUT)/bench-gpu.json --plot $(BENCH_OUT)/bench-gpu.png --markdown $(BENCH_OUT)/bench-gpu.md
 
-# What is run, stopped or killed at any moment, goes on by the same command; the page is made of what there is.
+# What is run, stopped or killed at any moment, goes on by the same command; the page is made of what there is. Its plots
+# are drawn by the benchmark's library.
 EVIDENCE      ?= small
 EVIDENCE_OUT  ?= runs/evidence/$(basename $(notdir $(EVIDENCE)))
 EVIDENCE_DOCS ?= docs/evidence
 
-evidence: $(INSTALLED) ## train what shows the claims on shards of real pictures, a run a row: DATA=FOLDER; PLAN=1: minutes
+evidence: $(BENCH_GROUP) ## train what shows the claims on shards of real pictures, a run a row: DATA=FOLDER; PLAN=1: minutes
 ifneq ($(origin DATA),command line)
 	@echo 'error: DATA= is missing: the folder of the shards that tools/evidence/$(EVIDENCE).toml names' >&2; exit 2
 else

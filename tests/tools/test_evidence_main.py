@@ -39,8 +39,15 @@ def test_what_is_mistyped_is_told_in_one_line(words: tuple[str, ...], message: s
     assert not (tmp_path / "out").exists()
 
 
-def test_make_evidence_runs_and_then_writes_the_page(called: tuple[list[str], Path]) -> None:  # noqa: F811
-    programs, notes = called
+@pytest.fixture
+def plotting(called: tuple[list[str], Path]) -> tuple[list[str], Path]:  # noqa: F811
+    """The same environment, with what draws plots."""
+    (Path(called[0][0].removeprefix("VENV=")) / ".bench").touch()
+    return called
+
+
+def test_make_evidence_runs_and_then_writes_the_page(plotting: tuple[list[str], Path]) -> None:
+    programs, notes = plotting
     make("evidence", "DATA=some folder", "JOBS=2", "ONLY=views naive", "DEVICE=cpu", *programs)
     run, page = (line.split("\t")[1:-1] for line in notes.read_text().splitlines())
     assert run[:7] == ["-m", "tools.evidence", "run", "small", "--data", "some folder", "--out"]
@@ -54,8 +61,8 @@ def test_make_evidence_runs_and_then_writes_the_page(called: tuple[list[str], Pa
     assert planned.split("\t")[1:-1] == words.split()
 
 
-def test_make_evidence_without_data_says_so(called: tuple[list[str], Path]) -> None:  # noqa: F811
-    programs, notes = called
+def test_make_evidence_without_data_says_so(plotting: tuple[list[str], Path]) -> None:
+    programs, notes = plotting
     said = make("evidence", *programs, code=2)
     assert "error: DATA= is missing: the folder of the shards that tools/evidence/small.toml names" in said
     assert not notes.exists()
@@ -67,7 +74,8 @@ def test_a_run_that_was_stopped_leaves_the_page_of_its_rows(tmp_path: Path) -> N
     python.parent.mkdir(parents=True)
     python.write_text(f'#!/bin/sh\necho "$3" >>{tmp_path / "notes"}\ntest "$3" = page || exit 75\n')
     python.chmod(0o755)
-    (tmp_path / "venv" / ".installed").touch()
+    for name in (".installed", ".bench"):
+        (tmp_path / "venv" / name).touch()
     done = subprocess.run(
         ["make", "--no-print-directory", "evidence", "DATA=x", f"VENV={tmp_path / 'venv'}"],
         cwd=ROOT,

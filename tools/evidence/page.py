@@ -27,10 +27,10 @@ make evidence EVIDENCE=small DATA=FOLDER           # runs, and goes on where it 
 
 DATA is a folder of WebDataset shards, named as the settings in `tools/evidence/` say. A row is a training. A command in
 a CSV file is what was run, with `$DATA` and `$OUT` for folders; rows with the same command are one training, which
-several experiments share. Accuracies are top-1 in per cent with 95 % intervals over seeds and validation pictures; a
-difference's interval takes the pictures of two arms for different ones, which makes it wider than it might be. Under
-{LEAST_SEEDS} seeds of either arm nothing is compared. Intervals are not corrected for the number of comparisons: of
-twenty without any difference, one shows one.
+several experiments share. Accuracies are top-1 in per cent with 95 % intervals over seeds and validation pictures, of a
+single seed over pictures alone. A difference's interval takes the pictures of two arms for different ones, which makes
+it wider than it might be. Under {LEAST_SEEDS} seeds of either arm nothing is compared. Intervals are not corrected for
+the number of comparisons: of twenty without any difference, one shows one.
 """
 
 
@@ -86,8 +86,8 @@ def _scale(scale: Scale) -> Iterator[str]:
     commits = ", ".join(sorted({f"`{row.commit}`" for row in scale.rows}))
     yield (
         f"{len(scale.rows)} of {planned} rows have been run, {len(runs)} trainings in {hours:.1f} hours of wall time, "
-        f"on {devices}; commit {commits}. "
-        f"[Rows]({settings.name}.csv), [other measures]({settings.name}-measures.csv).\n"
+        f"on {devices}; commit {commits}. [Rows]({settings.name}.csv)"
+        + (f", [other measures]({settings.name}-measures.csv).\n" if scale.measures else ".\n")
     )
     yield f"What they do not show: {_small(settings.not_shown)}\n"
     for name, experiment in sorted(settings.experiments.items(), key=lambda each: each[1].number not in FIRST):
