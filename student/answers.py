@@ -9,6 +9,7 @@ from student.loader import Batch
 from student.losses import TeacherAnswers, spread_tail
 from student.preflight import online_faults, tau_faults
 from student.recipe import Recipe
+from teacher_cache.messages.shown import counted
 from teacher_cache.prove import check_online
 from teacher_cache.rendering import RENDER_DEFAULT, Render, choose_rendering, open_render_pool
 from teacher_cache.store.store import Store
@@ -87,7 +88,9 @@ class OnlineAnswers:
     def describe(self) -> str | None:
         """One line about the teacher, and how it stands to the one that filled the store."""
         identity, stored = self._teacher.identity, self._stored
-        line = f"teacher {identity.name} runs online, {identity.batch_size} views at a time, {identity.dtype}"
+        line = (
+            f"teacher {identity.name} runs online, {counted(identity.batch_size, 'view')} at a time, {identity.dtype}"
+        )
         if stored is None:
             return line
         if differing := self._differing():

@@ -13,7 +13,7 @@ import torch
 from student.recipe import Recipe
 from teacher_cache.errors import CheckpointError
 from teacher_cache.files import replacing, sweep
-from teacher_cache.messages.shown import shown
+from teacher_cache.messages.shown import counted, shown
 from teacher_cache.teacher.state_dict import first_not_finite
 from teacher_cache.teacher.weights import check_whole, first_line, read_checkpoint
 
@@ -66,8 +66,9 @@ def find_checkpoint(out: Path, world_size: int) -> dict[str, Any] | None:
         return newest
     if not (out / EPOCH_END).exists():
         raise CheckpointError(
-            f"{out / NEWEST} was written in the middle of the first epoch by {newest['plan']['world_size']} ranks: "
-            f"go on with as many (this run has {world_size}), or start anew in another --out"
+            f"{out / NEWEST} was written in the middle of the first epoch by "
+            f"{counted(newest['plan']['world_size'], 'rank')}: go on with as many (this run has {world_size}), or "
+            "start anew in another --out"
         )
     return _read(out / EPOCH_END)
 

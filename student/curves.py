@@ -14,7 +14,7 @@ from student.faults import Fault
 from teacher_cache.errors import CheckpointError
 from teacher_cache.files import replacing
 from teacher_cache.messages.recognise import is_run, what_is
-from teacher_cache.messages.shown import shown
+from teacher_cache.messages.shown import counted, shown
 from teacher_cache.terminal import table
 
 EPOCHS = "epochs.csv"
@@ -84,7 +84,8 @@ def _parse(path: Path, number: int, header: Sequence[str], row: Sequence[str]) -
     """A line's epoch, from 0, and its values in the order of the header. CheckpointError."""
     if len(row) != len(header):
         raise CheckpointError(
-            f"{path}, line {number}, has {len(row)} values for {len(header)} columns: mend or drop it"
+            f"{path}, line {number}, has {counted(len(row), 'value')} for {counted(len(header), 'column')}: "
+            "mend or drop it"
         )
     try:
         values = [float(cell) if cell else np.nan for cell in row]

@@ -123,8 +123,8 @@ def _grid_of(num_patches: int, trained: TrainedModel) -> tuple[int, int]:
     side = round(num_patches**0.5) if num_patches > 0 else 0
     if side * side != num_patches or not num_patches:
         raise CheckpointError(
-            f"{trained.source} has positions for {num_patches} patches, which its size of {height} x {width} does not "
-            "explain: is it a checkpoint of this model?"
+            f"{trained.source} has positions for {counted(num_patches, 'patch')}, which its size of {height} x {width} "
+            "does not explain: is it a checkpoint of this model?"
         )
     return side, side
 

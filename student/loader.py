@@ -177,19 +177,20 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
                 f"{counted(views, 'view')})"
             )
         else:
-            say(f"no labels are read; {num_samples} samples x {views} views are rendered")
+            say(f"no labels are read; {counted(num_samples, 'sample')} x {counted(views, 'view', 'is')} rendered")
         for line in (self.rendering.said, self._said):
             if line is not None:
                 say(line)
         if len(self.skipped):
-            say(f"{len(self.skipped)} samples that stage one skipped are left out")
+            say(f"left out: {counted(len(self.skipped), 'sample')} that stage one skipped")
         if warning := reuse_warning(self.epochs, self.settings.repeats, self.settings.views_in_use):
             say(f"warning: {warning}")
 
     def describe_checks(self) -> str:
         """How many views this rank has compared with the store's digests."""
         rank = f"rank {self.settings.rank}: " if self.settings.world_size > 1 else ""
-        compared = f"{self.views_checked} replayed views compared with the store's digests, {self.views_drifted} differ"
+        differ = f"{self.views_drifted:,} {'differs' if self.views_drifted == 1 else 'differ'}"
+        compared = f"{counted(self.views_checked, 'replayed view')} compared with the store's digests, {differ}"
         text = rank + (compared if self.views_checked else "no replayed view was compared with the store's digests")
         if self.views_unchecked:
             text += f"; {self.views_unchecked} were not labelled yet, so not compared"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from student.faults import refuse
 from student.preflight import model_faults
 from student.recipe import Recipe
+from teacher_cache.messages.shown import counted
 from teacher_cache.teacher.models import ModelSpec, build_module, size_argument
 from teacher_cache.teacher.weights import first_line
 
@@ -143,7 +144,7 @@ def _check_outputs(model: nn.Module, spec: ModelSpec, num_classes: int, size: tu
         if logits is not None and tuple(logits.shape) != (1, num_classes):
             raise spec.error(
                 f"{spec.name} gives an output of shape {tuple(logits.shape)} for one view, "
-                f"(1, {num_classes}) is expected: the store has {num_classes} classes"
+                f"(1, {num_classes}) is expected: the store has {counted(num_classes, 'class')}"
             )
 
 

@@ -128,7 +128,8 @@ def plan_faults(settings: PlanSettings, num_samples: int, store_views: int, stor
     batch, world_size = settings.batch_size, settings.world_size
     repeats, views = settings.repeats, settings.views_in_use
     if batch < 1 or repeats < 1 or settings.pool_batches < 0:
-        found = f"batch {batch}, repeats {repeats} and a pool of {settings.pool_batches} batches cannot be planned"
+        pool = counted(settings.pool_batches, "batch")
+        found = f"batch {batch}, repeats {repeats} and a pool of {pool} cannot be planned"
         yield Fault(PlanError, found, advice="batch and repeats start at 1, the pool at 0")
         return
     if not 0 <= settings.rank < world_size:
@@ -136,14 +137,17 @@ def plan_faults(settings: PlanSettings, num_samples: int, store_views: int, stor
             PlanError, f"rank {settings.rank} is not one of {counted(world_size, 'rank')}", advice="ranks count from 0"
         )
     if not 1 <= views <= store_views:
-        found = f"--views-used {views} is not within the store's 1 to {store_views} views"
+        found = f"--views-used {views} is not within the store's 1 to {store_views}"
         more = f"`teacher-cache extend {store} --views N` adds some"
         yield Fault(PlanError, found, ("--views-used", str(store_views)), more)
         views = store_views
     if (most := min(views, num_samples)) < repeats:
-        found = f"{repeats} repeats of a sample need as many views, {views} are in use"
+        found = (
+            f"{counted(repeats, 'repeat', 'needs')} as many views of a sample, {counted(views, 'view', 'is')} in use"
+        )
         if most < views:
-            found = f"{repeats} repeats are shared out among as many epochs, {num_samples} samples are too few"
+            few = counted(num_samples, "sample", "is")
+            found = f"{counted(repeats, 'repeat', 'is')} shared out among as many epochs: {few} too few"
         more = f"use more views; `teacher-cache extend {store} --views N` adds some" if most == views else ""
         yield Fault(PlanError, found, ("--set", f"repeats={most}"), more)
         repeats = most
@@ -155,7 +159,7 @@ def _batch_faults(batch: int, world_size: int, num_samples: int, shortest: int) 
     if shortest < world_size:
         found = (
             f"an epoch has {counted(shortest, 'view')} ({counted(num_samples, 'sample')}), fewer than "
-            f"the {world_size} ranks"
+            f"{counted(world_size, 'rank')}"
         )
         yield Fault(PlanError, found, advice="train with fewer ranks, or on more samples")
         return
@@ -163,7 +167,9 @@ def _batch_faults(batch: int, world_size: int, num_samples: int, shortest: int) 
     fitting = rounded if rounded <= shortest else _offered_batch(world_size, shortest)
     mend = ("--set", f"batch_size={fitting}")
     if batch % world_size:
-        yield Fault(PlanError, f"a global batch of {batch} cannot be shared out among {world_size} ranks", mend)
+        yield Fault(
+            PlanError, f"a global batch of {batch} cannot be shared out among {counted(world_size, 'rank')}", mend
+        )
     if shortest < rounded:
         found = (
             f"an epoch has {counted(shortest, 'view')} ({counted(num_samples, 'sample')}), less than "
@@ -195,9 +201,9 @@ def reuse_warning(epochs: int, repeats: int, views_in_use: int) -> str | None:
     if read <= views_in_use:
         return None
     return (
-        f"{counted(epochs, 'epoch')} with {repeats} repeats want {counted(read, 'view')} of a sample, "
-        f"{views_in_use} are in use: views are "
-        f"trained on up to {-(-read // views_in_use)} times; `teacher-cache extend` adds more"
+        f"{counted(epochs, 'epoch')} with {counted(repeats, 'repeat', 'needs')} {counted(read, 'view')} of a sample, "
+        f"{counted(views_in_use, 'view', 'is')} in use: each is "
+        f"trained on up to {counted(-(-read // views_in_use), 'time')}; `teacher-cache extend` adds more"
     )
 
 

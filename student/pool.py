@@ -11,6 +11,7 @@ from student.faults import Fault
 from student.plan import PlanSettings
 from teacher_cache.errors import PlanError
 from teacher_cache.memory import available_memory, free_shared_memory, memory_lacking, shared_memory_lacking
+from teacher_cache.messages.shown import counted
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.store.topk import SoftLabels
 
@@ -89,7 +90,7 @@ def pool_faults(
         yield _pool_fault(lacking, settings, workers, available_memory(), row_bytes)
     elif not workers or rows_in != "shared":
         return
-    elif lacking := shared_memory_lacking(rows * pixels, f"{rows} views of the shuffle pool"):
+    elif lacking := shared_memory_lacking(rows * pixels, f"{counted(rows, 'view')} of the shuffle pool"):
         fault = _pool_fault(lacking, settings, workers, free_shared_memory(), pixels)
         enlarge = "enlarge /dev/shm (docker: --shm-size)"
         yield fault if fault.mend else replace(fault, mend=("--workers", "0"), advice=enlarge)

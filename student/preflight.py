@@ -299,7 +299,8 @@ def label_faults(store: "Store", views: Sequence[int], repeats: int) -> Iterator
     whole = wanted.start  # views that are labelled of every sample: those of the groups before
     yield Fault(
         MissingLabelError,
-        f"{lacking} of the {needed} labels that the plan needs are missing, first those of "
+        f"{counted(lacking, 'label', of=needed)} that the plan needs {'is' if lacking == 1 else 'are'} missing, first "
+        "those of "
         f"shard {store.shard_name(first.shard)}, views {lacked[0]} to {lacked[-1]}",
         ("--views-used", str(whole)) if whole >= repeats else (),
         f"run `teacher-cache fill {store.path} --views {wanted.start}:{wanted.stop}`",

@@ -239,7 +239,8 @@ def describe_recipe(sourced: SourcedRecipe) -> str:
     recipe = sourced.recipe
     views = num_views_read(recipe.epochs, recipe.repeats)
     lines = [f"# {line}".rstrip() for line in sourced.header.splitlines()]
-    lines += ["#", f"# {views} views of each sample: {recipe.epochs} epochs, {recipe.repeats} views in each pass.", ""]
+    passes = f"{counted(recipe.epochs, 'epoch')}, {counted(recipe.repeats, 'view')} in each pass"
+    lines += ["#", f"# {counted(views, 'view')} of each sample: {passes}.", ""]
     for name, value in recipe.to_json().items():
         comment, place = sourced.sources[name]
         lines.append(f"{name} = {_toml(value)}  # {f'{comment} ({place})' if comment else place}")

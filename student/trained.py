@@ -13,7 +13,7 @@ from student.model import build_student, student_spec
 from student.recipe import Recipe, defaults_taken
 from student.validation import Preprocessing
 from teacher_cache.errors import CheckpointError, RecipeError
-from teacher_cache.messages.shown import shown
+from teacher_cache.messages.shown import counted, shown
 from teacher_cache.replay.policy import Interpolation, Positive, Probability, Share, Side
 from teacher_cache.settings import parse_json, validated
 from teacher_cache.teacher.models import ModelSpec, pretrained_module, timm_config, timm_tensors
@@ -286,7 +286,7 @@ def _check_known(source: str, values: Mapping[str, Any]) -> None:
     if isinstance(wanted, str) and wanted not in ("bicubic", "bilinear"):
         raise CheckpointError(f"{source} wants images resized by {shown(wanted)}: bicubic and bilinear are known here")
     if isinstance(mean, list | tuple) and len(mean) != 3:
-        raise CheckpointError(f"{source} is for {len(mean)} channels: images have three here")
+        raise CheckpointError(f"{source} is for {counted(len(mean), 'channel')}: images have three here")
 
 
 def _preprocessing(fields: _PreprocessingFields) -> Preprocessing:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from teacher_cache.errors import DeviceError
+from teacher_cache.messages.shown import counted
 
 KEPT = 3  # pieces of memory that wait for their next use
 PIECE = 1 << 19  # elements that are normalised at a time on the CPU: 2 MB of float32, which stay in a cache
@@ -54,8 +55,8 @@ def choose_device(asked: str | None) -> torch.device:
         number = int(os.environ.get("LOCAL_RANK") or "0")
         if number >= num_gpus:
             raise DeviceError(
-                f"rank {number} of this machine has no GPU of its own, it has {num_gpus}: start {num_gpus} ranks here "
-                "(torchrun --nproc-per-node), or give --device cpu"
+                f"rank {number} of this machine has no GPU of its own, it has {num_gpus}: start "
+                f"{counted(num_gpus, 'rank')} here (torchrun --nproc-per-node), or give --device cpu"
             )
         return torch.device("cuda", number)
     if ranks_here > 1:

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from teacher_cache.fill import FillOptions, LabelledUnit, describe, label_units, open_pool
+from teacher_cache.messages.shown import counted
 from teacher_cache.rendering import choose_rendering
 from teacher_cache.store.status import status
 from teacher_cache.store.store import Store
@@ -25,8 +26,8 @@ def estimate(store: Store, teacher: Teacher, options: FillOptions) -> str:
     unit_bytes, unit_files = _on_disk(store, labelled, teacher)
     lines = [
         *([rendering.said] if rendering.said is not None else []),
-        f"{describe(store, unit)}: {views} views in {wall_s:.1f} s, {views / wall_s:.0f} views/s with this process "
-        f"alone, {unit_bytes / views:.2f} bytes a view; nothing was committed",
+        f"{describe(store, unit)}: {counted(views, 'view')} in {wall_s:.1f} s, {views / wall_s:.0f} views/s with "
+        f"this process alone, {unit_bytes / views:.2f} bytes a view; nothing was committed",
         f"{'views':>6} {'hours':>9} {'MB':>9} {'files':>9}",
     ]
     num_views = 16

@@ -19,6 +19,7 @@ import torch.distributed as dist
 
 from teacher_cache.device import use_device
 from teacher_cache.errors import RankError, TeacherCacheError
+from teacher_cache.messages.shown import counted
 from teacher_cache.processes import RANK_TIMEOUT_S
 from teacher_cache.threads import share_cores
 from teacher_cache.ties import follow_launcher
@@ -87,7 +88,8 @@ class Job:
         self.add(counter, 1)
 
         def lacking() -> str:
-            return f"{self.world_size - self.add(counter, 0)} of {self.world_size} ranks have not {counter}"
+            late = self.world_size - self.add(counter, 0)
+            return f"{counted(late, 'rank', 'has', of=self.world_size)} not {counter}"
 
         self._wait(lambda: self.add(counter, 0) >= self.world_size, (*moving, counter), meanwhile, lacking)
 

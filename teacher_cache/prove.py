@@ -222,9 +222,9 @@ def _check_labels(store: Store, teacher: Teacher, proof: Proof, batch: Batch, lo
     row = int(differing[0])
     then = f" (top-2 margin {_margin(proof.logits[row]):.2g})" if row < len(proof.logits) else ""
     raise TeacherError(
-        f"{len(differing)} of {len(found)} labels are not those that the teacher gave when {store.path} was bound to "
-        f"it, first {batch.where(store, row)}: {proof.labels[row]} then{then}, {found[row]} now (top-2 margin "
-        f"{_margin(logits[row]):.2g}); bound with {describe_build(proof.build)}; here "
+        f"{counted(len(differing), 'label', 'is', of=len(found))} not what the teacher gave when {store.path} was "
+        f"bound to it, first {batch.where(store, row)}: {proof.labels[row]} then{then}, {found[row]} now (top-2 "
+        f"margin {_margin(logits[row]):.2g}); bound with {describe_build(proof.build)}; here "
         f"{describe_build(teacher.build())}: use the code and libraries that it was filled with, or fill another store"
     )
 
@@ -269,7 +269,8 @@ def _check_drawn_batch(store: Store, teacher: Teacher, pool: "AnyPool", unit: Un
     if len(differing):
         row = int(differing[0])
         raise TeacherError(
-            f"{len(differing)} of {len(labels)} labels drawn from {store.path} are not this teacher's, first "
+            f"{counted(len(differing), 'label', of=len(labels))} drawn from {store.path} "
+            f"{'is' if len(differing) == 1 else 'are'} not this teacher's, first "
             f"{batch.where(store, row)}: {labels[row]} is stored, it says {logits[row].argmax()} (top-2 margin "
             f"{_margin(logits[row]):.2g}); filled with {'; or with '.join(map(describe_build, store.proofs.builds))}; "
             f"here {describe_build(teacher.build())}: use the code and libraries that it was filled with, or fill "

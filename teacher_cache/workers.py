@@ -22,6 +22,7 @@ from teacher_cache.crew import TASKS_PER_WORKER, Crew, Desk, RenderTask, Worker
 from teacher_cache.device import Recycled
 from teacher_cache.errors import RenderError
 from teacher_cache.memory import shared_memory_lacking
+from teacher_cache.messages.shown import counted
 from teacher_cache.processes import TIMEOUT_S, Connection, sendable
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.block import DecodedBlock, ReplayedBlock, decode_block, replay_view
@@ -126,9 +127,13 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
         shape = (SLOTS_PER_WORKER, BLOCK_SAMPLES, *view)
         rows = None
         if num_rows is None:
-            _check_shared_memory(workers * math.prod(shape), f"{workers} rendering processes", "use fewer --workers")
+            _check_shared_memory(
+                workers * math.prod(shape), f"{counted(workers, 'rendering process')}", "use fewer --workers"
+            )
         else:
-            _check_shared_memory(num_rows * math.prod(view), f"{num_rows} views of the shuffle pool", LOWER_POOL)
+            _check_shared_memory(
+                num_rows * math.prod(view), f"{counted(num_rows, 'view')} of the shuffle pool", LOWER_POOL
+            )
             rows = _shared((num_rows, *view))
             self.rows = rows.numpy()
         for _ in range(workers):

@@ -297,7 +297,7 @@ def test_labels_and_digests_do_not_depend_on_topk(tmp_path: Path) -> None:
         ((3, 2.0), {"tau": 1.0}, "tau is 2.0; this teacher's tau is 1.0: .*`teacher-cache index --like`"),
         ((None, None), {"topk": 3}, "topk is 0; this teacher's topk is 3: .*`teacher-cache index --like`"),
         ((None, None), {"tau": 2.0}, "--tau 2 says nothing without probabilities: give --topk K too"),
-        ((None, None), {"topk": 11}, "--topk 11 is not within the 10 classes of the store"),
+        ((None, None), {"topk": 11}, "--topk 11 is not within the store's 10 classes"),
         ((3, 2.0), {"topk": 3, "tau": 0.0}, "--tau 0.0 is not a positive number"),
         ((3, 2.0), {"tau": float("nan")}, "--tau nan is not a positive number"),
     ],

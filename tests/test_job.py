@@ -47,7 +47,7 @@ def two_ranks() -> Job:
 def test_a_rank_that_does_not_come_is_told_once_nothing_moves(clock: Clock) -> None:
     job = two_ranks()
     clock.at = lambda now_s: job.add("views", 1) if now_s < 3000 else None
-    with pytest.raises(RankError, match=r"^1 of 2 ranks have not finished, and no rank has done anything for 600 s: "):
+    with pytest.raises(RankError, match=r"^1 of 2 ranks has not finished, and no rank has done anything for 600 s: "):
         job.wait_for_all("finished", moving=("views",))
     assert 3590 < clock.s < 3610
 
@@ -145,7 +145,7 @@ def test_a_rank_that_hangs_while_filling_is_told(tmp_path: Path, forks: Forks) -
         wait_until(lambda: re.search("^error: .*\n", launcher.output, re.MULTILINE))
         (told, *_) = re.findall("^error: .*\n", launcher.output, re.MULTILINE)
         assert told == (
-            "error: 1 of 2 ranks have not finished, and no rank has done anything for 8 s: look for a rank that "
+            "error: 1 of 2 ranks has not finished, and no rank has done anything for 8 s: look for a rank that "
             "hangs, or has ended and says why, end the job and run the same command again; if ranks are only slow, "
             "raise --rank-timeout\n"
         )

@@ -315,5 +315,5 @@ def test_a_folder_of_pictures_goes_all_the_way(tmp_path: Path, forks: Forks) -> 
     (train / "a" / "new.png").unlink()
     (val / "zebra").mkdir()
     said = again("train-student", code=2)
-    assert f"error: {val / 'zebra'} is none of the 10 classes (1 such folders)" in said
+    assert f"error: {val / 'zebra'} is none of 10 classes (such folders: 1)" in said
     assert "-m student train" not in said

@@ -102,7 +102,7 @@ def test_an_edited_model_file_with_the_same_weights_is_found(tmp_path: Path) -> 
     fill_edited(store, edited_teacher(tmp_path, roll=0), range(2))
     before = files(store.path)
     said = (
-        rf"^32 of 32 labels are not those that the teacher gave when {re.escape(str(store.path))} was bound to it, "
+        rf"^32 of 32 labels are not what the teacher gave when {re.escape(str(store.path))} was bound to it, "
         rf"first {A_VIEW}: (\d) then \(top-2 margin [0-9.e-]+\), (\d) now \(top-2 margin [0-9.e-]+\); bound with "
         rf"torch {re.escape(torch.__version__)}, .*; here torch {re.escape(torch.__version__)}, .*: use the code and"
     )
@@ -216,7 +216,7 @@ def test_a_new_device_leaves_a_proof_of_its_own_and_tells_what_differs(tmp_path:
     again = open_edited(store, edited_teacher(tmp_path, roll=2))
     again.identity = replace(again.identity, device="Another Device")
     store.extend(6)
-    with pytest.raises(TeacherError, match="32 of 32 labels are not those that the teacher gave"):
+    with pytest.raises(TeacherError, match="32 of 32 labels are not what the teacher gave"):
         fill(store, again, FillOptions(workers=0), range(6))
 
 

@@ -17,6 +17,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from teacher_cache.messages.shown import counted
+
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:  # run as a script: the rows are in the package `tools`
     sys.path.insert(0, str(ROOT))
@@ -142,7 +144,11 @@ def main(
         say(note)
     if plot_file is not None:
         machine = found["machine"]
-        draw(rows, plot_file, f"{machine['device'] or machine['cpu']}, {machine['cores']} cores, {found['date'][:10]}")
+        draw(
+            rows,
+            plot_file,
+            f"{machine['device'] or machine['cpu']}, {counted(machine['cores'], 'core')}, {found['date'][:10]}",
+        )
 
 
 def choose(pattern: str, on_gpu: bool) -> list[RowPlan]:

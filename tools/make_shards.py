@@ -209,8 +209,8 @@ def folder_samples(source: Path, class_names: Sequence[str] | None) -> tuple[lis
     unknown = [folder for folder in folders if folder not in names]
     if unknown:
         raise ShardError(
-            f"{source / unknown[0]} is none of the {len(names)} classes ({len(unknown)} such folders): remove it, or "
-            "name it in --classes"
+            f"{source / unknown[0]} is none of {counted(len(names), 'class')} (such folders: {len(unknown)}): "
+            "remove it, or name it in --classes"
         )
     twice = [folder for folder in folders if names.count(folder) > 1]
     if twice:
@@ -405,7 +405,7 @@ def torchvision_samples(dataset: Any, class_names: Sequence[str] | None) -> tupl
     }
     wrong = [number for number in classes if number not in numbers]
     if wrong:
-        raise ShardError(f"the data set has class {wrong[0]}, but {len(own_names)} class names")
+        raise ShardError(f"the data set has class {wrong[0]}, but {counted(len(own_names), 'class name')}")
     samples = [
         Sample(f"{position:08d}", numbers[number], partial(_read_item, dataset, position))
         for position, number in enumerate(classes)
@@ -575,7 +575,7 @@ def folder(
         paths = write_shards(out, prefix, ordered, class_names, samples_per_shard)
     _report(paths, len(samples), class_names, made_before=made_before)
     if left_out:
-        say(f"left out: {left_out:,} files that are no {', '.join(IMAGE_EXTENSIONS)} in a folder of a class")
+        say(f"left out: {counted(left_out, 'file')}; taken are {', '.join(IMAGE_EXTENSIONS)} in folders of classes")
 
 
 @main.command(name="torchvision")
@@ -632,7 +632,7 @@ def reshuffle(
     written = write_shards(out, prefix, shuffle(samples, seed, prefix), class_names, samples_per_shard)
     _report(written, len(samples), class_names)
     if left_out:
-        say(f"left out: {left_out:,} members that belong to no sample")
+        say(f"left out: {counted(left_out, 'member')} of no sample")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from teacher_cache.audit.names import place
 from teacher_cache.audit.votes import LabelStatistics, OnProgress, Votes, read_statistics
 from teacher_cache.errors import StoreError
 from teacher_cache.messages.nearest import did_you_mean
+from teacher_cache.messages.shown import counted
 from teacher_cache.replay.block import view_mix
 from teacher_cache.replay.mix import LAMBDA_ONE
 from teacher_cache.replay.seeds import Stream, derive
@@ -144,11 +145,12 @@ def disagreements(
 
 def _what_counts(store: Store, weighed: int, samples: int, views: int) -> str:
     if store.policy.mix is None:
-        return f"all labels of {samples:,} samples; no view is mixed"
+        return f"all labels of {counted(samples, 'sample')}; no view is mixed"
     which = "all" if weighed == samples else f"the {weighed:,} most suspicious by plain votes"
     return (
         f"views are mixed: each counts by the sample's own share of the mix, and not at all where the label is the "
-        f"partner's class; {views} of {store.views} views of {which} of {samples:,} samples were weighed"
+        f"partner's class; weighed were {views} of {counted(store.views, 'view')} of {which} "
+        f"of {counted(samples, 'sample')}"
     )
 
 
@@ -250,8 +252,8 @@ def _weights(
 def _collect(classes: np.ndarray, parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Evidence:
     rows: list[tuple[float, ...]] = []
     for labels, weights, samples in parts:
-        for given, counted, sample in zip(labels, weights, samples.tolist(), strict=True):
-            rows.append((sample, int((given >= 0).sum()), *_shares(given, counted, int(classes[sample]))))
+        for given, weight_of, sample in zip(labels, weights, samples.tolist(), strict=True):
+            rows.append((sample, int((given >= 0).sum()), *_shares(given, weight_of, int(classes[sample]))))
     samples_of, labels_of, weight, label, share, second, second_share, own_share, entropy = (
         np.array(rows, float).reshape(len(rows), 9).T
     )

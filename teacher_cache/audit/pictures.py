@@ -133,7 +133,7 @@ def _with_seen(image: np.ndarray, views: Sequence[dict[str, Any]]) -> Image.Imag
     both.paste(seen, (drawn.width + GAP, 0))
     draw, below = ImageDraw.Draw(both), drawn.height + GAP // 2
     for number, text in enumerate(
-        ("how often a pixel was seen:", f"{least} (dark) to {most} (bright) of {len(views)} views")
+        ("how often a pixel was seen:", f"{least} (dark) to {most} (bright) of {counted(len(views), 'view')}")
     ):
         draw.text((drawn.width + GAP, below + number * LINE), text, FAINT, _font(12))
     return both

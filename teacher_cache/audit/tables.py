@@ -157,7 +157,7 @@ def _show_sampled(sampled: dict[str, Any], console: Console) -> None:
     console.print()
     say(
         console,
-        f"On {sampled['views']:,} views at random ({sampled['block_views']:,} of "
+        f"On {counted(sampled['views'], 'view')} at random ({sampled['block_views']:,} of "
         f"{sampled['block_views_committed']:,} (block, view)s, seed {sampled['seed']}), labels that are the sample's "
         f"own class; counted are {sampled['dominant']}",
     )
@@ -281,8 +281,8 @@ def show_confusions(report: dict[str, Any], console: Console, limit: int) -> Non
 def show_sample(found: dict[str, Any], console: Console) -> None:
     say(
         console,
-        f"{_name(found)}: class {shown(found['class'])}; {found['num_labels']} of {len(found['labels'])} views are "
-        f"labelled, {_percent(found['own_share'])} of them so"
+        f"{_name(found)}: class {shown(found['class'])}; {found['num_labels']} of "
+        f"{counted(len(found['labels']), 'view', 'is')} labelled, {_percent(found['own_share'])} of them so"
         + (f"; skipped in {counted(len(found['skipped']), 'view')}" if found["skipped"] else ""),
     )
     _table(

@@ -27,11 +27,15 @@ def listed(names: Iterable[str | bytes], limit: int | None = SHOWN) -> str:
     return ", ".join(shown(name, limit) for name in known[:LISTED]) + more
 
 
-def counted(number: int, noun: str) -> str:
-    """'1 unit', '4,096 units', '10 classes'. noun: of one."""
+def counted(number: int, noun: str, verb: str = "", *, of: int | None = None) -> str:
+    """'1 unit', '4,096 units', '10 classes', '1 unit waits', '2 units wait', '1 of 2 units waits'. noun, verb: of one;
+    of: how many there are in all."""
+    if (number if of is None else of) != 1:
+        noun += "es" if noun.endswith(("s", "tch")) else "s"
     if number != 1:
-        noun += "es" if noun.endswith("s") else "s"
-    return f"{number:,} {noun}"
+        verb = {"is": "are", "has": "have"}.get(verb, verb.removesuffix("s"))
+    share = "" if of is None else f" of {of:,}"
+    return f"{number:,}{share} {noun} {verb}".rstrip()
 
 
 def escaped(letter: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from teacher_cache.errors import ImageError
+from teacher_cache.messages.shown import counted
 
 MAX_PIXELS = 178_956_970  # height x width: where Pillow refuses by itself
 # A photograph has 1, a progressive one 10 by libjpeg's own script; mozjpeg's search keeps up to some 20. Each scan may
@@ -115,7 +116,7 @@ def check_scans(image: bytes, frame: JpegFrame) -> None:
         if frame.marker not in _PROGRESSIVE or image[first_coefficient : first_coefficient + 1] == b"\0":
             covered.update(components)
     if len(covered) < frame.components:
-        what = f"{frame.components - len(covered)} of {frame.components} components have no scan"
+        what = f"{counted(frame.components - len(covered), 'component', 'has', of=frame.components)} no scan"
         raise undecodable(image, f"cut short, {what}")
 
 
@@ -170,4 +171,4 @@ def _webp_size(image: bytes) -> tuple[int, int] | None:
 
 def undecodable(image: bytes, what: str) -> ImageError:
     """The one line of every image that no decoder reads."""
-    return ImageError(f"the image cannot be decoded: {what} ({len(image)} bytes)")
+    return ImageError(f"the image cannot be decoded: {what} ({counted(len(image), 'byte')})")

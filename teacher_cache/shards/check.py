@@ -79,7 +79,7 @@ def _difference(index: Index, number: int, found: ShardIndex) -> str | None:
     if len(other):
         key = shown(found.key(int(other[0])))
         return (
-            f"holds other images than were indexed, the first at key '{key}' ({len(other):,} of {count:,} fingerprints "
-            "differ)"
+            f"holds other images than were indexed, the first at key '{key}' ("
+            f"{counted(len(other), 'fingerprint', 'differs', of=count)})"
         )
     return None

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from teacher_cache.messages.shown import SHOWN, listed, shown
+from teacher_cache.messages.shown import SHOWN, counted, listed, shown
 from teacher_cache.shards.classes import CLASSES_FILE, ClassRule
 
 MAX_CLASSES = 1_000_000  # without classes.json, where the largest class decides how many there are
@@ -147,8 +147,8 @@ def _text(content: bytes) -> str:
         text = None
     if (number := _machine_integer(content)) is not None:
         raise ClassError(
-            f"has a class in {len(content)} bytes ({_quoted(content)}), as a machine keeps an integer: write the shard "
-            f"again, each class as text, in digits alone, as {number}"
+            f"has a class in {counted(len(content), 'byte')} ({_quoted(content)}), as a machine keeps an integer: "
+            f"write the shard again, each class as text, in digits alone, as {number}"
         )
     if text is None:
         raise ClassError(
@@ -161,8 +161,8 @@ def _unknown(name: str, names: Sequence[str]) -> ClassError:
     close = difflib.get_close_matches(name[:SHOWN], names, 1)
     correct = f"correct it ('{shown(close[0])}'?)" if close else "correct it"
     return ClassError(
-        f"has class '{shown(name)}', which is not among the {len(names):,} class names; {correct}, or give all names "
-        "with --classes"
+        f"has class '{shown(name)}', which is not among {counted(len(names), 'class name')}; {correct}, or give all "
+        "names with --classes"
     )
 
 

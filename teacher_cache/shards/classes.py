@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from teacher_cache.errors import ShardError
+from teacher_cache.messages.shown import counted
 from teacher_cache.settings import read_json
 
 CLASSES_FILE = "classes.json"
@@ -60,7 +61,7 @@ def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
     if isinstance(content, dict):
         if not all(type(c) is int for c in content.values()) or sorted(content.values()) != list(range(len(content))):
             raise ShardError(
-                f"the classes file {path} does not number its {len(content)} names 0 to {len(content) - 1}"
+                f"the classes file {path} does not number its {counted(len(content), 'name')} 0 to {len(content) - 1}"
             )
         content = sorted(content, key=content.__getitem__)
     if not isinstance(content, list) or not content or not all(isinstance(name, str) for name in content):

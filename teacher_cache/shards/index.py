@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from teacher_cache.errors import MissingSampleError, ShardError
-from teacher_cache.messages.shown import shown
+from teacher_cache.messages.shown import counted, shown
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.shards.classes import CLASSES_FILE, ClassRule
 from teacher_cache.shards.fingerprint import Fingerprint
@@ -173,7 +173,7 @@ class Index:
         if not found:
             raise MissingSampleError(
                 f"no sample '{shown(key)}' in "
-                + (f"shard {shard_name}" if shard_name else f"any of {self.num_shards} shards")
+                + (f"shard {shard_name}" if shard_name else f"any of {counted(self.num_shards, 'shard')}")
             )
         if len(found) > 1:
             names = ", ".join(self.shards[self.shard_of(sample)].name for sample in found[:3])

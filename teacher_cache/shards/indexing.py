@@ -9,6 +9,7 @@ import numpy as np
 
 from teacher_cache.errors import ShardError
 from teacher_cache.files import writing
+from teacher_cache.messages.shown import counted
 from teacher_cache.processes import TIMEOUT_S, Child, ProcessDiedError, in_processes
 from teacher_cache.shards.classes import ClassRule
 from teacher_cache.shards.fingerprint import LIMIT, Fingerprint, image_fingerprint
@@ -54,8 +55,8 @@ def index_shards(
         return index
     if note is not None:
         note(
-            f"fingerprints are taken of whole images: at least {unlike:,} of {index.num_samples:,} samples end with "
-            "the same bytes as another, unlike image"
+            f"fingerprints are taken of whole images: at least {unlike:,} of {counted(index.num_samples, 'sample')} "
+            "end as another, unlike image does"
         )
     return walked("whole")
 

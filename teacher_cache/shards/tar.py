@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from functools import lru_cache
 
-from teacher_cache.messages.shown import shown
+from teacher_cache.messages.shown import counted, shown
 
 _BLOCK = 512
 _NEAR_WINDOW = 1 << 20  # small members: many headers in one read
@@ -159,7 +159,9 @@ def members(reader: Reader) -> Iterator[tuple[bytes, int, int]]:
         offset = position + _BLOCK
         if kind in b"LKxg" and kind:
             if not 0 <= size <= _MAX_EXTENDED_HEADER or offset + size > file_size:
-                raise DamageError(f"has an extended header of {size:,} bytes at byte {position:,} that does not fit")
+                raise DamageError(
+                    f"has an extended header of {counted(size, 'byte')} at byte {position:,} that does not fit"
+                )
             content = read(offset, size)
             if kind == b"L":
                 long_name = content.split(b"\0", 1)[0]
@@ -198,7 +200,7 @@ def members(reader: Reader) -> Iterator[tuple[bytes, int, int]]:
         span = (size + _BLOCK - 1) // _BLOCK * _BLOCK
         if offset + size > file_size:
             missing = offset + size - file_size
-            raise DamageError(f"ends {missing:,} bytes before the member '{shown(name)}' does", name)
+            raise DamageError(f"ends {counted(missing, 'byte')} before the member '{shown(name)}' does", name)
         # Set before the member is handed out: one narrow read at its tail then serves the next header as well.
         reader.window = _FAR_WINDOW if span > _LARGE_MEMBER else _NEAR_WINDOW
         if not directory:

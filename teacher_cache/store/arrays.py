@@ -16,6 +16,7 @@ from zarr.core.sync import sync
 
 from teacher_cache.errors import StoreError
 from teacher_cache.files import fail, raise_unreadable
+from teacher_cache.messages.shown import counted
 from teacher_cache.shards.index import Index
 from teacher_cache.store.records import RECORD_FIELDS
 from teacher_cache.store.unit import NOT_LABELLED
@@ -144,7 +145,7 @@ def read_whole(root: zarr.Group, store: Path, name: str) -> np.ndarray:
         chunk_folder = store / name / "c"  # of an empty array there is none
         there = sum(len(files) for _, _, files in os.walk(chunk_folder, onerror=fail)) if chunk_folder.exists() else 0
         if there < chunks:
-            raise ValueError(f"{there} of its {chunks} chunks are there")
+            raise ValueError(f"{counted(there, 'chunk', 'is', of=chunks)} there")
         return np.asarray(open_array(root, name)[:])
     except Exception as error:
         raise_unreadable(error)

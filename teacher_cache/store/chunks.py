@@ -15,6 +15,7 @@ import numpy as np
 from numcodecs import zstd
 
 from teacher_cache.files import UNIT_IN_FLIGHT, replacing
+from teacher_cache.messages.shown import counted
 
 Stamp = tuple[int, int]
 ABSENT: Stamp = (0, 0)
@@ -46,7 +47,7 @@ class Chunks:
             return np.full(self.shape, self.fill_value, self.dtype)
         expected = math.prod(self.shape) * self.dtype.itemsize
         if (claimed := _frame_bytes(data)) != expected:  # before memory is taken for whatever a stranger's file claims
-            raise ValueError(f"it holds {claimed} bytes, a chunk {expected}")
+            raise ValueError(f"it holds {claimed} bytes, a chunk {expected:,}")
         return np.frombuffer(zstd.decompress(data), self.dtype).reshape(self.shape)
 
     def decode_all(self, files: list[bytes]) -> np.ndarray:
@@ -119,7 +120,7 @@ def read_file(path: str) -> tuple[bytes | None, Stamp]:
         found = os.fstat(descriptor)
         data = os.read(descriptor, found.st_size)
         if len(data) != found.st_size:
-            raise OSError(f"{path} gave {len(data)} of its {found.st_size} bytes")
+            raise OSError(f"{path} gave {len(data):,} of its {counted(found.st_size, 'byte')}")
         return data, (found.st_mtime_ns, found.st_ino)
     finally:
         os.close(descriptor)

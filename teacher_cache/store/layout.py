@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from teacher_cache.errors import StoreError
+from teacher_cache.messages.shown import counted
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.store.unit import Unit
 
@@ -219,7 +220,7 @@ def array_grids(*, shards: int, units: int, unit_samples: int, group: int, views
     ValueError where views are not whole groups.
     """
     if views % group:
-        raise ValueError(f"{views} views are not whole groups of {group}")
+        raise ValueError(f"{counted(views, 'view', 'is')} not whole groups of {group}")
     blocks = unit_samples // BLOCK_SAMPLES
     return {
         "labels": ArrayGrid((shards, units * unit_samples, views), (1, unit_samples, group)),

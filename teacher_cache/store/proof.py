@@ -16,6 +16,7 @@ import zarr
 
 from teacher_cache.errors import StoreError
 from teacher_cache.files import raise_unreadable
+from teacher_cache.messages.shown import counted
 from teacher_cache.store.arrays import make_array, read_whole
 from teacher_cache.store.published import attributes_document, publish_attributes, read_published
 from teacher_cache.store.unit import Unit
@@ -106,7 +107,7 @@ def read_proof(root: zarr.Group, store: Path, name: str, attributes: Mapping[str
         )
         labels, logits = (read_whole(root, store, f"{name}/{array}") for array in ARRAYS)
         if labels.ndim != 1 or logits.ndim != 2 or not min(1, len(labels)) <= len(logits) <= len(labels):
-            raise ValueError(f"{len(logits)} rows of logits do not fit {len(labels)} labels")
+            raise ValueError(f"{counted(len(logits), 'row')} of logits, {counted(len(labels), 'label')}")
         return Proof(Unit(*attributes["unit"]), replays, labels.astype(np.int64), logits, attributes["build"])
     except Exception as error:
         raise_unreadable(error)

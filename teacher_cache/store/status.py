@@ -21,7 +21,7 @@ def check_committed(store: Store) -> None:
     if not store.committed().any():
         num_units = len(store.units())
         fill = f"teacher-cache fill {store.path}" + ("" if store.teacher is not None else " --teacher NAME")
-        waiting = f"{counted(num_units, 'unit')} {'waits' if num_units == 1 else 'wait'} for labels"
+        waiting = f"{counted(num_units, 'unit', 'waits')} for labels"
         raise StoreError(f"nothing is committed in {store.path}, {waiting}: run `{fill}`")
 
 

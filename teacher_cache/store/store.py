@@ -342,7 +342,7 @@ class Store:
         try:
             values: np.ndarray = chunks.read(*unit)[0]
             if name in CLASS_ARRAYS and not are_classes(values, self.num_classes):
-                raise ValueError(f"not all are below {self.num_classes} classes")
+                raise ValueError(f"not all are below {self.num_classes}")
             return values
         except Exception as error:
             raise_unreadable(error)
@@ -389,8 +389,8 @@ class Store:
         labelled, skipped = int((padded.labels >= 0).sum()), int((padded.labels == SKIPPED).sum())
         if (labelled, skipped) != (counts.labelled, counts.skipped):
             raise StoreError(
-                f"{where} has {labelled} labels and {skipped} skips but counts say {counts.labelled} and "
-                f"{counts.skipped}: they must be equal"
+                f"{where} has {counted(labelled, 'label')} and {counted(skipped, 'skip')} but counts say "
+                f"{counts.labelled} and {counts.skipped}: they must be equal"
             )
         if self.any_device:
             self.proofs.publish(device)

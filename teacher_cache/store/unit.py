@@ -8,6 +8,7 @@ import numpy as np
 import xxhash
 
 from teacher_cache.errors import StoreError
+from teacher_cache.messages.shown import counted
 
 if TYPE_CHECKING:
     from teacher_cache.store.chunks import Chunks
@@ -90,7 +91,7 @@ def pad_values(
                 f"{padding}"
             )
         if name in CLASS_ARRAYS and not are_classes(given[:own], num_classes):
-            raise StoreError(f"{name} of {where} are not all below its {num_classes} classes")
+            raise StoreError(f"{name} of {where} are not all below its {counted(num_classes, 'class')}")
         full[:own] = given[:own]
     if (padded["labels"][:samples] == NOT_LABELLED).any():
         raise StoreError(f"{where} has views without a label: a unit is whole or absent")

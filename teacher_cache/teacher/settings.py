@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from teacher_cache.errors import TeacherError
 from teacher_cache.messages.recognise import no_checkpoint
+from teacher_cache.messages.shown import counted
 from teacher_cache.teacher.identity import TeacherIdentity, check_same_fields
 
 if TYPE_CHECKING:
@@ -71,7 +72,9 @@ def settle(
     for name in ("mean", "std"):
         settled[name] = tuple(settled[name])
         if len(settled[name]) != 3:
-            raise TeacherError(f"--{name} has {len(settled[name])} numbers, one for each of R, G, B is expected")
+            raise TeacherError(
+                f"--{name} has {counted(len(settled[name]), 'number')}, one for each of R, G, B is expected"
+            )
     return settled
 
 
@@ -87,12 +90,12 @@ def _faults(settings: TeacherSettings, stored: TeacherIdentity | None, num_class
     for name in ("mean", "std"):
         numbers = getattr(settings, name)
         if numbers is not None and len(numbers) != 3:
-            yield f"--{name} has {len(numbers)} numbers, one for each of R, G, B is expected"
+            yield f"--{name} has {counted(len(numbers), 'number')}, one for each of R, G, B is expected"
     kept = (0, None) if stored is None else (stored.topk, stored.tau)
     topk = kept[0] if settings.topk is None else settings.topk
     tau = kept[1] if settings.tau is None else settings.tau
     if not 0 <= topk <= num_classes:
-        yield f"--topk {topk} is not within the {num_classes} classes of the store: lower it"
+        yield f"--topk {topk} is not within the store's {counted(num_classes, 'class')}: lower it"
     if not topk and settings.tau is not None:
         yield f"--tau {settings.tau:g} says nothing without probabilities: give --topk K too"
     elif topk and tau is not None and not 0 < tau < math.inf:

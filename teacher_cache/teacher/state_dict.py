@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from teacher_cache.errors import CheckpointError
-from teacher_cache.messages.shown import listed
+from teacher_cache.messages.shown import counted, listed
 from teacher_cache.teacher.weights import first_line, read_checkpoint
 
 MISFIT = "another number of classes, or another variant of the model"
@@ -97,8 +97,8 @@ def fit_names(state: Mapping[str, Tensor], own: Mapping[str, Tensor], path: str)
             outside = [name for name in state if not name.startswith(prefix)]
             if outside:
                 notes.append(
-                    f"{path}: the model is what stands under {prefix} there, {len(outside)} names beside it are left "
-                    f"out ({listed(outside)})"
+                    f"{path}: the model is what stands under {prefix} there; left out: "
+                    f"{counted(len(outside), 'name')} beside it ({listed(outside)})"
                 )
             state = _renamed(state, lambda name: name[len(prefix) :] if name.startswith(prefix) else None, path)
         if heads := _other_head(state, own):
@@ -222,7 +222,7 @@ def _without_counters(state: Mapping[str, Tensor], own: Mapping[str, Tensor], no
     counters = [name for name in state if name not in own and name.rpartition(".")[2] in COUNTERS]
     if not counters:
         return state
-    notes.append(f"{path}: {len(counters)} counters beside the weights are left out ({listed(counters)})")
+    notes.append(f"{path}: left out: {counted(len(counters), 'counter')} beside the weights ({listed(counters)})")
     left = {name: value for name, value in state.items() if name not in set(counters)}
     return with_metadata(left, getattr(state, "_metadata", None))
 
@@ -315,7 +315,7 @@ def _misfit(model: nn.Module, state: Mapping[str, Tensor], name: str, advice: st
 
 
 def _names(found: Sized) -> str:
-    return "1 name is" if len(found) == 1 else f"{len(found)} names are"
+    return counted(len(found), "name", "is")
 
 
 def _other_shape(found: Tensor, own: Tensor) -> bool:

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from teacher_cache.device import Normalise, Recycled, Upload, use_device
 from teacher_cache.errors import TeacherError
+from teacher_cache.messages.shown import counted
 from teacher_cache.replay.libraries import pixel_libraries
 from teacher_cache.teacher.identity import TeacherIdentity
 from teacher_cache.teacher.models import ModelSpec, adapting_advice, images_dtype, load_module
@@ -325,8 +326,9 @@ def _check_num_classes(teacher: Teacher, view_size: tuple[int, int], advice: str
             f"{str(error).strip().splitlines()[0]}: give --input-size"
         ) from error
     if logits.ndim != 2 or logits.shape[1] != num_classes:
-        found = logits.shape[1] if logits.ndim == 2 else f"an output of shape {logits.shape}"
+        found = logits.shape[1] if logits.ndim == 2 else None
+        what = f"an output of shape {tuple(logits.shape)}" if found is None else counted(found, "class")
         raise TeacherError(
-            f"teacher {name} gives {found} classes, the store has {num_classes}: {advice}"
-            + (background_class(found, num_classes) if isinstance(found, int) else "")
+            f"teacher {name} gives {what}, the store has {num_classes}: {advice}"
+            + (background_class(found, num_classes) if found is not None else "")
         )

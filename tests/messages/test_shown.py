@@ -1,5 +1,10 @@
 """Strings of strangers, as people see them."""
 
+import ast
+import itertools
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,7 +52,70 @@ def test_a_message_fits_a_screen(length: int) -> None:
         (4096, "unit", "4,096 units"),
         (1, "class", "1 class"),
         (1000, "class", "1,000 classes"),
+        (2, "batch", "2 batches"),
+        (2, "epoch", "2 epochs"),
     ],
 )
 def test_one_is_no_plural(number: int, noun: str, words: str) -> None:
     assert counted(number, noun) == words
+
+
+@pytest.mark.parametrize(
+    ("verb", "one", "two"),
+    [
+        ("is", "1 unit is", "2 units are"),
+        ("has", "1 unit has", "2 units have"),
+        ("waits", "1 unit waits", "2 units wait"),
+    ],
+)
+def test_verbs_agree(verb: str, one: str, two: str) -> None:
+    assert counted(1, "unit", verb) == one
+    assert counted(2, "unit", verb) == two
+    assert counted(1, "unit", verb, of=2) == one.replace("1 unit", "1 of 2 units")
+    assert counted(1, "unit", verb, of=1) == one.replace("1 unit", "1 of 1 unit")
+
+
+NOUNS = (
+    "batches|bits|blocks|bytes|channels|characters|chunks|classes|columns|components|cores|digits|epochs|files|folders|"
+    "groups|images|labels|members|numbers|patches|pictures|pixels|processes|ranks|repeats|rows|samples|seeds|"
+    "shards|skips|students|threads|times|units|values|views|workers"
+)
+NEVER_ONE = {  # what is written before a plural, and is more
+    "several of a kind": {
+        "len(found)",
+        "ranks_here",
+        "len(best)",
+        "len(sample['labels'])",
+    },
+    "a limit that was passed, or what passed it": {
+        *("len(content)", "len(digits)", "len(override)", "limit", "size", "value.bit_length()"),
+    },
+    "sides and sizes": {"grid[1]", "height", "width", "claimed", "num_bytes", "samples", "many"},
+}
+
+
+def test_numbers_before_a_plural_are_counted() -> None:
+    """'1 views' is written nowhere: in an f-string a number stands before a plural through `counted`, as a constant, or
+    rounded."""
+    allowed = set().union(*NEVER_ONE.values())
+    found = {place: what for place, what in plurals() if what not in allowed}
+    assert not found
+    assert allowed == {what for _, what in plurals()} & allowed, "some are no longer there"
+
+
+def plurals() -> list[tuple[str, str]]:
+    """What is formatted right before a plural: its place, and the expression."""
+    root = Path(__file__).parents[2]
+    files = [path for package in ("teacher_cache", "student", "tools") for path in (root / package).rglob("*.py")]
+    found = []
+    for path in files:
+        for text in ast.walk(ast.parse(path.read_text())):
+            values = text.values if isinstance(text, ast.JoinedStr) else []
+            for number, after in itertools.pairwise(values):
+                if not isinstance(number, ast.FormattedValue) or not isinstance(after, ast.Constant):
+                    continue
+                rounded = number.format_spec is not None and "." in ast.unparse(number.format_spec)
+                what = ast.unparse(number.value)
+                if re.match(rf" ({NOUNS})\b(?!/)", str(after.value)) and not rounded and not what.isupper():
+                    found.append((f"{path.relative_to(root)}:{number.lineno}", what))
+    return found

@@ -238,7 +238,7 @@ def test_a_jpeg_has_all_its_scans_or_is_refused(image: bytes) -> None:
         if kept >= needed:
             check_scans(cut_short, frame_of(cut_short))
             continue
-        with pytest.raises(ImageError, match=r"cut short, \d of \d components have no scan \(\d+ bytes\)"):
+        with pytest.raises(ImageError, match=r"cut short, \d of \d components? ha(s|ve) no scan \([\d,]+ bytes\)"):
             decode(cut_short)
     assert decode(image).shape == SCANNED.shape
 
@@ -279,7 +279,7 @@ def test_scans_are_bounded(make: Callable[[int], bytes]) -> None:
     assert len(scans_of(allowed)) == MAX_SCANS
     assert decode(allowed).shape == SCANNED.shape
     for number in (MAX_SCANS + 1, 1000):
-        with pytest.raises(ImageError, match=r"more than 100 scans, which no encoder makes \(\d+ bytes\)"):
+        with pytest.raises(ImageError, match=r"more than 100 scans, which no encoder makes \([\d,]+ bytes\)"):
             decode(make(number))
 
 

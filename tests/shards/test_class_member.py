@@ -25,7 +25,7 @@ def test_names_and_digits_are_classes_where_there_are_names() -> None:
     for content, part in (
         (b"3", "has class 3, but 0 to 2 are known"),
         (b"-1", "has class -1, but 0 to 2 are known"),
-        (b"cow", "is not among the 3 class names; correct it"),
+        (b"cow", "is not among 3 class names; correct it"),
         (b"catt", r"correct it \('cat'\?\)"),
         (b"", "an empty .cls member"),
     ):

@@ -47,7 +47,7 @@ def test_images_are_hashed_whole_where_many_unlike_ones_end_alike(
     assert index.fingerprints.tolist() == [image_fingerprint(image, kind) for image in images if type(image) is bytes]
     assert len(notes) == whole
     if whole:
-        assert f"fingerprints are taken of whole images: at least {unlike} of 200 samples end with" in notes[0]
+        assert f"fingerprints are taken of whole images: at least {unlike} of 200 samples end as" in notes[0]
     else:
         assert count_unlike(index) == (unlike if unlike > 2 else 0)
 

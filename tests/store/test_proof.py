@@ -102,7 +102,7 @@ def test_a_damaged_proof_is_told(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"the teacher's proof in \S+ cannot be read \(.*\): restore it from a copy"):
         store.proofs.read(TOPK.device)
     chunk.unlink()
-    with pytest.raises(StoreError, match="0 of its 1 chunks are there"):
+    with pytest.raises(StoreError, match="0 of 1 chunk are there"):
         store.proofs.first()
 
 

@@ -45,7 +45,7 @@ def teacher(num_classes):
     teacher = open_teacher(settings, num_classes=10, view_size=store.policy.size, stored=None)
     fill(store, teacher, FillOptions(workers=0), range(store.views))
     file.write_text(text.replace("ROLL", "1"))
-    with pytest.raises(TeacherError, match="32 of 32 labels are not those that the teacher gave when"):
+    with pytest.raises(TeacherError, match="32 of 32 labels are not what the teacher gave when"):
         OnlineAnswers(store, small_recipe(), settings)
 
 

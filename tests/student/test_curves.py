@@ -80,7 +80,7 @@ def test_half_a_line_of_a_run_that_was_killed_does_not_count(tmp_path: Path) -> 
         ("", "has no columns epoch and loss: it is no log of"),
         ("epoch,loss\n", "has no row: no epoch of its training has ended yet"),
         ("epoch,lr\n0,1\n", "has no columns epoch and loss"),
-        ("epoch,loss\n0,1\n1\n", "line 3, has 1 values for 2 columns"),
+        ("epoch,loss\n0,1\n1\n", "line 3, has 1 value for 2 columns"),
         ("epoch,loss\n0,many\n", "line 2: could not convert string to float: 'many'"),
         ("epoch,loss\n,1\n", "line 2: invalid literal for int"),
     ],

@@ -290,7 +290,7 @@ def test_soft_labels_that_the_store_does_not_hold(tmp_path: Path, store: Store) 
     with pytest.raises(StoreError, match=rf"not filled yet.*run `teacher-cache fill {empty.path} --topk K"):
         make_loader(empty, soft=True)
     fill_store(empty, topk=2, views=range(2))
-    with pytest.raises(MissingLabelError, match="520 of the 1040 labels"):
+    with pytest.raises(MissingLabelError, match="520 of 1,040 labels"):
         make_loader(empty, soft=True, labels=False, epochs=4)
 
 
@@ -330,7 +330,7 @@ def test_skipped_samples_are_left_out_and_their_partners_are_right(tmp_path: Pat
     assert loader.views_drifted == 0 < loader.views_checked
     said: list[str] = []
     loader.announce(said.append)
-    assert "3 samples that stage one skipped are left out" in said
+    assert "left out: 3 samples that stage one skipped" in said
     assert f"all {257 * 4:,} that the plan needs are there (257 samples x 4 views)" in said[0]
 
 
@@ -354,11 +354,11 @@ def test_missing_labels_stop_before_anything_is_rendered(tmp_path: Path, monkeyp
     store = bright_store(tmp_path)
     monkeypatch.setattr("student.loader.open_render_pool", None)
     command = f"run `teacher-cache fill {store.path} --views 0:4`"
-    with pytest.raises(MissingLabelError, match=rf"1040 of the 1040 labels .*train-0000.tar, views 0 to 1: {command}"):
+    with pytest.raises(MissingLabelError, match=rf"1,040 of 1,040 labels .*train-0000.tar, views 0 to 1: {command}"):
         make_loader(store, epochs=4)
     fill_store(store, views=range(2))
     command = f"--views-used 2, or run `teacher-cache fill {store.path} --views 2:4`"
-    with pytest.raises(MissingLabelError, match=rf"520 of the 1040 labels .*, views 2 to 3: {command}"):
+    with pytest.raises(MissingLabelError, match=rf"520 of 1,040 labels .*, views 2 to 3: {command}"):
         make_loader(store, epochs=4)
     make_loader(store, epochs=4, views_in_use=2)
     make_loader(store, epochs=2)  # needs no others
@@ -387,7 +387,7 @@ def test_without_labels_an_unfilled_store_will_do_and_a_part_filled_one_is_compa
         assert all(batch.labels is None for batch in batches)
         expected.append([fields(batch) for batch in batches])
         assert (loader.views_checked, loader.views_unchecked) == (filled * 260, (4 - filled) * 260)
-        said = f"{filled * 260} replayed views compared with the store's digests, 0 differ"
+        said = f"{filled * 260:,} replayed views compared with the store's digests, 0 differ"
         said = said if filled else "no replayed view was compared with the store's digests"
         uncompared = f"; {(4 - filled) * 260} were not labelled yet, so not compared" if filled < 4 else ""
         assert loader.describe_checks() == said + uncompared
@@ -398,7 +398,9 @@ def test_without_labels_an_unfilled_store_will_do_and_a_part_filled_one_is_compa
 def test_views_that_repeat_are_announced(store: Store) -> None:
     said: list[str] = []
     make_loader(store, epochs=9, repeats=2, views_in_use=3).announce(said.append)
-    assert any("warning: 9 epochs with 2 repeats want 10 views of a sample, 3 are in use" in line for line in said)
+    assert any(
+        "warning: 9 epochs with 2 repeats need 10 views of a sample, 3 views are in use" in line for line in said
+    )
     said.clear()
     make_loader(store, epochs=4, repeats=2).announce(said.append)
     assert not any("warning" in line for line in said)
@@ -408,13 +410,13 @@ def test_views_that_repeat_are_announced(store: Store) -> None:
     ("options", "message"),
     [
         ({"batch_size": 25, "world_size": 2}, "a global batch of 25 cannot be shared out among 2 ranks"),
-        ({"repeats": 5}, "5 repeats of a sample need as many views, 4 are in use"),
-        ({"repeats": 3, "views_in_use": 2}, "3 repeats of a sample need as many views, 2 are in use"),
+        ({"repeats": 5}, "5 repeats need as many views of a sample, 4 views are in use"),
+        ({"repeats": 3, "views_in_use": 2}, "3 repeats need as many views of a sample, 2 views are in use"),
         ({"batch_size": 300}, "less than one global batch of 300: --set batch_size=32"),
         ({"rank": 2, "world_size": 2}, "rank 2 is not one of 2 ranks"),
         (
             {"views_in_use": 5},
-            "--views-used 5 is not within the store's 1 to 4 views: --views-used 4, or",
+            "--views-used 5 is not within the store's 1 to 4: --views-used 4, or",
         ),
         ({"views_in_use": 0}, "--views-used 0 is not within"),
         ({"pool_batches": 10**12}, "GB are available: --set pool_batches=[0-9]+, or"),

@@ -239,9 +239,9 @@ def test_settings_that_fit_pass() -> None:
     ("changes", "message"),
     [
         ({"world_size": 5}, "a global batch of 24 cannot be shared out among 5 ranks: --set batch_size=25"),
-        ({"repeats": 9}, "9 repeats of a sample need as many views, 8 are in use"),
-        ({"views_in_use": 17}, "--views-used 17 is not within the store's 1 to 16 views: --views-used 16, or"),
-        ({"views_in_use": 0}, "--views-used 0 is not within the store's 1 to 16 views"),
+        ({"repeats": 9}, "9 repeats need as many views of a sample, 8 views are in use"),
+        ({"views_in_use": 17}, "--views-used 17 is not within the store's 1 to 16: --views-used 16, or"),
+        ({"views_in_use": 0}, "--views-used 0 is not within the store's 1 to 16"),
         (
             {"batch_size": 93},
             r"an epoch has 90 views \(91 samples\), less than one .*: --set batch_size=8$",
@@ -273,5 +273,5 @@ def test_reuse_of_views_is_warned_of() -> None:
     assert reuse_warning(30, 1, 30) is None
     warning = reuse_warning(300, 3, 100)
     assert warning is not None
-    assert "300 views of a sample, 100 are in use: views are trained on up to 3 times" in warning
+    assert "300 views of a sample, 100 views are in use: each is trained on up to 3 times" in warning
     assert reuse_warning(301, 3, 302) is not None  # the last pass is begun: 303 views

@@ -54,8 +54,8 @@ def test_everything_is_told_at_once_a_line_each(store: Store, tmp_path: Path) ->
     lines = told.output.splitlines()
     starts = (
         "error: --val: ",
-        "error: --views-used 8 is not within the store's 1 to 4 views: --views-used 4, or",
-        "error: 9 repeats of a sample need as many views, 4 are in use: --set repeats=4, or",
+        "error: --views-used 8 is not within the store's 1 to 4: --views-used 4, or",
+        "error: 9 repeats need as many views of a sample, 4 views are in use: --set repeats=4, or",
         "error: an epoch has 260 views (260 samples), less than one global batch of 600: --set batch_size=32",
         "error: warmup_epochs is 2, training has 2 epochs: --set warmup_epochs=0",
         "error: micro_batch is 100, which does not divide the batch_size of 32: --set micro_batch=32",
@@ -122,7 +122,7 @@ def test_views_that_are_labelled_are_offered(tmp_path: Path) -> None:
     fill_store(partly, views=range(2))
     (fault,) = label_faults(partly, range(4), repeats=2)
     assert fault.mend == ("--views-used", "2")
-    assert "520 of the 1040 labels that the plan needs are missing" in str(fault)
+    assert "520 of 1,040 labels that the plan needs are missing" in str(fault)
     (fault,) = label_faults(partly, range(4), repeats=3)
     assert fault.mend == ()
     assert list(label_faults(partly, range(2), repeats=2)) == []

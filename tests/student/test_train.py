@@ -430,8 +430,8 @@ def test_another_policy_needs_to_be_allowed(tmp_path: Path, store: Store) -> Non
         (["epoch=3"], {}, RecipeError, "unknown setting epoch"),
         ([student("nobody")], {}, ModelError, "has no function nobody"),
         (["batch_size=600"], {}, PlanError, "less than one global batch of 600"),
-        (["repeats=5"], {}, PlanError, "5 repeats of a sample need as many views, 4 are in use"),
-        ([], {"views_in_use": 9}, PlanError, "--views-used 9 is not within the store's 1 to 4 views"),
+        (["repeats=5"], {}, PlanError, "5 repeats need as many views of a sample, 4 views are in use"),
+        ([], {"views_in_use": 9}, PlanError, "--views-used 9 is not within the store's 1 to 4"),
     ],
 )
 def test_runs_that_cannot_be(
@@ -450,11 +450,11 @@ def test_missing_labels_stop_before_the_first_step(tmp_path: Path) -> None:
     assert list((tmp_path / "out").iterdir()) == []
     result = CliRunner().invoke(main, train_command(store, tmp_path / "out", "epochs=4"))
     assert result.exit_code == 1
-    assert result.output.startswith("error: 520 of the 1040 labels that the plan needs are missing")
+    assert result.output.startswith("error: 520 of 1,040 labels that the plan needs are missing")
     said: list[str] = []
     train_small(store, tmp_path / "out", "epochs=4", views_in_use=2, said=said)
     assert said[0] == "labels: all 520 that the plan needs are there (260 samples x 2 views)"
-    assert "warning: 4 epochs with 2 repeats want 4 views of a sample, 2 are in use" in said[1]
+    assert "warning: 4 epochs with 2 repeats need 4 views of a sample, 2 views are in use" in said[1]
     assert "replayed views compared with the store's digests, 0 differ" in said[-1]
 
 

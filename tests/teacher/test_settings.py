@@ -38,8 +38,8 @@ def test_all_that_is_wrong_is_told_at_once_without_torch(tmp_path: Path) -> None
     assert done.stdout == "1\n[]\n"
     assert done.stderr == (
         "error: no teacher: name one with --teacher (a timm name, or path/file.py:function); --mean has 2 numbers, one "
-        "for each of R, G, B is expected; --std has 1 numbers, one for each of R, G, B is expected; --topk 11 is not "
-        "within the 10 classes of the store: lower it\n"
+        "for each of R, G, B is expected; --std has 1 number, one for each of R, G, B is expected; --topk 11 is not "
+        "within the store's 10 classes: lower it\n"
     )
 
 
@@ -77,7 +77,7 @@ def test_soft_settings_need_each_other() -> None:
     wrong: tuple[tuple[dict[str, Any], str], ...] = (
         ({"tau": 2.0}, "--tau 2 says nothing without probabilities"),
         ({"topk": 3, "tau": float("inf")}, "--tau inf is not a positive number"),
-        ({"topk": 11, "tau": -1.0}, "--topk 11 is not within the 10 classes of the store: lower it; --tau -1.0"),
+        ({"topk": 11, "tau": -1.0}, "--topk 11 is not within the store's 10 classes: lower it; --tau -1.0"),
     )
     for settings, said in wrong:
         with pytest.raises(TeacherError, match=said):
@@ -125,5 +125,5 @@ def test_a_temperature_is_of_probabilities_alone(
 
 
 def test_a_model_of_other_channels_says_which_option_is_wrong() -> None:
-    with pytest.raises(TeacherError, match=r"^--std has 1 numbers, one for each of R, G, B is expected$"):
+    with pytest.raises(TeacherError, match=r"^--std has 1 number, one for each of R, G, B is expected$"):
         settle(TeacherSettings("t"), None, {"mean": OWN["mean"], "std": [0.5]}, on_cuda=False)

@@ -111,17 +111,17 @@ FILES: dict[str, tuple[Change, str | None]] = {
     "Lightning, net. compiled": (lambda state: {"state_dict": prefixed("net._orig_mod.")(state)}, None),
     "Lightning, a loss beside": (
         lambda state: {"state_dict": {**prefixed("model.")(state), "criterion.weight": torch.ones(CLASSES)}},
-        r"the model is what stands under model\. there, 1 names beside it are left out \(criterion\.weight\)",
+        r"the model is what stands under model\. there; left out: 1 name beside it \(criterion\.weight\)",
     ),
     "Lightning, an average beside": (
         lambda state: {"state_dict": {**prefixed("model.")(state), **prefixed("ema_model.")(state)}},
-        r"under model\. there, \d+ names beside it are left out \(ema_model.*, ema_model.* and \d+ more\)",
+        r"under model\. there; left out: \d+ names beside it \(ema_model.*, ema_model.* and \d+ more\)",
     ),
     "an average, as torch's": (
         lambda state: {"model": {**prefixed("module.")(state), "n_averaged": torch.tensor(4)}},
-        r"1 counters beside the weights are left out \(n_averaged\)",
+        r"left out: 1 counter beside the weights \(n_averaged\)",
     ),
-    "counted by thop": (with_thop, r"\d+ counters beside the weights are left out \(.*total_ops.* and \d+ more\)"),
+    "counted by thop": (with_thop, r"left out: \d+ counters beside the weights \(.*total_ops.* and \d+ more\)"),
     "half": (
         lambda state: {name: value.half() if value.is_floating_point() else value for name, value in state.items()},
         "weights are stored as float16, the model runs in float32$",

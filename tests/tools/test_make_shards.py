@@ -159,7 +159,7 @@ def test_folder_with_classes(tmp_path: Path) -> None:
     assert index.class_names == ("dog", "cow", "cat", "ant")
     assert np.bincount(index.classes).tolist() == [20, 0, 20, 20]
     for names, part in [
-        (["dog", "cat"], f"{source / 'ant'} is none of the 2 classes (1 such folders)"),
+        (["dog", "cat"], f"{source / 'ant'} is none of 2 classes (such folders: 1)"),
         (["dog", "cat", "ant", "cat"], "the class name 'cat' stands for more than one class"),
     ]:
         classes.write_text(json.dumps(names))
@@ -388,7 +388,7 @@ def test_reshuffle_without_names_leaves_members_of_no_sample_out(tmp_path: Path)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     output = run("reshuffle", tmp_path / "a.tar", tmp_path / "out", "--prefix", "new")
-    assert output.splitlines()[1] == "left out: 1 members that belong to no sample"
+    assert output.splitlines()[1] == "left out: 1 member of no sample"
     assert sorted(contents(tmp_path / "out")) == ["new-0000.tar"]
     with tarfile.open(tmp_path / "out" / "new-0000.tar") as archive:
         assert archive.getnames() == ["1._note", "1.cls", "1.png"]
@@ -451,7 +451,7 @@ def test_a_folder_that_is_the_same_is_left_as_it_is(tree: tuple[Path, Path]) -> 
     os.utime(tree[0] / "ant" / "0.png")  # touched, the bytes are the same
     assert "there already" in again(tree)
     (tree[0] / "list.txt").write_text("of no class")
-    assert "there already\nleft out: 1 files" in again(tree)
+    assert "there already\nleft out: 1 file;" in again(tree)
 
 
 def test_shards_of_another_prefix_are_others(tree: tuple[Path, Path]) -> None:

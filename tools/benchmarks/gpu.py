@@ -13,6 +13,7 @@ from torch import nn
 
 from student.model import build_model, heads
 from student.recipe import load_recipe
+from teacher_cache.messages.shown import counted
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.models import ModelSpec, build_module
 from teacher_cache.teacher.names import GivenModel
@@ -144,7 +145,10 @@ def stage_one(bench: Bench, cheaper: bool, processes: int | None, compiled: bool
             lambda turn: alone(),
         )
     bench.made[f"rate of {spec}"] = statistics.median(found[0])
-    return Measurement(*found, f"batch {batch}, {_dtype(bench)}, {beside} rendering processes, {group} views a decode")
+    return Measurement(
+        *found,
+        f"batch {batch}, {_dtype(bench)}, {counted(beside, 'rendering process')}, {counted(group, 'view')} a decode",
+    )
 
 
 def stage_one_negligible(bench: Bench) -> Measurement:
@@ -155,7 +159,9 @@ def stage_one_negligible(bench: Bench) -> Measurement:
             lambda turn: fill_rate(store, teacher, store.layout.group_views(turn), workers(bench), SETTLE), None
         )
     group = bench.scale.gpu_views
-    return Measurement(found, note=f"batch {batch}, {workers(bench)} rendering processes, {group} views a decode")
+    return Measurement(
+        found, note=f"batch {batch}, {counted(workers(bench), 'rendering process')}, {counted(group, 'view')} a decode"
+    )
 
 
 def stage_two(bench: Bench, recipe: str, repeats: int, compiled: bool) -> Measurement:
@@ -168,7 +174,9 @@ def stage_two(bench: Bench, recipe: str, repeats: int, compiled: bool) -> Measur
         )
         training.close()
     return Measurement(
-        *found, f"batch {batch}, {_dtype(bench)}, {workers(bench)} rendering processes, {repeats} views a decode"
+        *found,
+        f"batch {batch}, {_dtype(bench)}, {counted(workers(bench), 'rendering process')}, "
+        f"{counted(repeats, 'view')} a decode",
     )
 
 
@@ -188,7 +196,8 @@ def cached_step(bench: Bench, compiled: bool) -> Measurement:
     with torch_threads(1):
         found = bench.turns(lambda turn: run(None), lambda turn: run(teacher))
     return Measurement(
-        *found, f"batch {batch}, the teacher's shape {shape}, {_dtype(bench)}, {workers(bench)} rendering processes"
+        *found,
+        f"batch {batch}, the teacher's shape {shape}, {_dtype(bench)}, {counted(workers(bench), 'rendering process')}",
     )
 
 
@@ -211,7 +220,7 @@ def against_timm(bench: Bench) -> Measurement:
         training = Training(bench, store, batch, workers(bench))
         ours, _ = bench.turns(lambda turn: batch / training.loader_s(steps), None)
         training.close()
-    note = f"batch {batch}, {workers(bench)} processes on either side"
+    note = f"batch {batch}, {counted(workers(bench), 'process')} on either side"
     if (fill := bench.made.get(f"rate of {bench.scale.teacher}")) is not None:
         note = f"{note}; {both_stages(fill, statistics.median(ours), theirs)}"
     return Measurement(ours, (theirs,) * len(ours), note)
@@ -236,7 +245,9 @@ def renderer_beside_a_student(bench: Bench) -> Measurement:
             )
         finally:
             training.close()
-    return Measurement(found, note=f"DeiT-Ti, batch {batch}, {workers(bench)} rendering processes; by the profiler")
+    return Measurement(
+        found, note=f"DeiT-Ti, batch {batch}, {counted(workers(bench), 'rendering process')}; by the profiler"
+    )
 
 
 def teacher_batch(bench: Bench, spec: GivenModel) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
+from teacher_cache.messages.shown import counted
 from teacher_cache.shards.classes import class_rule
 from teacher_cache.shards.find import expand_shards
 from teacher_cache.shards.indexing import index_shards
@@ -95,5 +96,5 @@ def read_photographs(shards: Sequence[str], num: int) -> list[bytes]:
                 return images[:num]
     if not images:
         raise BenchmarkError("the shards hold no image: give others with --shards")
-    say(f"the shards hold {len(images)} images, which are repeated up to {num}", err=True)
+    say(f"the shards hold {counted(len(images), 'image')}, repeated up to {num}", err=True)
     return [images[number % len(images)] for number in range(num)]

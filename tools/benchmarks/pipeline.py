@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 
 from student.loader import ViewLoader
+from teacher_cache.messages.shown import counted
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.models import ModelSpec, build_module
 from teacher_cache.teacher.settings import TeacherSettings
@@ -92,8 +93,8 @@ def stage_one_negligible(bench: Bench) -> Measurement:
             warm_up=False,
         )
     note = (
-        f"{workers} rendering processes, {GROUP} views a decode, mixed and erased; without the processes' start; "
-        "commits are in it"
+        f"{counted(workers, 'rendering process')}, {GROUP} views a decode, mixed and erased; without the processes' "
+        "start; commits are in it"
     )
     return Measurement(*found, note)
 
@@ -129,7 +130,7 @@ def stage_one_teacher(bench: Bench) -> Measurement:
         )
     return Measurement(
         *found,
-        f"random weights, batches of {scale.teacher_batch}, fp32, {cores()} threads; the peer's "
+        f"random weights, batches of {scale.teacher_batch}, fp32, {counted(cores(), 'thread')}; the peer's "
         "input is normalised and laid out already",
     )
 
@@ -176,8 +177,8 @@ def stage_two(bench: Bench) -> Measurement:
     trained = (bench.repeats + 1) * steps * batch
     return Measurement(
         *found,
-        f"batch {batch}, fp32, {cores()} threads; {rendered} views were rendered and checked while "
-        f"{trained} were trained",
+        f"batch {batch}, fp32, {counted(cores(), 'thread')}; {counted(rendered, 'view')} were rendered and "
+        f"checked while {trained} were trained",
     )
 
 
@@ -197,7 +198,7 @@ def cached_step(bench: Bench) -> Measurement:
         )
         cached.close()
         online.close()
-    return Measurement(*found, f"batch {batch}, the teacher's shape too; fp32, {cores()} threads")
+    return Measurement(*found, f"batch {batch}, the teacher's shape too; fp32, {counted(cores(), 'thread')}")
 
 
 def digest_check(bench: Bench) -> Measurement:
@@ -220,8 +221,8 @@ def digest_check(bench: Bench) -> Measurement:
             loader.close()
     return Measurement(
         *found,
-        f"one pinned core, seconds of the processor; {checked.views_checked} and "
-        f"{unchecked.views_checked} views were compared",
+        f"one pinned core, seconds of the processor; views compared: "
+        f"{checked.views_checked} and {unchecked.views_checked}",
     )
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from teacher_cache.messages.shown import counted
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.block import Block, replay
 from teacher_cache.replay.policy import Policy, load_policy
@@ -35,7 +36,7 @@ class ViewCount(NamedTuple):
 def plans() -> list[RowPlan]:
     return [
         RowPlan(
-            name=f"views/s per core, {views} {'view' if views == 1 else 'views'} a decode, vs {peer}",
+            name=f"views/s per core, {counted(views, 'view')} a decode, vs {peer}",
             against=against,
             unit="views/s",
             measure=partial(measure_views, views=views, against=against),

@@ -5,6 +5,7 @@ import time
 import numpy as np
 
 from student.plan import PlanSettings, epoch_plan, pass_blocks
+from teacher_cache.messages.shown import counted
 from teacher_cache.replay import BLOCK_SAMPLES
 from tools.benchmarks.pipeline import loader_rate, plain_loader
 from tools.benchmarks.rendering import photographs
@@ -62,7 +63,7 @@ def two_workers(bench: Bench) -> Measurement:
         found = in_turns(
             bench.repeats, lambda turn: rate(bench.processes(2)), lambda turn: rate(bench.processes(1)), warm_up=False
         )
-    return Measurement(*found, f"{cores()} cores; the process that takes the batches uses one of them too")
+    return Measurement(*found, f"{counted(cores(), 'core')}; the process that takes the batches uses one of them too")
 
 
 def plan_growth(bench: Bench) -> Measurement:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from student.plan import EpochPlan, PlanSettings, epoch_plan, pass_blocks
+from teacher_cache.messages.shown import counted
 from teacher_cache.store.labels import LabelReader
 from teacher_cache.store.status import status
 from teacher_cache.store.store import Store
@@ -145,7 +146,7 @@ def label_rate(bench: Bench) -> Measurement:
             reader.labels(plan.samples[wanted], plan.views[wanted])
         rates.append(plan.steps * plan.local_batch / (time.perf_counter() - started))
     return Measurement(
-        tuple(rates), note=f"{plan.steps * plan.local_batch} labels of {_what(store)}, in the plan's order"
+        tuple(rates), note=f"{counted(plan.steps * plan.local_batch, 'label')} of {_what(store)}, in the plan's order"
     )
 
 
@@ -204,4 +205,4 @@ def _output(command: list[str]) -> str:
 
 
 def _what(store: Store) -> str:
-    return f"{int(store.counts.sum())} samples x {store.views} views"
+    return f"{counted(int(store.counts.sum()), 'sample')} x {counted(store.views, 'view')}"
