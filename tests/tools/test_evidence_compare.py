@@ -82,7 +82,7 @@ def test_a_seed_that_is_there_twice_counts_for_no_other() -> None:
 
 
 def test_rows_of_other_pictures_are_not_averaged() -> None:
-    with pytest.raises(EvidenceError, match=r"evaluated on \[100, 10000\] pictures"):
+    with pytest.raises(EvidenceError, match=r"on other numbers of pictures, \[100, 10000\]"):
         mean_of([*rows([0.4], 100), replace(ROW, seed=1)], "class")
 
 

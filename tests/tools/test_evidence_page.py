@@ -46,7 +46,7 @@ def made(folder: Path, arms: dict[str, list[float]], experiment: str = "table-3"
 
 def test_without_rows_everything_is_listed_as_not_run(tmp_path: Path) -> None:
     text = page(tmp_path)
-    assert "None of its 80 rows has been run yet." in text
+    assert "No row has been run yet, of 80 rows." in text
     listed = text.partition("## Scale: small")[2]
     assert "- 2. DeiT's table 3: none; soft; hard without token; hard with token; schedules of 50 and 300" in listed
     assert "- 7. Fine-tuning and transfer: all of it." in listed

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from teacher_cache.cli import OneLineErrors
+from teacher_cache.messages.shown import counted
 from teacher_cache.options import COUNT, device_option, teacher_options
 from teacher_cache.terminal import say, say_json, table, terminal
 from teacher_cache.threads import wait_asleep
@@ -121,7 +122,7 @@ def rewrite_command(kind: "Naive", source: str, labels: str, target: str) -> Non
     from tools.evidence.naive import rewrite
 
     written = rewrite(kind, Store.open(source), Store.open(labels), Store.open(target, writable=True))
-    say(f"{target}: {written} units written")
+    say(f"{target}: {counted(written, 'unit')} written")
 
 
 @main.command("check")

@@ -92,7 +92,9 @@ def _shares(rows: Sequence[Row], head: Head) -> list[float]:
 def _pictures(rows: Sequence[Row]) -> int:
     counts = {row.pictures for row in rows}
     if len(counts) != 1:
-        raise EvidenceError(f"rows of one arm were evaluated on {sorted(counts)} pictures: evaluate all on the same")
+        raise EvidenceError(
+            f"rows of one arm were evaluated on other numbers of pictures, {sorted(counts)}: evaluate all alike"
+        )
     return counts.pop()
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from teacher_cache.messages.shown import counted
 from teacher_cache.replay.block import view_mix
 from teacher_cache.replay.mix import LAMBDA_ONE, MixPlan, class_pairs
 from teacher_cache.store.agreement import count_agreement
@@ -90,7 +91,9 @@ def _check(kind: Naive, source: Store, labels: Store, target: Store) -> None:
         raise EvidenceError(f"{target.path} has other views than {source.path}: make it with `index --like`")
     unmixed = source.policy.model_copy(update={"mix": None})
     if kind == "one_label" and labels.views != 1:
-        raise EvidenceError(f"{labels.path} has {labels.views} views, one label an image is of one: index --views 1")
+        raise EvidenceError(
+            f"{labels.path} has {counted(labels.views, 'view')}, one label an image is of one: index --views 1"
+        )
     if kind == "larger_crop" and (labels.policy, labels.seed, labels.views) != (unmixed, source.seed, source.views):
         raise EvidenceError(
             f"{labels.path} does not hold the views of {source.path} before they are mixed: index with the same "

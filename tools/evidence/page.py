@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from teacher_cache.files import replacing
+from teacher_cache.messages.shown import counted
 from tools.evidence.compare import LEAST_SEEDS, Estimate, difference, mean_of, verdict
 from tools.evidence.plan import MeasurePlan, Plan, RowPlan, make_plan
 from tools.evidence.run import unfinished
@@ -77,7 +78,7 @@ def _scale(scale: Scale) -> Iterator[str]:
     yield f"{_capital(settings.what)}. Data: {settings.data.what}.\n"
     planned = len(scale.plan.rows)
     if not scale.rows:
-        yield f"None of its {planned} rows has been run yet.\n"
+        yield f"No row has been run yet, of {counted(planned, 'row')}.\n"
         yield from _left_out(scale)
         return
     runs = {row.command: row for row in scale.rows}
@@ -85,7 +86,8 @@ def _scale(scale: Scale) -> Iterator[str]:
     devices = ", ".join(sorted({row.device for row in scale.rows}))
     commits = ", ".join(sorted({f"`{row.commit}`" for row in scale.rows}))
     yield (
-        f"{len(scale.rows)} of {planned} rows have been run, {len(runs)} trainings in {hours:.1f} hours of wall time, "
+        f"Run so far: {len(scale.rows)} of {counted(planned, 'row')}, {counted(len(runs), 'training')}, {hours:.1f} "
+        "hours of wall time, "
         f"on {devices}; commit {commits}. [Rows]({settings.name}.csv)"
         + (f", [other measures]({settings.name}-measures.csv).\n" if scale.measures else ".\n")
     )

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from teacher_cache.files import replacing
+from teacher_cache.messages.shown import counted
 from tools.evidence.compare import mean_of
 from tools.evidence.errors import EvidenceError
 from tools.evidence.page import SCALES, Scale, drawable, read_scale
@@ -37,8 +38,8 @@ def draw(scale: Scale, name: str, experiment: Experiment, path: Path) -> None:
     for curve in experiment.curves:
         found = [(at, scale.arm(name, arm)) for at, arm in zip(curve.at, curve.arms, strict=True)]
         points = [(at, mean_of(rows, "fused"), len(rows)) for at, rows in found if rows]
-        seeds = sorted({count for *_, count in points})
-        label = f"{curve.label}, {' to '.join(map(str, {seeds[0]: 0, seeds[-1]: 0}))} seeds" if points else curve.label
+        fewest = min((count for *_, count in points), default=0)
+        label = f"{curve.label}, at least {counted(fewest, 'seed')} a point"
         axes.errorbar(
             [at for at, *_ in points],
             [100 * mean.value for _, mean, _ in points],

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from teacher_cache.files import replacing, sweep
+from teacher_cache.messages.shown import counted
 from tools.evidence.errors import EvidenceError
 
 
@@ -116,7 +117,7 @@ def key(line: Row | Measure) -> tuple[Any, ...]:
 
 def _line(kind: type[Line], cells: Sequence[str]) -> Line:
     if len(cells) != len(fields(kind)):
-        raise ValueError(f"it has {len(cells)} values for {len(fields(kind))} columns")
+        raise ValueError(f"it has {counted(len(cells), 'value')} for {counted(len(fields(kind)), 'column')}")
     values: dict[str, Any] = {}
     for field, cell in zip(fields(kind), cells, strict=True):
         optional = "None" in str(field.type)
