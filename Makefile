@@ -85,7 +85,7 @@ VARIABLES := "make's variables: the store is STORE=, a folder of images FOLDER= 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install shards cache-teacher train-student test check docs bench bench-gpu lock clean
+.PHONY: help install shards cache-teacher train-student test check docs bench bench-gpu evidence lock clean
 
 help: ## list targets and variables
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -118,6 +118,15 @@ help: ## list targets and variables
 	@echo '  BENCH_REPEATS=  turns of either side                [$(BENCH_REPEATS)]'
 	@echo '  BENCH_DALI=1    install DALI too (400 MB), a peer of rendering'
 	@echo '  BENCH_OUT=      where figures, plot and made stores go   [$(BENCH_OUT)]'
+	@echo
+	@echo 'Variables of evidence:'
+	@echo '  DATA=           the shards, named as the settings say'
+	@echo '  EVIDENCE=       the scale: small (two cores), full (a GPU) or a TOML file   [$(EVIDENCE)]'
+	@echo '  PLAN=1          say the minutes of each row, run nothing'
+	@echo '  JOBS=           steps that run side by side              [1]'
+	@echo '  ONLY=           only these experiments: ONLY="teachers views"'
+	@echo '  DEVICE=         cpu, cuda; without it a GPU if there is one'
+	@echo '  EVIDENCE_OUT=   where stores and trained models go       [$(EVIDENCE_OUT)]'
 
 install: $(INSTALLED) ## make the environment in .venv from the lock file
 
@@ -180,6 +189,22 @@ bench: $(BENCH_GROUP) ## measure ratios to timm, DALI and bare networks: table, 
 
 bench-gpu: $(BENCH_GROUP) ## the same of both stages on a GPU
 	$(BENCH) --gpu --json $(BENCH_OUT)/bench-gpu.json --plot $(BENCH_OUT)/bench-gpu.png --markdown $(BENCH_OUT)/bench-gpu.md
+
+# What is run, stopped or killed at any moment, goes on by the same command; the page is made of what there is. Its plots
+# are drawn by the benchmark's library.
+EVIDENCE      ?= small
+EVIDENCE_OUT  ?= runs/evidence/$(basename $(notdir $(EVIDENCE)))
+EVIDENCE_DOCS ?= docs/evidence
+
+evidence: $(BENCH_GROUP) ## train what shows the claims on shards of real pictures, a run a row: DATA=FOLDER; PLAN=1: minutes
+ifneq ($(origin DATA),command line)
+	@echo 'error: DATA= is missing: the folder of the shards that tools/evidence/$(EVIDENCE).toml names' >&2; exit 2
+else
+	@code=0; (PS4=; set -x; $(RUN) tools.evidence run $(call quoted,$(EVIDENCE)) --data $(call quoted,$(DATA)) \
+		--out $(call quoted,$(EVIDENCE_OUT)) --results $(call quoted,$(EVIDENCE_DOCS)) $(if $(PLAN),--plan) \
+		$(call option,--jobs,$(JOBS)) $(call each,--only,$(ONLY)) $(call option,--device,$(DEVICE))) || code=$$?; \
+		$(if $(PLAN),,$(RUN) tools.evidence page --results $(call quoted,$(EVIDENCE_DOCS)) || code=$$?;) exit $$code
+endif
 
 test: $(INSTALLED) ## run all tests
 	$(BIN)/python -m pytest -q --numprocesses 2 --dist worksteal
