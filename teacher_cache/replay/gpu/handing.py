@@ -65,15 +65,9 @@ def _within(room: np.ndarray, num_bytes: int) -> np.ndarray:
 
 
 def _handed(decoded: DecodedBlock, views: Sequence[int], batch: Batch) -> HandedViews:
-    plan = replace(batch.plan, parts=[(0, _written(batch.plan))])  # one array is sent faster than many
+    plan = replace(batch.plan, parts=[(0, batch.plan.written())])  # one array is sent faster than many
     handed = replace(batch, plan=plan, pictures=_NOWHERE)
     return HandedViews(tuple(views), handed, len(batch.pictures), decoded.skipped, decoded.damaged)
-
-
-def _written(plan: RenderPlan) -> np.ndarray:
-    small = np.zeros(plan.num_bytes, np.uint8)
-    plan.write(small, np.zeros((*plan.sides.shape[:2], 4), np.int64))
-    return small
 
 
 # -- pictures that are too large ---------------------------------------------------------------------------------------
