@@ -4,9 +4,8 @@ process of their own, with TRITON_INTERPRET=1, which Triton reads when it is imp
 import os
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,14 +14,16 @@ from click.testing import CliRunner
 
 from student.loader import Batch, ViewLoader
 from student.run import Run
-from teacher_cache import open_store
+from teacher_cache import device_pool, open_store
 from teacher_cache.crew import RenderTask
 from teacher_cache.device import Recycled
 from teacher_cache.device_pool import DeviceRenderPool
+from teacher_cache.device_streams import Begun, Part
 from teacher_cache.errors import DriftError, ImageError, RenderError
 from teacher_cache.estimate import estimate
 from teacher_cache.fill import FillOptions
-from teacher_cache.replay.gpu.render import INTERPRETED
+from teacher_cache.replay.gpu.plan import RenderPlan
+from teacher_cache.replay.gpu.render import INTERPRETED, Renderer
 from teacher_cache.signals import Stopped
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.settings import TeacherSettings
@@ -183,32 +184,119 @@ def test_what_only_decodes_brings_no_torch(store: Store) -> None:
         assert "libtorch" not in Path(f"/proc/{process}/maps").read_text()
 
 
-def test_what_the_device_has_no_room_for_waits_for_what_is_there(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    on_cpu, on_device = pools(store)
-    tasks = tasks_of(store, (0,))
+Begin = Callable[[Sequence[Part]], Begun]
+
+
+class ShortOfRoom:
+    """In the place of a pool's streams' begin: room for some views at a time, of those that the device has and gets."""
+
+    def __init__(self, pool: DeviceRenderPool, room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.room, self.asked = room, list[tuple[int, int]]()  # views that the device has, and is given
+        self._pool, self._begin = pool, pool._streams.begin
+        monkeypatch.setattr(pool._streams, "begin", self)
+
+    def __call__(self, parts: Sequence[Part]) -> Begun:
+        has = sum(len(each.part.handed.views) for given in self._pool._given for each in given.waiting)
+        more = sum(len(part.handed.views) for part in parts)
+        self.asked.append((has, more))
+        if has + more > self.room:
+            raise torch.OutOfMemoryError("no memory")
+        return self._begin(parts)
+
+
+def handed_over(pool: DeviceRenderPool, tasks: list[RenderTask]) -> None:
+    """Submit tasks, and wait until all is there that the device is to get."""
+    for task in tasks:
+        pool.submit(task)
+    while sum(len(each.part.handed.views) for each in pool._waiting) < pool.pending:
+        pool._take_parts(wait=True)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Blocks of two, one and one sample."""
+    return bright_store(tmp_path_factory.mktemp("tiny"), counts=(2, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("room", "asked", "at_once"),
+    [
+        (6, [(0, 6)], None),  # all of it together
+        (5, [(0, 6), (0, 6), (0, 2), (0, 2), (0, 2)], None),  # task by task
+        (3, [(0, 2), (2, 2), (0, 2), (0, 2)], 1),  # one is there when the next comes
+        (1, [(0, 6), (0, 6), *[(0, 2), (0, 1), (0, 1)] * 3], None),  # view by view
+    ],
+)
+def test_a_device_with_little_room_gets_less_at_a_time(
+    tiny: Store, monkeypatch: pytest.MonkeyPatch, room: int, asked: list[tuple[int, int]], at_once: int | None
+) -> None:
+    on_cpu, on_device = pools(tiny)
+    tasks, warned = tasks_of(tiny, (0, 3)), list[str]()
     with on_cpu(0) as pool:
         expected = replays(pool, tasks)
-    with on_device(2) as pool:
-        given, most = pool._given, 1
-        waited = []
-
-        def short(part: Any) -> Any:
-            waited.append(len(pool._renderings))
-            if len(pool._renderings) >= most:
-                raise torch.OutOfMemoryError("no memory")
-            return given(part)
-
-        monkeypatch.setattr(pool, "_given", short)
-        for task in tasks:
-            pool.submit(task)
-        while len(pool._parts) < 3:
-            pool._take_parts(wait=True)
+    with on_device(2, warn=warned.append) as pool:
+        short = ShortOfRoom(pool, room, monkeypatch)
+        if at_once is not None:
+            monkeypatch.setattr(device_pool, "AT_ONCE_BYTES", at_once)
+        handed_over(pool, tasks)
         assert same(replays(pool, []), expected)
-        assert waited == [0, 1, 0, 1, 0]
-        most = 0
-        pool.submit(tasks[0])
-        with pytest.raises(RenderError, match=rf"block 0: {DEVICE} has no room for rendering .*--render cpu"):
-            pool.get()
+        assert short.asked == asked
+    assert warned == []
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("num_rows", [None, 9])
+def test_a_device_without_room_leaves_views_to_the_cpu_and_says_so_once(
+    tiny: Store, monkeypatch: pytest.MonkeyPatch, workers: int, num_rows: int | None
+) -> None:
+    on_cpu, on_device = pools(tiny, num_rows=num_rows)
+    tasks = tasks_of(tiny, (0, 3), frozenset({1}))
+    if num_rows is not None:
+        free = np.random.default_rng(0).permutation(num_rows)[:8].reshape(2, 4)
+        free[1, 0] = free[0, 2] = -1
+        cuts = [free[:, :2], free[:, 2:3], free[:, 3:]]
+        tasks = [RenderTask(task.id, task.place, task.views, rows) for task, rows in zip(tasks, cuts, strict=True)]
+    found, rows, warned = [], [], list[str]()
+    for opened in (on_cpu(0), on_device(workers, warn=warned.append)):
+        with opened as pool:
+            pool.rows[:] = UNTOUCHED
+            if isinstance(pool, DeviceRenderPool):
+                short = ShortOfRoom(pool, 0, monkeypatch)
+            found.append(replays(pool, tasks[:2]))
+            if isinstance(pool, DeviceRenderPool):
+                short.room = 100
+            found[-1] |= replays(pool, tasks[2:])
+            rows.append(torch.as_tensor(pool.rows).cpu().numpy().copy())
+    assert same(found[1], found[0])
+    assert list(found[1]) == list(found[0])
+    assert np.array_equal(rows[0], rows[1])
+    assert warned == [
+        f"warning: {DEVICE} has no room for rendering beside the model, so views are rendered on the CPU, which is "
+        "slower: lower the batch, or give --render cpu"
+    ]
+
+
+def test_what_waits_is_rendered_by_as_few_launches_as_one_block(tiny: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three blocks of two views, one by one and together; resizing and hashing are two kernels each."""
+    on_cpu, on_device = pools(tiny)
+    tasks, launches = tasks_of(tiny, (0, 3)), list[int]()
+    render = Renderer.render
+
+    def counted(renderer: Renderer, plan: RenderPlan, *tensors: torch.Tensor) -> torch.Tensor:
+        launches.append(len(plan.launches))
+        return render(renderer, plan, *tensors)
+
+    monkeypatch.setattr(Renderer, "render", counted)
+    with on_cpu(0) as pool:
+        expected = replays(pool, tasks)
+    for at_once in (1, device_pool.AT_ONCE_BYTES):
+        monkeypatch.setattr(device_pool, "AT_ONCE_BYTES", at_once)
+        with on_device(2) as pool:
+            handed_over(pool, tasks)
+            assert same(replays(pool, []), expected)
+    *alone, together = launches
+    assert len(alone) == 3
+    assert together == max(alone) < sum(alone)
 
 
 def test_whole_policies_of_larger_pictures(tmp_path: Path) -> None:
