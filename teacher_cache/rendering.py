@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     AnyPool: TypeAlias = RenderPool | DeviceRenderPool
 
 Render = Literal["auto", "cpu", "gpu"]
-RENDER_DEFAULT: Render = "cpu"  # "auto" once the device's pool, tested on Triton's interpreter, has run on a GPU
-
+RENDER_DEFAULT: Render = "auto"
 ROOM = 8  # times the bytes of a view while it is rendered: its crop, what is made of it, and it itself
 AT_ONCE_BYTES = 160 << 20  # of views that are rendered at once
 POOL_SHARE = 0.25  # of a device's memory, for a shuffle pool, where nobody says otherwise
@@ -50,9 +49,10 @@ ON_CPU = Rendering(None)
 def choose_rendering(asked: Render, policy: Policy, device: "torch.device") -> Rendering:
     """What renders a policy's views for work on a device.
 
-    "auto": the device, where it is a CUDA device, Triton is there, and it has room. "gpu": DeviceError where there is
-    no such device; Triton's interpreter, asked for by TRITON_INTERPRET=1, makes one of the CPU. Operations of the
-    user's own are always rendered on the CPU.
+    "auto": the device, where it is a CUDA device, Triton is there, it has room, and a made-up block came out of it as
+    it does of the CPU. "gpu": DeviceError where there is no such device, or it renders otherwise or not at all;
+    Triton's interpreter, asked for by TRITON_INTERPRET=1, makes one of the CPU. Operations of the user's own, and what
+    the device has no room for, are always rendered on the CPU.
     """
     if asked == "cpu" or (asked == "auto" and device.type != "cuda"):
         return ON_CPU
@@ -65,6 +65,12 @@ def choose_rendering(asked: Render, policy: Policy, device: "torch.device") -> R
         return _on_cpu(lacking)
     if lacking := room_lacking(policy, device):
         return _on_cpu(lacking)
+    from teacher_cache.device_proof import device_fault  # and Triton, which not all have
+
+    if fault := device_fault(policy, device):
+        if asked == "gpu":
+            raise DeviceError(f"--render gpu, but {describe(device)} cannot: {fault}: give --render cpu")
+        return _on_cpu(f"{describe(device)} cannot: {fault}")
     return Rendering(device, f"views are rendered on {describe(device)}")
 
 
@@ -148,7 +154,7 @@ def open_replay(
     """Replay views of blocks one by one in this process: as replay_view, or on a device, by a choice as above."""
     from teacher_cache.replay.block import ReplayedBlock, replay_view
 
-    if render == "cpu":
+    if not may_use_device(render):
         return partial(replay_view, policy, store_seed)
     from teacher_cache.device import choose_device  # torch, which takes seconds to import
 

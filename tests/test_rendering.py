@@ -46,7 +46,16 @@ def test_the_devices_way_on_the_interpreter() -> None:
     if release("triton") < UNABLE and release("numpy") >= (2, 4):
         pytest.skip("the interpreter of this Triton does not go with NumPy 2.4: take a later Triton")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/interpreted_rendering.py"],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "tests/interpreted_rendering.py",
+            "tests/interpreted_proof.py",
+        ],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         cwd=ROOT,
         capture_output=True,
