@@ -9,6 +9,7 @@ from student.loader import Batch
 from student.losses import TeacherAnswers, spread_tail
 from student.preflight import online_faults, tau_faults
 from student.recipe import Recipe
+from teacher_cache.crew import PoolSettings
 from teacher_cache.prove import check_online
 from teacher_cache.rendering import RENDER_DEFAULT, Render, choose_rendering, open_render_pool
 from teacher_cache.store.store import Store
@@ -105,7 +106,8 @@ class OnlineAnswers:
 def _repeats_its_proof(store: Store, teacher: Teacher, render: Render) -> bool:
     """Raises TeacherError where the store's teacher gives other labels than when the store was bound to it."""
     rendering = choose_rendering(render, store.policy, teacher.device)
-    with open_render_pool(rendering, store.policy, store.seed, workers=0, max_pixels=store.max_pixels) as pool:
+    settings = PoolSettings(store.policy, store.seed, workers=0, max_pixels=store.max_pixels)
+    with open_render_pool(rendering, settings, warn=lambda message: None) as pool:  # the loader's pool will say it
         return check_online(store, teacher, pool)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from student.preflight import other_classes
+from teacher_cache.crew import PoolSettings, RenderTask
 from teacher_cache.errors import ShardError
 from teacher_cache.messages.shown import counted, listed
 from teacher_cache.processes import TIMEOUT_S
@@ -19,7 +20,7 @@ from teacher_cache.shards.find import expand_shards
 from teacher_cache.shards.index import Index
 from teacher_cache.shards.indexing import index_shards
 from teacher_cache.teacher.state_dict import background_class
-from teacher_cache.workers import RenderPool, RenderTask, render_all
+from teacher_cache.workers import RenderPool, render_all
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class ValidationSet(AbstractContextManager["ValidationSet"]):
     ) -> None:
         self.index = index
         self.preprocessing = preprocessing
-        self._pool = RenderPool(preprocessing.policy(), 0, workers=workers, timeout_s=worker_timeout_s)
+        self._pool = RenderPool(PoolSettings(preprocessing.policy(), 0, workers=workers, timeout_s=worker_timeout_s))
         blocks = [(shard, block) for shard in range(index.num_shards) for block in range(index.num_blocks(shard))]
         self._mine = blocks[rank::world_size]
 

@@ -12,19 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from teacher_cache.crew import TASKS_PER_WORKER, Crew, RenderTask, Sent
+from teacher_cache.crew import Crew, PoolSettings, RenderTask, Sent
 from teacher_cache.decoding import Decoding, serve
 from teacher_cache.device import Recycled
 from teacher_cache.device_streams import Begun, DeviceStreams, Part, pin, unpin
 from teacher_cache.errors import RenderError
 from teacher_cache.memory import memory_lacking
-from teacher_cache.processes import TIMEOUT_S
 from teacher_cache.rendering import AT_ONCE_BYTES
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.block import DecodedBlock
 from teacher_cache.replay.gpu.handing import HandedViews, least_room
-from teacher_cache.replay.header import MAX_PIXELS
-from teacher_cache.replay.policy import Policy
 from teacher_cache.shared import SharedMemory
 from teacher_cache.workers import BlockView
 
@@ -72,34 +69,27 @@ class DeviceRenderPool(contextlib.AbstractContextManager["DeviceRenderPool"]):
 
     def __init__(
         self,
-        policy: Policy,
-        store_seed: int,
-        *,
+        settings: PoolSettings,
         device: torch.device,
-        workers: int,
-        skip_bad: bool = False,
-        max_pixels: int = MAX_PIXELS,
-        num_rows: int | None = None,
+        warn: Callable[[str], None],
+        *,
         rows_device: torch.device | None = None,
-        tasks_ahead: int = TASKS_PER_WORKER,
-        timeout_s: float = TIMEOUT_S,
         slot_bytes: int = SLOT_BYTES,
-        warn: Callable[[str], None] = print,
     ) -> None:
+        policy, num_rows = settings.policy, settings.num_rows
         self.device = device
-        self.num_workers = workers
+        self.num_workers = settings.workers
         self.wait_s = 0.0  # time that get() has waited for pixels
         self.pending = 0  # (block, view)s submitted and not yet got
         self._streams = DeviceStreams(policy, device, num_rows, rows_device)
-        self._decoding = Decoding(policy, store_seed, skip_bad, max_pixels)
+        self._decoding = Decoding(policy, settings.store_seed, settings.skip_bad, settings.max_pixels)
         self._ahead = AHEAD if num_rows is None else AHEAD_IN_ROWS
-        self._queue: deque[RenderTask] = deque()  # for the calling process
         self._waiting: deque[_Waiting] = deque()  # to be rendered
         self._given: deque[_Given] = deque()  # on the device
         self._arrived: deque[BlockView] = deque()
         self._warn, self._warned = warn, set[str]()
         self._decoded: tuple[RenderTask, DecodedBlock] | None = None  # whose views are rendered here
-        self._crew = Crew(timeout_s, tasks_ahead)
+        self._crew = Crew(settings.timeout_s, settings.tasks_ahead)
         self._shared: list[SharedMemory] = []
         self._pinned: list[Tensor] = []
         self._slots = self._start(max(slot_bytes, least_room(BLOCK_SAMPLES, policy.size)))
@@ -140,10 +130,7 @@ class DeviceRenderPool(contextlib.AbstractContextManager["DeviceRenderPool"]):
     def submit(self, task: RenderTask) -> None:
         """Queue a task; ids of tasks in flight must differ."""
         self.pending += len(task.views)
-        if self._crew.workers:
-            self._crew.submit(task)
-        else:
-            self._queue.append(task)
+        self._crew.submit(task)
 
     def get(self) -> BlockView:
         """The next replayed (block, view) of any task."""
@@ -200,17 +187,17 @@ class DeviceRenderPool(contextlib.AbstractContextManager["DeviceRenderPool"]):
             self._finish()
 
     def _take_parts(self, *, wait: bool) -> None:
-        if self._queue:
-            self._decode_here()
+        if (task := self._crew.take()) is not None:
+            self._decode_here(task)
         while self._crew.workers and (wait or self._crew.is_ready()):
             for sent in self._crew.receive():
                 memory = self._slots[sent.worker.child.number][sent.slot]
                 self._waiting.append(_Waiting(sent.task, _part(sent.task, sent.content, memory), sent))
             wait = False
 
-    def _decode_here(self) -> None:
+    def _decode_here(self, task: RenderTask) -> None:
         """A task's views; they have left the memory that they are handed over in before it is needed again."""
-        task, (slot,) = self._queue.popleft(), self._slots[0]
+        (slot,) = self._slots[0]
         for handed in self._decoding.hand_over(task, itertools.repeat(slot.numpy())):
             self._render([_Waiting(task, _part(task, handed, slot), None)])
             if self._given:

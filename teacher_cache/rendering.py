@@ -10,12 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from teacher_cache.crew import TASKS_PER_WORKER
+from teacher_cache.crew import PoolSettings
 from teacher_cache.errors import DeviceError
 from teacher_cache.memory import available_memory
-from teacher_cache.processes import TIMEOUT_S
 from teacher_cache.replay import BLOCK_SAMPLES
-from teacher_cache.replay.header import MAX_PIXELS
 from teacher_cache.replay.policy import Policy
 
 if TYPE_CHECKING:
@@ -107,45 +105,20 @@ def place_rows(
 
 def open_render_pool(
     rendering: Rendering,
-    policy: Policy,
-    store_seed: int,
+    settings: PoolSettings,
+    warn: Callable[[str], None],
     *,
-    workers: int,
-    skip_bad: bool = False,
-    max_pixels: int = MAX_PIXELS,
-    num_rows: int | None = None,
     rows_device: "torch.device | None" = None,
-    tasks_ahead: int = TASKS_PER_WORKER,
-    timeout_s: float = TIMEOUT_S,
 ) -> "AnyPool":
-    """The pool that renders as was chosen; see RenderPool. rows_device: of place_rows."""
+    """The pool that renders as was chosen. rows_device: of place_rows. warn hears where the device has less room than
+    it had."""
     if rendering.device is None:
         from teacher_cache.workers import RenderPool
 
-        return RenderPool(
-            policy,
-            store_seed,
-            workers=workers,
-            skip_bad=skip_bad,
-            max_pixels=max_pixels,
-            num_rows=num_rows,
-            tasks_ahead=tasks_ahead,
-            timeout_s=timeout_s,
-        )
+        return RenderPool(settings)
     from teacher_cache.device_pool import DeviceRenderPool  # and Triton, which not all have
 
-    return DeviceRenderPool(
-        policy,
-        store_seed,
-        device=rendering.device,
-        workers=workers,
-        skip_bad=skip_bad,
-        max_pixels=max_pixels,
-        num_rows=num_rows,
-        rows_device=rows_device,
-        tasks_ahead=tasks_ahead,
-        timeout_s=timeout_s,
-    )
+    return DeviceRenderPool(settings, rendering.device, warn, rows_device=rows_device)
 
 
 def open_replay(

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from student.loader import Batch, ViewLoader
 from student.run import Run
 from teacher_cache import device_pool, open_store
-from teacher_cache.crew import RenderTask
+from teacher_cache.crew import PoolSettings, RenderTask
 from teacher_cache.device import Recycled
 from teacher_cache.device_pool import DeviceRenderPool
 from teacher_cache.device_streams import Begun, Part
@@ -90,10 +90,11 @@ def same(one: dict, other: dict) -> bool:
 
 def pools(store: Store, **options) -> tuple[Callable[[int], RenderPool], Callable[..., DeviceRenderPool]]:
     def on_cpu(workers: int, **more) -> RenderPool:
-        return RenderPool(store.policy, store.seed, workers=workers, **options, **more)
+        return RenderPool(PoolSettings(store.policy, store.seed, workers=workers, **options, **more))
 
-    def on_device(workers: int, **more) -> DeviceRenderPool:
-        return DeviceRenderPool(store.policy, store.seed, device=DEVICE, workers=workers, **options, **more)
+    def on_device(workers: int, *, skip_bad: bool = False, **more) -> DeviceRenderPool:
+        settings = PoolSettings(store.policy, store.seed, workers=workers, skip_bad=skip_bad, **options)
+        return DeviceRenderPool(settings, DEVICE, **{"warn": pytest.fail, **more})
 
     return on_cpu, on_device
 

@@ -15,6 +15,7 @@ from student.cli import main as student
 from student.loader import ViewLoader
 from teacher_cache import rendering
 from teacher_cache.cli import main as teacher_cache
+from teacher_cache.crew import PoolSettings
 from teacher_cache.errors import DeviceError
 from teacher_cache.rendering import (
     ON_CPU,
@@ -199,6 +200,6 @@ def test_on_the_cpu_nothing_is_said_and_nothing_changes(filled: Store) -> None:
         assert next(iter(loader)).views.device == loader.rows_device == CPU
         assert isinstance(loader._pool, RenderPool)
     assert not any("render" in line or "pool" in line for line in said[:-1])
-    with open_render_pool(ON_CPU, filled.policy, filled.seed, workers=0) as pool:
+    with open_render_pool(ON_CPU, PoolSettings(filled.policy, filled.seed, workers=0), print) as pool:
         assert isinstance(pool, RenderPool)
     assert open_replay("auto", filled.policy, filled.seed, "cpu").func.__name__ == "replay_view"  # type: ignore[attr-defined]
