@@ -366,6 +366,7 @@ def show(name: str, overrides: tuple[str, ...]) -> None:
     "--batch-size", default=256, type=click.IntRange(1), metavar="IMAGES", help="Images that go through at once."
 )
 @workers_option
+@render_option
 @worker_timeout_option
 @rank_timeout_option
 @device_option
@@ -384,6 +385,7 @@ def evaluate(
     as_json: bool,
     batch_size: int,
     workers: int,
+    render: "Render",
     worker_timeout_s: float,
     rank_timeout_s: float,
     device: str | None,
@@ -409,6 +411,7 @@ def evaluate(
     from student.trained import build_trained, read_trained
     from student.validation import ValidationSet, index_validation
     from teacher_cache.job import join_job
+    from teacher_cache.rendering import choose_rendering
     from teacher_cache.teacher.settings import TeacherSettings
     from teacher_cache.teacher.teacher import open_teacher
 
@@ -434,6 +437,9 @@ def evaluate(
                 stored=None,
                 note=_note,
             )
+        rendering = choose_rendering(render, seen.policy(), job.device)
+        if job.first and rendering.said is not None:
+            _note(rendering.said)
         with ValidationSet(
             index,
             seen,
@@ -441,6 +447,8 @@ def evaluate(
             rank=job.rank,
             world_size=job.world_size,
             worker_timeout_s=worker_timeout_s,
+            rendering=rendering,
+            warn=_note,
         ) as validation:
             counts = tally(model, validation, job.device, batch_size=batch_size, tta=tta, teacher=opened, real=real)
         if not job.first:

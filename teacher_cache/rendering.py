@@ -63,9 +63,7 @@ def choose_rendering(asked: Render, policy: Policy, device: "torch.device") -> R
         return _on_cpu(lacking)
     if lacking := room_lacking(policy, device):
         return _on_cpu(lacking)
-    from teacher_cache.device_proof import device_fault  # and Triton, which not all have
-
-    if fault := device_fault(policy, device):
+    if fault := _fault(policy, device):
         if asked == "gpu":
             raise DeviceError(f"--render gpu, but {describe(device)} cannot: {fault}: give --render cpu")
         return _on_cpu(f"{describe(device)} cannot: {fault}")
@@ -195,6 +193,13 @@ def _lacking(device: "torch.device") -> str | None:
     if device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1":
         return None
     return "the work is on the CPU (--device cpu)" if torch.cuda.is_available() else "torch finds no CUDA device here"
+
+
+def _fault(policy: Policy, device: "torch.device") -> str | None:
+    """Why a device does not render as the CPU does; None where it does."""
+    from teacher_cache.device_proof import device_fault  # and Triton, which not all have
+
+    return device_fault(policy, device)
 
 
 def _memory() -> int:

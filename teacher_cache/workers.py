@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -28,6 +29,9 @@ from teacher_cache.replay.block import DecodedBlock, ReplayedBlock, decode_block
 from teacher_cache.replay.policy import Policy
 from teacher_cache.shards.read import read_block
 from teacher_cache.ties import GONE
+
+if TYPE_CHECKING:
+    from teacher_cache.rendering import AnyPool
 
 SLOTS_PER_WORKER = 3  # one being rendered, one on its way, one being copied out
 LOWER_POOL = "lower pool_batches or the batch, use --workers 0"
@@ -186,7 +190,7 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
             yield BlockView(task, self._replay.render(decoded, view, out))
 
 
-def render_all(pool: RenderPool, tasks: Sequence[RenderTask]) -> Iterator[BlockView]:
+def render_all(pool: "AnyPool", tasks: Sequence[RenderTask]) -> Iterator[BlockView]:
     """Submit all tasks and yield every (block, view), each released when the next is asked for."""
     for task in tasks:
         pool.submit(task)

@@ -1,6 +1,7 @@
 """Rendering on a device where Triton's interpreter is the device, at 8 x 8: tests that test_rendering.py runs in a
 process of their own, with TRITON_INTERPRET=1, which Triton reads when it is imported."""
 
+import json
 import os
 import re
 import signal
@@ -12,8 +13,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from student import validation
+from student.cli import main
 from student.loader import Batch, ViewLoader
 from student.run import Run
+from student.validation import Preprocessing, ValidationSet
 from teacher_cache import device_pool, open_store
 from teacher_cache.crew import PoolSettings, RenderTask
 from teacher_cache.device import Recycled
@@ -22,8 +26,11 @@ from teacher_cache.device_streams import Begun, Part
 from teacher_cache.errors import DriftError, ImageError, RenderError
 from teacher_cache.estimate import estimate
 from teacher_cache.fill import FillOptions
+from teacher_cache.rendering import ON_CPU, Rendering
 from teacher_cache.replay.gpu.plan import RenderPlan
 from teacher_cache.replay.gpu.render import INTERPRETED, Renderer
+from teacher_cache.shards.classes import class_rule
+from teacher_cache.shards.indexing import index_shards
 from teacher_cache.signals import Stopped
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.settings import TeacherSettings
@@ -34,7 +41,7 @@ from tests.support.bright_shards import bright_store, change_pixel, small_policy
 from tests.support.filling import TEACHERS, fill_store, open_test_teacher
 from tests.support.images import picture, png
 from tests.support.shard_files import write_shard
-from tests.support.small_runs import train_small
+from tests.support.small_runs import student, train_small, validation_shard
 from tools.inspect_cache import main as inspect
 
 CPU = torch.device("cpu")
@@ -415,19 +422,62 @@ def test_the_pool_lies_in_memory_where_it_may_take_no_more_of_the_device(filled:
     assert equal(found, batches(filled, render="cpu")[1])
 
 
+VIEWED = Preprocessing((12, 8), 0.9, "bicubic", (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_validation_views_are_the_cpus(tmp_path: Path, workers: int) -> None:
+    samples = [{"__key__": str(n), "png": png(picture(n, 20 + n, 31)), "cls": str(n % 3).encode()} for n in range(7)]
+    parts = enumerate((samples[:4], samples[4:]))
+    paths = [str(write_shard(tmp_path / f"val-{number}.tar", part)) for number, part in parts]
+    index = index_shards(paths, class_rule(paths))
+    seen = []
+    for rendering, pool in ((ON_CPU, RenderPool), (Rendering(DEVICE), DeviceRenderPool)):
+        with ValidationSet(index, VIEWED, workers=workers, rendering=rendering, warn=pytest.fail) as validation:
+            assert isinstance(validation._pool, pool)
+            seen.append(list(validation.batches(128)))
+    assert [len(batch.samples) for batch in seen[0]] == [7]
+    for ours, theirs in zip(*seen, strict=True):
+        assert ours.views.any()
+        for name in ("views", "classes", "samples"):
+            assert torch.equal(getattr(ours, name).cpu(), getattr(theirs, name).cpu())
+
+
 def test_a_run_goes_on_bit_equal_the_other_way(tmp_path: Path, filled: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     small = ("batch_size=6", "pool_batches=1")
-    train_small(filled, tmp_path / "whole", *small, render="cpu")
+    shard = validation_shard(tmp_path / "val.tar", 10)
+    opened: list[torch.device | None] = []
+    open_pool = validation.open_render_pool
+    monkeypatch.setattr(
+        validation, "open_render_pool", lambda chosen, *words: opened.append(chosen.device) or open_pool(chosen, *words)
+    )
+    train_small(filled, tmp_path / "whole", *small, render="cpu", val=(shard,))
     for steps, render in ((1, "gpu"), (3, "cpu")):
         with monkeypatch.context() as patch:
             stop_after(patch, steps)
             with pytest.raises(Stopped):
-                train_small(filled, tmp_path / "both", *small, render=render)
+                train_small(filled, tmp_path / "both", *small, render=render, val=(shard,))
     said: list[str] = []
-    train_small(filled, tmp_path / "both", *small, render="gpu", said=said)
+    train_small(filled, tmp_path / "both", *small, render="gpu", said=said, val=(shard,))
+    assert opened == [None, DEVICE, None, DEVICE]
     assert "views are rendered on Triton's interpreter" in said
     assert "going on from" in said[0]
     check_same_run(tmp_path / "whole", tmp_path / "both")
+    told = []
+    for render in ("cpu", "gpu"):
+        words = [
+            str(tmp_path / "both" / "checkpoint.pt"),
+            "--val",
+            shard,
+            "--model",
+            student("two_heads")[6:],
+            "--json",
+        ]
+        done = CliRunner().invoke(main, ["evaluate", *words, "--workers", "0", "--device", "cpu", "--render", render])
+        assert done.exit_code == 0, done.output
+        told.append(json.loads(done.stdout))
+        assert done.stderr == ("views are rendered on Triton's interpreter\n" if render == "gpu" else "")
+    assert told[0] == told[1] != {}
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
