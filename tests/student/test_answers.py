@@ -54,7 +54,7 @@ def teacher(num_classes):
 
 def test_an_online_teacher_that_answers_no_numbers_names_the_view(tmp_path: Path, store: Store) -> None:
     answers = OnlineAnswers(store, small_recipe(), online(device="cpu"))
-    answers._teacher._run = lambda views: torch.where(  # type: ignore[method-assign]
+    answers._teacher._run = lambda views: torch.where(
         torch.arange(len(views))[:, None] == 3, torch.nan, torch.zeros(len(views), 10)
     )
     with ViewLoader(store, 16, epochs=1, workers=0) as loader:
