@@ -84,6 +84,7 @@ class DeviceRenderPool(contextlib.AbstractContextManager["DeviceRenderPool"]):
         self._streams = DeviceStreams(policy, device, num_rows, rows_device)
         self._decoding = Decoding(policy, settings.store_seed, settings.skip_bad, settings.max_pixels)
         self._ahead = AHEAD if num_rows is None else AHEAD_IN_ROWS
+        self._at_once_bytes = AT_ONCE_BYTES  # less where the device has no room for so much
         self._waiting: deque[_Waiting] = deque()  # to be rendered
         self._given: deque[_Given] = deque()  # on the device
         self._arrived: deque[BlockView] = deque()
@@ -213,17 +214,18 @@ class DeviceRenderPool(contextlib.AbstractContextManager["DeviceRenderPool"]):
     def _takes_more(self, together: Sequence[_Waiting]) -> bool:
         """Whether the device takes the next part, with those that it is to get together."""
         num_bytes = self._waiting[0].num_bytes + sum(each.num_bytes for each in together)
-        if together and num_bytes > AT_ONCE_BYTES:
+        if together and num_bytes > self._at_once_bytes:
             return False
         given = sum(len(each.waiting) for each in self._given) + len(together)
-        return given < self._ahead or num_bytes + sum(each.num_bytes for each in self._given) <= AT_ONCE_BYTES
+        return given < self._ahead or num_bytes + sum(each.num_bytes for each in self._given) <= self._at_once_bytes
 
     def _render(self, together: Sequence[_Waiting]) -> None:
         """Give views to the device; where it has no room, once all before are finished, and as many as it has room
-        for."""
+        for. Later ones are given less together then."""
         try:
             self._begin(together)
         except torch.OutOfMemoryError:
+            self._at_once_bytes = sum(each.num_bytes for each in together) // 2
             while self._given:
                 self._finish()
             self._render_sparingly(together)

@@ -198,13 +198,21 @@ def is_done_within(event: "torch.cuda.Event | None", timeout_s: float) -> bool:
 
 def pin(memory: Tensor, device: torch.device) -> None:
     """Let a CUDA device read memory that several processes see beside its work. RuntimeError where it may not."""
-    if device.type == "cuda":
-        torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.nbytes, 0))
+    if device.type != "cuda":
+        return
+    with torch.cuda.device(device):
+        try:
+            torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.nbytes, 0))
+        except RuntimeError:
+            with contextlib.suppress(RuntimeError):  # CUDA tells the same to whoever asks next
+                torch.ones(1, device=device).add_(1)
+            raise
 
 
 def unpin(memory: Tensor, device: torch.device) -> None:
     if device.type == "cuda":
-        torch.cuda.check_error(torch.cuda.cudart().cudaHostUnregister(memory.data_ptr()))
+        with torch.cuda.device(device):
+            torch.cuda.check_error(torch.cuda.cudart().cudaHostUnregister(memory.data_ptr()))
 
 
 # -- streams: none where the device is the CPU -------------------------------------------------------------------------

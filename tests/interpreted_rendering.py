@@ -106,6 +106,17 @@ def pools(store: Store, **options) -> tuple[Callable[[int], RenderPool], Callabl
     return on_cpu, on_device
 
 
+def wait_for_device() -> None:
+    """A pool's streams know nothing of what tests do with its rows."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def leave_untouched(pool: RenderPool | DeviceRenderPool) -> None:
+    pool.rows[:] = UNTOUCHED
+    wait_for_device()
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_views_and_digests_are_the_cpus(store: Store, workers: int) -> None:
     on_cpu, on_device = pools(store)
@@ -131,7 +142,7 @@ def test_views_go_into_the_rows_that_a_task_names(store: Store, workers: int) ->
     held = []
     for opened in (on_cpu(0), on_device(workers)):
         with opened as pool:
-            pool.rows[:] = UNTOUCHED
+            leave_untouched(pool)
             found = {(each.task.id, each.view): each.block.digest for each in render_all(pool, tasks)}
             gathered = pool.gather(np.array(free[:2] + tasks[0].rows.max(1).tolist()), Recycled())
             held.append((torch.as_tensor(pool.rows).cpu().numpy().copy(), found, gathered.cpu().numpy().copy()))
@@ -242,13 +253,18 @@ def test_a_device_with_little_room_gets_less_at_a_time(
     tasks, warned = tasks_of(tiny, (0, 3)), list[str]()
     with on_cpu(0) as pool:
         expected = replays(pool, tasks)
+    if at_once is not None:
+        monkeypatch.setattr(device_pool, "AT_ONCE_BYTES", at_once)
     with on_device(2, warn=warned.append) as pool:
         short = ShortOfRoom(pool, room, monkeypatch)
-        if at_once is not None:
-            monkeypatch.setattr(device_pool, "AT_ONCE_BYTES", at_once)
         handed_over(pool, tasks)
         assert same(replays(pool, []), expected)
         assert short.asked == asked
+        if room == 5:  # less is tried together from now on
+            short.asked.clear()
+            handed_over(pool, tasks)
+            assert same(replays(pool, []), expected)
+            assert max(more for _, more in short.asked) < 6
     assert warned == []
 
 
@@ -267,13 +283,14 @@ def test_a_device_without_room_leaves_views_to_the_cpu_and_says_so_once(
     found, rows, warned = [], [], list[str]()
     for opened in (on_cpu(0), on_device(workers, warn=warned.append)):
         with opened as pool:
-            pool.rows[:] = UNTOUCHED
+            leave_untouched(pool)
             if isinstance(pool, DeviceRenderPool):
                 short = ShortOfRoom(pool, 0, monkeypatch)
             found.append(replays(pool, tasks[:2]))
             if isinstance(pool, DeviceRenderPool):
                 short.room = 100
             found[-1] |= replays(pool, tasks[2:])
+            wait_for_device()
             rows.append(torch.as_tensor(pool.rows).cpu().numpy().copy())
     assert same(found[1], found[0])
     assert list(found[1]) == list(found[0])

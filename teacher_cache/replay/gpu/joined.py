@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from teacher_cache.replay.gpu.plan import Entries, RenderPlan
+from teacher_cache.replay.gpu.plan import ALIGNED, Entries, RenderPlan
 
 # Where entries name a view's slot, and so what else lies elsewhere in a joined plan.
 _SLOTS = {"resize": (16,), "count_levels": (0,), "sum_grey": (0,), "erase": (0,)}
@@ -42,42 +42,46 @@ def join_plans(pieces: Sequence[Piece]) -> RenderPlan:
 
 
 class _Joiner:
+    """What each piece's own is moved by, (pieces,) int64, and the buffer of small arrays."""
+
     def __init__(self, pieces: Sequence[Piece]) -> None:
-        self.pieces = pieces
         height, width = pieces[0].plan.size
-        self.width, self.view_bytes = width, 3 * height * width
-        self.num_views = sum(len(piece.views) for piece in pieces)
+        self.pieces, self.width, self.view_bytes = pieces, width, 3 * height * width
         self.parts: list[tuple[int, np.ndarray]] = []
         self.num_bytes = 0
-
-    def add(self, array: np.ndarray) -> int:
-        """Put an array of whole 8 bytes into the buffer of small arrays. -> its place."""
-        place = self.num_bytes
-        self.parts.append((place, array))
-        self.num_bytes += -(-array.nbytes // 16) * 16
-        return place
+        self.small = [piece.plan.written() for piece in pieces]
+        ends = np.cumsum([len(piece.views) for piece in pieces])
+        self.num_views = int(ends[-1])
+        firsts = ends - [len(piece.views) for piece in pieces]
+        self.slots = (firsts - [piece.views.start for piece in pieces]) * self.view_bytes
+        self.seconds = np.array([piece.plan.num_views for piece in pieces]) * self.view_bytes
+        tables = np.array([self._add(small) for small in self.small])
+        self.moves = (
+            (_PICTURES, np.array([piece.pictures for piece in pieces])),
+            (_COUNTS, 768 * _begins([piece.plan.num_counts for piece in pieces])),
+            (_SUMS, _begins([piece.plan.num_sums for piece in pieces])),
+            (_TABLES, tables),
+            (_LINES, tables // 4),
+        )
 
     def joined(self) -> RenderPlan:
-        found: dict[tuple[tuple[int, int], int, str], list[tuple[Entries, np.ndarray]]] = {}
-        sides, first, num_counts, num_sums = [], 0, 0, 0
-        for piece in self.pieces:
-            plan, small = piece.plan, piece.plan.written()
-            moved = _Moved(piece, first, self.num_views, self.view_bytes, self.add(small), num_counts, num_sums)
-            for launched in plan.launches:
-                entries, chosen = moved.entries(launched, small)
-                if launched.kernel == "resize":
-                    sides.append(plan.sides[chosen])
-                if len(entries):
-                    rank = _KERNELS.index(launched.kernel) if launched.kernel in _KERNELS else len(_KERNELS)
-                    found.setdefault((launched.turn, rank, launched.kernel), []).append((launched, entries))
-            first += len(piece.views)
-            num_counts += plan.num_counts
-            num_sums += plan.num_sums
-        resized = [entries for key, each in found.items() if key[2] == "resize" for _, entries in each]
-        rows = np.concatenate([entries[:, _ROWS] for entries in resized]) if resized else np.zeros(0, np.int64)
-        across = np.cumsum(rows * 3 * self.width)
-        self._place_across(resized, across - rows * 3 * self.width)
-        launches = [self._launch(found[key]) for key in sorted(found)]
+        together: dict[tuple[tuple[int, int], int, str], list[tuple[int, Entries]]] = {}
+        for number, piece in enumerate(self.pieces):
+            for launched in piece.plan.launches:
+                rank = _KERNELS.index(launched.kernel) if launched.kernel in _KERNELS else len(_KERNELS)
+                together.setdefault((launched.turn, rank, launched.kernel), []).append((number, launched))
+        launches, rows, sides = [], np.zeros(0, np.int64), self.pieces[0].plan.sides[:0]
+        for key in sorted(together):
+            parts = together[key]
+            entries, chosen = self._entries(key[2], parts)
+            if key[2] == "resize":
+                rows = entries[:, _ROWS]
+                entries[:, _ACROSS] = _begins((rows * 3 * self.width).tolist())
+                sides = np.concatenate([self.pieces[number].plan.sides for number, _ in parts])[chosen]
+            if len(entries):
+                most = max(launched.most_pixels for _, launched in parts)
+                place = self._add(entries.reshape(-1).view(np.uint8))
+                launches.append(replace(parts[0][1], place=place, num=len(entries), most_pixels=most))
         return replace(
             self.pieces[0].plan,
             num_views=self.num_views,
@@ -85,64 +89,62 @@ class _Joiner:
             parts=self.parts,
             launches=launches,
             most_rows=int(rows.max(initial=0)),
-            across_bytes=int(across[-1]) if len(across) else 0,
-            num_counts=num_counts,
-            num_sums=num_sums,
-            sides=np.concatenate(sides) if sides else self.pieces[0].plan.sides[:0],
+            across_bytes=int(rows.sum()) * 3 * self.width,
+            num_counts=sum(piece.plan.num_counts for piece in self.pieces),
+            num_sums=sum(piece.plan.num_sums for piece in self.pieces),
+            sides=sides,
         )
 
-    def _place_across(self, resized: Sequence[np.ndarray], places: np.ndarray) -> None:
-        first = 0
-        for entries in resized:
-            entries[:, _ACROSS] = places[first : first + len(entries)]
-            first += len(entries)
+    def _add(self, array: np.ndarray) -> int:
+        """Put bytes into the buffer of small arrays. -> their place."""
+        place = self.num_bytes
+        self.parts.append((place, array))
+        self.num_bytes += -(-array.nbytes // ALIGNED) * ALIGNED
+        return place
 
-    def _launch(self, parts: Sequence[tuple[Entries, np.ndarray]]) -> Entries:
-        entries = np.concatenate([each for _, each in parts])
-        most_pixels = max(launched.most_pixels for launched, _ in parts)
-        place = self.add(entries.reshape(-1).view(np.uint8))
-        return replace(parts[0][0], place=place, num=len(entries), most_pixels=most_pixels)
-
-
-@dataclass(frozen=True)
-class _Moved:
-    """Where a piece lies in what is joined: its first view, its small arrays, its counts and sums."""
-
-    piece: Piece
-    first: int
-    num_views: int
-    view_bytes: int
-    small: int
-    num_counts: int
-    num_sums: int
-
-    def entries(self, launched: Entries, small: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The entries of a launch that are of the piece's views, a copy, and which of all they are."""
-        kernel, num = launched.kernel, launched.num
-        entries = small[launched.place :].view(np.int64)[: num * launched.num_fields].reshape(num, -1).copy()
+    def _entries(self, kernel: str, parts: Sequence[tuple[int, Entries]]) -> tuple[np.ndarray, slice | np.ndarray]:
+        """The entries of a kernel's launches that are of the pieces' views, moved, and which of all they are."""
+        entries = np.concatenate(
+            [
+                self.small[number][launched.place :][: 8 * launched.num * launched.num_fields]
+                for number, launched in parts
+            ]
+        )
+        entries = entries.view(np.int64).reshape(-1, parts[0][1].num_fields)
+        of = np.repeat([number for number, _ in parts], [launched.num for _, launched in parts])
         slots = () if kernel in _NO_SLOTS else _SLOTS.get(kernel, _TWO_SLOTS)
-        chosen = np.ones(num, bool)
-        if kernel == "mix":  # an entry for each view, skipped ones too
-            chosen = np.isin(np.arange(num), self.piece.views)
-        elif slots:
-            chosen = np.isin(entries[:, slots[0]] // self.view_bytes % self.piece.plan.num_views, self.piece.views)
-        entries = entries[chosen]
+        chosen = self._chosen(kernel, parts, entries, slots)
+        entries, of = entries[chosen], of[chosen]
         for slot in slots:
-            entries[:, slot] = self._slot(entries[:, slot])
-        for places, by in (
-            (_PICTURES, self.piece.pictures),
-            (_COUNTS, 768 * self.num_counts),
-            (_SUMS, self.num_sums),
-            (_TABLES, self.small),
-            (_LINES, self.small // 4),
-        ):
-            if kernel in places:
-                entries[:, places[kernel]] += by
+            places = entries[:, slot]
+            moved = places + self.slots[of]
+            second = places >= self.seconds[of]
+            moved[second] += (self.num_views * self.view_bytes - self.seconds)[of[second]]
+            entries[:, slot] = np.where(places < 0, places, moved)  # -1 is no slot
+        for fields, by in self.moves:
+            if kernel in fields:
+                entries[:, fields[kernel]] += by[of]
         return entries, chosen
 
-    def _slot(self, places: np.ndarray) -> np.ndarray:
-        """Places in views' slots; -1 stays, which is no slot."""
-        of_all = self.piece.plan.num_views * self.view_bytes
-        second = places >= of_all
-        moved = places + (self.first - self.piece.views.start) * self.view_bytes
-        return np.where(places < 0, places, moved + second * (self.num_views * self.view_bytes - of_all))
+    def _chosen(
+        self, kernel: str, parts: Sequence[tuple[int, Entries]], entries: np.ndarray, slots: Sequence[int]
+    ) -> slice | np.ndarray:
+        """Which entries are of the pieces' views: of those whose slot is one of theirs. Of what has no slot all are
+        kept."""
+        pieces = [self.pieces[number] for number, _ in parts]
+        if not slots or all(len(piece.views) == piece.plan.num_views for piece in pieces):
+            return slice(None)
+        kept, first = [], 0
+        for piece, (_, launched) in zip(pieces, parts, strict=True):
+            numbers = entries[first : first + launched.num, slots[0]] // self.view_bytes % piece.plan.num_views
+            if kernel == "mix":  # an entry for each view, of skipped ones too
+                numbers = np.arange(launched.num)
+            kept.append((numbers >= piece.views.start) & (numbers < piece.views.stop))
+            first += launched.num
+        return np.concatenate(kept)
+
+
+def _begins(sizes: Sequence[int]) -> np.ndarray:
+    """Where each of the things of these sizes begins, one after another, (n,) int64."""
+    ends = np.cumsum(sizes, dtype=np.int64)
+    return ends - np.array(sizes, np.int64)

@@ -85,7 +85,9 @@ class RenderPlan:
     interpolation: Interpolation
 
     def written(self) -> np.ndarray:
-        """The buffer of small arrays, (num_bytes,) uint8, without weights."""
+        """The buffer of small arrays, (num_bytes,) uint8, without weights: read only."""
+        if len(self.parts) == 1 and self.parts[0][1].size == self.num_bytes:
+            return self.parts[0][1]
         small = np.zeros(self.num_bytes, np.uint8)
         for place, part in self.parts:
             small[place : place + part.size] = part
