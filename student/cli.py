@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from student.options import TrainOptions
     from student.recipe import Recipe
     from student.trained import TrainedModel
+    from teacher_cache.rendering import Render
     from teacher_cache.store.store import Store
     from teacher_cache.teacher.settings import TeacherSettings
     from teacher_cache.teacher.teacher import Teacher
@@ -357,6 +358,7 @@ def show(name: str, overrides: tuple[str, ...]) -> None:
     "--batch-size", default=256, type=click.IntRange(1), metavar="IMAGES", help="Images that go through at once."
 )
 @workers_option
+@render_option
 @worker_timeout_option
 @rank_timeout_option
 @device_option
@@ -375,6 +377,7 @@ def evaluate(
     as_json: bool,
     batch_size: int,
     workers: int,
+    render: "Render",
     worker_timeout_s: float,
     rank_timeout_s: float,
     device: str | None,
@@ -399,6 +402,7 @@ def evaluate(
     from student.trained import build_trained
     from student.validation import ValidationSet, index_validation
     from teacher_cache.job import join_job
+    from teacher_cache.rendering import choose_rendering
     from teacher_cache.teacher.settings import TeacherSettings
 
     with join_job(device, workers=workers, timeout_s=rank_timeout_s, group=True) as job:
@@ -415,6 +419,9 @@ def evaluate(
         )
         real = read_real(real_path, index, trained.num_classes) if real_path else None
         opened = _open_compared(TeacherSettings(teacher, checkpoint, device=job.device), trained) if teacher else None
+        rendering = choose_rendering(render, trained.preprocessing.policy(), job.device)
+        if job.first and rendering.said is not None:
+            _note(rendering.said)
         with ValidationSet(
             index,
             trained.preprocessing,
@@ -422,6 +429,8 @@ def evaluate(
             rank=job.rank,
             world_size=job.world_size,
             worker_timeout_s=worker_timeout_s,
+            rendering=rendering,
+            warn=_note,
         ) as validation:
             counts = tally(model, validation, job.device, batch_size=batch_size, tta=tta, teacher=opened, real=real)
         speaks = job.first

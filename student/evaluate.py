@@ -195,5 +195,5 @@ def _with_teacher(
     if teacher is None:
         yield from ((batch, None) for batch in batches)
     else:
-        shown = ((batch, batch.views.numpy()) for batch in batches)
+        shown = ((batch, batch.views) for batch in batches)
         yield from classify_views(teacher, shown, lambda batch, row: validation.where(int(batch.samples[row])))

@@ -24,14 +24,15 @@ def estimate(store: Store, teacher: Teacher, options: FillOptions) -> str:
     unit = store.units()[0]
     share_cores(options.workers)
     rendering = choose_rendering(options.render, store.policy, teacher.device)
-    with open_pool(store, options, rendering) as pool:
+    noted = [] if rendering.said is None else [rendering.said]
+    with open_pool(store, options, rendering, noted.append) as pool:
         start = time.perf_counter()
         (labelled,) = label_units(store, teacher, pool, [unit], lambda views: None)
         wall_s = time.perf_counter() - start
     views = store.layout.num_views(unit)
     unit_bytes, unit_files = _on_disk(store, labelled, teacher)
     lines = [
-        *([rendering.said] if rendering.said is not None else []),
+        *noted,
         f"{describe(store, unit)}: {counted(views, 'view')} in {wall_s:.1f} s, {views / wall_s:.0f} views/s with "
         f"this process alone, {unit_bytes / views:.2f} bytes a view; nothing was committed",
         f"{'views':>6} {'hours':>9} {'MB':>9} {'files':>9}",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from teacher_cache.crew import RenderTask
+from teacher_cache.crew import PoolSettings, RenderTask
 from teacher_cache.errors import StoreError
 from teacher_cache.processes import TIMEOUT_S
 from teacher_cache.rendering import RENDER_DEFAULT, Render, choose_rendering, open_render_pool
@@ -85,14 +85,10 @@ def verify(
     rendering = choose_rendering(render, store.policy, _device(teacher, device))
     if rendering.said is not None:
         say(rendering.said)
-    with open_render_pool(
-        rendering,
-        store.policy,
-        store.seed,
-        workers=workers,
-        max_pixels=store.max_pixels,
-        timeout_s=worker_timeout_s,
-    ) as pool:
+    settings = PoolSettings(
+        store.policy, store.seed, workers=workers, max_pixels=store.max_pixels, timeout_s=worker_timeout_s
+    )
+    with open_render_pool(rendering, settings, say) as pool:
         reader = LabelReader(store)
         views = _replay(store, reader, pool, chosen, report, on_progress)
         if teacher is None:
