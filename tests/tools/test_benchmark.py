@@ -227,7 +227,7 @@ def test_few_images_are_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[s
     samples = [{"__key__": f"{number}", "jpg": image, "cls": b"0"} for number, image in enumerate(images)]
     shard = write_shard(tmp_path / "few" / "train-0.tar", samples)
     assert read_photographs([str(shard)], 7) == [*images, *images, images[0]]
-    assert capsys.readouterr().err == "the shards hold 3 images, which are repeated up to 7\n"
+    assert capsys.readouterr().err == "the shards hold 3 images, repeated up to 7\n"
 
 
 @pytest.mark.skipif(WITHOUT_MATPLOTLIB, reason="matplotlib is not installed (pip install -e '.[bench]')")
@@ -361,7 +361,7 @@ def test_the_loader_renders_what_is_trained(tmp_path: Path) -> None:
 
 def test_digests_are_compared_on_one_side_only(tmp_path: Path) -> None:
     (entry,) = rows_of(tmp_path, "--repeats", "1", "--rows", "*digest*").values()
-    (checked, unchecked) = map(int, re.findall(r"(\d+) and (\d+) views were compared", entry["note"])[0])
+    (checked, unchecked) = map(int, re.findall(r"views compared: (\d+) and (\d+)", entry["note"])[0])
     assert checked >= (TINY.digest_turns + 1) * TINY.loader_batches * 3 * TINY.block_samples
     assert unchecked == 0
 
