@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -212,13 +213,17 @@ class ShortOfRoom:
     def __init__(self, pool: DeviceRenderPool, room: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self.room, self.asked = room, list[tuple[int, int]]()  # views that the device has, and is given
         self._pool, self._begin = pool, pool._streams.begin
+        self._held = list[weakref.ref[torch.Tensor]]()  # by attempts that failed
         monkeypatch.setattr(pool._streams, "begin", self)
 
     def __call__(self, parts: Sequence[Part]) -> Begun:
         has = sum(len(each.part.handed.views) for given in self._pool._given for each in given.waiting)
         more = sum(len(part.handed.views) for part in parts)
         self.asked.append((has, more))
+        assert not any(reference() is not None for reference in self._held), "an earlier attempt's memory is not free"
         if has + more > self.room:
+            held = torch.zeros(1)
+            self._held.append(weakref.ref(held))
             raise torch.OutOfMemoryError("no memory")
         return self._begin(parts)
 
@@ -494,6 +499,7 @@ def test_a_run_goes_on_bit_equal_the_other_way(tmp_path: Path, filled: Store, mo
         assert done.exit_code == 0, done.output
         told.append(json.loads(done.stdout))
         assert done.stderr == ("views are rendered on Triton's interpreter\n" if render == "gpu" else "")
+    assert opened[4:] == [None, DEVICE]
     assert told[0] == told[1] != {}
 
 
