@@ -222,14 +222,14 @@ class DeviceRenderPool(contextlib.AbstractContextManager["DeviceRenderPool"]):
     def _render(self, together: Sequence[_Waiting]) -> None:
         """Give views to the device; where it has no room, once all before are finished, and as many as it has room
         for. Later ones are given less together then."""
-        try:
+        with contextlib.suppress(torch.OutOfMemoryError):  # what it holds is free once it is forgotten
             self._begin(together)
-        except torch.OutOfMemoryError:
-            self._at_once_bytes = sum(each.num_bytes for each in together) // 2
-            while self._given:
-                self._finish()
-            self._render_sparingly(together)
-            self._decoded = None
+            return
+        self._at_once_bytes = sum(each.num_bytes for each in together) // 2
+        while self._given:
+            self._finish()
+        self._render_sparingly(together)
+        self._decoded = None
 
     def _begin(self, together: Sequence[_Waiting]) -> None:
         self._given.append(_Given(together, self._streams.begin([each.part for each in together])))

@@ -172,6 +172,15 @@ def test_what_may_come_is_known_without_torch(monkeypatch: pytest.MonkeyPatch, t
     assert [may_use_device(asked) for asked in ("auto", "cpu", "gpu")] == [True, False, True]
 
 
+def test_where_no_device_can_be_a_replay_brings_no_torch() -> None:
+    program = (
+        "import sys; from teacher_cache import rendering; from teacher_cache.replay.policy import load_policy;"
+        "rendering.DEVICE_FILES = (); rendering.open_replay('auto', load_policy('none'), 0);"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=120)
+
+
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return filled_store(tmp_path_factory.mktemp("filled"), counts=(64,))
