@@ -66,7 +66,7 @@ def test_folders_hold_no_bytes(tmp_path: Path) -> None:
 def test_a_window_gives_the_files_bytes_wherever_it_is(
     tmp_path: Path, window: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tar_module, "_NEAR_WINDOW", window)
+    monkeypatch.setattr(tar_module, "NEAR_WINDOW", window)
     content = bytes(range(256)) * 40
     (tmp_path / "bytes").write_bytes(content)
     with reading(tmp_path / "bytes") as reader:
