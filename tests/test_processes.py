@@ -260,7 +260,7 @@ def test_silence_is_told_and_may_be_waited_for() -> None:
 # -- what hangs is named -------------------------------------------------------------------------------------------
 
 
-def crew(pool: RenderPool) -> Crew:
+def crew(pool: RenderPool) -> Any:
     """The processes of a pool, which nobody but a test stops or hurries."""
     return pool._crew
 
