@@ -294,11 +294,11 @@ def _resolution(text: str | None) -> tuple[int, int] | None:
 @click.pass_context
 def recipes(context: click.Context) -> None:
     """List the shipped recipes; `student recipes show NAME` prints every setting of one."""
+    if context.invoked_subcommand is not None:
+        return
     from student.plan import num_views_read
     from student.recipe import load_recipe, read_header, shipped_recipes
 
-    if context.invoked_subcommand is not None:
-        return
     names = shipped_recipes()
     width = max(map(len, names))
     columns = shutil.get_terminal_size((120, 24)).columns

@@ -187,6 +187,19 @@ def test_what_is_mistyped_is_told_before_anything_slow_is_imported(
     assert "rror: " in said
 
 
+def test_help_of_a_command_in_a_group_imports_no_more() -> None:
+    code = (
+        "import atexit, sys\n"
+        f"atexit.register(lambda: print('|', *sorted({SLOW | UNNEEDED!r} & set(sys.modules))))\n"
+        "from student.cli import main\n"
+        "main(['recipes', 'show', '--help'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    shown, _, slow = done.stdout.partition("|")
+    assert "recipes show" in shown
+    assert slow.split() == []
+
+
 def test_labels_are_made_room_for_and_read_without_torch(tmp_path: Path) -> None:
     """It takes seconds to import; making a store, its status, its records and most audits need none of it."""
     store = bright_store(tmp_path, counts=(70,))
