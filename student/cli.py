@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import click
 
 from student.faults import Fault, all_mends
-from student.results import accuracy_table, final_accuracy
 from teacher_cache.endings import OneLineErrors
 from teacher_cache.errors import CheckpointError
 from teacher_cache.messages.shown import counted, shown
@@ -235,6 +234,7 @@ def _train(
 
 def _run(store: "Store", recipe: "Recipe", options: "TrainOptions", initial: dict[str, Any] | None) -> None:
     """This rank's part of a training; what it gave, or that it was stopped."""
+    from student.results import accuracy_table
     from student.train import STOPPED, train
     from teacher_cache.signals import Stopped
 
@@ -294,11 +294,11 @@ def _resolution(text: str | None) -> tuple[int, int] | None:
 @click.pass_context
 def recipes(context: click.Context) -> None:
     """List the shipped recipes; `student recipes show NAME` prints every setting of one."""
+    if context.invoked_subcommand is not None:
+        return
     from student.plan import num_views_read
     from student.recipe import load_recipe, read_header, shipped_recipes
 
-    if context.invoked_subcommand is not None:
-        return
     names = shipped_recipes()
     width = max(map(len, names))
     columns = shutil.get_terminal_size((120, 24)).columns
@@ -546,6 +546,7 @@ def export(
 def results(runs: tuple[str, ...], plot: str | None) -> None:
     """One table of the final accuracy of finished runs."""
     from student.curves import TERMINAL, charts, draw, picture_faults, read_curves
+    from student.results import accuracy_table, final_accuracy
 
     _refuse_all(list(picture_faults(plot)) if plot is not None else [])
     found, curves, wrong = {}, {}, []

@@ -135,7 +135,8 @@ def _compare_safetensors(trained: TrainedModel, model: nn.Module, path: Path) ->
 # -- graphs --------------------------------------------------------------------------------------------------------
 
 
-def _captured(graph: Graph, trained: TrainedModel) -> torch.export.ExportedProgram:
+def captured(graph: Graph, trained: TrainedModel) -> torch.export.ExportedProgram:
+    """The graph, for any batch size. CheckpointError where torch.export cannot follow the model."""
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
     images = _images(trained, 2)  # two: a batch of one would be taken for a constant
     try:
@@ -150,7 +151,7 @@ def _captured(graph: Graph, trained: TrainedModel) -> torch.export.ExportedProgr
 
 def _write_torch_export(graph: Graph, trained: TrainedModel, metadata: dict[str, str], path: Path) -> None:
     written = BytesIO()  # where a disk is full torch's own writer ends the process
-    torch.export.save(_captured(graph, trained), written, extra_files={METADATA: json.dumps(metadata, indent=2)})
+    torch.export.save(captured(graph, trained), written, extra_files={METADATA: json.dumps(metadata, indent=2)})
     path.write_bytes(written.getbuffer())
 
 
@@ -162,7 +163,7 @@ def _write_onnx(
     graph: Graph, trained: TrainedModel, names: tuple[str, ...], metadata: dict[str, str], path: Path
 ) -> None:
     program = torch.onnx.export(
-        _captured(graph, trained),
+        captured(graph, trained),
         dynamo=True,
         input_names=["images"],
         output_names=list(names),

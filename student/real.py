@@ -21,7 +21,7 @@ def read_real(path: str, index: Index, num_classes: int) -> Tensor:
     """
     if num_classes != IMAGENET_CLASSES:
         raise ShardError(f"--real has ImageNet's {IMAGENET_CLASSES} classes, the model {num_classes}: leave it out")
-    entries = _read(path)
+    entries = read_entries(path)
     truths = torch.zeros((index.num_samples, IMAGENET_CLASSES), dtype=torch.bool)
     for sample in range(index.num_samples):
         key = index.key(sample)
@@ -34,7 +34,8 @@ def read_real(path: str, index: Index, num_classes: int) -> Tensor:
     return truths
 
 
-def _read(path: str) -> list[list[int]]:
+def read_entries(path: str) -> list[list[int]]:
+    """The true classes of each image, as real.json has them. Raises ShardError."""
     entries = read_json(path, f"--real {path}", ShardError, "give real.json")
     good = isinstance(entries, list) and all(
         isinstance(entry, list) and all(type(number) is int and 0 <= number < IMAGENET_CLASSES for number in entry)

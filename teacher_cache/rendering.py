@@ -10,17 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from teacher_cache.crew import PoolSettings
 from teacher_cache.errors import DeviceError
 from teacher_cache.memory import available_memory
 from teacher_cache.replay import BLOCK_SAMPLES
-from teacher_cache.replay.policy import Policy
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what the command line asks of this module is its default alone
     import torch
 
+    from teacher_cache.crew import PoolSettings
     from teacher_cache.device_pool import DeviceRenderPool
     from teacher_cache.replay.block import DecodedBlock, ReplayedBlock
+    from teacher_cache.replay.policy import Policy
     from teacher_cache.workers import RenderPool
 
     AnyPool: TypeAlias = RenderPool | DeviceRenderPool
@@ -44,7 +44,7 @@ class Rendering:
 ON_CPU = Rendering(None)
 
 
-def choose_rendering(asked: Render, policy: Policy, device: "torch.device") -> Rendering:
+def choose_rendering(asked: Render, policy: "Policy", device: "torch.device") -> Rendering:
     """What renders a policy's views for work on a device.
 
     "auto": the device, where it is a CUDA device, Triton is there, it has room, and a made-up block came out of it as
@@ -70,7 +70,7 @@ def choose_rendering(asked: Render, policy: Policy, device: "torch.device") -> R
     return Rendering(device, f"views are rendered on {describe(device)}")
 
 
-def room_lacking(policy: Policy, device: "torch.device") -> str | None:
+def room_lacking(policy: "Policy", device: "torch.device") -> str | None:
     """What to say where a device has no room for one block's views; None where it has."""
     least, free = ROOM * BLOCK_SAMPLES * _view_bytes(policy), free_bytes(device)
     if free >= least:
@@ -79,7 +79,7 @@ def room_lacking(policy: Policy, device: "torch.device") -> str | None:
 
 
 def place_rows(
-    rendering: Rendering, policy: Policy, num_rows: int, budget_gb: float | None
+    rendering: Rendering, policy: "Policy", num_rows: int, budget_gb: float | None
 ) -> tuple["torch.device", str | None]:
     """Where so many views of a pool lie, the device or host memory, and what to say of it.
 
@@ -103,7 +103,7 @@ def place_rows(
 
 def open_render_pool(
     rendering: Rendering,
-    settings: PoolSettings,
+    settings: "PoolSettings",
     warn: Callable[[str], None],
     *,
     rows_device: "torch.device | None" = None,
@@ -120,7 +120,7 @@ def open_render_pool(
 
 
 def open_replay(
-    render: Render, policy: Policy, store_seed: int, device: str | None = None
+    render: Render, policy: "Policy", store_seed: int, device: str | None = None
 ) -> "Callable[[DecodedBlock, int], ReplayedBlock]":
     """Replay views of blocks one by one in this process: as replay_view, or on a device, by a choice as above."""
     from teacher_cache.replay.block import ReplayedBlock, replay_view
@@ -195,7 +195,7 @@ def _lacking(device: "torch.device") -> str | None:
     return "the work is on the CPU (--device cpu)" if torch.cuda.is_available() else "torch finds no CUDA device here"
 
 
-def _fault(policy: Policy, device: "torch.device") -> str | None:
+def _fault(policy: "Policy", device: "torch.device") -> str | None:
     """Why a device does not render as the CPU does; None where it does."""
     from teacher_cache.device_proof import device_fault  # and Triton, which not all have
 
@@ -206,5 +206,5 @@ def _memory() -> int:
     return available_memory() or 1 << 62
 
 
-def _view_bytes(policy: Policy) -> int:
+def _view_bytes(policy: "Policy") -> int:
     return 3 * math.prod(policy.size)

@@ -66,7 +66,8 @@ def _soft(found: State) -> str:
     if not found["topk"]:
         return "none"
     megabytes = sum(found["bytes"][name] for name in ("topk_classes", "topk_probabilities")) / 1e6
-    return f"the {found['topk']} largest probabilities of a view at tau {found['tau']:g}, {megabytes:.2f} MB"
+    largest = counted(found["topk"], "largest probability")
+    return f"the {largest} of a view at tau {found['tau']:g}, {megabytes:.2f} MB"
 
 
 def _agreement(found: State) -> str:

@@ -2,15 +2,17 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from teacher_cache.errors import TeacherCacheError
 from teacher_cache.messages.shown import MESSAGE, SHOWN, shown
+
+if TYPE_CHECKING:  # rich is imported where something is drawn: help and errors of one line do without
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
 
 def say(text: str, *, err: bool = False) -> None:
@@ -38,13 +40,17 @@ def say_json(value: Any) -> None:
     click.echo(text.replace("\x7f", "\\u007f"))  # the one control character that json.dumps leaves as it is
 
 
-def terminal(*, err: bool = False, width: int | None = None) -> Console:
+def terminal(*, err: bool = False, width: int | None = None) -> "Console":
     """A console that takes strings as they are."""
+    from rich.console import Console
+
     return Console(stderr=err, width=width, markup=False, emoji=False, highlight=False)
 
 
-def line(text: str, style: str = "") -> Text:
+def line(text: str, style: str = "") -> "Text":
     """Text for a console, one line that is not wrapped: a name cannot put what follows it on a line of its own."""
+    from rich.text import Text
+
     return Text(shown(text, MESSAGE), style, no_wrap=True, overflow="ignore")
 
 
@@ -58,12 +64,15 @@ def table(
     title: str | None = None,
     caption: str | None = None,
     **how: Any,
-) -> Table:
+) -> "Table":
     """A table for a console, every string in it shown.
 
     right: columns that stand at the right; limits: characters of a cell, by column, else SHOWN; styles: of each row;
     how: of rich's Table.
     """
+    from rich.table import Table
+    from rich.text import Text
+
     above, below = (None if text is None else Text(shown(text, MESSAGE)) for text in (title, caption))
     made, at_right, limits = Table(title=above, caption=below, **how), set(right), limits or {}
     for column in columns:

@@ -63,6 +63,8 @@ def test_a_store_takes_what_is_left_out_from_that_which_it_is_like(tmp_path: Pat
     store = Store.open(tmp_path / "store")
     assert (store.seed, store.group, store.policy, store.views) == (other.seed, other.group, other.policy, 6)
     assert store.index.shards == other.index.shards
+    rounded = run("index", "--like", other.path, "--store", tmp_path / "other_groups", "--group", 3)
+    assert "warning: 4 views rounded up to 6, a multiple of the group of 3" in rounded.output
     refused = run("index", "--like", other.path, "--store", tmp_path / "third", "--seed", 4, exit_code=1)
     assert f"{other.path} has seed 3, --seed says 4: leave --seed out" in refused.output
     assert refused.output.count("\n") == 1

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from teacher_cache.errors import TeacherError
 from teacher_cache.estimate import estimate
 from teacher_cache.fill import FillOptions
 from tests.support.bright_shards import bright_store
@@ -31,3 +32,10 @@ def test_files_and_bytes_are_those_that_a_fill_makes(tmp_path: Path) -> None:
     made = [file for name in store.array_names for file in (store.path / name).rglob("*") if file.name != "zarr.json"]
     assert row[0] == "16"
     assert int(row[3]) == len([file for file in made if file.is_file()])
+
+
+def test_another_teacher_than_the_stores_is_refused(tmp_path: Path) -> None:
+    store = bright_store(tmp_path, counts=(70,))
+    fill_store(store)
+    with pytest.raises(TeacherError, match="weights_sha256"):
+        estimate(store, open_test_teacher(store, "shifted"), FillOptions(workers=0))

@@ -260,6 +260,11 @@ def test_silence_is_told_and_may_be_waited_for() -> None:
 # -- what hangs is named -------------------------------------------------------------------------------------------
 
 
+def crew(pool: RenderPool) -> Any:
+    """The processes of a pool, which nobody but a test stops or hurries."""
+    return pool._crew
+
+
 def take_all(pool: RenderPool) -> None:
     while pool.pending:
         pool.get().release()
@@ -270,10 +275,10 @@ def test_a_stopped_worker_is_named_with_what_it_renders(tmp_path: Path) -> None:
     with RenderPool(PoolSettings(store.policy, store.seed, workers=2)) as pool:
         for number in range(4):
             pool.submit(RenderTask(number, store.index.place(0, number), tuple(range(16))))
-        while {len(worker.tasks) for worker in pool._crew.workers} == {2}:  # until one has done a block
+        while {len(worker.tasks) for worker in crew(pool).workers} == {2}:  # until one has done a block
             pool.get().release()
-        pool._crew.processes.timeout_s = 5  # not before: they start as slowly as they import
-        stopped = pool._crew.processes.children[1].process.pid or 0
+        crew(pool).processes.timeout_s = 5  # not before: they start as slowly as they import
+        stopped = crew(pool).processes.children[1].process.pid or 0
         os.kill(stopped, signal.SIGSTOP)
         with pytest.raises(RenderError) as hung:
             take_all(pool)
@@ -296,16 +301,16 @@ def test_a_stopped_worker_is_told_while_the_others_go_on(tmp_path: Path) -> None
     with RenderPool(PoolSettings(store.policy, store.seed, workers=2)) as pool:
         for number in range(400):
             pool.submit(RenderTask(number, store.index.place(0, number % 10), tuple(range(16))))
-        while any(worker.child.due_since_s == 0 for worker in pool._crew.workers):  # until both have begun
+        while any(worker.child.due_since_s == 0 for worker in crew(pool).workers):  # until both have begun
             pool.get().release()
-        pool._crew.processes.timeout_s = 3
-        os.kill(pool._crew.processes.children[0].process.pid or 0, signal.SIGSTOP)
+        crew(pool).processes.timeout_s = 3
+        os.kill(crew(pool).processes.children[0].process.pid or 0, signal.SIGSTOP)
         with pytest.raises(
             RenderError, match=r"no view has come for 3 s from rendering process 0 \(pid \d+, it is stopp"
         ):
             take_all(pool)
         assert pool.pending > 1600
-        assert not pool._crew.workers[0].child.connection.poll()
+        assert not crew(pool).workers[0].child.connection.poll()
 
 
 def test_a_parent_that_is_busy_elsewhere_blames_nobody(tmp_path: Path) -> None:
@@ -314,12 +319,12 @@ def test_a_parent_that_is_busy_elsewhere_blames_nobody(tmp_path: Path) -> None:
         for number in range(6):
             pool.submit(RenderTask(number, store.index.place(0, number), tuple(range(16))))
         held = [pool.get() for _ in range(2)]
-        pool._crew.processes.timeout_s = 2
+        crew(pool).processes.timeout_s = 2
         for _ in range(3):
             time.sleep(2.2)  # as a teacher that takes its time; processes wait for their slots meanwhile
             held.append(pool.get())
             held.pop(0).release()
-        pool._crew.processes.timeout_s = 60
+        crew(pool).processes.timeout_s = 60
         for one in held:
             one.release()
         take_all(pool)

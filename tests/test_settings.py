@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from student.real import _read as read_real_file
+from student.real import read_entries
 from student.recipe import Recipe, load_recipe
 from teacher_cache.errors import PolicyError, RecipeError, ShardError, TeacherCacheError
 from teacher_cache.replay.policy import load_policy
@@ -132,7 +132,7 @@ def test_any_override_is_taken_or_refused(key: str, text: str) -> None:
 def test_any_file_is_taken_or_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "any.txt"
     path.write_bytes(content)
-    for read in (load_recipe, load_policy, read_class_names, read_real_file):
+    for read in (load_recipe, load_policy, read_class_names, read_entries):
         try:
             read(str(path))
         except TeacherCacheError as error:

@@ -26,6 +26,7 @@ FEW_CROPS = 6  # more of them over each other are a lattice
 SEEN_LEAST, SEEN_MOST = np.array([0, 32, 76]), np.array([255, 234, 70])  # ends of the scale, as Cividis has them
 TOP_VOTES = 12
 # looked for on the system in this order, widest first; class names are of any language
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 FONTS = ("NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "DejaVuSans.ttf", "NotoSans-Regular.ttf", "arial.ttf")
 
 PAPER, INK, FAINT = (255, 255, 255), (24, 24, 24), (105, 105, 105)
@@ -235,14 +236,14 @@ def _caption(view: dict[str, Any]) -> list[str]:
 
 def drawable(text: str) -> str:
     """The text as `shown` has it, with escapes for letters that the sheets' font lacks: \\u732b, not a box."""
-    return "".join(letter if _has_glyph(letter) else escaped(letter) for letter in shown(text))
+    return "".join(letter if _has_glyph(letter, FONTS) else escaped(letter) for letter in shown(text))
 
 
 @functools.lru_cache(maxsize=4096)
-def _has_glyph(letter: str) -> bool:
+def _has_glyph(letter: str, fonts: tuple[str, ...]) -> bool:
     if letter.isascii():
         return True
-    font = _font(14)
+    font = _first_font(fonts, 14)
     try:
         drawn, missing = font.getmask(letter), font.getmask("\uffff")  # which is no character, so no font has it
     except UnicodeEncodeError:  # the bitmap font of a Pillow without FreeType knows Latin 1
@@ -250,10 +251,14 @@ def _has_glyph(letter: str) -> bool:
     return drawn.size != missing.size or bytes(drawn) != bytes(missing)
 
 
+def _font(size: int) -> Font:
+    return _first_font(FONTS, size)
+
+
 @functools.lru_cache(maxsize=16)
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """The first of FONTS that the system has, else Pillow's own, which knows no more than ASCII."""
-    for name in FONTS:
+def _first_font(fonts: tuple[str, ...], size: int) -> Font:
+    """The first of the fonts that the system has, else Pillow's own, which knows no more than ASCII."""
+    for name in fonts:
         with contextlib.suppress(OSError, ImportError):  # not there; a Pillow without FreeType
             return ImageFont.truetype(name, size)
     try:

@@ -36,7 +36,7 @@ def show_summary(report: dict[str, Any], console: Console) -> None:
         size = sum(report["bytes"][name] for name in ("topk_classes", "topk_probabilities"))
         say(
             console,
-            f"Soft labels: the {report['topk']} largest probabilities of each view at tau {report['tau']:g}, "
+            f"Soft labels: the {counted(report['topk'], 'largest probability')} of each view at tau {report['tau']:g}, "
             f"{size / 1e6:.2f} MB",
         )
     if report["mixed"]:

@@ -31,11 +31,17 @@ def counted(number: int, noun: str, verb: str = "", *, of: int | None = None) ->
     """'1 unit', '4,096 units', '10 classes', '1 unit waits', '2 units wait', '1 of 2 units waits'. noun, verb: of one;
     of: how many there are in all."""
     if (number if of is None else of) != 1:
-        noun += "es" if noun.endswith(("s", "tch")) else "s"
+        noun = _plural(noun)
     if number != 1:
         verb = {"is": "are", "has": "have"}.get(verb, verb.removesuffix("s"))
     share = "" if of is None else f" of {of:,}"
     return f"{number:,}{share} {noun} {verb}".rstrip()
+
+
+def _plural(noun: str) -> str:
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return f"{noun[:-1]}ies"
+    return noun + ("es" if noun.endswith(("s", "tch")) else "s")
 
 
 def escaped(letter: str) -> str:

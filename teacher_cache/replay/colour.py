@@ -12,10 +12,8 @@ from PIL import Image
 from teacher_cache.replay.seeds import GRID
 
 _LEVELS = np.arange(256, dtype=np.uint8)
-_FACTOR_ONE = (
-    1 << 12
-)  # factors of a blend are multiples of 1 / _FACTOR_ONE: times 8 bits, and summed, they have 24 bits
-_FLOOR = -0.5 + 0.5 / _FACTOR_ONE  # added before OpenCV rounds to the nearest, it cuts off instead, as Pillow does
+FACTOR_ONE = 1 << 12  # factors of a blend are multiples of 1 / FACTOR_ONE: times 8 bits, and summed, they have 24 bits
+_FLOOR = -0.5 + 0.5 / FACTOR_ONE  # added before OpenCV rounds to the nearest, it cuts off instead, as Pillow does
 
 
 def recolour(pixels: np.ndarray, name: str, value: float | int | None) -> np.ndarray:
@@ -42,9 +40,9 @@ def recolour(pixels: np.ndarray, name: str, value: float | int | None) -> np.nda
             mean = (2 * int(cv2.sumElems(grey)[0]) + grey.size) // (2 * grey.size)  # rounded
             return cv2.LUT(pixels, _blended_levels(mean, value))
         case "color":
-            return _blend(cv2.cvtColor(_grey(pixels), cv2.COLOR_GRAY2RGB), pixels, value)
+            return blend(cv2.cvtColor(_grey(pixels), cv2.COLOR_GRAY2RGB), pixels, value)
         case "sharpness":
-            return _blend(_smooth(pixels), pixels, value)
+            return blend(_smooth(pixels), pixels, value)
         case "hue":
             return _shift_hue(pixels, hue_step(value))
     raise AssertionError(name)
@@ -71,12 +69,12 @@ def _blended_levels(degenerate: int, factor: float | np.ndarray) -> np.ndarray:
     return np.clip(scaled + degenerate, 0, 255).astype(np.uint8)
 
 
-def _blend(degenerate: np.ndarray, pixels: np.ndarray, factor: float) -> np.ndarray:
+def blend(degenerate: np.ndarray, pixels: np.ndarray, factor: float) -> np.ndarray:
     """Pillow's Image.blend(degenerate, pixels, factor): clipped, then cut off; factor below 8.
 
     OpenCV does it in 32-bit floats, exactly, whether it fuses multiplication and addition or not.
     """
-    factor = round(factor * _FACTOR_ONE) / _FACTOR_ONE
+    factor = round(factor * FACTOR_ONE) / FACTOR_ONE
     return cv2.addWeighted(pixels, factor, degenerate, 1.0 - factor, _FLOOR)
 
 
@@ -137,12 +135,12 @@ def hue_step(shift: float) -> int:
 
 def _shift_hue(pixels: np.ndarray, step: int) -> np.ndarray:
     """torchvision's adjust_hue on Pillow images; the way back from HSV is Pillow's own."""
-    hsv = _hsv(pixels)
+    hsv = to_hsv(pixels)
     hsv[:, :, 0] += np.uint8(step)  # wraps around
     return np.array(Image.fromarray(hsv, "HSV").convert("RGB"))
 
 
-def _hsv(pixels: np.ndarray) -> np.ndarray:
+def to_hsv(pixels: np.ndarray) -> np.ndarray:
     """Pillow's convert("HSV"), cut off from exact fractions: its floats give 3 of 1,000 colours a hue lower by one."""
     red, green, blue = (pixels[:, :, channel].astype(np.int32) for channel in range(3))
     brightest = np.maximum(np.maximum(red, green), blue)

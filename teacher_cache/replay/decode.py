@@ -49,10 +49,11 @@ def decode_and_judge(image: bytes, max_pixels: int = MAX_PIXELS) -> DecodedImage
             else:
                 if frame.components != 4:  # how inks become light is Pillow's
                     return DecodedImage(pixels, None)
-    return DecodedImage(_decode_with_pillow(image, header.format, max_pixels), damage)
+    return DecodedImage(decode_with_pillow(image, header.format, max_pixels), damage)
 
 
-def _decode_with_pillow(image: bytes, image_format: str, max_pixels: int) -> np.ndarray:
+def decode_with_pillow(image: bytes, image_format: str, max_pixels: int) -> np.ndarray:
+    """The rule itself, by Pillow alone: what other decoders are held to. (H, W, 3) uint8; raises ImageError."""
     try:
         with _pillows_own_rules_off(), Image.open(io.BytesIO(image), formats=(image_format,)) as opened:
             check_pixels(opened.height, opened.width, max_pixels)  # a later header may say otherwise than the first

@@ -32,7 +32,7 @@ ROW_BITS = 8
 _FIELD_BITS = 21  # of a row's sum: a channel's share of 64 bits
 _LEVEL_ZERO = 128  # added to each level, so that no sum is negative
 _FIELD_ZERO = _LEVEL_ZERO << ROTATED_BITS  # what a row's sum has then, as its taps sum to one
-_AT_ONCE = 1 << 14  # results: so many that calls cost little, so few that what they are made of stays in a cache
+AT_ONCE = 1 << 14  # results: so many that calls cost little, so few that what they are made of stays in a cache
 
 
 def cut(pixels: np.ndarray, box: Box) -> np.ndarray:
@@ -218,7 +218,7 @@ def _rotate(pixels: np.ndarray, degrees: float, interpolation: Interpolation, fi
     across, down = rotation_steps(degrees, height, width)
     packed = _packed(cv2.copyMakeBorder(pixels, 2, 2, 2, 2, cv2.BORDER_REPLICATE))
     rotated, outside = np.empty_like(pixels), np.empty((height, width), bool)
-    num_rows = max(1, _AT_ONCE // width)
+    num_rows = max(1, AT_ONCE // width)
     for top in range(0, height, num_rows):
         rows = slice(top, min(top + num_rows, height))
         source_x, source_y = _sources(across, rows, width), _sources(down, rows, width)

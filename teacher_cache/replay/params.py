@@ -128,7 +128,7 @@ class DrawnViews:
             window=Box(*self.windows[number].tolist()),
             interpolation=self.policy.crop.interpolation,
             flip=bool(self.flips[number]),
-            operations=tuple(_operation(self.names[which], value) for which, value in applied if which != NONE),
+            operations=tuple(as_operation(self.names[which], value) for which, value in applied if which != NONE),
             geometry=self.geometry,
             fill=self.fill,
             erased=erased,
@@ -143,7 +143,8 @@ def operation_names(policy: Policy) -> tuple[str, ...]:
     return NAMES + (policy.own_operations.names if policy.own_operations is not None else ())
 
 
-def _operation(name: str, value: float) -> Operation:
+def as_operation(name: str, value: float) -> Operation:
+    """An operation with a drawn value, as view parameters have it."""
     if name in _WITHOUT_VALUE:
         return Operation(name)
     return Operation(name, int(value) if name in _WHOLE else value)
@@ -272,7 +273,7 @@ def _draw_rand_augment(settings: RandAugment, streams: Streams, numbers: dict[st
     """timm's RandAugment.__call__."""
     names = np.array([streams.integer(streams.all, len(settings.operations)) for _ in range(settings.num_ops)])
     probabilities, magnitudes = (np.full(len(streams.all), each) for each in (settings.probability, settings.magnitude))
-    rules = _Rules(settings.operations, numbers)
+    rules = Rules(settings.operations, numbers)
     return [
         _draw_applied(rules, chosen, probabilities, magnitudes, settings.magnitude_std, streams) for chosen in names
     ]
@@ -283,14 +284,14 @@ def _draw_auto_augment(settings: AutoAugment, streams: Streams, numbers: dict[st
     pairs = streams.integer(streams.all, len(IMAGENET_PAIRS))
     slots = []
     for names, probabilities, magnitudes in (zip(*each, strict=True) for each in zip(*IMAGENET_PAIRS, strict=True)):
-        rules = _Rules(names, numbers)  # one a pair, by its number
+        rules = Rules(names, numbers)  # one a pair, by its number
         probability, magnitude = np.array([probabilities, magnitudes])[:, pairs]
         slots.append(_draw_applied(rules, pairs, probability, magnitude, settings.magnitude_std, streams))
     return slots
 
 
 def _draw_applied(
-    rules: "_Rules",
+    rules: "Rules",
     chosen: np.ndarray,
     probabilities: np.ndarray,
     magnitudes: np.ndarray,
@@ -360,7 +361,7 @@ _RULES = {
 }
 
 
-class _Rules:
+class Rules:
     """The rules of some of timm's names, and of own operations, which get the level itself, as tables."""
 
     def __init__(self, names: Sequence[str], numbers: dict[str, int]) -> None:

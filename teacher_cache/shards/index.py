@@ -227,6 +227,6 @@ def _refuse_stray_class(parts: Sequence[ShardIndex], classes: np.ndarray) -> Non
         if (at := np.flatnonzero(part.classes == found[-1])).size:
             raise ShardError(
                 f"shard {part.entry.name}: sample '{shown(part.key(int(at[0])))}' has class {found[-1]:,}, but only "
-                f"{len(found):,} different classes occur: correct it, or name all classes with --classes FILE, or in a "
-                f"{CLASSES_FILE} beside the shards"
+                f"{counted(len(found), 'different class', 'occurs')}: correct it, or name all classes with --classes "
+                f"FILE, or in a {CLASSES_FILE} beside the shards"
             )

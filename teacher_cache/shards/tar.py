@@ -14,7 +14,7 @@ from functools import lru_cache
 from teacher_cache.messages.shown import counted, shown
 
 _BLOCK = 512
-_NEAR_WINDOW = 1 << 20  # small members: many headers in one read
+NEAR_WINDOW = 1 << 20  # small members: many headers in one read
 _FAR_WINDOW = 4096  # at a large member's tail: that, the next headers and a class, not the next image
 _LARGE_MEMBER = 1 << 14
 _MAX_EXTENDED_HEADER = 1 << 20  # of a PAX or long-name member; real ones hold a path
@@ -75,7 +75,7 @@ class Reader:
     def __init__(self, fd: int) -> None:
         self.fd, self.size = fd, os.fstat(fd).st_size
         self.start, self.data = 0, b""
-        self.window = _NEAR_WINDOW
+        self.window = NEAR_WINDOW
 
     def read(self, offset: int, size: int) -> bytes:
         """Return size bytes, fewer only at the file's end."""
@@ -185,7 +185,7 @@ def members(reader: Reader) -> Iterator[tuple[bytes, int, int]]:
             raise DamageError(f"ends {counted(missing, 'byte')} before the member '{shown(name)}' does", name)
         span = _padded(size)
         # Set before the member is handed out: one narrow read at its tail then serves the next header as well.
-        reader.window = _FAR_WINDOW if span > _LARGE_MEMBER else _NEAR_WINDOW
+        reader.window = _FAR_WINDOW if span > _LARGE_MEMBER else NEAR_WINDOW
         if not directory:
             yield name, offset, size
         position = offset + span
@@ -268,7 +268,7 @@ def _check_end(reader: Reader, position: int) -> None:
     if len(second) < _BLOCK and not any(second):
         raise DamageError(f"ends at byte {position + len(second):,} without the two zero blocks that close an archive")
     while position < reader.size:
-        rest = os.pread(reader.fd, _NEAR_WINDOW, position)
+        rest = os.pread(reader.fd, NEAR_WINDOW, position)
         if not rest:
             raise DamageError(f"became shorter while it was read, at byte {position:,}")
         if rest.count(0) != len(rest):

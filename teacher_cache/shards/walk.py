@@ -33,7 +33,7 @@ SCRATCH_VERSION = 3
 _META = re.compile(rb"__[^/]*__($|/)")
 _HASHED_TOGETHER = 4096  # members' names
 _LONGEST_KNOWN = 64  # bytes of a class member that may come again
-_MOST_KNOWN = 1 << 16  # such members: with a number of the sample in them none comes again
+MOST_KNOWN = 1 << 16  # such members: with a number of the sample in them none comes again
 
 
 def index_shard(path: str, rule: ClassRule, kind: Fingerprint = "tail") -> ShardIndex:
@@ -176,7 +176,7 @@ class _Walk:
                 number = self.class_reader.read(content)
             except ClassError as error:
                 raise self._refusal(key, str(error)) from None
-            if len(content) < _LONGEST_KNOWN and len(self.known) < _MOST_KNOWN:
+            if len(content) < _LONGEST_KNOWN and len(self.known) < MOST_KNOWN:
                 self.known[content] = number
         return number
 

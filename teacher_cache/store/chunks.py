@@ -47,7 +47,8 @@ class Chunks:
             return np.full(self.shape, self.fill_value, self.dtype)
         expected = math.prod(self.shape) * self.dtype.itemsize
         if (claimed := _frame_bytes(data)) != expected:  # before memory is taken for whatever a stranger's file claims
-            raise ValueError(f"it holds {claimed} bytes, a chunk {expected:,}")
+            held = "an unknown number of bytes" if claimed is None else counted(claimed, "byte")
+            raise ValueError(f"it holds {held}, a chunk {expected:,}")
         return np.frombuffer(zstd.decompress(data), self.dtype).reshape(self.shape)
 
     def decode_all(self, files: list[bytes]) -> np.ndarray:

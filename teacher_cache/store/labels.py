@@ -141,6 +141,11 @@ class LabelReader:
         sizes = [self._row_starts(name)[-1] * store.empty_rows(name, 1).nbytes for name in ("labels", "digests")]
         self._whole_groups = 2 * sum(sizes) <= budget_bytes
 
+    @property
+    def held(self) -> list[tuple[str, int, int]]:
+        """What of the store is in memory, the least recently used first: (array, group, bytes)."""
+        return [(name, group, page.values.nbytes) for (name, group, _), page in self._pages.items()]
+
     def labels(self, samples: np.ndarray, views: np.ndarray) -> np.ndarray:
         """Labels of global samples (B,) int64 at views (B,) int64 -> (B,) int64.
 

@@ -49,7 +49,7 @@ class Teacher:
         self._device = device
         self._dtype = DTYPES[identity.dtype]
         self._input_size = identity.input_size
-        self._model = torch.compile(model) if identity.compile else model
+        self.model = torch.compile(model) if identity.compile else model
         given = images_dtype(identity.spec, self._dtype, device)
         self._normalise = Normalise(identity.mean, identity.std, device, given)
         self._upload = Upload(device)
@@ -131,7 +131,7 @@ class Teacher:
             images = self._normalise(batch)
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
-            logits: Tensor = self._model(images)
+            logits: Tensor = self.model(images)
         return logits[: len(views)].float()
 
 

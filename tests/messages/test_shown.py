@@ -54,6 +54,9 @@ def test_a_message_fits_a_screen(length: int) -> None:
         (1000, "class", "1,000 classes"),
         (2, "batch", "2 batches"),
         (2, "epoch", "2 epochs"),
+        (1, "largest probability", "1 largest probability"),
+        (2, "largest probability", "2 largest probabilities"),
+        (2, "key", "2 keys"),
     ],
 )
 def test_one_is_no_plural(number: int, noun: str, words: str) -> None:
@@ -78,7 +81,7 @@ def test_verbs_agree(verb: str, one: str, two: str) -> None:
 NOUNS = (
     "batches|bits|blocks|bytes|channels|characters|chunks|classes|columns|components|cores|digits|epochs|files|folders|"
     "groups|images|labels|members|numbers|patches|pictures|pixels|processes|ranks|repeats|rows|samples|seeds|"
-    "shards|skips|students|threads|times|units|values|views|workers"
+    "shards|skips|students|threads|times|units|values|probabilities|keys|views|workers"
 )
 NEVER_ONE = {  # what is written before a plural, and is more
     "several of a kind": {
@@ -90,7 +93,7 @@ NEVER_ONE = {  # what is written before a plural, and is more
     "a limit that was passed, or what passed it": {
         *("len(content)", "len(digits)", "len(override)", "limit", "size", "value.bit_length()"),
     },
-    "sides and sizes": {"grid[1]", "height", "width", "claimed", "num_bytes", "samples", "many"},
+    "sides and sizes": {"grid[1]", "height", "width", "num_bytes", "samples", "many"},
 }
 
 

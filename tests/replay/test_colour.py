@@ -10,7 +10,7 @@ import torchvision.transforms.functional as tvf
 from PIL import Image
 from timm.data import auto_augment
 
-from teacher_cache.replay.colour import _FACTOR_ONE, _blend, _hsv
+from teacher_cache.replay.colour import FACTOR_ONE, blend, to_hsv
 from teacher_cache.replay.render import quiet_opencv
 from teacher_cache.replay.seeds import Stream, derive
 from tests.support.images import picture
@@ -80,7 +80,7 @@ def test_hsv_is_pillows_but_for_hues_that_floats_cut_off_lower() -> None:
     """Of every fifth level of each channel; the way back, which is Pillow's, is of whole numbers too."""
     levels = np.arange(0, 256, 5)
     colours = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(1, -1, 3).astype(np.uint8)
-    ours, theirs = _hsv(colours).astype(int), np.asarray(Image.fromarray(colours).convert("HSV")).astype(int)
+    ours, theirs = to_hsv(colours).astype(int), np.asarray(Image.fromarray(colours).convert("HSV")).astype(int)
     assert np.array_equal(ours[..., 1:], theirs[..., 1:])
     assert set(np.unique(ours[..., 0] - theirs[..., 0])) <= {0, 1}
     assert (ours[..., 0] != theirs[..., 0]).mean() < 0.02
@@ -116,11 +116,11 @@ def test_blends_are_exact_arithmetic_cut_off() -> None:
     for factor in (0.0, 0.1, 0.3333, 1.0, 1.9, 5.0, 7.99):
         levels = (stream.raw(8 * 3072).view(np.uint8) for _ in range(2))
         degenerate, pixels = (each.reshape(-1, 64, 3).copy() for each in levels)
-        share = Fraction(round(factor * _FACTOR_ONE), _FACTOR_ONE)
+        share = Fraction(round(factor * FACTOR_ONE), FACTOR_ONE)
         numerator, denominator = share.numerator, share.denominator
         total = pixels.astype(np.int64) * numerator + degenerate.astype(np.int64) * (denominator - numerator)
         expected = np.clip(total // denominator, 0, 255)
-        assert np.array_equal(_blend(degenerate, pixels, factor), expected)
+        assert np.array_equal(blend(degenerate, pixels, factor), expected)
 
 
 def test_opencvs_grey_is_its_rule() -> None:

@@ -32,7 +32,7 @@ def encoded(pixels: np.ndarray, sampling: str, *, progressive: bool, restarts: i
 
 def by_pillow(image: bytes) -> np.ndarray:
     """The rule's reference: Pillow alone."""
-    return decode_module._decode_with_pillow(image, read_header(image).format, MAX_PIXELS)
+    return decode_module.decode_with_pillow(image, read_header(image).format, MAX_PIXELS)
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
@@ -64,7 +64,7 @@ def test_jpegs_decode_to_pillows_bytes_without_pillow(
         made += [images.jpeg(pixels, progressive=progressive, exif=turned), images.grey_jpeg(pixels)]
     made += [images.grey_jpeg(picture(5, 1, 1)), images.grey_jpeg(picture(5)), images.split_jpeg(picture(6, 33, 50))]
     expected = [by_pillow(image) for image in made]
-    monkeypatch.setattr(decode_module, "_decode_with_pillow", None)
+    monkeypatch.setattr(decode_module, "decode_with_pillow", None)
     for image, pixels in zip(made, expected, strict=True):
         decoded, damage = decode_and_judge(image)
         assert np.array_equal(decoded, pixels)

@@ -92,7 +92,7 @@ def test_a_rotation_is_its_rule_pixel_by_pixel(interpolation: str, shape: tuple[
 def test_a_rotation_is_the_same_in_however_many_parts(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
     source = picture(3, 21, 15)
     whole = [warp(source, "rotate", degrees, "bicubic", (1, 2, 3)) for degrees in (-30.0, 12.5, 77.0)]
-    monkeypatch.setattr(geometry, "_AT_ONCE", at_once)
+    monkeypatch.setattr(geometry, "AT_ONCE", at_once)
     parts = [warp(source, "rotate", degrees, "bicubic", (1, 2, 3)) for degrees in (-30.0, 12.5, 77.0)]
     assert np.array_equal(parts, whole)
     assert (whole[0][0, 0] == (1, 2, 3)).all()

@@ -17,7 +17,7 @@ from timm.data import auto_augment
 from timm.data.transforms import RandomResizedCropAndInterpolation
 
 from teacher_cache.replay.block import view_params
-from teacher_cache.replay.params import NAMES, Box, Operation, ViewParams, _operation, _Rules
+from teacher_cache.replay.params import NAMES, Box, Operation, Rules, ViewParams, as_operation
 from teacher_cache.replay.policy import OPERATIONS, load_policy
 from teacher_cache.replay.render import render_pixels
 from tests.support.images import photographs, picture
@@ -66,11 +66,11 @@ def operations_at(level: float, names: tuple[str, ...]) -> list[Operation]:
     for sign in (0.0, 1.0):
         always: Any = SimpleNamespace(uniform=lambda of, sign=sign: np.full(len(of), sign))
         wanted = [name for name in OPERATIONS if OUR_NAMES[name] in names]
-        rules = _Rules(wanted, {name: number for number, name in enumerate(NAMES)})
+        rules = Rules(wanted, {name: number for number, name in enumerate(NAMES)})
         each = np.arange(len(wanted))
         values = rules.draw_values(each, np.full(len(wanted), level), always, each)
         found += [
-            _operation(NAMES[number], value)
+            as_operation(NAMES[number], value)
             for number, value in zip(rules.operations.tolist(), values.tolist(), strict=True)
         ]
     return sorted(set(found), key=str)

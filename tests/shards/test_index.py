@@ -97,3 +97,6 @@ def test_classes_without_names_that_are_plausible(tmp_path: Path) -> None:
     samples[0]["cls"] = b"1000"
     with pytest.raises(ShardError, match=r"has class 1,000, but only 100 different classes occur"):
         index_shards([str(write_shard(tmp_path / "stray.tar", samples))], CLS)
+    alone = [sample | {"cls": b"5000"} for sample in make_samples(2, num_classes=1)]
+    with pytest.raises(ShardError, match=r"has class 5,000, but only 1 different class occurs: correct it"):
+        index_shards([str(write_shard(tmp_path / "alone.tar", alone))], CLS)

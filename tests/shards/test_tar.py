@@ -66,7 +66,7 @@ def test_folders_hold_no_bytes(tmp_path: Path) -> None:
 def test_a_window_gives_the_files_bytes_wherever_it_is(
     tmp_path: Path, window: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tar_module, "_NEAR_WINDOW", window)
+    monkeypatch.setattr(tar_module, "NEAR_WINDOW", window)
     content = bytes(range(256)) * 40
     (tmp_path / "bytes").write_bytes(content)
     with reading(tmp_path / "bytes") as reader:
@@ -112,3 +112,18 @@ def test_damage_says_where_and_what_mends_it(tmp_path: Path) -> None:
     with reading(path) as reader, pytest.raises(OtherFileError, match="compressed with gzip") as other:
         list(members(reader))
     assert other.value.advice("x.tar") == "run `gunzip < x.tar > PLAIN.tar`"
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_an_extended_header_has_a_member(tmp_path: Path, form: int) -> None:
+    """An archive that closes after the header of a long name has lost what it names."""
+    name = "x" * 200 + ".jpg"
+    content = write_tar(tmp_path / "whole.tar", {name: b"7" * 512}, form).read_bytes()
+    cut = tmp_path / "cut.tar"
+    cut.write_bytes(content[:1024] + bytes(1024))  # the extended header and what is in it
+    with (
+        reading(cut) as reader,
+        pytest.raises(DamageError, match=r"closes at byte 1,024 where a member should") as lost,
+    ):
+        list(members(reader))
+    assert lost.value.member == name.encode()

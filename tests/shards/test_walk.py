@@ -418,7 +418,7 @@ def test_a_whole_shard_is_walked_once(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("extension", ["cls", "json"])
 def test_the_walk_keeps_little_of_each_sample(tmp_path: Path, extension: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As lists of names, keys and numbers it was 740 bytes, a gigabyte for a million samples."""
-    monkeypatch.setattr(walk_module, "_MOST_KNOWN", 1000)
+    monkeypatch.setattr(walk_module, "MOST_KNOWN", 1000)
     rule = ClassRule("json:c") if extension == "json" else CLS
     peaks = []
     for number in (2000, 10_000):

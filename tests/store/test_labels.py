@@ -7,6 +7,7 @@ import pytest
 import zarr
 
 from teacher_cache.errors import MissingLabelError
+from teacher_cache.store.chunks import open_chunks
 from teacher_cache.store.labels import LabelReader, read_committed, read_views, unit_rows
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import NOT_LABELLED, Unit
@@ -74,9 +75,8 @@ def test_label_reader_keeps_to_its_budget(tmp_path: Path, budget_bytes: int) -> 
         samples, views = rng.integers(0, len(stored), 300), 2 * group + rng.integers(0, 2, 300)
         np.testing.assert_array_equal(reader.labels(samples, views), stored[samples, views])
         assert reader.digest(0, 0, 2 * group) is not None
-        held = sum(page.values.nbytes for page in reader._pages.values())
-        assert held == reader._held_bytes
-        assert held <= budget_bytes or len(reader._pages) == 1
+        held = [num_bytes for _, _, num_bytes in reader.held]
+        assert sum(held) <= budget_bytes or len(held) == 1
 
 
 def test_label_reader_reads_a_unit_once_where_two_groups_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +102,7 @@ def test_label_reader_reads_a_unit_once_where_two_groups_fit(tmp_path: Path, mon
     assert sorted(unit for name, unit in read if name == "labels") == sorted(groups)
     assert len(read) == len(set(read)) == len(groups) + 2 * 3
     reader.labels(samples[:1], np.array([4]))  # a third group: what was used least recently goes
-    assert [key[:2] for key in reader._pages] == [("digests", 1), ("labels", 1), ("labels", 2)]
+    assert [(name, group) for name, group, _ in reader.held] == [("digests", 1), ("labels", 1), ("labels", 2)]
     read.clear()
     reader.labels(samples, np.full(331, 2))
     assert not read
@@ -110,7 +110,7 @@ def test_label_reader_reads_a_unit_once_where_two_groups_fit(tmp_path: Path, mon
     assert read == [("labels", Unit(0, 0, 0))]
     too_small = LabelReader(store, 2 * size - 1)
     too_small.labels(samples, np.full(331, 1))
-    assert len(too_small._pages) > 1
+    assert len(too_small.held) > 1
 
 
 def test_label_reader_sees_units_of_a_page_that_are_committed_later(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_a_label_missing_in_a_committed_unit_is_an_error_for_every_reader(tmp_pa
     commit(store, unit)
     labels = store.read_labels(unit).copy()
     labels[1, 1] = NOT_LABELLED
-    store._chunks["labels"].write(labels, *unit)
+    open_chunks(store.path / "labels").write(labels, *unit)
     message = r"key 0-0129, view 1 is not labelled: delete its record \S+0/1/0/0 "
     for read in (
         lambda: read_committed(store, unit),
@@ -192,7 +192,7 @@ def test_soft_labels_come_back_within_float16(tmp_path: Path, budget_bytes: int)
         np.testing.assert_array_equal(
             soft.classes[:, 0], reader.labels(start + np.array(positions, np.int64), np.full(len(positions), view))
         )
-    assert budget_bytes > 1 or len(reader._pages) == 1
+    assert budget_bytes > 1 or len(reader.held) == 1
 
 
 def test_soft_labels_that_are_missing_are_named(tmp_path: Path) -> None:

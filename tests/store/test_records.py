@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from teacher_cache.errors import StoreError
+from teacher_cache.store.chunks import open_chunks
 from teacher_cache.store.proof import device_hash
 from teacher_cache.store.records import RECORD_FIELDS, Record, decode_record, encode_record
 from teacher_cache.store.store import Store
@@ -50,7 +51,7 @@ def test_a_record_that_is_not_of_a_commit_counts_for_nothing(tmp_path: Path) -> 
     values = commit(store, UNIT, skip=(0,))
     record = encode_record(3, replace(count(store, UNIT, values), own=1), 0)
     record[0] = 2
-    store._chunks["records"].write(record, *UNIT)
+    open_chunks(store.path / "records").write(record, *UNIT)
     assert not store.committed().any()
     assert not store.records.is_committed(UNIT)
     assert store.records.units_with_skips() == []

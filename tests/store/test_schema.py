@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zarr
 
 from teacher_cache.errors import StoreError
 from teacher_cache.store.schema import PACKING, SCHEMA, check_schema, check_seal, created_parts, views_sha256
@@ -12,7 +13,7 @@ from tests.support.filled_store import make_store
 
 def settings_of(path: Path) -> dict[str, Any]:
     store = make_store(path)
-    return dict(store._root.attrs["teacher_cache"])
+    return dict(zarr.open_group(store.path, mode="r").attrs["teacher_cache"])
 
 
 def test_the_schema_of_today_is_read_and_no_other() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from teacher_cache.cli import main
 from teacher_cache.errors import StoreError
+from teacher_cache.store.chunks import open_chunks
 from teacher_cache.store.published import SEAL, attributes_document
 from teacher_cache.store.schema import created_parts
 from teacher_cache.store.sealed import broken, seal
@@ -236,6 +237,6 @@ def test_a_label_beyond_the_classes_is_refused_though_its_hash_fits(tmp_path: Pa
     unit = store.units()[0]
     values = store.read_labels(unit).copy()
     values[0, 0] = store.num_classes
-    store._chunks["labels"].write(values, *unit)
+    open_chunks(store.path / "labels").write(values, *unit)
     with pytest.raises(StoreError, match=r"labels of .* are damaged \(not all are below 10\)"):
         store.read_labels(unit)

@@ -165,7 +165,7 @@ def test_a_teacher_sees_the_same_views_with_its_own_mean_and_std(shard: str, mod
         counts = tally(model, validation, CPU, tta="flip", teacher=open_convnet())
     truths, one, two = plain_loop(model, shard, flip=True)
     teacher = open_convnet()
-    _, said = plain_loop(teacher._model, shard, mean=teacher.identity.mean, std=teacher.identity.std)
+    _, said = plain_loop(teacher.model, shard, mean=teacher.identity.mean, std=teacher.identity.std)
     assert_counts(counts, truths, {**scores(one, two), "teacher": said})
     assert len(said.argmax(1).unique()) > 1, "the teacher always says the same: the test shows little"
 
@@ -223,7 +223,7 @@ def test_logits_that_are_not_finite_name_the_first_sample(shard: str, second: bo
 
 def test_a_teacher_that_answers_no_numbers_names_the_first_sample(shard: str, model: nn.Module) -> None:
     teacher = open_convnet()
-    teacher._model = Sickly(False, 1.0)
+    teacher.model = Sickly(False, 1.0)
     with (
         validation_set(shard) as validation,
         pytest.raises(

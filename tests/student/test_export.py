@@ -224,12 +224,12 @@ def test_a_file_that_differs_is_not_published(
 def test_a_graph_that_differs_is_not_published(
     tmp_path: Path, small: TrainedModel, monkeypatch: pytest.MonkeyPatch, file_format: Any, name: str
 ) -> None:
-    captured = exporting._captured
+    captured = exporting.captured
 
     def wrong(graph: exporting.Graph, trained: TrainedModel) -> Any:
         return captured(exporting.Graph(graph.model, "fused", "logit_mean").eval(), trained)
 
-    monkeypatch.setattr(exporting, "_captured", wrong)
+    monkeypatch.setattr(exporting, "captured", wrong)
     with pytest.raises(CheckpointError, match=r"was not written: read back by .*, it differs from PyTorch by"):
         export(small, tmp_path / name, file_format)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]

@@ -110,9 +110,9 @@ def test_a_teacher_of_its_own_says_what_it_is_and_is_not_trained(tmp_path: Path)
     assert (identity.device, identity.torch, identity.cuda) == (device_name(CPU), torch.__version__, None)
     assert (identity.batch_size, identity.dtype, identity.input_size, identity.compile) == (64, "fp32", None, False)
     assert teacher.build()["threads"] == torch.get_num_threads()
-    assert not teacher._model.training
-    assert not any(parameter.requires_grad for parameter in teacher._model.parameters())
-    torch.save(teacher._model.state_dict(), tmp_path / "weights.pt")
+    assert not teacher.model.training
+    assert not any(parameter.requires_grad for parameter in teacher.model.parameters())
+    torch.save(teacher.model.state_dict(), tmp_path / "weights.pt")
     again = open_teacher(
         TeacherSettings(spec, str(tmp_path / "weights.pt"), device="cpu"),
         num_classes=10,
