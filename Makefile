@@ -107,7 +107,7 @@ help: ## list targets and variables
 	@echo '  RECIPE=      training recipe, shipped or a TOML file   [$(RECIPE)]'
 	@echo '  NPROC=       processes (GPUs) on this machine, through torchrun'
 	@echo '  WORKERS=     rendering processes for each of them   [$(WORKERS)]'
-	@echo '  RENDER=      where views are rendered: cpu, auto (a GPU if there is one) or gpu    [$(or $(RENDER),cpu)]'
+	@echo '  RENDER=      where views are rendered: auto (a GPU if there is one), cpu or gpu   [$(or $(RENDER),auto)]'
 	@echo '  OUT=         where the run goes                     [$(OUT)]'
 	@echo
 	@echo 'Variables of bench and bench-gpu:'

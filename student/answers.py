@@ -1,14 +1,16 @@
 """A teacher's answers to a batch: read from the store, or given online, on the very same views."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from student.faults import refuse
 from student.loader import Batch
 from student.losses import TeacherAnswers, spread_tail
 from student.preflight import online_faults, tau_faults
 from student.recipe import Recipe
+from teacher_cache.crew import PoolSettings
 from teacher_cache.messages.shown import counted
 from teacher_cache.prove import check_online
 from teacher_cache.rendering import RENDER_DEFAULT, Render, choose_rendering, open_render_pool
@@ -45,8 +47,21 @@ class StoredAnswers:
         )
         return TeacherAnswers(labels, spread_tail(classes, probabilities, tail, self._num_classes))
 
+    def check(self) -> None:
+        """What a store holds was checked when it was filled."""
+
     def describe(self) -> str | None:
         return None
+
+
+@dataclass(frozen=True, eq=False)
+class _Answered:
+    """What is left of a batch to be checked. samples, view_ids: as the batch has them; finite: (B,) bool, on the
+    device, whether all of a view's logits are."""
+
+    samples: Tensor
+    view_ids: Tensor
+    finite: Tensor
 
 
 class OnlineAnswers:
@@ -72,18 +87,31 @@ class OnlineAnswers:
         self._tau = recipe.distill_tau if recipe.distill == "soft" else None
         self.weights_sha256: str | None = self._teacher.identity.weights_sha256
         self.teacher_name: str | None = self._teacher.identity.name
+        self._unchecked: list[_Answered] = []
 
     def of(self, batch: Batch) -> TeacherAnswers | None:
-        """The batch's answers, on the teacher's device."""
-        logits = self._teacher.logits_on_device(batch.views, lambda row: self._where(batch, row))
+        """The batch's answers, on the teacher's device, which is not waited for: check() looks at them."""
+        logits = self._teacher.logits_on_device(batch.views)
+        self._unchecked.append(_Answered(batch.samples, batch.view_ids, torch.isfinite(logits).all(dim=1)))
         probabilities = None if self._tau is None else torch.softmax(logits / self._tau, dim=1)
         return TeacherAnswers(logits.argmax(1), probabilities)
 
-    def _where(self, batch: Batch, row: int) -> str:
-        """A view of the batch, as messages name it."""
-        sample, index = int(batch.samples[row]), self._store.index
-        shard = self._store.shard_name(index.shard_of(sample))
-        return f"shard {shard}, key {index.key(sample)}, view {int(batch.view_ids[row])}"
+    def check(self) -> None:
+        """Refuse, with TeacherError that names the first view, answers since the last time that are not finite. Waits
+        for the device."""
+        answered, self._unchecked = self._unchecked, []
+        if not answered:
+            return
+        wrong = torch.cat([each.finite for each in answered]).logical_not().cpu().nonzero()
+        if len(wrong):
+            samples, views = (torch.cat([getattr(each, name) for each in answered]) for name in ("samples", "view_ids"))
+            first = int(wrong[0])
+            raise self._teacher.not_finite(self._where(int(samples[first]), int(views[first])))
+
+    def _where(self, sample: int, view: int) -> str:
+        """A sample's view, as messages name it."""
+        index = self._store.index
+        return f"shard {self._store.shard_name(index.shard_of(sample))}, key {index.key(sample)}, view {view}"
 
     def describe(self) -> str | None:
         """One line about the teacher, and how it stands to the one that filled the store."""
@@ -108,7 +136,8 @@ class OnlineAnswers:
 def _repeats_its_proof(store: Store, teacher: Teacher, render: Render) -> bool:
     """Raises TeacherError where the store's teacher gives other labels than when the store was bound to it."""
     rendering = choose_rendering(render, store.policy, teacher.device)
-    with open_render_pool(rendering, store.policy, store.seed, workers=0, max_pixels=store.max_pixels) as pool:
+    settings = PoolSettings(store.policy, store.seed, workers=0, max_pixels=store.max_pixels)
+    with open_render_pool(rendering, settings, warn=lambda message: None) as pool:  # the loader's pool will say it
         return check_online(store, teacher, pool)
 
 

@@ -4,18 +4,17 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import click
-from rich.table import Table
 
 from student.faults import Fault, all_mends
-from teacher_cache.cli import OneLineErrors
+from student.results import accuracy_table, final_accuracy
+from teacher_cache.endings import OneLineErrors
 from teacher_cache.errors import CheckpointError
-from teacher_cache.messages.recognise import is_run, what_is
 from teacher_cache.messages.shown import counted, shown
 from teacher_cache.options import (
     COUNT,
@@ -35,19 +34,24 @@ from teacher_cache.options import (
     worker_timeout_option,
     workers_option,
 )
-from teacher_cache.settings import read_json
-from teacher_cache.terminal import say, say_json, say_lines, table, terminal
+from teacher_cache.terminal import say, say_json, say_lines, terminal
 from teacher_cache.threads import wait_asleep
 from teacher_cache.ties import is_first_rank
 
 if TYPE_CHECKING:
     from student.curves import Chart
+    from student.evaluate import Tally
+    from student.finetune import Start
+    from student.options import TrainOptions
+    from student.recipe import Recipe
     from student.trained import TrainedModel
     from teacher_cache.rendering import Render
+    from teacher_cache.store.store import Store
+    from teacher_cache.teacher.settings import TeacherSettings
+    from teacher_cache.teacher.teacher import Teacher
 
 MODEL_HELP = "Architecture of a file that does not say it, or that names code: timm name, or FILE.py:FUNCTION."
 FILES_OWN = "  [default: what the file says]"
-HEADS = {"class": "class head", "distillation": "distillation head", "fused": "fused"}
 
 
 @click.group(cls=OneLineErrors, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -56,68 +60,69 @@ def main() -> None:
     wait_asleep()
 
 
+_TRAINING_OPTIONS = (
+    click.option("--val", multiple=True, metavar="PATTERN", help="Validation shards. May be repeated."),
+    click.option(
+        "--out",
+        required=True,
+        metavar="FOLDER",
+        type=click.Path(path_type=Path, readable=False),
+        help="Folder of the run; the same one resumes.",
+    ),
+    set_option("Override a recipe setting: epochs=100."),
+    click.option(
+        "--views-used",
+        "views_in_use",
+        type=click.IntRange(1),
+        metavar=COUNT,
+        help="Use this many views of a sample, from 0 on.  [default: all of the store's]",
+    ),
+    workers_option,
+    render_option,
+    click.option(
+        "--device-pool",
+        "device_pool_gb",
+        type=FiniteRange(0),
+        metavar="GB",
+        help="How much of a GPU that renders the shuffle pool may take; beyond, it lies in memory.  [default: a "
+        "quarter of the GPU's]",
+    ),
+    worker_timeout_option,
+    rank_timeout_option,
+    device_option,
+    shards_option,
+    ops_option,
+    click.option(
+        "--on-drift", type=click.Choice(["stop", "warn"]), default="stop", help="When pixels are not the store's."
+    ),
+    click.option("--allow-policy", is_flag=True, help="Train on a store of another policy than the recipe's."),
+    click.option(
+        "--checkpoint-every",
+        "checkpoint_every_s",
+        default=600.0,
+        metavar="SECONDS",
+        help="Between two checkpoints.",
+    ),
+    teacher_options(
+        "Ask this teacher online: timm name or FILE.py:FUNCTION.  [default: labels are read from the store]",
+        "The teacher's weights; alone, for the teacher that the store names.  [default: timm's own]",
+    ),
+)
+
+
 def _training_options(default_recipe: str | None = None) -> Callable[[Command], Command]:
-    """What `train` and `finetune` have in common, and STORE before it."""
-    options = [
-        store_argument,
-        click.option(
-            "--recipe",
-            "recipe_name",
-            required=default_recipe is None,
-            default=default_recipe,
-            metavar="NAME",
-            help="Shipped recipe (`student recipes` lists them), or a TOML file.",
-        ),
-        click.option("--val", multiple=True, metavar="PATTERN", help="Validation shards. May be repeated."),
-        click.option(
-            "--out",
-            required=True,
-            metavar="FOLDER",
-            type=click.Path(path_type=Path, readable=False),
-            help="Folder of the run; the same one resumes.",
-        ),
-        set_option("Override a recipe setting: epochs=100."),
-        click.option(
-            "--views-used",
-            "views_in_use",
-            type=click.IntRange(1),
-            metavar=COUNT,
-            help="Use this many views of a sample, from 0 on.  [default: all of the store's]",
-        ),
-        workers_option,
-        render_option,
-        click.option(
-            "--device-pool",
-            "device_pool_gb",
-            type=FiniteRange(0),
-            metavar="GB",
-            help="How much of a GPU that renders the shuffle pool may take; beyond, it lies in memory.  [default: a "
-            "quarter of the GPU's]",
-        ),
-        worker_timeout_option,
-        rank_timeout_option,
-        device_option,
-        shards_option,
-        ops_option,
-        click.option(
-            "--on-drift", type=click.Choice(["stop", "warn"]), default="stop", help="When pixels are not the store's."
-        ),
-        click.option("--allow-policy", is_flag=True, help="Train on a store of another policy than the recipe's."),
-        click.option(
-            "--checkpoint-every",
-            "checkpoint_every_s",
-            default=600.0,
-            metavar="SECONDS",
-            help="Between two checkpoints.",
-        ),
-        teacher_options(
-            "Ask this teacher online: timm name or FILE.py:FUNCTION.  [default: labels are read from the store]",
-            "The teacher's weights; alone, for the teacher that the store names.  [default: timm's own]",
-        ),
-    ]
+    """What `train` and `finetune` have in common, STORE and --recipe before the rest."""
+    recipe = click.option(
+        "--recipe",
+        "recipe_name",
+        required=default_recipe is None,
+        default=default_recipe,
+        metavar="NAME",
+        help="Shipped recipe (`student recipes` lists them), or a TOML file.",
+    )
 
     def add(command: Command) -> Command:
-        for option in reversed(options):
+        for option in reversed((store_argument, recipe, *_TRAINING_OPTIONS)):
             command = option(command)
         return command
 
@@ -155,52 +160,50 @@ def finetune(
     are drawn anew where the classes are others, and the model is evaluated before the first step. Signals as for
     `train`.
     """
-
-    def read() -> "TrainedModel":
-        from student.trained import read_trained
-
-        trained = read_trained(trained_model, model=model, ema=ema)
-        _say_notes(trained)
-        return trained
-
     _train(
         **settings,
         code=model,
-        source=trained_model,
-        read=read,
-        resolution=_resolution(resolution),
-        reset_heads=reset_heads,
+        start=_FinetuneStart(trained_model, model, ema, _resolution(resolution), reset_heads),
     )
+
+
+class _FinetuneStart(NamedTuple):
+    """The trained model that a fine-tuning starts from, as the command line names it."""
+
+    source: str
+    model: str | None
+    ema: bool
+    resolution: tuple[int, int] | None
+    reset_heads: bool
+
+    def adapted(self, recipe: "Recipe", store: "Store") -> "Start":
+        """Read it, and bring it to the store's views and classes."""
+        from student.finetune import adapt
+
+        trained = _read_trained(self.source, self.model, self.ema)
+        start = adapt(trained, recipe, store, reset_heads=self.reset_heads)
+        if is_first_rank():
+            for note in start.notes:
+                say(note)
+        return start
 
 
 def _train(
     *,
     store_path: str,
     recipe_name: str,
-    val: tuple[str, ...],
-    out: Path,
     overrides: tuple[str, ...],
-    views_in_use: int | None,
-    workers: int,
-    render: "Render",
-    device_pool_gb: float | None,
-    worker_timeout_s: float,
-    rank_timeout_s: float,
-    device: str | None,
     shards: tuple[str, ...],
     ops: str | None,
-    on_drift: Literal["stop", "warn"],
     allow_policy: bool,
-    checkpoint_every_s: float,
     teacher: str | None,
     checkpoint: str | None,
     model: str | None = None,
     code: str | None = None,
-    source: str | None = None,
-    read: Callable[[], "TrainedModel"] | None = None,
-    resolution: tuple[int, int] | None = None,
-    reset_heads: bool = False,
+    start: _FinetuneStart | None = None,
+    **run: Any,
 ) -> None:
+    """run: the options of the run itself, by the names of TrainOptions."""
     from student.preflight import TrainRequest, find_faults
     from student.recipe import load_recipe
     from teacher_cache.store.places import open_moved
@@ -208,51 +211,35 @@ def _train(
     recipe = load_recipe(recipe_name, overrides, model=model, code=code, loose=True)
     store = open_moved(store_path, shards, ops=ops)
     request = TrainRequest(
-        out=out,
-        val=val,
-        views_in_use=views_in_use,
-        workers=workers,
-        render=render,
+        **{name: run[name] for name in ("out", "val", "views_in_use", "workers", "render")},
         world_size=int(os.environ.get("WORLD_SIZE", "1")),
         online=bool(teacher or checkpoint),
         allow_policy=allow_policy,
-        checkpoint=source,
-        resolution=resolution,
+        checkpoint=start.source if start else None,
+        resolution=start.resolution if start else None,
     )
     _refuse_all(find_faults(store, recipe, request))
 
     # what needs torch, seconds to import, comes only now
-    from student.finetune import adapt
     from student.options import TrainOptions
-    from student.train import STOPPED
-    from student.train import train as train_student
-    from teacher_cache.signals import Stopped
     from teacher_cache.teacher.settings import TeacherSettings
 
-    online = TeacherSettings(teacher, checkpoint) if teacher or checkpoint else None
-    options = TrainOptions(
-        out,
-        val,
-        views_in_use=views_in_use,
-        workers=workers,
-        device=device,
-        render=render,
-        device_pool_gb=device_pool_gb,
-        on_drift=on_drift,
-        checkpoint_every_s=checkpoint_every_s,
-        teacher=online,
-        worker_timeout_s=worker_timeout_s,
-        rank_timeout_s=rank_timeout_s,
-    )
+    online = TeacherSettings(teacher, checkpoint) if request.online else None
+    options = TrainOptions(**run, teacher=online)
     initial = None
-    if read is not None:
-        start = adapt(read(), recipe, store, reset_heads=reset_heads)
-        recipe, initial = start.recipe, start.state
-        if is_first_rank():
-            for note in start.notes:
-                say(note)
+    if start is not None:
+        adapted = start.adapted(recipe, store)
+        recipe, initial = adapted.recipe, adapted.state
+    _run(store, recipe, options, initial)
+
+
+def _run(store: "Store", recipe: "Recipe", options: "TrainOptions", initial: dict[str, Any] | None) -> None:
+    """This rank's part of a training; what it gave, or that it was stopped."""
+    from student.train import STOPPED, train
+    from teacher_cache.signals import Stopped
+
     try:
-        accuracy = train_student(store, recipe, options, say, initial=initial)
+        accuracy = train(store, recipe, options, say, initial=initial)
     except Stopped as stopped:
         say(str(stopped), err=True)
         sys.exit(STOPPED)
@@ -260,9 +247,14 @@ def _train(
         terminal().print(accuracy_table({recipe.name: accuracy}))
 
 
-def _say_notes(trained: Any) -> None:
+def _read_trained(source: str, model: str | None, ema: bool) -> "TrainedModel":
+    """A trained model; what is worth to know of its file is said beside what is asked for."""
+    from student.trained import read_trained
+
+    trained = read_trained(source, model=model, ema=ema)
     for note in trained.notes:
         _note(note)
+    return trained
 
 
 def _note(message: str) -> None:
@@ -366,6 +358,7 @@ def show(name: str, overrides: tuple[str, ...]) -> None:
     "--batch-size", default=256, type=click.IntRange(1), metavar="IMAGES", help="Images that go through at once."
 )
 @workers_option
+@render_option
 @worker_timeout_option
 @rank_timeout_option
 @device_option
@@ -384,6 +377,7 @@ def evaluate(
     as_json: bool,
     batch_size: int,
     workers: int,
+    render: "Render",
     worker_timeout_s: float,
     rank_timeout_s: float,
     device: str | None,
@@ -405,17 +399,16 @@ def evaluate(
     # what needs torch, seconds to import, comes only now
     from student.evaluate import tally
     from student.real import read_real
-    from student.report import Evaluation, report, tables
-    from student.trained import build_trained, read_trained
+    from student.trained import build_trained
     from student.validation import ValidationSet, index_validation
     from teacher_cache.job import join_job
+    from teacher_cache.rendering import choose_rendering
     from teacher_cache.teacher.settings import TeacherSettings
-    from teacher_cache.teacher.teacher import open_teacher
 
     with join_job(device, workers=workers, timeout_s=rank_timeout_s, group=True) as job:
-        trained = read_trained(trained_model, model=model_name, ema=ema)
-        _say_notes(trained)
-        seen = trained.preprocessing if crop_pct is None else replace(trained.preprocessing, crop_pct=crop_pct)
+        trained = _read_trained(trained_model, model_name, ema)
+        if crop_pct is not None:
+            trained = replace(trained, preprocessing=replace(trained.preprocessing, crop_pct=crop_pct))
         model = build_trained(trained).to(job.device)
         index = index_validation(
             val,
@@ -425,35 +418,54 @@ def evaluate(
             num_classes=trained.num_classes,
         )
         real = read_real(real_path, index, trained.num_classes) if real_path else None
-        opened = None
-        if teacher:
-            opened = open_teacher(
-                TeacherSettings(teacher, checkpoint, device=job.device),
-                num_classes=trained.num_classes,
-                view_size=seen.size,
-                stored=None,
-                note=_note,
-            )
+        opened = _open_compared(TeacherSettings(teacher, checkpoint, device=job.device), trained) if teacher else None
+        rendering = choose_rendering(render, trained.preprocessing.policy(), job.device)
+        if job.first and rendering.said is not None:
+            _note(rendering.said)
         with ValidationSet(
             index,
-            seen,
+            trained.preprocessing,
             workers=workers,
             rank=job.rank,
             world_size=job.world_size,
             worker_timeout_s=worker_timeout_s,
+            rendering=rendering,
+            warn=_note,
         ) as validation:
             counts = tally(model, validation, job.device, batch_size=batch_size, tta=tta, teacher=opened, real=real)
-        if not job.first:
-            return
+        speaks = job.first
+    if speaks:
+        compared = opened.identity.name if opened else None
+        _say_evaluation(counts, trained, ema=ema, tta=tta, teacher=compared, as_json=as_json)
+
+
+def _open_compared(settings: "TeacherSettings", trained: "TrainedModel") -> "Teacher":
+    """A teacher that sees what the trained model does."""
+    from teacher_cache.teacher.teacher import open_teacher
+
+    return open_teacher(
+        settings,
+        num_classes=trained.num_classes,
+        view_size=trained.preprocessing.size,
+        stored=None,
+        note=_note,
+    )
+
+
+def _say_evaluation(
+    counts: "Tally", trained: "TrainedModel", *, ema: bool, tta: str | None, teacher: str | None, as_json: bool
+) -> None:
+    from student.report import Evaluation, report, tables
+
     recipe = trained.recipe
     evaluation = Evaluation(
-        checkpoint=trained_model,
+        checkpoint=trained.source,
         name=recipe.name if recipe else trained.model,
         ema=ema,
         fusion=recipe.fusion if recipe else None,
-        preprocessing=seen,
+        preprocessing=trained.preprocessing,
         tta=tta,
-        teacher=opened.identity.name if opened else None,
+        teacher=teacher,
     )
     values = report(evaluation, counts)
     if as_json:
@@ -511,10 +523,8 @@ def export(
     # what needs torch, seconds to import, comes only now
     from student.export import CHECKED_BATCHES, timm_call
     from student.export import export as write
-    from student.trained import read_trained
 
-    trained = read_trained(trained_model, model=model_name, ema=ema)
-    _say_notes(trained)
+    trained = _read_trained(trained_model, model_name, ema)
     chosen = fusion or (trained.recipe.fusion if trained.recipe else "softmax_sum")
     written = write(trained, out, file_format, ema=ema, outputs=outputs, fusion=chosen, force=force)
     holds = f" ({', '.join(written.outputs)})" if written.outputs else ""
@@ -544,7 +554,7 @@ def results(runs: tuple[str, ...], plot: str | None) -> None:
             if plot is not None:
                 curves[name] = read_curves(folder)
             if plot is None or (folder / "results.json").is_file():
-                found[name] = _final_accuracy(folder / "results.json")
+                found[name] = final_accuracy(folder / "results.json")
         except CheckpointError as error:
             wrong.append(str(error))
     for message in wrong:
@@ -583,46 +593,6 @@ def _print_charts(drawn: Sequence["Chart"]) -> None:
     for chart in drawn:
         console.print()
         console.print(chart_table(chart, console.width, ascii_only=console.options.ascii_only))
-
-
-def _final_accuracy(path: Path) -> dict[str, dict[str, float]]:
-    """Head -> {"top1", "top5"} of a results.json. Raises CheckpointError."""
-    run = path.parent
-    if run.is_dir() and is_run(run) and not path.is_file():
-        raise CheckpointError(f"{run} has no {path.name}: its training is not finished; run its command again")
-    if not path.is_file():
-        raise CheckpointError(f"{run} is no run, {what_is(run)}: name the --out of a training")
-    advice = "run the training's command again, it writes the file anew"
-    results = read_json(path, str(path), CheckpointError, advice)
-    found = results.get("accuracy") if isinstance(results, dict) else None
-    if not isinstance(found, dict) or not all(
-        head.removeprefix("ema_") in HEADS
-        and isinstance(values, dict)
-        and all(type(values.get(top)) in (int, float) and 0 <= values[top] <= 1 for top in ("top1", "top5"))
-        for head, values in found.items()
-    ):
-        raise CheckpointError(f"{path} holds no accuracy by head, with top1 and top5 of 0 to 1: {advice}")
-    return found
-
-
-def accuracy_table(runs: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
-    """A row for every head of every run. runs: name -> head -> {"top1", "top5"}."""
-    rows = []
-    for name, heads in runs.items():
-        for head in sorted(heads, key=_head_order):
-            single = len(heads) == 1
-            label = name if single else f"{name}, {'EMA, ' if head.startswith('ema_') else ''}{_head_name(head)}"
-            rows.append((label, f"{100 * heads[head]['top1']:.2f}", f"{100 * heads[head]['top5']:.2f}"))
-    columns = ("validation", "top-1 %", "top-5 %")
-    return table(columns, rows, right=columns[1:], limits={"validation": 200}, box=None)
-
-
-def _head_name(head: str) -> str:
-    return HEADS[head.removeprefix("ema_")]
-
-
-def _head_order(head: str) -> tuple[bool, int]:
-    return head.startswith("ema_"), list(HEADS).index(head.removeprefix("ema_"))
 
 
 if __name__ == "__main__":

@@ -81,48 +81,82 @@ def tally(
     was_training = model.training
     model.eval()
     normalise = Normalise(validation.preprocessing.mean, validation.preprocessing.std, device)
-    # float64 holds counts exactly; a rank without samples knows no answers, and adds up all the same
-    num = len(ANSWERS)
-    shapes = ((num,), (num,), (num,), (num,), (1,), (num, num), (len(token_blocks(model)),))
-    given, top1, top5, real_top1, real_samples, differing, cosines = sums = [
-        torch.zeros(shape, dtype=torch.float64) for shape in shapes
-    ]
+    counts = _Counts(len(token_blocks(model)))
     for batch, teacher_scores in _with_teacher(validation, validation.batches(batch_size), teacher):
         images = normalise(batch.views.to(device))
         with token_cosines(model) as in_blocks:
             outputs = heads(model, images)
         if in_blocks:
-            cosines += torch.stack(in_blocks).double().sum(dim=1).cpu()
+            counts.cosines += torch.stack(in_blocks).double().sum(dim=1).cpu()
         if tta == "flip":
             outputs = _mean(outputs, heads(model, images.flip(3)))
         _check_finite(outputs, batch, validation)
-        five = {
-            ANSWERS.index(name): scores.topk(min(5, scores.shape[1])).indices.cpu()
-            for name, scores in _scores(outputs, teacher_scores).items()
-        }
-        first = {number: ranking[:, 0] for number, ranking in five.items()} | {0: batch.classes}
         true = None if real is None else real[batch.samples]
-        for number, answer in first.items():
-            given[number] += len(answer)
-            top1[number] += (answer == batch.classes).sum()
-            top5[number] += (five[number] == batch.classes[:, None]).sum() if number else len(answer)
-            if true is not None:
-                real_top1[number] += true.gather(1, answer[:, None]).sum()
-            for other in first:
-                differing[number, other] += (answer != first[other]).sum()
-        if true is not None:
-            real_samples += true.any(dim=1).sum()
+        counts.add(_five_best(_scores(outputs, teacher_scores)), batch.classes, true)
     model.train(was_training)
-    _add_ranks(sums, device)
-    return Tally(
-        given=given.long(),
-        top1=top1.long(),
-        top5=top5.long(),
-        real_top1=real_top1.long(),
-        real_samples=int(real_samples),
-        differing=differing.long(),
-        token_cosine=tuple((cosines / given[0]).tolist()),
-    )
+    counts.add_ranks(device)
+    return counts.tally()
+
+
+class _Counts:
+    """A Tally while it grows; in float64, which holds counts exactly and is added over ranks in one tensor.
+
+    A rank without samples knows no answers, and adds up all the same.
+    """
+
+    def __init__(self, num_blocks: int) -> None:
+        num = len(ANSWERS)
+        shapes = ((num,), (num,), (num,), (num,), (1,), (num, num), (num_blocks,))
+        self._all = [torch.zeros(shape, dtype=torch.float64) for shape in shapes]
+        (
+            self.given,
+            self.top1,
+            self.top5,
+            self.real_top1,
+            self.real_samples,
+            self.differing,
+            self.cosines,
+        ) = self._all
+
+    def add(self, five: dict[int, Tensor], classes: Tensor, true: Tensor | None) -> None:
+        """Count a batch. five: answer's number -> its best classes (B, 5 or fewer); classes (B,); true (B, C) bool."""
+        first = {number: ranking[:, 0] for number, ranking in five.items()} | {0: classes}
+        for number, answer in first.items():
+            self.given[number] += len(answer)
+            self.top1[number] += (answer == classes).sum()
+            self.top5[number] += (five[number] == classes[:, None]).sum() if number else len(answer)
+            if true is not None:
+                self.real_top1[number] += true.gather(1, answer[:, None]).sum()
+            for other in first:
+                self.differing[number, other] += (answer != first[other]).sum()
+        if true is not None:
+            self.real_samples += true.any(dim=1).sum()
+
+    def add_ranks(self, device: torch.device) -> None:
+        """Add up all ranks' counts."""
+        if not dist.is_initialized():
+            return
+        together = torch.cat([part.flatten() for part in self._all]).to(device)
+        with meeting("the end of an evaluation"):
+            dist.all_reduce(together)
+        for part, added in zip(self._all, together.cpu().split([part.numel() for part in self._all]), strict=True):
+            part.copy_(added.view(part.shape))
+
+    def tally(self) -> Tally:
+        return Tally(
+            given=self.given.long(),
+            top1=self.top1.long(),
+            top5=self.top5.long(),
+            real_top1=self.real_top1.long(),
+            real_samples=int(self.real_samples),
+            differing=self.differing.long(),
+            token_cosine=tuple((self.cosines / self.given[0]).tolist()),
+        )
+
+
+def _five_best(scores: dict[str, Tensor]) -> dict[int, Tensor]:
+    """Answer's number -> its best classes, (B, 5) or fewer where there are fewer, the best first."""
+    return {ANSWERS.index(name): each.topk(min(5, each.shape[1])).indices.cpu() for name, each in scores.items()}
 
 
 def _check_finite(outputs: Heads, batch: Batch, validation: ValidationSet) -> None:
@@ -161,16 +195,5 @@ def _with_teacher(
     if teacher is None:
         yield from ((batch, None) for batch in batches)
     else:
-        shown = ((batch, batch.views.numpy()) for batch in batches)
+        shown = ((batch, batch.views) for batch in batches)
         yield from classify_views(teacher, shown, lambda batch, row: validation.where(int(batch.samples[row])))
-
-
-def _add_ranks(sums: list[Tensor], device: torch.device) -> None:
-    """Add up all ranks' counts, in place."""
-    if not dist.is_initialized():
-        return
-    together = torch.cat([part.flatten() for part in sums]).to(device)
-    with meeting("the end of an evaluation"):
-        dist.all_reduce(together)
-    for part, added in zip(sums, together.cpu().split([part.numel() for part in sums]), strict=True):
-        part.copy_(added.view(part.shape))

@@ -28,7 +28,7 @@ from student.plan import (
 )
 from student.pool import PoolMemory, RowsIn, pool_faults, pool_rows
 from student.preflight import label_faults, topk_faults
-from teacher_cache.crew import RenderTask
+from teacher_cache.crew import PoolSettings, RenderTask
 from teacher_cache.device import Recycled, Upload, choose_device
 from teacher_cache.errors import DriftError
 from teacher_cache.messages.shown import counted
@@ -256,18 +256,17 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
 
     def _open_pool(self, num_rows: int) -> "AnyPool":
         """The pool that renders; in host memory where the device has no room for its rows after all."""
+        settings = PoolSettings(
+            self.store.policy,
+            self.store.seed,
+            workers=self._workers,
+            max_pixels=self.store.max_pixels,
+            num_rows=num_rows,
+            tasks_ahead=self._tasks_ahead(),
+            timeout_s=self._worker_timeout_s,
+        )
         try:
-            return open_render_pool(
-                self.rendering,
-                self.store.policy,
-                self.store.seed,
-                workers=self._workers,
-                max_pixels=self.store.max_pixels,
-                num_rows=num_rows,
-                rows_device=self.rows_device,
-                tasks_ahead=self._tasks_ahead(),
-                timeout_s=self._worker_timeout_s,
-            )
+            return open_render_pool(self.rendering, settings, self._warn, rows_device=self.rows_device)
         except torch.OutOfMemoryError:
             if self.rows_device.type == "cpu":
                 raise

@@ -29,7 +29,7 @@ from student.recipe import Recipe
 from student.schedule import learning_rate, scaled_lr
 from student.validation import Preprocessing, ValidationSet
 from teacher_cache.device import Normalise, Upload, memory_format
-from teacher_cache.errors import TrainingError
+from teacher_cache.errors import TeacherCacheError, TrainingError
 from teacher_cache.job import Job, meeting
 from teacher_cache.messages.shown import counted
 from teacher_cache.store.store import Store
@@ -206,18 +206,26 @@ class Run:
         return self._meter.num_unlogged
 
     def flush_steps(self, log: RunLog | None) -> None:
-        """Write the losses of the last steps. Raises TrainingError, on all ranks, when one is not finite. Every rank
-        must call it."""
-        rows, problem = [], None
+        """Write the losses of the last steps. Raises, on all ranks, TeacherError where an answer of a teacher that runs
+        online was not finite, and TrainingError where a loss is not. Every rank must call it."""
+        rows, problem = [], self._answers_fault()
         for step in self._meter.take_steps():
             row = step.row()
             if not math.isfinite(row["loss"]):
-                problem = TrainingError(self._ruined(f"the loss is {row['loss']}", step.epoch, step.step, step.lr))
+                ruined = self._ruined(f"the loss is {row['loss']}", step.epoch, step.step, step.lr)
+                problem = problem or TrainingError(ruined)
                 break
             rows.append(row)
         self.job.raise_on_all(problem, "the end of some steps")
         if log is not None:
             log.write_steps(rows)
+
+    def _answers_fault(self) -> TeacherCacheError | None:
+        try:
+            self.answers.check()
+        except TeacherCacheError as error:
+            return error
+        return None
 
     def begin_epoch(self) -> None:
         """Count time and views from here on: what comes before an epoch is not its own."""

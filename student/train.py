@@ -20,6 +20,7 @@ from teacher_cache.errors import TeacherCacheError
 from teacher_cache.files import replacing, writing
 from teacher_cache.job import Job, join_job
 from teacher_cache.lock import alone
+from teacher_cache.rendering import choose_rendering
 from teacher_cache.signals import Stopped, stop_signals
 from teacher_cache.store.store import Store
 
@@ -53,7 +54,7 @@ def train(
         resumed = resume(run, say)
         if not run.is_finished():
             run.announce(say)
-        with run.loader, open_validation(run) as validation, open_log(run) as log:
+        with run.loader, open_validation(run, say) as validation, open_log(run) as log:
             if initial is not None and not resumed and validation is not None:
                 say(f"before the first step  {describe_accuracy(run.accuracy(validation))}")
                 run.begin_epoch()
@@ -94,12 +95,18 @@ def resume(run: Run, say: Callable[[str], None]) -> bool:
     return True
 
 
-def open_validation(run: Run) -> AbstractContextManager[ValidationSet | None]:
-    """The validation shards, held open for the whole run; None without such."""
+def open_validation(run: Run, say: Callable[[str], None]) -> AbstractContextManager[ValidationSet | None]:
+    """The validation shards, held open for the whole run, their views rendered where those of training are; None
+    without such."""
     store, options = run.store, run.options
     if not options.val:
         return nullcontext()
     index = index_validation(options.val, store.class_names, store.index.class_from, image_from=store.index.image_from)
+    rendering = run.loader.rendering
+    if rendering.device is not None:
+        rendering = choose_rendering(options.render, run.preprocessing.policy(), rendering.device)
+        if rendering.device is None:
+            say(f"validation: {rendering.said}")
     return ValidationSet(
         index,
         run.preprocessing,
@@ -107,6 +114,8 @@ def open_validation(run: Run) -> AbstractContextManager[ValidationSet | None]:
         rank=run.job.rank,
         world_size=run.job.world_size,
         worker_timeout_s=options.worker_timeout_s,
+        rendering=rendering,
+        warn=say,
     )
 
 

@@ -1,17 +1,18 @@
 """Validation shards as batches of views, and how a model wants to see them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from student.preflight import other_classes
+from teacher_cache.crew import PoolSettings, RenderTask
 from teacher_cache.errors import ShardError
 from teacher_cache.messages.shown import counted, listed
 from teacher_cache.processes import TIMEOUT_S
+from teacher_cache.rendering import ON_CPU, Rendering, open_render_pool
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.policy import Crop, Interpolation, Policy
 from teacher_cache.shards.classes import class_rule
@@ -19,7 +20,7 @@ from teacher_cache.shards.find import expand_shards
 from teacher_cache.shards.index import Index
 from teacher_cache.shards.indexing import index_shards
 from teacher_cache.teacher.state_dict import background_class
-from teacher_cache.workers import RenderPool, RenderTask, render_all
+from teacher_cache.workers import BlockView, render_all
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Batch:
-    """views (B, H, W, 3) uint8; classes and samples (B,) int64, the samples' numbers in the index."""
+    """views (B, H, W, 3) uint8, in memory or on the device that rendered them; classes and samples (B,) int64, the
+    samples' numbers in the index."""
 
     views: Tensor
     classes: Tensor
@@ -47,7 +49,8 @@ class Batch:
 
 
 class ValidationSet(AbstractContextManager["ValidationSet"]):
-    """Validation shards, indexed in memory and rendered by the same code as training views. A rank reads its part."""
+    """Validation shards, indexed in memory and rendered by the same code as training views, where `rendering` says. A
+    rank reads its part."""
 
     def __init__(
         self,
@@ -58,10 +61,14 @@ class ValidationSet(AbstractContextManager["ValidationSet"]):
         rank: int = 0,
         world_size: int = 1,
         worker_timeout_s: float = TIMEOUT_S,
+        rendering: Rendering = ON_CPU,
+        warn: Callable[[str], None] = print,
     ) -> None:
         self.index = index
         self.preprocessing = preprocessing
-        self._pool = RenderPool(preprocessing.policy(), 0, workers=workers, timeout_s=worker_timeout_s)
+        settings = PoolSettings(preprocessing.policy(), 0, workers=workers, timeout_s=worker_timeout_s)
+        self._pool = open_render_pool(rendering, settings, warn)
+        self._device = torch.device("cpu") if rendering.device is None else rendering.device
         blocks = [(shard, block) for shard in range(index.num_shards) for block in range(index.num_blocks(shard))]
         self._mine = blocks[rank::world_size]
 
@@ -72,7 +79,7 @@ class ValidationSet(AbstractContextManager["ValidationSet"]):
             RenderTask(number, self.index.place(shard, block), (0,)) for number, (shard, block) in enumerate(self._mine)
         ]
         for rendered in render_all(self._pool, tasks):
-            waiting.append(self._batch(rendered.task.id, rendered.block.pixels, rendered.block.class_pairs[:, 0]))
+            waiting.append(self._batch(rendered))
             if (len(waiting) + 1) * BLOCK_SAMPLES > batch_size:
                 yield _join(waiting)
                 waiting = []
@@ -83,10 +90,11 @@ class ValidationSet(AbstractContextManager["ValidationSet"]):
         """A sample of the index, as messages name it."""
         return f"shard {self.index.shards[self.index.shard_of(sample)].name}, key {self.index.key(sample)}"
 
-    def _batch(self, number: int, pixels: np.ndarray, classes: np.ndarray) -> Batch:
-        shard, block = self._mine[number]
+    def _batch(self, rendered: BlockView) -> Batch:
+        shard, block = self._mine[rendered.task.id]
         samples = torch.tensor(self.index.block_samples(shard, block))
-        return Batch(torch.from_numpy(pixels.copy()), torch.from_numpy(classes).long(), samples)
+        classes = torch.from_numpy(rendered.block.class_pairs[:, 0]).long()
+        return Batch(rendered.pixels.to(self._device, copy=True), classes, samples)
 
     def close(self) -> None:
         self._pool.close()

@@ -13,6 +13,8 @@ import numpy as np
 from teacher_cache.errors import RenderError, TeacherCacheError
 from teacher_cache.files import describe_os_error
 from teacher_cache.processes import TIMEOUT_S, Child, Connection, Death, Processes
+from teacher_cache.replay.header import MAX_PIXELS
+from teacher_cache.replay.policy import Policy
 from teacher_cache.shards.index import BlockPlace
 
 TASKS_PER_WORKER = 2  # one being worked on, one waiting: a worker never idles for the parent's next turn
@@ -36,6 +38,25 @@ class RenderTask:
     def where(self) -> str:
         """The block, as messages name it."""
         return f"shard {self.place.shard}, block {self.place.number}"
+
+
+@dataclass(frozen=True)
+class PoolSettings:
+    """What a pool renders, and how; the same wherever views are rendered.
+
+    workers: processes; 0: the calling one works. skip_bad: see decode_block. max_pixels: of an image, height x width; a
+    larger one cannot be decoded (see DecodedBlock). num_rows: how many views the pool's rows shall hold, into which
+    tasks are then rendered, through tasks_ahead tasks of each worker; None: there are none.
+    """
+
+    policy: Policy
+    store_seed: int
+    workers: int
+    skip_bad: bool = False
+    max_pixels: int = MAX_PIXELS
+    num_rows: int | None = None
+    tasks_ahead: int = TASKS_PER_WORKER
+    timeout_s: float = TIMEOUT_S
 
 
 @dataclass(eq=False)
@@ -77,6 +98,7 @@ class Sent:
 
 class Crew:
     """The parent's side: tasks are queued, given out as workers get through theirs, and what they send is received.
+    Where there are no workers the parent takes tasks itself.
 
     Raises RenderError when a worker dies, and when one that has work has sent nothing for timeout_s: it hangs. Neither
     time in which this process is stopped counts, nor most of that which passes between calls of receive().
@@ -98,6 +120,10 @@ class Crew:
         """Queue a task."""
         self._queue.append(task)
         self._feed()
+
+    def take(self) -> RenderTask | None:
+        """The next task for the parent itself; None where no task is left, or workers get them."""
+        return self._queue.popleft() if self._queue and not self.workers else None
 
     def is_ready(self) -> bool:
         """Whether receive() would give something at once."""

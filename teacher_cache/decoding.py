@@ -10,7 +10,7 @@ import numpy as np
 
 from teacher_cache.crew import Desk, RenderTask
 from teacher_cache.processes import Connection, sendable
-from teacher_cache.replay.block import decode_block
+from teacher_cache.replay.block import DecodedBlock, ReplayedBlock, decode_block, replay_view
 from teacher_cache.replay.gpu.handing import HandedViews, hand_over
 from teacher_cache.replay.policy import Policy
 from teacher_cache.shards.read import read_block
@@ -27,11 +27,17 @@ class Decoding:
     skip_bad: bool
     max_pixels: int
 
+    def decode(self, task: RenderTask) -> DecodedBlock:
+        """Read and decode a task's block. Raises ShardError and ImageError."""
+        return decode_block(read_block(task.place), skip_bad=self.skip_bad, max_pixels=self.max_pixels)
+
     def hand_over(self, task: RenderTask, rooms: Iterator[np.ndarray]) -> Iterator[HandedViews]:
-        """Read and decode a task's block, and hand over its views; see handing.hand_over. Raises ShardError and
-        ImageError."""
-        decoded = decode_block(read_block(task.place), skip_bad=self.skip_bad, max_pixels=self.max_pixels)
-        return hand_over(self.policy, self.store_seed, decoded, task.views, rooms)
+        """Decode a task's block, and hand over its views; see handing.hand_over."""
+        return hand_over(self.policy, self.store_seed, self.decode(task), task.views, rooms)
+
+    def render(self, decoded: DecodedBlock, view: int) -> ReplayedBlock:
+        """Render a view here, after all. Raises ImageError and PolicyError, as replay_view."""
+        return replay_view(self.policy, self.store_seed, decoded, view)
 
 
 def serve(connection: Connection, decoding: Decoding, place: SharedPlace, num_slots: int) -> None:

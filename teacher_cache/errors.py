@@ -17,7 +17,7 @@ TeacherCacheError               the command line prints it as one line and exits
 ├── TrainingError               the loss, a weight, or what a student answers is no longer a number
 ├── DiskError                   what shall be written cannot be: a full, read-only or broken disk
 ├── BusyError                   another process writes there
-├── RenderError                 a rendering process died or hangs
+├── RenderError                 a rendering process died, hangs or cannot be started
 ├── DeviceError                 the device asked for is not there, or is not this rank's
 └── RankError                   another rank of the job died or hangs
 """

@@ -4,28 +4,35 @@ import tempfile
 import time
 from pathlib import Path
 
-from teacher_cache.fill import FillOptions, LabelledUnit, describe, label_units, open_pool
+from teacher_cache.fill import FillOptions, LabelledUnit, describe, label_units, may_differ, open_pool
 from teacher_cache.messages.shown import counted
 from teacher_cache.rendering import choose_rendering
 from teacher_cache.store.status import status
 from teacher_cache.store.store import Store
+from teacher_cache.teacher.identity import check_same_teacher
 from teacher_cache.teacher.teacher import Teacher
 from teacher_cache.threads import share_cores
 
 
 def estimate(store: Store, teacher: Teacher, options: FillOptions) -> str:
-    """Label the store's first unit and print hours, bytes and files for 16, 32, 64 ... views, at this speed."""
+    """Label the store's first unit; hours, bytes and files for 16, 32, 64 ... views at this speed, in lines.
+
+    TeacherError for another teacher than the store's.
+    """
+    if store.teacher is not None:
+        check_same_teacher(store.teacher, teacher.identity, may_differ=may_differ(store))
     unit = store.units()[0]
     share_cores(options.workers)
     rendering = choose_rendering(options.render, store.policy, teacher.device)
-    with open_pool(store, options, rendering) as pool:
+    noted = [] if rendering.said is None else [rendering.said]
+    with open_pool(store, options, rendering, noted.append) as pool:
         start = time.perf_counter()
         (labelled,) = label_units(store, teacher, pool, [unit], lambda views: None)
         wall_s = time.perf_counter() - start
     views = store.layout.num_views(unit)
     unit_bytes, unit_files = _on_disk(store, labelled, teacher)
     lines = [
-        *([rendering.said] if rendering.said is not None else []),
+        *noted,
         f"{describe(store, unit)}: {counted(views, 'view')} in {wall_s:.1f} s, {views / wall_s:.0f} views/s with "
         f"this process alone, {unit_bytes / views:.2f} bytes a view; nothing was committed",
         f"{'views':>6} {'hours':>9} {'MB':>9} {'files':>9}",

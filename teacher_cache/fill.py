@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from teacher_cache.crew import RenderTask
+from teacher_cache.crew import PoolSettings, RenderTask
 from teacher_cache.errors import AgreementError, DriftError, StoreError, TeacherError
 from teacher_cache.job import Job, join_job
 from teacher_cache.messages.shown import counted
@@ -143,7 +143,7 @@ def fill(
         rendering = choose_rendering(options.render, store.policy, teacher.device)
         if job.first and rendering.said is not None:
             say(rendering.said)
-        with open_pool(store, options, rendering) as pool:
+        with open_pool(store, options, rendering, warn) as pool:
             held = OpenFill(store, teacher, pool, job, options.allow_low_agreement, on_moved, warn)
             num_missing = fill_views(held, views, on_start)
         job.wait_for_all("finished", moving=MOVING, meanwhile=on_moved)
@@ -185,10 +185,9 @@ def fill_views(held: OpenFill, views: range, on_start: Callable[[int], None]) ->
     return num_missing if job.first else len(units)
 
 
-def open_pool(store: Store, options: FillOptions, rendering: Rendering) -> "AnyPool":
+def open_pool(store: Store, options: FillOptions, rendering: Rendering, warn: Callable[[str], None]) -> "AnyPool":
     """What renders a store's blocks for its teacher."""
-    return open_render_pool(
-        rendering,
+    settings = PoolSettings(
         store.policy,
         store.seed,
         workers=options.workers,
@@ -196,6 +195,7 @@ def open_pool(store: Store, options: FillOptions, rendering: Rendering) -> "AnyP
         max_pixels=store.max_pixels,
         timeout_s=options.worker_timeout_s,
     )
+    return open_render_pool(rendering, settings, warn)
 
 
 def label_units(

@@ -46,18 +46,24 @@ def birth(name: str, serve: Callable[..., None], args: tuple[Any, ...]) -> Birth
     return Birth(name, bytes(ForkingPickler.dumps((serve, args))))
 
 
+class StartError(Exception):
+    """A server cannot make its imports, so none of its processes can be; it says why."""
+
+
 class ForkServer:
     """The process that forks others, for one thread, with which it ends. imports: the module that they have at once."""
 
     def __init__(self, imports: str) -> None:
+        self._has_imports = False
         self._connection, theirs = multiprocessing.Pipe()
         self.process = spawned("fork-server", _serve, theirs, (imports,), daemon=False)
         multiprocessing.util.Finalize(self, self._connection.close, exitpriority=10)  # or it would be waited for
 
     def fork(self, birth: Birth, connection: Connection) -> tuple[int, int]:
         """A process's id and a descriptor of it (pidfd_open), to be closed. connection, its end of a pipe, is closed
-        here. Raises EOFError or OSError where the server has died."""
+        here. Raises StartError, and EOFError or OSError where the server has died since it had its imports."""
         with closing(connection):
+            self._await_imports()
             self._connection.send(birth)
             for handle in (connection.fileno(), *birth.streams):
                 send_handle(self._connection, handle, self.process.pid)
@@ -70,6 +76,19 @@ class ForkServer:
         self._connection.send(process)
         self._wait()
         return self._connection.recv()
+
+    def _await_imports(self) -> None:
+        if self._has_imports:
+            return
+        self._wait()
+        try:
+            fault = self._connection.recv()
+        except (EOFError, OSError):
+            self.process.join(SLICE_S)
+            fault = f"its process died, exit code {self.process.exitcode}"
+        if fault is not None:
+            raise StartError(fault)
+        self._has_imports = True
 
     def _wait(self) -> None:
         while not self._connection.poll(SLICE_S):  # imports take seconds
@@ -92,6 +111,12 @@ class ForkedProcess:
         """Its id, which is waited for; None where its server died first."""
         found = self._found(None)
         return found[0] if found else None
+
+    @property
+    def fault(self) -> str | None:
+        """Why it could not be started; None where it could, or it will be."""
+        error = self._coming.exception() if self._coming.done() else None
+        return str(error) if isinstance(error, StartError) else None
 
     @property
     def exitcode(self) -> int | None:
@@ -122,7 +147,7 @@ class ForkedProcess:
     def _found(self, timeout: float | None) -> tuple[int, int] | None:
         try:
             return self._coming.result(timeout)
-        except (TimeoutError, EOFError, OSError):
+        except (TimeoutError, EOFError, OSError, StartError):
             return None
 
 
@@ -161,7 +186,12 @@ def _has_ended(descriptor: int, timeout: float) -> bool:
 def _serve(connection: Connection, imports: str) -> None:
     """Fork what is asked for, tell exit codes, and leave no zombies."""
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # a process with threads cannot be forked safely
-    importlib.import_module(imports)
+    try:
+        importlib.import_module(imports)
+    except Exception as error:  # whatever a module raises; who asks for a process tells it
+        connection.send(" ".join(f"{type(error).__name__}: {error}".split()))
+        sys.exit(1)
+    connection.send(None)
     gc.collect()
     gc.freeze()  # what is shared is not written to by a collection
     try:

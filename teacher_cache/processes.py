@@ -21,8 +21,8 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
-from teacher_cache.errors import TeacherCacheError
-from teacher_cache.fork_server import Birth, ForkedProcess, ForkServer, birth, spawned
+from teacher_cache.errors import RenderError, TeacherCacheError
+from teacher_cache.fork_server import Birth, ForkedProcess, ForkServer, StartError, birth, spawned
 from teacher_cache.ties import GONE
 
 TIMEOUT_S = 120.0  # after so long without a message that it owes a process is taken to hang
@@ -121,7 +121,8 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
     def receive(self) -> list[tuple[Child, Any]]:
         """What has come from those that owe something, a message of each at most; after SLICE_S perhaps nothing.
 
-        An error that a process met is a message, and so is the Death of one that ended.
+        An error that a process met is a message, and so is the Death of one that ended. RenderError where processes
+        cannot be started.
         """
         self._clock_s += min(time.perf_counter() - self._received_at, self.timeout_s / 2)
         begun = time.perf_counter()
@@ -157,6 +158,10 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
             message = child.connection.recv()
         except GONE:
             child.process.join(timeout=5 * END_S)
+            if isinstance(child.process, ForkedProcess) and (fault := child.process.fault) is not None:
+                raise RenderError(
+                    f"no process can be started: {fault}: mend that, and run the same command again"
+                ) from None
             return Death(child.process.exitcode)
         child.due_since_s = self._clock_s
         return message
@@ -235,6 +240,7 @@ class _Starter:
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "starter")
         self._servers: dict[str, ForkServer] = {}
+        self._faults: dict[str, StartError] = {}  # of servers that could not start, and are not tried again
 
     def start(
         self, name: str, imports: str, serve: Callable[..., None], connection: Connection, args: tuple[Any, ...]
@@ -246,10 +252,17 @@ class _Starter:
         return ForkedProcess(coming, lambda process: self._exit_code(imports, process))
 
     def _fork(self, imports: str, birth: Birth, connection: Connection) -> tuple[int, int]:
+        if imports in self._faults:
+            connection.close()
+            raise self._faults[imports]
         server = self._servers.get(imports)
         if server is None or not server.process.is_alive():
             server = self._servers[imports] = ForkServer(imports)
-        return server.fork(birth, connection)
+        try:
+            return server.fork(birth, connection)
+        except StartError as error:
+            self._faults[imports] = StartError(f"importing {imports} fails ({error})")
+            raise self._faults[imports] from None
 
     def _exit_code(self, imports: str, process: int | None) -> int | None:
         server = self._servers[imports]

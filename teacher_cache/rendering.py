@@ -10,12 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from teacher_cache.crew import TASKS_PER_WORKER
+from teacher_cache.crew import PoolSettings
 from teacher_cache.errors import DeviceError
 from teacher_cache.memory import available_memory
-from teacher_cache.processes import TIMEOUT_S
 from teacher_cache.replay import BLOCK_SAMPLES
-from teacher_cache.replay.header import MAX_PIXELS
 from teacher_cache.replay.policy import Policy
 
 if TYPE_CHECKING:
@@ -28,8 +26,7 @@ if TYPE_CHECKING:
     AnyPool: TypeAlias = RenderPool | DeviceRenderPool
 
 Render = Literal["auto", "cpu", "gpu"]
-RENDER_DEFAULT: Render = "cpu"  # "auto" once the device's pool, tested on Triton's interpreter, has run on a GPU
-
+RENDER_DEFAULT: Render = "auto"
 ROOM = 8  # times the bytes of a view while it is rendered: its crop, what is made of it, and it itself
 AT_ONCE_BYTES = 160 << 20  # of views that are rendered at once
 POOL_SHARE = 0.25  # of a device's memory, for a shuffle pool, where nobody says otherwise
@@ -50,9 +47,10 @@ ON_CPU = Rendering(None)
 def choose_rendering(asked: Render, policy: Policy, device: "torch.device") -> Rendering:
     """What renders a policy's views for work on a device.
 
-    "auto": the device, where it is a CUDA device, Triton is there, and it has room. "gpu": DeviceError where there is
-    no such device; Triton's interpreter, asked for by TRITON_INTERPRET=1, makes one of the CPU. Operations of the
-    user's own are always rendered on the CPU.
+    "auto": the device, where it is a CUDA device, Triton is there, it has room, and a made-up block came out of it as
+    it does of the CPU. "gpu": DeviceError where there is no such device, or it renders otherwise or not at all;
+    Triton's interpreter, asked for by TRITON_INTERPRET=1, makes one of the CPU. Operations of the user's own, and what
+    the device has no room for, are always rendered on the CPU.
     """
     if asked == "cpu" or (asked == "auto" and device.type != "cuda"):
         return ON_CPU
@@ -65,6 +63,10 @@ def choose_rendering(asked: Render, policy: Policy, device: "torch.device") -> R
         return _on_cpu(lacking)
     if lacking := room_lacking(policy, device):
         return _on_cpu(lacking)
+    if fault := _fault(policy, device):
+        if asked == "gpu":
+            raise DeviceError(f"--render gpu, but {describe(device)} cannot: {fault}: give --render cpu")
+        return _on_cpu(f"{describe(device)} cannot: {fault}")
     return Rendering(device, f"views are rendered on {describe(device)}")
 
 
@@ -101,45 +103,20 @@ def place_rows(
 
 def open_render_pool(
     rendering: Rendering,
-    policy: Policy,
-    store_seed: int,
+    settings: PoolSettings,
+    warn: Callable[[str], None],
     *,
-    workers: int,
-    skip_bad: bool = False,
-    max_pixels: int = MAX_PIXELS,
-    num_rows: int | None = None,
     rows_device: "torch.device | None" = None,
-    tasks_ahead: int = TASKS_PER_WORKER,
-    timeout_s: float = TIMEOUT_S,
 ) -> "AnyPool":
-    """The pool that renders as was chosen; see RenderPool. rows_device: of place_rows."""
+    """The pool that renders as was chosen. rows_device: of place_rows. warn hears where the device has less room than
+    it had."""
     if rendering.device is None:
         from teacher_cache.workers import RenderPool
 
-        return RenderPool(
-            policy,
-            store_seed,
-            workers=workers,
-            skip_bad=skip_bad,
-            max_pixels=max_pixels,
-            num_rows=num_rows,
-            tasks_ahead=tasks_ahead,
-            timeout_s=timeout_s,
-        )
+        return RenderPool(settings)
     from teacher_cache.device_pool import DeviceRenderPool  # and Triton, which not all have
 
-    return DeviceRenderPool(
-        policy,
-        store_seed,
-        device=rendering.device,
-        workers=workers,
-        skip_bad=skip_bad,
-        max_pixels=max_pixels,
-        num_rows=num_rows,
-        rows_device=rows_device,
-        tasks_ahead=tasks_ahead,
-        timeout_s=timeout_s,
-    )
+    return DeviceRenderPool(settings, rendering.device, warn, rows_device=rows_device)
 
 
 def open_replay(
@@ -148,7 +125,7 @@ def open_replay(
     """Replay views of blocks one by one in this process: as replay_view, or on a device, by a choice as above."""
     from teacher_cache.replay.block import ReplayedBlock, replay_view
 
-    if render == "cpu":
+    if not may_use_device(render):
         return partial(replay_view, policy, store_seed)
     from teacher_cache.device import choose_device  # torch, which takes seconds to import
 
@@ -216,6 +193,13 @@ def _lacking(device: "torch.device") -> str | None:
     if device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1":
         return None
     return "the work is on the CPU (--device cpu)" if torch.cuda.is_available() else "torch finds no CUDA device here"
+
+
+def _fault(policy: Policy, device: "torch.device") -> str | None:
+    """Why a device does not render as the CPU does; None where it does."""
+    from teacher_cache.device_proof import device_fault  # and Triton, which not all have
+
+    return device_fault(policy, device)
 
 
 def _memory() -> int:

@@ -1,6 +1,7 @@
 """Memory that this process and those which it starts see: without a name, so that nothing is left of it however they
 die, and no part of /dev/shm. Linux alone."""
 
+import contextlib
 import mmap
 import os
 from dataclasses import dataclass
@@ -33,8 +34,11 @@ class SharedMemory:
     def __init__(self, num_bytes: int) -> None:
         try:
             self._descriptor = os.memfd_create("teacher-cache")
-            os.ftruncate(self._descriptor, num_bytes)
-            self.bytes = _mapped(self._descriptor, num_bytes)
+            with contextlib.ExitStack() as opened:
+                opened.callback(os.close, self._descriptor)
+                os.ftruncate(self._descriptor, num_bytes)
+                self.bytes = _mapped(self._descriptor, num_bytes)
+                opened.pop_all()
         except (OSError, AttributeError, ValueError) as error:
             raise RenderError(f"no shared memory of {num_bytes / 1e6:.0f} MB ({error}): use --workers 0") from error
         self.place = SharedPlace(os.getpid(), self._descriptor, num_bytes)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from teacher_cache.crew import RenderTask
+from teacher_cache.crew import PoolSettings, RenderTask
 from teacher_cache.errors import StoreError
 from teacher_cache.processes import TIMEOUT_S
 from teacher_cache.rendering import RENDER_DEFAULT, Render, choose_rendering, open_render_pool
@@ -18,6 +18,7 @@ from teacher_cache.store.status import check_committed
 from teacher_cache.store.store import Store
 from teacher_cache.store.topk import top_classes
 from teacher_cache.store.unit import Unit
+from teacher_cache.teacher.identity import TeacherIdentity, check_same_teacher
 from teacher_cache.threads import share_cores
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
     from teacher_cache.rendering import AnyPool
     from teacher_cache.teacher.teacher import Teacher
+
+KIND = ("device", "dtype")  # in which a teacher may differ from the store's, and then its last bits do
+Atom = tuple[Unit, int]  # a committed unit, and the number of a block in its shard
 
 
 @dataclass
@@ -50,7 +54,6 @@ def verify(
     *,
     seed: int = 0,
     teacher: "Teacher | None" = None,
-    same_kind: bool = True,
     workers: int = 0,
     worker_timeout_s: float = TIMEOUT_S,
     render: Render = RENDER_DEFAULT,
@@ -61,16 +64,51 @@ def verify(
     """Check every committed unit's record, and replay a random fraction of the committed (block, group)s, drawn in
     layers over shards and groups: at least one, but none with a fraction of 0, which takes neither torch nor processes.
 
-    With a teacher the replayed views are labelled again. same_kind says that it runs on the store's device and
-    dtype: then a label that differs is a difference, and so are other probabilities than those that the store holds;
-    else a label is counted with its top-2 margin (in logits), and probabilities are not compared.
+    With a teacher the replayed views are labelled again. Where it runs on the store's device and dtype a label that
+    differs is a difference, and so are other probabilities than those that the store holds; else a label is counted
+    with its top-2 margin (in logits), and probabilities are not compared.
 
     render: where views are, see choose_rendering; device: for that, where there is no teacher. say hears of it.
-    StoreError where nothing is committed, DeviceError where render asks for what is not there.
+    StoreError where nothing is committed, TeacherError for another teacher than the store's, DeviceError where render
+    asks for what is not there.
     """
     check_committed(store)
+    if teacher is not None:
+        check_same_teacher(stored_teacher(store), teacher.identity, may_differ=KIND)
     report = VerifyReport()
-    atoms: list[tuple[Unit, int]] = []  # unit, block in the shard
+    chosen = draw_in_layers(_check_records(store, report), fraction, seed)
+    report.shards = len({unit.shard for unit, _ in chosen})
+    report.groups = len({unit.group for unit, _ in chosen})
+    if not chosen:
+        return report
+    share_cores(workers)
+    rendering = choose_rendering(render, store.policy, _device(teacher, device))
+    if rendering.said is not None:
+        say(rendering.said)
+    settings = PoolSettings(
+        store.policy, store.seed, workers=workers, max_pixels=store.max_pixels, timeout_s=worker_timeout_s
+    )
+    with open_render_pool(rendering, settings, say) as pool:
+        reader = LabelReader(store)
+        views = _replay(store, reader, pool, chosen, report, on_progress)
+        if teacher is None:
+            for _ in views:
+                pass
+        else:
+            _label_again(store, reader, teacher, views, report)
+    return report
+
+
+def stored_teacher(store: Store) -> TeacherIdentity:
+    """Whose labels a store holds. StoreError where it names nobody, as one of simulated labels."""
+    if store.teacher is None:
+        raise StoreError(f"{store.path} names no teacher: its labels were not made by `teacher-cache fill`")
+    return store.teacher
+
+
+def _check_records(store: Store, report: VerifyReport) -> list[Atom]:
+    """Check every committed unit's record; the blocks of those that are as it says."""
+    atoms: list[Atom] = []
     for numbers in np.argwhere(store.committed()):
         unit = Unit(*numbers.tolist())
         report.units += 1
@@ -80,31 +118,7 @@ def verify(
             report.differences.append(str(error))
             continue
         atoms += [(unit, block) for block in store.layout.blocks(unit)]
-    chosen = draw_in_layers(atoms, fraction, seed)
-    report.shards = len({unit.shard for unit, _ in chosen})
-    report.groups = len({unit.group for unit, _ in chosen})
-    if not chosen:
-        return report
-    share_cores(workers)
-    rendering = choose_rendering(render, store.policy, _device(teacher, device))
-    if rendering.said is not None:
-        say(rendering.said)
-    with open_render_pool(
-        rendering,
-        store.policy,
-        store.seed,
-        workers=workers,
-        max_pixels=store.max_pixels,
-        timeout_s=worker_timeout_s,
-    ) as pool:
-        reader = LabelReader(store)
-        views = _replay(store, reader, pool, chosen, report, on_progress)
-        if teacher is None:
-            for _ in views:
-                pass
-        else:
-            _label_again(store, reader, teacher, views, same_kind, report)
-    return report
+    return atoms
 
 
 def _device(teacher: "Teacher | None", asked: str | None) -> "torch.device":
@@ -127,19 +141,19 @@ class _BlockView(NamedTuple):
         return f"shard {store.shard_name(self.shard)}, key {store.index.key(sample)}, view {self.view}"
 
 
-def draw_in_layers(atoms: Sequence[tuple[Unit, int]], fraction: float, seed: int) -> list[tuple[Unit, int]]:
+def draw_in_layers(atoms: Sequence[Atom], fraction: float, seed: int) -> list[Atom]:
     """A random fraction of the atoms (unit, block), at least one of them if it is not 0, in the store's order.
 
     Every shard is drawn from once before any is drawn from twice, and of a shard's groups that which was drawn from
     least so far: so a fault of a few shards, or of one group, is not passed over by chance.
     """
-    left: dict[int, dict[int, list[tuple[Unit, int]]]] = {}  # shard -> group -> atoms in random order
+    left: dict[int, dict[int, list[Atom]]] = {}  # shard -> group -> atoms in random order
     stream = Stream(derive(seed, "verify"))
     for number in stream.permutation(len(atoms)).tolist():
         unit = atoms[number][0]
         left.setdefault(unit.shard, {}).setdefault(unit.group, []).append(atoms[number])
     wanted = max(1, round(fraction * len(atoms))) if atoms and fraction else 0
-    chosen: list[tuple[Unit, int]] = []
+    chosen: list[Atom] = []
     drawn: Counter[int] = Counter()  # of each group
     while len(chosen) < wanted:
         shards = list(left)
@@ -159,7 +173,7 @@ def _replay(
     store: Store,
     reader: LabelReader,
     pool: "AnyPool",
-    atoms: list[tuple[Unit, int]],
+    atoms: list[Atom],
     report: VerifyReport,
     on_progress: Callable[[int, int], None],
 ) -> Iterator[tuple[_BlockView, "torch.Tensor"]]:
@@ -189,13 +203,13 @@ def _label_again(
     reader: LabelReader,
     teacher: "Teacher",
     views: Iterator[tuple[_BlockView, "torch.Tensor"]],
-    same_kind: bool,
     report: VerifyReport,
 ) -> None:
     """Label the replayed views again, and compare labels and probabilities with those that the store holds."""
     from teacher_cache.teacher.teacher import classify_views
 
-    topk, tau = store.topk, store.tau
+    topk, tau, stored = store.topk, store.tau, stored_teacher(store)
+    same_kind = all(getattr(teacher.identity, name) == getattr(stored, name) for name in KIND)
     for at, logits in classify_views(teacher, views, lambda at, row: at.where(store, row)):
         _compare_labels(store, reader, at, logits, same_kind, report)
         if same_kind and tau is not None:

@@ -13,23 +13,26 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from teacher_cache.crew import TASKS_PER_WORKER, Crew, Desk, RenderTask, Worker
+from teacher_cache.crew import Crew, Desk, PoolSettings, RenderTask, Worker
 from teacher_cache.device import Recycled
 from teacher_cache.errors import RenderError
 from teacher_cache.memory import shared_memory_lacking
 from teacher_cache.messages.shown import counted
-from teacher_cache.processes import TIMEOUT_S, Connection, sendable
+from teacher_cache.processes import Connection, sendable
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.block import DecodedBlock, ReplayedBlock, decode_block, replay_view
-from teacher_cache.replay.header import MAX_PIXELS
 from teacher_cache.replay.policy import Policy
 from teacher_cache.shards.read import read_block
 from teacher_cache.ties import GONE
+
+if TYPE_CHECKING:
+    from teacher_cache.rendering import AnyPool
 
 SLOTS_PER_WORKER = 3  # one being rendered, one on its way, one being copied out
 LOWER_POOL = "lower pool_batches or the batch, use --workers 0"
@@ -89,32 +92,20 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
     dies, and when one that has work has sent nothing for timeout_s: it hangs. Neither time in which this process is
     stopped counts, nor most of that which passes between calls of get().
 
-    max_pixels: of an image, height x width; a larger one cannot be decoded (see DecodedBlock).
-    num_rows: how many views `rows`, (num_rows, H, W, 3) uint8, shall hold, into which tasks are then rendered; a worker
-    that has no slots to wait for goes on while the parent is busy, through tasks_ahead tasks.
+    rows: (num_rows, H, W, 3) uint8, of the settings' num_rows; a worker that has no slots to wait for goes on while the
+    parent is busy.
     """
 
-    def __init__(
-        self,
-        policy: Policy,
-        store_seed: int,
-        *,
-        workers: int,
-        skip_bad: bool = False,
-        max_pixels: int = MAX_PIXELS,
-        num_rows: int | None = None,
-        tasks_ahead: int = TASKS_PER_WORKER,
-        timeout_s: float = TIMEOUT_S,
-    ) -> None:
+    def __init__(self, settings: PoolSettings) -> None:
+        policy, workers, num_rows = settings.policy, settings.workers, settings.num_rows
         self.num_workers = workers
         self.rows = np.empty((0, *policy.size, 3), np.uint8)
         self.wait_s = 0.0  # time that get() has waited for pixels
         self.pending = 0  # (block, view)s submitted and not yet got
-        self._replay = _Replay(policy, store_seed, skip_bad, max_pixels)
-        self._queue: deque[RenderTask] = deque()
+        self._replay = _Replay(policy, settings.store_seed, settings.skip_bad, settings.max_pixels)
         self._inline: Iterator[BlockView] | None = None
         self._arrived: deque[BlockView] = deque()
-        self._crew = Crew(timeout_s, tasks_ahead)
+        self._crew = Crew(settings.timeout_s, settings.tasks_ahead)
         self._slots: dict[Worker, np.ndarray] = {}  # (slots, BLOCK_SAMPLES, H, W, 3) uint8, of each worker
         self._scratch = self._replay.scratch()
         if workers:
@@ -146,10 +137,7 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
     def submit(self, task: RenderTask) -> None:
         """Queue a task; ids of tasks in flight must differ."""
         self.pending += len(task.views)
-        if self._crew.workers:
-            self._crew.submit(task)
-        else:
-            self._queue.append(task)
+        self._crew.submit(task)
 
     def get(self) -> BlockView:
         """The next replayed (block, view) of any task."""
@@ -192,7 +180,9 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
     def _render_here(self) -> BlockView:
         while True:
             if self._inline is None:
-                self._inline = self._render_task(self._queue.popleft())
+                task = self._crew.take()
+                assert task is not None
+                self._inline = self._render_task(task)
             found = next(self._inline, None)
             if found is not None:
                 return found
@@ -205,7 +195,7 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
             yield BlockView(task, self._replay.render(decoded, view, out))
 
 
-def render_all(pool: RenderPool, tasks: Sequence[RenderTask]) -> Iterator[BlockView]:
+def render_all(pool: "AnyPool", tasks: Sequence[RenderTask]) -> Iterator[BlockView]:
     """Submit all tasks and yield every (block, view), each released when the next is asked for."""
     for task in tasks:
         pool.submit(task)

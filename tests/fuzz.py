@@ -193,7 +193,7 @@ def settings_target(folder: Path) -> Target:
         if draw.random() < 0.5:
             value = mutated(draw, draw.choice((b"0.5", b"[1, 2]", b'"word"', b"{a = 1}"))).decode(errors="replace")
             overrides = [f"{draw.choice(keys)}={value}"]
-        load(str(file), overrides)  # type: ignore[operator]
+        load(str(file), overrides)
 
     return target
 

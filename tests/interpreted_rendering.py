@@ -1,28 +1,36 @@
 """Rendering on a device where Triton's interpreter is the device, at 8 x 8: tests that test_rendering.py runs in a
 process of their own, with TRITON_INTERPRET=1, which Triton reads when it is imported."""
 
+import json
 import os
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 
+from student import validation
+from student.cli import main
 from student.loader import Batch, ViewLoader
 from student.run import Run
-from teacher_cache import open_store
-from teacher_cache.crew import RenderTask
+from student.validation import Preprocessing, ValidationSet
+from teacher_cache import device_pool, open_store
+from teacher_cache.crew import PoolSettings, RenderTask
 from teacher_cache.device import Recycled
 from teacher_cache.device_pool import DeviceRenderPool
+from teacher_cache.device_streams import Begun, Part
 from teacher_cache.errors import DriftError, ImageError, RenderError
 from teacher_cache.estimate import estimate
 from teacher_cache.fill import FillOptions
-from teacher_cache.replay.gpu.render import INTERPRETED
+from teacher_cache.rendering import ON_CPU, Rendering
+from teacher_cache.replay.gpu.plan import RenderPlan
+from teacher_cache.replay.gpu.render import INTERPRETED, Renderer
+from teacher_cache.shards.classes import class_rule
+from teacher_cache.shards.indexing import index_shards
 from teacher_cache.signals import Stopped
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.settings import TeacherSettings
@@ -33,7 +41,7 @@ from tests.support.bright_shards import bright_store, change_pixel, small_policy
 from tests.support.filling import TEACHERS, fill_store, open_test_teacher
 from tests.support.images import picture, png
 from tests.support.shard_files import write_shard
-from tests.support.small_runs import train_small
+from tests.support.small_runs import student, train_small, validation_shard
 from tools.inspect_cache import main as inspect
 
 CPU = torch.device("cpu")
@@ -89,12 +97,24 @@ def same(one: dict, other: dict) -> bool:
 
 def pools(store: Store, **options) -> tuple[Callable[[int], RenderPool], Callable[..., DeviceRenderPool]]:
     def on_cpu(workers: int, **more) -> RenderPool:
-        return RenderPool(store.policy, store.seed, workers=workers, **options, **more)
+        return RenderPool(PoolSettings(store.policy, store.seed, workers=workers, **options, **more))
 
-    def on_device(workers: int, **more) -> DeviceRenderPool:
-        return DeviceRenderPool(store.policy, store.seed, device=DEVICE, workers=workers, **options, **more)
+    def on_device(workers: int, *, skip_bad: bool = False, **more) -> DeviceRenderPool:
+        settings = PoolSettings(store.policy, store.seed, workers=workers, skip_bad=skip_bad, **options)
+        return DeviceRenderPool(settings, DEVICE, **{"warn": pytest.fail, **more})
 
     return on_cpu, on_device
+
+
+def wait_for_device() -> None:
+    """A pool's streams know nothing of what tests do with its rows."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def leave_untouched(pool: RenderPool | DeviceRenderPool) -> None:
+    pool.rows[:] = UNTOUCHED
+    wait_for_device()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -122,7 +142,7 @@ def test_views_go_into_the_rows_that_a_task_names(store: Store, workers: int) ->
     held = []
     for opened in (on_cpu(0), on_device(workers)):
         with opened as pool:
-            pool.rows[:] = UNTOUCHED
+            leave_untouched(pool)
             found = {(each.task.id, each.view): each.block.digest for each in render_all(pool, tasks)}
             gathered = pool.gather(np.array(free[:2] + tasks[0].rows.max(1).tolist()), Recycled())
             held.append((torch.as_tensor(pool.rows).cpu().numpy().copy(), found, gathered.cpu().numpy().copy()))
@@ -183,32 +203,125 @@ def test_what_only_decodes_brings_no_torch(store: Store) -> None:
         assert "libtorch" not in Path(f"/proc/{process}/maps").read_text()
 
 
-def test_what_the_device_has_no_room_for_waits_for_what_is_there(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    on_cpu, on_device = pools(store)
-    tasks = tasks_of(store, (0,))
+Begin = Callable[[Sequence[Part]], Begun]
+
+
+class ShortOfRoom:
+    """In the place of a pool's streams' begin: room for some views at a time, of those that the device has and gets."""
+
+    def __init__(self, pool: DeviceRenderPool, room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.room, self.asked = room, list[tuple[int, int]]()  # views that the device has, and is given
+        self._pool, self._begin = pool, pool._streams.begin
+        monkeypatch.setattr(pool._streams, "begin", self)
+
+    def __call__(self, parts: Sequence[Part]) -> Begun:
+        has = sum(len(each.part.handed.views) for given in self._pool._given for each in given.waiting)
+        more = sum(len(part.handed.views) for part in parts)
+        self.asked.append((has, more))
+        if has + more > self.room:
+            raise torch.OutOfMemoryError("no memory")
+        return self._begin(parts)
+
+
+def handed_over(pool: DeviceRenderPool, tasks: list[RenderTask]) -> None:
+    """Submit tasks, and wait until all is there that the device is to get."""
+    for task in tasks:
+        pool.submit(task)
+    while sum(len(each.part.handed.views) for each in pool._waiting) < pool.pending:
+        pool._take_parts(wait=True)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Blocks of two, one and one sample."""
+    return bright_store(tmp_path_factory.mktemp("tiny"), counts=(2, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("room", "asked", "at_once"),
+    [
+        (6, [(0, 6)], None),  # all of it together
+        (5, [(0, 6), (0, 6), (0, 2), (0, 2), (0, 2)], None),  # task by task
+        (3, [(0, 2), (2, 2), (0, 2), (0, 2)], 1),  # one is there when the next comes
+        (1, [(0, 6), (0, 6), *[(0, 2), (0, 1), (0, 1)] * 3], None),  # view by view
+    ],
+)
+def test_a_device_with_little_room_gets_less_at_a_time(
+    tiny: Store, monkeypatch: pytest.MonkeyPatch, room: int, asked: list[tuple[int, int]], at_once: int | None
+) -> None:
+    on_cpu, on_device = pools(tiny)
+    tasks, warned = tasks_of(tiny, (0, 3)), list[str]()
     with on_cpu(0) as pool:
         expected = replays(pool, tasks)
-    with on_device(2) as pool:
-        given, most = pool._given, 1
-        waited = []
-
-        def short(part: Any) -> Any:
-            waited.append(len(pool._renderings))
-            if len(pool._renderings) >= most:
-                raise torch.OutOfMemoryError("no memory")
-            return given(part)
-
-        monkeypatch.setattr(pool, "_given", short)
-        for task in tasks:
-            pool.submit(task)
-        while len(pool._parts) < 3:
-            pool._take_parts(wait=True)
+    if at_once is not None:
+        monkeypatch.setattr(device_pool, "AT_ONCE_BYTES", at_once)
+    with on_device(2, warn=warned.append) as pool:
+        short = ShortOfRoom(pool, room, monkeypatch)
+        handed_over(pool, tasks)
         assert same(replays(pool, []), expected)
-        assert waited == [0, 1, 0, 1, 0]
-        most = 0
-        pool.submit(tasks[0])
-        with pytest.raises(RenderError, match=rf"block 0: {DEVICE} has no room for rendering .*--render cpu"):
-            pool.get()
+        assert short.asked == asked
+        if room == 5:  # less is tried together from now on
+            short.asked.clear()
+            handed_over(pool, tasks)
+            assert same(replays(pool, []), expected)
+            assert max(more for _, more in short.asked) < 6
+    assert warned == []
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("num_rows", [None, 9])
+def test_a_device_without_room_leaves_views_to_the_cpu_and_says_so_once(
+    tiny: Store, monkeypatch: pytest.MonkeyPatch, workers: int, num_rows: int | None
+) -> None:
+    on_cpu, on_device = pools(tiny, num_rows=num_rows)
+    tasks = tasks_of(tiny, (0, 3), frozenset({1}))
+    if num_rows is not None:
+        free = np.random.default_rng(0).permutation(num_rows)[:8].reshape(2, 4)
+        free[1, 0] = free[0, 2] = -1
+        cuts = [free[:, :2], free[:, 2:3], free[:, 3:]]
+        tasks = [RenderTask(task.id, task.place, task.views, rows) for task, rows in zip(tasks, cuts, strict=True)]
+    found, rows, warned = [], [], list[str]()
+    for opened in (on_cpu(0), on_device(workers, warn=warned.append)):
+        with opened as pool:
+            leave_untouched(pool)
+            if isinstance(pool, DeviceRenderPool):
+                short = ShortOfRoom(pool, 0, monkeypatch)
+            found.append(replays(pool, tasks[:2]))
+            if isinstance(pool, DeviceRenderPool):
+                short.room = 100
+            found[-1] |= replays(pool, tasks[2:])
+            wait_for_device()
+            rows.append(torch.as_tensor(pool.rows).cpu().numpy().copy())
+    assert same(found[1], found[0])
+    assert list(found[1]) == list(found[0])
+    assert np.array_equal(rows[0], rows[1])
+    assert warned == [
+        f"warning: {DEVICE} has no room for rendering beside the model, so views are rendered on the CPU, which is "
+        "slower: lower the batch, or give --render cpu"
+    ]
+
+
+def test_what_waits_is_rendered_by_as_few_launches_as_one_block(tiny: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three blocks of two views, one by one and together; resizing and hashing are two kernels each."""
+    on_cpu, on_device = pools(tiny)
+    tasks, launches = tasks_of(tiny, (0, 3)), list[int]()
+    render = Renderer.render
+
+    def counted(renderer: Renderer, plan: RenderPlan, *tensors: torch.Tensor) -> torch.Tensor:
+        launches.append(len(plan.launches))
+        return render(renderer, plan, *tensors)
+
+    monkeypatch.setattr(Renderer, "render", counted)
+    with on_cpu(0) as pool:
+        expected = replays(pool, tasks)
+    for at_once in (1, device_pool.AT_ONCE_BYTES):
+        monkeypatch.setattr(device_pool, "AT_ONCE_BYTES", at_once)
+        with on_device(2) as pool:
+            handed_over(pool, tasks)
+            assert same(replays(pool, []), expected)
+    *alone, together = launches
+    assert len(alone) == 3
+    assert together == max(alone) < sum(alone)
 
 
 def test_whole_policies_of_larger_pictures(tmp_path: Path) -> None:
@@ -326,19 +439,62 @@ def test_the_pool_lies_in_memory_where_it_may_take_no_more_of_the_device(filled:
     assert equal(found, batches(filled, render="cpu")[1])
 
 
+VIEWED = Preprocessing((12, 8), 0.9, "bicubic", (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_validation_views_are_the_cpus(tmp_path: Path, workers: int) -> None:
+    samples = [{"__key__": str(n), "png": png(picture(n, 20 + n, 31)), "cls": str(n % 3).encode()} for n in range(7)]
+    parts = enumerate((samples[:4], samples[4:]))
+    paths = [str(write_shard(tmp_path / f"val-{number}.tar", part)) for number, part in parts]
+    index = index_shards(paths, class_rule(paths))
+    seen = []
+    for rendering, pool in ((ON_CPU, RenderPool), (Rendering(DEVICE), DeviceRenderPool)):
+        with ValidationSet(index, VIEWED, workers=workers, rendering=rendering, warn=pytest.fail) as validation:
+            assert isinstance(validation._pool, pool)
+            seen.append(list(validation.batches(128)))
+    assert [len(batch.samples) for batch in seen[0]] == [7]
+    for ours, theirs in zip(*seen, strict=True):
+        assert ours.views.any()
+        for name in ("views", "classes", "samples"):
+            assert torch.equal(getattr(ours, name).cpu(), getattr(theirs, name).cpu())
+
+
 def test_a_run_goes_on_bit_equal_the_other_way(tmp_path: Path, filled: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     small = ("batch_size=6", "pool_batches=1")
-    train_small(filled, tmp_path / "whole", *small, render="cpu")
+    shard = validation_shard(tmp_path / "val.tar", 10)
+    opened: list[torch.device | None] = []
+    open_pool = validation.open_render_pool
+    monkeypatch.setattr(
+        validation, "open_render_pool", lambda chosen, *words: opened.append(chosen.device) or open_pool(chosen, *words)
+    )
+    train_small(filled, tmp_path / "whole", *small, render="cpu", val=(shard,))
     for steps, render in ((1, "gpu"), (3, "cpu")):
         with monkeypatch.context() as patch:
             stop_after(patch, steps)
             with pytest.raises(Stopped):
-                train_small(filled, tmp_path / "both", *small, render=render)
+                train_small(filled, tmp_path / "both", *small, render=render, val=(shard,))
     said: list[str] = []
-    train_small(filled, tmp_path / "both", *small, render="gpu", said=said)
+    train_small(filled, tmp_path / "both", *small, render="gpu", said=said, val=(shard,))
+    assert opened == [None, DEVICE, None, DEVICE]
     assert "views are rendered on Triton's interpreter" in said
     assert "going on from" in said[0]
     check_same_run(tmp_path / "whole", tmp_path / "both")
+    told = []
+    for render in ("cpu", "gpu"):
+        words = [
+            str(tmp_path / "both" / "checkpoint.pt"),
+            "--val",
+            shard,
+            "--model",
+            student("two_heads")[6:],
+            "--json",
+        ]
+        done = CliRunner().invoke(main, ["evaluate", *words, "--workers", "0", "--device", "cpu", "--render", render])
+        assert done.exit_code == 0, done.output
+        told.append(json.loads(done.stdout))
+        assert done.stderr == ("views are rendered on Triton's interpreter\n" if render == "gpu" else "")
+    assert told[0] == told[1] != {}
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:

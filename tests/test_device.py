@@ -135,7 +135,7 @@ def test_normalised_views_stay_as_they_are_while_they_are_held() -> None:
     loss = (nn.functional.conv2d(normalise(first), weight) ** 2).sum()  # autograd holds the images
     normalise(second)
     loss.backward()
-    held = weight.grad.clone()  # type: ignore[union-attr]
+    held = weight.grad.clone()
     weight.grad = None
     (nn.functional.conv2d(normalise(first), weight) ** 2).sum().backward()
     assert torch.equal(weight.grad, held)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from teacher_cache.errors import RenderError
 from teacher_cache.processes import Death, Processes
 from tests.support.echoing import answers, echo, surroundings
 from tests.support.running import fields, running, wait_until
@@ -59,13 +60,40 @@ def test_where_a_server_is_killed_its_processes_die_and_the_next_have_another() 
         assert parent(following.process.pid) != server
 
 
-def test_a_server_that_cannot_import_is_a_death() -> None:
-    with Processes("echo", imports="teacher_cache.nowhere") as started:
-        child = started.start(echo)
-        started.expect(child, message=True)
-        wait_until(started.is_ready)
-        assert started.receive() == [(child, Death(1))]
-        assert not child.process.is_alive()
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("import teacher_cache.nowhere", "ModuleNotFoundError: No module named 'teacher_cache.nowhere'"),
+        (
+            "raise OSError('libGL.so.1: cannot open\\nshared object file')",
+            "OSError: libGL.so.1: cannot open shared object file",
+        ),
+        ("import os; os._exit(7)", "its process died, exit code 7"),
+    ],
+)
+def test_a_server_that_cannot_import_is_tried_once_and_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], lines: str, said: str
+) -> None:
+    module = f"failing_{len(said)}"
+    tried = tmp_path / "tried"
+    (tmp_path / f"{module}.py").write_text(f"open({str(tried)!r}, 'a').write('x')\n{lines}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for _ in range(2):
+        with Processes("echo", imports=module) as started:
+            children = [started.start(echo) for _ in range(3)]
+            for child in children:
+                started.expect(child, message=True)
+            wait_until(started.is_ready)
+            with pytest.raises(RenderError) as refused:
+                started.receive()
+            assert str(refused.value) == (
+                f"no process can be started: importing {module} fails ({said}): mend that, and run the same command "
+                "again"
+            )
+            assert not any(child.process.is_alive() for child in children)
+            assert [child.process.pid for child in children] == [None] * 3
+    assert tried.read_text() == "x"
+    assert capfd.readouterr().err == ""
 
 
 def test_no_zombies_are_left() -> None:

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from student.loader import ViewLoader
+from teacher_cache.crew import PoolSettings
 from teacher_cache.replay.block import replay
 from teacher_cache.shards.read import read_block
 from teacher_cache.store.store import Store
@@ -52,7 +53,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Rendered:
 
 @pytest.fixture(scope="module", params=[0, 1, 3])
 def pool(request: pytest.FixtureRequest, alone: Rendered) -> Iterator[RenderPool]:
-    with RenderPool(alone.store.policy, alone.store.seed, workers=request.param) as opened:
+    with RenderPool(PoolSettings(alone.store.policy, alone.store.seed, workers=request.param)) as opened:
         yield opened
 
 

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from student.cli import main as student
 from student.loader import ViewLoader
 from teacher_cache.cli import main as teacher_cache
+from teacher_cache.crew import PoolSettings
 from teacher_cache.errors import PolicyError
 from teacher_cache.replay.block import view_params
 from teacher_cache.shards.read import read_block
@@ -97,7 +98,7 @@ def test_labels_are_those_of_views_with_own_operations(filled: Path) -> None:
 def test_rendering_processes_render_them_too(filled: Path) -> None:
     opened = open_moved(str(filled / "store"), (), ops=f"{filled / 'mine.py'}:operations")
     reader = LabelReader(opened)
-    with RenderPool(opened.policy, opened.seed, workers=1) as pool:
+    with RenderPool(PoolSettings(opened.policy, opened.seed, workers=1)) as pool:
         for rendered in render_all(pool, [RenderTask(0, opened.index.place(0, 1), (3, 0))]):
             assert rendered.block.digest == reader.digest(0, 1, rendered.view)
 

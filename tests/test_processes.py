@@ -15,6 +15,7 @@ import pytest
 
 from teacher_cache import processes
 from teacher_cache.audit.thumbnails import SampleViews, replay_all
+from teacher_cache.crew import PoolSettings
 from teacher_cache.errors import RenderError, ShardError
 from teacher_cache.processes import Child, Connection, Death, ProcessDiedError, Processes, in_processes
 from teacher_cache.ties import PARENTS_SIGNALS
@@ -266,7 +267,7 @@ def take_all(pool: RenderPool) -> None:
 
 def test_a_stopped_worker_is_named_with_what_it_renders(tmp_path: Path) -> None:
     store = bright_store(tmp_path, counts=(640,), views=16, group=16)
-    with RenderPool(store.policy, store.seed, workers=2) as pool:
+    with RenderPool(PoolSettings(store.policy, store.seed, workers=2)) as pool:
         for number in range(4):
             pool.submit(RenderTask(number, store.index.place(0, number), tuple(range(16))))
         while {len(worker.tasks) for worker in pool._crew.workers} == {2}:  # until one has done a block
@@ -292,7 +293,7 @@ def test_a_stopped_worker_is_named_with_what_it_renders(tmp_path: Path) -> None:
 def test_a_stopped_worker_is_told_while_the_others_go_on(tmp_path: Path) -> None:
     """Or a fill of days would tell of it at its end."""
     store = bright_store(tmp_path, counts=(640,), views=16, group=16)
-    with RenderPool(store.policy, store.seed, workers=2) as pool:
+    with RenderPool(PoolSettings(store.policy, store.seed, workers=2)) as pool:
         for number in range(400):
             pool.submit(RenderTask(number, store.index.place(0, number % 10), tuple(range(16))))
         while any(worker.child.due_since_s == 0 for worker in pool._crew.workers):  # until both have begun
@@ -309,7 +310,7 @@ def test_a_stopped_worker_is_told_while_the_others_go_on(tmp_path: Path) -> None
 
 def test_a_parent_that_is_busy_elsewhere_blames_nobody(tmp_path: Path) -> None:
     store = bright_store(tmp_path, counts=(640,), views=16, group=16)
-    with RenderPool(store.policy, store.seed, workers=2, timeout_s=60) as pool:
+    with RenderPool(PoolSettings(store.policy, store.seed, workers=2, timeout_s=60)) as pool:
         for number in range(6):
             pool.submit(RenderTask(number, store.index.place(0, number), tuple(range(16))))
         held = [pool.get() for _ in range(2)]
@@ -331,7 +332,7 @@ def test_a_worker_that_is_not_through_is_named_too(tmp_path: Path) -> None:
     shard.unlink()
     os.mkfifo(shard)
     message = r"views 3, 5, 8 \.\.\. to render: run .* raise --worker-timeout$"
-    with RenderPool(store.policy, store.seed, workers=1, timeout_s=1) as pool:
+    with RenderPool(PoolSettings(store.policy, store.seed, workers=1, timeout_s=1)) as pool:
         pool.submit(RenderTask(0, store.index.place(0, 0), (3, 5, 8, 9)))
         with pytest.raises(RenderError, match=rf"shard train-0000\.tar, block 0, {message}"):
             pool.get()

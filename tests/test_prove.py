@@ -11,6 +11,7 @@ import torch
 from click.testing import CliRunner
 
 from teacher_cache.cli import main
+from teacher_cache.crew import PoolSettings
 from teacher_cache.errors import DriftError, StoreError, TeacherError
 from teacher_cache.fill import FillOptions, fill
 from teacher_cache.prove import check_same_answers
@@ -161,7 +162,7 @@ def test_a_committed_batch_is_relabelled_wherever_it_lies(tmp_path: Path) -> Non
     store.commit_unit(wrong, UnitValues(changed, values.digests), counts, "cpu")
     said: list[str] = []
     for draw in range(12):
-        with RenderPool(store.policy, store.seed, workers=0) as pool:
+        with RenderPool(PoolSettings(store.policy, store.seed, workers=0)) as pool:
             try:
                 check_same_answers(store, teacher, pool, lambda message: None, draw)
             except TeacherError as error:

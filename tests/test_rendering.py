@@ -15,6 +15,7 @@ from student.cli import main as student
 from student.loader import ViewLoader
 from teacher_cache import rendering
 from teacher_cache.cli import main as teacher_cache
+from teacher_cache.crew import PoolSettings
 from teacher_cache.errors import DeviceError
 from teacher_cache.rendering import (
     ON_CPU,
@@ -25,6 +26,7 @@ from teacher_cache.rendering import (
     open_replay,
     place_rows,
 )
+from teacher_cache.replay.block import replay_view
 from teacher_cache.replay.operations import open_operations
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.store.store import Store
@@ -46,7 +48,16 @@ def test_the_devices_way_on_the_interpreter() -> None:
     if release("triton") < UNABLE and release("numpy") >= (2, 4):
         pytest.skip("the interpreter of this Triton does not go with NumPy 2.4: take a later Triton")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/interpreted_rendering.py"],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "tests/interpreted_rendering.py",
+            "tests/interpreted_proof.py",
+        ],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         cwd=ROOT,
         capture_output=True,
@@ -69,7 +80,7 @@ def test_the_pool_on_a_device() -> None:
             "-m",
             "pytest",
             *words,
-            "digests_are or rows or too_large or undecodable or dies or waits_for or whole",
+            "digests_are or rows or too_large or undecodable or dies or room or launches or whole or validation",
         ],
         env={**os.environ, "TRITON_INTERPRET": "0"},
         cwd=ROOT,
@@ -78,6 +89,7 @@ def test_the_pool_on_a_device() -> None:
         timeout=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
 
 
 # -- which is chosen -----------------------------------------------------------------------------------------------
@@ -95,6 +107,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     monkeypatch.setattr(rendering, "free_bytes", lambda device: memory["free"])
     monkeypatch.setattr(rendering, "total_bytes", lambda device: memory["total"])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(rendering, "_fault", lambda policy, device: None)  # tests/interpreted_proof.py has it
     return memory
 
 
@@ -190,6 +203,6 @@ def test_on_the_cpu_nothing_is_said_and_nothing_changes(filled: Store) -> None:
         assert next(iter(loader)).views.device == loader.rows_device == CPU
         assert isinstance(loader._pool, RenderPool)
     assert not any("render" in line or "pool" in line for line in said[:-1])
-    with open_render_pool(ON_CPU, filled.policy, filled.seed, workers=0) as pool:
+    with open_render_pool(ON_CPU, PoolSettings(filled.policy, filled.seed, workers=0), print) as pool:
         assert isinstance(pool, RenderPool)
-    assert open_replay("auto", filled.policy, filled.seed, "cpu").func.__name__ == "replay_view"  # type: ignore[attr-defined]
+    assert open_replay("auto", filled.policy, filled.seed, "cpu").func is replay_view

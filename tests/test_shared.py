@@ -1,5 +1,6 @@
 """Memory without a name, which another process finds at its parent's."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from teacher_cache import shared
 from teacher_cache.errors import RenderError
 from teacher_cache.shared import SharedMemory
 
@@ -38,3 +40,16 @@ def test_another_process_reads_and_writes_it() -> None:
 def test_what_the_system_does_not_give_is_one_line() -> None:
     with pytest.raises(RenderError, match=r"no shared memory of .* MB \(.*\): use --workers 0"):
         SharedMemory(1 << 62)
+
+
+@pytest.mark.parametrize("failing", ["ftruncate", "mmap"])
+def test_what_the_system_does_not_give_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+    def full(*words: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(*((os, "ftruncate") if failing == "ftruncate" else (shared.mmap, "mmap")), full)
+    before = os.listdir("/proc/self/fd")
+    for _ in range(3):
+        with pytest.raises(RenderError, match="No space left on device"):
+            SharedMemory(5000)
+    assert os.listdir("/proc/self/fd") == before

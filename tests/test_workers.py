@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from student.loader import ViewLoader
+from teacher_cache.crew import PoolSettings
 from teacher_cache.errors import ImageError, PlanError, RenderError
 from teacher_cache.replay.block import replay
 from teacher_cache.shards.read import read_block
@@ -31,7 +32,7 @@ def test_views_are_rendered_into_the_rows_that_a_task_names(store: Store, worker
     rng = np.random.default_rng(workers)
     expected: dict[int, np.ndarray] = {}  # row -> pixels
     tasks = []
-    with RenderPool(store.policy, store.seed, workers=workers, num_rows=900, tasks_ahead=3) as pool:
+    with RenderPool(PoolSettings(store.policy, store.seed, workers=workers, num_rows=900, tasks_ahead=3)) as pool:
         pool.rows[:] = UNTOUCHED
         free = rng.permutation(900).tolist()
         for number in (0, 3, 9, 10):
@@ -61,10 +62,10 @@ def test_damage_and_the_limit_in_pixels_reach_the_processes(tmp_path: Path, work
     write_shard(tmp_path / "shards" / "train-0000.tar", samples)
     store = bright_store(tmp_path)
     task = RenderTask(0, store.index.place(0, 0), (0, 1))
-    with RenderPool(store.policy, store.seed, workers=workers, max_pixels=2000) as pool:
+    with RenderPool(PoolSettings(store.policy, store.seed, workers=workers, max_pixels=2000)) as pool:
         told = {rendered.view: rendered.block.damaged for rendered in render_all(pool, [task])}
     assert told == dict.fromkeys((0, 1), ((1, "Corrupt JPEG data: premature end of data segment"),))
-    with RenderPool(store.policy, store.seed, workers=workers, max_pixels=1999) as pool:
+    with RenderPool(PoolSettings(store.policy, store.seed, workers=workers, max_pixels=1999)) as pool:
         pool.submit(task)
         with pytest.raises(ImageError, match=r"train-0000\.tar, key whole: the image is 40 x 50 .* the 1999 that"):
             pool.get()
@@ -76,7 +77,7 @@ def test_a_parent_that_gives_much_and_reads_late_is_served(store: Store, workers
     tasks = [
         RenderTask(number, store.index.place(0, 10), views, np.full((16, 5), -1, np.int64)) for number in range(150)
     ]
-    with RenderPool(store.policy, store.seed, workers=workers, num_rows=1, tasks_ahead=1000) as pool:
+    with RenderPool(PoolSettings(store.policy, store.seed, workers=workers, num_rows=1, tasks_ahead=1000)) as pool:
         for task in tasks:
             pool.submit(task)
         first = pool.get()  # both ways of the pipe fill up meanwhile
@@ -104,13 +105,13 @@ def test_too_little_shared_memory_is_refused_with_its_bytes(store: Store, monkey
     with pytest.raises(PlanError, match=message + r"/dev/shm has 0 MB free: --workers 0, or enlarge .*--shm-size"):
         next(iter(ViewLoader(store, 32, epochs=1, workers=1, pool_batches=2, labels=False)))
     with pytest.raises(RenderError, match=message + r"/dev/shm has 0 MB free: lower pool_batches.*--shm-size"):
-        RenderPool(store.policy, 0, workers=1, num_rows=num_views)
+        RenderPool(PoolSettings(store.policy, 0, workers=1, num_rows=num_views))
     next(iter(ViewLoader(store, 32, epochs=1, workers=0, pool_batches=2, labels=False)))
 
 
 def test_a_dead_worker_is_an_error_not_a_hang(tmp_path: Path) -> None:
     store = bright_store(tmp_path, counts=(640,), views=16, group=16)
-    with RenderPool(store.policy, store.seed, workers=1) as pool:
+    with RenderPool(PoolSettings(store.policy, store.seed, workers=1)) as pool:
         for number in range(store.index.num_blocks(0)):
             pool.submit(RenderTask(number, store.index.place(0, number), tuple(range(16))))
         views = iter(lambda: pool.get().release(), "never")
@@ -125,7 +126,7 @@ def test_views_come_whole_from_any_number_of_workers(tmp_path: Path) -> None:
     tasks = [RenderTask(n, store.index.place(0, n), (0, 3)) for n in range(store.index.num_blocks(0))]
     digests = []
     for workers in (0, 2):
-        with RenderPool(store.policy, store.seed, workers=workers) as pool:
+        with RenderPool(PoolSettings(store.policy, store.seed, workers=workers)) as pool:
             found = {(r.task.id, r.view): (r.block.digest, r.block.pixels.sum()) for r in render_all(pool, tasks)}
         digests.append(found)
     assert digests[0] == digests[1]

@@ -30,10 +30,10 @@ wait_asleep()  # as the commands do, before torch is imported
 import click  # noqa: E402
 import torch  # noqa: E402
 
-from teacher_cache.cli import one_line_errors  # noqa: E402
+from teacher_cache.endings import one_line_errors  # noqa: E402
 from teacher_cache.options import COUNT, Command  # noqa: E402
 from teacher_cache.terminal import say, say_lines, terminal  # noqa: E402
-from tools.benchmarks import gpu, pipeline, rendering, scaling, storage  # noqa: E402
+from tools.benchmarks import gpu, pipeline, rendering, scaling, startup, storage  # noqa: E402
 from tools.benchmarks.machine import describe_machine, describe_versions, now, write_aside  # noqa: E402
 from tools.benchmarks.plot import check_plotting, draw  # noqa: E402
 from tools.benchmarks.row import Bench, BenchmarkError, Row, RowPlan, measure_row  # noqa: E402
@@ -153,7 +153,7 @@ def main(
 
 def choose(pattern: str, on_gpu: bool) -> list[RowPlan]:
     """Rows of this kind whose name matches. BenchmarkError where none does."""
-    stories = (gpu,) if on_gpu else (rendering, pipeline, storage, scaling)
+    stories = (gpu,) if on_gpu else (rendering, pipeline, storage, scaling, startup)
     plans = [plan for story in stories for plan in story.plans()]
     chosen = [plan for plan in plans if fnmatch.fnmatchcase(plan.name, pattern)]
     if not chosen:

@@ -25,7 +25,7 @@ from teacher_cache.audit.tables import (
     show_summary,
     show_view,
 )
-from teacher_cache.cli import OneLineErrors
+from teacher_cache.endings import OneLineErrors
 from teacher_cache.messages.shown import counted
 from teacher_cache.options import (
     COUNT,

@@ -27,7 +27,7 @@ import click
 import numpy as np
 from PIL import Image
 
-from teacher_cache.cli import OneLineErrors
+from teacher_cache.endings import OneLineErrors
 from teacher_cache.errors import ShardError
 from teacher_cache.files import fail, place_files, writing
 from teacher_cache.messages.nearest import did_you_mean

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import click
 import numpy as np
 
-from teacher_cache.cli import one_line_errors
+from teacher_cache.endings import one_line_errors
 from teacher_cache.messages.shown import counted
 from teacher_cache.options import COUNT, NUMBER
 from teacher_cache.progress import counting_bar

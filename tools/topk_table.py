@@ -22,7 +22,7 @@ import torch
 from scipy.special import log_softmax, softmax
 
 from student.losses import spread_tail
-from teacher_cache.cli import one_line_errors
+from teacher_cache.endings import one_line_errors
 from teacher_cache.options import COUNT, NUMBER, optional_store_argument
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.shards.index import Index, ShardEntry

@@ -43,53 +43,64 @@ def compare(
     _check_same_index(store, other)
     why_not = _why_other_pixels(store, other)
     first, second, tables = _read_both(store, other, why_not is None, on_progress)
-    classes, names = store.index.classes, store.class_names
+    classes = store.index.classes
     both = (first.label >= 0) & (second.label >= 0)
-    hits = [(votes.label == classes) & both for votes in (first, second)]
-    only_first, only_second = int((hits[0] & ~hits[1]).sum()), int((hits[1] & ~hits[0]).sum())
-    compared, agree = int(both.sum()), both & (first.label == second.label)
-    if not compared:
+    if not both.any():
         what = "view" if why_not is None else "sample"
         raise StoreError(
             f"no {what} is labelled in both {store.path} and {other.path}: `teacher-cache status` tells what each "
             "lacks, `teacher-cache fill` labels it"
         )
-    given = [np.bincount(votes.label[both], minlength=len(names)) for votes in (first, second)]
-    against = np.flatnonzero(both & ~agree)
+    against = np.flatnonzero(both & (first.label != second.label))
     surer = np.minimum(first.share[against], second.share[against])
     most = against[np.lexsort((against, -surer))[:limit]].tolist()
+    differ = tables.differ if why_not is None else None
     return {
         "store": str(store.path),
         "other": str(other.path),
         "teachers": [each.teacher.name if each.teacher else None for each in (store, other)],
         "same_pixels": why_not is None,
         "why_not": why_not,
-        "views": None if why_not is not None else tables.report(classes, names, limit),
-        "samples": {
-            "compared": compared,
-            "agree": int(agree.sum()) / compared,
-            "kappa": kappa(int(agree.sum()) / compared, *given),
-            "hits": [int(hit.sum()) / compared for hit in hits],
-            "only_first": only_first,
-            "only_second": only_second,
-            "mcnemar_p": mcnemar(only_first, only_second),
-        },
+        "views": tables.report(classes, store.class_names, limit) if why_not is None else None,
+        "samples": _compare_samples(classes, store.num_classes, first, second, both),
         "differ_most": {
             "samples": len(against),
-            "rows": [
-                {
-                    **place(store, sample),
-                    "class": names[classes[sample]],
-                    "first": names[first.label[sample]],
-                    "first_share": float(first.share[sample]),
-                    "second": names[second.label[sample]],
-                    "second_share": float(second.share[sample]),
-                    "views": int(first.num_labels[sample]),
-                    "differ": int(tables.differ[sample]) if why_not is None else None,
-                }
-                for sample in most
-            ],
+            "rows": [_row(store, first, second, sample, differ) for sample in most],
         },
+    }
+
+
+def _compare_samples(
+    classes: np.ndarray, num_classes: int, first: Votes, second: Votes, both: np.ndarray
+) -> dict[str, Any]:
+    """By their commonest labels; both (n,) bool: samples that have one in either store."""
+    hits = [(votes.label == classes) & both for votes in (first, second)]
+    only_first, only_second = int((hits[0] & ~hits[1]).sum()), int((hits[1] & ~hits[0]).sum())
+    given = [np.bincount(votes.label[both], minlength=num_classes) for votes in (first, second)]
+    compared = int(both.sum())
+    agree = int((both & (first.label == second.label)).sum()) / compared
+    return {
+        "compared": compared,
+        "agree": agree,
+        "kappa": kappa(agree, *given),
+        "hits": [int(hit.sum()) / compared for hit in hits],
+        "only_first": only_first,
+        "only_second": only_second,
+        "mcnemar_p": mcnemar(only_first, only_second),
+    }
+
+
+def _row(store: Store, first: Votes, second: Votes, sample: int, differ: np.ndarray | None) -> dict[str, Any]:
+    names = store.class_names
+    return {
+        **place(store, sample),
+        "class": names[store.index.classes[sample]],
+        "first": names[first.label[sample]],
+        "first_share": float(first.share[sample]),
+        "second": names[second.label[sample]],
+        "second_share": float(second.share[sample]),
+        "views": int(first.num_labels[sample]),
+        "differ": int(differ[sample]) if differ is not None else None,
     }
 
 

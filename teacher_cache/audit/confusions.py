@@ -37,49 +37,68 @@ def confusions(
     In a store of mixed views a label may be the partner's class: a pair then counts partners too.
     """
     statistics = read_statistics(store, on_progress) if statistics is None else statistics
-    names, number = store.class_names, None if of_class is None else class_number(store, of_class)
-    truth, labels, counts = statistics.confusions.pairs()
-    labelled, own, given = margins(statistics.confusions)
-    wrong = truth != labels
-    chosen = np.flatnonzero(wrong if number is None else wrong & ((truth == number) | (labels == number)))
-    taken_for: dict[int, list[dict[str, Any]]] = {}
-    for i in np.lexsort((-counts, truth)).tolist():
-        row = taken_for.setdefault(int(truth[i]), [])
-        if wrong[i] and len(row) < TAKEN_FOR:
-            row.append(
-                {"label": names[labels[i]], "count": int(counts[i]), "share": ratio(counts[i], labelled[truth[i]])}
-            )
+    number = None if of_class is None else class_number(store, of_class)
+    labelled, own, _ = margins(statistics.confusions)
     return {
         "store": str(store.path),
         "mixed": store.policy.mix is not None,
         "labels": int(labelled.sum()),
         "own": ratio(own.sum(), labelled.sum()),
         "of_class": of_class,
-        "confused": [
-            {
-                "class": names[truth[i]],
-                "label": names[labels[i]],
-                "count": int(counts[i]),
-                "share": ratio(counts[i], labelled[truth[i]]),
-                "back": ratio(counts[(truth == labels[i]) & (labels == truth[i])].sum(), labelled[labels[i]]),
-                "samples": int(((store.index.classes == truth[i]) & (statistics.votes.label == labels[i])).sum()),
-            }
-            for i in chosen[np.argsort(-counts[chosen], kind="stable")[:limit]].tolist()
-        ],
-        "classes": [
-            {
-                "class": names[c],
-                "samples": samples,
-                "labels": int(labelled[c]),
-                "own": ratio(own[c], labelled[c]),
-                "given": int(given[c]),
-                "precision": ratio(own[c], given[c]),
-                "taken_for": taken_for.get(c, []),
-            }
-            for c, samples in enumerate(np.bincount(store.index.classes, minlength=store.num_classes).tolist())
-            if number is None or c == number
-        ],
+        "confused": _confused_pairs(store, statistics, number, limit),
+        "classes": _class_rows(store, statistics.confusions, number),
     }
+
+
+def _confused_pairs(store: Store, statistics: LabelStatistics, number: int | None, limit: int) -> list[dict[str, Any]]:
+    """The most frequent pairs of different classes; with number, of those that this class takes part in."""
+    truth, labels, counts = statistics.confusions.pairs()
+    labelled, names = margins(statistics.confusions)[0], store.class_names
+    wrong = truth != labels
+    chosen = np.flatnonzero(wrong if number is None else wrong & ((truth == number) | (labels == number)))
+    return [
+        {
+            "class": names[truth[i]],
+            "label": names[labels[i]],
+            "count": int(counts[i]),
+            "share": ratio(counts[i], labelled[truth[i]]),
+            "back": ratio(counts[(truth == labels[i]) & (labels == truth[i])].sum(), labelled[labels[i]]),
+            "samples": int(((store.index.classes == truth[i]) & (statistics.votes.label == labels[i])).sum()),
+        }
+        for i in chosen[np.argsort(-counts[chosen], kind="stable")[:limit]].tolist()
+    ]
+
+
+def _class_rows(store: Store, counted: Confusions, number: int | None) -> list[dict[str, Any]]:
+    """Every class, or the one of this number."""
+    labelled, own, given = margins(counted)
+    taken_for = _taken_for(counted, labelled, store.class_names)
+    samples = np.bincount(store.index.classes, minlength=store.num_classes)
+    return [
+        {
+            "class": store.class_names[c],
+            "samples": int(samples[c]),
+            "labels": int(labelled[c]),
+            "own": ratio(own[c], labelled[c]),
+            "given": int(given[c]),
+            "precision": ratio(own[c], given[c]),
+            "taken_for": taken_for.get(c, []),
+        }
+        for c in (range(store.num_classes) if number is None else [number])
+    ]
+
+
+def _taken_for(counted: Confusions, labelled: np.ndarray, names: tuple[str, ...]) -> dict[int, list[dict[str, Any]]]:
+    """Class -> the other classes that its samples are called most often."""
+    truth, labels, counts = counted.pairs()
+    found: dict[int, list[dict[str, Any]]] = {}
+    for i in np.lexsort((-counts, truth)).tolist():
+        row = found.setdefault(int(truth[i]), [])
+        if truth[i] != labels[i] and len(row) < TAKEN_FOR:
+            row.append(
+                {"label": names[labels[i]], "count": int(counts[i]), "share": ratio(counts[i], labelled[truth[i]])}
+            )
+    return found
 
 
 def margins(counted: Confusions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

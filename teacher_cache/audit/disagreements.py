@@ -55,6 +55,11 @@ class Evidence:
         is_own = self.label == classes[self.samples]
         return np.where(is_own, self.second, self.label), np.where(is_own, self.second_share, self.share)
 
+    def margins(self, classes: np.ndarray) -> np.ndarray:
+        """The share of that label less the own class's, in [-1, 1]."""
+        margins: np.ndarray = self.other(classes)[1] - self.own_share
+        return margins
+
 
 def disagreements(
     store: Store,
@@ -93,36 +98,13 @@ def disagreements(
     statistics = read_statistics(store, on_labels) if statistics is None else statistics
     votes, classes = statistics.votes, store.index.classes
     least = min(MIN_LABELS, store.views)
-    inside = votes.num_labels >= least
-    if of_class is not None:
-        inside &= classes == class_number(store, of_class)
-    if shard is not None:
-        inside &= _in_shard(store, shard)
-    samples = np.flatnonzero(inside)
-    found = _plain(votes, samples)
-    views_weighed = store.views
+    samples = np.flatnonzero((votes.num_labels >= least) & _narrowed(store, of_class, shard))
+    found, views_weighed = _plain(votes, samples), store.views
     if store.policy.mix is not None:
+        weighed = samples
         if _num_plans(store, samples) > plans:
-            samples_weighed = _candidates(found, classes, max(5 * limit, plans // (3 * VIEWS_WEIGHED)))
-        else:
-            samples_weighed = samples
-        found, views_weighed = weigh(store, samples_weighed, plans, seed, on_plans)
-    other, other_share = found.other(classes)
-    margins = other_share - found.own_share
-    wanted = (found.weight >= least / 2) & (np.ones(len(other), bool) if margin is None else margins >= margin)
-    rarity = _confusion_of(statistics, classes[found.samples], other)
-    truth = classes[found.samples]
-    lists = {
-        "label_errors": (
-            wanted & (found.label != truth),
-            (found.samples, rarity, -found.weight, -margins),
-        ),
-        "multi_label": (
-            wanted & (found.second_share >= SECOND_SHARE) & (found.share + found.second_share >= BOTH_SHARES),
-            (found.samples, -found.share - found.second_share, -found.second_share),
-        ),
-        "unstable": (wanted & (found.share < UNSTABLE_SHARE), (found.samples, found.share, -found.entropy)),
-    }
+            weighed = _candidates(found, classes, max(5 * limit, plans // (3 * VIEWS_WEIGHED)))
+        found, views_weighed = weigh(store, weighed, plans, seed, on_plans)
     result: dict[str, Any] = {
         "store": str(store.path),
         "mixed": store.policy.mix is not None,
@@ -135,12 +117,43 @@ def disagreements(
         "weighed": len(found.samples),
         "views_weighed": views_weighed,
     }
-    for name, (belongs, order) in lists.items():
-        members = np.flatnonzero(belongs)
+    margins = found.margins(classes)
+    wanted = (found.weight >= least / 2) & (np.ones(len(margins), bool) if margin is None else margins >= margin)
+    for name, (belongs, order) in _lists(statistics, found, classes).items():
+        members = np.flatnonzero(wanted & belongs)
         ranked = members[np.lexsort(tuple(key[members] for key in order))][:limit]
         rows = [_row(store, found, number, float(margins[number])) for number in ranked.tolist()]
         result[name] = {"samples": len(members), "rows": rows}
     return result
+
+
+def _lists(
+    statistics: LabelStatistics, found: Evidence, classes: np.ndarray
+) -> dict[str, tuple[np.ndarray, tuple[np.ndarray, ...]]]:
+    """By name: which samples belong to a list, (n,) bool, and what they are ranked by, the last key first."""
+    truth, (other, _) = classes[found.samples], found.other(classes)
+    rarity = _confusion_of(statistics, truth, other)
+    return {
+        "label_errors": (
+            found.label != truth,
+            (found.samples, rarity, -found.weight, -found.margins(classes)),
+        ),
+        "multi_label": (
+            (found.second_share >= SECOND_SHARE) & (found.share + found.second_share >= BOTH_SHARES),
+            (found.samples, -found.share - found.second_share, -found.second_share),
+        ),
+        "unstable": (found.share < UNSTABLE_SHARE, (found.samples, found.share, -found.entropy)),
+    }
+
+
+def _narrowed(store: Store, of_class: str | None, shard: str | None) -> np.ndarray:
+    """Samples of this class and of this shard, where they are named, (n,) bool."""
+    inside = np.ones(store.index.num_samples, bool)
+    if of_class is not None:
+        inside &= store.index.classes == class_number(store, of_class)
+    if shard is not None:
+        inside &= _in_shard(store, shard)
+    return inside
 
 
 def _what_counts(store: Store, weighed: int, samples: int, views: int) -> str:

@@ -8,6 +8,7 @@ import os
 import shlex
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 
 from teacher_cache.messages.shown import counted, shown
@@ -120,92 +121,137 @@ def _read_pax(records: bytes) -> dict[bytes, bytes]:
     return fields
 
 
+@dataclass
+class _Extended:
+    """What the extended headers before a member say of it: its name, its size, or that its data are not the file's."""
+
+    name: bytes | None = None
+    size: int | None = None
+    sparse: bool = False
+
+    @property
+    def says_something(self) -> bool:
+        return self.sparse or self.name is not None or self.size is not None
+
+    def add(self, kind: bytes, content: bytes) -> None:
+        """Take in one of GNU's (L, K) or of PAX's (x, g). ValueError for records that are none, and for global ones
+        that say of each member what only its own may."""
+        if kind == b"L":
+            self.name = content.split(b"\0", 1)[0]
+        elif kind != b"K":
+            fields = _read_pax(content)
+            self.sparse = self.sparse or any(keyword.startswith(b"GNU.sparse.") for keyword in fields)
+            if kind == b"x":
+                # a sparse file's path is made up, ./GNUSparseFile.7/NAME, in all but the oldest of its formats
+                self.name = fields.get(b"GNU.sparse.name", fields.get(b"path", self.name))
+                self.size = int(fields[b"size"]) if b"size" in fields else self.size
+            elif b"path" in fields or b"size" in fields:
+                raise ValueError("global")
+
+
 def members(reader: Reader) -> Iterator[tuple[bytes, int, int]]:
     """Yield (name, data offset, data size) of every regular member; DamageError where the archive is broken.
 
     Understands ustar with its prefix, GNU long names and base-256 sizes, and PAX paths and sizes.
     """
     position = 0
-    long_name: bytes | None = None  # an extended header before this one gave the name, or the size,
-    long_size: int | None = None
-    sparse = False  # or says that the data are not the file's
+    extended: _Extended | None = None  # headers before this one that belong to it
     read, file_size = reader.read, reader.size
     while True:
         header = read(position, _BLOCK)
-        if len(header) < _BLOCK:
-            _refuse_other_file(header, position)
-            raise DamageError(
-                f"ends at byte {position + len(header):,} without the two zero blocks that close an archive", long_name
-            )
-        if header == _ZEROS:
-            if sparse or long_name is not None or long_size is not None:
-                raise DamageError(f"closes at byte {position:,} where a member should follow", long_name)
-            _check_end(reader, position + _BLOCK)
+        if len(header) < _BLOCK or header == _ZEROS:
+            _check_closed(reader, header, position, extended or _Extended())
             return
-        try:
-            expected = _expected_sum(header[148:156])
-            size = _read_number(header[124:136])
-        except ValueError:
-            _refuse_other_file(header, position)
-            raise DamageError(f"has no tar header at byte {position:,}") from None
-        # adler32's low half, begun at 0, is the sum of the bytes modulo 65521, at a fifth of sum()'s time
-        if zlib.adler32(header, 0) & 0xFFFF != expected:
-            _refuse_other_file(header, position)
-            raise DamageError(f"has no valid tar header at byte {position:,} (wrong checksum)")
-        kind = header[156:157]
-        name = header[:100].split(b"\0", 1)[0]
-        if header[345] and header[257:263] == b"ustar\0":  # GNU's own magic has other fields there
-            name = header[345:500].split(b"\0", 1)[0] + b"/" + name
-        offset = position + _BLOCK
-        if kind in b"LKxg" and kind:
-            if not 0 <= size <= _MAX_EXTENDED_HEADER or offset + size > file_size:
-                raise DamageError(
-                    f"has an extended header of {counted(size, 'byte')} at byte {position:,} that does not fit"
-                )
-            content = read(offset, size)
-            if kind == b"L":
-                long_name = content.split(b"\0", 1)[0]
-            elif kind != b"K":
-                try:
-                    fields = _read_pax(content)
-                    sparse = sparse or any(keyword.startswith(b"GNU.sparse.") for keyword in fields)
-                    if kind == b"x":
-                        # a sparse file's path is made up, ./GNUSparseFile.7/NAME, in all but the oldest of its formats
-                        long_name = fields.get(b"GNU.sparse.name", fields.get(b"path", long_name))
-                        long_size = int(fields[b"size"]) if b"size" in fields else long_size
-                    elif b"path" in fields or b"size" in fields:
-                        raise ValueError("global")
-                except ValueError:
-                    raise DamageError(f"has a PAX header at byte {position:,} that cannot be read") from None
-            position = offset + (size + _BLOCK - 1) // _BLOCK * _BLOCK
+        size, kind, offset = _checked_size(header, position), header[156:157], position + _BLOCK
+        if kind in b"LKxg":
+            extended = extended or _Extended()
+            _read_extended(reader, extended, kind, position, size)
+            position = offset + _padded(size)
             continue
-        if long_name is not None:
-            name, long_name = long_name, None
-        if long_size is not None:
-            size, long_size = long_size, None
-        if sparse or kind == b"S":
-            raise DamageError(f"holds the sparse file '{shown(name)}', whose holes are left out", name, _NOT_SPARSE)
-        directory = kind == b"5" or (kind == b"\0" and name.endswith(b"/"))
-        if not directory and kind not in b"0\x007":
-            what = _KINDS.get(kind, f"a member of tar type '{shown(kind)}'")
-            raise DamageError(
-                f"holds {what} '{shown(name)}', which is no regular file",
-                name,
-                _DEREFERENCED if kind in b"12" else _AGAIN,
-            )
+        name = _ustar_name(header)
+        if extended is not None:
+            name = name if extended.name is None else extended.name
+            size = size if extended.size is None else extended.size
+        if kind != b"0" or extended is not None:
+            _refuse_irregular(kind, name, sparse=extended is not None and extended.sparse)
+            extended = None
         if size < 0:
             raise DamageError(f"holds a member of negative size at byte {position:,}", name)
+        directory = kind == b"5" or (kind == b"\0" and name.endswith(b"/"))
         if directory:  # has no data, whatever its size field says
             size = 0
-        span = (size + _BLOCK - 1) // _BLOCK * _BLOCK
         if offset + size > file_size:
             missing = offset + size - file_size
             raise DamageError(f"ends {counted(missing, 'byte')} before the member '{shown(name)}' does", name)
+        span = _padded(size)
         # Set before the member is handed out: one narrow read at its tail then serves the next header as well.
         reader.window = _FAR_WINDOW if span > _LARGE_MEMBER else _NEAR_WINDOW
         if not directory:
             yield name, offset, size
         position = offset + span
+
+
+def _padded(size: int) -> int:
+    """Bytes that data take, in whole blocks."""
+    return (size + _BLOCK - 1) // _BLOCK * _BLOCK
+
+
+def _checked_size(header: bytes, position: int) -> int:
+    """The size that a whole header states; DamageError where it is none."""
+    try:
+        expected = _expected_sum(header[148:156])
+        size = _read_number(header[124:136])
+    except ValueError:
+        _refuse_other_file(header, position)
+        raise DamageError(f"has no tar header at byte {position:,}") from None
+    # adler32's low half, begun at 0, is the sum of the bytes modulo 65521, at a fifth of sum()'s time
+    if zlib.adler32(header, 0) & 0xFFFF != expected:
+        _refuse_other_file(header, position)
+        raise DamageError(f"has no valid tar header at byte {position:,} (wrong checksum)")
+    return size
+
+
+def _ustar_name(header: bytes) -> bytes:
+    name = header[:100].split(b"\0", 1)[0]
+    if header[345] and header[257:263] == b"ustar\0":  # GNU's own magic has other fields there
+        return header[345:500].split(b"\0", 1)[0] + b"/" + name
+    return name
+
+
+def _read_extended(reader: Reader, extended: _Extended, kind: bytes, position: int, size: int) -> None:
+    """Take in the extended header at this position; DamageError where it cannot be read."""
+    offset = position + _BLOCK
+    if not 0 <= size <= _MAX_EXTENDED_HEADER or offset + size > reader.size:
+        raise DamageError(f"has an extended header of {counted(size, 'byte')} at byte {position:,} that does not fit")
+    try:
+        extended.add(kind, reader.read(offset, size))
+    except ValueError:
+        raise DamageError(f"has a PAX header at byte {position:,} that cannot be read") from None
+
+
+def _refuse_irregular(kind: bytes, name: bytes, *, sparse: bool) -> None:
+    """DamageError for a member that is neither a regular file nor a folder."""
+    if sparse or kind == b"S":
+        raise DamageError(f"holds the sparse file '{shown(name)}', whose holes are left out", name, _NOT_SPARSE)
+    if kind not in b"0\x0057":
+        what = _KINDS.get(kind, f"a member of tar type '{shown(kind)}'")
+        raise DamageError(
+            f"holds {what} '{shown(name)}', which is no regular file",
+            name,
+            _DEREFERENCED if kind in b"12" else _AGAIN,
+        )
+
+
+def _check_closed(reader: Reader, header: bytes, position: int, extended: _Extended) -> None:
+    """DamageError where an archive does not end as it should, at what is no header of a member."""
+    if len(header) < _BLOCK:
+        _refuse_other_file(header, position)
+        raise DamageError(
+            f"ends at byte {position + len(header):,} without the two zero blocks that close an archive", extended.name
+        )
+    if extended.says_something:
+        raise DamageError(f"closes at byte {position:,} where a member should follow", extended.name)
+    _check_end(reader, position + _BLOCK)
 
 
 def _refuse_other_file(header: bytes, position: int) -> None:

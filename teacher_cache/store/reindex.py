@@ -2,39 +2,22 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from teacher_cache.errors import StoreError
 from teacher_cache.messages.shown import counted, listed
-from teacher_cache.replay.policy import Policy
 from teacher_cache.shards.classes import ClassRule
 from teacher_cache.shards.index import Index, ShardEntry
+from teacher_cache.store.create import IndexRequest
 from teacher_cache.store.layout import fitting_unit
 from teacher_cache.store.store import Store
 
 _LISTED = 3  # settings in a message
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What an `index` says of its store. None: it says nothing, and what the store has is right."""
-
-    policy: Policy
-    views: int | None = None
-    seed: int | None = None
-    group: int | None = None
-    unit_samples: int | None = None
-    class_from: str | None = None
-    image_from: str | None = None
-    whole: bool = False  # fingerprints of whole images; without it either kind is right
-    devices: str | None = None
-    max_pixels: int | None = None
-
-
-def check_asked(store: Store, asked: Asked) -> None:
-    """StoreError, naming what is another, where a store was indexed otherwise than is asked."""
-    differing = list(_differences(store, asked))
+def check_request(store: Store, request: IndexRequest) -> None:
+    """StoreError, naming what is another, where a store was indexed otherwise than is requested."""
+    differing = list(_differences(store, request))
     if differing:
         raise StoreError(
             f"{store.path} was indexed otherwise: it has {listed(differing, limit=None)}; leave that as it is, or "
@@ -42,14 +25,14 @@ def check_asked(store: Store, asked: Asked) -> None:
         )
 
 
-def widen(store: Store, asked: Asked) -> str:
+def widen(store: Store, request: IndexRequest) -> str:
     """Add the views that a store lacks, which has passed all checks. What was done, for people."""
     before = store.views
-    if asked.views is None or asked.views <= before:
-        fewer = asked.views is not None and store.layout.widened(asked.views).views < before
+    if request.views is None or request.views <= before:
+        fewer = request.views is not None and store.layout.widened(request.views).views < before
         return f"indexed already, as asked{', and keeps its ' + counted(before, 'view') if fewer else ''}"
     store = Store.open(store.path, writable=True)
-    store.extend(asked.views)
+    store.extend(request.views)
     return f"{before} -> {counted(store.views, 'view')}; `teacher-cache fill {store.path}` labels them"
 
 
@@ -83,30 +66,30 @@ def _has_its_size(entry: ShardEntry) -> bool:
         return False
 
 
-def _differences(store: Store, asked: Asked) -> Iterator[str]:
+def _differences(store: Store, request: IndexRequest) -> Iterator[str]:
     """'what it has (not what is asked)', setting by setting."""
-    has, wanted = _flat(store.policy.to_json()), _flat(asked.policy.to_json())
+    has, wanted = _flat(store.policy.to_json()), _flat(request.policy.to_json())
     for name in {**has, **wanted}:
         if has.get(name) != wanted.get(name):
             yield f"the policy's {name} {_told(has.get(name))} (not {_told(wanted.get(name))})"
     settings: dict[str, tuple[Any, Any]] = {
-        "seed": (store.seed, asked.seed),
-        "group": (store.group, asked.group),
-        "unit-samples": (store.unit_samples, _unit_samples(store, asked)),
-        "class-from": (store.index.class_from, asked.class_from),
-        "image-from": (store.index.image_from, asked.image_from),
-        "devices": ("any" if store.any_device else "one", asked.devices),
-        "max-pixels": (store.max_pixels, asked.max_pixels),
-        "fingerprints": (store.index.fingerprint, "whole" if asked.whole else None),
+        "seed": (store.seed, request.seed),
+        "group": (store.group, request.group),
+        "unit-samples": (store.unit_samples, _unit_samples(store, request)),
+        "class-from": (store.index.class_from, request.class_from),
+        "image-from": (store.index.image_from, request.image_from),
+        "devices": ("any" if store.any_device else "one", request.devices),
+        "max-pixels": (store.max_pixels, request.max_pixels),
+        "fingerprints": (store.index.fingerprint, "whole" if request.whole else None),
     }
     for name, (there, given) in settings.items():
         if given is not None and given != there:
             yield f"{name} {_told(there)} (not {given})"
 
 
-def _unit_samples(store: Store, asked: Asked) -> int | None:
+def _unit_samples(store: Store, request: IndexRequest) -> int | None:
     """A unit as long as the longest shard is what a larger setting makes, too."""
-    return None if asked.unit_samples is None else fitting_unit(store.counts, asked.unit_samples)
+    return None if request.unit_samples is None else fitting_unit(store.counts, request.unit_samples)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

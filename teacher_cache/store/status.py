@@ -10,6 +10,7 @@ from teacher_cache.errors import StoreError
 from teacher_cache.files import fail
 from teacher_cache.messages.shown import counted
 from teacher_cache.store.labels import skipped_samples
+from teacher_cache.store.layout import Layout
 from teacher_cache.store.schema import SCHEMA
 from teacher_cache.store.store import Store
 
@@ -35,23 +36,9 @@ def status(store: Store) -> dict[str, Any]:
     """
     sums, layout = store.records.sums(), store.layout
     units = len(layout.group_units)
-    groups = []
-    for group, (committed, labelled, skips) in enumerate(
-        zip(sums["committed"], sums["labelled"], sums["skipped"], strict=True)
-    ):
-        views = layout.group_views(group)
-        groups.append(
-            {
-                "views": [views.start, views.stop],
-                "units": units,
-                "units_committed": committed,
-                "share": (labelled + skips) / (layout.num_samples * len(views)),
-            }
-        )
     labelled, skipped_views = sum(sums["labelled"]), sum(sums["skipped"])
-    skipped = skipped_samples(store) if skipped_views else np.zeros(0, np.int64)
-    sizes = {name: _bytes_under(store.path / name) for name in store.array_names}
     done = labelled + skipped_views
+    sizes = {name: _bytes_under(store.path / name) for name in store.array_names}
     return {
         "store": str(store.path),
         "schema": SCHEMA,
@@ -64,16 +51,9 @@ def status(store: Store) -> dict[str, Any]:
         "unit_samples": store.unit_samples,
         "units": units * layout.num_groups,
         "units_committed": sum(sums["committed"]),
-        "coverage": {"share": done / (layout.num_samples * layout.views), "groups": groups},
+        "coverage": {"share": done / (layout.num_samples * layout.views), "groups": _group_rows(layout, sums)},
         "labelled": labelled,
-        "skipped": {
-            "views": skipped_views,
-            "samples": len(skipped),
-            "first": [
-                {"shard": store.shard_name(store.index.shard_of(sample)), "key": store.index.key(sample)}
-                for sample in skipped[:SKIPS_LISTED].tolist()
-            ],
-        },
+        "skipped": {"views": skipped_views, **_skipped(store, any_view=skipped_views > 0)},
         "damaged": sum(sums["damaged"]),
         "agreement": {name: sum(sums[name]) / labelled for name in ("own", "larger", "either")} if labelled else None,
         "bytes": {**sizes, "per_view": sum(sizes.values()) / done if done else None},
@@ -85,6 +65,36 @@ def status(store: Store) -> dict[str, Any]:
         "builds": store.proofs.builds,
         "policy": store.policy.to_json(),
         "libraries": store.libraries,
+    }
+
+
+def _group_rows(layout: Layout, sums: dict[str, list[int]]) -> list[dict[str, Any]]:
+    """How far each group of views is filled."""
+    rows = []
+    for group, (committed, labelled, skips) in enumerate(
+        zip(sums["committed"], sums["labelled"], sums["skipped"], strict=True)
+    ):
+        views = layout.group_views(group)
+        rows.append(
+            {
+                "views": [views.start, views.stop],
+                "units": len(layout.group_units),
+                "units_committed": committed,
+                "share": (labelled + skips) / (layout.num_samples * len(views)),
+            }
+        )
+    return rows
+
+
+def _skipped(store: Store, *, any_view: bool) -> dict[str, Any]:
+    """How many samples are skipped, and the first of them; labels are read only where any view is."""
+    samples = skipped_samples(store) if any_view else np.zeros(0, np.int64)
+    return {
+        "samples": len(samples),
+        "first": [
+            {"shard": store.shard_name(store.index.shard_of(sample)), "key": store.index.key(sample)}
+            for sample in samples[:SKIPS_LISTED].tolist()
+        ],
     }
 
 

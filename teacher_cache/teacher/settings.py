@@ -40,9 +40,11 @@ def check_settings(settings: TeacherSettings, stored: TeacherIdentity | None, nu
         raise TeacherError(found)
 
 
-def check_as_stored(settings: TeacherSettings, stored: TeacherIdentity) -> None:
+def check_as_stored(settings: TeacherSettings, stored: TeacherIdentity | None) -> None:
     """Refuse, with one TeacherError for all, settings that are given and not those of the teacher that filled the
-    store. What is not given is taken from there, but for the device, which has its own rules."""
+    store, if any did. What is not given is taken from there, but for the device, which has its own rules."""
+    if stored is None:
+        return
     names = ("mean", "std", "input_size", "batch_size", "dtype", "compile", "topk", "tau")
     given = {name: getattr(settings, name) for name in names if getattr(settings, name) is not None}
     if given.get("topk") == 0:

@@ -97,22 +97,25 @@ class Teacher:
             copied.copy_(logits, non_blocking=True)
             return PendingLogits(copied, torch.cuda.current_stream(self._device).record_event())
 
-    def logits_on_device(self, views: Tensor, where: Where = row_of_a_batch) -> Tensor:
-        """logits() for any number of views, on any device -> (n, classes) float32 on the teacher's device."""
+    def logits_on_device(self, views: Tensor) -> Tensor:
+        """logits() for any number of views, on any device -> (n, classes) float32 on the teacher's device, which is not
+        waited for. Nobody has looked whether they are finite."""
         with torch.inference_mode():
             logits = torch.cat([self._run(batch) for batch in views.split(self.batch_size)])
-        if not bool(torch.isfinite(logits).all()):
-            self.check_finite(logits.cpu().numpy(), where)
         return logits.clone()  # an ordinary tensor, which a loss may keep for its gradient
 
     def check_finite(self, logits: np.ndarray, where: Where) -> None:
         """Refuse, with TeacherError that names the first row by `where`, logits (n, ...) that are not finite."""
         rows = np.flatnonzero(~np.isfinite(logits).all(axis=tuple(range(1, logits.ndim))))
         if len(rows):
-            raise TeacherError(
-                f"{where(int(rows[0]))}: teacher {self.identity.name} gives logits that are not finite at "
-                f"{self.identity.dtype}: use --dtype fp32 or bf16, or another checkpoint"
-            )
+            raise self.not_finite(where(int(rows[0])))
+
+    def not_finite(self, where: str) -> TeacherError:
+        """What to raise of a view, as messages name it, whose logits are not finite."""
+        return TeacherError(
+            f"{where}: teacher {self.identity.name} gives logits that are not finite at {self.identity.dtype}: use "
+            "--dtype fp32 or bf16, or another checkpoint"
+        )
 
     def _run(self, views: Tensor) -> Tensor:
         batch = views.to(self._device, non_blocking=True)

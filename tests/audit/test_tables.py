@@ -18,7 +18,7 @@ from tests.support.drawn import drawn_store
 def printed(show: Callable[[dict[str, Any], Console], None], found: dict[str, Any]) -> str:
     console = Console(file=io.StringIO(), width=120)
     show(found, console)
-    return str(console.file.getvalue())  # type: ignore[attr-defined]
+    return str(console.file.getvalue())
 
 
 def test_a_view_tells_whose_part_is_whose(tmp_path: Path) -> None:

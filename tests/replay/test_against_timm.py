@@ -161,7 +161,7 @@ CROP_REALS: dict[str, Callable[[Box, int, int], list[float]]] = {
     "width of the crop": lambda box, height, width: [box.width],
 }
 REALS: dict[str, Reals] = {
-    **{name: lambda view, of=of: of(view.crop, 300, 400) for name, of in CROP_REALS.items()},  # type: ignore[misc]
+    **{name: lambda view, of=of: of(view.crop, 300, 400) for name, of in CROP_REALS.items()},
     "area of an erased box": of_each_box(lambda box: [box.height * box.width]),
     "aspect of an erased box": of_each_box(lambda box: [box.height / box.width]),
     "erased area in all": lambda view: [sum(box.height * box.width for box in view.erased)] if view.erased else [],
@@ -188,7 +188,7 @@ def all_of(measure: Callable[[Drawn], Iterable[Any]], views: Sequence[Drawn]) ->
 
 def measures_of(settings: str) -> dict[str, Reals]:
     height, width = SIZES[settings]
-    places = {name: of_each_box(lambda box, of=of: of(box, height, width)) for name, of in ERASED_PLACES.items()}  # type: ignore[misc]
+    places = {name: of_each_box(lambda box, of=of: of(box, height, width)) for name, of in ERASED_PLACES.items()}
     return REALS | places
 
 
@@ -441,7 +441,7 @@ def test_a_slightly_other_policy_is_told(quantity: str) -> None:
     policy = load_policy("deit", WRONG_POLICIES[quantity])
     measure = REALS.get(quantity) or OUTCOMES[quantity]
     p_value = same_values if quantity in REALS else same_counts
-    assert p_value(all_of(measure, draw_ours(policy)), all_of(measure, theirs("deit"))) < ALPHA  # type: ignore[operator]
+    assert p_value(all_of(measure, draw_ours(policy)), all_of(measure, theirs("deit"))) < ALPHA
 
 
 WRONG_VIEWS: dict[str, Callable[[Drawn], Drawn]] = {
@@ -461,7 +461,7 @@ def test_a_wrong_side_or_place_is_told(quantity: str) -> None:
     wrong = [WRONG_VIEWS[quantity](view) for view in ours("lopsided")]
     measure = REALS.get(quantity) or OUTCOMES[quantity]
     p_value = same_values if quantity in REALS else same_counts
-    assert p_value(all_of(measure, wrong), all_of(measure, theirs("lopsided"))) < ALPHA  # type: ignore[operator]
+    assert p_value(all_of(measure, wrong), all_of(measure, theirs("lopsided"))) < ALPHA
 
 
 @pytest.mark.parametrize("name", AROUND)

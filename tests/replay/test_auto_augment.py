@@ -86,7 +86,7 @@ def test_noisy_magnitudes_are_distributed_as_timms(name: str) -> None:
         for side in (draw_ours(1.5), draw_timms(1.5))
     )
     assert len(set(ours)) > 2
-    assert same_values(ours, timms) > ALPHA  # type: ignore[arg-type]
+    assert same_values(ours, timms) > ALPHA
 
 
 def test_geometry_resamples_as_the_section_says() -> None:

@@ -27,7 +27,7 @@ from tests.support.rendered import operated
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 def test_taps_sum_to_one_on_a_grid_that_floats_hold_exactly(interpolation: str) -> None:
-    taps = _taps(np.linspace(0, 1, 4001)[:-1], interpolation)  # type: ignore[arg-type]
+    taps = _taps(np.linspace(0, 1, 4001)[:-1], interpolation)
     assert taps.dtype == np.float32
     scaled = taps.astype(np.float64) * _TAP_ONE
     assert np.array_equal(scaled, np.rint(scaled))
@@ -63,9 +63,9 @@ def test_a_rotation_is_its_rule_pixel_by_pixel(interpolation: str, shape: tuple[
     source, fill = picture(1, height, width), (1, 2, 3)
     source[::2, ::3] = 255  # sums beyond 255 and below 0
     source[1::2, 1::2] = 0
-    taps = phase_taps(interpolation).tolist()  # type: ignore[arg-type]
+    taps = phase_taps(interpolation).tolist()
     for degrees in (-30.0, -8.25, 0.0, 0.5, 29.71875, 90.0):
-        rotated = warp(source, "rotate", degrees, interpolation, fill)  # type: ignore[arg-type]
+        rotated = warp(source, "rotate", degrees, interpolation, fill)
         across, down = rotation_steps(degrees, height, width)
         for y, x in np.ndindex(height, width):
             place_x, place_y = (a * x + b * y + c for a, b, c in (across, down))

@@ -18,8 +18,8 @@ def test_torchs_bytes_are_the_rules(shape: tuple[int, int], interpolation: str) 
     smooth = picture(sum(shape), *shape)
     for pixels in (smooth, np.where(smooth > 127, 255, 0).astype(np.uint8)):
         for size in SIZES:
-            found = resample(pixels, size, interpolation)  # type: ignore[arg-type]
-            assert np.array_equal(found, resize(pixels, size, interpolation)), size  # type: ignore[arg-type]
+            found = resample(pixels, size, interpolation)
+            assert np.array_equal(found, resize(pixels, size, interpolation)), size
 
 
 def test_torchs_bytes_are_the_rules_for_drawn_sizes() -> None:
@@ -35,7 +35,7 @@ def test_torchs_bytes_are_the_rules_for_drawn_sizes() -> None:
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 def test_weights_stay_on_the_picture_and_sums_in_32_bits(interpolation: str) -> None:
     for size_in, size_out in ((1, 1), (1, 224), (7, 224), (224, 224), (500, 224), (9000, 16)):
-        table = ResizeWeights(size_in, size_out, interpolation)  # type: ignore[arg-type]
+        table = ResizeWeights(size_in, size_out, interpolation)
         taps = np.arange(len(table.weights))[:, None]
         assert not table.weights[taps + table.first >= size_in].any()
         assert (table.first >= 0).all()

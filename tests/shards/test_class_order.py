@@ -67,7 +67,7 @@ WELL: list[tuple[np.ndarray, list[int]]] = [
     *((np.sort(shuffled(count, 10)), [count]) for count in (1, 2, 3, 7, 8, 40, 64)),  # one block, in whatever order
     (np.zeros(100, int), [100]),
     (in_turn(2, 2, 500), [1000]),  # two classes of two: half of the pairs, as after a shuffle
-    (np.random.default_rng(0).permutation(np.repeat(np.arange(100), 4000 // np.arange(1, 101))), None),  # type: ignore[list-item]
+    (np.random.default_rng(0).permutation(np.repeat(np.arange(100), 4000 // np.arange(1, 101))), None),
     (shuffled(5000, 10), [65] * 76 + [60]),  # a block of one at the end of each shard
     (np.zeros(0, int), [0]),
     (shuffled(800, 10), [8] * 100),

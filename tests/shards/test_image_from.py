@@ -36,7 +36,7 @@ def pair(number: int) -> dict[str, bytes]:
 
 
 def said(main: object, *arguments: str, code: int = 0) -> str:
-    result = CliRunner().invoke(main, arguments)  # type: ignore[arg-type]
+    result = CliRunner().invoke(main, arguments)
     assert result.exit_code == code, result.output
     return " ".join(result.output.split())
 

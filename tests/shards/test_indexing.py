@@ -139,7 +139,7 @@ def test_an_interrupted_walk_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_what_was_walked_for_another_image_does_not_count(tmp_path: Path) -> None:
-    samples = [sample | {"left.png": sample["png"] + b"x"} for sample in make_samples(3)]  # type: ignore[operator]
+    samples = [sample | {"left.png": sample["png"] + b"x"} for sample in make_samples(3)]
     path = str(write_shard(tmp_path / "a.tar", samples))
     for rule in (CLS, ClassRule(image_from="left.png"), CLS):
         index = index_shards([path], rule, scratch=tmp_path / "scratch")

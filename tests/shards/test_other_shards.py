@@ -52,7 +52,7 @@ CHANGES = pytest.mark.parametrize(
 
 
 def said(main: object, *arguments: str, code: int = 1) -> str:
-    result = CliRunner().invoke(main, arguments)  # type: ignore[arg-type]
+    result = CliRunner().invoke(main, arguments)
     assert result.exit_code == code, result.output
     return " ".join(result.output.split())
 

@@ -43,9 +43,7 @@ def plain(store: Store, name: str, unit: Unit) -> np.ndarray:
     """A unit's chunk as plain zarr reads it; whatever zarr raises."""
     array = zarr.open_array(str(store.path / name), mode="r")
     corner = [unit.shard, unit.unit, unit.group, *[0] * (array.ndim - 3)]
-    return np.asarray(
-        array[tuple(slice(at * n, (at + 1) * n) for at, n in zip(corner, array.chunks, strict=True))]  # type: ignore
-    )
+    return np.asarray(array[tuple(slice(at * n, (at + 1) * n) for at, n in zip(corner, array.chunks, strict=True))])
 
 
 def test_chunks_are_those_of_plain_zarr(store: Store) -> None:

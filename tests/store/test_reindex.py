@@ -8,7 +8,8 @@ from click.testing import CliRunner
 from teacher_cache.cli import main
 from teacher_cache.errors import StoreError
 from teacher_cache.replay.policy import load_policy
-from teacher_cache.store.reindex import Asked, check_asked, widen
+from teacher_cache.store.create import IndexRequest
+from teacher_cache.store.reindex import check_request, widen
 from teacher_cache.store.store import Store
 from tests.support.bright_shards import SMALL, bright_store, small_policy, write_bright_shards
 from tests.support.filling import fill_store
@@ -23,7 +24,7 @@ def store(tmp_path: Path) -> Store:
     return bright_store(tmp_path, counts=(64, 3), group=2, views=4)
 
 
-AS_IS = Asked(small_policy())
+AS_IS = IndexRequest(small_policy())
 OTHERS = {
     "the policy's size [8, 8] (not [9, 8])": replace(AS_IS, policy=small_policy("size=[9,8]")),
     "the policy's flip 0.5 (not none)": replace(AS_IS, policy=small_policy("flip=none")),
@@ -42,7 +43,7 @@ OTHERS = {
 def test_another_setting_is_named_and_changes_nothing(store: Store, found: str) -> None:
     before = tree(store.path)
     with pytest.raises(StoreError) as refused:
-        check_asked(store, replace(OTHERS[found], views=64))
+        check_request(store, replace(OTHERS[found], views=64))
     assert f"it has {found}" in str(refused.value)
     assert "choose another --store" in str(refused.value)
     assert tree(store.path) == before
@@ -50,17 +51,17 @@ def test_another_setting_is_named_and_changes_nothing(store: Store, found: str) 
 
 def test_many_differences_are_three_and_a_count(store: Store) -> None:
     with pytest.raises(StoreError) as refused:
-        check_asked(store, replace(AS_IS, policy=load_policy("deit"), seed=4))
+        check_request(store, replace(AS_IS, policy=load_policy("deit"), seed=4))
     assert str(refused.value).count("(not ") == 3
     assert " more; leave that as it is" in str(refused.value)
 
 
 def test_what_is_not_said_is_right(store: Store) -> None:
     before = tree(store.path)
-    same = Asked(small_policy(), 4, 3, 2, 4096, "cls", devices="one", max_pixels=178956970)
-    for asked in (AS_IS, same, replace(same, views=3)):
-        check_asked(store, asked)
-        assert widen(store, asked) == "indexed already, as asked"
+    same = IndexRequest(small_policy(), 4, 3, 2, 4096, "cls", devices="one", max_pixels=178956970)
+    for request in (AS_IS, same, replace(same, views=3)):
+        check_request(store, request)
+        assert widen(store, request) == "indexed already, as asked"
     assert widen(store, replace(same, views=1)) == "indexed already, as asked, and keeps its 4 views"
     assert tree(store.path) == before
 

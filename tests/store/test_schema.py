@@ -12,7 +12,7 @@ from tests.support.filled_store import make_store
 
 def settings_of(path: Path) -> dict[str, Any]:
     store = make_store(path)
-    return dict(store._root.attrs["teacher_cache"])  # type: ignore[arg-type]
+    return dict(store._root.attrs["teacher_cache"])
 
 
 def test_the_schema_of_today_is_read_and_no_other() -> None:

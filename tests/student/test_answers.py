@@ -1,5 +1,6 @@
 """What the teacher says of a batch: read from the store, or asked online."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,11 @@ from teacher_cache.fill import FillOptions, fill
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.settings import TeacherSettings
 from teacher_cache.teacher.teacher import open_teacher
+from tests.student.test_meter import Counted
 from tests.support.bright_shards import bright_store
 from tests.support.convnet_stores import convnet_store, online
-from tests.support.small_runs import small_recipe
+from tests.support.filling import TEACHERS
+from tests.support.small_runs import rows, small_recipe, train_small
 
 
 @pytest.fixture(scope="module")
@@ -51,17 +54,66 @@ def teacher(num_classes):
 
 def test_an_online_teacher_that_answers_no_numbers_names_the_view(tmp_path: Path, store: Store) -> None:
     answers = OnlineAnswers(store, small_recipe(), online(device="cpu"))
-    answers._teacher._run = lambda views: torch.where(  # type: ignore[method-assign]
+    answers._teacher._run = lambda views: torch.where(
         torch.arange(len(views))[:, None] == 3, torch.nan, torch.zeros(len(views), 10)
     )
     with ViewLoader(store, 16, epochs=1, workers=0) as loader:
         batch = next(iter(loader))
+    assert answers.of(batch) is not None  # nobody waits to see
     sample, view = int(batch.samples[3]), int(batch.view_ids[3])
     shard = store.shard_name(store.index.shard_of(sample))
     with pytest.raises(
         TeacherError, match=rf"^shard {shard}, key {store.index.key(sample)}, view {view}: .* not finite"
     ):
-        answers.of(batch)
+        answers.check()
+    answers._teacher._run = lambda views: torch.zeros(len(views), 10)
+    answers.of(batch)
+    answers.check()  # each answer is looked at once
+
+
+def test_an_online_teacher_is_not_waited_for(store: Store) -> None:
+    """Fifty steps' answers are looked at together: what a step asks torch for brings no number to this process."""
+    answers = OnlineAnswers(store, small_recipe("distill=soft"), online(device="cpu"))
+    with ViewLoader(store, 16, epochs=1, workers=0) as loader:
+        first, second = itertools.islice(loader, 2)
+        asked = Counted()
+        with asked:
+            for batch in (first, second):
+                answers.of(batch)
+        assert asked.names
+        assert not {"_local_scalar_dense", "is_nonzero", "nonzero"} & set(asked.names)
+        answers._unchecked[1].finite[5] = False
+        sample, view = int(second.samples[5]), int(second.view_ids[5])
+        with pytest.raises(TeacherError, match=rf"key {store.index.key(sample)}, view {view}: .* not finite"):
+            answers.check()
+
+
+def test_training_with_answers_that_are_no_numbers_leaves_no_checkpoint(tmp_path: Path) -> None:
+    store, out = bright_store(tmp_path), tmp_path / "out"
+    teacher = TeacherSettings(f"{TEACHERS}:fainting", batch_size=32)
+    with pytest.raises(
+        TeacherError, match=r"^shard \S+, key \S+, view \d: teacher \S+fainting gives logits that are not"
+    ):
+        train_small(store, out, "epochs=1", teacher=teacher)
+    assert not list(out.glob("*.pt"))
+    assert not (out / "steps.csv").exists() or len(rows(out / "steps.csv")) == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_device_is_not_waited_for_by_an_online_teacher(store: Store) -> None:
+    answers = OnlineAnswers(store, small_recipe("distill=soft"), online(device="cuda"))
+    with ViewLoader(store, 16, epochs=1, workers=0, device="cuda") as loader:
+        batch = next(iter(loader))
+        expected = answers.of(batch)  # and what is compiled at first
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            found = answers.of(batch)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    answers.check()
+    assert torch.equal(found.labels, expected.labels)
 
 
 def test_stored_and_online_answers_of_one_batch(soft_store: Store) -> None:

@@ -1,14 +1,11 @@
-"""What `student` prints around its commands: recipes, tables of accuracy, errors of one line."""
+"""What `student` prints around its commands: recipes, errors of one line."""
 
-import io
 import json
-import re
 from pathlib import Path
 
 from click.testing import CliRunner, Result
-from rich.console import Console
 
-from student.cli import accuracy_table, main
+from student.cli import main
 from student.recipe import load_recipe, shipped_recipes
 
 
@@ -33,26 +30,6 @@ def test_a_recipe_of_no_name_is_refused_in_a_line() -> None:
     refused = run("recipes", "show", "hard-2view", exit_code=1)
     assert refused.output.startswith("error: ")
     assert refused.output.count("\n") == 1
-
-
-def test_a_table_has_a_row_for_each_head_with_averaged_weights_last() -> None:
-    runs = {
-        "first": {"class": {"top1": 0.5, "top5": 0.8}},
-        "second": {
-            "ema_fused": {"top1": 0.53, "top5": 0.83},
-            "fused": {"top1": 0.525, "top5": 0.82},
-            "class": {"top1": 0.51, "top5": 0.81},
-        },
-    }
-    screen = io.StringIO()
-    Console(file=screen, width=120).print(accuracy_table(runs))
-    assert [re.split(r"  +", line.strip()) for line in screen.getvalue().splitlines()] == [
-        ["validation", "top-1 %", "top-5 %"],
-        ["first", "50.00", "80.00"],
-        ["second, class head", "51.00", "81.00"],
-        ["second, fused", "52.50", "82.00"],
-        ["second, EMA, fused", "53.00", "83.00"],
-    ]
 
 
 def test_results_of_a_folder_that_is_no_run_are_refused_by_its_name(tmp_path: Path) -> None:

@@ -385,7 +385,7 @@ def test_a_background_class_is_told_where_heads_are_drawn_anew(source: Path, tmp
     thousand = other_classes(trained, store)
     assert thousand is not None
     assert "background" not in thousand
-    reason = other_classes(trained, SimpleNamespace(num_classes=1000, path="store"))  # type: ignore[arg-type]
+    reason = other_classes(trained, SimpleNamespace(num_classes=1000, path="store"))
     assert reason is not None
     assert "1,001 classes in " in reason
     assert "; 1,001 are probably ImageNet's 1,000 behind a background class" in reason

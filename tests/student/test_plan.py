@@ -39,7 +39,7 @@ def make_settings(**changes: object) -> PlanSettings:
         "views_in_use": 8,
         "pool_batches": 2,
     }
-    return PlanSettings(**(given_settings | changes))  # type: ignore[arg-type]
+    return PlanSettings(**(given_settings | changes))
 
 
 def items(plan: EpochPlan) -> list[Item]:

@@ -82,9 +82,9 @@ def test_what_is_not_proven_is_not_saved(tmp_path: Path, store: Store) -> None:
 
 def test_fp16_that_never_takes_a_step_is_told(tmp_path: Path, store: Store) -> None:
     run, batch = make_run(store, tmp_path)
-    run.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**-24)  # type: ignore[assignment]
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**-24)
     run.prove(batch)
-    run.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**-25)  # type: ignore[assignment]
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**-25)
     with pytest.raises(TrainingError, match=r"^no step was taken for long, as fp16 gradients are not finite"):
         run.prove(batch)
 
@@ -162,7 +162,7 @@ class Asked(TorchDispatchMode):
         self.names: set[str] = set()
         self.dtypes: set[torch.dtype] = set()
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         given = func(*args, **(kwargs or {}))
         self.names.add(func.overloadpacket.__name__)
         self.dtypes |= {tensor.dtype for tensor in tree_leaves(given) if isinstance(tensor, torch.Tensor)}

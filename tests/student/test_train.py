@@ -445,7 +445,7 @@ def test_runs_that_cannot_be(
 def test_missing_labels_stop_before_the_first_step(tmp_path: Path) -> None:
     store = bright_store(tmp_path)
     fill_store(store, views=range(2))
-    with pytest.raises(MissingLabelError, match=r"520 of the 1040 labels.*teacher-cache fill .* --views 2:4"):
+    with pytest.raises(MissingLabelError, match=r"520 of 1,040 labels.*teacher-cache fill .* --views 2:4"):
         train_small(store, tmp_path / "out", "epochs=4")
     assert list((tmp_path / "out").iterdir()) == []
     result = CliRunner().invoke(main, train_command(store, tmp_path / "out", "epochs=4"))

@@ -195,16 +195,13 @@ def test_what_torch_itself_loads_and_refuses_by_its_notes_of_versions(tmp_path: 
     whole = model.state_dict()
     for prefix in ("", "module.", "module._orig_mod."):
         state = OrderedDict((f"{prefix}{name}", value) for name, value in before_the_counter(whole).items())
-        state._metadata = {  # type: ignore[attr-defined]
-            f"{prefix}{module}".rstrip("."): notes
-            for module, notes in whole._metadata.items()  # type: ignore[attr-defined]
-        }
+        state._metadata = {f"{prefix}{module}".rstrip("."): notes for module, notes in whole._metadata.items()}
         torch.save(state, tmp_path / "torn.pth")
         message = r"does not fit: 1\d names are missing \(.*num_batches_tracked, .*num_batches_tracked and \d+ more\): "
         for door in DOORS:
             with pytest.raises(CheckpointError, match=message):
                 door(tmp_path / "torn.pth")
-        for notes in state._metadata.values():  # type: ignore[attr-defined]
+        for notes in state._metadata.values():
             notes["version"] = 1  # as before the counter
         torch.save(state, tmp_path / "old.pth")
         for door in DOORS:
@@ -222,7 +219,7 @@ def test_a_strangers_notes_end_in_one_line_or_change_nothing(tmp_path: Path, not
         (name, value.half() if name == "conv1.0.weight" else value)
         for name, value in before_the_counter(model.state_dict()).items()
     )
-    state._metadata = notes  # type: ignore[attr-defined]
+    state._metadata = notes
     torch.save(state, tmp_path / "odd.pth")
     for door in DOORS:
         if notes == {"bn1": {"version": "x"}}:

@@ -23,7 +23,7 @@ from tests.support.filling import fill_store
 from tests.support.shard_files import write_shard
 from tests.support.timms import seeded
 from tools.benchmark import main
-from tools.benchmarks import gpu, pipeline, renderer, rendering, row, scaling, storage
+from tools.benchmarks import gpu, pipeline, renderer, rendering, row, scaling, startup, storage
 from tools.benchmarks.internals import STEPS
 from tools.benchmarks.peers import DaliViews, TimmViews
 from tools.benchmarks.photographs import make_photographs, read_photographs
@@ -36,9 +36,9 @@ from tools.benchmarks.rendering import (
     rendering_policy,
     shares,
 )
-from tools.benchmarks.row import Measurement, RowPlan, UnavailableError, in_turns, measure_row
+from tools.benchmarks.row import BenchmarkError, Measurement, RowPlan, UnavailableError, in_turns, measure_row
 from tools.benchmarks.scale import TINY
-from tools.benchmarks.table import markdown_table
+from tools.benchmarks.table import PrintedRow, markdown_table, read_markdown_table
 from tools.benchmarks.timm_train import HOW_TO_GET
 
 WITHOUT_DALI = importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None
@@ -89,7 +89,7 @@ def rows_of(folder: Path, *options: str) -> dict[str, dict]:
 def test_every_row_of_the_cpu_is_there(tmp_path: Path) -> None:
     markdown = tmp_path / "table.md"
     rows = rows_of(tmp_path, "--repeats", "1", "--markdown", str(markdown))
-    plans = [plan for story in (rendering, pipeline, storage, scaling) for plan in story.plans()]
+    plans = [plan for story in (rendering, pipeline, storage, scaling, startup) for plan in story.plans()]
     assert list(rows) == [plan.name for plan in plans]
     assert len(set(rows)) == len(plans)
     measured = {name for name, entry in rows.items() if entry["ratio"] is not None}
@@ -227,7 +227,7 @@ def test_few_images_are_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[s
     samples = [{"__key__": f"{number}", "jpg": image, "cls": b"0"} for number, image in enumerate(images)]
     shard = write_shard(tmp_path / "few" / "train-0.tar", samples)
     assert read_photographs([str(shard)], 7) == [*images, *images, images[0]]
-    assert capsys.readouterr().err == "the shards hold 3 images, which are repeated up to 7\n"
+    assert capsys.readouterr().err == "the shards hold 3 images, repeated up to 7\n"
 
 
 @pytest.mark.skipif(WITHOUT_MATPLOTLIB, reason="matplotlib is not installed (pip install -e '.[bench]')")
@@ -244,6 +244,25 @@ def test_a_plot_without_matplotlib_is_refused_first(tmp_path: Path) -> None:
     done = run(tmp_path, "--plot", str(tmp_path / "ratios.png"))
     assert done.exit_code == 1
     assert re.fullmatch(r"error: matplotlib is not installed: .*\n", done.stderr)
+
+
+def test_the_pages_table_is_read_as_it_is_written() -> None:
+    measured = Measurement((6.0, 8.0, 30.0), (2.0, 4.0, 6.0))
+    rows = [
+        measure_row(RowPlan("in turns", "peer", "unit", lambda bench: measured, reach=2.5), bench(Path())),
+        measure_row(RowPlan("alone", "nobody", "unit", lambda bench: Measurement((1.0,))), bench(Path())),
+    ]
+    page = f"# Rows\n\n{markdown_table(rows)}\nNothing | of | this.\n"
+    expected = [PrintedRow("in turns", 2.0, (2.0, 5.0), 2.5), PrintedRow("alone", None, None, 1.0)]
+    assert read_markdown_table(page) == expected
+    with pytest.raises(BenchmarkError, match="has no table of what, against"):
+        read_markdown_table("# Rows\n")
+
+
+def test_the_documentations_table_can_be_drawn_again() -> None:
+    rows = read_markdown_table((Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text())
+    assert len(rows) > 20
+    assert sum(row.ratio is not None for row in rows) > 20
 
 
 # -- rows ------------------------------------------------------------------------------------------------------------
@@ -342,7 +361,7 @@ def test_the_loader_renders_what_is_trained(tmp_path: Path) -> None:
 
 def test_digests_are_compared_on_one_side_only(tmp_path: Path) -> None:
     (entry,) = rows_of(tmp_path, "--repeats", "1", "--rows", "*digest*").values()
-    (checked, unchecked) = map(int, re.findall(r"(\d+) and (\d+) views were compared", entry["note"])[0])
+    (checked, unchecked) = map(int, re.findall(r"views compared: (\d+) and (\d+)", entry["note"])[0])
     assert checked >= (TINY.digest_turns + 1) * TINY.loader_batches * 3 * TINY.block_samples
     assert unchecked == 0
 
@@ -406,3 +425,23 @@ def test_made_pictures_are_of_the_size_asked_for() -> None:
     assert (abs(sizes.mean(axis=0) / (150, 120) - 1) < 0.2).all()
     layouts = {Image.open(as_file(image)).layer[0][1:3] for image in made}
     assert layouts == {(1, 1), (2, 2)}
+
+
+def test_every_commands_start_is_timed() -> None:
+    from student.cli import main as student
+    from teacher_cache.cli import main as teacher_cache
+
+    assert {"index", "fill", "extend", "status", "verify", "policies"} <= {
+        names[0] for names in startup.command_names(teacher_cache) if names
+    }
+    assert {(), ("train",), ("recipes",), ("recipes", "show")} <= set(startup.command_names(student))
+
+
+def test_the_slowest_start_counts_and_all_are_told(tmp_path: Path) -> None:
+    given = replace(bench(tmp_path), repeats=2)
+    measured = startup.slowest(given, [("this",), ("json.tool", "--help")], 0)
+    assert len(measured.ours) == 2
+    assert re.fullmatch(r"seconds of 2 commands, medians: \d\.\d\d \S.*, \d\.\d\d \S.*", measured.note)
+    assert "json.tool --help" in measured.note
+    with pytest.raises(BenchmarkError, match=r"json\.tool nothing\.json ended with [12]: "):
+        startup.slowest(given, [("json.tool", "nothing.json")], 0)

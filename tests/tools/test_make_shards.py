@@ -339,7 +339,7 @@ def test_torchvision_refuses_what_is_no_classification() -> None:
 
     pairs = Pairs.__new__(Pairs)
     pairs.targets = []
-    pairs.__class__.__len__ = lambda self: 2  # type: ignore[method-assign]
+    pairs.__class__.__len__ = lambda self: 2
     with pytest.raises(make_shards.ShardError, match="not one of classification"):
         make_shards.torchvision_samples(pairs, None)
 

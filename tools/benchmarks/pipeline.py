@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 
 from student.loader import ViewLoader
+from teacher_cache.crew import PoolSettings
 from teacher_cache.messages.shown import counted
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.models import ModelSpec, build_module
@@ -83,7 +84,7 @@ def stage_one_negligible(bench: Bench) -> Measurement:
     images, workers = photographs(bench), bench.processes(max(1, cores() - 1))
     views = GROUP * (bench.repeats + 2)
     store = make_store(bench, "negligible", images, shard_samples=len(images), views=views, group=GROUP)
-    with torch_threads(1), RenderPool(store.policy, store.seed, workers=workers) as pool:
+    with torch_threads(1), RenderPool(PoolSettings(store.policy, store.seed, workers=workers)) as pool:
         teacher = open_model(bench, store, NEGLIGIBLE, RENDERED_BATCH)
         fill_views(store, teacher, store.layout.group_views(0), workers=0)  # the first unit binds the teacher
         found = in_turns(

@@ -1,10 +1,17 @@
-"""Every row's ratio against its reach, as one picture."""
+"""Every row's ratio against its reach, as one picture.
+
+python -m tools.benchmarks.plot docs/benchmarks.md docs/benchmarks/cpu.png 'MACHINE, DATE'    # of a page's table
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import click
+
+from teacher_cache.endings import one_line_errors
 from teacher_cache.files import replacing
 from tools.benchmarks.row import BenchmarkError, Row
+from tools.benchmarks.table import PrintedRow, read_markdown_table
 
 INSTALL = "matplotlib is not installed: `make bench` installs it, or pip install -e '.[bench]'"
 WITHIN, OUTSIDE, GREY = "#2a7f62", "#c76b1e", "#888888"
@@ -18,7 +25,7 @@ def check_plotting() -> None:
         raise BenchmarkError(INSTALL) from None
 
 
-def draw(rows: Sequence[Row], path: Path, title: str) -> None:
+def draw(rows: Sequence[Row | PrintedRow], path: Path, title: str) -> None:
     """A line a row, logarithmic: a dot at the ratio, a bar over the spread, a mark at the reach. Writes a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -45,3 +52,18 @@ def draw(rows: Sequence[Row], path: Path, title: str) -> None:
     axes.set_title(title, fontsize=10)
     with replacing(path) as aside:
         figure.savefig(aside, dpi=120, format="png")
+
+
+@click.command()
+@click.argument("page", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("picture", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("title")
+def main(page: Path, picture: Path, title: str) -> None:
+    """Draw the table of PAGE into PICTURE, so that both show the same figures."""
+    with one_line_errors():
+        check_plotting()
+        draw(read_markdown_table(page.read_text()), picture, title)
+
+
+if __name__ == "__main__":
+    main()

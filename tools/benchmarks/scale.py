@@ -26,6 +26,7 @@ class Scale:
     rendering_processes: int | None  # None: as the row says
     digest_turns: int  # of the row that compares the cheapest things
     simulated: tuple[int, int, int, int]  # samples, shards, views, classes of the simulated store
+    startup_commands: int | None  # that are started of a kind; None: all
     plan_samples: tuple[int, int, int]  # few, many, and those of ImageNet
     gpu_largest_batch: int
     gpu_copies: int  # of each image in the shards of the GPU's benchmark
@@ -52,6 +53,7 @@ FULL = Scale(
     rendering_processes=None,
     digest_turns=15,
     simulated=(1_281_167, 1024, 304, 1000),
+    startup_commands=None,
     plan_samples=(10_000, 1_000_000, 1_281_167),
     gpu_copies=16,
     gpu_teacher_copies=4,
@@ -78,6 +80,7 @@ TINY = Scale(
     rendering_processes=0,
     digest_turns=2,
     simulated=(300, 2, 16, 20),
+    startup_commands=2,
     plan_samples=(2_000, 4_000, 5_000),
     gpu_copies=3,
     gpu_teacher_copies=1,

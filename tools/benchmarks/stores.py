@@ -9,12 +9,14 @@ from pathlib import Path
 
 from teacher_cache.files import new_folder
 from teacher_cache.fill import FillOptions, FillProgress, fill
+from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.shards.classes import class_rule
 from teacher_cache.shards.indexing import index_shards
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.settings import TeacherSettings
 from teacher_cache.teacher.teacher import Teacher, open_teacher
+from tools.benchmarks.photographs import make_photographs
 from tools.benchmarks.row import Bench, UnavailableError, steady_rate
 from tools.benchmarks.scale import MODELS
 from tools.make_shards import Sample, write_shard
@@ -43,6 +45,17 @@ def make_store(
     index = index_shards(shards, class_rule(shards))
     policy = load_policy("deit", [f"size={bench.scale.view_px}"])
     return Store.create(folder / "store", index, policy, views=views, group=group, seed=0)
+
+
+def small_store(bench: Bench) -> Store:
+    """An empty store of one block, in one shard."""
+
+    def make() -> Store:
+        images = make_photographs(BLOCK_SAMPLES, bench.scale.image_size, bench.scale.image_bytes)
+        return make_store(bench, "small", images, shard_samples=BLOCK_SAMPLES, views=16, group=16)
+
+    store: Store = bench.shared("small", make)
+    return store
 
 
 def open_model(bench: Bench, store: Store, spec: str, batch: int, *, compiled: bool = False) -> Teacher:

@@ -9,7 +9,8 @@ import numpy as np
 from teacher_cache.replay.block import DecodedBlock, draw_blocks, mix_of
 from teacher_cache.replay.geometry import cut
 from teacher_cache.replay.gpu.batch import Batch, Run, prepare_batch, spanned
-from teacher_cache.replay.gpu.plan import ALIGNED, RenderPlan, Sources, plan_views
+from teacher_cache.replay.gpu.joined import Piece, join_plans
+from teacher_cache.replay.gpu.plan import ALIGNED, Sources, plan_views
 from teacher_cache.replay.mix import class_pairs
 from teacher_cache.replay.params import NONE, Box, DrawnViews
 from teacher_cache.replay.policy import Policy
@@ -28,6 +29,19 @@ class HandedViews:
     num_bytes: int
     skipped: frozenset[int]
     damaged: tuple[tuple[int, str], ...]
+
+    def some(self, chosen: range) -> "HandedViews":
+        """Those of some numbers in `views`, of the same memory."""
+        batch, runs = self.batch, self.batch.runs[chosen.start : chosen.stop]
+        first, end = runs[0].first, runs[-1].first + runs[-1].num
+        part = Batch(
+            plan=join_plans([Piece(batch.plan, range(first, end))]),
+            pictures=batch.pictures,
+            runs=[replace(run, first=run.first - first) for run in runs],
+            class_pairs=batch.class_pairs[first:end],
+            lambdas=batch.lambdas[first:end],
+        )
+        return replace(self, views=self.views[chosen.start : chosen.stop], batch=part)
 
 
 def least_room(num_samples: int, size: tuple[int, int]) -> int:
@@ -65,15 +79,9 @@ def _within(room: np.ndarray, num_bytes: int) -> np.ndarray:
 
 
 def _handed(decoded: DecodedBlock, views: Sequence[int], batch: Batch) -> HandedViews:
-    plan = replace(batch.plan, parts=[(0, _written(batch.plan))])  # one array is sent faster than many
+    plan = replace(batch.plan, parts=[(0, batch.plan.written())])  # one array is sent faster than many
     handed = replace(batch, plan=plan, pictures=_NOWHERE)
     return HandedViews(tuple(views), handed, len(batch.pictures), decoded.skipped, decoded.damaged)
-
-
-def _written(plan: RenderPlan) -> np.ndarray:
-    small = np.zeros(plan.num_bytes, np.uint8)
-    plan.write(small, np.zeros((*plan.sides.shape[:2], 4), np.int64))
-    return small
 
 
 # -- pictures that are too large ---------------------------------------------------------------------------------------

@@ -23,7 +23,9 @@ COUNTED = ("equalize", "autocontrast")
 _BLENDS = {"color": "blend_with_grey", "sharpness": "sharpen"}
 STATIC = ("invert", "posterize", "solarize", "solarize_add", "brightness")
 RESIZE_FIELDS, FIELDS, ROTATE_FIELDS, ERASE_FIELDS = 17, 8, 16, 12  # of an entry
+FIELDS_OF = {"resize": RESIZE_FIELDS, "rotate": ROTATE_FIELDS, "erase": ERASE_FIELDS}  # of the others' entries FIELDS
 _ACROSS, _DOWN = slice(3, 7), slice(9, 13)  # of a resize's entry: taps, weights' place, firsts' place, bits
+RESIZED, OPERATED, ERASED, MIXED = range(4)  # what is done to a view, in turn
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,18 @@ class Sources:
 
 @dataclass(frozen=True)
 class Entries:
-    """What one launch of a kernel does: num entries from a place in the buffer on."""
+    """What one launch of a kernel does: num entries from a place in the buffer on. turn: RESIZED ..., and of operations
+    and erased boxes which of a view's."""
 
     kernel: str
+    turn: tuple[int, int]
     place: int
     num: int
     most_pixels: int = 0  # of an erased box
+
+    @property
+    def num_fields(self) -> int:
+        return FIELDS_OF.get(self.kernel, FIELDS)
 
 
 @dataclass
@@ -76,6 +84,15 @@ class RenderPlan:
     sides: np.ndarray  # (r, 2, 2) int64: of each resized crop its width, then its height, before and after
     interpolation: Interpolation
 
+    def written(self) -> np.ndarray:
+        """The buffer of small arrays, (num_bytes,) uint8, without weights: read only."""
+        if len(self.parts) == 1 and self.parts[0][1].size == self.num_bytes:
+            return self.parts[0][1]
+        small = np.zeros(self.num_bytes, np.uint8)
+        for place, part in self.parts:
+            small[place : place + part.size] = part
+        return small
+
     def write(self, buffer: np.ndarray, weights: np.ndarray) -> None:
         """buffer: (num_bytes,) uint8; weights: (r, 2, 4) int64, what the device's tables say of the sides."""
         for place, part in self.parts:
@@ -95,9 +112,12 @@ def plan_views(
     planner = _Planner(views, numbers, num_views)
     planner.resize(sources)
     for place in range(views.operations.shape[1]):
+        planner.turn = (OPERATED, place)
         planner.operate(place)
     for place in range(views.erased.shape[1]):
+        planner.turn = (ERASED, place)
         planner.erase(place)
+    planner.turn = (MIXED, 0)
     planner.mix(mixes)
     return planner.finished()
 
@@ -113,24 +133,23 @@ class _Planner:
         self.all_bytes = num_views * self.size[0] * self.size[1] * 3  # of one slot of every view
         self.at = numbers * (self.size[0] * self.size[1] * 3)  # each view's slot now
         self.packed = _Packed()
+        self.turn = (RESIZED, 0)
         self.launches: list[Entries] = []
         self.sides = np.zeros((0, 2, 2), np.int64)
         self.most_rows = self.across_bytes = self.num_counts = self.num_sums = 0
         self.first_words = np.zeros(len(views), np.int64)  # of the noise that a view has used
         self.fill = views.fill[0] | views.fill[1] << 8 | views.fill[2] << 16
 
-    def launch(
-        self, kernel: str, num_fields: int, fields: Sequence[np.ndarray | int] | np.ndarray, most_pixels: int = 0
-    ) -> None:
+    def launch(self, kernel: str, fields: Sequence[np.ndarray | int] | np.ndarray, most_pixels: int = 0) -> None:
         """fields: of the entries, one after another, (entries,) or the same for all; the others are 0. Without entries
         nothing is launched."""
         num = len(np.atleast_1d(fields[0]))
         if not num:
             return
-        entries = np.zeros((num, num_fields), np.int64)
+        entries = np.zeros((num, FIELDS_OF.get(kernel, FIELDS)), np.int64)
         for place, field_values in enumerate(fields):
             entries[:, place] = field_values
-        self.launches.append(Entries(kernel, self.packed.add(entries), num, most_pixels))
+        self.launches.append(Entries(kernel, self.turn, self.packed.add(entries), num, most_pixels))
 
     def moved(self, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """-> views' slots, and their other ones, which are theirs from now on."""
@@ -159,7 +178,7 @@ class _Planner:
             *(0, window_top, window_top, 0),
             *(first_row, resized_width, resized_height, self.at),
         )
-        self.launch("resize", RESIZE_FIELDS, fields)
+        self.launch("resize", fields)
         self.sides = np.array([[crop_width, resized_width], [crop_height, resized_height]]).transpose(2, 0, 1)
         self.across_bytes, self.most_rows = int(across[-1]), int(rows.max())
 
@@ -181,14 +200,14 @@ class _Planner:
                 self._rotate(which, values[which])
             elif name == "hue":
                 steps = [hue_step(shift) for shift in values[which].tolist()]
-                self.launch("shift_hue", FIELDS, (*self.moved(which), np.array(steps)))
+                self.launch("shift_hue", (*self.moved(which), np.array(steps)))
             elif name in _BLENDS:
-                self.launch(_BLENDS[name], FIELDS, (*self.moved(which), _whole(values[which] * 4096)))
+                self.launch(_BLENDS[name], (*self.moved(which), _whole(values[which] * 4096)))
             else:
                 kernel = "move_rows" if name.endswith("_x") else "move_columns"
                 moves.setdefault(kernel, []).append(self._move(name, which, values[which]))
         for kernel, entries in {"look_up": look_ups, **moves}.items():
-            self.launch(kernel, FIELDS, np.concatenate(entries, axis=1))
+            self.launch(kernel, np.concatenate(entries, axis=1))
 
     def _count(self, counted: list[np.ndarray]) -> np.ndarray:
         """Histograms, and tables of them, for each operation of COUNTED; the entries of look-ups, (4, m)."""
@@ -197,10 +216,9 @@ class _Planner:
         counts = 768 * (self.num_counts + np.arange(num))
         tables = self.packed.leave(768 * num) + 768 * np.arange(num)
         self.num_counts += num
-        self.launch("count_levels", FIELDS, (source, counts))
+        self.launch("count_levels", (source, counts))
         self.launch(
             "tables_of_counts",
-            FIELDS,
             (counts, tables, np.repeat(range(len(COUNTED)), [len(each) for each in counted])),
         )
         return np.array([source, to, tables, np.full(num, 256)])
@@ -211,8 +229,8 @@ class _Planner:
         sums = self.num_sums + np.arange(num)
         tables = self.packed.leave(256 * num) + 256 * np.arange(num)
         self.num_sums += num
-        self.launch("sum_grey", FIELDS, (source, sums))
-        self.launch("tables_of_sums", FIELDS, (sums, tables, _whole(values * GRID)))
+        self.launch("sum_grey", (source, sums))
+        self.launch("tables_of_sums", (sums, tables, _whole(values * GRID)))
         return np.array([source, to, tables, np.zeros(num, np.int64)])
 
     def _look_up(self, name: str, which: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -234,7 +252,7 @@ class _Planner:
         steps = [rotation_steps(degrees, *self.size) for degrees in values.tolist()]
         taps = 0 if self.views.geometry == "bicubic" else 1
         across_and_down = np.array(steps, np.int64).reshape(-1, 6).T
-        self.launch("rotate", ROTATE_FIELDS, (*self.moved(which), self.fill, *across_and_down, taps))
+        self.launch("rotate", (*self.moved(which), self.fill, *across_and_down, taps))
 
     def erase(self, place: int) -> None:
         """The box in this place of each view that has so many: a later one lies over an earlier."""
@@ -246,7 +264,7 @@ class _Planner:
         key_and_nonce = self.views.noise[which].view("<i8").T
         fields = (first, height, width, _MODES[mode], self.fill, self.first_words[which], *key_and_nonce)
         pixels = height * width
-        self.launch("erase", ERASE_FIELDS, fields, int(pixels.max(initial=0)))
+        self.launch("erase", fields, int(pixels.max(initial=0)))
         if mode != "const":
             self.first_words[which] += -(-3 * (pixels if mode == "pixel" else 1) // 4)
 
@@ -257,7 +275,7 @@ class _Planner:
         top, left, height, width = np.concatenate([plan.boxes for plan in mixes]).T.astype(np.int64)
         at = np.full(self.num_views, -1)
         at[self.numbers] = self.at
-        self.launch("mix", FIELDS, (at, at[partners], lambdas, top, top + height, left, left + width))
+        self.launch("mix", (at, at[partners], lambdas, top, top + height, left, left + width))
 
     def finished(self) -> RenderPlan:
         return RenderPlan(

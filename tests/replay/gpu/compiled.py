@@ -107,7 +107,7 @@ def resources(cubin: bytes) -> tuple[int, int]:
         said = subprocess.run(
             [tools / "cuobjdump", "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
         ).stdout
-    registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", said).groups()  # type: ignore[union-attr]
+    registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", said).groups()
     return int(registers), int(stack)
 
 

@@ -2,7 +2,7 @@
 under docs/ both run. Every function yields its comparisons one by one."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from teacher_cache.replay.block import DecodedBlock, replay_view, sample_digest,
 from teacher_cache.replay.gpu import render as gpu
 from teacher_cache.replay.gpu.batch import Batch, Run
 from teacher_cache.replay.gpu.hashing import PixelHasher
+from teacher_cache.replay.gpu.joined import Piece, join_plans
 from teacher_cache.replay.gpu.normalise import normalised as kernel_normalised
 from teacher_cache.replay.gpu.plan import Sources, plan_views
 from teacher_cache.replay.mix import LAMBDA_ONE, MixPlan
@@ -185,6 +186,26 @@ def blocks(
     pairs = np.array_equal(found.class_pairs, np.concatenate([view.class_pairs for view in replayed]))
     lambdas = np.array_equal(found.lambdas, np.concatenate([view.lambdas for view in replayed]))
     yield Compared(f"{name}: digests, class pairs, lambdas", int(same), len(digests), int(not (pairs and lambdas)))
+
+
+def joined(
+    policy: Policy, decoded: Sequence[DecodedBlock], views: list[int], name: str, device: torch.device
+) -> Iterator[Compared]:
+    """Blocks whose plans are joined, the last one's views apart: the pixels that each gives alone."""
+    renderer = gpu.Renderer(policy, device)
+    batches = [renderer.prepare(SEED, [block], views) for block in decoded]
+    alone = [renderer.render(batch.plan, *renderer.upload(batch)).cpu().numpy() for batch in batches]
+    places = np.cumsum([0, *(len(batch.pictures) for batch in batches)]).tolist()
+    pieces = [
+        Piece(batch.plan, range(batch.plan.num_views), place)
+        for batch, place in zip(batches[:-1], places, strict=False)
+    ]
+    last, cut = batches[-1], batches[-1].runs[-1].first
+    pieces += [Piece(last.plan, part, places[-2]) for part in (range(cut, last.plan.num_views), range(cut))]
+    plan = join_plans(pieces)
+    pictures = torch.from_numpy(np.concatenate([batch.pictures for batch in batches])).to(device)
+    found = renderer.render(plan, pictures, renderer.send(plan)).cpu().numpy()
+    yield compared(f"{name}: joined", found, np.concatenate([*alone[:-1], alone[-1][cut:], alone[-1][:cut]]))
 
 
 def hashes(device: torch.device) -> Iterator[Compared]:

@@ -40,6 +40,9 @@ def main() -> None:
     decoded = [decoded_block(sources), decoded_block(odd, frozenset({1}), 1)]
     for name, policy in equality.policies((16, 24)).items():
         lines += equality.blocks(policy, decoded, [0, 3], name, CPU)
+    several = [decoded_block(sources[:2]), decoded_block(odd[:3], frozenset({1}), 1)]
+    for name, policy in equality.policies((8, 12)).items():
+        lines += equality.joined(policy, several, [0, 3], name, CPU)
     for line in lines:
         print("equal" if line.is_equal else "UNEQUAL", *line, sep="\t")
 

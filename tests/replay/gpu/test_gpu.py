@@ -112,5 +112,6 @@ def test_whole_policies_make_the_cpus_bytes_and_digests_on_a_device(size: tuple[
         decoded_block(equality.pictures(3, 5, 9), number=1),
     ]
     for name, policy in equality.policies(size).items():
-        lines = list(equality.blocks(policy, decoded, [0, 2], name, torch.device("cuda")))
+        words = (policy, decoded, [0, 2], name, torch.device("cuda"))
+        lines = [*equality.blocks(*words), *equality.joined(*words)]
         assert [line for line in lines if not line.is_equal] == []

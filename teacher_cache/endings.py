@@ -1,0 +1,70 @@
+"""How commands end: errors as one line, and which exit code."""
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from teacher_cache.errors import TeacherCacheError
+from teacher_cache.files import describe_os_error
+from teacher_cache.messages.shown import listed
+from teacher_cache.terminal import say
+
+_EXTRA = re.compile(r"(Got unexpected extra arguments) \((.*)\)", re.DOTALL)
+INTERRUPTED = 130  # exit code after Ctrl-C or SIGTERM, as shells have it
+
+
+class OneLineErrors(click.Group):
+    """A group whose commands end as `one_line_errors` says."""
+
+    def invoke(self, context: click.Context) -> Any:
+        with one_line_errors():
+            return super().invoke(context)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Report errors as one line and exit with 1: ours, and those of the system wherever they come from. After Ctrl-C
+    exit with 130; and without a word where nobody reads on (`... | head`)."""
+    try:
+        yield
+    except TeacherCacheError as error:
+        say(f"error: {error}", err=True)
+    except click.UsageError as error:
+        if extra := _EXTRA.fullmatch(error.message):
+            raise click.UsageError(_few_extra(extra), error.ctx) from None
+        raise
+    except OSError as error:
+        if not _is_of_printing(error):
+            say(f"error: {describe_os_error(error)}", err=True)
+        elif not isinstance(error, BrokenPipeError):
+            say(f"error: standard output cannot be written ({error.strerror}): send it elsewhere", err=True)
+    except KeyboardInterrupt:
+        say("stopped", err=True)
+        sys.exit(INTERRUPTED)
+    else:
+        return
+    sys.exit(1)
+
+
+def _few_extra(found: re.Match[str]) -> str:
+    """Of the arguments that a command takes no more of the first three: a shell that expands a pattern gives many."""
+    return f"{found[1]} ({listed(found[2].split())}): a pattern of an option goes in quotes, --shards 'train-*.tar'"
+
+
+def _is_of_printing(error: OSError) -> bool:
+    """Whether what is printed could not be written; what waits is dropped then, lest Python complain of it as it ends.
+
+    The system's error does not say of which stream it is, but only what prints calls a stream's own methods.
+    """
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None or trace.tb_frame.f_globals["__name__"].partition(".")[0] not in ("click", "rich"):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True

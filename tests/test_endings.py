@@ -1,0 +1,54 @@
+"""How commands end: what is printed where, and the exit code."""
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from teacher_cache.endings import INTERRUPTED, OneLineErrors
+from teacher_cache.errors import StoreError
+
+
+def ended(error: BaseException | None) -> tuple[int, str, str]:
+    """A command that meets an error -> exit code, what is on standard output and on standard error."""
+
+    @click.group(cls=OneLineErrors)
+    def main() -> None:
+        pass
+
+    @main.command()
+    def work() -> None:
+        click.echo("at work")
+        if error is not None:
+            raise error
+
+    done = CliRunner().invoke(main, ["work"])
+    return done.exit_code, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (None, 0, ""),
+        (StoreError("s has\nno index"), 1, "error: s has\\nno index\n"),
+        (
+            FileNotFoundError(2, "No such file or directory", "a.tar"),
+            1,
+            "error: a.tar: No such file or directory: check the path\n",
+        ),
+        (KeyboardInterrupt(), INTERRUPTED, "stopped\n"),
+    ],
+)
+def test_an_error_is_one_line_on_standard_error(error: BaseException | None, code: int, told: str) -> None:
+    assert ended(error) == (code, "at work\n", told)
+
+
+def test_a_fault_of_ours_is_not_hidden() -> None:
+    assert ended(ZeroDivisionError("of ours"))[:2] == (1, "at work\n")
+    assert ended(ZeroDivisionError("of ours"))[2] == ""  # a traceback is Python's to print
+
+
+def test_many_extra_arguments_are_three_and_a_count() -> None:
+    main = OneLineErrors("main", {"work": click.Command("work")})
+    done = CliRunner().invoke(main, ["work", *"abcde"])
+    assert done.exit_code == 2
+    assert "Got unexpected extra arguments (a, b, c and 2 more): a pattern of an option goes in quotes" in done.stderr
