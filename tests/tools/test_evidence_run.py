@@ -45,12 +45,12 @@ def tiny(*experiments: str) -> Plan:
     return make_plan(only_experiments(load_settings(TINY), experiments), "cpu")
 
 
-def run_tiny(plan: Plan, data: Path, folder: Path, forks: Forks) -> tuple[list[str], Results]:
+def run_tiny(plan: Plan, data: Path, folder: Path, forks: Forks, *, jobs: int = 1) -> tuple[list[str], Results]:
     """Run a plan in folder/out, in forked processes; what it said, and where its rows are."""
     said: list[str] = []
     places = Places(data, folder / "out", (sys.executable, "-S", str(CLIENT), forks.socket))
     results = Results(folder / "results", "tiny")
-    run(plan, places, results, said.append, device="a cpu", jobs=2)
+    run(plan, places, results, said.append, device="a cpu", jobs=jobs)
     return said, results
 
 
@@ -58,7 +58,7 @@ def run_tiny(plan: Plan, data: Path, folder: Path, forks: Forks) -> tuple[list[s
 def whole(data: Path, tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> tuple[Path, Results]:
     """Everything, run once. -> its folder and rows."""
     folder = tmp_path_factory.mktemp("whole")
-    return folder, run_tiny(tiny(), data, folder, forks)[1]
+    return folder, run_tiny(tiny(), data, folder, forks, jobs=2)[1]
 
 
 def test_all_rows_and_measures_of_a_tiny_scale(whole: tuple[Path, Results], data: Path) -> None:
@@ -203,7 +203,8 @@ def test_killed_in_the_middle_of_a_training_it_goes_on(
 ) -> None:
     """The teacher alone. Its steps are no forks of the tests' server but processes of the runner's own, as it is the
     kernel that ends them with it."""
-    words = ["run", TINY, "--data", data, "--out", tmp_path / "out", "--results", tmp_path, "--only", "teachers"]
+    words = ["run", TINY, "--data", data, "--out", tmp_path / "out"]
+    words += ["--results", tmp_path / "results", "--only", "teachers"]
     places, step = Places(data, tmp_path / "out"), tiny().steps["teachers/convnet/train"]
 
     def start() -> Command:
@@ -235,9 +236,8 @@ def test_killed_in_the_middle_of_a_training_it_goes_on(
             ended = read_record(Places(data, whole[0] / "out"), each)
             assert ended is not None
             write_record(places, each, ended)
-    runner = start()
-    assert runner.wait() == 0, runner.output
-    rows = {key(row): row for row in read_lines(Row, tmp_path / "tiny.csv")}
+    results = run_tiny(tiny("teachers"), data, tmp_path, forks)[1]
+    rows = {key(row): row for row in read_lines(Row, results.rows)}
     expected = {key(row): row for row in read_lines(Row, whole[1].rows) if row.experiment == "teachers"}
     assert rows.keys() == expected.keys()
     for each_key, row in rows.items():

@@ -89,6 +89,7 @@ def changed(folder: Path, *changes: tuple[str, str]) -> str:
         ),
         ('base = "token"\nonline', 'base = "tokens"\nonline', "students.token-online: its base tokens is not there"),
         ('rewritten = "one_label"\n', "", "rewritten, of and labels go together"),
+        ('exactness = { "cached" = "online" }\n', "", "bill has cached, whose times are those of exactness"),
         ("at = [1, 2, 4, 8, 12]", "at = [1, 2, 4, 8]", "5 arms stand at 4 places"),
         ("seeds = [0", "sedes = 1\nseeds = [0", "unknown setting sedes"),
     ],

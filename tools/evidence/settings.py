@@ -135,6 +135,12 @@ class Experiment(Table):
     crops_of: tuple[Name, ...] = ()  # stores whose agreement by crop area and lambda is measured
     left_out: str = ""  # what of the experiment has no row here, and why
 
+    @model_validator(mode="after")
+    def _timed(self) -> Self:
+        if untimed := sorted(self.bill.items() - self.exactness.items()):
+            raise ValueError(f"bill has {untimed[0][0]}, whose times are those of exactness: name it there too")
+        return self
+
 
 class Settings(Table):
     """One scale. order: the experiments' numbers as they are run."""
