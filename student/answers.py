@@ -10,10 +10,10 @@ from student.loader import Batch
 from student.losses import TeacherAnswers, spread_tail
 from student.preflight import online_faults, tau_faults
 from student.recipe import Recipe
-from teacher_cache.crew import PoolSettings
 from teacher_cache.messages.shown import counted
 from teacher_cache.prove import check_online
-from teacher_cache.rendering import RENDER_DEFAULT, Render, choose_rendering, open_render_pool
+from teacher_cache.rendering.choice import RENDER_DEFAULT, Render, choose_rendering, open_render_pool
+from teacher_cache.rendering.crew import PoolSettings
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.identity import DECIDING_FIELDS, SOFT_FIELDS, TeacherIdentity
 from teacher_cache.teacher.settings import TeacherSettings

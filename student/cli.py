@@ -33,9 +33,9 @@ from teacher_cache.options import (
     worker_timeout_option,
     workers_option,
 )
+from teacher_cache.processes.threads import wait_asleep
+from teacher_cache.processes.ties import is_first_rank
 from teacher_cache.terminal import say, say_json, say_lines, terminal
-from teacher_cache.threads import wait_asleep
-from teacher_cache.ties import is_first_rank
 
 if TYPE_CHECKING:
     from student.curves import Chart
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from student.options import TrainOptions
     from student.recipe import Recipe
     from student.trained import TrainedModel
-    from teacher_cache.rendering import Render
+    from teacher_cache.rendering.choice import Render
     from teacher_cache.store.store import Store
     from teacher_cache.teacher.settings import TeacherSettings
     from teacher_cache.teacher.teacher import Teacher
@@ -236,7 +236,7 @@ def _run(store: "Store", recipe: "Recipe", options: "TrainOptions", initial: dic
     """This rank's part of a training; what it gave, or that it was stopped."""
     from student.results import accuracy_table
     from student.train import STOPPED, train
-    from teacher_cache.signals import Stopped
+    from teacher_cache.processes.signals import Stopped
 
     try:
         accuracy = train(store, recipe, options, say, initial=initial)
@@ -402,7 +402,7 @@ def evaluate(
     from student.trained import build_trained
     from student.validation import ValidationSet, index_validation
     from teacher_cache.job import join_job
-    from teacher_cache.rendering import choose_rendering
+    from teacher_cache.rendering.choice import choose_rendering
     from teacher_cache.teacher.settings import TeacherSettings
 
     with join_job(device, workers=workers, timeout_s=rank_timeout_s, group=True) as job:

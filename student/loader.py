@@ -28,12 +28,13 @@ from student.plan import (
 )
 from student.pool import PoolMemory, RowsIn, pool_faults, pool_rows
 from student.preflight import label_faults, topk_faults
-from teacher_cache.crew import PoolSettings, RenderTask
 from teacher_cache.device import Recycled, Upload, choose_device
 from teacher_cache.errors import DriftError
 from teacher_cache.messages.shown import counted
-from teacher_cache.processes import TIMEOUT_S
-from teacher_cache.rendering import RENDER_DEFAULT, Render, choose_rendering, open_render_pool, place_rows
+from teacher_cache.processes.pool import TIMEOUT_S
+from teacher_cache.rendering.choice import RENDER_DEFAULT, Render, choose_rendering, open_render_pool, place_rows
+from teacher_cache.rendering.crew import PoolSettings, RenderTask
+from teacher_cache.rendering.workers import BlockView
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.mix import LAMBDA_ONE
 from teacher_cache.shards.index import BlockPlace
@@ -41,10 +42,9 @@ from teacher_cache.store.drift import drift_message
 from teacher_cache.store.labels import LabelReader, skipped_samples
 from teacher_cache.store.store import Store
 from teacher_cache.store.topk import SoftLabels
-from teacher_cache.workers import BlockView
 
 if TYPE_CHECKING:
-    from teacher_cache.rendering import AnyPool
+    from teacher_cache.rendering.choice import AnyPool
 
 DRIFTS_TOLD = 10  # with on_drift="warn"; the rest are counted
 

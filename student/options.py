@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 from teacher_cache.errors import RecipeError
-from teacher_cache.processes import RANK_TIMEOUT_S, TIMEOUT_S
-from teacher_cache.rendering import RENDER_DEFAULT, Render
+from teacher_cache.processes.pool import RANK_TIMEOUT_S, TIMEOUT_S
+from teacher_cache.rendering.choice import RENDER_DEFAULT, Render
 from teacher_cache.teacher.settings import TeacherSettings
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from student.faults import Fault
 from student.plan import PlanSettings
 from teacher_cache.errors import PlanError
-from teacher_cache.memory import available_memory, free_shared_memory, memory_lacking, shared_memory_lacking
 from teacher_cache.messages.shown import counted
+from teacher_cache.processes.memory import available_memory, free_shared_memory, memory_lacking, shared_memory_lacking
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.store.topk import SoftLabels
 

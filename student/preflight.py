@@ -25,7 +25,7 @@ from teacher_cache.errors import (
 )
 from teacher_cache.messages.recognise import no_checkpoint
 from teacher_cache.messages.shown import counted, listed
-from teacher_cache.rendering import RENDER_DEFAULT, Render, may_use_device
+from teacher_cache.rendering.choice import RENDER_DEFAULT, Render, may_use_device
 from teacher_cache.settings import parse_override
 from teacher_cache.shards.classes import class_rule
 from teacher_cache.shards.find import expand_shards

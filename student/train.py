@@ -19,9 +19,9 @@ from student.validation import ValidationSet, index_validation
 from teacher_cache.errors import TeacherCacheError
 from teacher_cache.files import replacing, writing
 from teacher_cache.job import Job, join_job
-from teacher_cache.lock import alone
-from teacher_cache.rendering import choose_rendering
-from teacher_cache.signals import Stopped, stop_signals
+from teacher_cache.processes.lock import alone
+from teacher_cache.processes.signals import Stopped, stop_signals
+from teacher_cache.rendering.choice import choose_rendering
 from teacher_cache.store.store import Store
 
 STOPPED = 75  # exit code of a run that a signal stopped after it wrote a checkpoint (EX_TEMPFAIL: run it again)

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from student.preflight import other_classes
-from teacher_cache.crew import PoolSettings, RenderTask
 from teacher_cache.errors import ShardError
 from teacher_cache.messages.shown import counted, listed
-from teacher_cache.processes import TIMEOUT_S
-from teacher_cache.rendering import ON_CPU, Rendering, open_render_pool
+from teacher_cache.processes.pool import TIMEOUT_S
+from teacher_cache.rendering.choice import ON_CPU, Rendering, open_render_pool
+from teacher_cache.rendering.crew import PoolSettings, RenderTask
+from teacher_cache.rendering.workers import BlockView, render_all
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.policy import Crop, Interpolation, Policy
 from teacher_cache.shards.classes import class_rule
@@ -20,7 +21,6 @@ from teacher_cache.shards.find import expand_shards
 from teacher_cache.shards.index import Index
 from teacher_cache.shards.indexing import index_shards
 from teacher_cache.teacher.state_dict import background_class
-from teacher_cache.workers import BlockView, render_all
 
 
 @dataclass(frozen=True)

@@ -28,13 +28,13 @@ from teacher_cache.options import (
     worker_timeout_option,
     workers_option,
 )
+from teacher_cache.processes.threads import wait_asleep
+from teacher_cache.processes.ties import is_first_rank
 from teacher_cache.terminal import say, say_json, say_lines, warn
-from teacher_cache.threads import wait_asleep
-from teacher_cache.ties import is_first_rank
 
 if TYPE_CHECKING:
     from teacher_cache.fill import FillOptions
-    from teacher_cache.rendering import Render
+    from teacher_cache.rendering.choice import Render
     from teacher_cache.shards.index import Index
     from teacher_cache.store.create import IndexRequest
     from teacher_cache.store.store import Store
@@ -491,8 +491,8 @@ def _estimate(store: "Store", teacher: "Teacher", options: "FillOptions") -> Non
 def _fill(store: "Store", teacher: "Teacher", options: "FillOptions", views: range) -> None:
     """This rank's part of a fill, with a bar; the first rank says what came of it."""
     from teacher_cache.fill import fill as fill_store
+    from teacher_cache.processes.signals import Stopped
     from teacher_cache.progress import filling_bar
-    from teacher_cache.signals import Stopped
     from teacher_cache.status_text import print_filled
     from teacher_cache.store.status import status as status_of
 

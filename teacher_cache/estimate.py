@@ -6,12 +6,12 @@ from pathlib import Path
 
 from teacher_cache.fill import FillOptions, LabelledUnit, describe, label_units, may_differ, open_pool
 from teacher_cache.messages.shown import counted
-from teacher_cache.rendering import choose_rendering
+from teacher_cache.processes.threads import share_cores
+from teacher_cache.rendering.choice import choose_rendering
 from teacher_cache.store.status import status
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.identity import check_same_teacher
 from teacher_cache.teacher.teacher import Teacher
-from teacher_cache.threads import share_cores
 
 
 def estimate(store: Store, teacher: Teacher, options: FillOptions) -> str:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from teacher_cache.crew import PoolSettings, RenderTask
 from teacher_cache.errors import AgreementError, DriftError, StoreError, TeacherError
 from teacher_cache.job import Job, join_job
 from teacher_cache.messages.shown import counted
-from teacher_cache.processes import RANK_TIMEOUT_S, TIMEOUT_S
+from teacher_cache.processes.pool import RANK_TIMEOUT_S, TIMEOUT_S
+from teacher_cache.processes.signals import Stopped, stop_signals
 from teacher_cache.prove import Batch, check_same_answers, check_steady, first_batch
-from teacher_cache.rendering import RENDER_DEFAULT, Render, Rendering, choose_rendering, open_render_pool
-from teacher_cache.signals import Stopped, stop_signals
+from teacher_cache.rendering.choice import RENDER_DEFAULT, Render, Rendering, choose_rendering, open_render_pool
+from teacher_cache.rendering.crew import PoolSettings, RenderTask
 from teacher_cache.store.agreement import (
     NEAR_CHANCE,
     RENAMING_GAIN,
@@ -32,8 +32,8 @@ from teacher_cache.teacher.identity import check_same_teacher
 from teacher_cache.teacher.teacher import Teacher, classify_views
 
 if TYPE_CHECKING:
-    from teacher_cache.rendering import AnyPool
-    from teacher_cache.workers import BlockView
+    from teacher_cache.rendering.choice import AnyPool
+    from teacher_cache.rendering.workers import BlockView
 
 DAMAGED_TOLD = 10  # by each rank
 TASKS_AHEAD = 4  # blocks submitted for each worker: what keeps them busy while a unit ends and the next begins

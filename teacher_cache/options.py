@@ -8,8 +8,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from teacher_cache.processes import RANK_TIMEOUT_S, TIMEOUT_S
-from teacher_cache.rendering import RENDER_DEFAULT
+from teacher_cache.processes.pool import RANK_TIMEOUT_S, TIMEOUT_S
+from teacher_cache.rendering.choice import RENDER_DEFAULT
 from teacher_cache.terminal import warn
 
 Command = Callable[..., Any]

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from teacher_cache.crew import RenderTask
 from teacher_cache.errors import DriftError, StoreError, TeacherError
 from teacher_cache.messages.shown import counted
+from teacher_cache.rendering.crew import RenderTask
 from teacher_cache.replay.seeds import Stream, derive
 from teacher_cache.store.drift import drift_message
 from teacher_cache.store.labels import LabelReader
@@ -22,7 +22,7 @@ from teacher_cache.store.unit import Unit
 from teacher_cache.teacher.teacher import Teacher
 
 if TYPE_CHECKING:
-    from teacher_cache.rendering import AnyPool
+    from teacher_cache.rendering.choice import AnyPool
 
 # What a logit may differ by where the same view is answered again, as a share of the batch's largest: some units in the
 # last place of its dtype. Measured on CPUs and one GPU the bits are equal; reductions that race may move the last ones.

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from teacher_cache.crew import PoolSettings, RenderTask
 from teacher_cache.errors import StoreError
-from teacher_cache.processes import TIMEOUT_S
-from teacher_cache.rendering import RENDER_DEFAULT, Render, choose_rendering, open_render_pool
+from teacher_cache.processes.pool import TIMEOUT_S
+from teacher_cache.processes.threads import share_cores
+from teacher_cache.rendering.choice import RENDER_DEFAULT, Render, choose_rendering, open_render_pool
+from teacher_cache.rendering.crew import PoolSettings, RenderTask
 from teacher_cache.replay.seeds import Stream, derive
 from teacher_cache.store.drift import drift_message
 from teacher_cache.store.labels import LabelReader
@@ -19,12 +20,11 @@ from teacher_cache.store.store import Store
 from teacher_cache.store.topk import top_classes
 from teacher_cache.store.unit import Unit
 from teacher_cache.teacher.identity import TeacherIdentity, check_same_teacher
-from teacher_cache.threads import share_cores
 
 if TYPE_CHECKING:
     import torch
 
-    from teacher_cache.rendering import AnyPool
+    from teacher_cache.rendering.choice import AnyPool
     from teacher_cache.teacher.teacher import Teacher
 
 KIND = ("device", "dtype")  # in which a teacher may differ from the store's, and then its last bits do

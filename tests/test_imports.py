@@ -53,11 +53,11 @@ DOORS = {
     "jinja2": {"teacher_cache/audit/report.py"},
     "matplotlib": {"student/curves.py", "tools/benchmarks/plot.py", "tools/evidence/plots.py"},
     "multiprocessing": {  # no pool of processes is made elsewhere
-        "teacher_cache/processes.py",
-        "teacher_cache/fork_server.py",
-        "teacher_cache/ties.py",
+        "teacher_cache/processes/pool.py",
+        "teacher_cache/processes/fork_server.py",
+        "teacher_cache/processes/ties.py",
     },
-    "concurrent": {"teacher_cache/processes.py", "teacher_cache/fork_server.py"},
+    "concurrent": {"teacher_cache/processes/pool.py", "teacher_cache/processes/fork_server.py"},
     "nvidia": {"tools/benchmarks/peers.py"},
 }
 

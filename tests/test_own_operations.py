@@ -12,14 +12,14 @@ from click.testing import CliRunner, Result
 from student.cli import main as student
 from student.loader import ViewLoader
 from teacher_cache.cli import main as teacher_cache
-from teacher_cache.crew import PoolSettings
 from teacher_cache.errors import PolicyError
+from teacher_cache.rendering.crew import PoolSettings
+from teacher_cache.rendering.workers import RenderPool, RenderTask, render_all
 from teacher_cache.replay.block import view_params
 from teacher_cache.shards.read import read_block
 from teacher_cache.store.labels import LabelReader
 from teacher_cache.store.places import open_moved
 from teacher_cache.store.store import Store
-from teacher_cache.workers import RenderPool, RenderTask, render_all
 from tests.support.bright_shards import write_bright_shards
 from tests.support.filling import TEACHERS
 from tests.support.students import __file__ as students_file

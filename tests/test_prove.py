@@ -11,10 +11,11 @@ import torch
 from click.testing import CliRunner
 
 from teacher_cache.cli import main
-from teacher_cache.crew import PoolSettings
 from teacher_cache.errors import DriftError, StoreError, TeacherError
 from teacher_cache.fill import FillOptions, fill
 from teacher_cache.prove import check_same_answers
+from teacher_cache.rendering.crew import PoolSettings
+from teacher_cache.rendering.workers import RenderPool
 from teacher_cache.replay import block
 from teacher_cache.store.labels import skipped_samples
 from teacher_cache.store.proof import describe_build
@@ -22,7 +23,6 @@ from teacher_cache.store.store import Store
 from teacher_cache.store.unit import Unit, UnitValues
 from teacher_cache.teacher.settings import TeacherSettings
 from teacher_cache.teacher.teacher import Teacher, open_teacher
-from teacher_cache.workers import RenderPool
 from tests.support.bright_shards import bright_store, spoil_image
 from tests.support.filled_store import files
 from tests.support.filling import TEACHERS, fill_store, open_test_teacher

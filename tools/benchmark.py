@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:  # run as a script: the rows are in the package `tools`
     sys.path.insert(0, str(ROOT))
 
-from teacher_cache.threads import wait_asleep  # noqa: E402
+from teacher_cache.processes.threads import wait_asleep  # noqa: E402
 
 wait_asleep()  # as the commands do, before torch is imported
 

@@ -42,7 +42,7 @@ from teacher_cache.progress import step_bars
 from teacher_cache.terminal import say_json, terminal
 
 if TYPE_CHECKING:
-    from teacher_cache.rendering import Render
+    from teacher_cache.rendering.choice import Render
     from teacher_cache.store.store import Store
 
 VIEWS_ON_A_SHEET = 48

@@ -11,7 +11,7 @@ from teacher_cache.audit.names import find_sample
 from teacher_cache.audit.sample import describe_sample, describe_view, render_views
 from teacher_cache.audit.votes import Votes, read_statistics
 from teacher_cache.errors import StoreError
-from teacher_cache.rendering import Render
+from teacher_cache.rendering.choice import Render
 from teacher_cache.replay.policy import Policy
 from teacher_cache.shards.index import Index
 from teacher_cache.store.labels import read_views

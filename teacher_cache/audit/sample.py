@@ -11,7 +11,7 @@ from teacher_cache.audit.conditions import erased_share, image_sizes, visible_sh
 from teacher_cache.audit.names import place
 from teacher_cache.audit.votes import count_votes
 from teacher_cache.errors import ShardError, StoreError
-from teacher_cache.rendering import Render, open_replay
+from teacher_cache.rendering.choice import Render, open_replay
 from teacher_cache.replay.block import (
     Block,
     DecodedBlock,

@@ -88,7 +88,7 @@ def test_rows_are_those_of_pool_batch_and_what_is_rendered_ahead() -> None:
 
 
 def limit_memory(monkeypatch: pytest.MonkeyPatch, name: str, num_bytes: int) -> None:
-    for module in ("teacher_cache.memory", "student.pool"):
+    for module in ("teacher_cache.processes.memory", "student.pool"):
         monkeypatch.setattr(f"{module}.{name}", lambda: num_bytes)
 
 

@@ -12,7 +12,7 @@ from student.cli import main
 from student.loader import Batch
 from student.run import Run
 from teacher_cache.errors import CheckpointError, TrainingError
-from teacher_cache.signals import Stopped
+from teacher_cache.processes.signals import Stopped
 from teacher_cache.store.store import Store
 from tests.support.forked import Forks
 from tests.support.small_runs import SMALL, filled_store, student, train_small

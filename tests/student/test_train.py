@@ -27,7 +27,7 @@ from student.train import LOCK, STOPPED
 from student.trained import build_trained
 from student.validation import ValidationSet, index_validation
 from teacher_cache.errors import CheckpointError, MissingLabelError, ModelError, PlanError, RecipeError, TrainingError
-from teacher_cache.signals import Stopped
+from teacher_cache.processes.signals import Stopped
 from teacher_cache.store.store import Store
 from tests.student.freeze_losses import GOLDEN, golden_losses
 from tests.support.bright_shards import bright_store, spoil_image

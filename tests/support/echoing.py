@@ -5,7 +5,7 @@ import signal
 import sys
 
 from teacher_cache.errors import ShardError
-from teacher_cache.processes import Child, Connection
+from teacher_cache.processes.pool import Child, Connection
 
 
 def echo(connection: Connection) -> None:

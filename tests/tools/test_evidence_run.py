@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from teacher_cache.errors import BusyError
-from teacher_cache.lock import alone
+from teacher_cache.processes.lock import alone
 from teacher_cache.store.labels import read_views
 from teacher_cache.store.store import Store
 from tests.support.bright_shards import write_bright_shards
@@ -178,7 +178,7 @@ def test_a_step_that_fails_ends_the_run_with_its_last_words(data: Path, tmp_path
 
 
 def test_one_runner_at_a_time(data: Path, tmp_path: Path, forks: Forks) -> None:
-    script = "import sys, time; from pathlib import Path; from teacher_cache.lock import alone\n"
+    script = "import sys, time; from pathlib import Path; from teacher_cache.processes.lock import alone\n"
     for place in ("out/.lock", "results/.tiny.lock"):
         (tmp_path / place).parent.mkdir(exist_ok=True)
         holding = f"with alone(Path({str(tmp_path / place)!r}), '', '', print): print('held', flush=True); input()"

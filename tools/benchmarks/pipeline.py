@@ -6,12 +6,12 @@ from collections.abc import Callable
 import torch
 
 from student.loader import ViewLoader
-from teacher_cache.crew import PoolSettings
 from teacher_cache.messages.shown import counted
+from teacher_cache.rendering.crew import PoolSettings
+from teacher_cache.rendering.workers import RenderPool, RenderTask, render_all
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.models import ModelSpec, build_module
 from teacher_cache.teacher.settings import TeacherSettings
-from teacher_cache.workers import RenderPool, RenderTask, render_all
 from tools.benchmarks.internals import without_digests
 from tools.benchmarks.rendering import photographs
 from tools.benchmarks.row import (

@@ -9,8 +9,8 @@ import click
 from teacher_cache.cli import OneLineErrors
 from teacher_cache.messages.shown import counted
 from teacher_cache.options import COUNT, device_option, teacher_options
+from teacher_cache.processes.threads import wait_asleep
 from teacher_cache.terminal import say, say_json, table, terminal
-from teacher_cache.threads import wait_asleep
 from tools.evidence.steps import ROOT
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def run_command(
 
     Stopped or killed at any moment, the same command goes on.
     """
-    from teacher_cache.signals import Stopped
+    from teacher_cache.processes.signals import Stopped
     from tools.evidence.forecast import forecast
     from tools.evidence.plan import make_plan
     from tools.evidence.process import Places

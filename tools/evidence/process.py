@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from teacher_cache.files import replacing
+from teacher_cache.processes.ties import die_with_parent
 from teacher_cache.settings import read_json
-from teacher_cache.ties import die_with_parent
 from tools.evidence.errors import EvidenceError
 from tools.evidence.steps import PROGRAMS, ROOT, Step
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from teacher_cache.lock import alone
-from teacher_cache.signals import Stopped, stop_signals
+from teacher_cache.processes.lock import alone
+from teacher_cache.processes.signals import Stopped, stop_signals
 from tools.evidence.errors import EvidenceError
 from tools.evidence.measure import measure, row_of
 from tools.evidence.plan import MeasurePlan, Plan, RowPlan

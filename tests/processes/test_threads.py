@@ -5,8 +5,8 @@ import os
 import pytest
 import torch
 
-from teacher_cache import threads
-from teacher_cache.threads import share_cores
+from teacher_cache.processes import threads
+from teacher_cache.processes.threads import share_cores
 
 
 @pytest.fixture

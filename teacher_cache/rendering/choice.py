@@ -11,24 +11,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from teacher_cache.errors import DeviceError
-from teacher_cache.memory import available_memory
+from teacher_cache.processes.memory import available_memory
 from teacher_cache.replay import BLOCK_SAMPLES
 
 if TYPE_CHECKING:  # what the command line asks of this module is its default alone
     import torch
 
-    from teacher_cache.crew import PoolSettings
-    from teacher_cache.device_pool import DeviceRenderPool
+    from teacher_cache.rendering.crew import PoolSettings
+    from teacher_cache.rendering.device_pool import DeviceRenderPool
+    from teacher_cache.rendering.workers import RenderPool
     from teacher_cache.replay.block import DecodedBlock, ReplayedBlock
     from teacher_cache.replay.policy import Policy
-    from teacher_cache.workers import RenderPool
 
     AnyPool: TypeAlias = RenderPool | DeviceRenderPool
 
 Render = Literal["auto", "cpu", "gpu"]
 RENDER_DEFAULT: Render = "auto"
 ROOM = 8  # times the bytes of a view while it is rendered: its crop, what is made of it, and it itself
-AT_ONCE_BYTES = 160 << 20  # of views that are rendered at once
 POOL_SHARE = 0.25  # of a device's memory, for a shuffle pool, where nobody says otherwise
 DEVICE_FILES = ("/dev/nvidiactl", "/dev/dxg")  # Linux's, and that of Linux under Windows
 
@@ -87,6 +86,8 @@ def place_rows(
     """
     import torch
 
+    from teacher_cache.rendering.crew import AT_ONCE_BYTES
+
     host = torch.device("cpu")
     if rendering.device is None:
         return host, None
@@ -111,10 +112,10 @@ def open_render_pool(
     """The pool that renders as was chosen. rows_device: of place_rows. warn hears where the device has less room than
     it had."""
     if rendering.device is None:
-        from teacher_cache.workers import RenderPool
+        from teacher_cache.rendering.workers import RenderPool
 
         return RenderPool(settings)
-    from teacher_cache.device_pool import DeviceRenderPool  # and Triton, which not all have
+    from teacher_cache.rendering.device_pool import DeviceRenderPool  # and Triton, which not all have
 
     return DeviceRenderPool(settings, rendering.device, warn, rows_device=rows_device)
 
@@ -197,7 +198,7 @@ def _lacking(device: "torch.device") -> str | None:
 
 def _fault(policy: "Policy", device: "torch.device") -> str | None:
     """Why a device does not render as the CPU does; None where it does."""
-    from teacher_cache.device_proof import device_fault  # and Triton, which not all have
+    from teacher_cache.rendering.device_proof import device_fault  # and Triton, which not all have
 
     return device_fault(policy, device)
 

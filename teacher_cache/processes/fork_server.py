@@ -24,7 +24,7 @@ from multiprocessing.context import ForkProcess, SpawnProcess
 from multiprocessing.reduction import ForkingPickler, recv_handle, send_handle
 from typing import Any
 
-from teacher_cache.ties import PARENTS_SIGNALS, Tie, live, tie
+from teacher_cache.processes.ties import PARENTS_SIGNALS, Tie, live, tie
 
 SLICE_S = 1.0
 

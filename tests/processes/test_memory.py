@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from teacher_cache import memory
-from teacher_cache.memory import available_memory, free_shared_memory, memory_lacking, shared_memory_lacking
+from teacher_cache.processes import memory
+from teacher_cache.processes.memory import available_memory, free_shared_memory, memory_lacking, shared_memory_lacking
 
 
 def test_the_system_says_how_much_there_is() -> None:

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from teacher_cache import processes
 from teacher_cache.audit.thumbnails import SampleViews, replay_all
-from teacher_cache.crew import PoolSettings
 from teacher_cache.errors import RenderError, ShardError
-from teacher_cache.processes import Child, Connection, Death, ProcessDiedError, Processes, in_processes
-from teacher_cache.ties import PARENTS_SIGNALS
-from teacher_cache.workers import RenderPool, RenderTask
+from teacher_cache.processes import pool as processes
+from teacher_cache.processes.pool import Child, Connection, Death, ProcessDiedError, Processes, in_processes
+from teacher_cache.processes.ties import PARENTS_SIGNALS
+from teacher_cache.rendering.crew import PoolSettings
+from teacher_cache.rendering.workers import RenderPool, RenderTask
 from tests.support.bright_shards import bright_store, write_bright_shards
 from tests.support.drawn import drawn_store
 from tests.support.echoing import answers, echo, work
@@ -27,7 +27,7 @@ from tests.support.filling import fill_words
 from tests.support.forked import Forks
 from tests.support.running import descendants, running, wait_until, workers
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 # -- the parent dies -----------------------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ def test_processes_that_are_dropped_end() -> None:
 def test_a_program_that_closes_nothing_ends(tmp_path: Path) -> None:
     script = tmp_path / "careless.py"
     script.write_text(
-        "from teacher_cache.processes import Processes\n"
+        "from teacher_cache.processes.pool import Processes\n"
         "from tests.support.echoing import answers, echo\n"
         "if __name__ == '__main__':\n"
         "    kept = Processes('echo')\n"

@@ -12,7 +12,7 @@ import numpy as np
 
 from teacher_cache.errors import RenderError, TeacherCacheError
 from teacher_cache.files import describe_os_error
-from teacher_cache.processes import TIMEOUT_S, Child, Connection, Death, Processes
+from teacher_cache.processes.pool import TIMEOUT_S, Child, Connection, Death, Processes
 from teacher_cache.replay.header import MAX_PIXELS
 from teacher_cache.replay.policy import Policy
 from teacher_cache.shards.index import BlockPlace
@@ -38,6 +38,9 @@ class RenderTask:
     def where(self) -> str:
         """The block, as messages name it."""
         return f"shard {self.place.shard}, block {self.place.number}"
+
+
+AT_ONCE_BYTES = 160 << 20  # of views that a device renders at once
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from teacher_cache.crew import Crew, Desk, RenderTask
-from teacher_cache.processes import Connection
+from teacher_cache.processes.pool import Connection
+from teacher_cache.rendering.crew import Crew, Desk, RenderTask
 from teacher_cache.store.store import Store
 from tests.support.bright_shards import bright_store
 

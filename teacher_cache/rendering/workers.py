@@ -19,20 +19,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from teacher_cache.crew import Crew, Desk, PoolSettings, RenderTask, Worker
 from teacher_cache.device import Recycled
 from teacher_cache.errors import RenderError
-from teacher_cache.memory import shared_memory_lacking
 from teacher_cache.messages.shown import counted
-from teacher_cache.processes import Connection, sendable
+from teacher_cache.processes.memory import shared_memory_lacking
+from teacher_cache.processes.pool import Connection, sendable
+from teacher_cache.processes.ties import GONE
+from teacher_cache.rendering.crew import Crew, Desk, PoolSettings, RenderTask, Worker
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.block import DecodedBlock, ReplayedBlock, decode_block, replay_view
 from teacher_cache.replay.policy import Policy
 from teacher_cache.shards.read import read_block
-from teacher_cache.ties import GONE
 
 if TYPE_CHECKING:
-    from teacher_cache.rendering import AnyPool
+    from teacher_cache.rendering.choice import AnyPool
 
 SLOTS_PER_WORKER = 3  # one being rendered, one on its way, one being copied out
 LOWER_POOL = "lower pool_batches or the batch, use --workers 0"

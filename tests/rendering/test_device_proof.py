@@ -28,7 +28,7 @@ POLICIES = {
 
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 def test_few_views_have_all_that_is_done_in_any(policy: Policy) -> None:
-    from teacher_cache.device_proof import CHOSEN_FROM, SEED, MadeUpBlock, telling_views
+    from teacher_cache.rendering.device_proof import CHOSEN_FROM, SEED, MadeUpBlock, telling_views
 
     decoded = MadeUpBlock(policy.size)
     views = telling_views(policy, decoded)
@@ -52,7 +52,7 @@ def test_few_views_have_all_that_is_done_in_any(policy: Policy) -> None:
 
 
 def test_made_up_pictures_are_of_all_kinds() -> None:
-    from teacher_cache.device_proof import MadeUpBlock
+    from teacher_cache.rendering.device_proof import MadeUpBlock
 
     decoded = MadeUpBlock((24, 32))
     pictures = [decoded.image(position) for position in decoded.present]
@@ -68,8 +68,8 @@ def test_made_up_pictures_are_of_all_kinds() -> None:
 @needs_gpu
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 def test_a_cuda_device_makes_the_cpus_bytes(policy: Policy) -> None:
-    from teacher_cache.device_proof import device_fault
-    from teacher_cache.rendering import choose_rendering
+    from teacher_cache.rendering.choice import choose_rendering
+    from teacher_cache.rendering.device_proof import device_fault
 
     device = torch.device("cuda", torch.cuda.current_device())
     assert device_fault(policy, device) is None
@@ -79,8 +79,8 @@ def test_a_cuda_device_makes_the_cpus_bytes(policy: Policy) -> None:
 @pytest.mark.gpu
 @needs_gpu
 def test_a_cuda_device_that_does_not_is_found_and_still_serves_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    from teacher_cache import device_proof
-    from teacher_cache.device_proof import device_fault
+    from teacher_cache.rendering import device_proof
+    from teacher_cache.rendering.device_proof import device_fault
     from teacher_cache.replay.gpu import kernels
     from teacher_cache.replay.gpu.render import Renderer
 
@@ -119,8 +119,8 @@ def test_a_cuda_device_that_does_not_is_found_and_still_serves_the_model(monkeyp
 @pytest.mark.gpu
 @needs_gpu
 def test_memory_that_cannot_be_pinned_is_told_and_leaves_no_error_behind() -> None:
-    from teacher_cache.device_proof import _answers
-    from teacher_cache.device_streams import pin
+    from teacher_cache.rendering.device_proof import _answers
+    from teacher_cache.rendering.device_streams import pin
 
     device = torch.device("cuda", torch.cuda.current_device())
     pinned = torch.empty(1 << 20, dtype=torch.uint8, pin_memory=True)

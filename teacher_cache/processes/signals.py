@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from teacher_cache.ties import PARENTS_SIGNALS, under_launcher
+from teacher_cache.processes.ties import PARENTS_SIGNALS, under_launcher
 
 
 class Stopped(Exception):  # noqa: N818 - a request that was met, not an error

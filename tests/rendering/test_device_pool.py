@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from teacher_cache.crew import PoolSettings, RenderTask
+from teacher_cache.rendering.crew import PoolSettings, RenderTask
+from teacher_cache.rendering.workers import RenderPool, render_all
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.store.store import Store
-from teacher_cache.workers import RenderPool, render_all
 from tests.support.bright_shards import bright_store
 from tests.support.filling import fill_store
 from tests.support.small_runs import column, train_small, validation_shard
@@ -51,7 +51,7 @@ def test_where_memory_is_short_the_bytes_are_the_same(
     store: Store, limit: None, workers: int, room: int | None, on_cpu: bool
 ) -> None:
     """All four views together take 155 MB at least, two of them 100, one of them 30."""
-    from teacher_cache.device_pool import DeviceRenderPool
+    from teacher_cache.rendering.device_pool import DeviceRenderPool
 
     device, warned = torch.device("cuda", torch.cuda.current_device()), list[str]()
     with RenderPool(PoolSettings(store.policy, store.seed, workers=0)) as pool:

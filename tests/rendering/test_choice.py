@@ -13,11 +13,10 @@ from click.testing import CliRunner
 
 from student.cli import main as student
 from student.loader import ViewLoader
-from teacher_cache import rendering
 from teacher_cache.cli import main as teacher_cache
-from teacher_cache.crew import PoolSettings
 from teacher_cache.errors import DeviceError
-from teacher_cache.rendering import (
+from teacher_cache.rendering import choice as rendering
+from teacher_cache.rendering.choice import (
     ON_CPU,
     Rendering,
     choose_rendering,
@@ -26,18 +25,19 @@ from teacher_cache.rendering import (
     open_replay,
     place_rows,
 )
+from teacher_cache.rendering.crew import PoolSettings
+from teacher_cache.rendering.workers import RenderPool
 from teacher_cache.replay.block import replay_view
 from teacher_cache.replay.operations import open_operations
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.store.store import Store
-from teacher_cache.workers import RenderPool
 from tests.replay.gpu.test_gpu import UNABLE, release
 from tests.support.bright_shards import bright_store
 from tests.support.filling import fill_words
 from tests.support.small_runs import SMALL, filled_store
 from tests.support.small_runs import student as named
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not installed, which comes with torch for CUDA"
 )
@@ -55,8 +55,8 @@ def test_the_devices_way_on_the_interpreter() -> None:
             "-q",
             "-p",
             "no:cacheprovider",
-            "tests/interpreted_rendering.py",
-            "tests/interpreted_proof.py",
+            "tests/rendering/interpreted_rendering.py",
+            "tests/rendering/interpreted_proof.py",
         ],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         cwd=ROOT,
@@ -73,7 +73,7 @@ def test_the_devices_way_on_the_interpreter() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_pool_on_a_device() -> None:
     """Its part of the same tests; the others name Triton's interpreter."""
-    words = ["-q", "-p", "no:cacheprovider", "tests/interpreted_rendering.py", "-k"]
+    words = ["-q", "-p", "no:cacheprovider", "tests/rendering/interpreted_rendering.py", "-k"]
     done = subprocess.run(
         [
             sys.executable,
@@ -107,7 +107,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     monkeypatch.setattr(rendering, "free_bytes", lambda device: memory["free"])
     monkeypatch.setattr(rendering, "total_bytes", lambda device: memory["total"])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setattr(rendering, "_fault", lambda policy, device: None)  # tests/interpreted_proof.py has it
+    monkeypatch.setattr(rendering, "_fault", lambda policy, device: None)  # tests/rendering/interpreted_proof.py has it
     return memory
 
 
@@ -174,7 +174,8 @@ def test_what_may_come_is_known_without_torch(monkeypatch: pytest.MonkeyPatch, t
 
 def test_where_no_device_can_be_a_replay_brings_no_torch() -> None:
     program = (
-        "import sys; from teacher_cache import rendering; from teacher_cache.replay.policy import load_policy;"
+        "import sys; from teacher_cache.rendering import choice as rendering;"
+        "from teacher_cache.replay.policy import load_policy;"
         "rendering.DEVICE_FILES = (); rendering.open_replay('auto', load_policy('none'), 0);"
         "assert 'torch' not in sys.modules"
     )

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from teacher_cache.crew import Desk, RenderTask
-from teacher_cache.processes import Connection, sendable
+from teacher_cache.processes.pool import Connection, sendable
+from teacher_cache.processes.shared import SharedPlace
+from teacher_cache.processes.ties import GONE
+from teacher_cache.rendering.crew import Desk, RenderTask
 from teacher_cache.replay.block import DecodedBlock, ReplayedBlock, decode_block, replay_view
 from teacher_cache.replay.gpu.handing import HandedViews, hand_over
 from teacher_cache.replay.policy import Policy
 from teacher_cache.shards.read import read_block
-from teacher_cache.shared import SharedPlace
-from teacher_cache.ties import GONE
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from teacher_cache import shared
 from teacher_cache.errors import RenderError
-from teacher_cache.shared import SharedMemory
+from teacher_cache.processes import shared
+from teacher_cache.processes.shared import SharedMemory
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CHILD = """
 import sys
-from teacher_cache.shared import SharedPlace
+from teacher_cache.processes.shared import SharedPlace
 memory = SharedPlace(*map(int, sys.argv[1:])).open()
 assert memory[:3].tolist() == [1, 2, 3] and len(memory) == 5000, memory
 memory[4:] = 9

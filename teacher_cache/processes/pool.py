@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from teacher_cache.errors import RenderError, TeacherCacheError
-from teacher_cache.fork_server import Birth, ForkedProcess, ForkServer, StartError, birth, spawned
-from teacher_cache.ties import GONE
+from teacher_cache.processes.fork_server import Birth, ForkedProcess, ForkServer, StartError, birth, spawned
+from teacher_cache.processes.ties import GONE
 
 TIMEOUT_S = 120.0  # after so long without a message that it owes a process is taken to hang
 RANK_TIMEOUT_S = 600.0  # and so a rank, after so long without anything that shows that others work

@@ -12,18 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from teacher_cache.crew import Crew, PoolSettings, RenderTask, Sent
-from teacher_cache.decoding import Decoding, serve
 from teacher_cache.device import Recycled
-from teacher_cache.device_streams import Begun, DeviceStreams, Part, pin, unpin
 from teacher_cache.errors import RenderError
-from teacher_cache.memory import memory_lacking
-from teacher_cache.rendering import AT_ONCE_BYTES
+from teacher_cache.processes.memory import memory_lacking
+from teacher_cache.processes.shared import SharedMemory
+from teacher_cache.rendering.crew import AT_ONCE_BYTES, Crew, PoolSettings, RenderTask, Sent
+from teacher_cache.rendering.decoding import Decoding, serve
+from teacher_cache.rendering.device_streams import Begun, DeviceStreams, Part, pin, unpin
+from teacher_cache.rendering.workers import BlockView
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.block import DecodedBlock
 from teacher_cache.replay.gpu.handing import HandedViews, least_room
-from teacher_cache.shared import SharedMemory
-from teacher_cache.workers import BlockView
 
 SLOTS_PER_WORKER = 2  # one being written, one on its way to the device
 SLOT_BYTES = 48 << 20  # a block of photographs takes 30 MB; of larger ones the worker renders some itself

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from teacher_cache.signals import stop_signals
+from teacher_cache.processes.signals import stop_signals
 
 
 @contextmanager

@@ -19,24 +19,25 @@ from student.cli import main
 from student.loader import Batch, ViewLoader
 from student.run import Run
 from student.validation import Preprocessing, ValidationSet
-from teacher_cache import device_pool, open_store
-from teacher_cache.crew import PoolSettings, RenderTask
+from teacher_cache import open_store
 from teacher_cache.device import Recycled
-from teacher_cache.device_pool import DeviceRenderPool
-from teacher_cache.device_streams import Begun, Part
 from teacher_cache.errors import DriftError, ImageError, RenderError
 from teacher_cache.estimate import estimate
 from teacher_cache.fill import FillOptions
-from teacher_cache.rendering import ON_CPU, Rendering
+from teacher_cache.processes.signals import Stopped
+from teacher_cache.rendering import device_pool
+from teacher_cache.rendering.choice import ON_CPU, Rendering
+from teacher_cache.rendering.crew import PoolSettings, RenderTask
+from teacher_cache.rendering.device_pool import DeviceRenderPool
+from teacher_cache.rendering.device_streams import Begun, Part
+from teacher_cache.rendering.workers import RenderPool, render_all
 from teacher_cache.replay.gpu.plan import RenderPlan
 from teacher_cache.replay.gpu.render import INTERPRETED, Renderer
 from teacher_cache.shards.classes import class_rule
 from teacher_cache.shards.indexing import index_shards
-from teacher_cache.signals import Stopped
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.settings import TeacherSettings
 from teacher_cache.verify import verify
-from teacher_cache.workers import RenderPool, render_all
 from tests.student.test_train import check_same_run
 from tests.support.bright_shards import bright_store, change_pixel, small_policy, spoil_image
 from tests.support.filling import TEACHERS, fill_store, open_test_teacher

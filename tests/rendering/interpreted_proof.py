@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from teacher_cache import device_proof, rendering
-from teacher_cache.device_proof import device_fault
-from teacher_cache.device_streams import DeviceStreams
 from teacher_cache.errors import DeviceError, RenderError
-from teacher_cache.rendering import ON_CPU, Rendering, choose_rendering
+from teacher_cache.rendering import choice as rendering
+from teacher_cache.rendering import device_proof
+from teacher_cache.rendering.choice import ON_CPU, Rendering, choose_rendering
+from teacher_cache.rendering.device_proof import device_fault
+from teacher_cache.rendering.device_streams import DeviceStreams
 from teacher_cache.replay.gpu import kernels
 from teacher_cache.replay.gpu.hashing import PixelHasher
 from teacher_cache.replay.gpu.normalise import is_exact

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from teacher_cache.device import Recycled
-from teacher_cache.device_streams import DeviceStreams, Part, is_done_within, pin, unpin
 from teacher_cache.errors import DeviceError
+from teacher_cache.processes.shared import SharedMemory
+from teacher_cache.rendering.device_streams import DeviceStreams, Part, is_done_within, pin, unpin
 from teacher_cache.replay.block import Block, DecodedBlock, ReplayedBlock, draw_blocks, mix_of, replay_view
 from teacher_cache.replay.gpu.handing import hand_over, least_room
 from teacher_cache.replay.params import NONE
 from teacher_cache.replay.policy import Policy
-from teacher_cache.shared import SharedMemory
 
 ANSWER_S = 30.0  # a device that computes a few views for so long hangs
 SEED = 0

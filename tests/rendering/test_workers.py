@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from student.loader import ViewLoader
-from teacher_cache.crew import PoolSettings
 from teacher_cache.errors import ImageError, PlanError, RenderError
+from teacher_cache.rendering.crew import PoolSettings
+from teacher_cache.rendering.workers import RenderPool, RenderTask, render_all
 from teacher_cache.replay.block import replay
 from teacher_cache.shards.read import read_block
 from teacher_cache.store.store import Store
-from teacher_cache.workers import RenderPool, RenderTask, render_all
 from tests.support.bright_shards import bright_store
 from tests.support.images import jpeg, picture
 from tests.support.shard_files import write_shard

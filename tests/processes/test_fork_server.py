@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from teacher_cache.errors import RenderError
-from teacher_cache.processes import Death, Processes
+from teacher_cache.processes.pool import Death, Processes
 from tests.support.echoing import answers, echo, surroundings
 from tests.support.running import fields, running, wait_until
 
@@ -23,7 +23,7 @@ def test_a_process_finds_what_there_is_when_it_is_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """And not what there was when its server was."""
-    with Processes("surroundings", imports="teacher_cache.workers") as started:
+    with Processes("surroundings", imports="teacher_cache.rendering.workers") as started:
         here = (os.getcwd(), None, sys.path[0], 1, True)
         first = started.start(surroundings)
         monkeypatch.chdir(tmp_path)

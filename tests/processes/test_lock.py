@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from teacher_cache.errors import BusyError, DiskError
-from teacher_cache.lock import alone
-from teacher_cache.processes import Processes
+from teacher_cache.processes.lock import alone
+from teacher_cache.processes.pool import Processes
 from tests.support.echoing import answers, echo
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from teacher_cache.lock import alone
+from teacher_cache.processes.lock import alone
 with alone(Path(sys.argv[1]), "it is held", "wait", print):
     print("held", flush=True)
     time.sleep(600)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 RANK = """
 import os, sys, time
 from teacher_cache.errors import RankError
-from teacher_cache.ties import follow_launcher
+from teacher_cache.processes.ties import follow_launcher
 launcher = int(sys.argv[1])
 print("started", flush=True)
 while sys.argv[2] == "dies" and os.getppid() == launcher:
