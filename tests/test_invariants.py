@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from student.loader import ViewLoader
+from teacher_cache.rendering.choice import render_all
 from teacher_cache.rendering.crew import PoolSettings
-from teacher_cache.rendering.workers import RenderPool, RenderTask, render_all
+from teacher_cache.rendering.workers import RenderPool, RenderTask
 from teacher_cache.replay.block import replay
 from teacher_cache.shards.read import read_block
 from teacher_cache.store.store import Store

@@ -13,8 +13,9 @@ from student.cli import main as student
 from student.loader import ViewLoader
 from teacher_cache.cli import main as teacher_cache
 from teacher_cache.errors import PolicyError
+from teacher_cache.rendering.choice import render_all
 from teacher_cache.rendering.crew import PoolSettings
-from teacher_cache.rendering.workers import RenderPool, RenderTask, render_all
+from teacher_cache.rendering.workers import RenderPool, RenderTask
 from teacher_cache.replay.block import view_params
 from teacher_cache.shards.read import read_block
 from teacher_cache.store.labels import LabelReader

@@ -4,7 +4,7 @@ same, so nothing that is stored knows of it, and the ranks of a job may differ. 
 import importlib.util
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,9 +17,9 @@ from teacher_cache.replay import BLOCK_SAMPLES
 if TYPE_CHECKING:  # what the command line asks of this module is its default alone
     import torch
 
-    from teacher_cache.rendering.crew import PoolSettings
+    from teacher_cache.rendering.crew import PoolSettings, RenderTask
     from teacher_cache.rendering.device_pool import DeviceRenderPool
-    from teacher_cache.rendering.workers import RenderPool
+    from teacher_cache.rendering.workers import BlockView, RenderPool
     from teacher_cache.replay.block import DecodedBlock, ReplayedBlock
     from teacher_cache.replay.policy import Policy
 
@@ -118,6 +118,16 @@ def open_render_pool(
     from teacher_cache.rendering.device_pool import DeviceRenderPool  # and Triton, which not all have
 
     return DeviceRenderPool(settings, rendering.device, warn, rows_device=rows_device)
+
+
+def render_all(pool: "AnyPool", tasks: Sequence["RenderTask"]) -> Iterator["BlockView"]:
+    """Submit all tasks and yield every (block, view), each released when the next is asked for."""
+    for task in tasks:
+        pool.submit(task)
+    while pool.pending:
+        found = pool.get()
+        yield found
+        found.release()
 
 
 def open_replay(

@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -30,9 +29,6 @@ from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.block import DecodedBlock, ReplayedBlock, decode_block, replay_view
 from teacher_cache.replay.policy import Policy
 from teacher_cache.shards.read import read_block
-
-if TYPE_CHECKING:
-    from teacher_cache.rendering.choice import AnyPool
 
 SLOTS_PER_WORKER = 3  # one being rendered, one on its way, one being copied out
 LOWER_POOL = "lower pool_batches or the batch, use --workers 0"
@@ -193,16 +189,6 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
         for number, view in enumerate(task.views):
             out = None if task.rows is None else _destinations(self.rows, task.rows[number], self._scratch)
             yield BlockView(task, self._replay.render(decoded, view, out))
-
-
-def render_all(pool: "AnyPool", tasks: Sequence[RenderTask]) -> Iterator[BlockView]:
-    """Submit all tasks and yield every (block, view), each released when the next is asked for."""
-    for task in tasks:
-        pool.submit(task)
-    while pool.pending:
-        found = pool.get()
-        yield found
-        found.release()
 
 
 # -- in a rendering process ----------------------------------------------------------------------------------------

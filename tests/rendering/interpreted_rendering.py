@@ -26,11 +26,11 @@ from teacher_cache.estimate import estimate
 from teacher_cache.fill import FillOptions
 from teacher_cache.processes.signals import Stopped
 from teacher_cache.rendering import device_pool
-from teacher_cache.rendering.choice import ON_CPU, Rendering
+from teacher_cache.rendering.choice import ON_CPU, Rendering, render_all
 from teacher_cache.rendering.crew import PoolSettings, RenderTask
 from teacher_cache.rendering.device_pool import DeviceRenderPool
 from teacher_cache.rendering.device_streams import Begun, Part
-from teacher_cache.rendering.workers import RenderPool, render_all
+from teacher_cache.rendering.workers import RenderPool
 from teacher_cache.replay.gpu.plan import RenderPlan
 from teacher_cache.replay.gpu.render import INTERPRETED, Renderer
 from teacher_cache.shards.classes import class_rule

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from teacher_cache.rendering.choice import render_all
 from teacher_cache.rendering.crew import PoolSettings, RenderTask
-from teacher_cache.rendering.workers import RenderPool, render_all
+from teacher_cache.rendering.workers import RenderPool
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.store.store import Store
 from tests.support.bright_shards import bright_store

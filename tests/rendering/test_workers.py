@@ -9,8 +9,9 @@ import pytest
 
 from student.loader import ViewLoader
 from teacher_cache.errors import ImageError, PlanError, RenderError
+from teacher_cache.rendering.choice import render_all
 from teacher_cache.rendering.crew import PoolSettings
-from teacher_cache.rendering.workers import RenderPool, RenderTask, render_all
+from teacher_cache.rendering.workers import RenderPool, RenderTask
 from teacher_cache.replay.block import replay
 from teacher_cache.shards.read import read_block
 from teacher_cache.store.store import Store

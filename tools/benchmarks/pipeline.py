@@ -7,8 +7,9 @@ import torch
 
 from student.loader import ViewLoader
 from teacher_cache.messages.shown import counted
+from teacher_cache.rendering.choice import render_all
 from teacher_cache.rendering.crew import PoolSettings
-from teacher_cache.rendering.workers import RenderPool, RenderTask, render_all
+from teacher_cache.rendering.workers import RenderPool, RenderTask
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.models import ModelSpec, build_module
 from teacher_cache.teacher.settings import TeacherSettings
