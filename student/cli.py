@@ -35,6 +35,7 @@ from teacher_cache.options import (
 )
 from teacher_cache.processes.threads import wait_asleep
 from teacher_cache.processes.ties import is_first_rank
+from teacher_cache.store.presence import check_is_store
 from teacher_cache.terminal import say, say_json, say_lines, terminal
 
 if TYPE_CHECKING:
@@ -203,6 +204,8 @@ def _train(
     **run: Any,
 ) -> None:
     """run: the options of the run itself, by the names of TrainOptions."""
+    check_is_store(store_path)
+
     from student.preflight import TrainRequest, find_faults
     from student.recipe import load_recipe
     from teacher_cache.store.places import open_moved

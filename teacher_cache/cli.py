@@ -30,6 +30,7 @@ from teacher_cache.options import (
 )
 from teacher_cache.processes.threads import wait_asleep
 from teacher_cache.processes.ties import is_first_rank
+from teacher_cache.store.presence import check_is_store
 from teacher_cache.terminal import say, say_json, say_lines, warn
 
 if TYPE_CHECKING:
@@ -229,6 +230,8 @@ def fill(
     only_estimate: bool,
 ) -> None:
     """Label the views that have no label yet. Run it again to go on; under torchrun every rank takes units."""
+    check_is_store(store_path)
+
     from teacher_cache.store.places import open_moved
     from teacher_cache.teacher.settings import TeacherSettings, check_as_stored, check_settings
 
@@ -294,6 +297,8 @@ def policies(name: str | None, overrides: tuple[str, ...]) -> None:
 )
 def extend(store_path: str, views: int) -> None:
     """Add groups of views to a store; nothing that is there is touched."""
+    check_is_store(store_path)
+
     from teacher_cache.store.store import Store
 
     store = Store.open(store_path, writable=True)
@@ -314,6 +319,8 @@ def extend(store_path: str, views: int) -> None:
 @json_option
 def status(store_path: str, as_json: bool) -> None:
     """Coverage, agreement, size, teacher, policy and libraries of a store."""
+    check_is_store(store_path)
+
     from teacher_cache.status_text import print_status
     from teacher_cache.store.status import status as status_of
     from teacher_cache.store.store import Store
@@ -363,6 +370,8 @@ def verify(
     ops: str | None,
 ) -> None:
     """Check every record; render, and with --teacher label, a random fraction again. Exits with 1 on a difference."""
+    check_is_store(store_path)
+
     from teacher_cache.store.places import open_moved
     from teacher_cache.store.status import check_committed
     from teacher_cache.teacher.settings import TeacherSettings, check_settings

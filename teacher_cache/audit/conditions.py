@@ -17,7 +17,7 @@ from teacher_cache.audit import VIEWS_SAMPLED
 from teacher_cache.audit.intervals import CONFIDENCE, HOW, measured
 from teacher_cache.audit.votes import OnProgress
 from teacher_cache.errors import ImageError
-from teacher_cache.replay.block import view_mix, view_params
+from teacher_cache.replay.block import draw_samples, view_mix
 from teacher_cache.replay.decode import decode
 from teacher_cache.replay.header import MAX_PIXELS, image_size
 from teacher_cache.replay.mix import LAMBDA_ONE, class_pairs
@@ -207,10 +207,10 @@ def _facts(
     )
     kept = np.flatnonzero(labels >= 0)
     visible, erased, operations = [], [], []
-    for position in kept.tolist():
-        size = int(sizes[position, 0]), int(sizes[position, 1])
-        params = view_params(store.policy, store.seed, place.shard, place.keys[position], view, size)
-        visible.append(visible_share(params, size))
+    ids = [(place.shard, place.keys[position], view) for position in kept.tolist()]
+    drawn = draw_samples(store.policy, store.seed, ids, sizes[kept])
+    for params, (height, width) in zip(drawn, sizes[kept].tolist(), strict=True):
+        visible.append(visible_share(params, (height, width)))
         erased.append(erased_share(params.erased, store.policy.size))
         operations.append(tuple(operation.name for operation in params.operations))
     pairs, lambdas, given = class_pairs(place.classes, plan, place.skipped)[kept], plan.lambdas[kept], labels[kept]

@@ -138,8 +138,15 @@ def draw_blocks(policy: Policy, store_seed: int, blocks: Sequence[DecodedBlock],
     drawn = [(decoded, view, position) for decoded in blocks for view in views for position in decoded.present]
     sizes = np.array([decoded.image_size(position) for decoded, _, position in drawn], np.int64)
     ids = [(decoded.block.shard, decoded.block.keys[position], view) for decoded, view, position in drawn]
+    return draw_samples(policy, store_seed, ids, sizes)
+
+
+def draw_samples(
+    policy: Policy, store_seed: int, ids: Sequence[tuple[str, str, int]], image_sizes: np.ndarray
+) -> DrawnViews:
+    """The view parameters of views, each by its shard, key and view. image_sizes: (n, 2), height and width."""
     seeds = [derive(store_seed, "view", *each) for each in ids]
-    return draw_views(policy, seeds, sizes, lambda number: derive(store_seed, "noise", *ids[number]))
+    return draw_views(policy, seeds, image_sizes, lambda number: derive(store_seed, "noise", *ids[number]))
 
 
 def view_mix(

@@ -32,8 +32,8 @@ import numpy as np
 import zarr
 
 from teacher_cache.errors import PolicyError, StoreError, TeacherError
-from teacher_cache.files import UNIT_IN_FLIGHT, check_local, new_folder, raise_unreadable, sweep, sync_up, writing
-from teacher_cache.messages.recognise import is_part, is_store, meant, what_is
+from teacher_cache.files import UNIT_IN_FLIGHT, new_folder, raise_unreadable, sweep, sync_up, writing
+from teacher_cache.messages.recognise import what_is
 from teacher_cache.messages.shown import counted
 from teacher_cache.replay.header import MAX_PIXELS
 from teacher_cache.replay.libraries import pixel_libraries
@@ -53,6 +53,7 @@ from teacher_cache.store.arrays import (
 )
 from teacher_cache.store.chunks import Chunks, open_chunks
 from teacher_cache.store.layout import Layout, array_grids, plan_layout
+from teacher_cache.store.presence import check_is_store
 from teacher_cache.store.proof import Proof, Proofs, device_hash, first_files
 from teacher_cache.store.published import (
     SEAL,
@@ -177,12 +178,7 @@ class Store:
         """Open a store; the index is read when first asked for. StoreError when it is absent, not a store, damaged,
         or made by another version of this program."""
         path = Path(path)
-        check_local(path)
-        if not path.exists():
-            make = f"make one with `teacher-cache index SHARDS --store {path}`"
-            raise StoreError(f"there is no store at {path}{meant(path)}: {make}")
-        if not (path / "zarr.json").is_file() or (not is_store(path) and is_part(path)):
-            raise StoreError(f"{path} is not a store, {what_is(path)}")
+        check_is_store(path)
         try:
             root = zarr.open_group(str(path), mode="r+" if writable else "r", zarr_format=3, use_consolidated=False)
             settings = dict(root.attrs).get("teacher_cache")

@@ -106,7 +106,7 @@ def check_same_run(one: Path, other: Path) -> None:
 def test_killed_and_stopped_again_and_again_ends_with_the_same_bits(
     tmp_path: Path, store: Store, val: str, forks: Forks
 ) -> None:
-    settings = ["epochs=80", "clip_grad=1"]
+    settings = ["epochs=30", "clip_grad=1"]
     train_small(store, tmp_path / "whole", *settings, val=(val,))
     out = tmp_path / "killed"
     command = train_command(store, out, *settings, val=val, every_s=0.01)

@@ -123,7 +123,9 @@ class Attempt:
             return None
         code = self._process.returncode = os.waitstatus_to_exitcode(status)
         if code == 0 and self._aside is not None:
-            self._aside.replace(self._aside.with_name(self._aside.name.removesuffix(".partial")))
+            with replacing(self._aside.with_suffix("")) as answer:
+                answer.write_bytes(self._aside.read_bytes())
+            self._aside.unlink()
         cpu_s = self._before.cpu_s
         spent = None if cpu_s is None else round(cpu_s + usage.ru_utime + usage.ru_stime, 2)
         write_record(self._places, self.step, replace(self._so_far(), running=False, done=code == 0, cpu_s=spent))
