@@ -217,13 +217,17 @@ def test_labels_are_made_room_for_and_read_without_torch(tmp_path: Path) -> None
         ("teacher_cache.cli", ("verify", str(store.path), *absent), 1),
         ("teacher_cache.cli", ("fill", "new", "--teacher", "resnet10t", *absent), 1),
         ("teacher_cache.cli", ("status", "nothing"), 1),
+        ("teacher_cache.cli", ("fill", "nothing"), 1),
+        ("student.cli", ("train", "nothing", "--recipe", "deit_tiny", "--out", "run"), 1),
         ("tools.inspect_cache", (str(store.path), "summary"), 0),
         ("tools.inspect_cache", ("nothing",), 1),
     ):
         exit_code, said, slow = brought(entry, *words, cwd=tmp_path)
         assert exit_code == status, said
         assert not slow & {"torch", "torchvision", "timm"}, words
-        if words[0] == "status":
+        if "nothing" in words[:2] and entry != "tools.inspect_cache":
+            assert not slow, words
+        elif words[0] == "status":
             assert slow == {"zarr"}
 
 
