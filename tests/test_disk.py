@@ -201,11 +201,13 @@ def test_an_error_of_the_system_from_anywhere_is_one_line(tmp_path: Path, monkey
 
 
 def test_ctrl_c_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = bright_store(tmp_path, counts=(70,))
+
     def interrupt(*arguments: object, **options: object) -> Store:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Store, "open", interrupt)
-    result = run(teacher_cache, "status", tmp_path)
+    result = run(teacher_cache, "status", store.path)
     assert (result.exit_code, result.stderr) == (130, "stopped\n")
 
 
