@@ -1,9 +1,7 @@
 """`make` after a finished run: whatever variable changes, its command is called, and goes on, widens or refuses."""
 
 import itertools
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from teacher_cache.store.store import Store
 from tests.support.bright_shards import SMALL, bright_image, write_bright_shards
 from tests.support.filling import TEACHERS
 from tests.support.forked import CLIENT, Forks
+from tests.support.making import environment, make
 from tests.support.small_runs import rows, validation_shard
 
 ROOT = Path(__file__).parents[1]
@@ -29,44 +28,9 @@ crop_pct = 1.0
 """
 
 
-def environment(folder: Path, script: str) -> Path:
-    """A folder as `make install` leaves it, whose programs run this shell script."""
-    (folder / "bin").mkdir(parents=True)
-    for name in ("python", "torchrun"):
-        program = folder / "bin" / name
-        program.write_text(f"#!/bin/sh\n{script}\n")
-        program.chmod(0o755)
-    (folder / ".installed").touch()
-    return folder
-
-
 def real_environment(folder: Path, forks: Forks) -> Path:
     """The same, whose programs do what they are asked, in forked processes."""
     return environment(folder, f'exec {sys.executable} -S {CLIENT} {forks.socket} "$@"')
-
-
-def make(target: str, *variables: str, code: int = 0) -> str:
-    """Run a target; what it printed."""
-    plain = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-    done = subprocess.run(
-        ["make", "--no-print-directory", target, *variables],
-        cwd=ROOT,
-        env=plain,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    printed = done.stdout + done.stderr
-    assert done.returncode == code, printed
-    return printed
-
-
-@pytest.fixture
-def called(tmp_path: Path) -> tuple[list[str], Path]:
-    """Variables for an environment whose programs note their arguments in this file and do nothing."""
-    notes = tmp_path / "notes"
-    script = f'for word in "$0" "$@"; do printf "%s\\t" "$word"; done >>{notes}; echo >>{notes}'
-    return [f"VENV={environment(tmp_path / 'venv', script)}"], notes
 
 
 def commands(notes: Path) -> dict[str, list[str]]:

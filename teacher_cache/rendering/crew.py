@@ -13,9 +13,11 @@ import numpy as np
 from teacher_cache.errors import RenderError, TeacherCacheError
 from teacher_cache.files import describe_os_error
 from teacher_cache.processes.pool import TIMEOUT_S, Child, Connection, Death, Processes
+from teacher_cache.replay.block import DecodedBlock, ReplayedBlock, decode_block, replay_view
 from teacher_cache.replay.header import MAX_PIXELS
 from teacher_cache.replay.policy import Policy
 from teacher_cache.shards.index import BlockPlace
+from teacher_cache.shards.read import read_block
 
 TASKS_PER_WORKER = 2  # one being worked on, one waiting: a worker never idles for the parent's next turn
 SILENT_NAMED = 3  # of the processes that hang; of one's views
@@ -60,6 +62,16 @@ class PoolSettings:
     num_rows: int | None = None
     tasks_ahead: int = TASKS_PER_WORKER
     timeout_s: float = TIMEOUT_S
+
+    def decode(self, task: RenderTask) -> DecodedBlock:
+        """Read and decode a task's block. Raises ShardError and ImageError."""
+        return decode_block(read_block(task.place), skip_bad=self.skip_bad, max_pixels=self.max_pixels)
+
+    def render(
+        self, decoded: DecodedBlock, view: int, out: np.ndarray | Sequence[np.ndarray] | None = None
+    ) -> ReplayedBlock:
+        """Render a view on the CPU; see replay_view, whose errors it raises."""
+        return replay_view(self.policy, self.store_seed, decoded, view, out=out)
 
 
 @dataclass(eq=False)

@@ -17,12 +17,12 @@ from teacher_cache.errors import RenderError
 from teacher_cache.processes.memory import memory_lacking
 from teacher_cache.processes.shared import SharedMemory
 from teacher_cache.rendering.crew import AT_ONCE_BYTES, Crew, PoolSettings, RenderTask, Sent
-from teacher_cache.rendering.decoding import Decoding, serve
+from teacher_cache.rendering.decoding import serve
 from teacher_cache.rendering.device_streams import Begun, DeviceStreams, Part, pin, unpin
 from teacher_cache.rendering.workers import BlockView
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.block import DecodedBlock
-from teacher_cache.replay.gpu.handing import HandedViews, least_room
+from teacher_cache.replay.gpu.handing import HandedViews, hand_over, least_room
 
 SLOTS_PER_WORKER = 2  # one being written, one on its way to the device
 SLOT_BYTES = 48 << 20  # a block of photographs takes 30 MB; of larger ones the worker renders some itself
@@ -81,7 +81,7 @@ class DeviceRenderPool(contextlib.AbstractContextManager["DeviceRenderPool"]):
         self.wait_s = 0.0  # time that get() has waited for pixels
         self.pending = 0  # (block, view)s submitted and not yet got
         self._streams = DeviceStreams(policy, device, num_rows, rows_device)
-        self._decoding = Decoding(policy, settings.store_seed, settings.skip_bad, settings.max_pixels)
+        self._settings = settings
         self._ahead = AHEAD if num_rows is None else AHEAD_IN_ROWS
         self._at_once_bytes = AT_ONCE_BYTES  # less where the device has no room for so much
         self._waiting: deque[_Waiting] = deque()  # to be rendered
@@ -104,7 +104,7 @@ class DeviceRenderPool(contextlib.AbstractContextManager["DeviceRenderPool"]):
         self._shared = [SharedMemory(num_bytes) for _ in range(self.num_workers)]
         slots = []
         for shared in self._shared:
-            self._crew.hire(serve, self._decoding, shared.place, SLOTS_PER_WORKER, num_slots=SLOTS_PER_WORKER)
+            self._crew.hire(serve, self._settings, shared.place, SLOTS_PER_WORKER, num_slots=SLOTS_PER_WORKER)
             slots.append(torch.from_numpy(shared.bytes).view(SLOTS_PER_WORKER, slot_bytes))
             self._pin(slots[-1])
         return slots
@@ -198,7 +198,8 @@ class DeviceRenderPool(contextlib.AbstractContextManager["DeviceRenderPool"]):
     def _decode_here(self, task: RenderTask) -> None:
         """A task's views; they have left the memory that they are handed over in before it is needed again."""
         (slot,) = self._slots[0]
-        for handed in self._decoding.hand_over(task, itertools.repeat(slot.numpy())):
+        decoded, rooms = self._settings.decode(task), itertools.repeat(slot.numpy())
+        for handed in hand_over(self._settings.policy, self._settings.store_seed, decoded, task.views, rooms):
             self._render([_Waiting(task, _part(task, handed, slot), None)])
             if self._given:
                 self._given[-1].begun.wait_uploaded()
@@ -258,8 +259,8 @@ class DeviceRenderPool(contextlib.AbstractContextManager["DeviceRenderPool"]):
             "slower: lower the batch, or give --render cpu"
         )
         if self._decoded is None or self._decoded[0] is not task:
-            self._decoded = task, self._decoding.decode(task)
-        block = self._decoding.render(self._decoded[1], part.handed.views[0])
+            self._decoded = task, self._settings.decode(task)
+        block = self._settings.render(self._decoded[1], part.handed.views[0])
         if part.rows is not None:
             self._streams.put(block.pixels, part.rows[0])
             block = replace(block, pixels=block.pixels[:0])

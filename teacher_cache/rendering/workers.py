@@ -10,7 +10,7 @@ import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -26,9 +26,8 @@ from teacher_cache.processes.pool import Connection, sendable
 from teacher_cache.processes.ties import GONE
 from teacher_cache.rendering.crew import Crew, Desk, PoolSettings, RenderTask, Worker
 from teacher_cache.replay import BLOCK_SAMPLES
-from teacher_cache.replay.block import DecodedBlock, ReplayedBlock, decode_block, replay_view
+from teacher_cache.replay.block import ReplayedBlock
 from teacher_cache.replay.policy import Policy
-from teacher_cache.shards.read import read_block
 
 SLOTS_PER_WORKER = 3  # one being rendered, one on its way, one being copied out
 LOWER_POOL = "lower pool_batches or the batch, use --workers 0"
@@ -60,26 +59,6 @@ class BlockView:
             self._slot()
 
 
-@dataclass(frozen=True)
-class _Replay:
-    """What turns a task into views, beside the task."""
-
-    policy: Policy
-    store_seed: int
-    skip_bad: bool
-    max_pixels: int
-
-    def decode(self, task: RenderTask) -> DecodedBlock:
-        return decode_block(read_block(task.place), skip_bad=self.skip_bad, max_pixels=self.max_pixels)
-
-    def render(self, decoded: DecodedBlock, view: int, out: np.ndarray | Sequence[np.ndarray] | None) -> ReplayedBlock:
-        return replay_view(self.policy, self.store_seed, decoded, view, out=out)
-
-    def scratch(self) -> np.ndarray:
-        """Room for a block's views that no row is for; it takes memory only where it is written."""
-        return np.empty((BLOCK_SAMPLES, *self.policy.size, 3), np.uint8)
-
-
 class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
     """Processes that render blocks: submit() tasks, get() views until `pending` is 0.
 
@@ -98,24 +77,24 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
         self.rows = np.empty((0, *policy.size, 3), np.uint8)
         self.wait_s = 0.0  # time that get() has waited for pixels
         self.pending = 0  # (block, view)s submitted and not yet got
-        self._replay = _Replay(policy, settings.store_seed, settings.skip_bad, settings.max_pixels)
+        self._settings = settings
         self._inline: Iterator[BlockView] | None = None
         self._arrived: deque[BlockView] = deque()
         self._crew = Crew(settings.timeout_s, settings.tasks_ahead)
         self._slots: dict[Worker, np.ndarray] = {}  # (slots, BLOCK_SAMPLES, H, W, 3) uint8, of each worker
-        self._scratch = self._replay.scratch()
+        self._scratch = _scratch(policy)
         if workers:
             self._start(workers, num_rows)
         elif num_rows is not None:
             self.rows = np.empty((num_rows, *policy.size, 3), np.uint8)
 
     def _start(self, workers: int, num_rows: int | None) -> None:
-        view = (*self._replay.policy.size, 3)
+        view = (*self._settings.policy.size, 3)
         shape = (SLOTS_PER_WORKER, BLOCK_SAMPLES, *view)
         rows = None
         if num_rows is None:
             _check_shared_memory(
-                workers * math.prod(shape), f"{counted(workers, 'rendering process')}", "use fewer --workers"
+                workers * math.prod(shape), counted(workers, "rendering process"), "use fewer --workers"
             )
         else:
             _check_shared_memory(
@@ -126,7 +105,7 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
         for _ in range(workers):
             slots = _shared(shape) if rows is None else None
             num_slots = None if slots is None else len(slots)
-            worker = self._crew.hire(_serve, self._replay, slots, rows, num_slots=num_slots)
+            worker = self._crew.hire(_serve, self._settings, slots, rows, num_slots=num_slots)
             if slots is not None:
                 self._slots[worker] = slots.numpy()
 
@@ -185,21 +164,23 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
             self._inline = None
 
     def _render_task(self, task: RenderTask) -> Iterator[BlockView]:
-        decoded = self._replay.decode(task)
+        decoded = self._settings.decode(task)
         for number, view in enumerate(task.views):
             out = None if task.rows is None else _destinations(self.rows, task.rows[number], self._scratch)
-            yield BlockView(task, self._replay.render(decoded, view, out))
+            yield BlockView(task, self._settings.render(decoded, view, out))
 
 
 # -- in a rendering process ----------------------------------------------------------------------------------------
 
 
-def _serve(connection: Connection, replay: _Replay, slots: torch.Tensor | None, rows: torch.Tensor | None) -> None:
+def _serve(
+    connection: Connection, settings: PoolSettings, slots: torch.Tensor | None, rows: torch.Tensor | None
+) -> None:
     """A worker's life: render tasks into free slots, or into their rows, until the parent closes the pipe. The first
     error that it meets is its last message."""
     torch.set_num_threads(1)
     arrays = (None if memory is None else memory.numpy() for memory in (slots, rows))
-    renderer = _Renderer(connection, replay, *arrays)
+    renderer = _Renderer(connection, settings, *arrays)
     try:
         while True:
             renderer.render_next()
@@ -216,20 +197,20 @@ class _Renderer:
     """
 
     def __init__(
-        self, connection: Connection, replay: _Replay, slots: np.ndarray | None, rows: np.ndarray | None
+        self, connection: Connection, settings: PoolSettings, slots: np.ndarray | None, rows: np.ndarray | None
     ) -> None:
-        self._replay, self._slots, self._rows = replay, slots, rows
+        self._settings, self._slots, self._rows = settings, slots, rows
         self._desk = Desk(connection, 0 if slots is None else len(slots))
-        self._scratch = replay.scratch()
+        self._scratch = _scratch(settings.policy)
 
     def render_next(self) -> None:
         """Wait for a task, and send its views."""
         task = self._desk.next_task()
-        decoded = self._replay.decode(task)
+        decoded = self._settings.decode(task)
         for number, view in enumerate(task.views):
             self._desk.empty_pipe()
             slot, out = self._room(task, number)
-            block = self._replay.render(decoded, view, out)
+            block = self._settings.render(decoded, view, out)
             self._desk.send(slot, 1, replace(block, pixels=np.empty(0, np.uint8)))
 
     def _room(self, task: RenderTask, number: int) -> tuple[int, np.ndarray | list[np.ndarray]]:
@@ -239,6 +220,11 @@ class _Renderer:
         assert self._slots is not None, "a pool of rows was given a task without any"
         slot = self._desk.take_slot()
         return slot, self._slots[slot, : len(task.place.keys)]
+
+
+def _scratch(policy: Policy) -> np.ndarray:
+    """Room for a block's views that no row is for; it takes memory only where it is written."""
+    return np.empty((BLOCK_SAMPLES, *policy.size, 3), np.uint8)
 
 
 def _destinations(rows: np.ndarray, assigned: np.ndarray, scratch: np.ndarray) -> list[np.ndarray]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from tests.test_makefile import called, make  # noqa: F401 - called is a fixture
+from tests.support.making import make
 from tools.evidence.__main__ import main
 from tools.evidence.steps import ROOT
 
@@ -40,7 +40,7 @@ def test_what_is_mistyped_is_told_in_one_line(words: tuple[str, ...], message: s
 
 
 @pytest.fixture
-def plotting(called: tuple[list[str], Path]) -> tuple[list[str], Path]:  # noqa: F811
+def plotting(called: tuple[list[str], Path]) -> tuple[list[str], Path]:
     """The same environment, with what draws plots."""
     (Path(called[0][0].removeprefix("VENV=")) / ".bench").touch()
     return called
