@@ -15,6 +15,7 @@ from teacher_cache.processes.signals import Stopped, stop_signals
 from teacher_cache.prove import Batch, check_same_answers, check_steady, first_batch
 from teacher_cache.rendering.choice import RENDER_DEFAULT, Render, Rendering, choose_rendering, open_render_pool
 from teacher_cache.rendering.crew import PoolSettings, RenderTask
+from teacher_cache.replay.gpu.sent import sent
 from teacher_cache.store.agreement import (
     NEAR_CHANCE,
     RENAMING_GAIN,
@@ -231,7 +232,7 @@ def label_units(
             rows = take_replay(labelled, span, rendered)
             pixels = rendered.pixels
             if rendered.block.skipped:
-                pixels = pixels[torch.from_numpy(rows - span.rows.start).to(pixels.device)]
+                pixels = pixels[sent(rows - span.rows.start, pixels.device)]
             yield (labelled, rows, rendered.view - labelled.first_view), pixels
             rendered.release()
 

@@ -15,6 +15,7 @@ from teacher_cache.replay.block import ReplayedBlock
 from teacher_cache.replay.gpu.handing import HandedViews
 from teacher_cache.replay.gpu.joined import Piece, join_plans
 from teacher_cache.replay.gpu.render import Renderer
+from teacher_cache.replay.gpu.sent import sent
 from teacher_cache.replay.policy import Policy
 
 POLL_S = 0.0005
@@ -147,7 +148,7 @@ class DeviceStreams:
             np.take(self.rows.numpy(), rows, axis=0, out=views.numpy(), mode="clip")
             return views
         with _on(self._rendering):  # after what was rendered into these rows, and before what comes
-            views = self.rows.index_select(0, torch.from_numpy(rows).to(self.device, non_blocking=True))
+            views = self.rows.index_select(0, sent(rows, self.device))
         computing = torch.cuda.current_stream(self.device)
         computing.wait_stream(self._rendering)
         views.record_stream(computing)
@@ -163,8 +164,8 @@ class DeviceStreams:
     def _put(self, parts: Sequence[Part], views: Tensor) -> None:
         rows = np.concatenate([part.rows.reshape(-1) for part in parts if part.rows is not None])
         wanted = np.flatnonzero(rows >= 0)
-        chosen = views if len(wanted) == len(rows) else views[torch.from_numpy(wanted).to(views.device)]
-        self.rows.index_copy_(0, torch.from_numpy(rows[wanted]).to(self.rows.device), chosen)
+        chosen = views if len(wanted) == len(rows) else views[sent(wanted, views.device)]
+        self.rows.index_copy_(0, sent(rows[wanted], self.rows.device), chosen)
 
     def _replayed(
         self, handed: HandedViews, own: np.ndarray, views: Tensor | None

@@ -120,12 +120,14 @@ def test_a_cuda_device_that_does_not_is_found_and_still_serves_the_model(monkeyp
 @needs_gpu
 def test_memory_that_cannot_be_pinned_is_told_and_leaves_no_error_behind() -> None:
     from teacher_cache.rendering.device_proof import _answers
-    from teacher_cache.rendering.device_streams import pin
+    from teacher_cache.rendering.device_streams import pin, unpin
 
     device = torch.device("cuda", torch.cuda.current_device())
-    pinned = torch.empty(1 << 20, dtype=torch.uint8, pin_memory=True)
+    memory = torch.empty(1 << 20, dtype=torch.uint8)
+    pin(memory, device)
     with pytest.raises(RuntimeError, match="already"):
-        pin(pinned, device)
+        pin(memory, device)
+    unpin(memory, device)
     assert _answers(device)
     assert torch.ones(3, device=device).sum().item() == 3
 

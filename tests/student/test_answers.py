@@ -36,6 +36,7 @@ def test_an_edited_teacher_of_the_same_weights_is_no_online_teacher(tmp_path: Pa
     file = tmp_path / "model.py"
     text = """
 from tests.support.teachers import Brightness
+from tests.support.unwaited import not_waited_for
 class Edited(Brightness):
     def forward(self, images):
         return super().forward(images).roll(ROLL, dims=1)
@@ -107,11 +108,8 @@ def test_a_device_is_not_waited_for_by_an_online_teacher(store: Store) -> None:
         batch = next(iter(loader))
         expected = answers.of(batch)  # and what is compiled at first
         torch.cuda.synchronize()
-        torch.cuda.set_sync_debug_mode("error")
-        try:
+        with not_waited_for():
             found = answers.of(batch)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
     answers.check()
     assert torch.equal(found.labels, expected.labels)
 

@@ -21,6 +21,7 @@ from teacher_cache.errors import TrainingError
 from teacher_cache.job import Job
 from teacher_cache.store.store import Store
 from tests.support.small_runs import filled_store, small_recipe
+from tests.support.unwaited import not_waited_for
 
 CPU = torch.device("cpu")
 
@@ -308,11 +309,8 @@ def test_steps_on_a_gpu_do_not_wait_and_go_on_to_the_same_bits(tmp_path: Path, s
     with run.loader:
         batches = iter(run.loader)
         run.train_step(batch := next(batches))
-        torch.cuda.set_sync_debug_mode("error")
-        try:
+        with not_waited_for():
             run.train_step(batch := next(batches))
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
         run.prove(batch)
         run.save()
         batch = next(batches)

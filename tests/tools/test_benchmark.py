@@ -104,7 +104,7 @@ def test_every_row_of_the_cpu_is_there(tmp_path: Path) -> None:
 def test_every_line_of_the_gpus_rows_runs_on_a_cpu(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, "--repeats", "1", "--gpu", "--device", "cpu")
     assert list(rows) == [plan.name for plan in gpu.plans()]
-    assert len(rows) == 15
+    assert len(rows) == 18
     measured = [entry for entry in rows.values() if entry["ratio"] is not None]
     assert all((entry["peer"] or entry["limit"]) > 0 for entry in measured)
     assert {name: entry["note"] for name, entry in rows.items() if entry["ratio"] is None} == {

@@ -1,10 +1,14 @@
 """`make bench-gpu`: teacher alone, stage one, student alone, stage two, and the teacher online, on one GPU in bf16.
 
-Batches are the largest powers of two that fit. All run under the numerics that the teacher sets (no TF32, no
+Batches are of 1,024 views, or what of it fits. All run under the numerics that the teacher sets (no TF32, no
 autotuning). Each comparison comes with and without torch.compile.
 """
 
+import os
+import shutil
 import statistics
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 
@@ -14,14 +18,17 @@ from torch import nn
 from student.model import build_model, heads
 from student.recipe import load_recipe
 from teacher_cache.messages.shown import counted
+from teacher_cache.replay.policy import load_policy
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.models import ModelSpec, build_module
 from teacher_cache.teacher.names import GivenModel
 from teacher_cache.teacher.settings import TeacherSettings
+from tools.benchmarks.photographs import make_photographs
 from tools.benchmarks.pipeline import SETTLE, forward_rate
 from tools.benchmarks.renderer import kernels_rate, renderers_share
 from tools.benchmarks.rendering import photographs
 from tools.benchmarks.row import Bench, Measurement, RowPlan, UnavailableError, cores, torch_threads
+from tools.benchmarks.scale import MODELS
 from tools.benchmarks.stores import CLASSES, NEGLIGIBLE, fill_rate, fill_views, make_store, open_model, training_store
 from tools.benchmarks.timm_train import train_rate, write_folders
 from tools.benchmarks.training import Training
@@ -32,7 +39,7 @@ MEMORY_SHARE = 0.8  # of the device's that a batch may take where it is tried al
 
 
 def plans() -> list[RowPlan]:
-    return [*_stage_two_plans(), *_stage_one_plans(), *_comparisons(), *_renderer_plans()]
+    return [*_renderer_plans(), *_stage_two_plans(), *_small_plans(), *_stage_one_plans(), *_comparisons()]
 
 
 def _stage_two_plans() -> list[RowPlan]:
@@ -52,6 +59,28 @@ def _stage_two_plans() -> list[RowPlan]:
             ("DeiT-Ti", "deit_tiny_distilled", 1, False, 0.40),
         )
     ]
+
+
+def _small_plans() -> list[RowPlan]:
+    convnets = [
+        RowPlan(
+            name=f"GPU: stage two, ResNet-18, 32 pixels{', compiled' if compiled else ''}",
+            against="that student on one resident batch, labels given",
+            unit="views/s",
+            measure=partial(stage_two_small, compiled=compiled),
+            reach=0.9,
+        )
+        for compiled in (False, True)
+    ]
+    start = RowPlan(
+        name="GPU: first batch trained",
+        against="limit: 5 s after imports",
+        unit="s",
+        measure=first_batch,
+        lower=True,
+        limit=5.0,
+    )
+    return [*convnets, start]
 
 
 def _stage_one_plans() -> list[RowPlan]:
@@ -152,7 +181,7 @@ def stage_one(bench: Bench, cheaper: bool, processes: int | None, compiled: bool
 
 
 def stage_one_negligible(bench: Bench) -> Measurement:
-    store, batch = _empty_store(bench, bench.scale.gpu_copies), bench.scale.gpu_largest_batch
+    store, batch = _empty_store(bench, bench.scale.gpu_copies), bench.scale.gpu_batch
     with torch_threads(1):
         teacher = open_model(bench, store, NEGLIGIBLE, batch)
         found, _ = bench.turns(
@@ -165,23 +194,60 @@ def stage_one_negligible(bench: Bench) -> Measurement:
 
 
 def stage_two(bench: Bench, recipe: str, repeats: int, compiled: bool) -> Measurement:
-    store, batch, steps = _store(bench), student_batch(bench, recipe), bench.scale.gpu_steps
+    batch = student_batch(bench, recipe)
+    training = partial(Training, bench, _store(bench), batch, workers(bench), recipe=recipe, repeats=repeats)
+    return _beside_resident(bench, partial(training, compiled=compiled), batch, f"{counted(repeats, 'view')} a decode")
+
+
+def stage_two_small(bench: Bench, compiled: bool) -> Measurement:
+    batch, recipe = bench.scale.small_batch, "cifar_teacher"
+    words = (f"model={MODELS}:{bench.scale.small_model}", "distill=hard")
+    training = partial(Training, bench, _small_store(bench), batch, workers(bench), recipe=recipe, repeats=1)
+    return _beside_resident(bench, partial(training, compiled=compiled, settings=words), batch, "1 view a decode")
+
+
+def _beside_resident(bench: Bench, begin: Callable[[], Training], batch: int, note: str) -> Measurement:
+    """A training's steps from its loader, and on a batch that stays where it is."""
     with torch_threads(1):
-        training = Training(bench, store, batch, workers(bench), compiled=compiled, recipe=recipe, repeats=repeats)
+        training = begin()
+        steps = training.steps_within(bench.scale.gpu_turn_s)
         found = bench.turns(
             lambda turn: batch / training.loader_s(steps),
             lambda turn: batch / training.resident_s(steps),
         )
         training.close()
     return Measurement(
-        *found,
-        f"batch {batch}, {_dtype(bench)}, {counted(workers(bench), 'rendering process')}, "
-        f"{counted(repeats, 'view')} a decode",
+        *found, f"batch {batch}, {_dtype(bench)}, {counted(workers(bench), 'rendering process')}, {note}"
+    )
+
+
+def first_batch(bench: Bench) -> Measurement:
+    """A training's start, of a process of its own each turn; in the first one kernels are compiled."""
+    store, batch = _store(bench), student_batch(bench, bench.scale.recipe)
+    compiled = bench.scratch / "triton"
+    shutil.rmtree(compiled, ignore_errors=True)
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(compiled), "PYTHONPATH": os.pathsep.join(sys.path)}
+    words = [str(store.path), bench.scale.recipe, str(batch), str(workers(bench)), str(bench.device)]
+    taken = list[float]()
+
+    def start(turn: int) -> float:
+        command = [sys.executable, "-m", "tools.benchmarks.first_batch", *words, *bench.scale.student]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            raise UnavailableError((done.stderr.strip().splitlines() or ["no message"])[-1])
+        taken.append(float(done.stdout))
+        return taken[-1]
+
+    found, _ = bench.turns(start, None)
+    return Measurement(
+        found,
+        note=f"DeiT-Ti, batch {batch}, {counted(workers(bench), 'rendering process')}; "
+        f"{taken[0]:.1f} s the first time, when kernels are compiled",
     )
 
 
 def cached_step(bench: Bench, compiled: bool) -> Measurement:
-    store, batch, steps = _store(bench), student_batch(bench, bench.scale.recipe), bench.scale.gpu_steps
+    store, batch, turn_s = _store(bench), student_batch(bench, bench.scale.recipe), bench.scale.gpu_turn_s
     shape = min(batch, teacher_batch(bench, bench.scale.teacher))
     teacher = TeacherSettings(spec=bench.scale.teacher, batch_size=shape, compile=compiled)
 
@@ -189,7 +255,7 @@ def cached_step(bench: Bench, compiled: bool) -> Measurement:
     def run(online: TeacherSettings | None) -> float:
         training = Training(bench, store, batch, workers(bench), teacher=online, compiled=compiled)
         try:
-            return batch / training.loader_s(steps)
+            return batch / training.loader_s(training.steps_within(turn_s))
         finally:
             training.close()
 
@@ -203,7 +269,7 @@ def cached_step(bench: Bench, compiled: bool) -> Measurement:
 
 def against_timm(bench: Bench) -> Measurement:
     """timm runs once: its processes take long to start, and its log has a figure of every few steps."""
-    store, batch, steps = _store(bench), student_batch(bench, bench.scale.recipe), bench.scale.gpu_steps
+    store, batch = _store(bench), student_batch(bench, bench.scale.recipe)
     images = photographs(bench)
     folder = write_folders(bench.scratch / "timm", images, bench.scale.gpu_copies, min(CLASSES, len(images)))
     limit_s = max(TIMM_S, 0.0 if bench.row_s is None else bench.row_s)
@@ -218,6 +284,7 @@ def against_timm(bench: Bench) -> Measurement:
     )
     with torch_threads(1):
         training = Training(bench, store, batch, workers(bench))
+        steps = training.steps_within(bench.scale.gpu_turn_s)
         ours, _ = bench.turns(lambda turn: batch / training.loader_s(steps), None)
         training.close()
     note = f"batch {batch}, {counted(workers(bench), 'process')} on either side"
@@ -236,9 +303,10 @@ def both_stages(fill: float, cached: float, online: float) -> str:
 
 
 def renderer_beside_a_student(bench: Bench) -> Measurement:
-    store, batch, steps = _store(bench), student_batch(bench, bench.scale.recipe), bench.scale.gpu_steps
+    store, batch = _store(bench), student_batch(bench, bench.scale.recipe)
     with torch_threads(1):
         training = Training(bench, store, batch, workers(bench))
+        steps = training.steps_within(bench.scale.gpu_turn_s)
         try:
             found, _ = bench.turns(
                 lambda turn: 100 * renderers_share(bench.device, lambda: training.loader_s(steps)), None
@@ -269,7 +337,7 @@ def teacher_batch(bench: Bench, spec: GivenModel) -> int:
 
 
 def student_batch(bench: Bench, recipe_name: str) -> int:
-    """The largest batch of a student that fits beside the teacher, and into an epoch."""
+    """The largest batch of a student that fits beside the teacher."""
 
     def find() -> int:
         size = (bench.scale.view_px, bench.scale.view_px)
@@ -286,22 +354,20 @@ def student_batch(bench: Bench, recipe_name: str) -> int:
             total.backward()
             model.zero_grad(set_to_none=True)
 
-        return largest_batch(bench, run, at_most=_store(bench).index.num_samples)
+        return largest_batch(bench, run)
 
     batch: int = bench.shared(f"batch of {recipe_name}", find)
     return batch
 
 
-def largest_batch(bench: Bench, run: Callable[[torch.Tensor], None], at_most: int | None = None) -> int:
-    """Double the batch while it runs within MEMORY_SHARE of the device. UnavailableError where one image does not."""
-    device, px = bench.device, bench.scale.view_px
-    largest = min(bench.scale.gpu_largest_batch, at_most or bench.scale.gpu_largest_batch)
-    fits, batch = 0, 1
-    while batch <= largest and runs_within_memory(device, run, batch, px):
-        fits, batch = batch, 2 * batch
-    if not fits:
+def largest_batch(bench: Bench, run: Callable[[torch.Tensor], None]) -> int:
+    """Halve the batch until it runs within MEMORY_SHARE of the device. UnavailableError where one image does not."""
+    batch = bench.scale.gpu_batch
+    while batch and not runs_within_memory(bench.device, run, batch, bench.scale.view_px):
+        batch //= 2
+    if not batch:
         raise UnavailableError("not one image fits into the device's memory")
-    return fits
+    return batch
 
 
 def runs_within_memory(device: torch.device, run: Callable[[torch.Tensor], None], batch: int, px: int) -> bool:
@@ -321,7 +387,30 @@ def runs_within_memory(device: torch.device, run: Callable[[torch.Tensor], None]
 
 
 def _store(bench: Bench) -> Store:
-    return training_store(bench, photographs(bench) * bench.scale.gpu_copies, workers(bench))
+    images = photographs(bench) * bench.scale.gpu_copies
+    return training_store(bench, images, workers(bench), shard_samples=SHARD_SAMPLES, batch=bench.scale.gpu_batch)
+
+
+def _small_store(bench: Bench) -> Store:
+    """Of pictures as large as CIFAR's."""
+
+    def make() -> Store:
+        size, num_bytes = bench.scale.small_pictures
+        images = make_photographs(bench.scale.images, size, num_bytes) * bench.scale.small_copies
+        store = make_store(
+            *(bench, "small pictures", images),
+            shard_samples=SHARD_SAMPLES,
+            views=bench.scale.gpu_views,
+            group=bench.scale.gpu_views,
+            policy=load_policy("cifar"),
+        )
+        fill_views(
+            store, open_model(bench, store, NEGLIGIBLE, bench.scale.gpu_batch), range(store.views), workers(bench)
+        )
+        return store
+
+    store: Store = bench.shared("small pictures", make)
+    return store
 
 
 def _empty_store(bench: Bench, copies: int) -> Store:

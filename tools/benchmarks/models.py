@@ -14,6 +14,11 @@ def resnet50(num_classes: int) -> nn.Module:
     return timm.create_model("resnet50", pretrained=False, num_classes=num_classes)
 
 
+def resnet18(num_classes: int) -> nn.Module:
+    """For pictures of 32 pixels: its first convolution and pooling halve twice, as at 224."""
+    return timm.create_model("resnet18", pretrained=False, num_classes=num_classes)
+
+
 class OneLayer(nn.Module):
     """One linear layer on a few pixels: a teacher that costs next to nothing."""
 
@@ -43,6 +48,11 @@ class SmallStudent(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         features = self.features(images)
         return tuple(head(features) for head in self.heads)
+
+
+def small_convnet(num_classes: int) -> nn.Module:
+    """One head."""
+    return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, num_classes))
 
 
 def small_student(num_classes: int) -> nn.Module:

@@ -28,11 +28,15 @@ class Scale:
     simulated: tuple[int, int, int, int]  # samples, shards, views, classes of the simulated store
     startup_commands: int | None  # that are started of a kind; None: all
     plan_samples: tuple[int, int, int]  # few, many, and those of ImageNet
-    gpu_largest_batch: int
+    gpu_batch: int  # at most, of teachers and students
     gpu_copies: int  # of each image in the shards of the GPU's benchmark
     gpu_teacher_copies: int  # the same where an expensive teacher labels them
     gpu_views: int  # of a sample that stage one labels in a turn
-    gpu_steps: int  # of a turn
+    gpu_turn_s: float  # that a turn of a student's trains
+    small_pictures: tuple[tuple[int, int], int]  # mean size and bytes of pictures as CIFAR's
+    small_copies: int
+    small_model: str
+    small_batch: int
 
 
 FULL = Scale(
@@ -55,11 +59,15 @@ FULL = Scale(
     simulated=(1_281_167, 1024, 304, 1000),
     startup_commands=None,
     plan_samples=(10_000, 1_000_000, 1_281_167),
-    gpu_copies=16,
+    gpu_copies=64,
     gpu_teacher_copies=4,
     gpu_views=16,
-    gpu_steps=20,
-    gpu_largest_batch=2048,
+    gpu_turn_s=2.0,
+    gpu_batch=1024,
+    small_pictures=((32, 32), 1200),
+    small_copies=128,
+    small_model="resnet18",
+    small_batch=256,
 )
 
 TINY = Scale(
@@ -85,6 +93,10 @@ TINY = Scale(
     gpu_copies=3,
     gpu_teacher_copies=1,
     gpu_views=2,
-    gpu_steps=2,
-    gpu_largest_batch=16,
+    gpu_turn_s=0.01,
+    gpu_batch=12,
+    small_pictures=((32, 32), 1200),
+    small_copies=1,
+    small_model="small_convnet",
+    small_batch=4,
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 from teacher_cache.files import new_folder
 from teacher_cache.fill import FillOptions, FillProgress, fill
 from teacher_cache.replay import BLOCK_SAMPLES
-from teacher_cache.replay.policy import load_policy
+from teacher_cache.replay.policy import Policy, load_policy
 from teacher_cache.shards.classes import class_rule
 from teacher_cache.shards.indexing import index_shards
 from teacher_cache.store.store import Store
@@ -26,9 +26,16 @@ NEGLIGIBLE = f"{MODELS}:one_layer"
 
 
 def make_store(
-    bench: Bench, name: str, images: Sequence[bytes], *, shard_samples: int, views: int, group: int
+    bench: Bench,
+    name: str,
+    images: Sequence[bytes],
+    *,
+    shard_samples: int,
+    views: int,
+    group: int,
+    policy: Policy | None = None,
 ) -> Store:
-    """An empty store of DeiT's policy over shards of these images; what was there under this name goes."""
+    """An empty store over shards of these images, of DeiT's policy or another; what was there under this name goes."""
     folder = bench.scratch / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -43,7 +50,7 @@ def make_store(
     (folder / "classes.json").write_text("[" + ", ".join(f'"{number}"' for number in range(CLASSES)) + "]")
     shards = [str(path) for path in paths]
     index = index_shards(shards, class_rule(shards))
-    policy = load_policy("deit", [f"size={bench.scale.view_px}"])
+    policy = policy or load_policy("deit", [f"size={bench.scale.view_px}"])
     return Store.create(folder / "store", index, policy, views=views, group=group, seed=0)
 
 
@@ -83,14 +90,22 @@ def fill_rate(store: Store, teacher: Teacher, views: range, workers: int, settle
     return steady_rate(arrived, settle)
 
 
-def training_store(bench: Bench, images: Sequence[bytes], workers: int = 0) -> Store:
-    """A store filled for training: shards of one block each, six views of a sample."""
+def training_store(
+    bench: Bench,
+    images: Sequence[bytes],
+    workers: int = 0,
+    *,
+    shard_samples: int | None = None,
+    batch: int | None = None,
+) -> Store:
+    """A store filled for training, six views of a sample, in shards of one block each where nothing else is said.
+    batch: the shape of the teacher that fills it."""
 
     def make() -> Store:
         samples = bench.scale.block_samples
         whole = images[: len(images) // (3 * samples) * (3 * samples)]  # an epoch of three repeats is a third: blocks
-        store = make_store(bench, "training", whole, shard_samples=samples, views=6, group=6)
-        teacher = open_model(bench, store, NEGLIGIBLE, bench.scale.teacher_batch)
+        store = make_store(bench, "training", whole, shard_samples=shard_samples or samples, views=6, group=6)
+        teacher = open_model(bench, store, NEGLIGIBLE, batch or bench.scale.teacher_batch)
         fill_views(store, teacher, range(store.views), workers)
         return store
 

@@ -1,6 +1,6 @@
 """Stage two's steps, timed: from the loader, and on one batch that stays where it is."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from teacher_cache.store.store import Store
 from teacher_cache.teacher.settings import TeacherSettings
 from tools.benchmarks.row import Bench, now_s
 
+FEW = 5
 EPOCHS = 1_000_000  # never to end while it is measured
 
 
@@ -32,7 +33,9 @@ class Training:
         compiled: bool = False,
         recipe: str | None = None,
         repeats: int = 3,
+        settings: Sequence[str] | None = None,
     ) -> None:
+        """settings: over the recipe, and instead of the scale's."""
         scale = bench.scale
         overrides = [
             f"batch_size={batch}",
@@ -42,7 +45,7 @@ class Training:
             "warmup_epochs=0",
             "lr_batch=none",
             f"compile={str(compiled).lower()}",
-            *scale.student,
+            *(scale.student if settings is None else settings),
         ]
         self._device = bench.device
         options = TrainOptions(out=bench.scratch / "run", workers=workers, device=str(bench.device), teacher=teacher)
@@ -51,6 +54,11 @@ class Training:
         self._settling = -(-ahead // batch) + 1 if workers else 0
         self._batches: Iterator[Batch] = iter(self.run.loader)
         self._resident = self._on_device(self._step())
+
+    def steps_within(self, seconds: float) -> int:
+        """Steps on a resident batch that take so long, five at least."""
+        self.resident_s(FEW)  # kernels are chosen
+        return max(FEW, round(seconds / self.resident_s(FEW)))
 
     def loader_s(self, steps: int) -> float:
         """Seconds of a step on the loader's batches; what rendering processes had ready beforehand is trained first."""

@@ -14,6 +14,7 @@ from teacher_cache.replay.gpu import kernels
 from teacher_cache.replay.gpu.batch import Batch, prepare_batch
 from teacher_cache.replay.gpu.hashing import PixelHasher
 from teacher_cache.replay.gpu.plan import ERASE_FIELDS, FIELDS, RESIZE_FIELDS, ROTATE_FIELDS, Entries, RenderPlan
+from teacher_cache.replay.gpu.sent import pinned
 from teacher_cache.replay.gpu.tables import Tables
 from teacher_cache.replay.policy import Policy
 
@@ -62,7 +63,7 @@ class Renderer:
 
     def prepare(self, store_seed: int, blocks: Sequence[DecodedBlock], views: Sequence[int]) -> Batch:
         """`prepare_batch`, the pictures in memory from which copying is fast."""
-        return prepare_batch(self.policy, store_seed, blocks, views, self._empty)
+        return prepare_batch(self.policy, store_seed, blocks, views, partial(pinned, device=self.device))
 
     def upload(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """-> the pictures and the small arrays, on the device."""
@@ -71,15 +72,11 @@ class Renderer:
 
     def send(self, plan: RenderPlan) -> torch.Tensor:
         """-> a plan's small arrays, on the device, which has the weights that they name."""
-        small = self._empty(plan.num_bytes)
+        small = pinned(plan.num_bytes, self.device)
         self._tables.forget_if_full()
         plan.write(small, self._tables.find(plan.sides, plan.interpolation))
         self._tables.send()
         return torch.from_numpy(small).to(self.device, non_blocking=True)
-
-    def _empty(self, num_bytes: int) -> np.ndarray:
-        """Pinned where the device copies from it."""
-        return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=self.device.type == "cuda").numpy()
 
     def render(self, plan: RenderPlan, pictures: torch.Tensor, small: torch.Tensor) -> torch.Tensor:
         """-> (n, H, W, 3) uint8 on the device. pictures, small: of `upload`."""

@@ -5,6 +5,7 @@ import torch
 
 from teacher_cache.replay.erase import noise_tables
 from teacher_cache.replay.geometry import phase_taps
+from teacher_cache.replay.gpu.sent import sent
 from teacher_cache.replay.policy import Interpolation
 from teacher_cache.replay.resample import ResizeWeights
 
@@ -72,5 +73,5 @@ def _appended(held: torch.Tensor, new: np.ndarray, total: int) -> torch.Tensor:
         larger = torch.zeros(max(2 * len(held), total), dtype=held.dtype, device=held.device)
         larger[: len(held)] = held
         held = larger
-    held[total - len(new) : total] = torch.from_numpy(new)
+    held[total - len(new) : total] = sent(new, held.device)
     return held
