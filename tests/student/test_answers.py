@@ -19,6 +19,7 @@ from tests.support.bright_shards import bright_store
 from tests.support.convnet_stores import convnet_store, online
 from tests.support.filling import TEACHERS
 from tests.support.small_runs import rows, small_recipe, train_small
+from tests.support.unwaited import not_waited_for
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,6 @@ def test_an_edited_teacher_of_the_same_weights_is_no_online_teacher(tmp_path: Pa
     file = tmp_path / "model.py"
     text = """
 from tests.support.teachers import Brightness
-from tests.support.unwaited import not_waited_for
 class Edited(Brightness):
     def forward(self, images):
         return super().forward(images).roll(ROLL, dims=1)
