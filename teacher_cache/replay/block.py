@@ -17,6 +17,7 @@ from teacher_cache.replay.render import render_pixels
 from teacher_cache.replay.seeds import Stream, derive
 
 DECODED_BYTES = 256 << 20  # of decoded images that a block may hold
+_DIGESTED = np.dtype([("pair", "<i4", 2), ("lambda", "<u4"), ("pixels", "<u8")])  # of a sample, without gaps
 
 
 @dataclass(frozen=True)
@@ -228,16 +229,19 @@ def replay(
         yield replay_view(policy, store_seed, decoded, view)
 
 
-def block_digest(pairs: np.ndarray, lambdas: np.ndarray, sample_digests: Sequence[int], skipped: frozenset[int]) -> int:
+def block_digest(
+    pairs: np.ndarray, lambdas: np.ndarray, sample_digests: Sequence[int] | np.ndarray, skipped: frozenset[int]
+) -> int:
     """xxh3_64 of one block at one view: over the samples in order class pair, lambda and the digest of the sample's
     pixels (see `sample_digest`); of a skipped one the pair (-2, -2) alone. pairs (n, 2), lambdas (n,); a skipped
     sample's digest is not looked at."""
+    entries = np.empty(len(pairs), _DIGESTED)
+    entries["pair"], entries["lambda"], entries["pixels"] = pairs, lambdas, sample_digests
+    if not skipped:
+        return xxhash.xxh3_64_intdigest(entries.data.cast("B"))
     hasher = xxhash.xxh3_64()
-    for position, digest in enumerate(sample_digests):
-        hasher.update(pairs[position].astype("<i4").tobytes())
-        if position not in skipped:
-            hasher.update(lambdas[position].astype("<u4").tobytes())
-            hasher.update(int(digest).to_bytes(8, "little"))
+    for position, entry in enumerate(entries):
+        hasher.update((entry["pair"] if position in skipped else entry).tobytes())
     return hasher.intdigest()
 
 

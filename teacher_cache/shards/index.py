@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -200,7 +201,11 @@ class Index:
         )
 
     def _keys(self, samples: range) -> tuple[str, ...]:
-        return tuple(map(self.key, samples))
+        """Of one sample at least."""
+        ends = self.key_ends[samples.start : samples.stop].tolist()
+        begin = int(self.key_ends[samples.start - 1]) if samples.start else 0
+        together = self.key_bytes[begin : ends[-1]].tobytes()
+        return tuple(together[first - begin : end - begin].decode() for first, end in pairwise([begin, *ends]))
 
     def _key_at(self, sample: int) -> bytes:
         return key_at(self.key_bytes, self.key_ends, sample)

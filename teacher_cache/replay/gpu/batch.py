@@ -37,9 +37,7 @@ class Batch:
         digests = np.empty(len(self.runs), np.uint64)
         for number, run in enumerate(self.runs):
             rows = slice(run.first, run.first + run.num)
-            digests[number] = block_digest(
-                self.class_pairs[rows], self.lambdas[rows], of_samples[rows].tolist(), run.skipped
-            )
+            digests[number] = block_digest(self.class_pairs[rows], self.lambdas[rows], of_samples[rows], run.skipped)
         return digests
 
 
