@@ -61,7 +61,13 @@ def _file_option(name: str, what: str) -> Callable[[Command], Command]:
     metavar="PATTERN",
     help="Take images of these shards. May be repeated.  [default: made pictures]",
 )
-@click.option("--rows", "pattern", default="*", metavar="PATTERN", help="Only rows whose name matches: 'stage two*'.")
+@click.option(
+    "--rows",
+    "patterns",
+    multiple=True,
+    metavar="PATTERN",
+    help="Only rows whose name matches: 'stage two*'. May be repeated, and gives the order.  [default: all]",
+)
 @click.option(
     "--repeats",
     default=5,
@@ -92,7 +98,7 @@ def _file_option(name: str, what: str) -> Callable[[Command], Command]:
 @click.option("--tiny", is_flag=True, hidden=True, help="Run every line in seconds; the figures say nothing.")
 def main(
     shards: tuple[str, ...],
-    pattern: str,
+    patterns: tuple[str, ...],
     repeats: int,
     filled: str | None,
     scratch: Path,
@@ -107,7 +113,7 @@ def main(
 ) -> None:
     """Measure ratios on this machine."""
     with one_line_errors():
-        plans = choose(pattern, on_gpu)
+        plans = choose(patterns or ("*",), on_gpu)
         if only_list:
             say_lines("\n".join(plan.name for plan in plans))
             return
@@ -151,14 +157,17 @@ def main(
         )
 
 
-def choose(pattern: str, on_gpu: bool) -> list[RowPlan]:
-    """Rows of this kind whose name matches. BenchmarkError where none does."""
+def choose(patterns: Sequence[str], on_gpu: bool) -> list[RowPlan]:
+    """Rows of this kind whose name matches, once each and in the patterns' order. BenchmarkError where none does."""
     stories = (gpu,) if on_gpu else (rendering, pipeline, storage, scaling, startup)
     plans = [plan for story in stories for plan in story.plans()]
-    chosen = [plan for plan in plans if fnmatch.fnmatchcase(plan.name, pattern)]
-    if not chosen:
-        raise BenchmarkError(f"no row is named {pattern}: --list names them")
-    return chosen
+    chosen = dict[str, RowPlan]()
+    for pattern in patterns:
+        found = {plan.name: plan for plan in plans if fnmatch.fnmatchcase(plan.name, pattern)}
+        if not found:
+            raise BenchmarkError(f"no row is named {pattern}: --list names them")
+        chosen |= {name: plan for name, plan in found.items() if name not in chosen}
+    return list(chosen.values())
 
 
 def choose_device(on_gpu: bool, device: str | None) -> torch.device:

@@ -5,26 +5,26 @@ python -m tools.benchmarks.first_batch STORE RECIPE BATCH WORKERS DEVICE [SETTIN
 
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from teacher_cache.processes.threads import wait_asleep
-
-wait_asleep()  # as the commands do, before torch is imported
-
-from student.options import TrainOptions  # noqa: E402
-from student.recipe import load_recipe  # noqa: E402
-from student.run import Run  # noqa: E402
-from teacher_cache.job import join_job  # noqa: E402
-from teacher_cache.store.store import Store  # noqa: E402
-from tools.benchmarks.row import now_s  # noqa: E402
 
 
 def first_batch_s(
     store: str, recipe: str, *, batch: int, workers: int, device: str, settings: Sequence[str], out: Path
 ) -> float:
     """Open a store, begin a training and train one batch. What a run does besides, to its folder, is left out."""
+    wait_asleep()  # as the commands do, before torch is imported
+    import time
+
+    from student.options import TrainOptions
+    from student.recipe import load_recipe
+    from student.run import Run
+    from teacher_cache.job import join_job
+    from teacher_cache.store.store import Store
+    from tools.benchmarks.row import now_s
+
     started = time.perf_counter()
     options = TrainOptions(out=out, workers=workers, device=device)
     overrides = [f"batch_size={batch}", "warmup_epochs=0", "lr_batch=none", *settings]

@@ -250,17 +250,18 @@ def cached_step(bench: Bench, compiled: bool) -> Measurement:
     store, batch, turn_s = _store(bench), student_batch(bench, bench.scale.recipe), bench.scale.gpu_turn_s
     shape = min(batch, teacher_batch(bench, bench.scale.teacher))
     teacher = TeacherSettings(spec=bench.scale.teacher, batch_size=shape, compile=compiled)
-
-    # each turn is a run of its own: two with rendering processes at once would share the cores
-    def run(online: TeacherSettings | None) -> float:
-        training = Training(bench, store, batch, workers(bench), teacher=online, compiled=compiled)
-        try:
-            return batch / training.loader_s(training.steps_within(turn_s))
-        finally:
-            training.close()
-
     with torch_threads(1):
-        found = bench.turns(lambda turn: run(None), lambda turn: run(teacher))
+        # the rendering processes of the one that waits have nothing to do
+        cached, online = (
+            Training(bench, store, batch, workers(bench), teacher=asked, compiled=compiled) for asked in (None, teacher)
+        )
+        steps = [cached.steps_within(turn_s), online.steps_within(turn_s)]
+        found = bench.turns(
+            lambda turn: batch / cached.loader_s(steps[0]),
+            lambda turn: batch / online.loader_s(steps[1]),
+        )
+        cached.close()
+        online.close()
     return Measurement(
         *found,
         f"batch {batch}, the teacher's shape {shape}, {_dtype(bench)}, {counted(workers(bench), 'rendering process')}",
