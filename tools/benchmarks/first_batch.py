@@ -5,6 +5,7 @@ python -m tools.benchmarks.first_batch STORE RECIPE BATCH WORKERS DEVICE [SETTIN
 
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,6 @@ def first_batch_s(
 ) -> float:
     """Open a store, begin a training and train one batch. What a run does besides, to its folder, is left out."""
     wait_asleep()  # as the commands do, before torch is imported
-    import time
 
     from student.options import TrainOptions
     from student.recipe import load_recipe
