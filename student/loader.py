@@ -365,8 +365,6 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
 
 def _device(asked: str | torch.device | None, render: Render) -> torch.device:
     """Where batches lie."""
-    if isinstance(asked, torch.device):
-        return asked
     return torch.device("cpu") if asked is None and render != "gpu" else choose_device(asked)
 
 

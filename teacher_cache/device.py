@@ -26,21 +26,22 @@ def use_device(asked: str | torch.device | None) -> torch.device:
 
     asked: as choose_device has it, or what an earlier call gave. Raises DeviceError.
     """
-    device = asked if isinstance(asked, torch.device) else choose_device(asked)
+    device = choose_device(asked)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     make_numerics_repeatable()
     return device
 
 
-def choose_device(asked: str | None) -> torch.device:
+def choose_device(asked: str | torch.device | None) -> torch.device:
     """ "cpu", "cuda" (this rank's own GPU, numbered by LOCAL_RANK), "cuda:N" (for a rank that is alone on its machine);
-    None: a GPU if there is one. A CUDA device always has an index. Raises DeviceError.
+    of torch's devices each, a CUDA device without a number is the current one; None: a GPU if there is one. A CUDA
+    device always has an index. Raises DeviceError.
     """
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if asked is None:
         asked = "cuda" if num_gpus else "cpu"
-    given = re.fullmatch(r"(cpu)|cuda(?::([0-9]{1,4}))?", asked)
+    given = re.fullmatch(r"(cpu)(?::0)?|cuda(?::([0-9]{1,4}))?", str(asked))
     if given is None:
         raise DeviceError(f"--device {asked} is not a device that is served: give cpu, cuda, or cuda:N for one GPU")
     if given[1]:
@@ -50,6 +51,8 @@ def choose_device(asked: str | None) -> torch.device:
             f"--device {asked}, but torch {torch.__version__} finds no GPU here: leave --device out to use the CPU, or "
             "check `nvidia-smi`, CUDA_VISIBLE_DEVICES and that torch is built for CUDA"
         )
+    if isinstance(asked, torch.device):  # whoever made it knows which of a machine's it is
+        return _numbered(torch.cuda.current_device() if asked.index is None else asked.index, asked, num_gpus)
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("WORLD_SIZE") or "1")
     if given[2] is None:
         number = int(os.environ.get("LOCAL_RANK") or "0")
@@ -63,11 +66,15 @@ def choose_device(asked: str | None) -> torch.device:
         raise DeviceError(
             f"--device {asked} would be the one GPU of {ranks_here} ranks: give --device cuda, each rank takes its own"
         )
-    if int(given[2]) >= num_gpus:
+    return _numbered(int(given[2]), asked, num_gpus)
+
+
+def _numbered(number: int, asked: str | torch.device, num_gpus: int) -> torch.device:
+    if number >= num_gpus:
         raise DeviceError(
             f"--device {asked}, but this machine's GPUs are cuda:0 to cuda:{num_gpus - 1}: give one of them"
         )
-    return torch.device("cuda", int(given[2]))
+    return torch.device("cuda", number)
 
 
 def make_numerics_repeatable() -> None:

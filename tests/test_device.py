@@ -229,8 +229,24 @@ def test_a_device_is_chosen_with_its_index(
 
 
 @pytest.mark.parametrize(
+    ("asked", "chosen"),
+    [("cpu", "cpu"), ("cpu:0", "cpu"), ("cuda", "cuda:2"), ("cuda:0", "cuda:0"), ("cuda:3", "cuda:3")],
+)
+def test_a_device_of_torchs_is_taken_as_it_is_meant(
+    machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch, asked: str, chosen: str
+) -> None:
+    """Also by a rank that is not alone, whose caller knows which is its own."""
+    machine(4, 1, 4)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
+    assert choose_device(torch.device(asked)) == torch.device(chosen)
+
+
+@pytest.mark.parametrize(
     ("asked", "there", "message"),
     [
+        (torch.device("cuda"), (0,), r"--device cuda, but torch .* finds no GPU here"),
+        (torch.device("cuda", 4), (4,), r"--device cuda:4, but this machine's GPUs are cuda:0 to cuda:3"),
+        (torch.device("mps"), (4,), r"--device mps is not a device"),
         ("cuda", (0,), r"--device cuda, but torch .* finds no GPU here: leave --device out to use the CPU, or check"),
         ("cuda:0", (0,), r"--device cuda:0, but torch .* finds no GPU here"),
         ("cuda:2", (2,), r"--device cuda:2, but this machine's GPUs are cuda:0 to cuda:1: give one of them"),
@@ -246,7 +262,7 @@ def test_a_device_is_chosen_with_its_index(
     ],
 )
 def test_a_device_that_is_not_there_is_refused(
-    machine: Callable[..., None], asked: str | None, there: tuple[int, ...], message: str
+    machine: Callable[..., None], asked: str | torch.device | None, there: tuple[int, ...], message: str
 ) -> None:
     machine(*there)
     with pytest.raises(DeviceError, match=f"^{message}"):

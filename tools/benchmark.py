@@ -175,7 +175,7 @@ def choose_device(on_gpu: bool, device: str | None) -> torch.device:
         return torch.device("cpu")
     if device is None and not torch.cuda.is_available():
         raise BenchmarkError("no CUDA device is here: run it on a machine with a GPU, or leave --gpu out")
-    return torch.device(device or "cuda")
+    return torch.device(device or f"cuda:{torch.cuda.current_device()}")
 
 
 def measure(plans: Sequence[RowPlan], bench: Bench, write: Callable[[Sequence[Row]], None]) -> list[Row]:
