@@ -36,5 +36,5 @@ def main() -> None:
     torch.save(average.module.state_dict(), OUT)
 
 
-if __name__ == "__main__":  # rendering processes import this file
+if __name__ == "__main__":  # on Linux it may be left out
     main()

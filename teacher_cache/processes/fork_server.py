@@ -1,17 +1,21 @@
 """A process that has imported what others need, and is forked into them: fifteen start in the time that one takes.
 
-Ours, as multiprocessing's fork server outlives a parent that is killed for as long as one of its processes works.
+Ours, as multiprocessing's fork server outlives a parent that is killed for as long as one of its processes works, and
+runs the script of whoever starts it once more: without its guard that starts processes again, and what it imports, as
+torch, may have threads, with which a process cannot be forked.
 """
 
 import gc
 import importlib
 import multiprocessing
 import multiprocessing.resource_tracker
+import multiprocessing.spawn
 import multiprocessing.util
 import os
 import pickle
 import select
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +28,7 @@ from multiprocessing.context import ForkProcess, SpawnProcess
 from multiprocessing.reduction import ForkingPickler, recv_handle, send_handle
 from typing import Any
 
-from teacher_cache.processes.ties import PARENTS_SIGNALS, Tie, live, tie
+from teacher_cache.processes.ties import GONE, PARENTS_SIGNALS, Tie, live, tie
 
 SLICE_S = 1.0
 
@@ -56,8 +60,21 @@ class ForkServer:
     def __init__(self, imports: str) -> None:
         self._has_imports = False
         self._connection, theirs = multiprocessing.Pipe()
-        self.process = spawned("fork-server", _serve, theirs, (imports,), daemon=False)
-        multiprocessing.util.Finalize(self, self._connection.close, exitpriority=10)  # or it would be waited for
+        with closing(theirs):
+            self._process = _python(
+                _BEGIN.format(path=[*map(str, sys.path)], module=__name__, pipe=theirs.fileno()), theirs.fileno()
+            )
+        self._connection.send((os.getpid(), bytes(multiprocessing.current_process().authkey), imports))
+        multiprocessing.util.Finalize(self, _end, (self._process,), exitpriority=10)
+
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def own_exit_code(self) -> int | None:
+        """Of the server itself, where it has ended or does so in a moment."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(SLICE_S)
+        return self._process.returncode
 
     def fork(self, birth: Birth, connection: Connection) -> tuple[int, int]:
         """A process's id and a descriptor of it (pidfd_open), to be closed. connection, its end of a pipe, is closed
@@ -66,7 +83,7 @@ class ForkServer:
             self._await_imports()
             self._connection.send(birth)
             for handle in (connection.fileno(), *birth.streams):
-                send_handle(self._connection, handle, self.process.pid)
+                send_handle(self._connection, handle, self._process.pid)
         self._wait()
         descriptor = recv_handle(self._connection)
         return self._connection.recv(), descriptor
@@ -84,9 +101,9 @@ class ForkServer:
         try:
             fault = self._connection.recv()
         except (EOFError, OSError):
-            self.process.join(SLICE_S)
-            fault = f"its process died, exit code {self.process.exitcode}"
+            fault = f"its process died, exit code {self.own_exit_code()}"
         if fault is not None:
+            _end(self._process)
             raise StartError(fault)
         self._has_imports = True
 
@@ -167,6 +184,22 @@ def spawned(
     return process
 
 
+_BEGIN = "import sys; sys.path[:] = {path!r}; from {module} import begin_server; begin_server({pipe})"
+
+
+def _python(code: str, inherited: int) -> "subprocess.Popen[bytes]":
+    """A process that runs this code under this one's interpreter and its options, and inherits a descriptor."""
+    options = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    signal.pthread_sigmask(signal.SIG_BLOCK, PARENTS_SIGNALS)  # which it inherits: none ends it while it still imports
+    words = [multiprocessing.spawn.get_executable(), *options, "-c", code]
+    return subprocess.Popen(words, stdin=subprocess.DEVNULL, pass_fds=[inherited])
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.kill()
+    process.wait()
+
+
 def _is_open(descriptor: int) -> bool:
     with suppress(OSError):
         os.fstat(descriptor)
@@ -181,6 +214,15 @@ def _has_ended(descriptor: int, timeout: float) -> bool:
 
 
 # -- in the server -------------------------------------------------------------------------------------------------
+
+
+def begin_server(pipe: int) -> None:
+    """The life of a server, which this process has been started for."""
+    connection = Connection(pipe)
+    with suppress(*GONE):
+        parent, authkey, imports = connection.recv()
+        multiprocessing.current_process().authkey = authkey
+        live(tie(parent), _serve, connection, (imports,))
 
 
 def _serve(connection: Connection, imports: str) -> None:

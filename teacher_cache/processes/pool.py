@@ -256,7 +256,7 @@ class _Starter:
             connection.close()
             raise self._faults[imports]
         server = self._servers.get(imports)
-        if server is None or not server.process.is_alive():
+        if server is None or not server.is_alive():
             server = self._servers[imports] = ForkServer(imports)
         try:
             return server.fork(birth, connection)
@@ -269,8 +269,7 @@ class _Starter:
         if process is not None:
             with contextlib.suppress(TimeoutError, EOFError, OSError):
                 return self._thread.submit(server.exit_code, process).result(END_S)
-        server.process.join(END_S)
-        return server.process.exitcode  # which dies with it
+        return server.own_exit_code()  # which dies with it
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -12,6 +13,12 @@ from teacher_cache.errors import RenderError
 from teacher_cache.processes.pool import Death, Processes
 from tests.support.echoing import answers, echo, surroundings
 from tests.support.running import fields, running, wait_until
+
+
+def run_script(script: Path) -> "subprocess.CompletedProcess[str]":
+    words = [sys.executable, "-W", "error", str(script)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60)
 
 
 def parent(process: int | None) -> int:
@@ -36,6 +43,24 @@ def test_a_process_finds_what_there_is_when_it_is_started(
         assert second.connection.recv() == (str(tmp_path), "later", "somewhere", 1, True)
         assert parent(first.process.pid) == parent(second.process.pid)
     assert capfd.readouterr().out == "asked for torch\n" * 2
+
+
+def test_a_script_needs_no_guard_and_is_not_run_again(tmp_path: Path) -> None:
+    """What it imports, nobody else does."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import wave\n"
+        "print('once')\n"
+        "from tests.support.echoing import surroundings\n"
+        "from teacher_cache.processes.pool import Processes\n"
+        "with Processes('surroundings') as started:\n"
+        "    child = started.start(surroundings)\n"
+        "    started.send(child, 'wave')\n"
+        "    print(child.connection.recv()[-1], 'wave' in __import__('sys').modules)\n"
+    )
+    done = run_script(script)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(done.stdout.splitlines()) == ["False True", "asked for wave", "once"]
 
 
 def test_processes_of_other_imports_have_other_servers() -> None:

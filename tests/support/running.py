@@ -26,9 +26,9 @@ def descendants(process: int) -> set[int]:
 
 
 def workers(process: int) -> set[int]:
-    """Descendants that were started to work: a server, which multiprocessing has spawned, is forked into them."""
-    spawned = {child for child in descendants(process) if b"spawn_main" in _read(child, "cmdline")}
-    return {child for child in spawned if (found := fields(child)) and int(found[1]) in spawned}
+    """Descendants that were started to work: a server is forked into them."""
+    alike = {child for child in descendants(process) if b"begin_server" in _read(child, "cmdline")}
+    return {child for child in alike if (found := fields(child)) and int(found[1]) in alike}
 
 
 def rank(process: int, number: int) -> int | None:
