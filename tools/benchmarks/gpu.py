@@ -49,6 +49,7 @@ def _stage_two_plans() -> list[RowPlan]:
             against="that student on one resident batch, labels given",
             unit="views/s",
             measure=partial(stage_two, recipe=recipe, repeats=repeats, compiled=compiled),
+            prepare=partial(_prepare, recipe=recipe),
             reach=reach,
         )
         for student, recipe, repeats, compiled, reach in (
@@ -68,6 +69,7 @@ def _small_plans() -> list[RowPlan]:
             against="that student on one resident batch, labels given",
             unit="views/s",
             measure=partial(stage_two_small, compiled=compiled),
+            prepare=_small_store,
             reach=0.9,
         )
         for compiled in (False, True)
@@ -77,6 +79,7 @@ def _small_plans() -> list[RowPlan]:
         against="limit: 5 s after imports",
         unit="s",
         measure=first_batch,
+        prepare=_prepare,
         lower=True,
         limit=5.0,
     )
@@ -90,6 +93,7 @@ def _stage_one_plans() -> list[RowPlan]:
             against="that teacher on resident random batches",
             unit="views/s",
             measure=partial(stage_one, cheaper=cheaper, processes=processes, compiled=compiled),
+            prepare=photographs,
             reach=reach,
         )
         for name, cheaper, processes, compiled, reach in (
@@ -103,6 +107,7 @@ def _stage_one_plans() -> list[RowPlan]:
         against="limit: 60 thousand views/s",
         unit="views/s",
         measure=stage_one_negligible,
+        prepare=photographs,
         limit=60_000.0,
     )
     return [*with_teachers, negligible]
@@ -115,6 +120,7 @@ def _comparisons() -> list[RowPlan]:
             against="the same with RegNetY-16GF online, at its batch shape",
             unit="views/s",
             measure=partial(cached_step, compiled=compiled),
+            prepare=_prepare,
             reach=reach,
         )
         for compiled, reach in ((False, 4.2), (True, 3.5))
@@ -124,6 +130,7 @@ def _comparisons() -> list[RowPlan]:
         against="timm's train.py, RegNetY-16GF online, token distillation",
         unit="views/s",
         measure=against_timm,
+        prepare=_prepare,
         reach=4.0,
     )
     return [*online, timm]
@@ -135,6 +142,7 @@ def _renderer_plans() -> list[RowPlan]:
         against="limit: 5 %",
         unit="%",
         measure=renderer_beside_a_student,
+        prepare=_prepare,
         lower=True,
         limit=5.0,
     )
@@ -144,6 +152,7 @@ def _renderer_plans() -> list[RowPlan]:
             against=f"limit: {limit / 1000:.0f} thousand views/s",
             unit="views/s",
             measure=partial(kernels_rate, repeats=repeats),
+            prepare=photographs,
             limit=limit,
         )
         for repeats, limit in ((3, 300_000.0), (16, 350_000.0))
@@ -390,6 +399,12 @@ def runs_within_memory(device: torch.device, run: Callable[[torch.Tensor], None]
 def _store(bench: Bench) -> Store:
     images = photographs(bench) * bench.scale.gpu_copies
     return training_store(bench, images, workers(bench), shard_samples=SHARD_SAMPLES, batch=bench.scale.gpu_batch)
+
+
+def _prepare(bench: Bench, recipe: str | None = None) -> None:
+    """The store that students are trained from, and a recipe's batch. recipe: None for the scale's."""
+    _store(bench)
+    student_batch(bench, recipe or bench.scale.recipe)
 
 
 def _small_store(bench: Bench) -> Store:

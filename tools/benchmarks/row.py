@@ -77,13 +77,15 @@ class RowPlan:
     """A row before it is measured. against: what the peer is, or which limit holds.
 
     lower: smaller figures are better, so the ratio is peer / ours. limit: there is no peer, and the ratio says how far
-    inside the limit the figure is. reach: the ratio that is aimed at, 1 where there is a limit.
+    inside the limit the figure is. reach: the ratio that is aimed at, 1 where there is a limit. prepare: makes what the
+    row shares with others, whose time is not its own.
     """
 
     name: str
     against: str
     unit: str
     measure: Callable[[Bench], Measurement]
+    prepare: Callable[[Bench], object] = lambda bench: None
     reach: float = 1.0
     lower: bool = False
     limit: float | None = None
@@ -114,6 +116,8 @@ def measure_row(plan: RowPlan, bench: Bench) -> Row:
     ours = peer = ratio = spread = None
     repeats, note = 0, ""
     try:
+        plan.prepare(bench)
+        started = time.perf_counter()
         measured = plan.measure(bench.begin_row())
     except UnavailableError as why:
         note = str(why)
