@@ -69,7 +69,7 @@ def _small_plans() -> list[RowPlan]:
             against="that student on one resident batch, labels given",
             unit="views/s",
             measure=partial(stage_two_small, compiled=compiled),
-            prepare=_small_store,
+            prepare=small_views,
             reach=0.9,
         )
         for compiled in (False, True)
@@ -204,14 +204,14 @@ def stage_one_negligible(bench: Bench) -> Measurement:
 
 def stage_two(bench: Bench, recipe: str, repeats: int, compiled: bool) -> Measurement:
     batch = student_batch(bench, recipe)
-    training = partial(Training, bench, _store(bench), batch, workers(bench), recipe=recipe, repeats=repeats)
+    training = partial(Training, bench, training_views(bench), batch, workers(bench), recipe=recipe, repeats=repeats)
     return _beside_resident(bench, partial(training, compiled=compiled), batch, f"{counted(repeats, 'view')} a decode")
 
 
 def stage_two_small(bench: Bench, compiled: bool) -> Measurement:
     batch, recipe = bench.scale.small_batch, "cifar_teacher"
     words = (f"model={MODELS}:{bench.scale.small_model}", "distill=hard")
-    training = partial(Training, bench, _small_store(bench), batch, workers(bench), recipe=recipe, repeats=1)
+    training = partial(Training, bench, small_views(bench), batch, workers(bench), recipe=recipe, repeats=1)
     return _beside_resident(bench, partial(training, compiled=compiled, settings=words), batch, "1 view a decode")
 
 
@@ -232,7 +232,7 @@ def _beside_resident(bench: Bench, begin: Callable[[], Training], batch: int, no
 
 def first_batch(bench: Bench) -> Measurement:
     """A training's start, of a process of its own each turn; in the first one kernels are compiled."""
-    store, batch = _store(bench), student_batch(bench, bench.scale.recipe)
+    store, batch = training_views(bench), student_batch(bench, bench.scale.recipe)
     compiled = bench.scratch / "triton"
     shutil.rmtree(compiled, ignore_errors=True)
     environment = {**os.environ, "TRITON_CACHE_DIR": str(compiled), "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -256,7 +256,7 @@ def first_batch(bench: Bench) -> Measurement:
 
 
 def cached_step(bench: Bench, compiled: bool) -> Measurement:
-    store, batch, turn_s = _store(bench), student_batch(bench, bench.scale.recipe), bench.scale.gpu_turn_s
+    store, batch, turn_s = training_views(bench), student_batch(bench, bench.scale.recipe), bench.scale.gpu_turn_s
     shape = min(batch, teacher_batch(bench, bench.scale.teacher))
     teacher = TeacherSettings(spec=bench.scale.teacher, batch_size=shape, compile=compiled)
     with torch_threads(1):
@@ -279,7 +279,7 @@ def cached_step(bench: Bench, compiled: bool) -> Measurement:
 
 def against_timm(bench: Bench) -> Measurement:
     """timm runs once: its processes take long to start, and its log has a figure of every few steps."""
-    store, batch = _store(bench), student_batch(bench, bench.scale.recipe)
+    store, batch = training_views(bench), student_batch(bench, bench.scale.recipe)
     images = photographs(bench)
     folder = write_folders(bench.scratch / "timm", images, bench.scale.gpu_copies, min(CLASSES, len(images)))
     limit_s = max(TIMM_S, 0.0 if bench.row_s is None else bench.row_s)
@@ -313,7 +313,7 @@ def both_stages(fill: float, cached: float, online: float) -> str:
 
 
 def renderer_beside_a_student(bench: Bench) -> Measurement:
-    store, batch = _store(bench), student_batch(bench, bench.scale.recipe)
+    store, batch = training_views(bench), student_batch(bench, bench.scale.recipe)
     with torch_threads(1):
         training = Training(bench, store, batch, workers(bench))
         steps = training.steps_within(bench.scale.gpu_turn_s)
@@ -396,18 +396,18 @@ def runs_within_memory(device: torch.device, run: Callable[[torch.Tensor], None]
     return torch.cuda.max_memory_allocated(device) <= MEMORY_SHARE * total
 
 
-def _store(bench: Bench) -> Store:
+def training_views(bench: Bench) -> Store:
     images = photographs(bench) * bench.scale.gpu_copies
     return training_store(bench, images, workers(bench), shard_samples=SHARD_SAMPLES, batch=bench.scale.gpu_batch)
 
 
 def _prepare(bench: Bench, recipe: str | None = None) -> None:
     """The store that students are trained from, and a recipe's batch. recipe: None for the scale's."""
-    _store(bench)
+    training_views(bench)
     student_batch(bench, recipe or bench.scale.recipe)
 
 
-def _small_store(bench: Bench) -> Store:
+def small_views(bench: Bench) -> Store:
     """Of pictures as large as CIFAR's."""
 
     def make() -> Store:
