@@ -26,6 +26,7 @@ from teacher_cache.replay.gpu.handing import HandedViews, hand_over, least_room
 
 SLOTS_PER_WORKER = 2  # one being written, one on its way to the device
 SLOT_BYTES = 48 << 20  # a block of photographs takes 30 MB; of larger ones the worker renders some itself
+WORTH_BYTES = 32 << 20  # of views, the rendering of which takes ten times as long as its launches
 AHEAD, AHEAD_IN_ROWS = 4, 16  # parts on the device, beyond AT_ONCE_BYTES: of views with memory of their own, or rows
 
 
@@ -147,14 +148,21 @@ class DeviceRenderPool(contextlib.AbstractContextManager["DeviceRenderPool"]):
         return self._streams.rows
 
     def ready(self) -> bool:
-        """Whether get() has something at once; the device is given what has come. Never where the calling process
-        decodes."""
+        """Whether get() has something at once; the device is given what has come, if that is much. Never where the
+        calling process decodes."""
         if self._crew.workers:
             self._free_slots()
             self._take_parts(wait=False)
-            while self._waiting and self._takes_more(()):
+            while self._is_worth_launches() and self._takes_more(()):
                 self._render(self._next_parts())
         return bool(self._arrived) or bool(self._given and self._given[0].begun.is_rendered())
+
+    def _is_worth_launches(self) -> bool:
+        """Whether so much waits that nothing is gained by waiting for more: what a kernel does for small pictures costs
+        less than its launch. Where views are waited for they are rendered all the same."""
+        if len(self._waiting) >= self.num_workers:  # each has a slot left
+            return True
+        return sum(each.num_bytes for each in self._waiting) >= WORTH_BYTES
 
     def gather(self, rows: np.ndarray, memory: Recycled) -> Tensor:
         """The views in some rows: see DeviceStreams.gather. The rows may be given to tasks again at once."""

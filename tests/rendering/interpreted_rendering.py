@@ -330,6 +330,22 @@ def test_what_waits_is_rendered_by_as_few_launches_as_one_block(tiny: Store, mon
     assert together == max(alone) < sum(alone)
 
 
+def test_few_small_views_wait_for_more_until_they_are_wanted(tiny: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of four workers three have handed a block over; the fourth's is the last, as each has room for one more."""
+    on_cpu, on_device = pools(tiny)
+    tasks = tasks_of(tiny, (0, 3))[:3]
+    with on_cpu(0) as pool:
+        expected = replays(pool, tasks)
+    with on_device(4) as pool:
+        handed_over(pool, tasks)
+        assert not pool.ready()
+        assert same(replays(pool, []), expected)
+    monkeypatch.setattr(device_pool, "WORTH_BYTES", 1)
+    with on_device(4) as pool:
+        handed_over(pool, tasks)
+        assert pool.ready()
+
+
 def test_whole_policies_of_larger_pictures(tmp_path: Path) -> None:
     store = bright_store(tmp_path, counts=(4,), policy=small_policy("size=[20,16]", "rand_augment={num_ops=3}"))
     on_cpu, on_device = pools(store)
