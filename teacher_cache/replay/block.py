@@ -14,7 +14,7 @@ from teacher_cache.replay.mix import MixPlan, apply_mix, class_pairs, draw_mix
 from teacher_cache.replay.params import DrawnViews, ViewParams, draw_params, draw_views
 from teacher_cache.replay.policy import Policy
 from teacher_cache.replay.render import render_pixels
-from teacher_cache.replay.seeds import Stream, derive
+from teacher_cache.replay.seeds import Stream, derive, derive_all
 
 DECODED_BYTES = 256 << 20  # of decoded images that a block may hold
 _DIGESTED = np.dtype([("pair", "<i4", 2), ("lambda", "<u4"), ("pixels", "<u8")])  # of a sample, without gaps
@@ -136,17 +136,19 @@ def view_params(
 def draw_blocks(policy: Policy, store_seed: int, blocks: Sequence[DecodedBlock], views: Sequence[int]) -> DrawnViews:
     """The view parameters of blocks at some views: of the samples that are not skipped, in the order block, view,
     position. Raises ImageError, as DecodedBlock.image."""
-    drawn = [(decoded, view, position) for decoded in blocks for view in views for position in decoded.present]
-    sizes = np.array([decoded.image_size(position) for decoded, _, position in drawn], np.int64)
-    ids = [(decoded.block.shard, decoded.block.keys[position], view) for decoded, view, position in drawn]
-    return draw_samples(policy, store_seed, ids, sizes)
+    ids, sizes = list[tuple[str, str, int]](), list[tuple[int, int]]()
+    for decoded in blocks:
+        shard, keys = decoded.block.shard, [decoded.block.keys[position] for position in decoded.present]
+        ids += [(shard, key, view) for view in views for key in keys]
+        sizes += [decoded.image_size(position) for position in decoded.present] * len(views)
+    return draw_samples(policy, store_seed, ids, np.array(sizes, np.int64).reshape(-1, 2))
 
 
 def draw_samples(
     policy: Policy, store_seed: int, ids: Sequence[tuple[str, str, int]], image_sizes: np.ndarray
 ) -> DrawnViews:
     """The view parameters of views, each by its shard, key and view. image_sizes: (n, 2), height and width."""
-    seeds = [derive(store_seed, "view", *each) for each in ids]
+    seeds = derive_all(store_seed, "view", ids)
     return draw_views(policy, seeds, image_sizes, lambda number: derive(store_seed, "noise", *ids[number]))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from teacher_cache.replay.seeds import GRID, Stream, Streams, all_on_grid, derive, on_grid
+from teacher_cache.replay.seeds import GRID, Stream, Streams, all_on_grid, derive, derive_all, on_grid
 from tests.support.statistics import ALPHA
 
 
@@ -25,6 +25,13 @@ def test_identities_do_not_collide() -> None:
     derived = {derive(*identity) for identity in identities}
     assert len(derived) == len(identities)
     assert {len(seed) for seed in derived} == {32}
+
+
+def test_many_seeds_are_derived_as_one_by_one() -> None:
+    ids = [(shard, key, view) for shard in ("a", "ä\udc80") for key in ("", "b", "12") for view in (0, 12, 2**40)]
+    for number, purpose in ((0, "view"), (2**63, "noise")):
+        assert derive_all(number, purpose, ids) == [derive(number, purpose, *each) for each in ids]
+    assert derive_all(0, "view", []) == []
 
 
 def test_words_do_not_depend_on_how_they_are_asked_for() -> None:
