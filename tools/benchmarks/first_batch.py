@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from teacher_cache.processes.threads import wait_asleep
+from teacher_cache.terminal import say
 
 
 def first_batch_s(
@@ -47,7 +48,7 @@ def main() -> None:
             settings=settings,
             out=Path(out),
         )
-    print(seconds)
+    say(str(seconds))
 
 
 if __name__ == "__main__":
