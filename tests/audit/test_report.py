@@ -36,7 +36,7 @@ PLOTLY = "window.Plotly = { react() {} };"
 @pytest.fixture
 def small_plotly(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page without the charts' 5 MB, which need not be installed."""
-    monkeypatch.setattr(report, "plotly_script", lambda: PLOTLY)
+    monkeypatch.setattr(report, "plotly_script", lambda: report.packed(PLOTLY))
 
 
 def evil_store(folder: Path) -> Store:
