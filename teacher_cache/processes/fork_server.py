@@ -65,7 +65,7 @@ class ForkServer:
                 _BEGIN.format(path=[*map(str, sys.path)], module=__name__, pipe=theirs.fileno()), theirs.fileno()
             )
         self._connection.send((os.getpid(), bytes(multiprocessing.current_process().authkey), imports))
-        multiprocessing.util.Finalize(self, _end, (self._process,), exitpriority=10)
+        multiprocessing.util.Finalize(self, _end, (self._process,), exitpriority=9)  # after its processes
 
     def is_alive(self) -> bool:
         return self._process.poll() is None
