@@ -109,12 +109,17 @@ def test_tests_that_the_tables_name_exist() -> None:
 def test_headline_results_are_those_of_the_pages() -> None:
     """Every number of README's tables of results stands in the page that it links to."""
     section = README.partition("\n## Results\n")[2].partition("\n## ")[0]
-    ratios, table_3 = section.split("[Every row of DeiT's table 3]")
+    ratios, _, others = section.partition("Real pictures, small")
+    trained, _, on_a_gpu = others.partition("On one H100")
     measured = re.findall(r"^\| .* \| ([\d.]+)(?: B)? \| [\d.]+(?: B)? \|$", ratios, re.MULTILINE)
     assert len(measured) == 7
     for number in measured:
         assert re.search(rf"[| ]{re.escape(number)}[ |]", PAGES["benchmarks.md"]), number
-    top1 = re.findall(r"\d\d\.\d", table_3)
-    assert len(top1) == 7
+    top1 = re.findall(r"\d\d\.\d ± \d\.\d", trained)
+    assert len(top1) == 16
     for number in top1:
-        assert number in PAGES["deit.md"], number
+        assert number in (ROOT / "docs" / "evidence" / "index.md").read_text(), number
+    rates = re.findall(r"\d+,\d{3}(?= views/s)|\d+,\d{3}(?= and)", on_a_gpu)
+    assert len(rates) == 4
+    for number in rates:
+        assert f"| {number} |" in PAGES["benchmarks.md"], number
