@@ -38,7 +38,9 @@ def draw(scale: Scale, name: str, experiment: Experiment, path: Path) -> None:
     for curve in experiment.curves:
         found = [(at, scale.arm(name, arm)) for at, arm in zip(curve.at, curve.arms, strict=True)]
         points = [(at, mean_of(rows, "fused"), len(rows)) for at, rows in found if rows]
-        fewest = min((count for *_, count in points), default=0)
+        if not points:
+            continue
+        fewest = min(count for *_, count in points)
         label = f"{curve.label}, at least {counted(fewest, 'seed')} a point"
         axes.errorbar(
             [at for at, *_ in points],
@@ -56,6 +58,6 @@ def draw(scale: Scale, name: str, experiment: Experiment, path: Path) -> None:
     axes.set_ylabel("top-1 %, fused")
     axes.grid(alpha=0.3)
     axes.legend()
-    axes.set_title(f"{experiment.title}: {scale.settings.data.what}", fontsize=10, parse_math=False)
+    axes.set_title(f"{experiment.title}:\n{scale.settings.data.what}", fontsize=9, parse_math=False)
     with replacing(path) as aside:
         figure.savefig(aside, dpi=120, format="png")
