@@ -41,7 +41,8 @@ def choose_device(asked: str | torch.device | None) -> torch.device:
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if asked is None:
         asked = "cuda" if num_gpus else "cpu"
-    given = re.fullmatch(r"(cpu)(?::0)?|cuda(?::([0-9]{1,4}))?", str(asked))
+    named = asked.type if isinstance(asked, torch.device) and asked.type == "cpu" else str(asked)
+    given = re.fullmatch(r"(cpu)|cuda(?::([0-9]{1,4}))?", named)
     if given is None:
         raise DeviceError(f"--device {asked} is not a device that is served: give cpu, cuda, or cuda:N for one GPU")
     if given[1]:

@@ -178,7 +178,7 @@ def _replay(
     on_progress: Callable[[int, int], None],
 ) -> Iterator[tuple[_BlockView, "torch.Tensor"]]:
     """Render all views of the atoms and compare digests; labelled positions with their pixels."""
-    import torch
+    from teacher_cache.replay.gpu.sent import sent  # and torch
 
     for task_id, (unit, block) in enumerate(atoms):
         views = tuple(store.layout.group_views(unit.group))
@@ -191,7 +191,7 @@ def _replay(
         if replayed.digest != reader.digest(unit.shard, block, replayed.view):
             report.differences.append(drift_message(store, unit.shard, block, replayed.view))
         positions = np.array([p for p in range(len(replayed.lambdas)) if p not in replayed.skipped], np.int64)
-        chosen = rendered.pixels[torch.from_numpy(positions).to(rendered.pixels.device)]
+        chosen = rendered.pixels[sent(positions, rendered.pixels.device)]
         yield _BlockView(unit.shard, block, replayed.view, positions), chosen
         rendered.release()
         report.block_views += 1

@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 from tools.benchmarks import gpu
 from tools.benchmarks.renderer import kernel_names
 from tools.benchmarks.row import Bench, now_s, torch_threads
-from tools.benchmarks.scale import FULL, MODELS, TINY
+from tools.benchmarks.scale import FULL, TINY
 from tools.benchmarks.training import Training
 
 TURNS, ROWS = 3, 25
@@ -40,7 +40,10 @@ def main() -> None:
         device=torch.device(asked.device),
     )
     with torch_threads(1):
-        training, batch = deit(bench) if asked.student == "deit" else resnet(bench)
+        if asked.student == "deit":
+            training, batch = deit(bench)
+        else:
+            training, batch = gpu.small_training(bench), bench.scale.small_batch
         steps = training.steps_within(bench.scale.gpu_turn_s)
         for turn in range(TURNS + 1):
             own, resident = batch / training.loader_s(steps), batch / training.resident_s(steps)
@@ -56,13 +59,6 @@ def deit(bench: Bench) -> tuple[Training, int]:
     batch = gpu.student_batch(bench, recipe)
     store = gpu.training_views(bench)
     return Training(bench, store, batch, gpu.workers(bench), recipe=recipe, repeats=3), batch
-
-
-def resnet(bench: Bench) -> tuple[Training, int]:
-    batch, settings = bench.scale.small_batch, (f"model={MODELS}:{bench.scale.small_model}", "distill=hard")
-    store = gpu.small_views(bench)
-    words = {"recipe": "cifar_teacher", "repeats": 1, "settings": settings}
-    return Training(bench, store, batch, gpu.workers(bench), **words), batch
 
 
 def profile_host(work: partial[float]) -> None:

@@ -189,7 +189,7 @@ _BEGIN = "import sys; sys.path[:] = {path!r}; from {module} import begin_server;
 
 def _python(code: str, inherited: int) -> "subprocess.Popen[bytes]":
     """A process that runs this code under this one's interpreter and its options, and inherits a descriptor."""
-    options = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    options = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # nothing public gives them
     signal.pthread_sigmask(signal.SIG_BLOCK, PARENTS_SIGNALS)  # which it inherits: none ends it while it still imports
     words = [multiprocessing.spawn.get_executable(), *options, "-c", code]
     return subprocess.Popen(words, stdin=subprocess.DEVNULL, pass_fds=[inherited])

@@ -209,10 +209,20 @@ def stage_two(bench: Bench, recipe: str, repeats: int, compiled: bool) -> Measur
 
 
 def stage_two_small(bench: Bench, compiled: bool) -> Measurement:
-    batch, recipe = bench.scale.small_batch, "cifar_teacher"
-    words = (f"model={MODELS}:{bench.scale.small_model}", "distill=hard")
-    training = partial(Training, bench, small_views(bench), batch, workers(bench), recipe=recipe, repeats=1)
-    return _beside_resident(bench, partial(training, compiled=compiled, settings=words), batch, "1 view a decode")
+    return _beside_resident(
+        bench, partial(small_training, bench, compiled=compiled), bench.scale.small_batch, "1 view a decode"
+    )
+
+
+def small_training(bench: Bench, *, compiled: bool = False) -> Training:
+    """Of a small convnet, on pictures as large as CIFAR's."""
+    return Training(
+        *(bench, small_views(bench), bench.scale.small_batch, workers(bench)),
+        compiled=compiled,
+        recipe="cifar_teacher",
+        repeats=1,
+        settings=(f"model={MODELS}:{bench.scale.small_model}", "distill=hard"),
+    )
 
 
 def _beside_resident(bench: Bench, begin: Callable[[], Training], batch: int, note: str) -> Measurement:

@@ -50,10 +50,5 @@ class SmallStudent(nn.Module):
         return tuple(head(features) for head in self.heads)
 
 
-def small_convnet(num_classes: int) -> nn.Module:
-    """One head."""
-    return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, num_classes))
-
-
 def small_student(num_classes: int) -> nn.Module:
     return SmallStudent(num_classes)

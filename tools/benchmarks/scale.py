@@ -97,6 +97,6 @@ TINY = Scale(
     gpu_batch=12,
     small_pictures=((32, 32), 1200),
     small_copies=1,
-    small_model="small_convnet",
+    small_model="small_student",
     small_batch=4,
 )

@@ -15,7 +15,7 @@ from teacher_cache.store.store import Store
 from teacher_cache.teacher.settings import TeacherSettings
 from tools.benchmarks.row import Bench, now_s
 
-FEW = 5
+FEW = 5  # steps, by which a step is timed
 EPOCHS = 1_000_000  # never to end while it is measured
 
 
