@@ -10,7 +10,8 @@ import xxhash
 from teacher_cache.errors import ImageError, PolicyError
 from teacher_cache.replay.decode import decode_and_judge
 from teacher_cache.replay.header import MAX_PIXELS
-from teacher_cache.replay.mix import MixPlan, apply_mix, class_pairs, draw_mix
+from teacher_cache.replay.mix import MixPlan, class_pairs, draw_mix
+from teacher_cache.replay.native.views import mix_views, native_views
 from teacher_cache.replay.params import DrawnViews, ViewParams, draw_params, draw_views
 from teacher_cache.replay.policy import Policy
 from teacher_cache.replay.render import render_pixels
@@ -187,22 +188,27 @@ def replay_view(
     block, own = decoded.block, policy.own_functions
     pixels = np.empty((decoded.num_samples, *policy.size, 3), dtype=np.uint8) if out is None else out
     assert len(pixels) == decoded.num_samples
-    drawn = iter(draw_blocks(policy, store_seed, [decoded], [view]))
+    drawn = draw_blocks(policy, store_seed, [decoded], [view])
+    native = native_views(drawn)
+    numbers = iter(range(len(drawn)))
     for position, key in enumerate(block.keys):
         row = pixels[position]
         assert (row.shape, row.dtype, row.flags.c_contiguous) == ((*policy.size, 3), np.uint8, True)
         if position in decoded.skipped:
             row[:] = 0
             continue
-        image, params = decoded.image(position), next(drawn)
+        image, number = decoded.image(position), next(numbers)
+        if native is not None and not native.is_own(number):
+            native.render(number, image, row)
+            continue
         try:
-            row[:] = render_pixels(image, params, own)
+            row[:] = render_pixels(image, drawn[number], own)
         except PolicyError as error:
             raise PolicyError(
                 f"shard {block.shard}, key {key}, view {view}: {error}; correct it and index a new store"
             ) from error
     plan = mix_of(policy, store_seed, decoded, view)
-    apply_mix(pixels, plan)
+    mix_views(pixels, plan)
     pairs = class_pairs(block.classes, plan, decoded.skipped)
     digests = [0 if position in decoded.skipped else sample_digest(row) for position, row in enumerate(pixels)]
     return ReplayedBlock(

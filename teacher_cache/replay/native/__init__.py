@@ -1,0 +1,1 @@
+"""The pixel specification in C, for the CPU."""

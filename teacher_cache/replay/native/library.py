@@ -1,0 +1,124 @@
+"""The native library: found beside this file, loaded by ctypes, so that one file serves every Python.
+
+It is built with the package where a C compiler is found. Without it the NumPy code renders, to the same bytes.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import threading
+from pathlib import Path
+
+from teacher_cache.errors import RenderError
+
+SWITCH = "TEACHER_CACHE_NATIVE"  # off, or the most of a processor's instructions that it uses
+KERNELS = ("plain", "avx2", "avx512")  # by what a processor has
+
+_HERE = Path(__file__).parent
+_FINE, _NO_MEMORY = 0, 1
+_Rows = ctypes.c_void_p
+
+
+class ViewColumns(ctypes.Structure):
+    """Views of one policy: `Views` of views.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("num", "height", "width")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in (
+                *("crops", "resized", "windows", "flips", "operations", "values"),
+                *("erased", "noise_streams", "noise"),
+            )
+        ),
+        *(
+            (name, ctypes.c_int64)
+            for name in ("most_operations", "most_boxes", "interpolation", "geometry", "erase_mode")
+        ),
+        ("fill", ctypes.c_uint8 * 3),
+    )
+
+
+class Workspace:
+    """The library and the memory in which one thread renders."""
+
+    def __init__(self, library: ctypes.CDLL, handle: int) -> None:
+        self._library, self._handle = library, handle
+        self.kernels: str = library.replay_kernels(handle).decode()
+
+    def render(
+        self, views: ViewColumns, number: int, pixels: int, picture_size: tuple[int, int], out: int
+    ) -> None:
+        """A view of a picture, both given by their addresses. MemoryError, or ValueError for what is out of bounds."""
+        _check(self._library.replay_render(self._handle, ctypes.byref(views), number, pixels, *picture_size, out))
+
+    def mix(self, views: ctypes.Array, size: tuple[int, int], partners: int, lambdas: int, boxes: int) -> None:
+        """Views, by their addresses, each with its partner, in place. ValueError for what is out of bounds."""
+        _check(self._library.replay_mix(self._handle, len(views), *size, views, partners, lambdas, boxes))
+
+    def __del__(self) -> None:
+        self._library.replay_close(self._handle)
+
+
+def _check(fault: int) -> None:
+    if fault == _NO_MEMORY:
+        raise MemoryError("no memory is left to render a view in")
+    if fault != _FINE:
+        raise ValueError("view parameters do not fit their picture")
+
+
+_held = threading.local()
+
+
+def workspace() -> Workspace | None:
+    """This thread's, or None where the library is absent or switched off. RenderError for an unknown switch."""
+    wanted = os.environ.get(SWITCH, "")
+    if wanted == "off":
+        return None
+    held: dict[str, Workspace] = _held.__dict__.setdefault("by_kernels", {})
+    if wanted not in held:
+        library = load()
+        if library is None:
+            return None
+        held[wanted] = opened(library, wanted)
+    return held[wanted]
+
+
+def opened(library: ctypes.CDLL, wanted: str) -> Workspace:
+    """A workspace with the kernels wanted, "" for the processor's best."""
+    if wanted and wanted not in KERNELS:
+        raise RenderError(f"{SWITCH}={wanted!r} is unknown; give off, {', '.join(KERNELS)}, or leave it out")
+    handle = library.replay_open(wanted.encode() or None)
+    if not handle:
+        raise RenderError(f"{SWITCH}={wanted}: this processor lacks its instructions; leave it out, or give plain")
+    return Workspace(library, handle)
+
+
+@functools.cache
+def load() -> ctypes.CDLL | None:
+    """The library, or None where it was not built, or of other sources than those beside it."""
+    path = next((path for ending in (".so", ".dylib") if (path := _HERE / f"libreplay{ending}").exists()), None)
+    if path is None:
+        return None
+    library = ctypes.CDLL(str(path))
+    library.replay_sources.restype = library.replay_kernels.restype = ctypes.c_char_p
+    library.replay_open.restype = ctypes.c_void_p
+    library.replay_open.argtypes = [ctypes.c_char_p]
+    library.replay_close.restype = None
+    library.replay_close.argtypes = library.replay_kernels.argtypes = [ctypes.c_void_p]
+    address, number = ctypes.c_void_p, ctypes.c_int64
+    library.replay_render.argtypes = [address, ctypes.POINTER(ViewColumns), number, address, number, number, address]
+    library.replay_mix.argtypes = [address, number, number, number, address, address, address, address]
+    beside = sources_hash(_HERE)
+    return library if beside is None or library.replay_sources().decode() == beside else None
+
+
+def sources_hash(folder: Path) -> str | None:
+    """SHA-256 of the C files in a folder, which a library is compiled with; None where there are none."""
+    paths = sorted(path for path in folder.iterdir() if path.suffix in (".c", ".h"))
+    hashed = hashlib.sha256()
+    for path in paths:
+        content = path.read_bytes()
+        hashed.update(f"{path.name} {len(content)}\n".encode() + content)
+    return hashed.hexdigest() if paths else None
