@@ -5,12 +5,12 @@ It is built with the package where a C compiler is found. Without it the NumPy c
 
 import ctypes
 import functools
-import hashlib
 import os
 import threading
 from pathlib import Path
 
 from teacher_cache.errors import RenderError
+from teacher_cache.replay.native.sources import sources_hash
 
 SWITCH = "TEACHER_CACHE_NATIVE"  # off, or the most of a processor's instructions that it uses
 KERNELS = ("plain", "avx2", "avx512")  # by what a processor has
@@ -98,8 +98,8 @@ def opened(library: ctypes.CDLL, wanted: str) -> Workspace:
 @functools.cache
 def load() -> ctypes.CDLL | None:
     """The library, or None where it was not built, or of other sources than those beside it."""
-    path = next((path for ending in (".so", ".dylib") if (path := _HERE / f"libreplay{ending}").exists()), None)
-    if path is None:
+    path = _HERE / "libreplay.so"
+    if not path.exists():
         return None
     library = ctypes.CDLL(str(path))
     library.replay_sources.restype = library.replay_kernels.restype = ctypes.c_char_p
@@ -112,13 +112,3 @@ def load() -> ctypes.CDLL | None:
     library.replay_mix.argtypes = [address, number, number, number, address, address, address, address]
     beside = sources_hash(_HERE)
     return library if beside is None or library.replay_sources().decode() == beside else None
-
-
-def sources_hash(folder: Path) -> str | None:
-    """SHA-256 of the C files in a folder, which a library is compiled with; None where there are none."""
-    paths = sorted(path for path in folder.iterdir() if path.suffix in (".c", ".h"))
-    hashed = hashlib.sha256()
-    for path in paths:
-        content = path.read_bytes()
-        hashed.update(f"{path.name} {len(content)}\n".encode() + content)
-    return hashed.hexdigest() if paths else None
