@@ -9,6 +9,7 @@ import argparse
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from unittest import mock
 
 import numpy as np
@@ -19,7 +20,9 @@ from teacher_cache.replay.block import replay_view
 from teacher_cache.replay.gpu.plan import Entries, RenderPlan
 from teacher_cache.replay.gpu.render import Batch, Renderer, render_blocks
 from teacher_cache.replay.policy import load_policy
-from tests.replay.gpu import equality
+from tests.replay import equality
+from tests.replay.gpu import on_device
+from tests.support import images
 from tests.support.decoded import decoded_block
 
 BEGAN = time.perf_counter()
@@ -49,19 +52,19 @@ def bytes_at(size: tuple[int, int], sources: list[np.ndarray], num: int, device:
         equality.operations,
         equality.erasing,
     )
-    return sum(show(part(sources, size, num, device)) for part in parts)
+    return sum(show(part(sources, size, num, partial(on_device.rendered, device))) for part in parts)
 
 
 def bytes_of_policies(
     size: tuple[int, int], sources: list[np.ndarray], views: dict[str, int], device: torch.device
 ) -> int:
     """Whole policies over two blocks, one of which has a skipped sample and odd, tiny pictures."""
-    odd = [equality.images.picture(number, *shape) for number, shape in enumerate([(3, 5), (1, 1), (70, 9), (200, 31)])]
+    odd = [images.picture(number, *shape) for number, shape in enumerate([(3, 5), (1, 1), (70, 9), (200, 31)])]
     decoded = [decoded_block(sources), decoded_block(odd, frozenset({1}), 1)]
     unequal = 0
     for name, policy in equality.policies(size).items():
         asked = list(range(views.get(name, views["others"])))
-        unequal += show(equality.blocks(policy, decoded, asked, f"{size[0]} x {size[1]}, {name}", device))
+        unequal += show(on_device.blocks(policy, decoded, asked, f"{size[0]} x {size[1]}, {name}", device))
     return unequal
 
 
@@ -192,7 +195,7 @@ def main() -> None:
     if device.type == "cuda":
         for repeats in (3, 16):
             timings(sources, repeats, device)
-    unequal += show(equality.hashes(device))
+    unequal += show(on_device.hashes(device))
     unequal += drift_is_told(sources, device)
     for size in ((16, 16), (7, 5)) if small else ((32, 32), (23, 37), (384, 384)):
         if time.perf_counter() - BEGAN < asked.seconds:

@@ -47,9 +47,7 @@ class Workspace:
         self._library, self._handle = library, handle
         self.kernels: str = library.replay_kernels(handle).decode()
 
-    def render(
-        self, views: ViewColumns, number: int, pixels: int, picture_size: tuple[int, int], out: int
-    ) -> None:
+    def render(self, views: ViewColumns, number: int, pixels: int, picture_size: tuple[int, int], out: int) -> None:
         """A view of a picture, both given by their addresses. MemoryError, or ValueError for what is out of bounds."""
         _check(self._library.replay_render(self._handle, ctypes.byref(views), number, pixels, *picture_size, out))
 
@@ -93,6 +91,17 @@ def opened(library: ctypes.CDLL, wanted: str) -> Workspace:
     if not handle:
         raise RenderError(f"{SWITCH}={wanted}: this processor lacks its instructions; leave it out, or give plain")
     return Workspace(library, handle)
+
+
+def offered() -> list[str]:
+    """The kernels that this processor can be asked for, the best last."""
+    library = load()
+    if library is None:
+        return []
+    handles = {kernels: library.replay_open(kernels.encode()) for kernels in KERNELS}
+    for handle in handles.values():
+        library.replay_close(handle)
+    return [kernels for kernels, handle in handles.items() if handle]
 
 
 @functools.cache

@@ -32,7 +32,7 @@ class NativeViews:
             "noise": _noise(policy.mean, policy.std) if drawn.erased.size else np.zeros(0, np.uint8),
         }
         self._arrays = {name: np.ascontiguousarray(array) for name, array in self._arrays.items()}
-        self._own = (drawn.operations >= len(NAMES)).any(axis=1)
+        self._own: np.ndarray = np.any(drawn.operations >= len(NAMES), axis=1)
         self._columns = ViewColumns(
             num=len(drawn),
             height=policy.size[0],

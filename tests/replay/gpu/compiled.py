@@ -18,7 +18,7 @@ from triton.compiler import ASTSource
 from teacher_cache.replay.gpu import hash_kernels, kernels
 from teacher_cache.replay.gpu import render as gpu
 from teacher_cache.replay.gpu.normalise import normalised
-from tests.replay.gpu import equality
+from tests.replay import equality
 from tests.support.decoded import decoded_block
 
 POINTERS = {torch.uint8: "*u8", torch.int16: "*i16", torch.int32: "*i32", torch.int64: "*i64"}

@@ -1,11 +1,15 @@
 """Every kernel on Triton's interpreter, at 16 to 48 pixels, against the CPU: run with TRITON_INTERPRET=1, which Triton
 reads when it is imported. Prints a line a comparison, its verdict first."""
 
+from functools import partial
+
 import torch
 
 from teacher_cache.replay.gpu.render import INTERPRETED, Renderer, render_blocks
 from teacher_cache.replay.gpu.tables import Tables
-from tests.replay.gpu import equality
+from tests.replay import equality
+from tests.replay.gpu import on_device
+from tests.support import images
 from tests.support.decoded import decoded_block
 
 CPU = torch.device("cpu")
@@ -29,20 +33,20 @@ def main() -> None:
     torch.set_num_threads(1)
     sources = equality.pictures(4, 50, 60)
     lines = [
-        *equality.crops(sources, (48, 32), 4, CPU),
-        *equality.operations(sources, (17, 28), 4, CPU),
-        *equality.erasing(sources, (32, 24), 4, CPU),
-        *equality.hashes(CPU),
-        *equality.normalised(CPU),
+        *equality.crops(sources, (48, 32), 4, partial(on_device.rendered, CPU)),
+        *equality.operations(sources, (17, 28), 4, partial(on_device.rendered, CPU)),
+        *equality.erasing(sources, (32, 24), 4, partial(on_device.rendered, CPU)),
+        *on_device.hashes(CPU),
+        *on_device.normalised(CPU),
         small_budget(),
     ]
-    odd = [equality.images.picture(number, *shape) for number, shape in enumerate([(3, 5), (9, 4), (1, 1), (70, 9)])]
+    odd = [images.picture(number, *shape) for number, shape in enumerate([(3, 5), (9, 4), (1, 1), (70, 9)])]
     decoded = [decoded_block(sources), decoded_block(odd, frozenset({1}), 1)]
     for name, policy in equality.policies((16, 24)).items():
-        lines += equality.blocks(policy, decoded, [0, 3], name, CPU)
+        lines += on_device.blocks(policy, decoded, [0, 3], name, CPU)
     several = [decoded_block(sources[:2]), decoded_block(odd[:3], frozenset({1}), 1)]
     for name, policy in equality.policies((8, 12)).items():
-        lines += equality.joined(policy, several, [0, 3], name, CPU)
+        lines += on_device.joined(policy, several, [0, 3], name, CPU)
     for line in lines:
         print("equal" if line.is_equal else "UNEQUAL", *line, sep="\t")
 

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -77,9 +78,11 @@ def test_own_operations_render_on_the_cpu() -> None:
 @needs_gpu
 @pytest.mark.parametrize("part", ["crops", "operations", "erasing"])
 def test_every_kernel_makes_the_cpus_bytes_on_a_device(part: str) -> None:
-    from tests.replay.gpu import equality
+    from tests.replay import equality
+    from tests.replay.gpu import on_device
 
-    lines = list(getattr(equality, part)(equality.pictures(8, 390, 480), (224, 224), 16, torch.device("cuda")))
+    render = partial(on_device.rendered, torch.device("cuda"))
+    lines = list(getattr(equality, part)(equality.pictures(8, 390, 480), (224, 224), 16, render))
     assert lines
     assert [line for line in lines if not line.is_equal] == []
 
@@ -87,24 +90,25 @@ def test_every_kernel_makes_the_cpus_bytes_on_a_device(part: str) -> None:
 @pytest.mark.gpu
 @needs_gpu
 def test_all_levels_are_given_to_models_as_on_the_cpu() -> None:
-    from tests.replay.gpu import equality
+    from tests.replay.gpu import on_device
 
-    assert [line for line in equality.normalised(torch.device("cuda")) if not line.is_equal] == []
+    assert [line for line in on_device.normalised(torch.device("cuda")) if not line.is_equal] == []
 
 
 @pytest.mark.gpu
 @needs_gpu
 def test_hashes_are_xxh3_on_a_device() -> None:
-    from tests.replay.gpu import equality
+    from tests.replay.gpu import on_device
 
-    assert [line for line in equality.hashes(torch.device("cuda")) if not line.is_equal] == []
+    assert [line for line in on_device.hashes(torch.device("cuda")) if not line.is_equal] == []
 
 
 @pytest.mark.gpu
 @needs_gpu
 @pytest.mark.parametrize("size", [(224, 224), (23, 37)])
 def test_whole_policies_make_the_cpus_bytes_and_digests_on_a_device(size: tuple[int, int]) -> None:
-    from tests.replay.gpu import equality
+    from tests.replay import equality
+    from tests.replay.gpu import on_device
     from tests.support.decoded import decoded_block
 
     decoded = [
@@ -113,5 +117,5 @@ def test_whole_policies_make_the_cpus_bytes_and_digests_on_a_device(size: tuple[
     ]
     for name, policy in equality.policies(size).items():
         words = (policy, decoded, [0, 2], name, torch.device("cuda"))
-        lines = [*equality.blocks(*words), *equality.joined(*words)]
+        lines = [*on_device.blocks(*words), *on_device.joined(*words)]
         assert [line for line in lines if not line.is_equal] == []
