@@ -30,49 +30,70 @@ TARGET static inline __m256i two_weights(const int16_t *weights) {
 
 TARGET static inline void store_pixel(uint8_t *to, int32_t pixel) { memcpy(to, &pixel, 4); }
 
-/* Four taps at a time, so many times. */
+/* Four rows' pixel, as words: rows 0 and 2, rows 1 and 3; of so many pairs of taps. */
+TARGET static inline __attribute__((always_inline)) __m256i pixel_across(const uint8_t *const rows[4], ptrdiff_t first,
+                                                                         const int16_t *weight, int bits,
+                                                                         const int pairs) {
+    const __m256i mask_01 = pairs_01(), mask_23 = pairs_23(), half = _mm256_set1_epi32(1 << (bits - 1));
+    const __m128i shift = _mm_cvtsi32_si128(bits);
+    __m256i total_01 = half, total_23 = half;
+    for (int pair = 0; pair < pairs; pair += 2, first += 12, weight += 4) {
+        const __m256i rows_01 = two_rows(rows[0] + first, rows[1] + first);
+        const __m256i rows_23 = two_rows(rows[2] + first, rows[3] + first);
+        const __m256i near = two_weights(weight), far = two_weights(weight + 2);
+        total_01 = _mm256_add_epi32(total_01, _mm256_madd_epi16(_mm256_shuffle_epi8(rows_01, mask_01), near));
+        total_23 = _mm256_add_epi32(total_23, _mm256_madd_epi16(_mm256_shuffle_epi8(rows_23, mask_01), near));
+        if (pair + 1 == pairs) break;
+        total_01 = _mm256_add_epi32(total_01, _mm256_madd_epi16(_mm256_shuffle_epi8(rows_01, mask_23), far));
+        total_23 = _mm256_add_epi32(total_23, _mm256_madd_epi16(_mm256_shuffle_epi8(rows_23, mask_23), far));
+    }
+    return _mm256_packs_epi32(_mm256_sra_epi32(total_01, shift), _mm256_sra_epi32(total_23, shift));
+}
+
+/* Four pixels of four rows are stored as 16 bytes each, of which 4 lie outside of them: after, or before if mirrored. */
 TARGET static inline __attribute__((always_inline)) void resize_across_in(
-    const uint8_t *const rows[4], uint8_t *const to[4], const Weights *weights, int64_t left, int64_t width, bool flip,
-    const int steps) {
-    const __m256i mask_01 = pairs_01(), mask_23 = pairs_23(), half = _mm256_set1_epi32(1 << (weights->bits - 1));
-    const __m128i bits = _mm_cvtsi32_si128(weights->bits);
+    const uint8_t *const rows[4], uint8_t *const to[4], const Weights *weights, int64_t left, int64_t width,
+    const bool flip, const int pairs) {
     const int32_t *firsts = weights->first + left;
     const int16_t *weight = weights->weights + left * weights->padded;
-    ptrdiff_t at = flip ? 3 * (width - 1) : 0;
-    const ptrdiff_t on = flip ? -3 : 3;
-    for (int64_t x = 0; x < width; x++, at += on) {
-        ptrdiff_t first = 3 * (ptrdiff_t)firsts[x];
-        __m256i total_01 = half, total_23 = half;
-        for (int step = 0; step < steps; step++, first += 12, weight += 4) {
-            const __m256i rows_01 = two_rows(rows[0] + first, rows[1] + first);
-            const __m256i rows_23 = two_rows(rows[2] + first, rows[3] + first);
-            const __m256i near = two_weights(weight), far = two_weights(weight + 2);
-            total_01 = _mm256_add_epi32(total_01, _mm256_madd_epi16(_mm256_shuffle_epi8(rows_01, mask_01), near));
-            total_23 = _mm256_add_epi32(total_23, _mm256_madd_epi16(_mm256_shuffle_epi8(rows_23, mask_01), near));
-            total_01 = _mm256_add_epi32(total_01, _mm256_madd_epi16(_mm256_shuffle_epi8(rows_01, mask_23), far));
-            total_23 = _mm256_add_epi32(total_23, _mm256_madd_epi16(_mm256_shuffle_epi8(rows_23, mask_23), far));
-        }
-        __m256i levels = _mm256_packs_epi32(_mm256_sra_epi32(total_01, bits), _mm256_sra_epi32(total_23, bits));
-        levels = _mm256_packus_epi16(levels, levels);
+    const int bits = weights->bits, padded = weights->padded;
+    const __m256i order = _mm256_broadcastsi128_si256(
+        flip ? _mm_setr_epi8(-1, -1, -1, -1, 12, 13, 14, 8, 9, 10, 4, 5, 6, 0, 1, 2)
+             : _mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1));
+    int64_t x = 0;
+    for (; x + 4 <= width; x += 4) {
+        __m256i words[4];
+        for (int i = 0; i < 4; i++, weight += padded)
+            words[i] = pixel_across(rows, 3 * (ptrdiff_t)firsts[x + i], weight, bits, pairs);
+        const __m256 a = _mm256_castsi256_ps(_mm256_packus_epi16(words[0], words[1]));
+        const __m256 b = _mm256_castsi256_ps(_mm256_packus_epi16(words[2], words[3]));
+        const __m256i rows_01 = _mm256_shuffle_epi8(_mm256_castps_si256(_mm256_shuffle_ps(a, b, 0x88)), order);
+        const __m256i rows_23 = _mm256_shuffle_epi8(_mm256_castps_si256(_mm256_shuffle_ps(a, b, 0xDD)), order);
+        const ptrdiff_t at = flip ? 3 * (width - 4 - x) - 4 : 3 * x;
+        _mm_storeu_si128((__m128i *)(to[0] + at), _mm256_castsi256_si128(rows_01));
+        _mm_storeu_si128((__m128i *)(to[1] + at), _mm256_extracti128_si256(rows_01, 1));
+        _mm_storeu_si128((__m128i *)(to[2] + at), _mm256_castsi256_si128(rows_23));
+        _mm_storeu_si128((__m128i *)(to[3] + at), _mm256_extracti128_si256(rows_23, 1));
+    }
+    for (; x < width; x++, weight += padded) {
+        const __m256i words = pixel_across(rows, 3 * (ptrdiff_t)firsts[x], weight, bits, pairs);
+        const __m256i levels = _mm256_packus_epi16(words, words);
         const __m128i rows_02 = _mm256_castsi256_si128(levels), rows_13 = _mm256_extracti128_si256(levels, 1);
-        /* mirrored rows are written from their end on: the byte after a pixel is the next one's, so three are written */
         const int32_t pixels[4] = {_mm_cvtsi128_si32(rows_02), _mm_cvtsi128_si32(rows_13),
                                    _mm_extract_epi32(rows_02, 1), _mm_extract_epi32(rows_13, 1)};
-        for (int row = 0; row < 4; row++) {
-            if (flip) memcpy(to[row] + at, &pixels[row], 2), to[row][at + 2] = (uint8_t)(pixels[row] >> 16);
-            else store_pixel(to[row] + at, pixels[row]);
-        }
+        for (int row = 0; row < 4; row++) memcpy(to[row] + 3 * (flip ? width - 1 - x : x), &pixels[row], 3);
     }
 }
 
-TARGET static void resize_across(const uint8_t *const rows[4], uint8_t *const to[4], const Weights *weights,
+TARGET void avx2_resize_across(const uint8_t *const rows[4], uint8_t *const to[4], const Weights *weights,
                                  int64_t left, int64_t width, bool flip) {
-    switch (weights->padded / 4) {
-    case 1: resize_across_in(rows, to, weights, left, width, flip, 1); break;
-    case 2: resize_across_in(rows, to, weights, left, width, flip, 2); break;
-    case 3: resize_across_in(rows, to, weights, left, width, flip, 3); break;
-    default: resize_across_in(rows, to, weights, left, width, flip, weights->padded / 4);
+#define CASE(num, mirrored) \
+    case 2 * num + mirrored: resize_across_in(rows, to, weights, left, width, mirrored, num); break;
+    switch (2 * weights->pairs + flip) {
+        CASE(1, 0) CASE(1, 1) CASE(2, 0) CASE(2, 1) CASE(3, 0) CASE(3, 1) CASE(4, 0) CASE(4, 1)
+    default: resize_across_in(rows, to, weights, left, width, flip, weights->pairs);
     }
+#undef CASE
 }
 
 /* Sums of 32 bytes, in the order in which unpacking and packing again leaves them. */
@@ -108,7 +129,7 @@ TARGET static inline __attribute__((always_inline)) void weigh_32(const uint8_t 
     _mm256_storeu_si256((__m256i *)(to + i), levels_of(&sums, bits));
 }
 
-TARGET static void weigh_rows(const uint8_t *const *rows, const int16_t *weights, int taps, int32_t round, int bits,
+TARGET void avx2_weigh_rows(const uint8_t *const *rows, const int16_t *weights, int taps, int32_t round, int bits,
                               uint8_t *to, ptrdiff_t num_bytes) {
     const __m256i rounds = _mm256_set1_epi32(round);
     const __m128i shift = _mm_cvtsi32_si128(bits);
@@ -181,8 +202,8 @@ TARGET void avx2_rotate_row(const uint8_t *bordered, ptrdiff_t stride, const Pha
 
 const Kernels avx2_kernels = {
     .name = "avx2",
-    .resize_across = resize_across,
-    .weigh_rows = weigh_rows,
+    .resize_across = avx2_resize_across,
+    .weigh_rows = avx2_weigh_rows,
     .weigh_columns = avx2_weigh_columns,
     .rotate_row = avx2_rotate_row,
     .look_up = look_up_singly,

@@ -29,11 +29,12 @@ enum operation {
 enum erase_mode { ERASE_CONST, ERASE_PIXEL, ERASE_RAND };
 
 /* What one side of a picture is resized with: result x is the sum over taps of level[first[x] + tap] times
- * weights[x * padded + tap], plus 2**(bits - 1), >> bits. padded is a multiple of 4; what lies beyond has no weight. */
+ * weights[x * padded + tap], plus 2**(bits - 1), >> bits. All taps are in 2 * pairs; padded is a multiple of 4, and what
+ * lies beyond a result's own taps has no weight. */
 typedef struct {
     int64_t size_in, size_out;
     int interpolation;
-    int bits, padded;
+    int bits, pairs, padded;
     int32_t *first;
     int16_t *weights;
     size_t num_bytes;
@@ -60,7 +61,7 @@ typedef struct {
 typedef struct {
     const char *name;
     /* Four rows of a picture, of which bytes_after may be read beyond the last pixel with a weight, resized across:
-     * results left..left + width - 1, mirrored or not. A row's result may have one byte after it written. */
+     * results left..left + width - 1, mirrored or not. WRITTEN_BESIDE bytes before and after a row's results may be written, too. */
     void (*resize_across)(const uint8_t *const rows[4], uint8_t *const to[4], const Weights *weights, int64_t left,
                           int64_t width, bool flip);
     /* The weighted sum of rows, plus round, >> bits, clipped. Reads and writes num_bytes of each, no more. */
@@ -89,6 +90,7 @@ typedef struct {
 } Kernels;
 
 enum { WINDOW = 8 };      /* most rows of weigh_columns */
+enum { WRITTEN_BESIDE = 4 };
 enum { READ_AFTER = 16 }; /* bytes that resize_across may read after the last pixel with a weight, at most */
 
 extern const Kernels plain_kernels;
@@ -96,6 +98,10 @@ void look_up_singly(uint8_t *pixels, int64_t num_pixels, const uint8_t tables[3]
 #if defined(__x86_64__) || defined(_M_X64)
 #define HAVE_X86 1
 extern const Kernels avx2_kernels, avx512_kernels;
+void avx2_resize_across(const uint8_t *const rows[4], uint8_t *const to[4], const Weights *weights, int64_t left,
+                        int64_t width, bool flip);
+void avx2_weigh_rows(const uint8_t *const *rows, const int16_t *weights, int taps, int32_t round, int bits, uint8_t *to,
+                     ptrdiff_t num_bytes);
 void avx2_weigh_columns(const uint8_t *from, uint8_t *to, int64_t height, ptrdiff_t stride, int64_t first, int window,
                         const int16_t (*weights)[32]);
 void avx2_rotate_row(const uint8_t *bordered, ptrdiff_t stride, const PhaseTaps *taps, Places places, uint8_t *to,

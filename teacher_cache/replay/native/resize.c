@@ -55,6 +55,7 @@ static Weights *make_weights(int64_t size_in, int64_t size_out, int interpolatio
     }
     made->size_in = size_in, made->size_out = size_out, made->interpolation = interpolation;
     made->bits = precision_of(largest);
+    made->pairs = (int)(taps + 1) / 2;
     made->padded = (int)(taps + 3) / 4 * 4;
     made->num_bytes = (size_t)(size_out * made->padded) * sizeof *made->weights;
     made->weights = calloc(1, made->num_bytes);
@@ -145,12 +146,13 @@ bool resize(Workspace *workspace, const Resizing *resizing, uint8_t *to) {
     const int64_t begin = down->first[window[0]];
     int64_t end = down->first[window[0] + window[2] - 1] + down->padded;
     if (end > crop[2]) end = crop[2];
-    const int64_t num_rows = end - begin, row_bytes = 3 * window[3], stride = (row_bytes + 1 + 63) / 64 * 64;
-    uint8_t *resized = scratch(&workspace->across, (size_t)((num_rows + 3) * stride));
+    const int64_t num_rows = end - begin, row_bytes = 3 * window[3], stride = (row_bytes + WRITTEN_BESIDE + 63) / 64 * 64;
+    uint8_t *resized = scratch(&workspace->across, (size_t)((num_rows + 3) * stride + 64));
     /* what is read of a row beyond its last pixel: taps without a weight, and a load's end */
     const int64_t widest = 3 * ((int64_t)across->first[window[1] + window[3] - 1] + across->padded) + READ_AFTER;
     uint8_t *edge = scratch(&workspace->edge, (size_t)(4 * (widest + 3 * crop[3])));
     if (!resized || !edge) return false;
+    resized += 64; /* what is written before the first row */
     const uint8_t *picture_end = resizing->pixels + 3 * resizing->height * resizing->width;
     for (int64_t y = 0; y < num_rows; y += 4) {
         const uint8_t *rows[4];
