@@ -209,24 +209,25 @@ def _train(
     from student.preflight import TrainRequest, find_faults
     from student.recipe import load_recipe
     from teacher_cache.store.places import open_moved
+    from teacher_cache.teacher.settings import TeacherSettings
 
     recipe = load_recipe(recipe_name, overrides, model=model, code=code, loose=True)
     store = open_moved(store_path, shards, ops=ops)
+    online = TeacherSettings(teacher, checkpoint) if teacher or checkpoint else None
     request = TrainRequest(
         **{name: run[name] for name in ("out", "val", "views_in_use", "workers", "render")},
         world_size=int(os.environ.get("WORLD_SIZE", "1")),
-        online=bool(teacher or checkpoint),
+        teacher=online,
         allow_policy=allow_policy,
         checkpoint=start.source if start else None,
+        model=start.model if start else None,
         resolution=start.resolution if start else None,
     )
     _refuse_all(find_faults(store, recipe, request))
 
     # what needs torch, seconds to import, comes only now
     from student.options import TrainOptions
-    from teacher_cache.teacher.settings import TeacherSettings
 
-    online = TeacherSettings(teacher, checkpoint) if request.online else None
     options = TrainOptions(**run, teacher=online)
     initial = None
     if start is not None:
@@ -395,9 +396,12 @@ def evaluate(
         raise click.UsageError(
             f"--checkpoint {checkpoint} is a teacher's weights: name it with --teacher (the trained model is MODEL)"
         )
-    from student.preflight import pattern_faults, source_faults
+    from student.preflight import pattern_faults, source_faults, teacher_faults
+    from teacher_cache.teacher.settings import TeacherSettings
 
-    _refuse_all([*source_faults(trained_model), *pattern_faults(val)])
+    compared = TeacherSettings(teacher, checkpoint) if teacher else None
+    faults = [*source_faults(trained_model, model_name), *pattern_faults(val)]
+    _refuse_all(faults if compared is None else [*faults, *teacher_faults(compared)])
 
     # what needs torch, seconds to import, comes only now
     from student.evaluate import tally
@@ -406,7 +410,6 @@ def evaluate(
     from student.validation import ValidationSet, index_validation
     from teacher_cache.job import join_job
     from teacher_cache.rendering.choice import choose_rendering
-    from teacher_cache.teacher.settings import TeacherSettings
 
     with join_job(device, workers=workers, timeout_s=rank_timeout_s, group=True) as job:
         trained = _read_trained(trained_model, model_name, ema)
@@ -421,7 +424,7 @@ def evaluate(
             num_classes=trained.num_classes,
         )
         real = read_real(real_path, index, trained.num_classes) if real_path else None
-        opened = _open_compared(TeacherSettings(teacher, checkpoint, device=job.device), trained) if teacher else None
+        opened = _open_compared(replace(compared, device=job.device), trained) if compared else None
         rendering = choose_rendering(render, trained.preprocessing.policy(), job.device)
         if job.first and rendering.said is not None:
             _note(rendering.said)
@@ -438,8 +441,8 @@ def evaluate(
             counts = tally(model, validation, job.device, batch_size=batch_size, tta=tta, teacher=opened, real=real)
         speaks = job.first
     if speaks:
-        compared = opened.identity.name if opened else None
-        _say_evaluation(counts, trained, ema=ema, tta=tta, teacher=compared, as_json=as_json)
+        asked = opened.identity.name if opened else None
+        _say_evaluation(counts, trained, ema=ema, tta=tta, teacher=asked, as_json=as_json)
 
 
 def _open_compared(settings: "TeacherSettings", trained: "TrainedModel") -> "Teacher":
@@ -521,7 +524,7 @@ def export(
     """
     from student.preflight import export_faults, source_faults
 
-    _refuse_all([*source_faults(trained_model), *export_faults(trained_model, out, file_format, force)])
+    _refuse_all([*source_faults(trained_model, model_name), *export_faults(trained_model, out, file_format, force)])
 
     # what needs torch, seconds to import, comes only now
     from student.export import CHECKED_BATCHES, timm_call

@@ -19,9 +19,11 @@ from teacher_cache.errors import (
     CheckpointError,
     DiskError,
     MissingLabelError,
+    ModelError,
     RecipeError,
     ShardError,
     StoreError,
+    TeacherError,
 )
 from teacher_cache.messages.recognise import no_checkpoint
 from teacher_cache.messages.shown import counted, listed
@@ -30,6 +32,8 @@ from teacher_cache.settings import parse_override
 from teacher_cache.shards.classes import class_rule
 from teacher_cache.shards.find import expand_shards
 from teacher_cache.teacher.names import is_timm_name
+from teacher_cache.teacher.settings import TeacherSettings, name_faults
+from teacher_cache.teacher.timm_names import OR_A_FILE, unknown_model
 
 if TYPE_CHECKING:
     from teacher_cache.store.store import Store
@@ -51,9 +55,10 @@ class TrainRequest:
     workers: int = 2
     render: Render = RENDER_DEFAULT
     world_size: int = 1
-    online: bool = False  # a teacher that runs while the student trains
+    teacher: TeacherSettings | None = None  # one that runs while the student trains
     allow_policy: bool = False
     checkpoint: str | None = None  # to fine-tune, a file or a timm name: it says what the model is
+    model: str | None = None  # or this does, where the file cannot
     resolution: tuple[int, int] | None = None
 
 
@@ -89,13 +94,17 @@ def _store_faults(store: "Store", recipe: Recipe, request: TrainRequest) -> Iter
     """What no number in the recipe mends."""
     yield from policy_faults(store, recipe, request.allow_policy)
     yield from resolution_faults(store, request.resolution)
-    yield from model_faults(recipe) if request.checkpoint is None else source_faults(request.checkpoint)
+    yield from _model_faults(recipe, request)
     if request.out.exists() and not request.out.is_dir():
         yield Fault(
             DiskError, f"{request.out} is a file, where the run's folder shall be", advice="choose another --out"
         )
     if request.val:
         yield from validation_faults(store, request.val)
+
+
+def _model_faults(recipe: Recipe, request: TrainRequest) -> Iterator[Fault]:
+    return model_faults(recipe) if request.checkpoint is None else source_faults(request.checkpoint, request.model)
 
 
 def _recipe_faults(store: "Store", recipe: Recipe, request: TrainRequest) -> Iterator[Fault]:
@@ -110,8 +119,9 @@ def _plan_faults(store: "Store", recipe: Recipe, request: TrainRequest) -> Itera
 
 
 def _label_faults(store: "Store", recipe: Recipe, request: TrainRequest) -> Iterator[Fault]:
-    if request.online:
+    if request.teacher is not None:
         yield from online_faults(recipe)
+        yield from teacher_faults(request.teacher)
         return
     if recipe.distill == "soft":
         yield from (without := list(topk_faults(store)))
@@ -128,7 +138,7 @@ def _memory_faults(store: "Store", recipe: Recipe, request: TrainRequest) -> Ite
     settings = _plan(store, recipe, request)
     if not settings.local_batch or may_use_device(request.render):
         return  # the loader knows where the pool will lie
-    soft = recipe.distill == "soft" and not request.online
+    soft = recipe.distill == "soft" and request.teacher is None
     yield from pool_faults(store, settings, request.workers, store.topk if soft else 0)
 
 
@@ -176,19 +186,34 @@ def resolution_faults(store: "Store", resolution: tuple[int, int] | None) -> Ite
 
 
 def model_faults(recipe: Recipe) -> Iterator[Fault]:
-    """A recipe without a model."""
+    """A recipe without a model, or with a name that is none of timm's."""
     if recipe.model is None:
         yield Fault(
             RecipeError,
             f"recipe {recipe.name} names no model",
             advice="it takes that of a checkpoint (`student finetune MODEL STORE`), or --set model=NAME",
         )
+    elif found := unknown_model(recipe.model):
+        yield Fault(ModelError, f"model: {found}")
 
 
-def source_faults(checkpoint: str) -> Iterator[Fault]:
-    """A trained model that is no file, and no name of timm's either."""
-    if not is_timm_name(checkpoint) and (found := no_checkpoint(Path(checkpoint))):
+def source_faults(checkpoint: str, model: str | None) -> Iterator[Fault]:
+    """A trained model that is no file, and no name of timm's either. model: a file's, where the command line names it,
+    which may be no name of timm's."""
+    if is_timm_name(checkpoint):
+        if found := unknown_model(checkpoint, OR_A_FILE):
+            yield Fault(ModelError, found)
+        return
+    if found := no_checkpoint(Path(checkpoint)):
         yield Fault(CheckpointError, found)
+    if model is not None and (found := unknown_model(model)):
+        yield Fault(ModelError, found)
+
+
+def teacher_faults(settings: TeacherSettings) -> Iterator[Fault]:
+    """A teacher that is not there."""
+    for found in name_faults(settings):
+        yield Fault(TeacherError, found)
 
 
 def export_faults(checkpoint: str, out: Path, file_format: Format, force: bool) -> Iterator[Fault]:

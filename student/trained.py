@@ -19,6 +19,7 @@ from teacher_cache.settings import parse_json, validated
 from teacher_cache.teacher.models import ModelSpec, pretrained_module, timm_config, timm_tensors
 from teacher_cache.teacher.names import TIMM_HUBS, GivenModel, check_usable, is_timm_name
 from teacher_cache.teacher.state_dict import EMA_KEYS, RAW_KEYS, check_tensors, find_state, fit_names, load_state
+from teacher_cache.teacher.timm_names import OR_A_FILE
 from teacher_cache.teacher.weights import read_checkpoint, read_metadata
 
 MARK = "deit_teacher_cache"  # the metadata key by which our own exports are known; its value is the layout's number
@@ -225,7 +226,7 @@ def _from_timm(name: str, model: str | None, ema: bool) -> TrainedModel:
         raise CheckpointError(f"{name} is no file: --model and --ema are for files")
     spec = ModelSpec(GivenModel(name))
     if not name.startswith(TIMM_HUBS):
-        timm_config(spec, "; or give the path of a checkpoint")
+        timm_config(spec, OR_A_FILE)
     built: Any = pretrained_module(spec, "and give the file with --model")
     config: Mapping[str, Any] = built.pretrained_cfg
     plain = name if not name.startswith(TIMM_HUBS) else config["architecture"]

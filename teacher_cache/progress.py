@@ -1,7 +1,7 @@
-"""Progress bars on standard error."""
+"""Progress bars on standard error, where that is a terminal: in a file they would be lines beside what is said."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -16,6 +16,7 @@ SPEED_OVER_S = 300.0  # speed and time left are means of this long: units end in
 
 def counting_bar(what: str) -> Progress:
     """A bar that counts `what`, with time passed and time left."""
+    console = terminal(err=True)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -24,7 +25,8 @@ def counting_bar(what: str) -> Progress:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        console=terminal(err=True),
+        console=console,
+        disable=not console.is_terminal,
     )
 
 
@@ -43,7 +45,9 @@ def step_bars(*steps: str) -> Iterator[tuple[Callable[[int, int], None], ...]]:
 
 @contextmanager
 def filling_bar(shown: bool) -> Iterator[tuple[Callable[[int], None], Callable[["FillProgress"], None]]]:
-    """A bar with views/s, time left and agreement so far: (set the number of views, show progress) to call."""
+    """A bar with views/s, time left and agreement so far: (set the number of views, show progress) to call. It shows
+    from when the number is set."""
+    console = terminal(err=True)
     bar = Progress(
         BarColumn(),
         MofNCompleteColumn(),
@@ -52,14 +56,17 @@ def filling_bar(shown: bool) -> Iterator[tuple[Callable[[int], None], Callable[[
         TextColumn("left"),
         TimeRemainingColumn(),
         TextColumn("{task.fields[agreement]}"),
-        console=terminal(err=True),
+        console=console,
         speed_estimate_period=SPEED_OVER_S,
-        disable=not shown,
+        disable=not (shown and console.is_terminal),
     )
     task = bar.add_task("fill", total=None, speed_text="", agreement="")
 
+    opened = ExitStack()
+
     def start(num_views: int) -> None:
         bar.update(task, total=num_views)
+        opened.enter_context(bar)
 
     def show(progress: "FillProgress") -> None:
         speed = bar.tasks[0].finished_speed or bar.tasks[0].speed
@@ -70,5 +77,5 @@ def filling_bar(shown: bool) -> Iterator[tuple[Callable[[int], None], Callable[[
             agreement=f"agreement {progress.agreement:.1%}" if progress.labelled else "",
         )
 
-    with bar:
+    with opened:
         yield start, show

@@ -8,7 +8,7 @@ from click.testing import CliRunner, Result
 from teacher_cache.cli import main
 from teacher_cache.store.store import Store
 from tests.support.bright_shards import SMALL, bright_store, write_bright_shards
-from tests.support.filling import fill_words
+from tests.support.filling import TEACHERS, fill_words
 
 
 def run(*words: object, exit_code: int = 0) -> Result:
@@ -75,3 +75,30 @@ def test_policies_are_listed_with_their_sizes() -> None:
     assert listed["deit"] == "224 x 224"
     assert listed["cifar"] == "32 x 32"
     assert "size = [8, 8]" in run("policies", "cifar", "--set", "size=8").output
+
+
+@pytest.mark.parametrize(
+    ("wrong", "found"),
+    [
+        (("--teacher", f"{TEACHERS}:constant"), "agree with the ground truth no better than chance"),
+        (("--teacher", f"{TEACHERS}:sociable"), "a label must depend on its view alone"),
+        (("--render", "gpu"), "--render gpu"),
+        (("--teacher", f"{TEACHERS}:nothing"), "has no function nothing"),
+    ],
+    ids=lambda words: words[-1].rpartition(":")[2] if isinstance(words, tuple) else "",
+)
+def test_a_fill_that_ends_before_it_binds_its_teacher_says_one_line_in_a_file(
+    tmp_path: Path, wrong: tuple[str, ...], found: str
+) -> None:
+    store = bright_store(tmp_path, counts=(70,))
+    refused = run(*fill_words(store.path, *wrong), exit_code=1).output
+    assert refused.startswith("error: ")
+    assert found in refused
+    assert refused.count("\n") == 1
+
+
+def test_what_commands_print_in_a_file_has_no_bars(tmp_path: Path) -> None:
+    made = run(*index_words(tmp_path, "--views", 1)).output
+    filled = run(*fill_words(tmp_path / "store")).output
+    checked = run("verify", tmp_path / "store", "--fraction", 1, "--workers", 0).output
+    assert [text.count("\n") for text in (made, filled, checked)] == [1, 1, 1]

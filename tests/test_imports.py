@@ -225,10 +225,43 @@ def test_labels_are_made_room_for_and_read_without_torch(tmp_path: Path) -> None
         exit_code, said, slow = brought(entry, *words, cwd=tmp_path)
         assert exit_code == status, said
         assert not slow & {"torch", "torchvision", "timm"}, words
-        if "nothing" in words[:2] and entry != "tools.inspect_cache":
+        if words[0] == "status" or ("nothing" in words[:2] and entry != "tools.inspect_cache"):
             assert not slow, words
-        elif words[0] == "status":
-            assert slow == {"zarr"}
+
+
+def test_a_name_of_no_model_is_told_before_torch_is_imported(tmp_path: Path) -> None:
+    """Wherever one is given: only timm knows its models, and imports torch, but its source names them."""
+    store = bright_store(tmp_path, counts=(70,))
+    fill_store(store)
+    (shard,) = map(str, tmp_path.rglob("*.tar"))
+    (tmp_path / "own.toml").write_text('base = "digits_undistilled"\nmodel = "resnet10"\nmodel_args = {}\n')
+    (tmp_path / "w.pth").touch()
+    train = ("train", str(store.path), "--out", "run", "--allow-policy", "--recipe")
+    finetune = ("finetune", "w.pth", str(store.path), "--out", "run", "--allow-policy")
+    file, out = "; or give the path of a checkpoint", ("--format", "safetensors", "--out", "m.safetensors")
+    teacher, named = ("--teacher", "resnet10"), ("--model", "resnet10")
+    for entry, words, start, end in (
+        ("teacher_cache.cli", ("fill", str(store.path), *teacher), "", ""),
+        ("teacher_cache.cli", ("verify", str(store.path), *teacher), "", ""),
+        ("student.cli", (*train, "own.toml"), "model: ", ""),
+        ("student.cli", (*train, "digits_undistilled", "--set", "model=resnet10"), "model: ", ""),
+        ("student.cli", (*train, "digits_undistilled", *named), "model: ", ""),
+        ("student.cli", (*train, "deit_tiny", *teacher), "", ""),
+        ("student.cli", (*finetune, *named), "", ""),
+        ("student.cli", ("finetune", "resnet10", *finetune[2:]), "", file),
+        ("student.cli", ("evaluate", "resnet10", "--val", shard), "", file),
+        ("student.cli", ("evaluate", "w.pth", "--val", shard, *named), "", ""),
+        ("student.cli", ("evaluate", "w.pth", "--val", shard, *teacher), "", ""),
+        ("student.cli", ("export", "resnet10", *out), "", file),
+        ("student.cli", ("export", "w.pth", *out, *named), "", ""),
+    ):
+        exit_code, said, slow = brought(entry, *words, cwd=tmp_path)
+        told = f"error: {start}timm has no model resnet10: did you mean 'resnet10t', 'resnet101' or 'resnet101c'? `"
+        lines = [line for line in said.splitlines() if line.startswith(told)]
+        assert exit_code == 1, said
+        assert len(lines) == 1, said
+        assert lines[0].endswith(f"list_models())'` lists them all{end}"), said
+        assert not slow & {"torch", "torchvision", "timm"}, words
 
 
 @pytest.mark.parametrize(

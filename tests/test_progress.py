@@ -11,6 +11,14 @@ from teacher_cache.progress import counting_bar, filling_bar, step_bars
 
 
 @pytest.fixture
+def file(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """What a file, or a pipe, is sent."""
+    sent = io.StringIO()
+    monkeypatch.setattr(progress, "terminal", lambda err: Console(file=sent, force_terminal=False, width=100))
+    return sent
+
+
+@pytest.fixture
 def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """What a terminal of 100 columns is sent."""
     sent = io.StringIO()
@@ -41,3 +49,20 @@ def test_a_filling_shows_views_and_agreement(screen: io.StringIO, shown: bool) -
     sent = screen.getvalue()
     assert ("4/8 views" in sent, "agreement 75.0%" in sent) == (shown, shown)
     assert bool(sent) == shown
+
+
+def test_a_filling_that_never_began_shows_nothing(screen: io.StringIO) -> None:
+    with pytest.raises(ValueError, match="no teacher"), filling_bar(True):
+        raise ValueError("no teacher")
+    assert screen.getvalue() == ""
+
+
+def test_a_file_is_sent_no_bar(file: io.StringIO) -> None:
+    with counting_bar("shards") as bar:
+        bar.add_task("walk", total=3)
+    with step_bars("reading") as (reading,):
+        reading(1, 4)
+    with filling_bar(True) as (start, show):
+        start(8)
+        show(FillProgress(views=4, labelled=4, larger=3))
+    assert file.getvalue() == ""

@@ -12,11 +12,20 @@ ALIKE = 0.6
 def nearest(name: str, known: Iterable[str]) -> list[str]:
     """Up to OFFERED known names, the most alike first. Of a dotted one its last part alone may be what was meant."""
     wanted = name.lower()
+    matcher = difflib.SequenceMatcher(None, "", wanted)
     ratios: dict[str, float] = {}
     for each in known:
         forms = {each.lower(), *([each.lower().rpartition(".")[2]] if "." not in wanted else [])}
-        ratios[each] = max(difflib.SequenceMatcher(None, form, wanted).ratio() for form in forms)
+        ratios[each] = max(_ratio(matcher, form) for form in forms)
     return sorted((each for each in ratios if ratios[each] >= ALIKE), key=lambda each: -ratios[each])[:OFFERED]
+
+
+def _ratio(matcher: "difflib.SequenceMatcher[str]", form: str) -> float:
+    """How alike a form is to what the matcher is for; 0 below ALIKE, which bounds tell ten times faster."""
+    matcher.set_seq1(form)
+    if matcher.real_quick_ratio() < ALIKE or matcher.quick_ratio() < ALIKE:
+        return 0
+    return matcher.ratio()
 
 
 def did_you_mean(name: str, known: Iterable[str], listing: str = "") -> str:

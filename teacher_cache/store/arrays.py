@@ -1,25 +1,29 @@
-"""The store's Zarr arrays: how each is made and opened, those of the index written and read."""
+"""The store's Zarr arrays: how each is made and opened, those of the index written and read.
 
-import asyncio
+zarr, half of what a command imports, makes and changes them; reading does without it.
+"""
+
 import json
 import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import zarr
-import zarr.codecs
-from zarr.core.sync import sync
 
 from teacher_cache.errors import StoreError
 from teacher_cache.files import fail, raise_unreadable
 from teacher_cache.messages.shown import counted
 from teacher_cache.shards.index import Index
+from teacher_cache.store.chunks import Chunks, read_file
 from teacher_cache.store.records import RECORD_FIELDS
 from teacher_cache.store.unit import NOT_LABELLED
+
+if TYPE_CHECKING:
+    import zarr
 
 _INDEX_CHUNK_ITEMS = 1 << 22
 _INDEX_TYPES = {
@@ -45,6 +49,8 @@ _DIMENSIONS = {
 def settled() -> Iterator[None]:
     """Let no write of zarr's outlive the block. Where one of several at a time fails, the others go on, and what they
     write would come back after its folder was removed."""
+    from zarr.core.sync import sync
+
     try:
         yield
     except BaseException:
@@ -54,14 +60,18 @@ def settled() -> Iterator[None]:
 
 async def _other_tasks() -> None:
     """Wait for all that zarr does at the moment, however it ends."""
+    import asyncio
+
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def make_array(
-    parent: zarr.Group, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: str, fill_value: int
-) -> zarr.Array:
+    parent: "zarr.Group", name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: str, fill_value: int
+) -> "zarr.Array":
     """An array of a store, every chunk written whole, empty or not, and checked by zstd's checksum when it is read."""
+    import zarr.codecs
+
     return parent.create_array(
         name,
         shape=shape,
@@ -76,8 +86,34 @@ def make_array(
     )
 
 
-def open_array(root: zarr.Group, name: str) -> zarr.Array:
-    """An array by its path in the store. KeyError where there is none, TypeError where it is no array."""
+@dataclass(frozen=True)
+class ArrayShape:
+    """An array's shape, and that of its chunks, of all axes."""
+
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+
+
+def read_shape(folder: Path) -> ArrayShape:
+    """What an array's folder says. ValueError, KeyError or TypeError where it is damaged."""
+    document = read_document(folder, "array")
+    chunks = document["chunk_grid"]["configuration"]["chunk_shape"]
+    return ArrayShape(tuple(map(int, document["shape"])), tuple(map(int, chunks)))
+
+
+def read_document(folder: Path, kind: Literal["array", "group"]) -> dict[str, Any]:
+    """The zarr.json of a folder. ValueError where it is none of Zarr 3, or of the other kind."""
+    document = json.loads((folder / "zarr.json").read_bytes())
+    if not isinstance(document, dict) or document.get("zarr_format") != 3 or document.get("node_type") != kind:
+        raise ValueError(f"{folder.name} is no {kind} of Zarr 3")
+    return document
+
+
+def open_array(root: "zarr.Group", name: str) -> "zarr.Array":
+    """An array by its path in the store, to be changed. KeyError where there is none, TypeError where it is no
+    array."""
+    import zarr
+
     array = root[name]
     if not isinstance(array, zarr.Array):
         raise TypeError(f"{name} is not an array")
@@ -98,7 +134,7 @@ def array_facts(folder: Path, *, grows: bool) -> dict[str, Any]:
 
     ValueError for codecs that this program does not write: zarr would look for whatever a stranger's file names.
     """
-    document = json.loads((folder / "zarr.json").read_bytes())
+    document = read_document(folder, "array")
     if (codecs := [codec["name"] for codec in document["codecs"]]) != ["bytes", "zstd"]:
         raise ValueError(f"{folder.name} has codecs {codecs}, not bytes in zstd")
     return facts_of(document, grows=grows)
@@ -110,20 +146,22 @@ def created_arrays(store: Path) -> dict[str, dict[str, Any]]:
     return facts | {f"array index/{name}": array_facts(store / "index" / name, grows=False) for name in _INDEX_TYPES}
 
 
-def topk_documents(labels: zarr.Array, topk: int) -> dict[str, bytes]:
-    """The zarr.json of the arrays that a teacher of so many probabilities wants beside these labels; of none where topk
-    is 0."""
-    kinds = {"topk_classes": (topk, str(labels.dtype), NOT_LABELLED), "topk_probabilities": (topk + 1, "float16", 0)}
+def topk_documents(labels: ArrayShape, dtype: np.dtype, topk: int) -> dict[str, bytes]:
+    """The zarr.json of the arrays that a teacher of so many probabilities wants beside labels of this shape and dtype;
+    of none where topk is 0."""
+    import zarr
+
+    kinds = {"topk_classes": (topk, str(dtype), NOT_LABELLED), "topk_probabilities": (topk + 1, "float16", 0)}
     documents = {}
-    for name, (last, dtype, fill_value) in kinds.items() if topk else ():
+    for name, (last, kind, fill_value) in kinds.items() if topk else ():
         memory: dict[str, Any] = {}
         root = zarr.create_group(memory, zarr_format=3)
-        make_array(root, name, (*labels.shape, last), (*labels.chunks, last), dtype, fill_value)
+        make_array(root, name, (*labels.shape, last), (*labels.chunks, last), kind, fill_value)
         documents[name] = memory[f"{name}/zarr.json"].to_bytes()
     return documents
 
 
-def write_index(root: zarr.Group, index: Index) -> None:
+def write_index(root: "zarr.Group", index: Index) -> None:
     """Write index/ into a store that is being made."""
     folder = root.create_group("index")
     hashes = np.array([shard.hash for shard in index.shards], np.uint64)
@@ -135,18 +173,11 @@ def write_index(root: zarr.Group, index: Index) -> None:
             array[:] = np.asarray(values, dtype)
 
 
-def read_whole(root: zarr.Group, store: Path, name: str) -> np.ndarray:
+def read_whole(store: Path, name: str) -> np.ndarray:
     """An array of a store that was written whole. StoreError, naming it, where it cannot be read or a chunk is absent,
     which zarr would read as its fill value."""
     try:
-        facts = array_facts(store / name, grows=False)
-        lengths = facts["chunk_grid"]["configuration"]["chunk_shape"]
-        chunks = math.prod(-(-axis // length) for axis, length in zip(facts["shape"], lengths, strict=True))
-        chunk_folder = store / name / "c"  # of an empty array there is none
-        there = sum(len(files) for _, _, files in os.walk(chunk_folder, onerror=fail)) if chunk_folder.exists() else 0
-        if there < chunks:
-            raise ValueError(f"{counted(there, 'chunk', 'is', of=chunks)} there")
-        return np.asarray(open_array(root, name)[:])
+        return _read_whole(store / name)
     except Exception as error:
         raise_unreadable(error)
         folder = store / name.partition("/")[0]
@@ -155,12 +186,34 @@ def read_whole(root: zarr.Group, store: Path, name: str) -> np.ndarray:
         ) from error
 
 
-def read_index(root: zarr.Group, store: Path, num_shards: int, num_classes: int) -> dict[str, np.ndarray]:
+def _read_whole(folder: Path) -> np.ndarray:
+    """Every chunk of an array, put together. Raises what a damaged one raises."""
+    facts, found = array_facts(folder, grows=False), read_shape(folder)
+    if facts["codecs"][0].get("configuration", {}).get("endian", "little") != "little":
+        raise ValueError(f"{folder.name} is not little-endian")
+    dtype = np.dtype(facts["data_type"]).newbyteorder("<")
+    chunks = Chunks(str(folder), found.chunks, dtype, fill_value=0, level=0)
+    grid = [-(-axis // length) for axis, length in zip(found.shape, found.chunks, strict=True)]
+    chunk_folder = folder / "c"  # of an empty array there is none
+    there = sum(len(files) for _, _, files in os.walk(chunk_folder, onerror=fail)) if chunk_folder.exists() else 0
+    if there < math.prod(grid):
+        raise ValueError(f"{counted(there, 'chunk', 'is', of=math.prod(grid))} there")
+    whole = np.empty(found.shape, dtype.newbyteorder("="))
+    for place in np.ndindex(*grid):
+        data, _ = read_file(f"{chunk_folder}/{'/'.join(map(str, place))}")
+        if data is None:
+            raise ValueError(f"chunk {'/'.join(map(str, place))} is absent")
+        part = whole[tuple(slice(n * length, (n + 1) * length) for n, length in zip(place, found.chunks, strict=True))]
+        part[...] = chunks.decode(data)[tuple(map(slice, part.shape))]
+    return whole
+
+
+def read_index(store: Path, num_shards: int, num_classes: int) -> dict[str, np.ndarray]:
     """What `write_index` wrote: the Index's own arrays by their names, and hashes (S,) uint64 of its shards.
 
     StoreError, naming the array, where one cannot be read or does not fit the others.
     """
-    arrays = {name: read_whole(root, store, f"index/{name}") for name in _INDEX_TYPES}
+    arrays = {name: read_whole(store, f"index/{name}") for name in _INDEX_TYPES}
     if fault := _index_fault(arrays, num_shards, num_classes):
         raise StoreError(f"index/ of {store} is damaged ({fault}): restore it from a copy, or index a new store")
     return arrays

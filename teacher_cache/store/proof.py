@@ -12,7 +12,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import xxhash
-import zarr
 
 from teacher_cache.errors import StoreError
 from teacher_cache.files import raise_unreadable
@@ -88,6 +87,8 @@ def proof_files(proof: Proof | None) -> dict[str, bytes]:
     """Its arrays as files of that folder."""
     if proof is None:
         return {}
+    import zarr
+
     memory: dict[str, Any] = {}
     root = zarr.create_group(memory, zarr_format=3)
     for name, values in zip(ARRAYS, (proof.labels.astype(np.int32), proof.logits), strict=True):
@@ -96,7 +97,7 @@ def proof_files(proof: Proof | None) -> dict[str, bytes]:
     return {name: content.to_bytes() for name, content in memory.items() if name != "zarr.json"}
 
 
-def read_proof(root: zarr.Group, store: Path, name: str, attributes: Mapping[str, Any]) -> Proof | None:
+def read_proof(store: Path, name: str, attributes: Mapping[str, Any]) -> Proof | None:
     """The proof in a device's folder of these attributes; None where it has none. StoreError where it is damaged."""
     if "unit" not in attributes:
         return None
@@ -105,7 +106,7 @@ def read_proof(root: zarr.Group, store: Path, name: str, attributes: Mapping[str
             Replay(block, view, int(digest, 16), tuple(skipped))
             for block, view, digest, skipped in attributes["replays"]
         )
-        labels, logits = (read_whole(root, store, f"{name}/{array}") for array in ARRAYS)
+        labels, logits = (read_whole(store, f"{name}/{array}") for array in ARRAYS)
         if labels.ndim != 1 or logits.ndim != 2 or not min(1, len(labels)) <= len(logits) <= len(labels):
             raise ValueError(f"{counted(len(logits), 'row')} of logits, {counted(len(labels), 'label')}")
         return Proof(Unit(*attributes["unit"]), replays, labels.astype(np.int64), logits, attributes["build"])
@@ -131,8 +132,8 @@ def first_files(device: str, proof: Proof) -> dict[str, bytes]:
 class Proofs:
     """What teacher/ says of devices and builds. What is there first stays."""
 
-    def __init__(self, store: Path, root: zarr.Group, writable: bool) -> None:
-        self._store, self._root, self._writable = store, root, writable
+    def __init__(self, store: Path, writable: bool) -> None:
+        self._store, self._writable = store, writable
         self._published: set[str] = set()  # devices, by this process
 
     @property
@@ -150,11 +151,11 @@ class Proofs:
         """What the teacher answered on this device when it came to the store; None where it has not been on it."""
         name = device_folder(device)
         attributes = read_published(self._store, name)
-        return None if attributes is None else read_proof(self._root, self._store, name, attributes)
+        return None if attributes is None else read_proof(self._store, name, attributes)
 
     def first(self) -> Proof | None:
         """A proof of any device, which says what the batch is; None where the store has none."""
-        proofs = (read_proof(self._root, self._store, name, found) for name, found in self._folders("device"))
+        proofs = (read_proof(self._store, name, found) for name, found in self._folders("device"))
         return next((proof for proof in proofs if proof is not None), None)
 
     def publish(self, device: str, proof: Proof | None = None) -> None:

@@ -26,10 +26,9 @@ import json
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import zarr
 
 from teacher_cache.errors import PolicyError, StoreError, TeacherError
 from teacher_cache.files import UNIT_IN_FLIGHT, new_folder, raise_unreadable, sweep, sync_up, writing
@@ -45,7 +44,9 @@ from teacher_cache.store.arrays import (
     facts_of,
     make_array,
     open_array,
+    read_document,
     read_index,
+    read_shape,
     read_whole,
     settled,
     topk_documents,
@@ -87,17 +88,18 @@ from teacher_cache.store.unit import (
 )
 from teacher_cache.teacher.identity import TeacherIdentity, read_identity
 
+if TYPE_CHECKING:  # zarr is imported where something is made or changed: reading does without
+    import zarr
+
 _TOPK_FACTS = "topk_arrays"  # in teacher/: what zarr.json says of these arrays
 
 
 class Store:
     """A store held open. Make one with `Store.create` or `Store.open`, never directly."""
 
-    def __init__(self, path: Path, root: zarr.Group, writable: bool) -> None:
+    def __init__(self, path: Path, settings: dict[str, Any], writable: bool) -> None:
         self.path = path
         self.writable = writable
-        self._root = root
-        settings = cast(dict[str, Any], root.attrs["teacher_cache"])
         self.seed = int(settings["seed"])
         self.views = int(settings["views"])
         self.group = int(settings["group"])
@@ -111,11 +113,8 @@ class Store:
         self.libraries: dict[str, str] = dict(settings["libraries"])
         self.policy = Policy.from_json(settings["policy"])
         self._shards = [(str(s["name"]), str(s["path"]), int(s["bytes"])) for s in settings["shards"]]
-        self._labels = open_array(root, "labels")
-        self._digests = open_array(root, "digests")
-        self._records = open_array(root, "records")
-        self._topk: dict[str, zarr.Array] = {}
-        self._chunks = {name: open_chunks(path / name) for name in ("labels", "digests", "records")}
+        self._shapes = {name: read_shape(path / name) for name in ("labels", "digests", "records")}
+        self._chunks = {name: open_chunks(path / name) for name in self._shapes}
         self._index: Index | None = None
         self._teacher: TeacherIdentity | None = None
 
@@ -161,6 +160,8 @@ class Store:
             "libraries": pixel_libraries(),
             "packing": PACKING,
         }
+        import zarr
+
         with new_folder(path) as aside, settled():
             root = zarr.create_group(str(aside), zarr_format=3)
             write_index(root, index)
@@ -180,8 +181,7 @@ class Store:
         path = Path(path)
         check_is_store(path)
         try:
-            root = zarr.open_group(str(path), mode="r+" if writable else "r", zarr_format=3, use_consolidated=False)
-            settings = dict(root.attrs).get("teacher_cache")
+            settings = read_document(path, "group").get("attributes", {}).get("teacher_cache")
         except Exception as error:
             raise_unreadable(error)
             raise _damaged_metadata(path, error) from error
@@ -191,7 +191,7 @@ class Store:
         try:
             check_seal(path, settings)
             check_policy_version(path, settings)
-            store = cls(path, root, writable)
+            store = cls(path, settings, writable)
             store._check_shapes()
             store._open_topk()
         except StoreError:
@@ -223,16 +223,17 @@ class Store:
 
     def _check_shapes(self) -> None:
         # An `extend` that was killed leaves arrays that are longer than the attribute says: that is sound.
-        arrays = {"labels": self._labels, "digests": self._digests, "records": self._records}
+        arrays = self._shapes
+        records = arrays["records"]
         grids = array_grids(
             shards=len(self._shards),
-            units=self._records.shape[1],
+            units=records.shape[1],
             unit_samples=self.unit_samples,
             group=self.group,
             views=self.views,
         )
         sound = (
-            self._records.shape[3:] == self._records.chunks[3:] == (len(RECORD_FIELDS),)
+            records.shape[3:] == records.chunks[3:] == (len(RECORD_FIELDS),)
             and all(arrays[name].chunks[:3] == grid.chunks for name, grid in grids.items())
             and all(arrays[name].shape[:2] == grid.shape[:2] for name, grid in grids.items())
             and all(arrays[name].shape[2] >= grid.shape[2] for name, grid in grids.items())
@@ -268,7 +269,7 @@ class Store:
         return self._index
 
     def _read_index(self) -> Index:
-        arrays = read_index(self._root, self.path, len(self._shards), self.num_classes)
+        arrays = read_index(self.path, len(self._shards), self.num_classes)
         hashes = arrays.pop("hashes")
         entries = tuple(
             ShardEntry(name=name, path=path, num_bytes=num_bytes, hash=int(shard_hash))
@@ -286,7 +287,7 @@ class Store:
     @cached_property
     def counts(self) -> np.ndarray:
         """Samples of each shard, (S,) int64, without reading the rest of the index."""
-        return read_whole(self._root, self.path, "index/counts")
+        return read_whole(self.path, "index/counts")
 
     @cached_property
     def layout(self) -> Layout:
@@ -426,7 +427,8 @@ class Store:
                 f"{self.path} has {counted(self.views, 'view')} already: it cannot shrink to {layout.views}"
             )
         self._open_topk()
-        arrays = {"digests": self._digests, "records": self._records, "labels": self._labels, **self._topk}
+        root = self._root
+        arrays = {name: open_array(root, name) for name in ("digests", "records", "labels", *self._topk_there)}
         grids = layout.array_grids()
         with writing(self.path):
             for name in ("", *arrays):
@@ -439,9 +441,9 @@ class Store:
                     array.resize(shape)
                     sync_up(self.path / name / "zarr.json", self.path)
             if layout.views > self.views:
-                settings = dict(cast(dict[str, Any], self._root.attrs["teacher_cache"]))
+                settings = dict(cast(dict[str, Any], root.attrs["teacher_cache"]))
                 grown = {"views": layout.views, "views_sha256": views_sha256(layout.views)}
-                self._root.attrs["teacher_cache"] = settings | grown
+                root.attrs["teacher_cache"] = settings | grown
                 sync_up(self.path / "zarr.json", self.path)
                 self.views, self.layout = layout.views, layout
                 self.__dict__.pop("records", None)  # it is of the old layout
@@ -452,11 +454,12 @@ class Store:
         One process at a time may do this.
         """
         self._check_writable()
-        settings = dict(cast(dict[str, Any], self._root.attrs["teacher_cache"]))
+        root = self._root
+        settings = dict(cast(dict[str, Any], root.attrs["teacher_cache"]))
         shards = [{"name": s.name, "path": s.path, "bytes": s.num_bytes} for s in index.shards]
         with writing(self.path):
             sweep(self.path / "zarr.json")
-            self._root.attrs["teacher_cache"] = cast(Any, settings | {"shards": shards})
+            root.attrs["teacher_cache"] = cast(Any, settings | {"shards": shards})
             sync_up(self.path / "zarr.json", self.path)
         self._shards = [(shard.name, shard.path, shard.num_bytes) for shard in index.shards]
         self._index = index
@@ -474,7 +477,7 @@ class Store:
     @cached_property
     def proofs(self) -> Proofs:
         """Which devices and builds filled the store, and what the teacher answered on each device when it came."""
-        return Proofs(self.path, self._root, self.writable)
+        return Proofs(self.path, self.writable)
 
     def publish_teacher(self, identity: TeacherIdentity, proof: Proof | None = None) -> None:
         """Bind the store to a teacher, with its proof on this device, and make the arrays of its topk, if it says any.
@@ -501,7 +504,7 @@ class Store:
         """Open the arrays of topk, once there are any. A writer makes those that are absent: a `fill` may have been
         killed right after it had bound its teacher, or be about to make them; whoever does it writes the same bytes.
         """
-        if self._topk or not self.topk:
+        if self._topk_there or not self.topk:
             return
         if self.writable:
             self._make_topk()
@@ -511,8 +514,8 @@ class Store:
             facts = {name: array_facts(self.path / name, grows=True) for name in TOPK_ARRAYS}
             if facts != (read_published(self.path, "teacher") or {}).get(_TOPK_FACTS):
                 raise ValueError(f"topk_classes, topk_probabilities are not those of the teacher's topk of {self.topk}")
-            topk = {name: open_array(self._root, name) for name in TOPK_ARRAYS}
-            if any(array.shape[:2] != self._labels.shape[:2] or array.shape[2] < self.views for array in topk.values()):
+            topk, labels = {name: read_shape(self.path / name) for name in TOPK_ARRAYS}, self._shapes["labels"]
+            if any(array.shape[:2] != labels.shape[:2] or array.shape[2] < self.views for array in topk.values()):
                 raise ValueError("the shapes of topk_classes and topk_probabilities do not fit those of labels")
             chunks = {name: open_chunks(self.path / name) for name in TOPK_ARRAYS}
         except StoreError:
@@ -520,7 +523,7 @@ class Store:
         except Exception as error:
             raise_unreadable(error)
             raise _damaged_metadata(self.path, error) from error
-        self._topk = topk
+        self._shapes |= topk
         self._chunks |= chunks
 
     def _make_topk(self) -> None:
@@ -530,7 +533,19 @@ class Store:
 
     def _topk_files(self, topk: int) -> dict[str, bytes]:
         """topk_documents of the labels as they are now: another process may have extended the store."""
-        return topk_documents(open_array(self._root, "labels"), topk)
+        return topk_documents(read_shape(self.path / "labels"), self._chunks["labels"].dtype, topk)
+
+    @property
+    def _topk_there(self) -> tuple[str, ...]:
+        """The arrays of topk that are open."""
+        return tuple(name for name in TOPK_ARRAYS if name in self._shapes)
+
+    @property
+    def _root(self) -> "zarr.Group":
+        """Its group, as it is now, to be changed."""
+        import zarr
+
+        return zarr.open_group(str(self.path), mode="r+", zarr_format=3, use_consolidated=False)
 
     def _chunk_file(self, name: str, unit: Unit) -> Path:
         return Path(self._chunks[name].file(*unit))

@@ -18,6 +18,7 @@ from teacher_cache.errors import ModelError
 from teacher_cache.messages.nearest import did_you_mean
 from teacher_cache.teacher.names import OWN_MODELS, TIMM_HUBS, GivenModel, is_usable
 from teacher_cache.teacher.state_dict import load_weights
+from teacher_cache.teacher.timm_names import no_model
 from teacher_cache.teacher.weights import first_line
 
 # arguments of timm.create_model, and of what it calls, that are no settings of the model itself
@@ -138,8 +139,7 @@ def check_timm_name(spec: ModelSpec, otherwise: str = "") -> None:
     name = spec.name
     model, _, tag = name.partition(".")
     if not timm.is_model(name):
-        listing = "`python -c 'import timm; print(*timm.list_models())'` lists them all"
-        raise spec.error(f"timm has no model {name}: {did_you_mean(model, timm.list_models(), listing)}{otherwise}")
+        raise spec.error(no_model(name, timm.list_models(), otherwise))
     there = timm.list_pretrained(f"{model}.*") if tag else []
     if there and name not in there:
         advice = did_you_mean(name, there, f"it has {len(there)} of {model}")

@@ -10,6 +10,7 @@ from teacher_cache.errors import TeacherError
 from teacher_cache.messages.recognise import no_checkpoint
 from teacher_cache.messages.shown import counted
 from teacher_cache.teacher.identity import TeacherIdentity, check_same_fields
+from teacher_cache.teacher.timm_names import unknown_model
 
 if TYPE_CHECKING:
     import torch
@@ -80,6 +81,14 @@ def settle(
     return settled
 
 
+def name_faults(settings: TeacherSettings) -> Iterator[str]:
+    """What settings name that is not there: a model of timm's, as far as its source tells, and a file of weights."""
+    if settings.spec is not None and (fault := unknown_model(settings.spec)):
+        yield fault
+    if settings.checkpoint is not None and (fault := no_checkpoint(Path(settings.checkpoint))):
+        yield fault
+
+
 def _first(*candidates: Any) -> Any:
     return next((candidate for candidate in candidates if candidate is not None), None)
 
@@ -87,8 +96,7 @@ def _first(*candidates: Any) -> Any:
 def _faults(settings: TeacherSettings, stored: TeacherIdentity | None, num_classes: int) -> Iterator[str]:
     if settings.spec is None and (stored is None or stored.spec is None):
         yield "no teacher: name one with --teacher (a timm name, or path/file.py:function)"
-    if settings.checkpoint is not None and (fault := no_checkpoint(Path(settings.checkpoint))):
-        yield fault
+    yield from name_faults(settings)
     for name in ("mean", "std"):
         numbers = getattr(settings, name)
         if numbers is not None and len(numbers) != 3:

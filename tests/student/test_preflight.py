@@ -20,6 +20,7 @@ from student.recipe import Recipe, load_recipe, relation_faults
 from teacher_cache.errors import PlanError
 from teacher_cache.settings import parse_override
 from teacher_cache.store.store import Store
+from teacher_cache.teacher.settings import TeacherSettings
 from tests.support.bright_shards import bright_store
 from tests.support.filling import fill_store
 from tests.support.small_runs import ROOT, SMALL, small_recipe, student, validation_shard
@@ -131,7 +132,12 @@ def test_views_that_are_labelled_are_offered(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "options", "said", "mend"),
     [
-        (["distill=none"], {"online": True}, "does not distil, but there is a --teacher", ("--set", "distill=hard")),
+        (
+            ["distill=none"],
+            {"teacher": TeacherSettings("resnet10t")},
+            "does not distil, but there is a --teacher",
+            ("--set", "distill=hard"),
+        ),
         (["distill=soft"], {}, "holds labels alone (topk 0)", ("--set", "distill=hard")),
         (["policy=deit"], {}, "expects a store of policy deit", ("--allow-policy",)),
         (["policy=deit"], {"allow_policy": True}, "", ()),

@@ -447,3 +447,22 @@ def test_the_slowest_start_counts_and_all_are_told(tmp_path: Path) -> None:
     assert measured.note.endswith("json.tool --help")
     with pytest.raises(BenchmarkError, match=r"json\.tool nothing\.json ended with [12]: "):
         startup.slowest(given, [("json.tool", "nothing.json")], 0)
+
+
+def test_starts_are_timed_with_bytecode_that_the_first_one_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever Python is told here: the program notes at each start whether its part was compiled before."""
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "program"))
+    (tmp_path / "program").mkdir()
+    (tmp_path / "program/part.py").touch()
+    (tmp_path / "program/starting.py").write_text(
+        "import importlib.util, os\n"
+        f"with open({str(tmp_path / 'seen')!r}, 'a') as seen:\n"
+        "    print(os.path.exists(importlib.util.find_spec('part').cached), file=seen)\n"
+        "import part\n"
+    )
+    startup.slowest(replace(bench(tmp_path), repeats=2), [("starting",)], 0)
+    assert (tmp_path / "seen").read_text().split() == ["False", "True", "True"]
+    assert not list((tmp_path / "program").rglob("*.pyc"))
