@@ -130,10 +130,11 @@ help: ## list targets and variables
 
 install: $(INSTALLED) ## make the environment in .venv from the lock file
 
-$(INSTALLED): requirements.lock pyproject.toml
+$(INSTALLED): requirements.lock pyproject.toml $(wildcard teacher_cache/replay/native/*.[ch])
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m teacher_cache.replay.native
 	touch $@
 
 shards: $(INSTALLED) $(MADE_SHARDS) ## write FOLDER and VAL_FOLDER, or the digits, as shards, once

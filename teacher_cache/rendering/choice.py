@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from teacher_cache.errors import DeviceError
 from teacher_cache.processes.memory import available_memory
 from teacher_cache.replay import BLOCK_SAMPLES
+from teacher_cache.replay.native.library import lacking
 
 if TYPE_CHECKING:  # what the command line asks of this module is its default alone
     import torch
@@ -52,16 +53,16 @@ def choose_rendering(asked: Render, policy: "Policy", device: "torch.device") ->
     the device has no room for, are always rendered on the CPU.
     """
     if asked == "cpu" or (asked == "auto" and device.type != "cuda"):
-        return ON_CPU
+        return Rendering(None, lacking())
     if policy.own_operations is not None:
         own = ", ".join(policy.own_operations.names)
         return _on_cpu(f"policy {policy.name} has operations of its own ({own})")
-    if lacking := _lacking(device):
+    if why := _unable(device):
         if asked == "gpu":
-            raise DeviceError(f"--render gpu, but {lacking}: leave --render out to use what there is")
-        return _on_cpu(lacking)
-    if lacking := room_lacking(policy, device):
-        return _on_cpu(lacking)
+            raise DeviceError(f"--render gpu, but {why}: leave --render out to use what there is")
+        return _on_cpu(why)
+    if why := room_lacking(policy, device):
+        return _on_cpu(why)
     if fault := _fault(policy, device):
         if asked == "gpu":
             raise DeviceError(f"--render gpu, but {describe(device)} cannot: {fault}: give --render cpu")
@@ -195,7 +196,7 @@ def _on_cpu(why: str) -> Rendering:
     return Rendering(None, f"views are rendered on the CPU: {why}")
 
 
-def _lacking(device: "torch.device") -> str | None:
+def _unable(device: "torch.device") -> str | None:
     """Why a device cannot render; None where it can."""
     import torch
 

@@ -104,10 +104,25 @@ def offered() -> list[str]:
     return [kernels for kernels, handle in handles.items() if handle]
 
 
+def lacking() -> str | None:
+    """What is lost where the library is absent, and why it is; None where it is there, or nobody wants it."""
+    if load() is not None or os.environ.get(SWITCH) == "off":
+        return None
+    why = "was built from other sources than these" if _path().exists() else "is not built, for want of a C compiler"
+    return (
+        f"views are rendered by NumPy, which takes two to three times as long: the native library {why}; install "
+        "again (`make install`, `pip install`) where `cc` is found"
+    )
+
+
+def _path() -> Path:
+    return _HERE / "libreplay.so"
+
+
 @functools.cache
 def load() -> ctypes.CDLL | None:
     """The library, or None where it was not built, or of other sources than those beside it."""
-    path = _HERE / "libreplay.so"
+    path = _path()
     if not path.exists():
         return None
     library = ctypes.CDLL(str(path))

@@ -1,14 +1,20 @@
 import ctypes
+import re
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from teacher_cache.errors import RenderError
+from teacher_cache.rendering.choice import choose_rendering
 from teacher_cache.replay.native import library
 from teacher_cache.replay.native.sources import sources_hash
+from teacher_cache.replay.policy import load_policy
 from tests.replay.native.test_views import ABSENT
 
+NATIVE = library._HERE
 built = pytest.mark.skipif(library.load() is None, reason=ABSENT)
 
 
@@ -56,30 +62,39 @@ def test_an_unknown_switch_and_instructions_that_are_not_there_are_refused(monke
             library.opened(held, kernels)
 
 
-def test_a_package_without_it_renders_with_numpy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """A package's folder that the library is looked for in, empty."""
     monkeypatch.delenv(library.SWITCH, raising=False)
     monkeypatch.setattr(library, "_HERE", tmp_path)
     library.load.cache_clear()
-    try:
-        assert library.load() is None
-    finally:
-        library.load.cache_clear()
+    yield tmp_path
+    library.load.cache_clear()
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_a_package_without_it_renders_with_numpy_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert library.load() is None
+    assert library.offered() == []
+    said = library.lacking()
+    assert said is not None
+    assert re.fullmatch(r"views are rendered by NumPy, .*: the native library is not built, for want of .*; .*", said)
+    policy, device = load_policy("digits"), torch.device("cpu")
+    assert choose_rendering("cpu", policy, device).said == choose_rendering("auto", policy, device).said == said
+    monkeypatch.setenv(library.SWITCH, "off")
+    assert library.lacking() is None
 
 
 @built
-def test_a_library_of_other_sources_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    here = library._HERE
-    for path in [*here.glob("*.c"), *here.glob("*.h"), here / "libreplay.so"]:
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    monkeypatch.setattr(library, "_HERE", tmp_path)
+def test_a_library_of_other_sources_is_not_used(elsewhere: Path) -> None:
+    for path in [*NATIVE.glob("*.c"), *NATIVE.glob("*.h"), NATIVE / "libreplay.so"]:
+        (elsewhere / path.name).write_bytes(path.read_bytes())
+    assert isinstance(library.load(), ctypes.CDLL)
+    assert library.lacking() is None
+    (elsewhere / "colour.c").write_text((elsewhere / "colour.c").read_text() + "\n")
     library.load.cache_clear()
-    try:
-        assert isinstance(library.load(), ctypes.CDLL)
-        (tmp_path / "colour.c").write_text((tmp_path / "colour.c").read_text() + "\n")
-        library.load.cache_clear()
-        assert library.load() is None
-    finally:
-        library.load.cache_clear()
+    assert library.load() is None
+    assert "the native library was built from other sources than these; install again" in (library.lacking() or "")
 
 
 def test_sources_are_told_apart_by_names_and_bytes(tmp_path: Path) -> None:
