@@ -33,7 +33,7 @@ import torch  # noqa: E402
 from teacher_cache.endings import one_line_errors  # noqa: E402
 from teacher_cache.options import COUNT, Command  # noqa: E402
 from teacher_cache.terminal import say, say_lines, terminal  # noqa: E402
-from tools.benchmarks import gpu, pipeline, rendering, scaling, startup, storage  # noqa: E402
+from tools.benchmarks import gpu, native, pipeline, rendering, scaling, startup, storage  # noqa: E402
 from tools.benchmarks.machine import describe_machine, describe_versions, now, write_aside  # noqa: E402
 from tools.benchmarks.plot import check_plotting, draw  # noqa: E402
 from tools.benchmarks.row import Bench, BenchmarkError, Row, RowPlan, measure_row  # noqa: E402
@@ -159,7 +159,7 @@ def main(
 
 def choose(patterns: Sequence[str], on_gpu: bool) -> list[RowPlan]:
     """Rows of this kind whose name matches, once each and in the patterns' order. BenchmarkError where none does."""
-    stories = (gpu,) if on_gpu else (rendering, pipeline, storage, scaling, startup)
+    stories = (gpu,) if on_gpu else (rendering, native, pipeline, storage, scaling, startup)
     plans = [plan for story in stories for plan in story.plans()]
     chosen = dict[str, RowPlan]()
     for pattern in patterns:

@@ -23,7 +23,7 @@ from tests.support.filling import fill_store
 from tests.support.shard_files import write_shard
 from tests.support.timms import seeded
 from tools.benchmark import main
-from tools.benchmarks import gpu, pipeline, renderer, rendering, row, scaling, startup, storage
+from tools.benchmarks import gpu, native, pipeline, renderer, rendering, row, scaling, startup, storage
 from tools.benchmarks.internals import STEPS
 from tools.benchmarks.peers import DaliViews, TimmViews
 from tools.benchmarks.photographs import make_photographs, read_photographs
@@ -89,7 +89,7 @@ def rows_of(folder: Path, *options: str) -> dict[str, dict]:
 def test_every_row_of_the_cpu_is_there(tmp_path: Path) -> None:
     markdown = tmp_path / "table.md"
     rows = rows_of(tmp_path, "--repeats", "1", "--markdown", str(markdown))
-    plans = [plan for story in (rendering, pipeline, storage, scaling, startup) for plan in story.plans()]
+    plans = [plan for story in (rendering, native, pipeline, storage, scaling, startup) for plan in story.plans()]
     assert list(rows) == [plan.name for plan in plans]
     assert len(set(rows)) == len(plans)
     measured = {name for name, entry in rows.items() if entry["ratio"] is not None}

@@ -1,14 +1,18 @@
 """The few places where the benchmark reaches behind the public functions."""
 
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
 from student.loader import ViewLoader
+from teacher_cache.rendering.workers import RenderPool
 from teacher_cache.replay import block, render
+from teacher_cache.replay.native import views
 
 
 @contextmanager
@@ -23,12 +27,21 @@ def without_digests(loader: ViewLoader) -> Iterator[None]:
         yield
 
 
+def private_bytes(pool: RenderPool) -> int:
+    """What a pool's only process holds that it shares with no other: not what it has of the process it was forked from,
+    nor memory for views. Where the system says (Linux)."""
+    (worker,) = pool._crew.workers
+    rollup = Path(f"/proc/{worker.child.process.pid}/smaps_rollup").read_text()
+    return sum(1024 * int(kilobytes) for kilobytes in re.findall(r"^Private_(?:Clean|Dirty): +(\d+) kB$", rollup, re.M))
+
+
 STEPS: tuple[tuple[Any, str, str], ...] = (
     (block, "decode_and_judge", "decoding"),
     (block, "draw_blocks", "drawing view parameters"),
     (block, "view_mix", "drawing view parameters"),
     (block, "sample_digest", "digests"),
     (block, "block_digest", "digests"),
+    (views.NativeViews, "render", "the native library"),
     (render, "resize", "resizing"),
     (render, "mirror", "mirroring"),
     (render, "warp", "shears, translations"),
