@@ -46,9 +46,9 @@ def made(folder: Path, arms: dict[str, list[float]], experiment: str = "table-3"
 
 def test_without_rows_everything_is_listed_as_not_run(tmp_path: Path) -> None:
     text = page(tmp_path)
-    assert "No row has been run yet, of 80 rows." in text
+    assert "No row has been run yet, of 84 rows." in text
     listed = text.partition("## Scale: small")[2]
-    assert "- 2. DeiT's table 3: none; soft; hard without token; hard with token; schedules of 50 and 300" in listed
+    assert "- 2. DeiT's table 3: none; soft; hard without token; hard with token; taught of soft;" in listed
     assert "- 7. Fine-tuning and transfer: all of it." in listed
     assert "±" not in text
     assert "difference, points" not in text
@@ -63,7 +63,7 @@ def test_three_seeds_are_compared_and_two_are_not(tmp_path: Path) -> None:
     assert "| soft - none | | not compared: 2 of 3 seeds |" in text
     assert "| hard with token - none | | not compared: 0 of 3 seeds |" in text
     listed = text.rpartition("### Not run")[2]
-    assert "2. DeiT's table 3: hard with token; soft (seed 2); schedules of 50 and 300 epochs." in listed
+    assert "2. DeiT's table 3: hard with token; soft (seed 2); taught of soft;" in listed
 
 
 def test_what_speaks_against_a_claim_is_told_so(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Running the evidence: all of it in small, going on after kill -9, and what stops it."""
 
+import csv
 import json
 import os
 import shutil
@@ -96,6 +97,11 @@ def test_all_rows_and_measures_of_a_tiny_scale(whole: tuple[Path, Results], data
     assert measures["losses: steps that differ", "cached"] == 0
     assert measures["labels: labels given once more", "main"] == 192 * 4
     assert measures["labels: labels that differ", "main"] == 0
+    (*_, last) = csv.DictReader((folder / "out" / "students" / "token-seed0" / "epochs.csv").read_text().splitlines())
+    agreement = measures["taught: answers as its teacher", "taught"]
+    assert 0 < agreement == pytest.approx(float(last["teacher_agreement"]), abs=1e-6)
+    cosine = measures["taught: cosine of its tokens after the last block", "taught"]
+    assert cosine == pytest.approx(evaluated["token_cosine"][-1], abs=1e-6)
     assert measures["fill: wall time", "main"] > 0
     assert measures["bytes: views labelled", "main"] == 192 * 4
     assert 0 < measures["bytes: of a view, labels alone", "main"] < measures["bytes: of a view", "main"]

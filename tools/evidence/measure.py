@@ -86,6 +86,20 @@ def _fill(each: MeasurePlan, plan: Plan, places: Places) -> Found:
         yield "processor time", record.cpu_s, "s"
 
 
+def _taught(each: MeasurePlan, plan: Plan, places: Places) -> Found:
+    """How often a student answers as its teacher on the views of its last epoch, as its log says; how alike its tokens
+    are at the end, where it has two."""
+    evaluate, train = each.needs
+    path = places.out / Path(train).parent / "epochs.csv"
+    with path.open(newline="") as file:
+        *_, last = csv.DictReader(file)
+    if not last["teacher_agreement"]:
+        raise EvidenceError(f"{path} has no teacher_agreement: {each.arm} has no teacher, leave it out of `taught`")
+    yield "answers as its teacher", float(last["teacher_agreement"]), "share"
+    if cosines := answer_of(evaluate, plan, places).get("token_cosine"):
+        yield "cosine of its tokens after the last block", cosines[-1], "cosine"
+
+
 def _bytes(each: MeasurePlan, plan: Plan, places: Places) -> Found:
     answer = answer_of(each.needs[0], plan, places)
     sizes, views = answer["bytes"], answer["labelled"] + answer["skipped"]["views"]
@@ -112,6 +126,7 @@ MEASURERS: Mapping[str, Callable[[MeasurePlan, Plan, Places], Found]] = {
     "losses": _losses,
     "labels": _labels,
     "fill": _fill,
+    "taught": _taught,
     "bytes": _bytes,
     "crops": _crops,
 }

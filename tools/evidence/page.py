@@ -111,6 +111,9 @@ def _experiment(scale: Scale, name: str, experiment: Experiment) -> Iterator[str
         yield from _accuracies(scale, name, there)
     if experiment.comparisons:
         yield from _comparisons(scale, name, experiment.comparisons)
+    yield from _taught(scale, name)
+    if experiment.reasons:
+        yield f"{experiment.reasons}\n"
     yield from _exactness(scale, name)
     yield from _bill(scale, name, experiment)
     yield from _bytes(scale, name)
@@ -160,6 +163,19 @@ def _described(comparison: Comparison) -> str:
     if first == second:
         return f"{first}: {HEAD_NAMES[heads[0]]} - {HEAD_NAMES[heads[1]]}"
     return f"{first} ({HEAD_NAMES[heads[0]]}) - {second}"
+
+
+def _taught(scale: Scale, name: str) -> Iterator[str]:
+    found = scale.measured(name, "taught")
+    if not found:
+        return
+    yield "| arm | answers as its teacher, views of its last epoch, % | cosine of its two tokens after the last block |"
+    yield "| --- | --- | --- |"
+    for arm in dict.fromkeys(each.arm for each in found):
+        own = [each for each in found if each.arm == arm]
+        shares = [100 * each.value for each in own if each.unit == "share"]
+        yield f"| {arm} | {_range(shares, 1)} | {_range([each.value for each in own if each.unit == 'cosine'], 2)} |"
+    yield "\nThese are means of seeds, with their range.\n"
 
 
 def _exactness(scale: Scale, name: str) -> Iterator[str]:
@@ -269,6 +285,13 @@ def _share(found: Estimate) -> str:
 
 def _points(found: Estimate) -> str:
     return f"{100 * found.value:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
+
+
+def _range(values: Sequence[float], digits: int) -> str:
+    """Mean, least and most."""
+    if not values:
+        return ""
+    return f"{sum(values) / len(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
 def _all(values: Iterator[object]) -> str:

@@ -35,7 +35,7 @@ class MeasurePlan:
     """What is measured beside accuracy, by a step or from files of steps that have ended."""
 
     experiment: str
-    kind: str  # "losses" | "labels" | "bytes" | "crops" | "fill"
+    kind: str  # "losses" | "labels" | "bytes" | "crops" | "fill" | "taught"
     arm: str
     seed: int | None
     needs: tuple[str, ...]
@@ -99,6 +99,10 @@ def _measures(steps: Steps, name: str, experiment: Experiment) -> Iterator[Measu
         for arm, other in experiment.exactness.items():
             runs = [steps.student(experiment.arms[each], seed)[0] for each in (arm, other)]
             yield MeasurePlan(name, "losses", arm, seed, tuple(runs))
+    for seed in steps.settings.seeds:
+        for arm in experiment.taught:
+            train, evaluate = steps.student(experiment.arms[arm], seed)
+            yield MeasurePlan(name, "taught", arm, seed, (evaluate, train))
     checked = {steps.settings.students[experiment.arms[arm]].store for arm in experiment.exactness}
     for store in sorted(checked):
         yield MeasurePlan(name, "labels", store, None, (steps.check(store),))

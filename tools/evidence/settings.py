@@ -133,6 +133,8 @@ class Experiment(Table):
     bill: dict[str, str] = {}  # arms of one store -> the same online, in `exactness` too: the cost of all together
     bytes_of: tuple[Name, ...] = ()  # stores whose bytes a view are measured
     crops_of: tuple[Name, ...] = ()  # stores whose agreement by crop area and lambda is measured
+    taught: tuple[str, ...] = ()  # arms of which is measured how often they answer as their teacher
+    reasons: str = ""  # why a claim of the paper does not show, where rows tell; for the page
     left_out: str = ""  # what of the experiment has no row here, and why
 
     @model_validator(mode="after")
@@ -212,7 +214,7 @@ def _unknown_names(settings: Settings) -> list[str]:
         named += [(place, "teachers", teacher) for teacher in experiment.teachers]
         named += [(place, "stores", store) for store in (*experiment.bytes_of, *experiment.crops_of)]
         arms = [arm for comparison in experiment.comparisons for arm in comparison.arms]
-        arms += [arm for curve in experiment.curves for arm in curve.arms]
+        arms += [*experiment.taught, *(arm for curve in experiment.curves for arm in curve.arms)]
         arms += [arm for pair in (*experiment.exactness.items(), *experiment.bill.items()) for arm in pair]
         wrong += [f"{place} has no arm {arm}" for arm in arms if arm not in experiment.arms]
     known: dict[str, Any] = {kind: getattr(settings, kind) for kind in ("teachers", "stores", "students")}
