@@ -14,7 +14,9 @@
 #define PUBLIC __attribute__((visibility("default")))
 #endif
 
+enum fault { FINE, NO_MEMORY, OUT_OF_BOUNDS }; /* what calls return */
 enum { BICUBIC, BILINEAR };
+enum { MOST_SIDE = 8192 }; /* of a view */
 enum { TAP_BITS = 14, ROTATED_BITS = 12, PHASES = 256 };
 
 /* In the order of params.NAMES. */
@@ -120,7 +122,7 @@ struct Workspace {
     const Kernels *kernels;
     Weights **known; /* by hash, open addressing */
     size_t num_known, num_places, known_bytes;
-    Scratch across, edge, view, bordered, lines, fill_row;
+    Scratch across, edge, view, bordered, lines, fill_row, order;
     PhaseTaps *phases[2];
 };
 

@@ -9,8 +9,7 @@
 #define SOURCES "unknown"
 #endif
 
-enum { WEIGHTS_BYTES = 32 << 20, MOST_SIDE = 8192, MOST_PICTURE_SIDE = 65535 };
-enum fault { FINE, NO_MEMORY, OUT_OF_BOUNDS };
+enum { WEIGHTS_BYTES = 32 << 20, MOST_PICTURE_SIDE = 65535 };
 
 /* Views of one policy, in columns. */
 typedef struct {
@@ -85,8 +84,8 @@ PUBLIC const char *replay_kernels(const Workspace *workspace) { return workspace
 PUBLIC void replay_close(Workspace *workspace) {
     if (!workspace) return;
     forget_weights(workspace, 0);
-    Scratch *held[] = {&workspace->across, &workspace->edge,  &workspace->view,
-                       &workspace->bordered, &workspace->lines, &workspace->fill_row};
+    Scratch *held[] = {&workspace->across, &workspace->edge,     &workspace->view, &workspace->bordered,
+                       &workspace->lines,  &workspace->fill_row, &workspace->order};
     for (size_t i = 0; i < sizeof held / sizeof *held; i++) free(held[i]->memory);
     free(workspace->known), free(workspace->phases[0]), free(workspace->phases[1]), free(workspace);
 }
