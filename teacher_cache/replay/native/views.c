@@ -95,6 +95,13 @@ static bool holds(int64_t height, int64_t width, const int64_t box[4]) {
            box[0] <= height - box[2] && box[1] <= width - box[3];
 }
 
+bool is_sound_operation(int64_t operation, double value) {
+    if (operation < NONE || operation >= OPERATIONS || !(value >= -360.0 && value <= 360.0)) return false;
+    if ((operation == COLOR || operation == SHARPNESS) && !(value >= -8.0 && value <= 8.0)) return false;
+    if (operation == POSTERIZE && value < 0) return false;
+    return operation != SOLARIZE_ADD || (value >= 0 && value <= 128);
+}
+
 /* Whether a view's numbers stay within its picture and what is computed with them within 32 bits. */
 static bool is_sound(const Views *views, int64_t number, const Picture *picture) {
     const int64_t *resized = views->resized + 2 * number, *window = views->windows + 4 * number;
@@ -105,12 +112,8 @@ static bool is_sound(const Views *views, int64_t number, const Picture *picture)
     if (resized[0] > MOST_PICTURE_SIDE || resized[1] > MOST_PICTURE_SIDE) return false;
     if (!holds(resized[0], resized[1], window) || window[2] != views->height || window[3] != views->width) return false;
     for (int64_t i = 0; i < views->most_operations; i++) {
-        const int64_t operation = views->operations[number * views->most_operations + i];
-        const double value = views->values[number * views->most_operations + i];
-        if (operation < NONE || operation >= OPERATIONS || !(value >= -360.0 && value <= 360.0)) return false;
-        if ((operation == COLOR || operation == SHARPNESS) && !(value >= -8.0 && value <= 8.0)) return false;
-        if (operation == POSTERIZE && value < 0) return false;
-        if (operation == SOLARIZE_ADD && !(value >= 0 && value <= 128)) return false;
+        const int64_t at = number * views->most_operations + i;
+        if (!is_sound_operation(views->operations[at], views->values[at])) return false;
     }
     for (int64_t i = 0; i < views->most_boxes; i++) {
         const int64_t *box = views->erased + 4 * (number * views->most_boxes + i);
