@@ -15,47 +15,47 @@ enum rule {
     RULES
 };
 
-/* What is drawn for the views of one policy, of pictures of some sizes; and where the numbers go. */
+/* What is drawn for views of one policy and pictures of some sizes, and where it goes. */
 typedef struct {
-    int64_t num, height, width;  /* of every view */
-    const uint64_t *seeds;       /* (num, 4) */
+    int64_t num, height, width;   /* of every view */
+    const uint64_t *seeds;        /* (num, 4) */
     const int64_t *picture_sizes; /* (num, 2) */
 
     int64_t crops_centre;
-    int64_t least[2];                        /* height and width that a centred crop's picture is resized to, at least */
-    double scale[2], ratio[2], log_ratio[2]; /* of a crop that is not centred */
+    int64_t least[2];                        /* the size that a picture is resized to cover where its centre is kept */
+    double scale[2], ratio[2], log_ratio[2]; /* of other crops */
     int64_t flips_some;
     double flip;
 
-    /* Operations: each of num_slots has num_choices, one after another; where they are chosen together, the slots have
-     * choices of their own, else they share them. */
+    /* Each of num_slots operations is one of num_choices. Where one choice decides for all slots, each has choices of
+     * its own, one slot's after another's; else they share them. */
     int64_t num_slots, num_choices, chosen_together;
-    const int64_t *rules;                       /* of choices */
+    const int64_t *rules;                     /* (num_rules,) */
     const double *probabilities, *magnitudes; /* the same */
-    int64_t num_rules; /* in each of the three arrays */
+    int64_t num_rules;
     double magnitude_std;
-    int64_t jitters_some, jitters[JITTERS]; /* brightness, contrast, saturation, hue: whether */
+    int64_t jitters_some, jitters[JITTERS]; /* whether brightness, contrast, saturation, hue */
     double jitter[JITTERS][2];              /* between what */
 
     int64_t erases_some, most_boxes;
     double erase, area[2], log_aspect[2];
 
-    int64_t *crops, *resized, *windows; /* (num, 4), (num, 2), (num, 4) */
-    uint8_t *flips;                     /* (num,) */
-    int64_t *operations;                /* (num, row), NONE after the last */
-    double *values;                     /* the same, 0 after the last */
-    int64_t *erased;                    /* (num, boxes_row, 4), 0 after the last */
-    int64_t row, boxes_row;
-    int64_t operations_found, boxes_found; /* the most of any view */
+    int64_t *crops, *resized, *windows;    /* (num, 4), (num, 2), (num, 4) */
+    uint8_t *flips;                        /* (num,) */
+    int64_t *operations;                   /* (num, row), NONE after the last */
+    double *values;                        /* the same, 0 after the last */
+    int64_t *erased;                       /* (num, boxes_row, 4), 0 after the last */
+    int64_t row, boxes_row;                /* room for a view's operations and boxes */
+    int64_t operations_found, boxes_found; /* the most that any view has */
 } Draws;
 
-/* A rectangle by its area and its sides' quotient, rounded. */
+/* Of a rectangle of an area: whole sides, which may fit nowhere. */
 typedef struct {
-    double by_product, by_quotient;
+    double longer, shorter; /* where aspect is above 1 */
 } Sides;
 
-static Sides drawn_sides(double area, double quotient) {
-    const Sides sides = {rounded(sqrt(area * quotient)), rounded(sqrt(area / quotient))};
+static Sides sides_of(double area, double aspect) {
+    const Sides sides = {rounded(sqrt(area * aspect)), rounded(sqrt(area / aspect))};
     return sides;
 }
 
@@ -71,8 +71,8 @@ static void draw_crop(const Draws *draws, Stream *stream, int64_t height, int64_
     for (int try = 0; try < TRIES; try++) {
         const double area = uniform(stream, draws->scale[0], draws->scale[1]) * (double)(height * width);
         const double aspect = on_grid(exp(uniform(stream, draws->log_ratio[0], draws->log_ratio[1])));
-        const Sides sides = drawn_sides(area, aspect);
-        const double crop_width = sides.by_product, crop_height = sides.by_quotient;
+        const Sides sides = sides_of(area, aspect);
+        const double crop_width = sides.longer, crop_height = sides.shorter;
         if (crop_width <= (double)width && crop_height <= (double)height && crop_width > 0 && crop_height > 0) {
             crop[2] = (int64_t)crop_height, crop[3] = (int64_t)crop_width;
             crop[0] = integer(stream, height - crop[2] + 1);
@@ -175,9 +175,9 @@ static bool draw_box(const Draws *draws, Stream *stream, int64_t sharing, int64_
         const double area =
             uniform(stream, draws->area[0], draws->area[1]) * (double)(draws->height * draws->width) / (double)sharing;
         const double aspect = on_grid(exp(uniform(stream, draws->log_aspect[0], draws->log_aspect[1])));
-        const Sides sides = drawn_sides(area, aspect);
-        if (sides.by_product < (double)draws->height && sides.by_quotient < (double)draws->width) {
-            const int64_t height = (int64_t)sides.by_product, width = (int64_t)sides.by_quotient;
+        const Sides sides = sides_of(area, aspect);
+        if (sides.longer < (double)draws->height && sides.shorter < (double)draws->width) {
+            const int64_t height = (int64_t)sides.longer, width = (int64_t)sides.shorter;
             box[0] = integer(stream, draws->height - height + 1);
             box[1] = integer(stream, draws->width - width + 1);
             box[2] = height, box[3] = width;

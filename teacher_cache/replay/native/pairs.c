@@ -8,14 +8,14 @@
 enum { LAMBDA_ONE = 65536, MOST_SAMPLES = 1 << 20 };
 
 typedef struct {
-    int64_t num, height, width; /* of every view */
+    int64_t num, height, width; /* samples of the block; of every view */
     const uint64_t *seed;       /* (4,) */
     const uint8_t *skipped;     /* (num,) */
-    int64_t mixes, cuts;        /* whether by Mixup, by CutMix; neither leaves all alone */
+    int64_t mixes, cuts;        /* whether by Mixup, by CutMix; by neither, all are left alone */
     double mixup_alpha, cutmix_alpha, probability, switch_probability;
-    int64_t *partners;  /* (num,) */
-    uint32_t *lambdas;  /* (num,) */
-    int32_t *boxes;     /* (num, 4) */
+    int64_t *partners; /* (num,) */
+    uint32_t *lambdas; /* (num,) */
+    int32_t *boxes;    /* (num, 4) */
 } Pairs;
 
 typedef struct {
@@ -85,8 +85,8 @@ PUBLIC int replay_pair(Workspace *workspace, const Pairs *pairs) {
     for (int64_t position = 0; position < pairs->num; position++) put(pairs, position, position, UNMIXED);
     if (!pairs->mixes && !pairs->cuts) return FINE;
     Stream stream = {.seed = pairs->seed};
-    Placed *placed = (Placed *)scratch(&workspace->order, (size_t)pairs->num * sizeof *placed);
-    if (pairs->num && !placed) return NO_MEMORY;
+    Placed *placed = (Placed *)(void *)scratch(&workspace->numbers, (size_t)pairs->num * sizeof *placed + 1);
+    if (!placed) return NO_MEMORY;
     for (int64_t position = 0; position < pairs->num; position++) {
         placed[position].word = next_word(&stream);
         placed[position].position = position;

@@ -315,7 +315,7 @@ static void plan_mixing(Planner *planner) {
     }
 }
 
-/* -- what Python calls ---------------------------------------------------------------------------------------------- */
+/* -- what Python calls --------------------------------------------------------------------------------------------- */
 
 static bool are_places(const int64_t *places, int num) {
     for (int i = 0; i < num; i++)
@@ -388,7 +388,7 @@ PUBLIC int replay_plan(Workspace *workspace, Plan *plan) {
     const int64_t room = plan->room, launches = plan->most_launches;
     const int fault = replay_plan_room(plan);
     if (fault != FINE || room < plan->room || launches < plan->most_launches) return OUT_OF_BOUNDS;
-    int64_t *memory = (int64_t *)(void *)scratch(&workspace->order, (size_t)(17 * plan->num) * sizeof *memory + 1);
+    int64_t *memory = (int64_t *)(void *)scratch(&workspace->numbers, (size_t)(17 * plan->num) * sizeof *memory + 1);
     if (!memory) return NO_MEMORY;
     Planner planner = {
         .plan = plan,

@@ -122,7 +122,7 @@ struct Workspace {
     const Kernels *kernels;
     Weights **known; /* by hash, open addressing */
     size_t num_known, num_places, known_bytes;
-    Scratch across, edge, view, bordered, lines, fill_row, order;
+    Scratch across, edge, view, bordered, lines, fill_row, numbers;
     PhaseTaps *phases[2];
 };
 

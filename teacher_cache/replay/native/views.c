@@ -85,7 +85,7 @@ PUBLIC void replay_close(Workspace *workspace) {
     if (!workspace) return;
     forget_weights(workspace, 0);
     Scratch *held[] = {&workspace->across, &workspace->edge,     &workspace->view, &workspace->bordered,
-                       &workspace->lines,  &workspace->fill_row, &workspace->order};
+                       &workspace->lines,  &workspace->fill_row, &workspace->numbers};
     for (size_t i = 0; i < sizeof held / sizeof *held; i++) free(held[i]->memory);
     free(workspace->known), free(workspace->phases[0]), free(workspace->phases[1]), free(workspace);
 }

@@ -39,7 +39,7 @@ ODD: dict[str, tuple[str, list[str]]] = {
     "operations never": ("deit", ["rand_augment.probability=0", "rand_augment.magnitude=10", "flip=1"]),
     "AutoAugment of one magnitude and two jitters": (
         "deit",
-        ["rand_augment=none", "auto_augment={}", "jitter={contrast=4,hue=0.5}", "erase.count=1000", "size=[4,700]"],
+        ["rand_augment=none", "auto_augment={}", "jitter={contrast=4,hue=0.5}", "erase.count=60", "size=[4,700]"],
     ),
     "jitter of saturation alone": ("deit", ["rand_augment=none", "jitter={saturation=1.5}", "erase.count=2"]),
     "crops of all shapes": ("deit", ["crop.scale=[0.001,1]", "crop.ratio=[0.001,1000]", "erase.aspect=[0.001,1000]"]),

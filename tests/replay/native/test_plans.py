@@ -63,7 +63,7 @@ def test_plans_of_shipped_policies_are_numpys(name: str) -> None:
     assert_same_plans(drawn_batch(load_policy(name), [64] * 20))
 
 
-@pytest.mark.parametrize("name", [name for name in ODD if name != "AutoAugment of one magnitude and two jitters"])
+@pytest.mark.parametrize("name", ODD)
 def test_plans_of_odd_policies_are_numpys(name: str) -> None:
     assert_same_plans(drawn_batch(load_policy(*ODD[name]), [40, 1, 31], frozenset({0, 7}), first=9000))
 
