@@ -21,10 +21,11 @@ from teacher_cache.replay.params import NAMES, NONE, RULES, DrawnViews
 from teacher_cache.replay.policy import OPERATIONS, Policy, load_policy, shipped_policies
 from teacher_cache.replay.seeds import Stream, derive
 from tests.replay.freeze import GOLDEN, golden_values
+from tests.replay.native.test_views import ABSENT
 from tests.replay.test_params import SETTINGS
 from tests.support import own_operations
 
-pytestmark = pytest.mark.skipif(load() is None, reason="the native library is not built: `make install` builds it")
+pytestmark = pytest.mark.skipif(load() is None, reason=ABSENT)
 
 ODD: dict[str, tuple[str, list[str]]] = {
     **SETTINGS,

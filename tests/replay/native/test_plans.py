@@ -18,9 +18,10 @@ from teacher_cache.replay.params import DrawnViews, draw_views
 from teacher_cache.replay.policy import Policy, load_policy, shipped_policies
 from teacher_cache.replay.seeds import Stream, derive
 from tests.replay.native.test_draws import ODD, picture_sizes, policies
+from tests.replay.native.test_views import ABSENT
 from tests.support import own_operations
 
-pytestmark = pytest.mark.skipif(load() is None, reason="the native library is not built: `make install` builds it")
+pytestmark = pytest.mark.skipif(load() is None, reason=ABSENT)
 
 Given = tuple[DrawnViews, np.ndarray, Sources, list[MixPlan], int]  # to plan_views
 
