@@ -97,6 +97,18 @@ def test_views_of_odd_policies_are_numpys(name: str) -> None:
     drawn_both_ways(load_policy(*ODD[name]), 1000, first=5000)
 
 
+def test_whole_crops_at_the_limits_of_their_shape_are_numpys() -> None:
+    """No crop fits, as each is to have the picture's area and another shape."""
+    policy, num = load_policy("deit", ["crop.scale=[1,1]", "crop.ratio=[0.5,0.6]"]), 200
+    sizes = np.stack([np.full(num, 500), np.arange(200, 200 + num)], axis=1)
+    seeds = [derive(number, "view") for number in range(num)]
+    found = draws.draw_views(policy, seeds, sizes, lambda _: bytes(32))
+    assert_same(found, params.draw_views(policy, seeds, sizes, lambda _: bytes(32)))
+    height, width = found.crops[:, 2], found.crops[:, 3]
+    assert (height[:50] < 500).all()
+    assert (width[101:] < sizes[101:, 1]).all()
+
+
 def test_every_rule_is_numpys() -> None:
     """Each operation that RandAugment may be told, at all magnitudes, and all pairs of AutoAugment."""
     seen = set()

@@ -1,6 +1,7 @@
 """What the native library plans for a device is what gpu/plan.py plans, byte for byte."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from teacher_cache.replay.gpu import plan as numpys
 from teacher_cache.replay.gpu.plan import ALIGNED, RenderPlan, Sources
 from teacher_cache.replay.mix import MixPlan, draw_mix
 from teacher_cache.replay.native import plans
-from teacher_cache.replay.native.library import SWITCH, load
+from teacher_cache.replay.native.library import SWITCH, Workspace, load
 from teacher_cache.replay.operations import open_operations
 from teacher_cache.replay.params import DrawnViews, draw_views
 from teacher_cache.replay.policy import Policy, load_policy, shipped_policies
@@ -138,6 +139,21 @@ def test_partners_and_numbers_out_of_bounds_are_refused(partner: int) -> None:
         plans.plan_views(views, numbers + 2 * partner + 1, sources, [mix, other], num_views)
     with pytest.raises(ValueError, match="cannot be planned"):
         plans.plan_views(views, numbers, Sources(sources.offsets - 1, sources.parts), [mix, other], num_views)
+
+
+@pytest.mark.parametrize("name", ["room", "most_launches"])
+def test_nothing_is_written_beyond_the_room_that_is_given(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def in_less(held: Workspace, plan: plans._Plan, empty: Callable[[], None]) -> None:
+        def empty_less() -> None:
+            empty()
+            setattr(plan, name, getattr(plan, name) - 1)
+
+        of_library(held, plan, empty_less)
+
+    of_library = Workspace.plan
+    monkeypatch.setattr(Workspace, "plan", in_less)
+    with pytest.raises(ValueError, match="cannot be planned"):
+        plans.plan_views(*drawn_batch(load_policy("deit"), [9]))
 
 
 def test_own_operations_are_no_devices_to_plan() -> None:
