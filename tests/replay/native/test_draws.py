@@ -27,6 +27,12 @@ from tests.support import own_operations
 
 pytestmark = pytest.mark.skipif(load() is None, reason=ABSENT)
 
+
+@pytest.fixture(autouse=True)
+def switched_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(SWITCH, raising=False)
+
+
 ODD: dict[str, tuple[str, list[str]]] = {
     **SETTINGS,
     "operations of every rule": (

@@ -24,6 +24,12 @@ from tests.support import own_operations
 
 pytestmark = pytest.mark.skipif(load() is None, reason=ABSENT)
 
+
+@pytest.fixture(autouse=True)
+def switched_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(SWITCH, raising=False)
+
+
 Given = tuple[DrawnViews, np.ndarray, Sources, list[MixPlan], int]  # to plan_views
 
 
