@@ -15,8 +15,8 @@ import numpy as np
 
 from teacher_cache.replay.block import Block, DecodedBlock, draw_blocks, view_mix
 from teacher_cache.replay.gpu.batch import Parts
-from teacher_cache.replay.gpu.plan import plan_views
 from teacher_cache.replay.mix import MixPlan
+from teacher_cache.replay.native.plans import plan_views
 from teacher_cache.replay.policy import Policy, load_policy
 from teacher_cache.replay.seeds import Stream, derive
 from tests.replay.one_by_one import draw_one

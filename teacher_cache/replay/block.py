@@ -10,12 +10,13 @@ import xxhash
 from teacher_cache.errors import ImageError, PolicyError
 from teacher_cache.replay.decode import decode_and_judge
 from teacher_cache.replay.header import MAX_PIXELS
-from teacher_cache.replay.mix import MixPlan, class_pairs, draw_mix
+from teacher_cache.replay.mix import MixPlan, class_pairs
+from teacher_cache.replay.native.draws import draw_mix, draw_views
 from teacher_cache.replay.native.views import mix_views, native_views
-from teacher_cache.replay.params import DrawnViews, ViewParams, draw_params, draw_views
+from teacher_cache.replay.params import DrawnViews, ViewParams
 from teacher_cache.replay.policy import Policy
 from teacher_cache.replay.render import render_pixels
-from teacher_cache.replay.seeds import Stream, derive, derive_all
+from teacher_cache.replay.seeds import derive, derive_all
 
 DECODED_BYTES = 256 << 20  # of decoded images that a block may hold
 _DIGESTED = np.dtype([("pair", "<i4", 2), ("lambda", "<u4"), ("pixels", "<u8")])  # of a sample, without gaps
@@ -131,7 +132,7 @@ def view_params(
 ) -> ViewParams:
     """The view parameters of one sample's view. image_size: height and width of the decoded image."""
     seed, noise = (derive(store_seed, purpose, shard, key, view) for purpose in ("view", "noise"))
-    return draw_params(policy, seed, image_size, noise)
+    return draw_views(policy, [seed], np.array([image_size]), lambda _: noise)[0]
 
 
 def draw_blocks(policy: Policy, store_seed: int, blocks: Sequence[DecodedBlock], views: Sequence[int]) -> DrawnViews:
@@ -157,7 +158,7 @@ def view_mix(
     policy: Policy, store_seed: int, *, shard: str, block: int, num_samples: int, skipped: frozenset[int], view: int
 ) -> MixPlan:
     """Who is mixed with whom in a view of a shard's block."""
-    return draw_mix(policy, Stream(derive(store_seed, "mix", shard, block, view)), num_samples, skipped)
+    return draw_mix(policy, derive(store_seed, "mix", shard, block, view), num_samples, skipped)
 
 
 def mix_of(policy: Policy, store_seed: int, decoded: DecodedBlock, view: int) -> MixPlan:

@@ -313,7 +313,7 @@ def _draw_applied(
     return slots
 
 
-class _Rule(NamedTuple):
+class Rule(NamedTuple):
     """What one of timm's level-to-argument rules makes of a level, magnitude / 10 in [0, 1]."""
 
     operation: str  # a view's name for it
@@ -337,27 +337,27 @@ def _original_factor(level: np.ndarray) -> np.ndarray:
     return level * 1.8 + 0.1
 
 
-_RULES = {
-    "AutoContrast": _Rule("autocontrast", _zero),
-    "Equalize": _Rule("equalize", _zero),
-    "Invert": _Rule("invert", _zero),
-    "PosterizeIncreasing": _Rule("posterize", lambda level: 4 - np.trunc(level * 4)),
-    "PosterizeOriginal": _Rule("posterize", lambda level: 4 + np.trunc(level * 4)),
-    "Solarize": _Rule("solarize", lambda level: np.minimum(256, np.trunc(level * 256))),
-    "SolarizeIncreasing": _Rule("solarize", lambda level: 256 - np.minimum(256, np.trunc(level * 256))),
-    "SolarizeAdd": _Rule("solarize_add", lambda level: np.minimum(128, np.trunc(level * 110))),
-    "Color": _Rule("color", _original_factor),
-    "Contrast": _Rule("contrast", _original_factor),
-    "Sharpness": _Rule("sharpness", _original_factor),
-    "ColorIncreasing": _Rule("color", _factor, 0.9),
-    "ContrastIncreasing": _Rule("contrast", _factor, 0.9),
-    "BrightnessIncreasing": _Rule("brightness", _factor, 0.9),
-    "SharpnessIncreasing": _Rule("sharpness", _factor, 0.9),
-    "Rotate": _Rule("rotate", _itself, 30),
-    "ShearX": _Rule("shear_x", _itself, 0.3),
-    "ShearY": _Rule("shear_y", _itself, 0.3),
-    "TranslateXRel": _Rule("translate_x", _itself, 0.45),
-    "TranslateYRel": _Rule("translate_y", _itself, 0.45),
+RULES = {
+    "AutoContrast": Rule("autocontrast", _zero),
+    "Equalize": Rule("equalize", _zero),
+    "Invert": Rule("invert", _zero),
+    "PosterizeIncreasing": Rule("posterize", lambda level: 4 - np.trunc(level * 4)),
+    "PosterizeOriginal": Rule("posterize", lambda level: 4 + np.trunc(level * 4)),
+    "Solarize": Rule("solarize", lambda level: np.minimum(256, np.trunc(level * 256))),
+    "SolarizeIncreasing": Rule("solarize", lambda level: 256 - np.minimum(256, np.trunc(level * 256))),
+    "SolarizeAdd": Rule("solarize_add", lambda level: np.minimum(128, np.trunc(level * 110))),
+    "Color": Rule("color", _original_factor),
+    "Contrast": Rule("contrast", _original_factor),
+    "Sharpness": Rule("sharpness", _original_factor),
+    "ColorIncreasing": Rule("color", _factor, 0.9),
+    "ContrastIncreasing": Rule("contrast", _factor, 0.9),
+    "BrightnessIncreasing": Rule("brightness", _factor, 0.9),
+    "SharpnessIncreasing": Rule("sharpness", _factor, 0.9),
+    "Rotate": Rule("rotate", _itself, 30),
+    "ShearX": Rule("shear_x", _itself, 0.3),
+    "ShearY": Rule("shear_y", _itself, 0.3),
+    "TranslateXRel": Rule("translate_x", _itself, 0.45),
+    "TranslateYRel": Rule("translate_y", _itself, 0.45),
 }
 
 
@@ -366,7 +366,7 @@ class Rules:
 
     def __init__(self, names: Sequence[str], numbers: dict[str, int]) -> None:
         """numbers: of a view's operations, by name."""
-        rules = [_RULES.get(name) or _Rule(name, _itself, 1.0) for name in names]
+        rules = [RULES.get(name) or Rule(name, _itself, 1.0) for name in names]
         self.operations = np.array([numbers[rule.operation] for rule in rules])
         self._extents = np.array([rule.extent if rule.extent is not None else np.nan for rule in rules])
         self._functions = list(dict.fromkeys(rule.value for rule in rules))

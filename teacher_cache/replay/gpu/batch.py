@@ -7,8 +7,9 @@ import numpy as np
 
 from teacher_cache.replay.block import DecodedBlock, block_digest, draw_blocks, mix_of
 from teacher_cache.replay.geometry import cut
-from teacher_cache.replay.gpu.plan import ALIGNED, RenderPlan, Sources, plan_views
+from teacher_cache.replay.gpu.plan import ALIGNED, RenderPlan, Sources
 from teacher_cache.replay.mix import MixPlan, class_pairs
+from teacher_cache.replay.native.plans import plan_views
 from teacher_cache.replay.params import Box
 from teacher_cache.replay.policy import Policy
 

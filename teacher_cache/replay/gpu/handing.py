@@ -10,8 +10,9 @@ from teacher_cache.replay.block import DecodedBlock, draw_blocks, mix_of
 from teacher_cache.replay.geometry import cut
 from teacher_cache.replay.gpu.batch import Batch, Run, prepare_batch, spanned
 from teacher_cache.replay.gpu.joined import Piece, join_plans
-from teacher_cache.replay.gpu.plan import ALIGNED, Sources, plan_views
+from teacher_cache.replay.gpu.plan import ALIGNED, Sources
 from teacher_cache.replay.mix import class_pairs
+from teacher_cache.replay.native.plans import plan_views
 from teacher_cache.replay.params import NONE, Box, DrawnViews
 from teacher_cache.replay.policy import Policy
 from teacher_cache.replay.render import render_pixels

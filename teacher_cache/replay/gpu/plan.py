@@ -18,7 +18,7 @@ from teacher_cache.replay.resample import tapped
 from teacher_cache.replay.seeds import GRID
 
 ALIGNED = 16
-_MODES = {"const": 0, "pixel": 1, "rand": 2}
+MODES = {"const": 0, "pixel": 1, "rand": 2}
 COUNTED = ("equalize", "autocontrast")
 _BLENDS = {"color": "blend_with_grey", "sharpness": "sharpen"}
 STATIC = ("invert", "posterize", "solarize", "solarize_add", "brightness")
@@ -262,7 +262,7 @@ class _Planner:
         top, left, height, width = self.views.erased[which, place].T
         first = self.at[which] + 3 * (top * self.size[1] + left)
         key_and_nonce = self.views.noise[which].view("<i8").T
-        fields = (first, height, width, _MODES[mode], self.fill, self.first_words[which], *key_and_nonce)
+        fields = (first, height, width, MODES[mode], self.fill, self.first_words[which], *key_and_nonce)
         pixels = height * width
         self.launch("erase", fields, int(pixels.max(initial=0)))
         if mode != "const":

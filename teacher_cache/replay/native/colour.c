@@ -10,15 +10,37 @@ static void look_up_same(const Kernels *kernels, const uint8_t table[256], uint8
     kernels->look_up(pixels, num_pixels, (const uint8_t(*)[256])tables);
 }
 
-static void blend_levels(const Kernels *kernels, int64_t degenerate, double factor, uint8_t *pixels,
-                         int64_t num_pixels) {
+static void blended_levels(int64_t degenerate, double factor, uint8_t table[256]) {
     const int64_t scaled = (int64_t)rounded(factor * 1048576.0);
-    uint8_t table[256];
     for (int64_t level = 0; level < 256; level++) {
         const int64_t blended = ((level - degenerate) * scaled >> 20) + degenerate;
         table[level] = (uint8_t)(blended < 0 ? 0 : blended > 255 ? 255 : blended);
     }
+}
+
+static void blend_levels(const Kernels *kernels, int64_t degenerate, double factor, uint8_t *pixels,
+                         int64_t num_pixels) {
+    uint8_t table[256];
+    blended_levels(degenerate, factor, table);
     look_up_same(kernels, table, pixels, num_pixels);
+}
+
+static uint8_t posterized_bits(double value) { return (uint8_t)(0xFF00 >> (value < 8 ? (int)value : 8) & 0xFF); }
+
+int hue_step(double shift) { return (int)(shift * 255) & 0xFF; }
+
+void level_table(enum operation operation, double value, uint8_t table[256]) {
+    if (operation == BRIGHTNESS) {
+        blended_levels(0, value, table);
+        return;
+    }
+    for (int level = 0; level < 256; level++) {
+        const int inverted = 255 - level, added = level < 128 ? level + (int)value : level;
+        table[level] = (uint8_t)(operation == INVERT      ? inverted
+                                 : operation == POSTERIZE ? level & posterized_bits(value)
+                                 : operation == SOLARIZE  ? (level >= (int)value ? inverted : level)
+                                                          : added); /* SOLARIZE_ADD */
+    }
 }
 
 static void contrast(const Kernels *kernels, double factor, uint8_t *pixels, int64_t num_pixels) {
@@ -105,15 +127,13 @@ void recolour(const Kernels *kernels, enum operation operation, double value, ui
     case AUTOCONTRAST: autocontrast(kernels, pixels, num_pixels); break;
     case EQUALIZE: equalize(kernels, pixels, num_pixels); break;
     case INVERT: kernels->invert(pixels, 3 * num_pixels); break;
-    case POSTERIZE:
-        kernels->posterize(pixels, 3 * num_pixels, (uint8_t)(0xFF00 >> (value < 8 ? (int)value : 8) & 0xFF));
-        break;
+    case POSTERIZE: kernels->posterize(pixels, 3 * num_pixels, posterized_bits(value)); break;
     case SOLARIZE: kernels->solarize(pixels, 3 * num_pixels, (int)value); break;
     case SOLARIZE_ADD: kernels->solarize_add(pixels, 3 * num_pixels, (uint8_t)value); break;
     case BRIGHTNESS: blend_levels(kernels, 0, value, pixels, num_pixels); break;
     case CONTRAST: contrast(kernels, value, pixels, num_pixels); break;
     case COLOR: kernels->blend_with_grey(pixels, num_pixels, (int32_t)rounded(value * 4096.0)); break;
-    default: shift_hue(pixels, num_pixels, (int)(value * 255) & 0xFF); /* HUE */
+    default: shift_hue(pixels, num_pixels, hue_step(value)); /* HUE */
     }
 }
 

@@ -7,6 +7,7 @@ import ctypes
 import functools
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from teacher_cache.errors import RenderError
@@ -51,6 +52,22 @@ class Workspace:
         """A view of a picture, both given by their addresses. MemoryError, or ValueError for what is out of bounds."""
         _check(self._library.replay_render(self._handle, ctypes.byref(views), number, pixels, *picture_size, out))
 
+    def draw(self, draws: ctypes.Structure) -> None:
+        """View parameters, `Draws` of draw.c. ValueError for what is out of bounds."""
+        _check(self._library.replay_draw(ctypes.byref(draws)), "settings or sizes of pictures are out of bounds")
+
+    def pair(self, pairs: ctypes.Structure) -> None:
+        """How a block is mixed, `Pairs` of pairs.c. MemoryError, or ValueError for what is out of bounds."""
+        _check(self._library.replay_pair(self._handle, ctypes.byref(pairs)), "settings of a mix are out of bounds")
+
+    def plan(self, plan: ctypes.Structure, empty: Callable[[], None]) -> None:
+        """What a device is told, `Plan` of plan.c. empty: gives it the room that it says it needs. MemoryError, or
+        ValueError for what is out of bounds."""
+        out_of_bounds = "views cannot be planned: their parameters are out of bounds"
+        _check(self._library.replay_plan_room(ctypes.byref(plan)), out_of_bounds)
+        empty()
+        _check(self._library.replay_plan(self._handle, ctypes.byref(plan)), out_of_bounds)
+
     def mix(self, views: ctypes.Array, size: tuple[int, int], partners: int, lambdas: int, boxes: int) -> None:
         """Views, by their addresses, each with its partner, in place. ValueError for what is out of bounds."""
         _check(self._library.replay_mix(self._handle, len(views), *size, views, partners, lambdas, boxes))
@@ -59,11 +76,11 @@ class Workspace:
         self._library.replay_close(self._handle)
 
 
-def _check(fault: int) -> None:
+def _check(fault: int, out_of_bounds: str = "view parameters do not fit their picture") -> None:
     if fault == _NO_MEMORY:
-        raise MemoryError("no memory is left to render a view in")
+        raise MemoryError("no memory is left to draw or render a view in")
     if fault != _FINE:
-        raise ValueError("view parameters do not fit their picture")
+        raise ValueError(out_of_bounds)
 
 
 _held = threading.local()
@@ -134,5 +151,8 @@ def load() -> ctypes.CDLL | None:
     address, number = ctypes.c_void_p, ctypes.c_int64
     library.replay_render.argtypes = [address, ctypes.POINTER(ViewColumns), number, address, number, number, address]
     library.replay_mix.argtypes = [address, number, number, number, address, address, address, address]
+    library.replay_draw.argtypes = [address]
+    library.replay_plan_room.argtypes = [address]
+    library.replay_pair.argtypes = library.replay_plan.argtypes = [address, address]
     beside = sources_hash(_HERE)
     return library if beside is None or library.replay_sources().decode() == beside else None

@@ -14,7 +14,9 @@
 #define PUBLIC __attribute__((visibility("default")))
 #endif
 
+enum fault { FINE, NO_MEMORY, OUT_OF_BOUNDS }; /* what calls return */
 enum { BICUBIC, BILINEAR };
+enum { MOST_SIDE = 8192 }; /* of a view */
 enum { TAP_BITS = 14, ROTATED_BITS = 12, PHASES = 256 };
 
 /* In the order of params.NAMES. */
@@ -120,7 +122,7 @@ struct Workspace {
     const Kernels *kernels;
     Weights **known; /* by hash, open addressing */
     size_t num_known, num_places, known_bytes;
-    Scratch across, edge, view, bordered, lines, fill_row;
+    Scratch across, edge, view, bordered, lines, fill_row, numbers;
     PhaseTaps *phases[2];
 };
 
@@ -152,6 +154,13 @@ bool move_view(Workspace *workspace, enum operation operation, double value, con
 bool rotate_view(Workspace *workspace, double degrees, const Shape *shape, const uint8_t *from, uint8_t *to);
 void sharpen(const Kernels *kernels, double factor, const Shape *shape, const uint8_t *from, uint8_t *to);
 void recolour(const Kernels *kernels, enum operation operation, double value, uint8_t *pixels, int64_t num_pixels);
+bool is_sound_operation(int64_t operation, double value);
+void level_table(enum operation operation, double value, uint8_t table[256]); /* of one that knows no other pixel */
+int hue_step(double shift);
+/* A line of size pixels whose source is its place + shift. */
+Line line_moved(double shift, int64_t size, int interpolation);
+/* Steps of a source along a row and a column, and the first pixel's, as geometry.py: x, then y. */
+void rotation_steps(double degrees, int64_t height, int64_t width, int32_t steps[2][3]);
 void integer_taps(double fraction, int interpolation, int bits, int16_t taps[4]);
 
 /* A box of a view, filled; first_word: how many words of the stream boxes before it have used. The words used. */

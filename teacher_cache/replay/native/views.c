@@ -9,8 +9,7 @@
 #define SOURCES "unknown"
 #endif
 
-enum { WEIGHTS_BYTES = 32 << 20, MOST_SIDE = 8192, MOST_PICTURE_SIDE = 65535 };
-enum fault { FINE, NO_MEMORY, OUT_OF_BOUNDS };
+enum { WEIGHTS_BYTES = 32 << 20, MOST_PICTURE_SIDE = 65535 };
 
 /* Views of one policy, in columns. */
 typedef struct {
@@ -85,8 +84,8 @@ PUBLIC const char *replay_kernels(const Workspace *workspace) { return workspace
 PUBLIC void replay_close(Workspace *workspace) {
     if (!workspace) return;
     forget_weights(workspace, 0);
-    Scratch *held[] = {&workspace->across, &workspace->edge,  &workspace->view,
-                       &workspace->bordered, &workspace->lines, &workspace->fill_row};
+    Scratch *held[] = {&workspace->across, &workspace->edge,     &workspace->view, &workspace->bordered,
+                       &workspace->lines,  &workspace->fill_row, &workspace->numbers};
     for (size_t i = 0; i < sizeof held / sizeof *held; i++) free(held[i]->memory);
     free(workspace->known), free(workspace->phases[0]), free(workspace->phases[1]), free(workspace);
 }
@@ -94,6 +93,13 @@ PUBLIC void replay_close(Workspace *workspace) {
 static bool holds(int64_t height, int64_t width, const int64_t box[4]) {
     return box[0] >= 0 && box[1] >= 0 && box[2] > 0 && box[3] > 0 && box[2] <= height && box[3] <= width &&
            box[0] <= height - box[2] && box[1] <= width - box[3];
+}
+
+bool is_sound_operation(int64_t operation, double value) {
+    if (operation < NONE || operation >= OPERATIONS || !(value >= -360.0 && value <= 360.0)) return false;
+    if ((operation == COLOR || operation == SHARPNESS) && !(value >= -8.0 && value <= 8.0)) return false;
+    if (operation == POSTERIZE && value < 0) return false;
+    return operation != SOLARIZE_ADD || (value >= 0 && value <= 128);
 }
 
 /* Whether a view's numbers stay within its picture and what is computed with them within 32 bits. */
@@ -106,12 +112,8 @@ static bool is_sound(const Views *views, int64_t number, const Picture *picture)
     if (resized[0] > MOST_PICTURE_SIDE || resized[1] > MOST_PICTURE_SIDE) return false;
     if (!holds(resized[0], resized[1], window) || window[2] != views->height || window[3] != views->width) return false;
     for (int64_t i = 0; i < views->most_operations; i++) {
-        const int64_t operation = views->operations[number * views->most_operations + i];
-        const double value = views->values[number * views->most_operations + i];
-        if (operation < NONE || operation >= OPERATIONS || !(value >= -360.0 && value <= 360.0)) return false;
-        if ((operation == COLOR || operation == SHARPNESS) && !(value >= -8.0 && value <= 8.0)) return false;
-        if (operation == POSTERIZE && value < 0) return false;
-        if (operation == SOLARIZE_ADD && !(value >= 0 && value <= 128)) return false;
+        const int64_t at = number * views->most_operations + i;
+        if (!is_sound_operation(views->operations[at], views->values[at])) return false;
     }
     for (int64_t i = 0; i < views->most_boxes; i++) {
         const int64_t *box = views->erased + 4 * (number * views->most_boxes + i);

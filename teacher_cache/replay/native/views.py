@@ -10,7 +10,7 @@ from teacher_cache.replay.mix import MixPlan, apply_mix
 from teacher_cache.replay.native.library import ViewColumns, Workspace, workspace
 from teacher_cache.replay.params import NAMES, DrawnViews
 
-_INTERPOLATIONS = ("bicubic", "bilinear")
+INTERPOLATIONS = ("bicubic", "bilinear")
 _ERASE_MODES = ("const", "pixel", "rand")
 
 
@@ -40,8 +40,8 @@ class NativeViews:
             **{name: address(array) for name, array in self._arrays.items()},
             most_operations=drawn.operations.shape[1],
             most_boxes=drawn.erased.shape[1],
-            interpolation=_INTERPOLATIONS.index(policy.crop.interpolation),
-            geometry=_INTERPOLATIONS.index(drawn.geometry),
+            interpolation=INTERPOLATIONS.index(policy.crop.interpolation),
+            geometry=INTERPOLATIONS.index(drawn.geometry),
             erase_mode=_ERASE_MODES.index(policy.erase.mode) if policy.erase is not None else 0,
             fill=drawn.fill,
         )

@@ -25,7 +25,7 @@ static int64_t place_within(double place, int64_t size) {
     return place <= 0 ? 0 : place >= (double)size ? size : (int64_t)place;
 }
 
-static Line line_moved(double shift, int64_t size, int interpolation) {
+Line line_moved(double shift, int64_t size, int interpolation) {
     const double whole = floor(shift);
     Line line = {
         .whole = whole < (double)(-size - 2) ? -size - 2 : whole > (double)(size + 2) ? size + 2 : (int64_t)whole,
@@ -164,8 +164,7 @@ static const PhaseTaps *phase_taps(Workspace *workspace, int interpolation) {
     return *held;
 }
 
-/* Steps of a source along a row and a column, and the first pixel's, as rotation_steps: x, then y. */
-static void rotation_steps(double degrees, int64_t height, int64_t width, int32_t steps[2][3]) {
+void rotation_steps(double degrees, int64_t height, int64_t width, int32_t steps[2][3]) {
     const double angle = -(degrees * (3.14159265358979323846 / 180.0)), cosine = cos(angle), sine = sin(angle);
     const double x = (double)width / 2, y = (double)height / 2;
     const double matrix[2][3] = {{cosine, sine, x - cosine * x - sine * y}, {-sine, cosine, y + sine * x - cosine * y}};
