@@ -134,7 +134,7 @@ $(INSTALLED): requirements.lock pyproject.toml $(wildcard teacher_cache/replay/n
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@$(BIN)/python -m teacher_cache.replay.native
+	@$(BIN)/python -m teacher_cache.rendering
 	touch $@
 
 shards: $(INSTALLED) $(MADE_SHARDS) ## write FOLDER and VAL_FOLDER, or the digits, as shards, once

@@ -1,4 +1,4 @@
-"""What renders views here, in one line: `python -m teacher_cache.replay.native`, which `make install` ends with."""
+"""What renders views here, in one line: `python -m teacher_cache.rendering`, which `make install` ends with."""
 
 from teacher_cache.replay.native.library import lacking, workspace
 from teacher_cache.terminal import say
