@@ -84,6 +84,8 @@ typedef struct {
     void (*extremes)(const uint8_t *pixels, int64_t num_pixels, uint8_t low[3], uint8_t high[3]);
     int64_t (*sum_grey)(const uint8_t *pixels, int64_t num_pixels);
     void (*blend_with_grey)(uint8_t *pixels, int64_t num_pixels, int32_t factor);
+    /* step: what is added to a hue of 8 bits, which wraps around. */
+    void (*shift_hue)(uint8_t *pixels, int64_t num_pixels, int step);
     /* One inner row: above, own and below, the result's row; the first and the last pixel stay. */
     void (*sharpen_row)(const uint8_t *above, const uint8_t *own, const uint8_t *below, uint8_t *to, int64_t width,
                         int32_t factor);

@@ -199,6 +199,7 @@ const Kernels sse41_kernels = {
     .extremes = extremes,
     .sum_grey = sum_grey,
     .blend_with_grey = blend_with_grey,
+    .shift_hue = shift_hue,
     .sharpen_row = sharpen_row,
     .blend_pair = blend_pair,
 };

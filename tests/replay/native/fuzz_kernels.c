@@ -8,6 +8,7 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "hue.h"
 #include "views.c" /* with its types and its bounds, which no header shows */
 
 /* ---- random numbers, and memory of exact size ---- */
@@ -67,7 +68,9 @@ static Buffer random_levels(int64_t size) {
     const int64_t kind = between(0, 3), some = between(0, 255);
     for (size_t i = 0; i < buffer.size; i++) {
         const uint8_t level = (uint8_t)next_word();
-        buffer.bytes[i] = kind == 0 ? (uint8_t)(level & 128 ? 255 : 0) : kind == 1 ? (uint8_t)(some + level % 3) : level;
+        buffer.bytes[i] = kind == 0   ? (uint8_t)(level & 128 ? 255 : 0)
+                          : kind == 1 ? (uint8_t)(some + level % 3)
+                                      : level;
     }
     return buffer;
 }
@@ -203,8 +206,12 @@ static void fuzz_rotate_row(const Kernels *kernels) {
     if (taps[0].across[0][1] == 0) make_phases(&taps[0], BICUBIC), make_phases(&taps[1], BILINEAR);
     const int64_t height = between(1, 40), width = between(1, 40);
     const ptrdiff_t stride = 3 * (width + 2 * BORDER);
-    const Places places = {(int32_t)between(-32768, width * 65536 - 32769), (int32_t)between(-32768, height * 65536 - 32769),
-                           (int32_t)between(-65536, 65536), (int32_t)between(-65536, 65536)};
+    const Places places = {
+        .x = (int32_t)between(-32768, width * 65536 - 32769),
+        .y = (int32_t)between(-32768, height * 65536 - 32769),
+        .step_x = (int32_t)between(-65536, 65536),
+        .step_y = (int32_t)between(-65536, 65536),
+    };
     int64_t num = 0;
     const int64_t most = between(1, 100);
     while (num < most && is_on(places.x + num * places.step_x, width) && is_on(places.y + num * places.step_y, height))
@@ -256,6 +263,57 @@ static void fuzz_levels(const Kernels *kernels) {
     check(plain_kernels.sum_grey(from.bytes, num_pixels) == kernels->sum_grey(from.bytes, num_pixels), kernels->name,
           "sum_grey");
     free_buffer(&from);
+}
+
+/* A hue's shift by divisions of whole numbers, as they are written in colour.py and Pillow. */
+static void shift_singly(uint8_t pixel[3], int step) {
+    const int red = pixel[0], green = pixel[1], blue = pixel[2];
+    int value = red > green ? red : green, least = red < green ? red : green;
+    if (blue > value) value = blue;
+    if (blue < least) least = blue;
+    const int chroma = value - least;
+    int sixths = red == value     ? green - blue
+                 : green == value ? 2 * chroma + blue - red
+                                  : 4 * chroma + red - green;
+    if (sixths < 0) sixths += 6 * chroma;
+    const int hue = ((chroma ? 255 * sixths / (6 * chroma) : 0) + step) & 255;
+    const int saturation = value ? 255 * chroma / value : 0;
+    const int within = 6 * hue % 255, sextant = 6 * hue / 255 % 6;
+    const uint8_t bottom = (uint8_t)((2 * value * (255 - saturation) + 255) / 510);
+    const uint8_t falling = (uint8_t)((2 * value * (65025 - saturation * within) + 65025) / 130050);
+    const uint8_t rising = (uint8_t)((2 * value * (65025 - saturation * (255 - within)) + 65025) / 130050);
+    const uint8_t top = (uint8_t)value;
+    const uint8_t shifted[6][3] = {{top, rising, bottom}, {falling, top, bottom}, {bottom, top, rising},
+                                   {bottom, falling, top}, {rising, bottom, top}, {top, bottom, falling}};
+    memcpy(pixel, shifted[sextant], 3);
+}
+
+static void fuzz_hues(const Kernels *kernels) {
+    const int64_t num_pixels = between(1, 300);
+    const int step = (int)between(0, 255);
+    Buffer expected = random_levels(3 * num_pixels), actual = copied(&expected);
+    for (int64_t i = 0; i < num_pixels; i++) shift_singly(expected.bytes + 3 * i, step);
+    kernels->shift_hue(actual.bytes, num_pixels, step);
+    check_equal(&expected, &actual, kernels->name, "shift_hue");
+    free_buffer(&expected);
+}
+
+/* Of every quotient of a hue, in floats and in whole numbers. */
+static void check_quotients(void) {
+    for (int32_t chroma = 1; chroma < 256; chroma++) {
+        for (int32_t sixths = 0; sixths < 6 * chroma; sixths++)
+            check(hue_of(sixths, chroma) == 255 * sixths / (6 * chroma), "hue.h", "hue_of");
+        for (int32_t value = chroma; value < 256; value++)
+            check(saturation_of(chroma, value) == 255 * chroma / value, "hue.h", "saturation_of");
+    }
+    for (int32_t value = 0; value < 256; value++) {
+        check(hue_of(0, 0) == 0 && saturation_of(0, value) == 0, "hue.h", "a grey's hue");
+        for (int32_t saturation = 0; saturation < 256; saturation++)
+            for (int32_t away = 0; away < 256; away++) {
+                const int32_t rounded_level = (2 * value * (65025 - saturation * away) + 65025) / 130050;
+                check(level_away(value, saturation, away) == rounded_level, "hue.h", "level_away");
+            }
+    }
 }
 
 static void fuzz_sharpen_row(const Kernels *kernels) {
@@ -315,6 +373,12 @@ static double random_value(int64_t operation) {
 /* Sides shorter than most, rarely longer. */
 static int64_t random_side(int64_t most) { return one_of(6) ? between(1, most) : between(1, most < 60 ? most : 60); }
 
+/* As long as may be, and narrow. */
+static void stretch(int64_t *height, int64_t *width, int64_t most) {
+    *height = one_of(2) ? most : between(1, 3);
+    *width = *height == most ? between(1, 3) : most;
+}
+
 static void random_box(int64_t height, int64_t width, int64_t box[4]) {
     box[2] = between(1, height), box[3] = between(1, width);
     box[0] = between(0, height - box[2]), box[1] = between(0, width - box[3]);
@@ -324,7 +388,8 @@ static void point(Given *given) {
     Views *views = &given->views;
     views->crops = given->crop, views->resized = given->resized, views->windows = given->window;
     views->flips = &given->flip, views->operations = given->operations, views->values = given->values;
-    views->erased = given->erased[0], views->noise_streams = given->stream, views->noise = given->has_noise ? noise : NULL;
+    views->erased = given->erased[0], views->noise_streams = given->stream;
+    views->noise = given->has_noise ? noise : NULL;
 }
 
 /* A sound view; its pixels lie in a buffer of exact size. */
@@ -341,13 +406,19 @@ static Given random_view(Buffer *pixels) {
                    .picture = {.height = random_side(600), .width = random_side(600)},
                    .flip = (uint8_t)between(0, 1),
                    .has_noise = true};
-    const Views *views = &given.views;
+    Views *views = &given.views;
+    if (one_of(40)) stretch(&views->height, &views->width, MOST_SIDE);
+    if (one_of(40)) stretch(&given.picture.height, &given.picture.width, MOST_PICTURE_SIDE);
     *pixels = random_levels(3 * given.picture.height * given.picture.width);
     given.picture.pixels = pixels->bytes;
     random_box(given.picture.height, given.picture.width, given.crop);
-    if (one_of(4)) given.crop[0] = given.picture.height - given.crop[2], given.crop[1] = given.picture.width - given.crop[3];
-    given.resized[0] = views->height + (one_of(2) ? 0 : between(0, 50));
-    given.resized[1] = views->width + (one_of(2) ? 0 : between(0, 50));
+    if (one_of(4)) { /* at the picture's end */
+        given.crop[0] = given.picture.height - given.crop[2];
+        given.crop[1] = given.picture.width - given.crop[3];
+    }
+    const int64_t margin = one_of(40) ? MOST_PICTURE_SIDE - MOST_SIDE : 50;
+    given.resized[0] = views->height + (one_of(2) ? 0 : between(0, margin));
+    given.resized[1] = views->width + (one_of(2) ? 0 : between(0, margin));
     given.window[2] = views->height, given.window[3] = views->width;
     given.window[0] = between(0, given.resized[0] - views->height);
     given.window[1] = between(0, given.resized[1] - views->width);
@@ -428,7 +499,8 @@ static bool break_view(Given *given, int64_t *number) {
         return true;
     case 19:
         views->most_operations = MOST_OPERATIONS;
-        given->operations[operation] = one_of(2) ? COLOR : SHARPNESS, given->values[operation] = one_of(2) ? 8.01 : -8.01;
+        given->operations[operation] = one_of(2) ? COLOR : SHARPNESS;
+        given->values[operation] = one_of(2) ? 8.01 : -8.01;
         return true;
     case 20:
         views->most_boxes = MOST_BOXES;
@@ -560,6 +632,7 @@ static void fuzz(Workspace *plain, Workspace *other) {
     fuzz_weigh_columns(kernels);
     fuzz_rotate_row(kernels);
     fuzz_levels(kernels);
+    fuzz_hues(kernels);
     fuzz_sharpen_row(kernels);
     fuzz_blend_pair(kernels);
     fuzz_views(plain, other);
@@ -579,6 +652,7 @@ int main(int num_words, char **words) {
     }
     printf("\n");
     if (!plain || replay_open("none")) return 1;
+    check_quotients();
     for (round_number = 0; round_number < num_rounds; round_number++)
         for (size_t i = 0; i < num_others; i++) {
             state = seed * 0xD1342543DE82EF95 + round_number; /* of every set the same */
