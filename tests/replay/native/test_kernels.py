@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from teacher_cache.replay.native import library
+from tests.replay.native import installed
 
 FUZZ = Path(__file__).with_name("fuzz_kernels.c")
 SOURCES = Path(library.__file__).parent
@@ -107,3 +108,11 @@ def test_a_processor_without_vectors_of_256_bits_runs_what_it_has(
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         pytest.skip(f"needs Linux on x86-64, not {platform.system()} on {platform.machine()}")
     assert fuzzed([emulator("x86_64"), "-cpu", processor, str(optimised)], "60") == expected
+
+
+@pytest.mark.skipif(library.load() is None, reason="the native library is not built")
+def test_what_wheels_are_tested_by_passes_here(capsys: pytest.CaptureFixture[str]) -> None:
+    installed.main()
+    held = library.workspace()
+    assert held is not None
+    assert capsys.readouterr().out == f"{installed.NUM_VIEWS} views rendered with {held.kernels}\n"
