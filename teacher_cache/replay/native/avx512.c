@@ -47,6 +47,7 @@ const Kernels avx512_kernels = {
     .extremes = extremes,
     .sum_grey = sum_grey,
     .blend_with_grey = blend_with_grey,
+    .shift_hue = shift_hue,
     .sharpen_row = sharpen_row,
     .blend_pair = blend_pair,
 };

@@ -96,32 +96,6 @@ static void equalize(const Kernels *kernels, uint8_t *pixels, int64_t num_pixels
     kernels->look_up(pixels, num_pixels, (const uint8_t(*)[256])tables);
 }
 
-/* Rounded, of whole numbers: what Pillow's floats give on the way back from HSV. */
-static void shift_hue(uint8_t *pixels, int64_t num_pixels, int step) {
-    for (int64_t i = 0; i < num_pixels; i++) {
-        uint8_t *pixel = pixels + 3 * i;
-        const int red = pixel[0], green = pixel[1], blue = pixel[2];
-        int value = red > green ? red : green, least = red < green ? red : green;
-        if (blue > value) value = blue;
-        if (blue < least) least = blue;
-        const int chroma = value - least;
-        int sixths = red == value     ? green - blue
-                     : green == value ? 2 * chroma + blue - red
-                                      : 4 * chroma + red - green;
-        if (sixths < 0) sixths += 6 * chroma;
-        const int hue = ((chroma ? 255 * sixths / (6 * chroma) : 0) + step) & 255;
-        const int saturation = value ? 255 * chroma / value : 0;
-        const int within = 6 * hue % 255, sextant = 6 * hue / 255 % 6;
-        const uint8_t bottom = (uint8_t)((2 * value * (255 - saturation) + 255) / 510);
-        const uint8_t falling = (uint8_t)((2 * value * (65025 - saturation * within) + 65025) / 130050);
-        const uint8_t rising = (uint8_t)((2 * value * (65025 - saturation * (255 - within)) + 65025) / 130050);
-        const uint8_t top = (uint8_t)value;
-        const uint8_t shifted[6][3] = {{top, rising, bottom}, {falling, top, bottom}, {bottom, top, rising},
-                                       {bottom, falling, top}, {rising, bottom, top}, {top, bottom, falling}};
-        memcpy(pixel, shifted[sextant], 3);
-    }
-}
-
 void recolour(const Kernels *kernels, enum operation operation, double value, uint8_t *pixels, int64_t num_pixels) {
     switch (operation) {
     case AUTOCONTRAST: autocontrast(kernels, pixels, num_pixels); break;
@@ -133,7 +107,7 @@ void recolour(const Kernels *kernels, enum operation operation, double value, ui
     case BRIGHTNESS: blend_levels(kernels, 0, value, pixels, num_pixels); break;
     case CONTRAST: contrast(kernels, value, pixels, num_pixels); break;
     case COLOR: kernels->blend_with_grey(pixels, num_pixels, (int32_t)rounded(value * 4096.0)); break;
-    default: shift_hue(pixels, num_pixels, hue_step(value)); /* HUE */
+    default: kernels->shift_hue(pixels, num_pixels, hue_step(value)); /* HUE */
     }
 }
 

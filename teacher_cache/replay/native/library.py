@@ -14,7 +14,7 @@ from teacher_cache.errors import RenderError
 from teacher_cache.replay.native.sources import sources_hash
 
 SWITCH = "TEACHER_CACHE_NATIVE"  # off, or the most of a processor's instructions that it uses
-KERNELS = ("plain", "avx2", "avx512")  # by what a processor has
+KERNELS = ("plain", "sse41", "avx2", "avx512", "neon")  # by what a processor has
 
 _HERE = Path(__file__).parent
 _FINE, _NO_MEMORY = 0, 1

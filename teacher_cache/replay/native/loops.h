@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "hue.h"
 #include "replay.h"
 
 TARGET static void invert(uint8_t *levels, int64_t num) {
@@ -84,6 +85,41 @@ TARGET static void sharpen_row(const uint8_t *restrict above, const uint8_t *res
         to[i] = clipped((own[i] * factor + smooth * (4096 - factor)) >> 12);
     }
     memcpy(to + 3 * (width - 1), own + 3 * (width - 1), 3);
+}
+
+enum { HUES = 64 }; /* pixels, channel by channel */
+
+/* Without a branch, for which a loop would not be turned into vector instructions. */
+static inline int32_t chosen(int32_t condition, int32_t a, int32_t b) { return b ^ ((a ^ b) & -condition); }
+
+/* Rounded, of whole numbers: what Pillow's floats give on the way back from HSV. */
+TARGET static inline void shift_hues(uint8_t levels[3][HUES], int step) {
+    for (int i = 0; i < HUES; i++) {
+        const int32_t red = levels[0][i], green = levels[1][i], blue = levels[2][i];
+        int32_t value = red > green ? red : green, least = red < green ? red : green;
+        value = blue > value ? blue : value;
+        least = blue < least ? blue : least;
+        const int32_t chroma = value - least;
+        int32_t sixths = chosen(green == value, 2 * chroma + blue - red, 4 * chroma + red - green);
+        sixths = chosen(red == value, green - blue, sixths);
+        sixths += chosen(sixths < 0, 6 * chroma, 0);
+        const int32_t hue = (hue_of(sixths, chroma) + step) & 255, saturation = saturation_of(chroma, value);
+        levels[0][i] = (uint8_t)level_away(value, saturation, away_from(hue, 0));
+        levels[1][i] = (uint8_t)level_away(value, saturation, away_from(hue, 1));
+        levels[2][i] = (uint8_t)level_away(value, saturation, away_from(hue, 2));
+    }
+}
+
+TARGET static void shift_hue(uint8_t *pixels, int64_t num_pixels, int step) {
+    uint8_t levels[3][HUES] = {{0}};
+    for (int64_t begin = 0; begin < num_pixels; begin += HUES, pixels += 3 * HUES) {
+        const int num = num_pixels - begin < HUES ? (int)(num_pixels - begin) : HUES;
+        for (int i = 0; i < num; i++)
+            for (int channel = 0; channel < 3; channel++) levels[channel][i] = pixels[3 * i + channel];
+        shift_hues(levels, step);
+        for (int i = 0; i < num; i++)
+            for (int channel = 0; channel < 3; channel++) pixels[3 * i + channel] = levels[channel][i];
+    }
 }
 
 TARGET static void blend_pair(uint8_t *restrict a, uint8_t *restrict b, int64_t num, int32_t share) {

@@ -29,7 +29,7 @@ int64_t erase_box(uint8_t *view, int64_t width, const int64_t box[4], enum erase
         for (int channel = 0; channel < 3; channel++)
             for (int64_t y = 0; y < box[2]; y++)
                 for (int64_t x = 0; x < box[3]; x++)
-                    corner[3 * (y * width + x) + channel] = noise[65536 * channel + piece_at(&pieces, piece++)];
+                    corner[3 * (y * width + x) + channel] = noise[65536 * channel + (int)piece_at(&pieces, piece++)];
         return (3 * box[2] * box[3] + 3) / 4;
     }
     uint8_t colour[3];
@@ -37,7 +37,7 @@ int64_t erase_box(uint8_t *view, int64_t width, const int64_t box[4], enum erase
     if (mode == ERASE_RAND) {
         Pieces pieces = {.stream = stream, .number = -1};
         for (int channel = 0; channel < 3; channel++)
-            colour[channel] = noise[65536 * channel + piece_at(&pieces, 4 * first_word + channel)];
+            colour[channel] = noise[65536 * channel + (int)piece_at(&pieces, 4 * first_word + channel)];
     }
     for (int64_t y = 0; y < box[2]; y++)
         for (int64_t x = 0; x < box[3]; x++) memcpy(corner + 3 * (y * width + x), colour, 3);

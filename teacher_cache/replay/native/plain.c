@@ -94,6 +94,7 @@ const Kernels plain_kernels = {
     .extremes = extremes,
     .sum_grey = sum_grey,
     .blend_with_grey = blend_with_grey,
+    .shift_hue = shift_hue,
     .sharpen_row = sharpen_row,
     .blend_pair = blend_pair,
 };

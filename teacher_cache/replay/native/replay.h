@@ -84,6 +84,8 @@ typedef struct {
     void (*extremes)(const uint8_t *pixels, int64_t num_pixels, uint8_t low[3], uint8_t high[3]);
     int64_t (*sum_grey)(const uint8_t *pixels, int64_t num_pixels);
     void (*blend_with_grey)(uint8_t *pixels, int64_t num_pixels, int32_t factor);
+    /* step: what is added to a hue of 8 bits, which wraps around. */
+    void (*shift_hue)(uint8_t *pixels, int64_t num_pixels, int step);
     /* One inner row: above, own and below, the result's row; the first and the last pixel stay. */
     void (*sharpen_row)(const uint8_t *above, const uint8_t *own, const uint8_t *below, uint8_t *to, int64_t width,
                         int32_t factor);
@@ -99,7 +101,7 @@ extern const Kernels plain_kernels;
 void look_up_singly(uint8_t *pixels, int64_t num_pixels, const uint8_t tables[3][256]);
 #if defined(__x86_64__) || defined(_M_X64)
 #define HAVE_X86 1
-extern const Kernels avx2_kernels, avx512_kernels;
+extern const Kernels sse41_kernels, avx2_kernels, avx512_kernels;
 void avx2_resize_across(const uint8_t *const rows[4], uint8_t *const to[4], const Weights *weights, int64_t left,
                         int64_t width, bool flip);
 void avx2_weigh_rows(const uint8_t *const *rows, const int16_t *weights, int taps, int32_t round, int bits, uint8_t *to,
@@ -108,7 +110,14 @@ void avx2_weigh_columns(const uint8_t *from, uint8_t *to, int64_t height, ptrdif
                         const int16_t (*weights)[32]);
 void avx2_rotate_row(const uint8_t *bordered, ptrdiff_t stride, const PhaseTaps *taps, Places places, uint8_t *to,
                      int64_t num_pixels);
+#elif defined(__aarch64__)
+#define HAVE_NEON 1
+extern const Kernels neon_kernels;
 #endif
+
+/* What this was compiled with, the most demanding first, then NULL; and the first that this processor has. */
+extern const Kernels *const all_kernels[];
+const Kernels *best_kernels(void);
 
 /* Memory that one thread uses again and again. */
 typedef struct Workspace Workspace;

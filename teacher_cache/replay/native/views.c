@@ -9,7 +9,7 @@
 #define SOURCES "unknown"
 #endif
 
-enum { WEIGHTS_BYTES = 32 << 20, MOST_PICTURE_SIDE = 65535 };
+enum { WEIGHTS_BYTES = 32 << 20, MOST_PICTURE_SIDE = 65535, MOST_SLOTS = 1 << 16 };
 
 /* Views of one policy, in columns. */
 typedef struct {
@@ -44,35 +44,16 @@ uint8_t *scratch(Scratch *held, size_t num_bytes) {
 /* What the sources were when this was compiled. */
 PUBLIC const char *replay_sources(void) { return SOURCES; }
 
-static const Kernels *best_kernels(void) {
-#if HAVE_X86
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2")) {
-        if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi"))
-            return &avx512_kernels;
-        return &avx2_kernels;
-    }
-#endif
-    return &plain_kernels;
-}
-
 /* wanted: the most that is used of what the processor has; NULL for all. NULL without memory, or where the processor
  * has not what is wanted. */
 PUBLIC Workspace *replay_open(const char *wanted) {
     const Kernels *kernels = best_kernels();
     if (wanted) {
-        const Kernels *lower[] = {
-#if HAVE_X86
-            &avx512_kernels, &avx2_kernels,
-#endif
-            &plain_kernels};
-        const size_t num = sizeof lower / sizeof *lower;
-        size_t at = 0;
-        while (at < num && lower[at] != kernels) at++;
-        while (at < num && strcmp(lower[at]->name, wanted)) at++;
-        if (at == num) return NULL;
-        kernels = lower[at];
+        const Kernels *const *at = all_kernels;
+        while (*at != kernels) at++;
+        while (*at && strcmp((*at)->name, wanted)) at++;
+        if (!*at) return NULL;
+        kernels = *at;
     }
     Workspace *workspace = calloc(1, sizeof *workspace);
     if (workspace) workspace->kernels = kernels;
@@ -90,6 +71,8 @@ PUBLIC void replay_close(Workspace *workspace) {
     free(workspace->known), free(workspace->phases[0]), free(workspace->phases[1]), free(workspace);
 }
 
+static bool is_within(int64_t number, int64_t least, int64_t most) { return number >= least && number <= most; }
+
 static bool holds(int64_t height, int64_t width, const int64_t box[4]) {
     return box[0] >= 0 && box[1] >= 0 && box[2] > 0 && box[3] > 0 && box[2] <= height && box[3] <= width &&
            box[0] <= height - box[2] && box[1] <= width - box[3];
@@ -104,9 +87,13 @@ bool is_sound_operation(int64_t operation, double value) {
 
 /* Whether a view's numbers stay within its picture and what is computed with them within 32 bits. */
 static bool is_sound(const Views *views, int64_t number, const Picture *picture) {
-    const int64_t *resized = views->resized + 2 * number, *window = views->windows + 4 * number;
     if (number < 0 || number >= views->num) return false;
-    if (views->height < 1 || views->width < 1 || views->height > MOST_SIDE || views->width > MOST_SIDE) return false;
+    if (!is_within(views->height, 1, MOST_SIDE) || !is_within(views->width, 1, MOST_SIDE)) return false;
+    if (!is_within(views->interpolation, BICUBIC, BILINEAR) || !is_within(views->geometry, BICUBIC, BILINEAR) ||
+        !is_within(views->erase_mode, ERASE_CONST, ERASE_RAND))
+        return false;
+    if (!is_within(views->most_operations, 0, MOST_SLOTS) || !is_within(views->most_boxes, 0, MOST_SLOTS)) return false;
+    const int64_t *resized = views->resized + 2 * number, *window = views->windows + 4 * number;
     if (picture->height > MOST_PICTURE_SIDE || picture->width > MOST_PICTURE_SIDE) return false;
     if (!holds(picture->height, picture->width, views->crops + 4 * number)) return false;
     if (resized[0] > MOST_PICTURE_SIDE || resized[1] > MOST_PICTURE_SIDE) return false;
@@ -117,7 +104,9 @@ static bool is_sound(const Views *views, int64_t number, const Picture *picture)
     }
     for (int64_t i = 0; i < views->most_boxes; i++) {
         const int64_t *box = views->erased + 4 * (number * views->most_boxes + i);
-        if (box[2] && !holds(views->height, views->width, box)) return false;
+        if (box[2] == 0) continue;
+        if (!holds(views->height, views->width, box)) return false;
+        if (views->erase_mode != ERASE_CONST && !views->noise) return false;
     }
     return true;
 }
@@ -180,20 +169,29 @@ PUBLIC int replay_render(Workspace *workspace, const Views *views, int64_t numbe
     return render_view(workspace, views, number, &picture, to) ? FINE : NO_MEMORY;
 }
 
+static bool is_mixing_sound(int64_t num, int64_t height, int64_t width, const int64_t *partners,
+                            const uint32_t *lambdas, const int32_t *boxes) {
+    if (!is_within(height, 1, MOST_SIDE) || !is_within(width, 1, MOST_SIDE)) return false;
+    for (int64_t first = 0; first < num; first++, boxes += 4) {
+        if (!is_within(partners[first], 0, num - 1) || partners[partners[first]] != first) return false;
+        const int64_t box[4] = {boxes[0], boxes[1], boxes[2], boxes[3]};
+        if (box[2] == 0 ? lambdas[first] > 65536 || lambdas[first] % 2 : !holds(height, width, box)) return false;
+    }
+    return true;
+}
+
 /* As apply_mix: partners (num,), lambdas (num,), boxes (num, 4) of views in place. */
 PUBLIC int replay_mix(const Workspace *workspace, int64_t num, int64_t height, int64_t width, uint8_t *const *views,
                       const int64_t *partners, const uint32_t *lambdas, const int32_t *boxes) {
+    if (!is_mixing_sound(num, height, width, partners, lambdas, boxes)) return OUT_OF_BOUNDS;
     for (int64_t first = 0; first < num; first++) {
         const int64_t second = partners[first];
-        if (second < 0 || second >= num) return OUT_OF_BOUNDS;
+        const int32_t *box = boxes + 4 * first;
         if (first >= second) continue; /* alone, or done */
-        const int64_t box[4] = {boxes[4 * first], boxes[4 * first + 1], boxes[4 * first + 2], boxes[4 * first + 3]};
         if (box[2] == 0) {
-            if (lambdas[first] > 65536 || lambdas[first] % 2) return OUT_OF_BOUNDS;
             workspace->kernels->blend_pair(views[first], views[second], 3 * height * width, (int32_t)lambdas[first]);
             continue;
         }
-        if (!holds(height, width, box)) return OUT_OF_BOUNDS;
         for (int64_t y = box[0]; y < box[0] + box[2]; y++) {
             const int64_t at = 3 * (y * width + box[1]);
             for (int64_t i = at; i < at + 3 * box[3]; i++) {

@@ -158,7 +158,7 @@ static const PhaseTaps *phase_taps(Workspace *workspace, int interpolation) {
     if (*held) return *held;
     if (!(*held = malloc(sizeof **held))) return NULL;
     for (int phase = 0; phase < PHASES; phase++) {
-        integer_taps((double)phase / PHASES, interpolation, ROTATED_BITS, (*held)->across[phase]);
+        integer_taps((double)phase / (double)PHASES, interpolation, ROTATED_BITS, (*held)->across[phase]);
         for (int i = 0; i < 16; i++) (*held)->down[phase][i] = (*held)->across[phase][i / 4];
     }
     return *held;
