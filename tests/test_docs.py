@@ -47,11 +47,12 @@ def site() -> ModuleType:
 
 def test_every_file_of_the_tree_is_named() -> None:
     (tree,) = re.findall(r"```\n(teacher_cache/ .*?)```", page("architecture.md"), re.DOTALL)
-    for path in [*(ROOT / "teacher_cache").rglob("*.py"), *(ROOT / "student").rglob("*.py")]:
+    rooms = (ROOT / "teacher_cache", ROOT / "student")
+    for path in (path for room in rooms for ending in ("py", "c", "h") for path in room.rglob(f"*.{ending}")):
         if not path.name.startswith("__"):
             assert path.name in tree, f"{path.relative_to(ROOT)} is not in the tree of docs/architecture.md"
     there = {path.name for room in ("teacher_cache", "student", "tools") for path in (ROOT / room).rglob("*")}
-    for name in re.findall(r"\w+\.py", tree):
+    for name in re.findall(r"\w+\.(?:py|[ch])\b", tree):
         assert name in there, f"docs/architecture.md names {name}, which is not there"
 
 
