@@ -17,6 +17,7 @@ from teacher_cache.prove import check_same_answers
 from teacher_cache.rendering.crew import PoolSettings
 from teacher_cache.rendering.workers import RenderPool
 from teacher_cache.replay import block
+from teacher_cache.replay.native.library import SWITCH
 from teacher_cache.store.labels import skipped_samples
 from teacher_cache.store.proof import describe_build
 from teacher_cache.store.store import Store
@@ -176,6 +177,7 @@ def test_a_committed_batch_is_relabelled_wherever_it_lies(tmp_path: Path) -> Non
 def test_other_pixels_are_drift_not_another_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = bright_store(tmp_path)
     fill_store(store, views=range(2))
+    monkeypatch.setenv(SWITCH, "off")  # what is changed is NumPy's way
     real = block.render_pixels
     monkeypatch.setattr(block, "render_pixels", lambda *arguments: 255 - real(*arguments))
     with pytest.raises(DriftError, match=r"shard train-0000\.tar, block 0, view 0: the replayed pixels are not those"):

@@ -18,6 +18,7 @@ from timm.data import create_transform
 
 from teacher_cache.replay import render
 from teacher_cache.replay.block import replay
+from teacher_cache.replay.native.library import SWITCH, lacking
 from tests.support.bright_shards import bright_store
 from tests.support.filling import fill_store
 from tests.support.shard_files import write_shard
@@ -335,10 +336,18 @@ def test_our_views_are_those_that_training_replays(photographs: list[bytes]) -> 
     assert render_ours(policy, blocks, 3, turn=3).total != made.total
 
 
-def test_the_note_says_where_our_time_goes(photographs: list[bytes]) -> None:
+NUMPYS = {"resizing", "mirroring", "shears, translations", "rotations", "colours"}
+
+
+@pytest.mark.parametrize("switch", ["", "off"])
+def test_the_note_says_where_our_time_goes(
+    photographs: list[bytes], switch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SWITCH, switch)
     policy, blocks = rendering_policy(PX), as_blocks(photographs)
     parts = dict(re.findall(r"([a-z, ]+?) (\d+)%", shares(partial(render_ours, policy, blocks, 8))))
     steps = {step for _, _, step in STEPS} | {"rotations", "the rest"}
+    steps -= {"the native library"} if switch == "off" or lacking() else NUMPYS
     assert {name.removeprefix(", ") for name in parts} == steps
     assert 100 - len(steps) <= sum(map(int, parts.values())) <= 100 + len(steps)
     assert render_ours(policy, blocks, 1, turn=0).views == len(photographs)  # what was patched is as it was
