@@ -31,7 +31,7 @@ from student.preflight import label_faults, topk_faults
 from teacher_cache.device import Recycled, Upload, choose_device
 from teacher_cache.errors import DriftError
 from teacher_cache.messages.shown import counted
-from teacher_cache.processes.pool import TIMEOUT_S
+from teacher_cache.processes.timeouts import TIMEOUT_S
 from teacher_cache.rendering.choice import RENDER_DEFAULT, Render, choose_rendering, open_render_pool, place_rows
 from teacher_cache.rendering.crew import PoolSettings, RenderTask
 from teacher_cache.rendering.workers import BlockView

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from teacher_cache.errors import RecipeError
-from teacher_cache.processes.pool import RANK_TIMEOUT_S, TIMEOUT_S
+from teacher_cache.processes.timeouts import RANK_TIMEOUT_S, TIMEOUT_S
 from teacher_cache.rendering.choice import RENDER_DEFAULT, Render
 from teacher_cache.teacher.settings import TeacherSettings
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from student.preflight import other_classes
 from teacher_cache.errors import ShardError
 from teacher_cache.messages.shown import counted, listed
-from teacher_cache.processes.pool import TIMEOUT_S
+from teacher_cache.processes.timeouts import TIMEOUT_S
 from teacher_cache.rendering.choice import ON_CPU, Rendering, open_render_pool, render_all
 from teacher_cache.rendering.crew import PoolSettings, RenderTask
 from teacher_cache.rendering.workers import BlockView

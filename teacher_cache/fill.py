@@ -10,8 +10,8 @@ import torch
 from teacher_cache.errors import AgreementError, DriftError, StoreError, TeacherError
 from teacher_cache.job import Job, join_job
 from teacher_cache.messages.shown import counted
-from teacher_cache.processes.pool import RANK_TIMEOUT_S, TIMEOUT_S
 from teacher_cache.processes.signals import Stopped, stop_signals
+from teacher_cache.processes.timeouts import RANK_TIMEOUT_S, TIMEOUT_S
 from teacher_cache.prove import Batch, check_same_answers, check_steady, first_batch
 from teacher_cache.rendering.choice import RENDER_DEFAULT, Render, Rendering, choose_rendering, open_render_pool
 from teacher_cache.rendering.crew import PoolSettings, RenderTask

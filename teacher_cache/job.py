@@ -20,9 +20,9 @@ import torch.distributed as dist
 from teacher_cache.device import use_device
 from teacher_cache.errors import RankError, TeacherCacheError
 from teacher_cache.messages.shown import counted
-from teacher_cache.processes.pool import RANK_TIMEOUT_S
 from teacher_cache.processes.threads import share_cores
 from teacher_cache.processes.ties import follow_launcher
+from teacher_cache.processes.timeouts import RANK_TIMEOUT_S
 
 POLL_S = 0.2
 LOOK_FOR = (

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from teacher_cache.processes.pool import RANK_TIMEOUT_S, TIMEOUT_S
+from teacher_cache.processes.timeouts import RANK_TIMEOUT_S, TIMEOUT_S
 from teacher_cache.rendering.choice import RENDER_DEFAULT
 from teacher_cache.terminal import warn
 

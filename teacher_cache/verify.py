@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from teacher_cache.errors import StoreError
-from teacher_cache.processes.pool import TIMEOUT_S
 from teacher_cache.processes.threads import share_cores
+from teacher_cache.processes.timeouts import TIMEOUT_S
 from teacher_cache.rendering.choice import RENDER_DEFAULT, Render, choose_rendering, open_render_pool
 from teacher_cache.rendering.crew import PoolSettings, RenderTask
 from teacher_cache.replay.seeds import Stream, derive

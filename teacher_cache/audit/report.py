@@ -22,7 +22,7 @@ from teacher_cache.audit.votes import LabelStatistics, OnProgress, read_statisti
 from teacher_cache.errors import StoreError
 from teacher_cache.files import replacing
 from teacher_cache.messages.shown import MESSAGE, shown
-from teacher_cache.processes.pool import TIMEOUT_S
+from teacher_cache.processes.timeouts import TIMEOUT_S
 from teacher_cache.store.store import Store
 
 MAX_MEGABYTES = 10.0

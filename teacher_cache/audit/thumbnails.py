@@ -14,7 +14,8 @@ from teacher_cache.audit.pictures import png_bytes
 from teacher_cache.audit.sample import render_views
 from teacher_cache.audit.votes import OnProgress
 from teacher_cache.errors import RenderError, ShardError
-from teacher_cache.processes.pool import TIMEOUT_S, Child, ProcessDiedError, in_processes
+from teacher_cache.processes.pool import Child, ProcessDiedError, in_processes
+from teacher_cache.processes.timeouts import TIMEOUT_S
 from teacher_cache.store.store import Store
 
 EXACT_SIDE = 64  # pixels: up to here a picture is a PNG, pixel for pixel; larger ones are reduced to SIDE, as WebP

@@ -24,9 +24,8 @@ from typing import Any, TypeVar
 from teacher_cache.errors import RenderError, TeacherCacheError
 from teacher_cache.processes.fork_server import Birth, ForkedProcess, ForkServer, StartError, birth, spawned
 from teacher_cache.processes.ties import GONE
+from teacher_cache.processes.timeouts import TIMEOUT_S
 
-TIMEOUT_S = 120.0  # after so long without a message that it owes a process is taken to hang
-RANK_TIMEOUT_S = 600.0  # and so a rank, after so long without anything that shows that others work
 END_S = 1.0  # a process has so long to end by itself
 SLICE_S = 1.0
 STATES = {"T": "it is stopped", "t": "it is stopped", "D": "it waits for a disk", "R": "it is busy"}  # proc(5)

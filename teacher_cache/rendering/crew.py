@@ -12,7 +12,8 @@ import numpy as np
 
 from teacher_cache.errors import RenderError, TeacherCacheError
 from teacher_cache.files import describe_os_error
-from teacher_cache.processes.pool import TIMEOUT_S, Child, Connection, Death, Processes
+from teacher_cache.processes.pool import Child, Connection, Death, Processes
+from teacher_cache.processes.timeouts import TIMEOUT_S
 from teacher_cache.replay.block import DecodedBlock, ReplayedBlock, decode_block, replay_view
 from teacher_cache.replay.header import MAX_PIXELS
 from teacher_cache.replay.policy import Policy

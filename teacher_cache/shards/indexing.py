@@ -10,7 +10,8 @@ import numpy as np
 from teacher_cache.errors import ShardError
 from teacher_cache.files import writing
 from teacher_cache.messages.shown import counted
-from teacher_cache.processes.pool import TIMEOUT_S, Child, ProcessDiedError, in_processes
+from teacher_cache.processes.pool import Child, ProcessDiedError, in_processes
+from teacher_cache.processes.timeouts import TIMEOUT_S
 from teacher_cache.shards.classes import ClassRule
 from teacher_cache.shards.fingerprint import LIMIT, Fingerprint, image_fingerprint
 from teacher_cache.shards.index import Index, ShardIndex

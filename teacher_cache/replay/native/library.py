@@ -125,11 +125,19 @@ def lacking() -> str | None:
     """What is lost where the library is absent, and why it is; None where it is there, or nobody wants it."""
     if load() is not None or os.environ.get(SWITCH) == "off":
         return None
-    why = "was built from other sources than these" if _path().exists() else "is not built, for want of a C compiler"
+    why = _unusable() if _path().exists() else "is not built, for want of a C compiler"
     return (
         f"views are rendered by NumPy, which takes two to three times as long: the native library {why}; install "
         "again (`make install`, `pip install`) where `cc` is found"
     )
+
+
+def _unusable() -> str:
+    try:
+        ctypes.CDLL(str(_path()))
+    except OSError:  # of another kind of processor, in a checkout that several share
+        return "is not one that can be loaded here"
+    return "was built from other sources than these"
 
 
 def _path() -> Path:
@@ -138,11 +146,14 @@ def _path() -> Path:
 
 @functools.cache
 def load() -> ctypes.CDLL | None:
-    """The library, or None where it was not built, or of other sources than those beside it."""
+    """The library, or None where it was not built, cannot be loaded, or is of other sources than those beside it."""
     path = _path()
     if not path.exists():
         return None
-    library = ctypes.CDLL(str(path))
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError:
+        return None
     library.replay_sources.restype = library.replay_kernels.restype = ctypes.c_char_p
     library.replay_open.restype = ctypes.c_void_p
     library.replay_open.argtypes = [ctypes.c_char_p]

@@ -97,6 +97,13 @@ def test_a_library_of_other_sources_is_not_used(elsewhere: Path) -> None:
     assert "the native library was built from other sources than these; install again" in (library.lacking() or "")
 
 
+def test_a_library_that_cannot_be_loaded_is_not_used(elsewhere: Path) -> None:
+    """As in a checkout that machines with other processors share."""
+    (elsewhere / "libreplay.so").write_bytes(b"of another kind" * 1000)
+    assert library.load() is None
+    assert "the native library is not one that can be loaded here; install again" in (library.lacking() or "")
+
+
 def test_sources_are_told_apart_by_names_and_bytes(tmp_path: Path) -> None:
     assert sources_hash(tmp_path) is None
     (tmp_path / "a.c").write_bytes(b"int a;")
