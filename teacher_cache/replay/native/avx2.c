@@ -207,16 +207,7 @@ const Kernels avx2_kernels = {
     .weigh_columns = avx2_weigh_columns,
     .rotate_row = avx2_rotate_row,
     .look_up = look_up_singly,
-    .invert = invert,
-    .posterize = posterize,
-    .solarize = solarize,
-    .solarize_add = solarize_add,
-    .extremes = extremes,
-    .sum_grey = sum_grey,
-    .blend_with_grey = blend_with_grey,
-    .shift_hue = shift_hue,
-    .sharpen_row = sharpen_row,
-    .blend_pair = blend_pair,
+    LOOPS,
 };
 
 #endif

@@ -18,7 +18,6 @@ KERNELS = ("plain", "sse41", "avx2", "avx512", "neon")  # by what a processor ha
 
 _HERE = Path(__file__).parent
 _FINE, _NO_MEMORY = 0, 1
-_Rows = ctypes.c_void_p
 
 
 class ViewColumns(ctypes.Structure):

@@ -139,3 +139,8 @@ TARGET static inline uint8_t weighed_byte(const uint8_t *const *rows, const int1
     for (int tap = 0; tap < taps; tap++) total += rows[tap][i] * weights[tap];
     return clipped(total >> bits);
 }
+
+/* Of a set of kernels, those that are loops. */
+#define LOOPS \
+    .invert = invert, .posterize = posterize, .solarize = solarize, .solarize_add = solarize_add, .extremes = extremes, \
+    .sum_grey = sum_grey, .blend_with_grey = blend_with_grey, .shift_hue = shift_hue, .sharpen_row = sharpen_row, .blend_pair = blend_pair

@@ -85,19 +85,6 @@ static void look_up_later(Planner *planner, const int64_t slots[2], int64_t tabl
     memcpy(planner->look_ups + 4 * planner->num_look_ups++, entry, sizeof entry);
 }
 
-/* The first source pixel of a result's place, and the one after its last. */
-static void tapped(int64_t size_in, int64_t size_out, int64_t place, int interpolation, int64_t between[2]) {
-    const double scale = (double)size_in / (double)size_out;
-    const double support = (interpolation == BICUBIC ? 2.0 : 1.0) * (scale > 1.0 ? scale : 1.0);
-    const double centre = scale * ((double)place + 0.5);
-    int64_t first = (int64_t)(centre - support + 0.5), beyond = (int64_t)(centre + support + 0.5);
-    const int64_t most = 2 * (int64_t)ceil(support) + 1;
-    if (first < 0) first = 0;
-    if (beyond > size_in) beyond = size_in;
-    const int64_t num = beyond - first;
-    between[0] = first, between[1] = first + (num < 0 ? 0 : num > most ? most : num);
-}
-
 static void plan_resizing(Planner *planner) {
     Plan *plan = planner->plan;
     const int interpolation = (int)plan->interpolation;
@@ -106,14 +93,13 @@ static void plan_resizing(Planner *planner) {
     for (int64_t view = 0; view < plan->num; view++, entry += num_fields(RESIZE_KERNEL)) {
         const int64_t *crop = plan->crops + 4 * view, *resized = plan->resized + 2 * view;
         const int64_t *window = plan->windows + 4 * view, *part = plan->parts + 4 * view;
-        int64_t top[2], bottom[2];
-        tapped(crop[2], resized[0], window[0], interpolation, top);
-        tapped(crop[2], resized[0], window[0] + plan->height - 1, interpolation, bottom);
-        const int64_t rows = bottom[1] - top[0], pitch = 3 * part[3];
-        const int64_t begin = plan->offsets[view] + (crop[0] - part[0] + top[0]) * pitch + 3 * (crop[1] - part[1]);
+        const Tapped top = tapped(crop[2], resized[0], window[0], interpolation);
+        const Tapped bottom = tapped(crop[2], resized[0], window[0] + plan->height - 1, interpolation);
+        const int64_t rows = bottom.beyond - top.first, pitch = 3 * part[3];
+        const int64_t begin = plan->offsets[view] + (crop[0] - part[0] + top.first) * pitch + 3 * (crop[1] - part[1]);
         const int64_t fields[17] = {
             begin, pitch, rows, 0, window[1], window[1], 0, plan->across_bytes, plan->flips[view],
-            0, window[0], window[0], 0, top[0], resized[1], resized[0], planner->at[view]};
+            0, window[0], window[0], 0, top.first, resized[1], resized[0], planner->at[view]};
         memcpy(entry, fields, sizeof fields);
         const int64_t sides[4] = {crop[3], resized[1], crop[2], resized[0]};
         memcpy(plan->sides + 4 * view, sides, sizeof sides);

@@ -135,6 +135,13 @@ struct Workspace {
     PhaseTaps *phases[2];
 };
 
+/* The first source pixel of a result's place, the one after its last, and the centre among them. */
+typedef struct {
+    int64_t first, beyond;
+    double centre;
+} Tapped;
+Tapped tapped(int64_t size_in, int64_t size_out, int64_t place, int interpolation);
+
 /* At least num_bytes, aligned to 64, with what is in it lost; NULL without memory. */
 uint8_t *scratch(Scratch *held, size_t num_bytes);
 

@@ -22,10 +22,23 @@ static int precision_of(double largest) {
     return bits;
 }
 
+static double support_of(double stretch, int interpolation) { return (interpolation == BICUBIC ? 2.0 : 1.0) * stretch; }
+
+Tapped tapped(int64_t size_in, int64_t size_out, int64_t place, int interpolation) {
+    const double scale = (double)size_in / (double)size_out;
+    const double support = support_of(scale > 1.0 ? scale : 1.0, interpolation);
+    const double centre = scale * ((double)place + 0.5);
+    int64_t first = (int64_t)(centre - support + 0.5), beyond = (int64_t)(centre + support + 0.5);
+    if (first < 0) first = 0;
+    if (beyond > size_in) beyond = size_in;
+    const int64_t num = beyond - first, most = 2 * (int64_t)ceil(support) + 1;
+    return (Tapped){first, first + (num < 0 ? 0 : num > most ? most : num), centre};
+}
+
 /* What ResizeWeights computes, operation for operation. */
 static Weights *make_weights(int64_t size_in, int64_t size_out, int interpolation) {
     const double scale = (double)size_in / (double)size_out, stretch = scale > 1.0 ? scale : 1.0;
-    const double support = (interpolation == BICUBIC ? 2.0 : 1.0) * stretch, inverse = 1.0 / stretch;
+    const double support = support_of(stretch, interpolation), inverse = 1.0 / stretch;
     const int64_t most = (int64_t)ceil(support) * 2 + 1;
     double *shares = calloc((size_t)(size_out * most), sizeof *shares);
     int32_t *firsts = malloc((size_t)size_out * sizeof *firsts);
@@ -34,16 +47,11 @@ static Weights *make_weights(int64_t size_in, int64_t size_out, int interpolatio
     double largest = 0.0;
     if (!shares || !firsts || !made) goto failed;
     for (int64_t x = 0; x < size_out; x++) {
-        const double centre = scale * ((double)x + 0.5);
-        int64_t first = (int64_t)(centre - support + 0.5), beyond = (int64_t)(centre + support + 0.5);
-        if (first < 0) first = 0;
-        if (beyond > size_in) beyond = size_in;
-        int64_t num = beyond - first;
-        if (num < 0) num = 0;
-        if (num > most) num = most;
+        const Tapped of = tapped(size_in, size_out, x, interpolation);
+        const int64_t first = of.first, num = of.beyond - first;
         double *share = shares + x * most, total = 0.0;
         for (int64_t tap = 0; tap < num; tap++) {
-            share[tap] = filter_of(fabs(((double)(tap + first) - centre + 0.5) * inverse), interpolation);
+            share[tap] = filter_of(fabs(((double)(tap + first) - of.centre + 0.5) * inverse), interpolation);
             total += share[tap];
         }
         for (int64_t tap = 0; tap < num; tap++) {

@@ -1,6 +1,7 @@
 """Drawn views and their mixing, by the native library where it is: the bytes of render.py and mix.py, sooner."""
 
 import ctypes
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -80,5 +81,6 @@ def address(array: np.ndarray) -> int:
     return place
 
 
+@functools.lru_cache(maxsize=8)
 def _noise(mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
     return np.stack(noise_tables(mean, std))
