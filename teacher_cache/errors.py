@@ -16,6 +16,8 @@ TeacherCacheError               the command line prints it as one line and exits
 ├── CheckpointError             a checkpoint is absent, damaged, or belongs to another run
 ├── TrainingError               the loss, a weight, or what a student answers is no longer a number
 ├── DiskError                   what shall be written cannot be: a full, read-only or broken disk
+├── StorageError                an object store, or another place far away, refuses or does not answer
+│   └── ChangedError            what is read there is not what was there before
 ├── BusyError                   another process writes there
 ├── RenderError                 a rendering process died, hangs or cannot be started
 ├── DeviceError                 the device asked for is not there, or is not this rank's
@@ -89,6 +91,14 @@ class TrainingError(TeacherCacheError):
 
 
 class DiskError(TeacherCacheError):
+    pass
+
+
+class StorageError(TeacherCacheError):
+    pass
+
+
+class ChangedError(StorageError):
     pass
 
 

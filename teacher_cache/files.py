@@ -19,6 +19,7 @@ UNIT_IN_FLIGHT = "committed units are kept, those in flight are lost"
 STEM = 40  # characters that a file aside keeps of its name: 160 bytes at most, of the 255 that a name may have
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
+_LEFTOVER = re.compile(r"\.[0-9a-f]{32}\.partial(\.[^.]*)?$")
 # errors that say nothing of what a file holds: it may not, or cannot just now, be read
 _SHUT = {
     *(errno.EACCES, errno.EPERM, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT, errno.EBUSY),
@@ -80,7 +81,7 @@ def replacing(path: str | os.PathLike[str], lost: str = NOTHING_LOST, *, durable
     With durable=False nothing waits for the disk. Where the block fails nothing is left; DiskError as in `writing`.
     """
     path = Path(path)
-    aside = _aside(path)
+    aside = aside_of(path)
     try:
         with writing(path, lost):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +100,7 @@ def new_folder(path: str | os.PathLike[str], lost: str = NOTHING_LOST, *, durabl
     """A folder beside `path` for the block to make and fill, which then takes its place. DiskError where one is there,
     and as in `writing`; where the block fails nothing is left. With durable=False nothing waits for the disk."""
     path = Path(path)
-    aside = _aside(path)
+    aside = aside_of(path)
     try:
         with writing(path, lost):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -191,10 +192,16 @@ def leftovers(path: Path) -> list[Path]:
     return [path.parent / name for name in names if name.startswith(starts) and name.endswith(ends)]
 
 
-def sweep(path: Path) -> None:
-    """Remove what killed writers of `path` left."""
+def is_leftover(name: str) -> bool:
+    """Whether a file of this name is one that `leftovers` would find, of whatever path."""
+    return _LEFTOVER.search(name) is not None
+
+
+def sweep(path: Path, but: Path | None = None) -> None:
+    """Remove what killed writers of `path` left, all but one of them."""
     for leftover in leftovers(path):
-        remove(leftover)
+        if leftover != but:
+            remove(leftover)
 
 
 def remove(path: Path) -> None:
@@ -229,7 +236,8 @@ def sync_tree(root: Path) -> None:
         sync(Path(folder))
 
 
-def _aside(path: Path) -> Path:
+def aside_of(path: Path) -> Path:
+    """A free name beside a path, under which `leftovers` finds what is left there."""
     return path.with_name(f".{path.stem[:STEM]}.{uuid.uuid4().hex}.partial{path.suffix}")
 
 

@@ -1,0 +1,51 @@
+"""Places as people write them: paths of this machine, and URLs, which a path would make something else of."""
+
+import os
+import re
+from pathlib import Path
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
+
+
+class Url(str):
+    """A place that is no path of this machine, `s3://bucket/folder`; `/` puts a name behind it, as with a Path."""
+
+    __slots__ = ()
+
+    def __truediv__(self, name: str) -> "Url":
+        return Url(f"{self.rstrip('/')}/{name}")
+
+    @property
+    def name(self) -> str:
+        """What stands behind the last slash."""
+        return self.rstrip("/").rpartition("/")[2]
+
+    @property
+    def parent(self) -> "Url":
+        """The place without its name."""
+        return Url(self.rstrip("/").rpartition("/")[0])
+
+    @property
+    def scheme(self) -> str:
+        """s3, https, hf ..., in lower case."""
+        return self.partition(":")[0].lower()
+
+
+Place = Path | Url
+
+
+def is_url(place: str | os.PathLike[str]) -> bool:
+    """Whether a place is a URL, or was one before a `Path` made one slash of its two."""
+    return _URL.match(os.fspath(place)) is not None
+
+
+def to_place(text: str | os.PathLike[str]) -> Place:
+    """A place as it was written: a Url, or a Path."""
+    url = _URL.match(os.fspath(text))
+    return Path(text) if url is None else Url(f"{url[1]}://{url[2]}")
+
+
+def beside(place: Place, ending: str) -> Place:
+    """The place whose name is a place's with an ending: STORE.claims beside STORE."""
+    text = os.fspath(place).rstrip("/") + ending
+    return Path(text) if isinstance(place, Path) else Url(text)

@@ -1,0 +1,90 @@
+"""The seam: what the project asks of a place that holds bytes, and which implementation a place has.
+
+Names are relative to the storage's place, with slashes: "labels/c/0/0/0". Bytes that are there are whole.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+from teacher_cache.storage.place import Place, Url, to_place
+
+Stamp = tuple[object, ...]  # what changes when bytes are written anew; compared, and nothing else
+
+
+class Entry(NamedTuple):
+    """What a listing says of a name: its size in bytes, and its stamp."""
+
+    name: str
+    num_bytes: int
+    stamp: Stamp
+
+
+class Storage(Protocol):
+    """Bytes by name under a place.
+
+    Raises DiskError or StorageError, which name the place, where something cannot be written or no answer comes;
+    OSError where a local file cannot be read.
+    """
+
+    @property
+    def place(self) -> Place:
+        """The folder or URL that names are relative to."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether a read costs microseconds, so that nothing is gained by reading much at once or ahead."""
+
+    def get(self, name: str) -> bytes | None:
+        """All bytes; None where there is no such name."""
+
+    def get_ranges(self, name: str, ranges: Sequence[tuple[int, int]], stamp: Stamp | None = None) -> list[bytes]:
+        """The bytes of each (start, length), fewer where they end before. Ranges that lie near each other may be read
+        as one. FileNotFoundError where there is no such name; with stamp, ChangedError where it is another now."""
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write bytes whole, in the place of what is there. They have reached the disk when it returns."""
+
+    def put_if_absent(self, name: str, content: bytes) -> bool:
+        """Write bytes whole where there are none. True for one of several writers at most, but for those of the same
+        bytes: writers who must tell themselves apart put a nonce in."""
+
+    def list(self, prefix: str = "") -> list[Entry]:
+        """What is there under a name as under a folder, or this name itself; in order of names."""
+
+    def delete(self, name: str) -> None:
+        """Remove a name; nothing happens where there is none."""
+
+
+def open_storage(place: str | os.PathLike[str], *, durable: bool = True) -> Storage:
+    """The storage of a place; nothing is looked at yet. With durable=False no write waits for a local disk.
+
+    StorageError for a URL that nothing here reads, or whose library is not installed.
+    """
+    place = to_place(place)
+    if not isinstance(place, Url):
+        from teacher_cache.storage.local import LocalStorage
+
+        return LocalStorage(place, durable=durable)
+    if place.scheme == "hf":
+        from teacher_cache.storage.hub import HubStorage
+
+        return HubStorage(place)
+    from teacher_cache.storage.objects import ObjectStorage
+
+    return ObjectStorage(place)
+
+
+AT_ONCE = 32  # requests in flight
+
+
+def get_all(storage: Storage, names: Iterable[str]) -> Iterator[tuple[str, bytes | None]]:
+    """(name, bytes) of many, in order; several at once where a request takes its time."""
+    if storage.is_local:
+        yield from ((name, storage.get(name)) for name in names)
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        wanted = list(names)
+        yield from zip(wanted, threads.map(storage.get, wanted), strict=True)
