@@ -4,6 +4,8 @@ import os
 import re
 from pathlib import Path
 
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")  # variables, the first that is set counts
+
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
 
 
@@ -49,3 +51,8 @@ def beside(place: Place, ending: str) -> Place:
     """The place whose name is a place's with an ending: STORE.claims beside STORE."""
     text = os.fspath(place).rstrip("/") + ending
     return Path(text) if isinstance(place, Path) else Url(text)
+
+
+def is_endpoint(text: str) -> bool:
+    """Whether a text is the URL of a server, with no user, password or query in it."""
+    return re.fullmatch(r"https?://[^/@?#\s]+[^@?#\s]*", text) is not None
