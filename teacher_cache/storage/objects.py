@@ -89,7 +89,7 @@ class ObjectStorage:
             from concurrent.futures import ThreadPoolExecutor
 
             with ThreadPoolExecutor(min(AT_ONCE, len(others))) as threads:
-                more = threads.map(lambda part: self._get_part(name, *part, found)[0], others)
+                more = threads.map(lambda part: self._get_part(name, part[0], part[1], found)[0], others)
                 read += [(start, content) for (start, _), content in zip(others, more, strict=True)]
         return [_cut(read, start, length) for start, length in ranges]
 
@@ -123,8 +123,8 @@ class ObjectStorage:
         if self._kind == "HTTP":
             if prefix.endswith("/") or not name:
                 raise StorageError(f"{self._url(prefix)}: a web server's folders cannot be listed: name the files")
-            found = []
-        else:
+        found: Sequence[ObjectMeta] = []
+        if self._kind != "HTTP":
             found = self._ask(name, lambda client: self._pages(client, name))
         if not found and name:
             with suppress(FileNotFoundError):
@@ -136,7 +136,7 @@ class ObjectStorage:
         with suppress(FileNotFoundError):
             self._ask(name, lambda client: self._obstore.delete(client, name))
 
-    def _pages(self, client: "ObjectStore", folder: str) -> "list[ObjectMeta]":
+    def _pages(self, client: "ObjectStore", folder: str) -> Sequence["ObjectMeta"]:
         pages = self._obstore.list(client, folder or None, chunk_size=1000)
         return [meta for page in pages for meta in page]
 
@@ -189,7 +189,9 @@ class ObjectStorage:
         for _ in range(TRIES):
             try:
                 return _waited(lambda: ask(self._client(num_bytes)))
-            except (*passed, StorageError):
+            except StorageError:
+                raise
+            except passed:
                 raise
             except (self._obstore.exceptions.BaseError, OSError, ValueError) as error:
                 failure = self._failure(name, error, num_bytes)
