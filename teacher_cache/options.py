@@ -10,6 +10,7 @@ from click.core import ParameterSource
 
 from teacher_cache.processes.timeouts import RANK_TIMEOUT_S, TIMEOUT_S
 from teacher_cache.rendering.choice import RENDER_DEFAULT
+from teacher_cache.storage.place import ENDPOINTS, is_endpoint
 from teacher_cache.terminal import warn
 
 Command = Callable[..., Any]
@@ -197,6 +198,27 @@ shards_option = click.option(
 )
 ops_option = click.option(
     "--ops", metavar="FILE.py:FUNCTION", help="The own operations of the store's policy.  [default: it has none]"
+)
+
+
+def _set_endpoint(ctx: click.Context, param: click.Parameter, endpoint: str | None) -> None:
+    if endpoint is None or ctx.resilient_parsing:
+        return
+    if not is_endpoint(endpoint):
+        raise click.BadParameter("it is no URL of a server: give http(s)://HOST, without user and query", ctx, param)
+    for variable in ENDPOINTS:
+        os.environ.pop(variable, None)
+    os.environ["AWS_ENDPOINT_URL"] = endpoint
+
+
+# as the variable of the environment, so that the processes of a command have it too
+endpoint_option = click.option(
+    "--endpoint",
+    metavar="URL",
+    expose_value=False,
+    is_eager=True,
+    callback=_set_endpoint,
+    help="The server that s3:// means: MinIO, R2 ...  [default: AWS_ENDPOINT_URL, else Amazon's]",
 )
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from teacher_cache.files import URL
 
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")  # variables, the first that is set counts
+
 
 class Url(str):
     """A place that is no path of this machine, `s3://bucket/folder`; `/` puts a name behind it, as with a Path."""
@@ -48,3 +50,8 @@ def beside(place: Place, ending: str) -> Place:
     """The place whose name is a place's with an ending: STORE.claims beside STORE."""
     text = os.fspath(place).rstrip("/") + ending
     return Path(text) if isinstance(place, Path) else Url(text)
+
+
+def is_endpoint(text: str) -> bool:
+    """Whether a text is the URL of a server, with no user, password or query in it."""
+    return re.fullmatch(r"https?://[^/@?#\s]+[^@?#\s]*", text) is not None
