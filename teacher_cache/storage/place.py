@@ -1,6 +1,7 @@
 """Places as people write them: paths of this machine, and URLs, which a path would make something else of."""
 
 import os
+import re
 from pathlib import Path
 
 from teacher_cache.files import URL
