@@ -120,9 +120,8 @@ class ObjectStorage:
 
     def list(self, prefix: str = "") -> list[Entry]:
         name = prefix.rstrip("/")
-        if self._kind == "HTTP":
-            if prefix.endswith("/") or not name:
-                raise StorageError(f"{self._url(prefix)}: a web server's folders cannot be listed: name the files")
+        if self._kind == "HTTP" and (prefix.endswith("/") or not name):
+            raise StorageError(f"{self._url(prefix)}: a web server's folders cannot be listed: name the files")
         found: Sequence[ObjectMeta] = []
         if self._kind != "HTTP":
             found = self._ask(name, lambda client: self._pages(client, name))
