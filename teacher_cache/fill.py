@@ -201,8 +201,7 @@ def fill_views(held: OpenFill, views: range, on_start: Callable[[int], None]) ->
             commit(held, labelled)
             tell_damaged(store, labelled, told, held.warn)
         if none_is_free:
-            with_others = len(left)
-            patience.check(lambda: f"{counted(with_others, 'unit', 'is')} with other ranks", with_others)
+            patience.check(lambda: "what is missing is with other ranks", len(left))
             wait(held)
     return len(missing)
 

@@ -28,6 +28,9 @@ class Clock:
         self.s = 0.0
         self.at: Callable[[float], object] = lambda now_s: None  # what other ranks do
 
+    def monotonic(self) -> float:
+        return self.s
+
     def sleep(self, seconds: float) -> None:
         self.s += seconds
         self.at(self.s)
@@ -52,27 +55,31 @@ def test_a_rank_that_does_not_come_is_told_once_nothing_moves(clock: Clock) -> N
     assert 3590 < clock.s < 3610
 
 
-def test_a_slow_first_unit_is_waited_for(clock: Clock) -> None:
-    """Views are counted batch by batch, long before a unit is whole."""
+def test_ranks_that_get_on_are_waited_for(clock: Clock) -> None:
+    """What moves is counted, or is fewer units that are not committed."""
     job = two_ranks()
+    patience = job.patience(("views",))
+    clock.at = lambda now_s: job.add("views", 64) if round(now_s, 1) % 500 == 0 and now_s < 9800 else None
 
-    def other(now_s: float) -> None:
-        if round(now_s, 1) % 500 == 0:
-            job.add("views", 64)
-        if now_s > 20_000:
-            job.publish("units", [[0, 0, 0]])
+    def wait_until(until_s: float, left: int) -> None:
+        while clock.s < until_s:
+            patience.check(lambda: "some are missing", left)
+            clock.sleep(0.2)
 
-    clock.at = other
-    assert job.read("units", moving=("views",)) == [[0, 0, 0]]
-    assert clock.s > 20_000
+    wait_until(10_000, left=3)
+    wait_until(10_500, left=2)
+    clock.s += 5000  # in which this rank was stopped itself
+    message = r"^some are missing, and no rank has done anything for 600 s: .*--rank-timeout$"
+    with pytest.raises(RankError, match=message):
+        wait_until(20_000, left=2)
+    assert 15_590 < clock.s < 15_600
 
 
-def test_a_first_rank_that_does_nothing_is_told(clock: Clock) -> None:
-    with pytest.raises(
-        RankError, match=r"^rank 0 has not published the list of units, and no rank .* raise --rank-timeout$"
-    ):
-        two_ranks().read("units", moving=("views",))
-    assert 599 < clock.s < 601
+def test_one_rank_alone_is_patient(clock: Clock) -> None:
+    patience = Job(0, 1, torch.device("cpu"), timeout_s=600).patience(("views",))
+    while clock.s < 2000:
+        patience.check(lambda: "some are missing")
+        clock.sleep(1)
 
 
 def test_everybody_arrives(clock: Clock) -> None:
@@ -92,7 +99,7 @@ def test_a_store_that_is_gone_is_told() -> None:
     job = Job(1, 2, torch.device("cpu"), Gone())
     message = r"^the ranks' key-value store does not answer \(Connection was likely closed\.\): torchrun or"
     with pytest.raises(RankError, match=message):
-        next(job.draw("drawn", 3))
+        job.add("drawn", 1)
 
 
 @pytest.mark.parametrize("group", [False, True])
@@ -119,9 +126,7 @@ def test_one_rank_waits_for_nobody() -> None:
         assert alone.any([True, False]) == [True, False]
         assert alone.gather("value") == ["value"]
         alone.barrier()
-        alone.publish("units", [1])
-        assert alone.read("units") == [1]
-        assert list(alone.draw("drawn", 3)) == [0, 1, 2]
+        assert (alone.add("views", 3), alone.add("views", 0)) == (3, 3)
         alone.wait_for_all("finished")
         alone.raise_on_all(None, "the end")
         with pytest.raises(StoreError, match="of its own"):

@@ -55,14 +55,17 @@ class StartError(Exception):
 
 
 class ForkServer:
-    """The process that forks others, for one thread, with which it ends. imports: the module that they have at once."""
+    """The process that forks others, for one thread, with which it ends. imports: the module that they have at once.
+    Raises OSError where the system starts none."""
 
-    def __init__(self, imports: str) -> None:
+    def __init__(self, imports: str, environment: Mapping[str, str]) -> None:
         self._has_imports = False
         self._connection, theirs = multiprocessing.Pipe()
         with closing(theirs):
             self._process = _python(
-                _BEGIN.format(path=[*map(str, sys.path)], module=__name__, pipe=theirs.fileno()), theirs.fileno()
+                _BEGIN.format(path=[*map(str, sys.path)], module=__name__, pipe=theirs.fileno()),
+                theirs.fileno(),
+                environment,
             )
         self._connection.send((os.getpid(), bytes(multiprocessing.current_process().authkey), imports))
         multiprocessing.util.Finalize(self, _end, (self._process,), exitpriority=9)  # after its processes
@@ -187,12 +190,15 @@ def spawned(
 _BEGIN = "import sys; sys.path[:] = {path!r}; from {module} import begin_server; begin_server({pipe})"
 
 
-def _python(code: str, inherited: int) -> "subprocess.Popen[bytes]":
-    """A process that runs this code under this one's interpreter and its options, and inherits a descriptor."""
+def _python(code: str, inherited: int, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+    """A process that runs this code under this one's interpreter and its options, and inherits a descriptor.
+
+    Its environment is given, as this one's may be changed by another thread while the system reads it.
+    """
     options = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # nothing public gives them
     signal.pthread_sigmask(signal.SIG_BLOCK, PARENTS_SIGNALS)  # which it inherits: none ends it while it still imports
     words = [multiprocessing.spawn.get_executable(), *options, "-c", code]
-    return subprocess.Popen(words, stdin=subprocess.DEVNULL, pass_fds=[inherited])
+    return subprocess.Popen(words, stdin=subprocess.DEVNULL, pass_fds=[inherited], env=environment)
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

@@ -251,17 +251,20 @@ class _Starter:
         return ForkedProcess(coming, lambda process: self._exit_code(imports, process))
 
     def _fork(self, imports: str, birth: Birth, connection: Connection) -> tuple[int, int]:
-        if imports in self._faults:
-            connection.close()
-            raise self._faults[imports]
-        server = self._servers.get(imports)
-        if server is None or not server.is_alive():
-            server = self._servers[imports] = ForkServer(imports)
-        try:
-            return server.fork(birth, connection)
-        except StartError as error:
-            self._faults[imports] = StartError(f"importing {imports} fails ({error})")
-            raise self._faults[imports] from None
+        with contextlib.closing(connection):  # whatever fails: who waits at its other end must hear of it
+            if imports in self._faults:
+                raise self._faults[imports]
+            server = self._servers.get(imports)
+            if server is None or not server.is_alive():
+                try:
+                    server = self._servers[imports] = ForkServer(imports, birth.environment)
+                except OSError as error:
+                    raise StartError(f"the system starts no process ({error.strerror})") from None
+            try:
+                return server.fork(birth, connection)
+            except StartError as error:
+                self._faults[imports] = StartError(f"importing {imports} fails ({error})")
+                raise self._faults[imports] from None
 
     def _exit_code(self, imports: str, process: int | None) -> int | None:
         server = self._servers[imports]

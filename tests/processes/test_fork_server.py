@@ -45,6 +45,22 @@ def test_a_process_finds_what_there_is_when_it_is_started(
     assert capfd.readouterr().out == "asked for torch\n" * 2
 
 
+def test_where_the_system_starts_no_process_it_is_said_and_may_be_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Processes("echo", imports="tests.support.waiting") as started:
+        with monkeypatch.context() as patch:
+            patch.setattr("multiprocessing.spawn.get_executable", lambda: str(tmp_path / "absent"))
+            child = started.start(echo)
+            started.expect(child, True)
+            message = (
+                r"^no process can be started: the system starts no process \(No such file or directory\): mend that"
+            )
+            with pytest.raises(RenderError, match=message):
+                started.receive()
+        assert answers(started.start(echo))
+
+
 def test_a_script_needs_no_guard_and_is_not_run_again(tmp_path: Path) -> None:
     """What it imports, nobody else does."""
     script = tmp_path / "script.py"
