@@ -107,6 +107,7 @@ help: ## list targets and variables
 	@echo '  RECIPE=      training recipe, shipped or a TOML file   [$(RECIPE)]'
 	@echo '  NPROC=       processes (GPUs) on this machine, through torchrun'
 	@echo '  WORKERS=     rendering processes for each of them   [$(WORKERS)]'
+	@echo '  CLAIM=1      other jobs, on other machines too, fill the same store at the same time'
 	@echo '  RENDER=      where views are rendered: auto (a GPU if there is one), cpu or gpu   [$(or $(RENDER),auto)]'
 	@echo '  OUT=         where the run goes                     [$(OUT)]'
 	@echo
@@ -157,7 +158,7 @@ endif
 		$(call option,--policy,$(POLICY)) $(call option,--views,$(VIEWS)) $(call each,--set,$(SET)) $(call option,--ops,$(OPS)))
 	$(call command,$(LAUNCH) teacher_cache fill $(call quoted,$(STORE)) --workers $(WORKERS) $(call option,--render,$(RENDER)) \
 		$(call option,--teacher,$(ASKED)) $(call option,--checkpoint,$(WEIGHTS)) $(call option,--topk,$(TOPK)) \
-		$(call option,--tau,$(TAU)) $(call option,--ops,$(OPS)))
+		$(call option,--tau,$(TAU)) $(call option,--ops,$(OPS)) $(if $(CLAIM),--claim))
 
 train-student: cache-teacher ## stage two: train a student from the labels
 	$(call command,$(LAUNCH) student train $(call quoted,$(STORE)) --recipe $(call quoted,$(RECIPE)) \

@@ -19,13 +19,12 @@ from pathlib import Path
 import numpy as np
 
 from teacher_cache.errors import DiskError, StorageError
-from teacher_cache.processes.timeouts import TIMEOUT_S
+from teacher_cache.processes.timeouts import LEASE_S, TIMEOUT_S
 from teacher_cache.storage.place import beside
 from teacher_cache.storage.storage import Stamp, Storage, open_storage
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import Unit
 
-LEASE_S = 120.0
 BEATS = 4  # changes of a claim in the time of a lease
 POLL_S = 2.0  # between looks at what others hold, where nothing is free
 

@@ -1,5 +1,7 @@
 """`teacher-cache index | fill | extend | status | verify | policies`."""
 
+import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +18,7 @@ from teacher_cache.options import (
     NUMBER,
     FiniteRange,
     device_option,
+    endpoint_option,
     json_option,
     ops_option,
     rank_timeout_option,
@@ -24,11 +27,14 @@ from teacher_cache.options import (
     shards_option,
     store_argument,
     teacher_options,
+    timeout_option,
     worker_timeout_option,
     workers_option,
 )
 from teacher_cache.processes.threads import wait_asleep
 from teacher_cache.processes.ties import is_first_rank
+from teacher_cache.processes.timeouts import LEASE_S
+from teacher_cache.storage.place import to_place
 from teacher_cache.store.presence import check_is_store
 from teacher_cache.terminal import say, say_json, say_lines, warn
 
@@ -51,7 +57,7 @@ def main() -> None:
 
 @main.command()
 @click.argument("shards", nargs=-1)
-@click.option("--store", "store_path", required=True, metavar="STORE", help="Folder of the new store.")
+@click.option("--store", "store_path", required=True, metavar="STORE", help="Folder, or URL, of the new store.")
 @click.option(
     "--policy",
     metavar="NAME",
@@ -111,6 +117,7 @@ def main() -> None:
     help="Height x width, in pixels, of the largest image that is decoded.  [default: 178956970, or --like's]",
 )
 @click.option("--workers", default=4, type=click.IntRange(1), metavar=COUNT, help="Processes that walk shards.")
+@endpoint_option
 def index(
     shards: tuple[str, ...],
     store_path: str,
@@ -127,7 +134,6 @@ def index(
     A store that is there is compared with what is asked: views that it lacks are added, shards that have moved are
     noted, other settings are refused by name.
     """
-    from teacher_cache.storage.place import to_place
     from teacher_cache.store.create import IndexRequest, choose_policy, create_alike, create_store
     from teacher_cache.store.store import Store, is_taken
 
@@ -198,6 +204,14 @@ def index(
 @render_option
 @worker_timeout_option
 @rank_timeout_option
+@click.option(
+    "--claim",
+    is_flag=True,
+    help="Any number of jobs, on any machines that see the store, share its units. Ranks of one job do so anyway.",
+)
+@timeout_option(
+    "lease", LEASE_S, "A unit whose worker has given no sign for so many seconds is another's; the same in all jobs."
+)
 @shards_option
 @ops_option
 @click.option("--skip-bad", is_flag=True, help="Skip and list images that cannot be decoded.")
@@ -221,6 +235,8 @@ def fill(
     render: "Render",
     worker_timeout_s: float,
     rank_timeout_s: float,
+    claim: bool,
+    lease_s: float,
     shards: tuple[str, ...],
     ops: str | None,
     skip_bad: bool,
@@ -262,6 +278,8 @@ def fill(
         render=render,
         worker_timeout_s=worker_timeout_s,
         rank_timeout_s=rank_timeout_s,
+        claim=claim,
+        lease_s=lease_s,
     )
     if only_estimate:
         _estimate(store, opened, options)
@@ -444,7 +462,7 @@ def _walk(
 
     paths = expand_shards(patterns)
     rule = class_rule(paths, request.class_from or "cls", classes_file, request.image_from)
-    scratch = Path(f"{store_path.rstrip('/')}.walk")
+    scratch = _scratch(store_path)
     with _bar("shards", "indexing", len(paths)) as progress:
         found = index_shards(
             paths, rule, whole=request.whole, workers=workers, scratch=scratch, note=say, progress=progress
@@ -453,6 +471,15 @@ def _walk(
     if warning := class_order_warning(found):
         warn(warning)
     return found
+
+
+def _scratch(store_path: str) -> Path:
+    """Where what is walked waits: beside the store, or where this user's caches are."""
+    place = to_place(store_path)
+    if isinstance(place, Path):
+        return place.with_name(f"{place.name}.walk")
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return caches / "teacher-cache" / f"{re.sub(r'[^A-Za-z0-9]+', '-', place)}.walk"
 
 
 def _say_created(path: str, store: "Store", views: int) -> None:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from teacher_cache.claims import LEASE_S, POLL_S, Claims, open_claims
+from teacher_cache.claims import POLL_S, Claims, open_claims
 from teacher_cache.errors import AgreementError, DriftError, StoreError, TeacherError
 from teacher_cache.job import Job, join_job
 from teacher_cache.messages.shown import counted
 from teacher_cache.processes.signals import Stopped, stop_signals
-from teacher_cache.processes.timeouts import RANK_TIMEOUT_S, TIMEOUT_S
+from teacher_cache.processes.timeouts import LEASE_S, RANK_TIMEOUT_S, TIMEOUT_S
 from teacher_cache.prove import Batch, check_same_answers, check_steady, first_batch
 from teacher_cache.rendering.choice import RENDER_DEFAULT, Render, Rendering, choose_rendering, open_render_pool
 from teacher_cache.rendering.crew import PoolSettings, RenderTask
@@ -130,8 +130,9 @@ def fill(
     Every rank of the job calls it, and any number of jobs may at the same time. Ranks, and with options.claim jobs,
     claim the units that they label. One of them labels the first unit of a fresh store alone, and binds the store to
     the teacher only if its answers depend on a view alone and that unit agrees with the ground truth better than
-    chance. Every other rank, and every later fill, answers again what was answered then. on_start and on_progress are
-    called on rank 0, and so is say, with where views are rendered.
+    chance. Every other rank, and every later fill, answers again what was answered then. on_start is called on rank 0
+    with the views that the job has to label, again as other jobs take some of them; so are on_progress, and say, with
+    where views are rendered.
 
     Raises AgreementError, TeacherError for another teacher than the store's or one that answers otherwise, DriftError
     if this machine renders other pixels than the store's, ImageError for an undecodable image unless options.skip_bad,
@@ -195,6 +196,8 @@ def fill_views(held: OpenFill, views: range, on_start: Callable[[int], None]) ->
             check_same_answers(store, teacher, pool, held.warn)
     patience = held.job.patience(MOVING)
     while left := store.missing_units(views):
+        if held.job.first and held.claims is not None:
+            on_start(held.job.add("views", 0) + sum(map(store.layout.num_views, left)))
         none_is_free = True
         for labelled in label_units(store, teacher, pool, free_units(held, left), held.advance):
             none_is_free = False

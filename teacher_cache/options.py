@@ -26,6 +26,14 @@ class FiniteRange(click.FloatRange):
         return number
 
 
+class Seconds(click.IntRange):
+    """Whole seconds of a range, as 120 or 120s."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        number: int = super().convert(value.removesuffix("s") if isinstance(value, str) else value, param, ctx)
+        return number
+
+
 # Old spellings, for one release
 
 
@@ -95,11 +103,32 @@ def _say_deprecated(ctx: click.Context, old: click.Parameter, new: click.Paramet
     warn(f"{_name(old, ctx)} is deprecated, the next release does not take it: write `{written}`")
 
 
+def _set_endpoint(ctx: click.Context, param: click.Parameter, endpoint: str | None) -> None:
+    if endpoint is None or ctx.resilient_parsing:
+        return
+    if not is_endpoint(endpoint):
+        raise click.BadParameter("it is no URL of a server: give http(s)://HOST, without user and query", ctx, param)
+    for variable in ENDPOINTS:
+        os.environ.pop(variable, None)
+    os.environ["AWS_ENDPOINT_URL"] = endpoint
+
+
+# set as the variable of the environment, so that the processes of a command have it too
+endpoint_option = click.option(
+    "--endpoint",
+    metavar="URL",
+    expose_value=False,
+    is_eager=True,
+    callback=_set_endpoint,
+    help="The server that s3:// means: MinIO, R2 ...  [default: AWS_ENDPOINT_URL, else Amazon's]",
+)
+
+
 def _store_argument(metavar: str, *, required: bool) -> Callable[[Command], Command]:
-    """The store, as `store_path`; before this release it was --store."""
+    """The store, as `store_path`, and --endpoint, where it may be; before this release it was --store."""
 
     def add(command: Command) -> Command:
-        command = click.option("--store", "old_store", cls=OldSpelling)(command)
+        command = endpoint_option(click.option("--store", "old_store", cls=OldSpelling)(command))
         return click.argument("store_path", metavar=metavar, required=required, cls=RenamedArgument, old="old_store")(
             command
         )
@@ -148,7 +177,7 @@ def timeout_option(name: str, default_s: float, what: str) -> Callable[[Command]
         f"{name.replace('-', '_')}_s",
         default=int(default_s),
         show_default=True,
-        type=click.IntRange(1, A_WEEK_S),
+        type=Seconds(1, A_WEEK_S),
         metavar=SECONDS,
         help=what,
     )
@@ -198,27 +227,6 @@ shards_option = click.option(
 )
 ops_option = click.option(
     "--ops", metavar="FILE.py:FUNCTION", help="The own operations of the store's policy.  [default: it has none]"
-)
-
-
-def _set_endpoint(ctx: click.Context, param: click.Parameter, endpoint: str | None) -> None:
-    if endpoint is None or ctx.resilient_parsing:
-        return
-    if not is_endpoint(endpoint):
-        raise click.BadParameter("it is no URL of a server: give http(s)://HOST, without user and query", ctx, param)
-    for variable in ENDPOINTS:
-        os.environ.pop(variable, None)
-    os.environ["AWS_ENDPOINT_URL"] = endpoint
-
-
-# as the variable of the environment, so that the processes of a command have it too
-endpoint_option = click.option(
-    "--endpoint",
-    metavar="URL",
-    expose_value=False,
-    is_eager=True,
-    callback=_set_endpoint,
-    help="The server that s3:// means: MinIO, R2 ...  [default: AWS_ENDPOINT_URL, else Amazon's]",
 )
 
 

@@ -46,7 +46,7 @@ def step_bars(*steps: str) -> Iterator[tuple[Callable[[int, int], None], ...]]:
 @contextmanager
 def filling_bar(shown: bool) -> Iterator[tuple[Callable[[int], None], Callable[["FillProgress"], None]]]:
     """A bar with views/s, time left and agreement so far: (set the number of views, show progress) to call. It shows
-    from when the number is set."""
+    from when the number is first set."""
     console = terminal(err=True)
     bar = Progress(
         BarColumn(),
@@ -65,8 +65,9 @@ def filling_bar(shown: bool) -> Iterator[tuple[Callable[[int], None], Callable[[
     opened = ExitStack()
 
     def start(num_views: int) -> None:
+        if bar.tasks[0].total is None:
+            opened.enter_context(bar)
         bar.update(task, total=num_views)
-        opened.enter_context(bar)
 
     def show(progress: "FillProgress") -> None:
         speed = bar.tasks[0].finished_speed or bar.tasks[0].speed

@@ -18,6 +18,7 @@ from teacher_cache.messages.shown import counted
 from teacher_cache.shards.index import Index
 from teacher_cache.storage.storage import Storage, get_all
 from teacher_cache.store.chunks import Chunks, FilePerChunk
+from teacher_cache.store.packed import unpacked_document
 from teacher_cache.store.records import RECORD_FIELDS
 from teacher_cache.store.unit import NOT_LABELLED
 
@@ -94,8 +95,8 @@ class ArrayShape:
 
 
 def read_shape(storage: Storage, array: str) -> ArrayShape:
-    """What an array's zarr.json says. ValueError, KeyError or TypeError where it is damaged."""
-    document = read_document(storage, array, "array")
+    """What an array's zarr.json says, packed or not. ValueError, KeyError or TypeError where it is damaged."""
+    document = unpacked_document(read_document(storage, array, "array"))
     chunks = document["chunk_grid"]["configuration"]["chunk_shape"]
     return ArrayShape(tuple(map(int, document["shape"])), tuple(map(int, chunks)))
 
@@ -133,11 +134,13 @@ def facts_of(document: dict[str, Any], *, grows: bool) -> dict[str, Any]:
 
 
 def array_facts(storage: Storage, array: str, *, grows: bool) -> dict[str, Any]:
-    """facts_of what lies there.
+    """facts_of what lies there; of an array that grows, and may be packed, as it is where it is not.
 
     ValueError for codecs that this program does not write: zarr would look for whatever a stranger's file names.
     """
     document = read_document(storage, array, "array")
+    if grows:
+        document = unpacked_document(document)
     if (codecs := [codec["name"] for codec in document["codecs"]]) != ["bytes", "zstd"]:
         raise ValueError(f"{array} has codecs {codecs}, not bytes in zstd")
     return facts_of(document, grows=grows)

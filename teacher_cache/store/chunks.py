@@ -16,6 +16,7 @@ from numcodecs import zstd
 
 from teacher_cache.messages.shown import counted
 from teacher_cache.storage.storage import Stamp, Storage, get_all
+from teacher_cache.store.packed import GroupPacked, is_packed, unpacked_document
 from teacher_cache.store.unit import Unit
 
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -77,6 +78,11 @@ class Chunks:
     fill_value: float
     level: int
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether a file holds the chunks of a group; then they are only read."""
+        return isinstance(self.frames, GroupPacked)
+
     def read(self, unit: Unit) -> np.ndarray:
         """A unit's chunk, read-only unless it is absent. Raises OSError, RuntimeError or ValueError for one that cannot
         be read or is damaged."""
@@ -114,7 +120,8 @@ class Chunks:
 
 def open_chunks(storage: Storage, array: str) -> Chunks:
     """The chunks of an array, from its zarr.json. ValueError when they are laid out in another way."""
-    document = json.loads(storage.get(f"{array}/zarr.json") or b"null")
+    given = json.loads(storage.get(f"{array}/zarr.json") or b"null")
+    document = unpacked_document(given)
     grid, keys = document["chunk_grid"], document["chunk_key_encoding"]
     codecs = document["codecs"]
     shape = tuple(int(length) for length in grid["configuration"]["chunk_shape"])
@@ -131,10 +138,14 @@ def open_chunks(storage: Storage, array: str) -> Chunks:
     ):
         raise ValueError(
             f"{array} has codecs {codecs} and keys {keys}, not little-endian bytes in zstd with its checksum, "
-            "in a file a chunk"
+            "in a file a chunk or a group"
         )
     dtype = np.dtype(document["data_type"]).newbyteorder("<")
-    return Chunks(FilePerChunk(storage, array, len(shape)), shape, dtype, document["fill_value"], level)
+    frames: Frames = FilePerChunk(storage, array, len(shape))
+    if is_packed(given):
+        shards, rows = document["shape"][:2]
+        frames = GroupPacked(storage, array, len(shape), (int(shards), int(rows) // shape[1]))
+    return Chunks(frames, shape, dtype, document["fill_value"], level)
 
 
 def _frame_bytes(frame: bytes) -> int | None:

@@ -134,10 +134,15 @@ class Records:
     def fill(self, unit: Unit) -> str:
         """How to label a unit that lacks its labels, for the end of a message."""
         views = self._layout.group_views(unit.group)
+        if self._chunks.is_packed:
+            unpack = f"run `teacher-cache unpack {self._storage.place} FOLDER`"
+            return f"{unpack}, then `teacher-cache fill FOLDER --views {views.start}:{views.stop}`"
         return f"run `teacher-cache fill {self._storage.place} --views {views.start}:{views.stop}`"
 
     def redo(self, unit: Unit) -> str:
         """How to mend a committed unit that is damaged, for the end of a message."""
+        if self._chunks.is_packed:
+            return f"fetch {self._storage.place} again from where it was published"
         return f"delete its record {self.file(unit)} and {self.fill(unit)}, which labels the unit anew"
 
     # -- frames --------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from teacher_cache.store.arrays import created_arrays
 from teacher_cache.store.sealed import SEAL, broken, seal
 
 SCHEMA = 2
-PACKING = "files"
+FILES, GROUPS = PACKINGS = "files", "groups"  # how chunks lie: a file each, or those of a group in one
 _CREATED = (  # attributes that never change; the shards' names and sizes too, but not their places
     *("seed", "policy", "group", "unit_samples", "class_names", "class_from", "fingerprint"),
     *("any_device", "max_pixels", "libraries"),
@@ -47,9 +47,10 @@ def check_schema(storage: Storage, settings: dict[str, Any]) -> None:
     """StoreError of a store of another schema or packing."""
     path = storage.place
     schema = settings.get("schema")
-    if schema == SCHEMA and settings.get("packing") != PACKING:
+    if schema == SCHEMA and settings.get("packing") not in PACKINGS:
         raise StoreError(
-            f"{path} is packed as {settings.get('packing')!r}, this program reads {PACKING!r}: use a newer version"
+            f"{path} is packed as {settings.get('packing')!r}, this program reads {' and '.join(map(repr, PACKINGS))}: "
+            "use a newer version"
         )
     if schema == SCHEMA:
         return

@@ -18,7 +18,8 @@ Anyone can read it with plain zarr:
 The two of topk are there where the teacher's identity says K > 0 (`fill --topk K --tau T`).
 A unit is one chunk of each but index and teacher. Writers write whole chunks, the record last, so they need no locks.
 Readers pass over attributes, arrays and fields of records that they do not know. `packing` says how chunks lie on the
-disk: "files" is a file a chunk. What a digest is of, the version of the policy says.
+disk: "files" is a file a chunk, "groups" one a group, for stores that are published and only read (packed.py). What a
+digest is of, the version of the policy says.
 """
 
 import copy
@@ -64,7 +65,8 @@ from teacher_cache.store.proof import Proof, Proofs, device_hash, first_files
 from teacher_cache.store.published import attributes_document, read_published
 from teacher_cache.store.records import RECORD_FIELDS, Records, encode_record
 from teacher_cache.store.schema import (
-    PACKING,
+    FILES,
+    GROUPS,
     SCHEMA,
     check_policy_version,
     check_schema,
@@ -100,6 +102,7 @@ class Store:
         self.views = int(settings["views"])
         self.group = int(settings["group"])
         self.unit_samples = int(settings["unit_samples"])
+        self.packing = str(settings["packing"])
         self.any_device = bool(settings["any_device"])
         self.max_pixels = int(settings["max_pixels"])
         self.class_names = tuple(str(name) for name in settings["class_names"])
@@ -155,7 +158,7 @@ class Store:
             "any_device": any_device,
             "max_pixels": max_pixels,
             "libraries": pixel_libraries(),
-            "packing": PACKING,
+            "packing": FILES,
         }
         if isinstance(path, Url):
             with tempfile.TemporaryDirectory() as folder:
@@ -187,6 +190,11 @@ class Store:
             found = what_is(path) if isinstance(path, Path) else "it is Zarr data of something else"
             raise StoreError(f"{path} is not a store, {found}")
         check_schema(storage, settings)
+        if writable and settings["packing"] == GROUPS:
+            raise StoreError(
+                f"{path} is packed, as it was published, and only read: unpack it first, `teacher-cache unpack {path} "
+                "FOLDER`, and name that folder"
+            )
         try:
             check_seal(storage, settings)
             check_policy_version(storage, settings)
@@ -237,6 +245,8 @@ class Store:
         )
         if not sound:
             raise ValueError("the arrays' shapes and chunks do not fit each other")
+        if any(chunks.is_packed != (self.packing == GROUPS) for chunks in self._chunks.values()):
+            raise ValueError(f"not all arrays are packed as {self.packing}")
 
     # -- what it is ----------------------------------------------------------------------------------------------
 
@@ -347,6 +357,8 @@ class Store:
             if name in CLASS_ARRAYS and not are_classes(values, self.num_classes):
                 raise ValueError(f"not all are below {self.num_classes}")
             return values
+        except StoreError:
+            raise
         except Exception as error:
             raise_unreadable(error)
             where, mend = self.records.where(unit), self.records.redo(unit)
@@ -527,6 +539,8 @@ class Store:
             if any(array.shape[:2] != labels.shape[:2] or array.shape[2] < self.views for array in topk.values()):
                 raise ValueError("the shapes of topk_classes and topk_probabilities do not fit those of labels")
             chunks = {name: open_chunks(self.storage, name) for name in TOPK_ARRAYS}
+            if any(each.is_packed != (self.packing == GROUPS) for each in chunks.values()):
+                raise ValueError(f"topk_classes, topk_probabilities are not packed as {self.packing}")
         except StoreError:
             raise
         except Exception as error:

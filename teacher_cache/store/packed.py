@@ -1,0 +1,189 @@
+"""The packing "groups": all chunks of a group in one file, a Zarr shard, which any Zarr library reads.
+
+The file holds the chunks' frames as their own files would, by shard and unit, and at its end where each lies: start and
+length, uint64 each, little-endian, both 2**64 - 1 where a chunk is absent; then the CRC-32C of that. So a store of tens
+of thousands of files becomes one of tens, which people can publish; it is read only.
+"""
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import google_crc32c
+import numpy as np
+
+from teacher_cache.errors import StoreError
+from teacher_cache.storage.storage import Stamp, Storage
+from teacher_cache.store.unit import Unit
+
+ABSENT = 2**64 - 1
+WHOLE_BYTES = 256 << 20  # a far file of more is read chunk by chunk
+HELD_BYTES = 512 << 20  # of an array's far files in memory, those used last
+_CODEC = "sharding_indexed"
+_INDEX_CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
+_CRC_BYTES = 4
+
+
+def packed_document(document: dict[str, Any]) -> dict[str, Any]:
+    """The zarr.json of an array of units once it is packed, from the one it has in a file a chunk."""
+    chunk = document["chunk_grid"]["configuration"]["chunk_shape"]
+    shape = document["shape"]
+    whole = [*shape[:2], chunk[2], *shape[3:]]
+    codec = {
+        "name": _CODEC,
+        "configuration": {
+            "chunk_shape": chunk,
+            "codecs": document["codecs"],
+            "index_codecs": _INDEX_CODECS,
+            "index_location": "end",
+        },
+    }
+    return {
+        **document,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": whole}},
+        "codecs": [codec],
+    }
+
+
+def unpacked_document(document: dict[str, Any]) -> dict[str, Any]:
+    """What `packed_document` was made of; the document itself where it is not packed. ValueError where it is packed in
+    another way."""
+    if not is_packed(document):
+        return document
+    configuration = document["codecs"][0]["configuration"]
+    grid = {"name": "regular", "configuration": {"chunk_shape": configuration["chunk_shape"]}}
+    found = {**document, "chunk_grid": grid, "codecs": configuration["codecs"]}
+    if packed_document(found) != document:
+        raise ValueError(f"its Zarr shards are not those of a group each: {document['chunk_grid']}, {configuration}")
+    return found
+
+
+def is_packed(document: Mapping[str, Any]) -> bool:
+    """Whether an array's zarr.json says that its chunks lie in Zarr shards."""
+    return [codec["name"] for codec in document["codecs"]] == [_CODEC]
+
+
+def pack(frames: Iterable[bytes | None]) -> Iterator[bytes]:
+    """The bytes of a group's file, part by part, from its chunks' frames by shard and unit; None: an absent one."""
+    places, at = [], 0
+    for frame in frames:
+        places += [ABSENT, ABSENT] if frame is None else [at, len(frame)]
+        if frame is not None:
+            yield frame
+            at += len(frame)
+    index = np.array(places, "<u8").tobytes()
+    yield index
+    yield google_crc32c.value(index).to_bytes(_CRC_BYTES, "little")
+
+
+@dataclass(frozen=True, eq=False)
+class _File:
+    """What is known of a group's file. places (S, U, 2) uint64: start and length of each chunk."""
+
+    name: str
+    num_bytes: int
+    stamp: Stamp
+    places: np.ndarray
+
+    def range(self, unit: Unit) -> tuple[int, int] | None:
+        start, length = self.places[unit.shard, unit.unit].tolist()
+        return None if start == ABSENT else (start, length)
+
+
+class GroupPacked:
+    """Frames of an array of this rank, three or more, with (S, U) units in a group, whose groups are a file each.
+
+    Where a read takes its time a file is fetched whole, once, and held while there is room. StoreError, naming the
+    file, where its index is damaged.
+    """
+
+    def __init__(self, storage: Storage, array: str, rank: int, units: tuple[int, int]) -> None:
+        self._storage, self._array, self._rank, self._units = storage, array, rank, units
+        self._files: dict[int, _File] = {}
+        self._held: OrderedDict[int, bytes] = OrderedDict()  # whole files, by group
+
+    def get(self, unit: Unit) -> bytes | None:
+        return next(frame for _, frame in self.get_all([unit]))
+
+    def get_all(self, units: Iterable[Unit]) -> Iterator[tuple[Unit, bytes | None]]:
+        for group, alike in itertools.groupby(units, lambda unit: unit.group):
+            members = list(alike)
+            yield from zip(members, self._read(group, members), strict=True)
+
+    def stamps(self) -> Mapping[Unit, Stamp]:
+        found = {}
+        for name, num_bytes, stamp in self._storage.list(f"{self._array}/c"):
+            numbers = name.removeprefix(f"{self._array}/c/").split("/")
+            if len(numbers) < 3 or not numbers[2].isdecimal() or name != self._name(group := int(numbers[2])):
+                continue
+            file = self._files.get(group)
+            if file is None or file.stamp != stamp:
+                self._held.pop(group, None)
+                file = self._files[group] = self._open(name, num_bytes, stamp, group)
+            for shard, unit in np.argwhere(file.places[..., 0] != ABSENT).tolist():
+                found[Unit(shard, unit, group)] = (*stamp, *file.places[shard, unit].tolist())
+        return found
+
+    def name(self, unit: Unit) -> str:
+        return self._name(unit.group)
+
+    def _name(self, group: int) -> str:
+        return f"{self._array}/c/0/0/{group}" + "/0" * (self._rank - 3)
+
+    def _read(self, group: int, units: Sequence[Unit]) -> list[bytes | None]:
+        """Frames of units of one group."""
+        file = self._file(group)
+        ranges = [None if file is None else file.range(unit) for unit in units]
+        wanted = [each for each in ranges if each is not None]
+        if file is None or not wanted:
+            return [None] * len(units)
+        whole = None if self._storage.is_local else self._whole(group, file.name, file.num_bytes)
+        if whole is not None:
+            frames = iter([whole[start : start + length] for start, length in wanted])
+        else:
+            frames = iter(self._storage.get_ranges(file.name, wanted, file.stamp))
+        return [None if each is None else next(frames) for each in ranges]
+
+    def _file(self, group: int) -> _File | None:
+        """A group's file; None where there is none."""
+        if group not in self._files:
+            name = self._name(group)
+            listed = [entry for entry in self._storage.list(name) if entry.name == name]
+            if not listed:
+                return None
+            self._files[group] = self._open(*listed[0], group)
+        return self._files[group]
+
+    def _open(self, name: str, num_bytes: int, stamp: Stamp, group: int) -> _File:
+        """Read the index of a file that was listed."""
+        index_bytes = 16 * self._units[0] * self._units[1] + _CRC_BYTES
+        start = max(num_bytes - index_bytes, 0)
+        whole = None if self._storage.is_local else self._whole(group, name, num_bytes)
+        (end,) = [whole[start:]] if whole is not None else self._storage.get_ranges(name, [(start, index_bytes)], stamp)
+        index, checksum = end[:-_CRC_BYTES], end[-_CRC_BYTES:]
+        if len(end) != index_bytes or google_crc32c.value(index).to_bytes(_CRC_BYTES, "little") != checksum:
+            raise self._damaged(name, "the CRC-32C of its index differs")
+        places = np.frombuffer(index, "<u8").reshape(*self._units, 2)
+        starts, lengths = places[places[..., 0] != ABSENT].T
+        if (starts > start).any() or (lengths > start - starts).any():
+            raise self._damaged(name, "its index names bytes that it does not have")
+        return _File(name, num_bytes, stamp, places)
+
+    def _whole(self, group: int, name: str, num_bytes: int) -> bytes | None:
+        """All bytes of a group's file, from memory if they are there; None of one that is too large."""
+        if num_bytes > WHOLE_BYTES:
+            return None
+        if group not in self._held:
+            content = self._storage.get(name)
+            if content is None or len(content) != num_bytes:
+                raise self._damaged(name, "it is not what was listed")
+            self._held[group] = content
+            while sum(map(len, self._held.values())) > HELD_BYTES:
+                self._held.popitem(last=False)
+        self._held.move_to_end(group)
+        return self._held[group]
+
+    def _damaged(self, name: str, what: str) -> StoreError:
+        return StoreError(f"{self._storage.place / name} is damaged ({what}): fetch it again from where it was published")
