@@ -92,7 +92,7 @@ class LocalStorage:
                     if not place(written):
                         return False
                     break
-                except FileNotFoundError:
+                except (FileNotFoundError, FileExistsError):  # the latter of mkdir, whose folder is gone as it looks
                     if left == 1:
                         raise
                 finally:

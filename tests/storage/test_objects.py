@@ -109,6 +109,7 @@ def test_busy_servers_are_asked_again(storage: ObjectStorage, network: FaultyPro
 @pytest.mark.parametrize("num_bytes", [None, 0, 1000])
 def test_what_stalls_is_given_up(num_bytes: int | None, storage: ObjectStorage, network: FaultyProxy) -> None:
     storage.put("x", BODY)
+    storage = ObjectStorage(storage.place, stall_s=0.2, retry_s=0.35)
     network.faults += [Fault("stalled", num_bytes=num_bytes)] * 100
     asked: dict[str, Callable[[], object]] = {
         "x": lambda: storage.get("x"),
@@ -119,9 +120,9 @@ def test_what_stalls_is_given_up(num_bytes: int | None, storage: ObjectStorage, 
     for name, ask in list(asked.items())[: None if num_bytes is None else 2]:
         began = time.monotonic()
         url = f"{storage.place}/{name.strip()}".rstrip("/")
-        with pytest.raises(StorageError, match=f"^{url}: no answer within 0.4 s: check the network and the endpoint"):
+        with pytest.raises(StorageError, match=f"^{url}: no answer within 0.2 s: check the network and the endpoint"):
             ask()
-        assert 0.4 < time.monotonic() - began < 10
+        assert 0.2 <= time.monotonic() - began < 10
 
 
 def test_an_upload_is_waited_for_as_long_as_it_may_take(storage: ObjectStorage, network: FaultyProxy) -> None:
@@ -214,7 +215,6 @@ def test_an_absent_bucket_is_said(bucket: Url) -> None:
         lambda: storage.get("x"),
         lambda: storage.get_ranges("x", [(0, 1)]),
         lambda: storage.put("x", b"content"),
-        lambda: storage.put("x", b""),
         lambda: storage.put_if_absent("x", b"content"),
         lambda: storage.list("x"),
         lambda: storage.list(),
@@ -381,7 +381,7 @@ def test_no_secret_is_in_a_message(
     for status, told in {
         "401": "x: access is denied (401 Unauthorized, SignatureDoesNotMatch): check AWS_ACCESS_KEY_ID",
         "403": "x: access is denied (403 Forbidden, SignatureDoesNotMatch): check AWS_ACCESS_KEY_ID",
-        "301": "the bucket is in another region (301 Moved Permanently, SignatureDoesNotMatch): set AWS_REGION",
+        "301": "the bucket is in another region: set AWS_REGION to it",
         "400": "x: the server answers 400 Bad Request, SignatureDoesNotMatch: check the network",
     }.items():
         assert any(f"s3://bucket/{status}" in line and told in line for line in said)
