@@ -1,5 +1,6 @@
 """Options that commands share: their old spellings, and that help says what an option is counted in and its default."""
 
+import os
 import re
 from collections.abc import Iterator
 
@@ -9,7 +10,8 @@ from click.testing import CliRunner
 
 from student.cli import main as student
 from teacher_cache.cli import main as teacher_cache
-from teacher_cache.options import FiniteRange, OldSpelling, Renamed
+from teacher_cache.options import FiniteRange, OldSpelling, Renamed, endpoint_option
+from teacher_cache.storage.place import ENDPOINTS
 from tools import benchmark, inspect_cache, make_shards, simulate_store, topk_table
 
 PROGRAMS = {
@@ -229,3 +231,27 @@ def test_nan_is_in_no_range() -> None:
     assert FiniteRange(0, 1).convert("0.5", None, None) == 0.5
     with pytest.raises(click.BadParameter, match="nan is no number"):
         FiniteRange(0, 1).convert("nan", None, None)
+
+
+# -- where s3:// is ----------------------------------------------------------------------------------------------------
+
+
+def test_an_endpoint_goes_before_those_of_the_environment_and_to_other_processes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for variable in ENDPOINTS:
+        monkeypatch.setenv(variable, "http://another")
+
+    @click.command()
+    @endpoint_option
+    def command() -> None:
+        click.echo([os.environ.get(variable) for variable in ENDPOINTS])
+
+    runner = CliRunner()
+    assert runner.invoke(command, []).output == f"{['http://another'] * 3}\n"
+    assert runner.invoke(command, ["--endpoint", "https://host"]).output == "[None, 'https://host', None]\n"
+    for endpoint in ("host:9000", "http://user:PASSWORD@host"):
+        refused = runner.invoke(command, ["--endpoint", endpoint])
+        assert refused.exit_code == 2
+        assert "it is no URL of a server: give http(s)://HOST, without user and query" in refused.output
+        assert "PASSWORD" not in refused.output

@@ -37,7 +37,6 @@ TRIES = 3  # of listings that end early, and of creates that are refused for wha
 NEAR = 1 << 20  # bytes between ranges that are read as one
 
 AGAIN = "check the network and the endpoint, then run the same command again: what is written stays"
-ABSENT_BUCKET = ("<Code>NoSuchBucket</Code>", "<Code>ContainerNotFound</Code>")
 BROKEN = {"Connect": "no connection", "Interrupted": "the connection broke", "Decode": "the connection broke"}
 
 Answer = TypeVar("Answer")
@@ -179,11 +178,11 @@ class ObjectStorage:
         self,
         name: str,
         ask: Callable[["ObjectStore"], Answer],
-        num_bytes: int = 0,
+        num_bytes: int | None = None,
         passed: tuple[type[Exception], ...] = (),
     ) -> Answer:
-        """What a request gives that sends so many bytes. The errors of passed go through; what else goes wrong is a
-        FileNotFoundError or StorageError with nothing behind it, as answers may quote what was signed."""
+        """What a request gives, which writes so many bytes or none. The errors of passed go through; what else goes
+        wrong is a FileNotFoundError or StorageError with nothing behind it, as answers may quote what was signed."""
         failure: Exception | None = None
         for _ in range(TRIES):
             try:
@@ -199,7 +198,7 @@ class ObjectStorage:
         assert failure is not None
         raise failure
 
-    def _failure(self, name: str, error: Exception, num_bytes: int) -> Exception:
+    def _failure(self, name: str, error: Exception, num_bytes: int | None) -> Exception:
         """What is told of an error of obstore's, whose first line has addresses in it, and all others all there is."""
         url, said = self._url(name), str(error)
         variables = CREDENTIALS[self._kind]
@@ -207,17 +206,17 @@ class ObjectStorage:
         code = re.search(r"<Code>(\w+)</Code>", said)
         broken = re.search(r"HttpError \{\s*kind: (\w+)", said)
         answer = ", ".join(found[1] for found in (status, code) if found)
-        if any(absent in said for absent in ABSENT_BUCKET) or (num_bytes and isinstance(error, FileNotFoundError)):
-            return StorageError(f"{url}: there is no such bucket: check its name and the endpoint")
-        if isinstance(error, FileNotFoundError):
+        if isinstance(error, FileNotFoundError) and num_bytes is None and not _is_of_bucket(said):
             return FileNotFoundError(f"{url} is not there: check the place")
+        if isinstance(error, FileNotFoundError) or _is_of_bucket(said):
+            return StorageError(f"{url}: there is no such bucket: check its name and the endpoint")
         if METADATA in said:
             return StorageError(f"{url}: no credentials were found: set {variables}")
         if answer.startswith(("401", "403")):
             hidden = "where nothing may be listed, what is absent is refused too"
             return StorageError(f"{url}: access is denied ({answer}): check {variables}; {hidden}")
-        if answer.startswith("3") and self._kind == "S3":
-            return StorageError(f"{url}: the bucket is in another region ({answer}): set AWS_REGION")
+        if "Received redirect" in said:
+            return StorageError(f"{url}: the bucket is in another region: set AWS_REGION to it")
         if answer:
             return StorageError(f"{url}: the server answers {answer}: {AGAIN}")
         if isinstance(error, self._obstore.exceptions.NotSupportedError):
@@ -228,19 +227,19 @@ class ObjectStorage:
         first = re.sub(r"^Generic \w+ error: ", "", said.partition("\n")[0])
         return StorageError(f"{url}: {hide(first)}: check {variables}")
 
-    def _wait_s(self, num_bytes: int) -> float:
+    def _wait_s(self, num_bytes: int | None) -> float:
         """How long an answer is waited for, which comes when all has been sent: the double of a slow upload."""
         wait_s = self._stall_s
-        while wait_s < 2 * num_bytes / SLOWEST:
+        while wait_s < 2 * (num_bytes or 0) / SLOWEST:
             wait_s *= 2
         return wait_s
 
-    def _client(self, num_bytes: int) -> "ObjectStore":
+    def _client(self, num_bytes: int | None) -> "ObjectStore":
         global _opened_in
         wait_s = self._wait_s(num_bytes)
         with self._lock:
             if _opened_in not in (None, os.getpid()):
-                raise StorageError(f"{self.place} cannot be reached from a fork of a process that has used obstore")
+                raise StorageError(f"{self.place} was used before this process was forked: start a process anew for it")
             if wait_s not in self._clients:
                 self._clients[wait_s] = self._open(wait_s)
                 _opened_in = os.getpid()
@@ -305,7 +304,7 @@ def _import_obstore(place: Url) -> ModuleType:
 def _kind(place: Url) -> str:
     """Whose place it is. StorageError for one that is not taken, without a password that may be in it."""
     parts = urlsplit(str(place))
-    shown = re.sub(r"//[^/]*@", "//", str(place)).partition("?")[0]
+    shown = re.split(r"[?#]", re.sub(r"//[^/]*@", "//", str(place)))[0]
     user = parts.netloc.rpartition("@")[0]
     if place.scheme not in KINDS:
         raise StorageError(
@@ -320,6 +319,11 @@ def _kind(place: Url) -> str:
     if not parts.hostname:
         raise StorageError(f"{shown} names no bucket: give {place.scheme}://BUCKET/FOLDER")
     return KINDS[place.scheme]
+
+
+def _is_of_bucket(said: str) -> bool:
+    """Whether an answer says that the bucket itself is absent."""
+    return re.search("<Code>(NoSuchBucket|ContainerNotFound)</Code>", said) is not None
 
 
 def _stamp(meta: "ObjectMeta") -> Stamp:

@@ -1,0 +1,62 @@
+"""Which variables let one in, and that what they hold is not told."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from teacher_cache.storage.credentials import hide, is_given
+
+
+@pytest.fixture(autouse=True)
+def nothing_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in os.environ:
+        if name.startswith(("AWS_", "GOOGLE_", "AZURE_")) or name in ("IDENTITY_ENDPOINT", "MSI_ENDPOINT"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("kind", "variable", "given"),
+    [
+        ("S3", "AWS_ACCESS_KEY_ID", True),
+        ("S3", "AWS_SKIP_SIGNATURE", True),
+        ("S3", "AWS_WEB_IDENTITY_TOKEN_FILE", True),
+        ("S3", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", True),
+        ("S3", "AWS_REGION", False),
+        ("S3", "AWS_ENDPOINT_URL", False),
+        ("S3", "AWS_PROFILE", False),  # read by AWS's own library
+        ("GCS", "GOOGLE_APPLICATION_CREDENTIALS", True),
+        ("GCS", "GOOGLE_SERVICE_ACCOUNT_KEY", True),
+        ("GCS", "GOOGLE_BUCKET", False),
+        ("GCS", "AWS_ACCESS_KEY_ID", False),
+        ("Azure", "AZURE_STORAGE_ACCOUNT_KEY", True),
+        ("Azure", "AZURE_STORAGE_SAS_KEY", True),
+        ("Azure", "AZURE_CLIENT_ID", True),
+        ("Azure", "MSI_ENDPOINT", True),
+        ("Azure", "AZURE_STORAGE_ACCOUNT_NAME", False),
+        ("Azure", "AZURE_STORAGE_ENDPOINT", False),
+    ],
+)
+def test_what_lets_one_in(kind: str, variable: str, given: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not is_given(kind)
+    monkeypatch.setenv(variable, "")
+    assert not is_given(kind)
+    monkeypatch.setenv(variable, "x")
+    assert is_given(kind) == given
+
+
+def test_a_login_of_googles_tool_is_found(tmp_path: Path) -> None:
+    login = tmp_path / ".config" / "gcloud" / "application_default_credentials.json"
+    login.parent.mkdir(parents=True)
+    login.write_text("{}")
+    assert is_given("GCS")
+    assert not is_given("S3")
+
+
+def test_what_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "FwoG+=/xyz")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "c2VjcmV0")
+    monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT_PATH", "/home/somebody/key.json")
+    assert hide("GET https://host/x?sig=abc in 3 ms: no FwoG+=/xyz") == "GET ... in 3 ms: no ..."
+    assert hide("key c2VjcmV0 of /home/somebody/key.json") == "key ... of /home/somebody/key.json"

@@ -1,0 +1,52 @@
+"""Places as people write them."""
+
+from pathlib import Path
+
+import pytest
+
+from teacher_cache.storage.place import Url, beside, is_endpoint, is_url, to_place
+
+
+def test_a_url_is_no_path() -> None:
+    for written in ("s3://bucket/a/b", Path("s3://bucket/a/b"), "s3:/bucket/a/b", Url("s3://bucket/a/b")):
+        assert is_url(written)
+        place = to_place(written)
+        assert isinstance(place, Url)
+        assert place == "s3://bucket/a/b"
+    for written in ("bucket/a", "/s3/a", "a:b", "s3:bucket", "./s3:/a", Path("a"), "a/s3://b"):
+        assert not is_url(written)
+        assert to_place(written) == Path(written)
+
+
+def test_names_of_a_url() -> None:
+    url = Url("HTTPS://host/a/b/")
+    assert (url / "c/d", url.name, url.parent, url.scheme) == ("HTTPS://host/a/b/c/d", "b", "HTTPS://host/a", "https")
+    for part in (url / "c", url.parent):
+        assert type(part) is Url
+
+
+@pytest.mark.parametrize("place", [Path("stores/cache"), Url("s3://bucket/cache"), Url("s3://bucket/cache/")])
+def test_a_place_beside_another(place: Path | Url) -> None:
+    claims = beside(place, ".claims")
+    assert type(claims) is type(place)
+    assert (claims.name, claims.parent) == ("cache.claims", place.parent)
+
+
+@pytest.mark.parametrize(
+    ("text", "endpoint"),
+    [
+        ("http://127.0.0.1:9000", True),
+        ("https://account.r2.example.com", True),
+        ("https://host/under/a/path/", True),
+        ("host:9000", False),
+        ("ftp://host", False),
+        ("http://", False),
+        ("http://user@host", False),
+        ("http://user:word@host", False),
+        ("https://host/?key=x", False),
+        ("https://host name", False),
+        ("", False),
+    ],
+)
+def test_what_an_endpoint_is(text: str, endpoint: bool) -> None:
+    assert is_endpoint(text) == endpoint
