@@ -112,7 +112,7 @@ class Store:
         self._fingerprint: Fingerprint = read_kind(settings["fingerprint"])
         self.libraries: dict[str, str] = dict(settings["libraries"])
         self.policy = Policy.from_json(settings["policy"])
-        self._shards = [(str(s["name"]), str(s["path"]), int(s["bytes"])) for s in settings["shards"]]
+        self._shards = [_shard_place(shard) for shard in settings["shards"]]
         self._shapes = {name: read_shape(path / name) for name in ("labels", "digests", "records")}
         self._chunks = {name: open_chunks(path / name) for name in self._shapes}
         self._index: Index | None = None
@@ -154,7 +154,7 @@ class Store:
             "class_from": index.class_from,
             "fingerprint": index.fingerprint,
             **({} if index.image_from is None else {"image_from": index.image_from}),
-            "shards": [{"name": s.name, "path": s.path, "bytes": s.num_bytes} for s in index.shards],
+            "shards": _shard_settings(index),
             "any_device": any_device,
             "max_pixels": max_pixels,
             "libraries": pixel_libraries(),
@@ -272,8 +272,8 @@ class Store:
         arrays = read_index(self.path, len(self._shards), self.num_classes)
         hashes = arrays.pop("hashes")
         entries = tuple(
-            ShardEntry(name=name, path=path, num_bytes=num_bytes, hash=int(shard_hash))
-            for (name, path, num_bytes), shard_hash in zip(self._shards, hashes, strict=True)
+            ShardEntry(name=name, path=path, num_bytes=num_bytes, hash=int(shard_hash), etag=etag)
+            for (name, path, num_bytes, etag), shard_hash in zip(self._shards, hashes, strict=True)
         )
         return Index(
             shards=entries,
@@ -297,7 +297,7 @@ class Store:
     @cached_property
     def records(self) -> Records:
         """What says which units are committed."""
-        return Records(self.path, [name for name, _, _ in self._shards], self.layout, self._chunks["records"])
+        return Records(self.path, [name for name, *_ in self._shards], self.layout, self._chunks["records"])
 
     def committed(self) -> np.ndarray:
         """Which units are committed, (S, U, G) bool."""
@@ -456,12 +456,12 @@ class Store:
         self._check_writable()
         root = self._root
         settings = dict(cast(dict[str, Any], root.attrs["teacher_cache"]))
-        shards = [{"name": s.name, "path": s.path, "bytes": s.num_bytes} for s in index.shards]
+        shards = _shard_settings(index)
         with writing(self.path):
             sweep(self.path / "zarr.json")
             root.attrs["teacher_cache"] = cast(Any, settings | {"shards": shards})
             sync_up(self.path / "zarr.json", self.path)
-        self._shards = [(shard.name, shard.path, shard.num_bytes) for shard in index.shards]
+        self._shards = [_shard_place(shard) for shard in shards]
         self._index = index
 
     # -- the teacher ---------------------------------------------------------------------------------------------
@@ -553,6 +553,20 @@ class Store:
     def _check_writable(self) -> None:
         if not self.writable:
             raise StoreError(f"{self.path} was opened for reading: open it with writable=True")
+
+
+def _shard_settings(index: Index) -> list[dict[str, Any]]:
+    """The names and places of shards, as a store keeps them."""
+    return [
+        {"name": s.name, "path": s.path, "bytes": s.num_bytes, **({} if s.etag is None else {"etag": s.etag})}
+        for s in index.shards
+    ]
+
+
+def _shard_place(shard: dict[str, Any]) -> tuple[str, str, int, str | None]:
+    """Name, place, bytes and ETag, of which a local file has none."""
+    etag = shard.get("etag")
+    return str(shard["name"]), str(shard["path"]), int(shard["bytes"]), None if etag is None else str(etag)
 
 
 def _damaged_metadata(path: Path, error: Exception) -> StoreError:
