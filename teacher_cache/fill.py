@@ -16,6 +16,7 @@ from teacher_cache.prove import Batch, check_same_answers, check_steady, first_b
 from teacher_cache.rendering.choice import RENDER_DEFAULT, Render, Rendering, choose_rendering, open_render_pool
 from teacher_cache.rendering.crew import PoolSettings, RenderTask
 from teacher_cache.replay.gpu.sent import sent
+from teacher_cache.storage.cache import NodeCache
 from teacher_cache.store.agreement import (
     NEAR_CHANCE,
     RENAMING_GAIN,
@@ -49,6 +50,7 @@ class FillOptions:
     render: Render = RENDER_DEFAULT  # where views are: see choose_rendering
     worker_timeout_s: float = TIMEOUT_S
     rank_timeout_s: float = RANK_TIMEOUT_S
+    cache: NodeCache | None = None  # where blocks of shards far away are kept
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,7 @@ def open_pool(store: Store, options: FillOptions, rendering: Rendering, warn: Ca
         skip_bad=options.skip_bad,
         max_pixels=store.max_pixels,
         timeout_s=options.worker_timeout_s,
+        cache=options.cache,
     )
     return open_render_pool(rendering, settings, warn)
 
