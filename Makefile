@@ -220,8 +220,9 @@ docs: $(INSTALLED) ## build the site of docs/ into runs/site; a warning is an er
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict --config-file docs/site/mkdocs.yml
 
 lock: ## resolve pyproject.toml anew into requirements.lock (needs uv)
-	uv pip compile pyproject.toml --group dev --extra audit --extra export --extra docs --universal --python-version 3.11 \
-		--generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links --quiet -o requirements.lock
+	uv pip compile pyproject.toml --group dev --extra audit --extra export --extra objects --extra docs \
+		--universal --python-version 3.11 --generate-hashes \
+		--no-annotate --no-header --no-emit-index-url --no-emit-find-links --quiet -o requirements.lock
 
 clean: ## remove the environment and what the embedded data set's run has made
 	rm -rf $(VENV) data/digits runs/digits

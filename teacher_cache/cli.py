@@ -1,6 +1,5 @@
 """`teacher-cache index | fill | extend | status | verify | policies`."""
 
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -130,14 +129,13 @@ def index(
     A store that is there is compared with what is asked: views that it lacks are added, shards that have moved are
     noted, other settings are refused by name.
     """
-    from teacher_cache.files import check_local
+    from teacher_cache.storage.place import to_place
     from teacher_cache.store.create import IndexRequest, choose_policy, create_alike, create_store
-    from teacher_cache.store.store import Store
+    from teacher_cache.store.store import Store, is_taken
 
     if bool(shards) == bool(like):
         raise click.UsageError("give either SHARDS or --like OTHER_STORE")
-    check_local(store_path)
-    there = Store.open(store_path) if os.path.lexists(store_path) else None
+    there = Store.open(store_path) if is_taken(to_place(store_path)) else None
     other = Store.open(like) if like else None
     base = other or there  # its settings count where none are given
     if policy is None and base is None:

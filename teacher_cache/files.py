@@ -18,7 +18,7 @@ NOTHING_LOST = "nothing that was there before is lost"
 UNIT_IN_FLIGHT = "committed units are kept, those in flight are lost"
 STEM = 40  # characters that a file aside keeps of its name: 160 bytes at most, of the 255 that a name may have
 
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
+URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
 _LEFTOVER = re.compile(r"\.[0-9a-f]{32}\.partial(\.[^.]*)?$")
 # errors that say nothing of what a file holds: it may not, or cannot just now, be read
 _SHUT = {
@@ -69,7 +69,7 @@ def writing(path: str | os.PathLike[str], lost: str = NOTHING_LOST) -> Iterator[
 
 def check_local(path: str | os.PathLike[str]) -> None:
     """DiskError where a place is a URL, or was one before `Path` made one slash of its two."""
-    if url := _URL.match(os.fspath(path)):
+    if url := URL.match(os.fspath(path)):
         place = f"{url[1]}://{url[2]}"
         raise DiskError(f"{place} is a URL: only local folders are known here; copy or mount it, and name that folder")
 
@@ -132,13 +132,6 @@ def place_files(aside: Path, names: Iterable[str], folder: Path) -> None:
     for name in names:
         (aside / name).replace(folder / name)
     sync(folder)
-
-
-def remove_folder(folder: Path, aside: Path) -> None:
-    """Remove a folder, which goes in one step, so that nobody meets a part of it. aside: a free name beside it."""
-    with suppress(OSError):  # another process was first
-        folder.rename(aside)
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def reading_advice(error: BaseException, otherwise: str) -> str:

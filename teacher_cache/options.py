@@ -13,6 +13,7 @@ from click.core import ParameterSource
 
 from teacher_cache.processes.timeouts import RANK_TIMEOUT_S, TIMEOUT_S
 from teacher_cache.rendering.choice import RENDER_DEFAULT
+from teacher_cache.storage.place import ENDPOINTS, is_endpoint
 from teacher_cache.terminal import warn
 
 if TYPE_CHECKING:
@@ -250,6 +251,27 @@ def _node_cache(folder: str | None, num_bytes: int | None) -> "NodeCache | None"
     cache = NodeCache(Path(folder), num_bytes)
     cache.prepare()
     return cache
+
+
+def _set_endpoint(ctx: click.Context, param: click.Parameter, endpoint: str | None) -> None:
+    if endpoint is None or ctx.resilient_parsing:
+        return
+    if not is_endpoint(endpoint):
+        raise click.BadParameter("it is no URL of a server: give http(s)://HOST, without user and query", ctx, param)
+    for variable in ENDPOINTS:
+        os.environ.pop(variable, None)
+    os.environ["AWS_ENDPOINT_URL"] = endpoint
+
+
+# as the variable of the environment, so that the processes of a command have it too
+endpoint_option = click.option(
+    "--endpoint",
+    metavar="URL",
+    expose_value=False,
+    is_eager=True,
+    callback=_set_endpoint,
+    help="The server that s3:// means: MinIO, R2 ...  [default: AWS_ENDPOINT_URL, else Amazon's]",
+)
 
 
 def set_option(what: str) -> Callable[[Command], Command]:

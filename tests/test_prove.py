@@ -25,7 +25,7 @@ from teacher_cache.store.unit import Unit, UnitValues
 from teacher_cache.teacher.settings import TeacherSettings
 from teacher_cache.teacher.teacher import Teacher, open_teacher
 from tests.support.bright_shards import bright_store, spoil_image
-from tests.support.filled_store import files
+from tests.support.filled_store import files, recommit
 from tests.support.filling import TEACHERS, fill_store, open_test_teacher
 
 A_VIEW = r"shard train-0000\.tar, key s\d{5}, view \d"
@@ -160,7 +160,7 @@ def test_a_committed_batch_is_relabelled_wherever_it_lies(tmp_path: Path) -> Non
     values, counts = store.read_unit(wrong), store.records.read_one(wrong).counts
     changed = values.labels.copy()
     changed[changed >= 0] = (changed[changed >= 0] + 1) % 10
-    store.commit_unit(wrong, UnitValues(changed, values.digests), counts, "cpu")
+    recommit(store, wrong, UnitValues(changed, values.digests), counts)
     said: list[str] = []
     for draw in range(12):
         with RenderPool(PoolSettings(store.policy, store.seed, workers=0)) as pool:

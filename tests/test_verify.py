@@ -15,7 +15,7 @@ from teacher_cache.errors import StoreError
 from teacher_cache.store.unit import TOPK_ARRAYS, Unit
 from teacher_cache.verify import draw_in_layers, verify
 from tests.support.bright_shards import bright_store, change_pixel
-from tests.support.filled_store import make_store
+from tests.support.filled_store import make_store, recommit
 from tests.support.filling import TEACHERS, fill_store, open_test_teacher
 
 
@@ -170,7 +170,7 @@ def test_verify_finds_other_probabilities_than_the_teachers(tmp_path: Path, name
         planted[9, 1, 3] = np.nextafter(planted[9, 1, 3], np.float16(1))
     counts = store.records.read_one(unit).counts
     values = replace(values, **{name: planted, "labels": values.labels[:64]})
-    store.commit_unit(unit, values, counts, "cpu")
+    recommit(store, unit, values, counts)
     assert verify(store, 1.0).exact
     report = verify(store, 1.0, teacher=teacher)
     (difference,) = report.differences

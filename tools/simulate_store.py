@@ -74,7 +74,7 @@ def make_store(
 ) -> Store:
     """The whole store; progress() is called after each shard."""
     index = simulated_index(samples, shards, classes, seed)
-    store = Store.create(path, index, load_policy("deit"), views=views, seed=seed)
+    store = Store.create(path, index, load_policy("deit"), views=views, seed=seed, durable=False)
     store.publish_teacher(TeacherIdentity(f"simulated, seed {seed}"))
     offsets = label_offsets(classes, seed)
     for shard in range(shards):
@@ -95,7 +95,7 @@ def commit(store: Store, unit: Unit, drawn: ShardLabels, rng: np.random.Generato
     digests = rng.integers(0, 2**64, (len(store.layout.blocks(unit)), store.group), np.uint64)
     own, larger, either = (int(equal.sum()) for equal in part[1:])
     counts = UnitCounts(labelled=part.labels.size, own=own, larger=larger, either=either, skipped=0)
-    store.commit_unit(unit, UnitValues(part.labels, digests), counts, device="", durable=False)
+    store.commit_unit(unit, UnitValues(part.labels, digests), counts, device="")
 
 
 def simulated_index(samples: int, shards: int, classes: int, seed: int) -> Index:

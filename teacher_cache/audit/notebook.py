@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from teacher_cache.errors import StoreError
 from teacher_cache.rendering.choice import Render
 from teacher_cache.replay.policy import Policy
 from teacher_cache.shards.index import Index
+from teacher_cache.storage.place import Place
 from teacher_cache.store.labels import read_views
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.identity import TeacherIdentity
@@ -30,7 +30,7 @@ class OpenStore:
     store: Store
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Place:
         return self.store.path
 
     @property

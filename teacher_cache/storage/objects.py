@@ -1,17 +1,19 @@
-"""Objects of a bucket as a storage, through obstore: S3 and what speaks it, Google's, Azure's; files of a web server."""
+"""Objects of a bucket as a storage, through obstore: S3 and what speaks it, Google's, Azure's; a web server's files."""
 
 import os
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from threading import Lock
+from threading import Lock, Thread, current_thread, main_thread
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from teacher_cache.errors import ChangedError, StorageError
-from teacher_cache.storage.place import Url
+from teacher_cache.storage.credentials import CREDENTIALS, METADATA, aws_profile, hide, is_given
+from teacher_cache.storage.place import ENDPOINTS, Url, is_endpoint
 from teacher_cache.storage.storage import AT_ONCE, Entry, Stamp
 
 if TYPE_CHECKING:
@@ -25,30 +27,31 @@ KINDS = {
     **dict.fromkeys(("az", "azure", "adl", "abfs", "abfss"), "Azure"),
     **dict.fromkeys(("http", "https"), "HTTP"),
 }
-VARIABLES = {
-    "S3": "AWS_ACCESS_KEY_ID with AWS_SECRET_ACCESS_KEY, AWS_PROFILE (with boto3) or, for public ones, "
-    "AWS_SKIP_SIGNATURE=true",
-    "GCS": "GOOGLE_APPLICATION_CREDENTIALS or, for public ones, GOOGLE_SKIP_SIGNATURE=true",
-    "Azure": "AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_KEY, or, for public "
-    "ones, AZURE_SKIP_SIGNATURE=true",
-}
+
 CONNECT_S = 5
 STALL_S = 20  # without a byte
-SLOWEST = 1_000_000  # bytes a second that are waited for
+RETRIES, RETRY_S = 5, 45  # no request is sent again later than this after it was first
 WHOLE_S = 1800  # of one answer; a stall is seen sooner
-RETRIES, RETRY_S = 5, 45  # no try begins later than this after the first
-TRIES = 3  # of reads whose bodies end early, of creates that are refused for what is then not there
+SLOWEST = 1_000_000  # bytes a second that an upload may have
+TRIES = 3  # of listings that end early, and of creates that are refused for what is then not there
 NEAR = 1 << 20  # bytes between ranges that are read as one
-ABSENT_BUCKET = ("NoSuchBucket", "ContainerNotFound")
+
+AGAIN = "check the network and the endpoint, then run the same command again: what is written stays"
+ABSENT_BUCKET = ("<Code>NoSuchBucket</Code>", "<Code>ContainerNotFound</Code>")
+BROKEN = {"Connect": "no connection", "Interrupted": "the connection broke", "Decode": "the connection broke"}
 
 Answer = TypeVar("Answer")
 
+_opened_in: int | None = None  # the process in which obstore's threads are, which no fork takes along
+
 
 class ObjectStorage:
-    """Objects under a URL; web servers' files are only read. Made at once, looked at when first asked.
+    """Objects under a URL; a web server's files are only read. Nothing is asked before the first call; threads may
+    share it, and so may processes that are started anew: a fork of one that has asked already is refused.
 
-    Credentials are the environment's, and in nothing that this object says or is pickled to. Threads may share it.
-    Requests are tried again for about a minute; then StorageError names the object.
+    Credentials are the environment's, and in nothing that this object is shown as or pickled to. What is not answered
+    is asked again for about a minute, then it is a StorageError that names the object; in bodies `stall_s` seconds
+    without a byte count as no answer, and no request is sent again after `retry_s`.
     """
 
     is_local = False
@@ -58,9 +61,9 @@ class ObjectStorage:
         self._stall_s = stall_s
         self._retry_s = retry_s
         self._kind = _kind(place)
-        self._clients: dict[tuple[int, float], ObjectStore] = {}
+        self._obstore = _import_obstore(place)
+        self._clients: dict[float, ObjectStore] = {}
         self._lock = Lock()
-        _obstore(place)
 
     def __repr__(self) -> str:
         return f"ObjectStorage({str(self.place)!r})"
@@ -69,9 +72,8 @@ class ObjectStorage:
         return _again, (self.place, self._stall_s, self._retry_s)
 
     def get(self, name: str) -> bytes | None:
-        obstore = _obstore(self.place)
         try:
-            return self._ask(name, lambda: bytes(obstore.get(self._client(), name).bytes()))
+            return self._ask(name, lambda client: bytes(self._obstore.get(client, name).bytes()))
         except FileNotFoundError:
             return None
 
@@ -87,34 +89,27 @@ class ObjectStorage:
             from concurrent.futures import ThreadPoolExecutor
 
             with ThreadPoolExecutor(min(AT_ONCE, len(others))) as threads:
-                more = threads.map(lambda part: self._get_part(name, *part, found)[0], others)
+                more = threads.map(lambda part: self._get_part(name, part[0], part[1], found)[0], others)
                 read += [(start, content) for (start, _), content in zip(others, more, strict=True)]
-        given = []
-        for start, length in ranges:
-            first, content = next(((first, part) for first, part in reversed(read) if first <= start), (0, b""))
-            given.append(content[start - first : start - first + length])
-        return given
+        return [_cut(read, start, length) for start, length in ranges]
 
     def put(self, name: str, content: bytes) -> None:
         self._check_writable(name)
-        obstore = _obstore(self.place)
-        client = self._client(len(content))
-        try:
-            self._ask(name, lambda: obstore.put(client, name, content, use_multipart=False))
-        except FileNotFoundError:
-            raise StorageError(f"{self.place / name} cannot be written: there is no such bucket; check it") from None
+        self._ask(name, lambda client: self._obstore.put(client, name, content, use_multipart=False), len(content))
 
     def put_if_absent(self, name: str, content: bytes) -> bool:
         self._check_writable(name)
-        obstore = _obstore(self.place)
-        exceptions = obstore.exceptions
+        exceptions = self._obstore.exceptions
         refused = exceptions.AlreadyExistsError, exceptions.PreconditionError
-        client = self._client(len(content))
+
+        def create(client: "ObjectStore") -> None:
+            self._obstore.put(client, name, content, mode="create", use_multipart=False)
+
         for tried in range(TRIES):
             with suppress(*refused):
-                self._ask(name, lambda: obstore.put(client, name, content, mode="create", use_multipart=False), refused)
+                self._ask(name, create, len(content), refused)
                 return True
-            # one whose answer was lost has been tried again, and refused for what it had written itself
+            # one whose answer was lost is sent again, and refused for what it has written itself
             there = self.get(name)
             if there is not None:
                 return there == content
@@ -124,96 +119,133 @@ class ObjectStorage:
         )
 
     def list(self, prefix: str = "") -> list[Entry]:
-        prefix = prefix.rstrip("/")
-        if self._kind == "HTTP" and not prefix:
-            raise StorageError(f"{self.place}: what a web server holds cannot be listed: name the files")
-        obstore = _obstore(self.place)
-        found: list[ObjectMeta] = []
+        name = prefix.rstrip("/")
+        if self._kind == "HTTP":
+            if prefix.endswith("/") or not name:
+                raise StorageError(f"{self._url(prefix)}: a web server's folders cannot be listed: name the files")
+        found: Sequence[ObjectMeta] = []
         if self._kind != "HTTP":
-            client = self._client()
-            found = self._ask(
-                prefix,
-                lambda: [meta for page in obstore.list(client, prefix or None, chunk_size=1000) for meta in page],
-            )
-        if not found and prefix:
+            found = self._ask(name, lambda client: self._pages(client, name))
+        if not found and name:
             with suppress(FileNotFoundError):
-                found = [self._head(prefix)]
+                found = [self._head(name)]
         return sorted(Entry(meta["path"], meta["size"], _stamp(meta)) for meta in found)
 
     def delete(self, name: str) -> None:
         self._check_writable(name)
-        obstore = _obstore(self.place)
         with suppress(FileNotFoundError):
-            self._ask(name, lambda: obstore.delete(self._client(), name))
+            self._ask(name, lambda client: self._obstore.delete(client, name))
+
+    def _pages(self, client: "ObjectStore", folder: str) -> Sequence["ObjectMeta"]:
+        pages = self._obstore.list(client, folder or None, chunk_size=1000)
+        return [meta for page in pages for meta in page]
 
     def _head(self, name: str) -> "ObjectMeta":
-        obstore = _obstore(self.place)
-        return self._ask(name, lambda: obstore.head(self._client(), name))
+        return self._ask(name, lambda client: self._obstore.head(client, name))
 
     def _get_part(self, name: str, start: int, end: int, stamp: Stamp | None) -> tuple[bytes, Stamp]:
         """The bytes of a range as far as there are any, and the stamp of the object that they are of."""
-        obstore = _obstore(self.place)
 
-        def get() -> tuple[bytes, Stamp]:
-            part = obstore.get(self._client(), name, options={"range": (start, end)})
-            found = self._check(name, part.meta, stamp)
-            return bytes(part.bytes()), found
+        def get(client: "ObjectStore") -> tuple[bytes, Stamp]:
+            try:
+                part = self._obstore.get(client, name, options={"range": (start, end)})
+            except self._obstore.exceptions.BaseError as error:
+                if "status code: 416" in str(error):
+                    raise _PastEndError from None
+                raise
+            return bytes(part.bytes()), self._check(name, part.meta, stamp)
 
         try:
-            return self._ask(name, get, (_PastEnd,))
-        except _PastEnd:
+            return self._ask(name, get, passed=(_PastEndError, ChangedError))
+        except _PastEndError:
             return b"", self._check(name, self._head(name), stamp)
 
     def _check(self, name: str, meta: "ObjectMeta", stamp: Stamp | None) -> Stamp:
         found = _stamp(meta)
         if stamp is not None and found != stamp:
             raise ChangedError(
-                f"{self.place / name} was changed while it was read: it is {found}, and was {stamp}; let nothing write "
-                "there meanwhile"
+                f"{self._url(name)} was changed while it was read: let nothing write there, then run the same command "
+                "again"
             )
         return found
 
     def _check_writable(self, name: str) -> None:
         if self._kind == "HTTP":
-            raise StorageError(f"{self.place / name} is read-only: give a folder or a bucket to write to")
+            raise StorageError(f"{self._url(name)} is read-only: give a folder or a bucket to write to")
 
-    def _ask(self, name: str, ask: Callable[[], Answer], passed: tuple[type[BaseException], ...] = ()) -> Answer:
-        """What a request gives. FileNotFoundError and the errors of passed as they are, others as a StorageError,
-        without what obstore tells behind it: answers may quote what was signed."""
-        obstore = _obstore(self.place)
-        shown = self.place / name if name else self.place
-        failed: Exception
-        for left in range(TRIES - 1, -1, -1):
+    def _url(self, name: str) -> Url:
+        return self.place / name if name else self.place
+
+    def _ask(
+        self,
+        name: str,
+        ask: Callable[["ObjectStore"], Answer],
+        num_bytes: int = 0,
+        passed: tuple[type[Exception], ...] = (),
+    ) -> Answer:
+        """What a request gives that sends so many bytes. The errors of passed go through; what else goes wrong is a
+        FileNotFoundError or StorageError with nothing behind it, as answers may quote what was signed."""
+        failure: Exception | None = None
+        for _ in range(TRIES):
             try:
-                return ask()
+                return _waited(lambda: ask(self._client(num_bytes)))
+            except StorageError:
+                raise
             except passed:
                 raise
-            except FileNotFoundError as error:
-                if not any(code in str(error) for code in ABSENT_BUCKET):
-                    failed = FileNotFoundError(f"{shown} is not there: check the place")
-                else:
-                    failed = StorageError(f"{shown} cannot be reached: there is no such bucket; check its name")
-                break
-            except (obstore.exceptions.BaseError, ValueError) as error:
-                said = str(error)
-                if _PastEnd in passed and "status code: 416" in said:
-                    failed = _PastEnd()
-                    break
-                failed = StorageError(f"{shown}: {said.partition(chr(10))[0]}")
-                if not left or "after " in said or "status code" in said:
-                    break
-        raise failed
+            except (self._obstore.exceptions.BaseError, OSError, ValueError) as error:
+                failure = self._failure(name, error, num_bytes)
+                if "body error" not in str(error) or "kind: Timeout" in str(error):
+                    break  # what may help has been tried already
+        assert failure is not None
+        raise failure
 
-    def _client(self, num_bytes: int = 0) -> "ObjectStore":
-        """The client of this process, which waits as long for an answer as so many bytes may take to be sent."""
+    def _failure(self, name: str, error: Exception, num_bytes: int) -> Exception:
+        """What is told of an error of obstore's, whose first line has addresses in it, and all others all there is."""
+        url, said = self._url(name), str(error)
+        variables = CREDENTIALS[self._kind]
+        status = re.search(r"status code: (\d+[\w -]*)", said)
+        code = re.search(r"<Code>(\w+)</Code>", said)
+        broken = re.search(r"HttpError \{\s*kind: (\w+)", said)
+        answer = ", ".join(found[1] for found in (status, code) if found)
+        if any(absent in said for absent in ABSENT_BUCKET) or (num_bytes and isinstance(error, FileNotFoundError)):
+            return StorageError(f"{url}: there is no such bucket: check its name and the endpoint")
+        if isinstance(error, FileNotFoundError):
+            return FileNotFoundError(f"{url} is not there: check the place")
+        if METADATA in said:
+            return StorageError(f"{url}: no credentials were found: set {variables}")
+        if answer.startswith(("401", "403")):
+            hidden = "where nothing may be listed, what is absent is refused too"
+            return StorageError(f"{url}: access is denied ({answer}): check {variables}; {hidden}")
+        if answer.startswith("3") and self._kind == "S3":
+            return StorageError(f"{url}: the bucket is in another region ({answer}): set AWS_REGION")
+        if answer:
+            return StorageError(f"{url}: the server answers {answer}: {AGAIN}")
+        if isinstance(error, self._obstore.exceptions.NotSupportedError):
+            return StorageError(f"{url}: the server gives no parts of files: copy it, and name the copy")
+        if broken:
+            lost = f"no answer within {self._wait_s(num_bytes):g} s" if broken[1] == "Timeout" else ""
+            return StorageError(f"{url}: {lost or BROKEN.get(broken[1], 'no answer')}: {AGAIN}")
+        first = re.sub(r"^Generic \w+ error: ", "", said.partition("\n")[0])
+        return StorageError(f"{url}: {hide(first)}: check {variables}")
+
+    def _wait_s(self, num_bytes: int) -> float:
+        """How long an answer is waited for, which comes when all has been sent: the double of a slow upload."""
         wait_s = self._stall_s
-        while wait_s < self._stall_s + num_bytes / SLOWEST:
+        while wait_s < 2 * num_bytes / SLOWEST:
             wait_s *= 2
-        key = os.getpid(), wait_s
+        return wait_s
+
+    def _client(self, num_bytes: int) -> "ObjectStore":
+        global _opened_in
+        wait_s = self._wait_s(num_bytes)
         with self._lock:
-            if key not in self._clients:
-                self._clients[key] = self._open(wait_s)
-            return self._clients[key]
+            if _opened_in not in (None, os.getpid()):
+                raise StorageError(f"{self.place} cannot be reached from a fork of a process that has used obstore")
+            if wait_s not in self._clients:
+                self._clients[wait_s] = self._open(wait_s)
+                _opened_in = os.getpid()
+            return self._clients[wait_s]
 
     def _open(self, wait_s: float) -> "ObjectStore":
         from datetime import timedelta
@@ -221,26 +253,40 @@ class ObjectStorage:
         from obstore.store import HTTPStore, from_url
 
         client: Any = {
-            "allow_http": True,  # of an endpoint or place that says so
+            "allow_http": True,  # where the place or the endpoint says so
             "connect_timeout": timedelta(seconds=min(CONNECT_S, self._stall_s)),
-            "read_timeout": timedelta(seconds=wait_s),
+            "read_timeout": timedelta(seconds=wait_s),  # of an upload it is the whole time
             "timeout": timedelta(seconds=WHOLE_S),
+        }
+        backoff: Any = {
+            "init_backoff": timedelta(milliseconds=200),
+            "max_backoff": timedelta(seconds=5),
+            "base": 2,
         }
         retry: Any = {
             "max_retries": RETRIES,
             "retry_timeout": timedelta(seconds=self._retry_s),
-            "backoff": {
-                "init_backoff": timedelta(milliseconds=200),
-                "max_backoff": timedelta(seconds=5),
-                "base": 2,
-            },
+            "backoff": backoff,
         }
+        url = str(self.place)
         if self._kind == "HTTP":
-            return HTTPStore(str(self.place), client_options=client, retry_config=retry)
-        return from_url(str(self.place), client_options=client, retry_config=retry)
+            return HTTPStore(url, client_options=client, retry_config=retry)
+        given: dict[str, Any] = {}
+        if self._kind == "S3":
+            for variable in ENDPOINTS:
+                if (endpoint := os.environ.get(variable)) and not is_endpoint(endpoint):
+                    raise StorageError(f"{url}: {variable} is no URL of a server, http(s)://HOST: correct it")
+            given["config"] = {"disable_bulk_delete": "true"}  # not every server knows it
+        if not is_given(self._kind):
+            provider = aws_profile() if self._kind == "S3" else None
+            if provider is not None:
+                given["credential_provider"] = provider
+            elif not _answers(METADATA):
+                raise StorageError(f"{url}: no credentials were found: set {CREDENTIALS[self._kind]}")
+        return from_url(url, client_options=client, retry_config=retry, **given)
 
 
-class _PastEnd(Exception):
+class _PastEndError(Exception):
     """A range begins behind an object's end."""
 
 
@@ -248,7 +294,7 @@ def _again(place: Url, stall_s: float, retry_s: float) -> ObjectStorage:
     return ObjectStorage(place, stall_s=stall_s, retry_s=retry_s)
 
 
-def _obstore(place: Url) -> ModuleType:
+def _import_obstore(place: Url) -> ModuleType:
     try:
         import obstore
         import obstore.exceptions
@@ -261,17 +307,18 @@ def _kind(place: Url) -> str:
     """Whose place it is. StorageError for one that is not taken, without a password that may be in it."""
     parts = urlsplit(str(place))
     shown = re.sub(r"//[^/]*@", "//", str(place)).partition("?")[0]
+    user = parts.netloc.rpartition("@")[0]
     if place.scheme not in KINDS:
         raise StorageError(
             f"{shown}: nothing here reads {place.scheme}://: give s3://, gs://, az://, https:// or hf://"
         )
-    if ":" in parts.netloc.rpartition("@")[0] or ("@" in parts.netloc and not place.scheme.startswith("abfs")):
-        raise StorageError(f"{shown} was given with a user: credentials are read from the environment, never a URL")
-    if parts.query or parts.fragment or "?" in place or "#" in place:
-        raise StorageError(f"{shown} was given with a query: leave out what stands behind its ? or #")
+    if user and (":" in user or not place.scheme.startswith("abfs")):  # abfs://CONTAINER@ACCOUNT.HOST
+        raise StorageError(f"{shown} was given with a user: leave it out, credentials come from the environment")
+    if "?" in place or "#" in place:
+        raise StorageError(f"{shown} was given with more behind it: leave out its ? or # and what follows")
     if ".." in place.split("/"):
         raise StorageError(f"{shown} has a .. in it: give the place itself")
-    if not parts.netloc:
+    if not parts.hostname:
         raise StorageError(f"{shown} names no bucket: give {place.scheme}://BUCKET/FOLDER")
     return KINDS[place.scheme]
 
@@ -279,20 +326,55 @@ def _kind(place: Url) -> str:
 def _stamp(meta: "ObjectMeta") -> Stamp:
     """The ETag, which Azure quotes in answers but not in listings, else the time of change; and the size."""
     tag = meta["e_tag"]
-    return (tag.strip('"') if tag else meta["last_modified"].isoformat()), meta["size"]
+    return tag.strip('"') if tag else meta["last_modified"].isoformat(), meta["size"]
 
 
 def _joined(ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     """(start, end) of what is read as one, in order."""
-    first = last = -1
+    joined: tuple[int, int] | None = None
     for start, length in sorted(ranges):
         if length <= 0:
             continue
-        if first >= 0 and start - last <= NEAR:
-            last = max(last, start + length)
+        if joined is not None and start - joined[1] <= NEAR:
+            joined = joined[0], max(joined[1], start + length)
             continue
-        if first >= 0:
-            yield first, last
-        first, last = start, start + length
-    if first >= 0:
-        yield first, last
+        if joined is not None:
+            yield joined
+        joined = start, start + length
+    if joined is not None:
+        yield joined
+
+
+def _cut(read: Sequence[tuple[int, bytes]], start: int, length: int) -> bytes:
+    """A range's bytes out of parts that were read, each with its start, in order."""
+    first, content = max((part for part in read if part[0] <= start), default=(start, b""), key=lambda part: part[0])
+    return content[start - first : start - first + max(length, 0)]
+
+
+def _answers(host: str) -> bool:
+    try:
+        socket.create_connection((host, 80), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _waited(call: Callable[[], Answer]) -> Answer:
+    """What a call gives. In the main thread another makes it: Ctrl-C would have to wait until obstore answers."""
+    if current_thread() is not main_thread():
+        return call()
+    given: list[Answer] = []
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            given.append(call())
+        except BaseException as error:
+            raised.append(error)
+
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    thread.join()
+    if raised:
+        raise raised[0]
+    return given[0]

@@ -4,7 +4,9 @@ import os
 import re
 from pathlib import Path
 
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
+from teacher_cache.files import URL
+
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")  # variables, the first that is set counts
 
 
 class Url(str):
@@ -36,12 +38,12 @@ Place = Path | Url
 
 def is_url(place: str | os.PathLike[str]) -> bool:
     """Whether a place is a URL, or was one before a `Path` made one slash of its two."""
-    return _URL.match(os.fspath(place)) is not None
+    return URL.match(os.fspath(place)) is not None
 
 
 def to_place(text: str | os.PathLike[str]) -> Place:
     """A place as it was written: a Url, or a Path."""
-    url = _URL.match(os.fspath(text))
+    url = URL.match(os.fspath(text))
     return Path(text) if url is None else Url(f"{url[1]}://{url[2]}")
 
 
@@ -49,3 +51,8 @@ def beside(place: Place, ending: str) -> Place:
     """The place whose name is a place's with an ending: STORE.claims beside STORE."""
     text = os.fspath(place).rstrip("/") + ending
     return Path(text) if isinstance(place, Path) else Url(text)
+
+
+def is_endpoint(text: str) -> bool:
+    """Whether a text is the URL of a server, with no user, password or query in it."""
+    return re.fullmatch(r"https?://[^/@?#\s]+[^@?#\s]*", text) is not None

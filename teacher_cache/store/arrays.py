@@ -5,20 +5,19 @@ zarr, half of what a command imports, makes and changes them; reading does witho
 
 import json
 import math
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from teacher_cache.errors import StoreError
-from teacher_cache.files import fail, raise_unreadable
+from teacher_cache.files import raise_unreadable
 from teacher_cache.messages.shown import counted
 from teacher_cache.shards.index import Index
-from teacher_cache.store.chunks import Chunks, read_file
+from teacher_cache.storage.storage import Storage, get_all
+from teacher_cache.store.chunks import Chunks, FilePerChunk
 from teacher_cache.store.records import RECORD_FIELDS
 from teacher_cache.store.unit import NOT_LABELLED
 
@@ -94,30 +93,34 @@ class ArrayShape:
     chunks: tuple[int, ...]
 
 
-def read_shape(folder: Path) -> ArrayShape:
-    """What an array's folder says. ValueError, KeyError or TypeError where it is damaged."""
-    document = read_document(folder, "array")
+def read_shape(storage: Storage, array: str) -> ArrayShape:
+    """What an array's zarr.json says. ValueError, KeyError or TypeError where it is damaged."""
+    document = read_document(storage, array, "array")
     chunks = document["chunk_grid"]["configuration"]["chunk_shape"]
     return ArrayShape(tuple(map(int, document["shape"])), tuple(map(int, chunks)))
 
 
-def read_document(folder: Path, kind: Literal["array", "group"]) -> dict[str, Any]:
-    """The zarr.json of a folder. ValueError where it is none of Zarr 3, or of the other kind."""
-    document = json.loads((folder / "zarr.json").read_bytes())
+def read_document(storage: Storage, name: str, kind: Literal["array", "group"]) -> dict[str, Any]:
+    """The zarr.json of an array or a group of the store; "" is the store itself. ValueError where it is none of Zarr 3,
+    or of the other kind; FileNotFoundError where there is none."""
+    file = document_name(name)
+    content = storage.get(file)
+    if content is None:
+        raise FileNotFoundError(f"{file} is absent")
+    document = json.loads(content)
     if not isinstance(document, dict) or document.get("zarr_format") != 3 or document.get("node_type") != kind:
-        raise ValueError(f"{folder.name} is no {kind} of Zarr 3")
+        raise ValueError(f"{name or 'it'} is no {kind} of Zarr 3")
     return document
 
 
-def open_array(root: "zarr.Group", name: str) -> "zarr.Array":
-    """An array by its path in the store, to be changed. KeyError where there is none, TypeError where it is no
-    array."""
-    import zarr
+def document_name(name: str) -> str:
+    """The file that holds the metadata of an array or a group of the store."""
+    return f"{name}/zarr.json" if name else "zarr.json"
 
-    array = root[name]
-    if not isinstance(array, zarr.Array):
-        raise TypeError(f"{name} is not an array")
-    return array.with_config({"write_empty_chunks": True})
+
+def document_bytes(document: dict[str, Any]) -> bytes:
+    """A zarr.json as zarr writes it."""
+    return json.dumps(document, indent=2).encode()
 
 
 def facts_of(document: dict[str, Any], *, grows: bool) -> dict[str, Any]:
@@ -129,21 +132,22 @@ def facts_of(document: dict[str, Any], *, grows: bool) -> dict[str, Any]:
     return {"shape": shape, **{name: document.get(name) or None for name in names}}
 
 
-def array_facts(folder: Path, *, grows: bool) -> dict[str, Any]:
-    """facts_of what lies in an array's folder.
+def array_facts(storage: Storage, array: str, *, grows: bool) -> dict[str, Any]:
+    """facts_of what lies there.
 
     ValueError for codecs that this program does not write: zarr would look for whatever a stranger's file names.
     """
-    document = read_document(folder, "array")
+    document = read_document(storage, array, "array")
     if (codecs := [codec["name"] for codec in document["codecs"]]) != ["bytes", "zstd"]:
-        raise ValueError(f"{folder.name} has codecs {codecs}, not bytes in zstd")
+        raise ValueError(f"{array} has codecs {codecs}, not bytes in zstd")
     return facts_of(document, grows=grows)
 
 
-def created_arrays(store: Path) -> dict[str, dict[str, Any]]:
+def created_arrays(storage: Storage) -> dict[str, dict[str, Any]]:
     """The facts of all arrays that a store is created with, by "array NAME"."""
-    facts = {f"array {name}": array_facts(store / name, grows=True) for name in ("labels", "digests", "records")}
-    return facts | {f"array index/{name}": array_facts(store / "index" / name, grows=False) for name in _INDEX_TYPES}
+    facts = {f"array {name}": array_facts(storage, name, grows=True) for name in ("labels", "digests", "records")}
+    index = [f"index/{name}" for name in _INDEX_TYPES]
+    return facts | {f"array {name}": array_facts(storage, name, grows=False) for name in index}
 
 
 def topk_documents(labels: ArrayShape, dtype: np.dtype, topk: int) -> dict[str, bytes]:
@@ -173,34 +177,34 @@ def write_index(root: "zarr.Group", index: Index) -> None:
             array[:] = np.asarray(values, dtype)
 
 
-def read_whole(store: Path, name: str) -> np.ndarray:
+def read_whole(storage: Storage, name: str) -> np.ndarray:
     """An array of a store that was written whole. StoreError, naming it, where it cannot be read or a chunk is absent,
     which zarr would read as its fill value."""
     try:
-        return _read_whole(store / name)
+        return _read_whole(storage, name)
     except Exception as error:
         raise_unreadable(error)
-        folder = store / name.partition("/")[0]
+        folder = storage.place / name.partition("/")[0]
         raise StoreError(
-            f"{name} of {store} cannot be read ({error}): restore {folder} from a copy, or make a new store"
+            f"{name} of {storage.place} cannot be read ({error}): restore {folder} from a copy, or make a new store"
         ) from error
 
 
-def _read_whole(folder: Path) -> np.ndarray:
+def _read_whole(storage: Storage, name: str) -> np.ndarray:
     """Every chunk of an array, put together. Raises what a damaged one raises."""
-    facts, found = array_facts(folder, grows=False), read_shape(folder)
+    facts, found = array_facts(storage, name, grows=False), read_shape(storage, name)
     if facts["codecs"][0].get("configuration", {}).get("endian", "little") != "little":
-        raise ValueError(f"{folder.name} is not little-endian")
+        raise ValueError(f"{name} is not little-endian")
     dtype = np.dtype(facts["data_type"]).newbyteorder("<")
-    chunks = Chunks(str(folder), found.chunks, dtype, fill_value=0, level=0)
+    chunks = Chunks(FilePerChunk(storage, name, len(found.chunks)), found.chunks, dtype, fill_value=0, level=0)
     grid = [-(-axis // length) for axis, length in zip(found.shape, found.chunks, strict=True)]
-    chunk_folder = folder / "c"  # of an empty array there is none
-    there = sum(len(files) for _, _, files in os.walk(chunk_folder, onerror=fail)) if chunk_folder.exists() else 0
+    there = len(storage.list(f"{name}/c"))
     if there < math.prod(grid):
         raise ValueError(f"{counted(there, 'chunk', 'is', of=math.prod(grid))} there")
     whole = np.empty(found.shape, dtype.newbyteorder("="))
-    for place in np.ndindex(*grid):
-        data, _ = read_file(f"{chunk_folder}/{'/'.join(map(str, place))}")
+    files = {f"{name}/c/{'/'.join(map(str, place))}": place for place in np.ndindex(*grid)}
+    for file, data in get_all(storage, files):
+        place = files[file]
         if data is None:
             raise ValueError(f"chunk {'/'.join(map(str, place))} is absent")
         part = whole[tuple(slice(n * length, (n + 1) * length) for n, length in zip(place, found.chunks, strict=True))]
@@ -208,14 +212,16 @@ def _read_whole(folder: Path) -> np.ndarray:
     return whole
 
 
-def read_index(store: Path, num_shards: int, num_classes: int) -> dict[str, np.ndarray]:
+def read_index(storage: Storage, num_shards: int, num_classes: int) -> dict[str, np.ndarray]:
     """What `write_index` wrote: the Index's own arrays by their names, and hashes (S,) uint64 of its shards.
 
     StoreError, naming the array, where one cannot be read or does not fit the others.
     """
-    arrays = {name: read_whole(store, f"index/{name}") for name in _INDEX_TYPES}
+    arrays = {name: read_whole(storage, f"index/{name}") for name in _INDEX_TYPES}
     if fault := _index_fault(arrays, num_shards, num_classes):
-        raise StoreError(f"index/ of {store} is damaged ({fault}): restore it from a copy, or index a new store")
+        raise StoreError(
+            f"index/ of {storage.place} is damaged ({fault}): restore it from a copy, or index a new store"
+        )
     return arrays
 
 

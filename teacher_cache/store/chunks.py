@@ -1,48 +1,89 @@
-"""Chunk files of a store's arrays, read and written without zarr: the same bytes, a tenth of the time.
+"""Chunks of a store's arrays, read and written without zarr: the same bytes, a tenth of the time.
 
-Zarr takes hundreds of microseconds for a chunk, whatever its size, and a store has tens of thousands. A chunk file is
-one zstd frame, with checksum, around the values in C order, little-endian; an absent file stands for the fill value.
+Zarr takes hundreds of microseconds for a chunk, whatever its size, and a store has tens of thousands. A chunk is one
+zstd frame, with checksum, around the values in C order, little-endian; an absent one stands for the fill value. Where
+the frames lie the store's packing says: each in a file of its own, or those of a group in one.
 """
 
 import json
 import math
-import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numcodecs import zstd
 
-from teacher_cache.files import UNIT_IN_FLIGHT, replacing
 from teacher_cache.messages.shown import counted
+from teacher_cache.storage.storage import Stamp, Storage, get_all
+from teacher_cache.store.unit import Unit
 
-Stamp = tuple[int, int]
-ABSENT: Stamp = (0, 0)
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+
+
+class Frames(Protocol):
+    """Where the chunks of one array lie, by unit."""
+
+    def get(self, unit: Unit) -> bytes | None:
+        """A chunk's frame; None where it is absent."""
+
+    def get_all(self, units: Iterable[Unit]) -> Iterator[tuple[Unit, bytes | None]]:
+        """Those of many."""
+
+    def stamps(self) -> Mapping[Unit, Stamp]:
+        """Which are there, with what changes when one is written anew; by one listing."""
+
+    def name(self, unit: Unit) -> str:
+        """The file that a chunk lies in, in the store."""
+
+
+@dataclass(frozen=True)
+class FilePerChunk:
+    """Frames of an array of this rank, three or more, each in a file of its own: the packing "files"."""
+
+    storage: Storage
+    array: str
+    rank: int
+
+    def get(self, unit: Unit) -> bytes | None:
+        return self.storage.get(self.name(unit))
+
+    def get_all(self, units: Iterable[Unit]) -> Iterator[tuple[Unit, bytes | None]]:
+        wanted = list(units)
+        contents = get_all(self.storage, map(self.name, wanted))
+        return ((unit, content) for unit, (_, content) in zip(wanted, contents, strict=True))
+
+    def stamps(self) -> Mapping[Unit, Stamp]:
+        top = f"{self.array}/c"
+        found = {}
+        for name, _, stamp in self.storage.list(top):
+            numbers = name.removeprefix(f"{top}/").split("/")[:3]
+            if len(numbers) == 3 and all(map(str.isdecimal, numbers)):
+                found[Unit(*map(int, numbers))] = stamp
+        return found
+
+    def name(self, unit: Unit) -> str:
+        return f"{self.array}/c/{unit[0]}/{unit[1]}/{unit[2]}" + "/0" * (self.rank - 3)
 
 
 @dataclass(frozen=True, eq=False)
 class Chunks:
-    """The chunk files of one array in `folder`. shape is that of a chunk, of the array's rank, three or more."""
+    """The chunks of one array. shape is that of a chunk, of the array's rank, three or more; a chunk is a unit's, and
+    the only one along further axes."""
 
-    folder: str
+    frames: Frames
     shape: tuple[int, ...]
     dtype: np.dtype
     fill_value: float
     level: int
 
-    def file(self, first: int, second: int, third: int) -> str:
-        """The file of the chunk at this place of the grid, which has one chunk along further axes."""
-        return f"{self.folder}/c/{first}/{second}/{third}" + "/0" * (len(self.shape) - 3)
-
-    def read(self, first: int, second: int, third: int) -> np.ndarray:
-        """The chunk at this place, read-only unless its file is absent. Raises OSError, RuntimeError or ValueError for
-        a file that cannot be read or is damaged."""
-        return self.decode(read_file(self.file(first, second, third))[0])
+    def read(self, unit: Unit) -> np.ndarray:
+        """A unit's chunk, read-only unless it is absent. Raises OSError, RuntimeError or ValueError for one that cannot
+        be read or is damaged."""
+        return self.decode(self.frames.get(unit))
 
     def decode(self, data: bytes | None) -> np.ndarray:
-        """The chunk in a file's bytes; None stands for an absent file."""
+        """The chunk in a frame; None stands for an absent one."""
         if data is None:
             return np.full(self.shape, self.fill_value, self.dtype)
         expected = math.prod(self.shape) * self.dtype.itemsize
@@ -64,17 +105,16 @@ class Chunks:
         data = zstd.decompress(b"".join(files)) if files else b""
         return np.frombuffer(data, self.dtype).reshape(len(files), *self.shape)
 
-    def write(self, values: np.ndarray, first: int, second: int, third: int) -> None:
-        """Write a whole chunk: aside, then renamed. Not brought to disk."""
+    def encode(self, values: np.ndarray) -> bytes:
+        """The frame of a whole chunk."""
         data = np.ascontiguousarray(values, self.dtype)
         assert data.size == math.prod(self.shape), (data.shape, self.shape)
-        with replacing(self.file(first, second, third), UNIT_IN_FLIGHT, durable=False) as aside:
-            aside.write_bytes(zstd.compress(data.reshape(-1), self.level, True))
+        return zstd.compress(data.reshape(-1), self.level, True)
 
 
-def open_chunks(folder: Path) -> Chunks:
-    """The chunks of the array in `folder`, from its zarr.json. ValueError when they are laid out in another way."""
-    document = json.loads((folder / "zarr.json").read_bytes())
+def open_chunks(storage: Storage, array: str) -> Chunks:
+    """The chunks of an array, from its zarr.json. ValueError when they are laid out in another way."""
+    document = json.loads(storage.get(f"{array}/zarr.json") or b"null")
     grid, keys = document["chunk_grid"], document["chunk_key_encoding"]
     codecs = document["codecs"]
     shape = tuple(int(length) for length in grid["configuration"]["chunk_shape"])
@@ -90,11 +130,11 @@ def open_chunks(folder: Path) -> Chunks:
         or document.get("storage_transformers")
     ):
         raise ValueError(
-            f"{folder.name} has codecs {codecs} and keys {keys}, not little-endian bytes in zstd with its checksum, "
+            f"{array} has codecs {codecs} and keys {keys}, not little-endian bytes in zstd with its checksum, "
             "in a file a chunk"
         )
     dtype = np.dtype(document["data_type"]).newbyteorder("<")
-    return Chunks(str(folder), shape, dtype, document["fill_value"], level)
+    return Chunks(FilePerChunk(storage, array, len(shape)), shape, dtype, document["fill_value"], level)
 
 
 def _frame_bytes(frame: bytes) -> int | None:
@@ -109,28 +149,3 @@ def _frame_bytes(frame: bytes) -> int | None:
     if not width or len(field) != width:
         return None
     return int.from_bytes(field, "little") + (256 if width == 2 else 0)
-
-
-def read_file(path: str) -> tuple[bytes | None, Stamp]:
-    """A file's bytes and its stamp; None when it is absent."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except (FileNotFoundError, NotADirectoryError):
-        return None, ABSENT
-    try:
-        found = os.fstat(descriptor)
-        data = os.read(descriptor, found.st_size)
-        if len(data) != found.st_size:
-            raise OSError(f"{path} gave {len(data):,} of its {counted(found.st_size, 'byte')}")
-        return data, (found.st_mtime_ns, found.st_ino)
-    finally:
-        os.close(descriptor)
-
-
-def file_stamp(path: str) -> Stamp:
-    """What changes when a file is written anew: the time, and the inode, as clocks are coarse."""
-    try:
-        found = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return ABSENT
-    return found.st_mtime_ns, found.st_ino

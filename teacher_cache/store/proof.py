@@ -7,7 +7,6 @@ proof_labels (n,) of the batch's n views, and proof_logits (rows, classes) float
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -16,8 +15,10 @@ import xxhash
 from teacher_cache.errors import StoreError
 from teacher_cache.files import raise_unreadable
 from teacher_cache.messages.shown import counted
+from teacher_cache.storage.storage import Storage
 from teacher_cache.store.arrays import make_array, read_whole
-from teacher_cache.store.published import attributes_document, publish_attributes, read_published
+from teacher_cache.store.commit import Commits
+from teacher_cache.store.published import attributes_document, read_published
 from teacher_cache.store.unit import Unit
 from teacher_cache.teacher.identity import check_attributes
 
@@ -94,10 +95,10 @@ def proof_files(proof: Proof | None) -> dict[str, bytes]:
     for name, values in zip(ARRAYS, (proof.labels.astype(np.int32), proof.logits), strict=True):
         chunks = tuple(max(1, length) for length in values.shape)  # of none where all samples of a unit are skipped
         make_array(root, name, values.shape, chunks, str(values.dtype), 0)[:] = values
-    return {name: content.to_bytes() for name, content in memory.items() if name != "zarr.json"}
+    return {name: memory[name].to_bytes() for name in sorted(memory) if name != "zarr.json"}
 
 
-def read_proof(store: Path, name: str, attributes: Mapping[str, Any]) -> Proof | None:
+def read_proof(storage: Storage, name: str, attributes: Mapping[str, Any]) -> Proof | None:
     """The proof in a device's folder of these attributes; None where it has none. StoreError where it is damaged."""
     if "unit" not in attributes:
         return None
@@ -106,34 +107,37 @@ def read_proof(store: Path, name: str, attributes: Mapping[str, Any]) -> Proof |
             Replay(block, view, int(digest, 16), tuple(skipped))
             for block, view, digest, skipped in attributes["replays"]
         )
-        labels, logits = (read_whole(store, f"{name}/{array}") for array in ARRAYS)
+        labels, logits = (read_whole(storage, f"{name}/{array}") for array in ARRAYS)
         if labels.ndim != 1 or logits.ndim != 2 or not min(1, len(labels)) <= len(logits) <= len(labels):
             raise ValueError(f"{counted(len(logits), 'row')} of logits, {counted(len(labels), 'label')}")
         return Proof(Unit(*attributes["unit"]), replays, labels.astype(np.int64), logits, attributes["build"])
     except Exception as error:
         raise_unreadable(error)
         raise StoreError(
-            f"the teacher's proof in {store / name} cannot be read ({error}): restore it from a copy, or make a new "
-            "store"
+            f"the teacher's proof in {storage.place / name} cannot be read ({error}): restore it from a copy, or make "
+            "a new store"
         ) from error
 
 
 def first_files(device: str, proof: Proof) -> dict[str, bytes]:
-    """What teacher/ holds besides the identity when a store is bound, by path: the proof of the device that does it,
-    and its build."""
-    folder, note = (name.removeprefix("teacher/") for name in (device_folder(device), build_folder(proof.build)))
-    return {
-        f"{folder}/zarr.json": attributes_document(proof_attributes(device, proof)),
-        **{f"{folder}/{name}": content for name, content in proof_files(proof).items()},
-        f"{note}/zarr.json": attributes_document({**proof.build, "logits": "the proof's own"}),
-    }
+    """What teacher/ holds besides the identity when a store is bound, by name in the store: the proof of the device
+    that does it, and its build."""
+    note = attributes_document({**proof.build, "logits": "the proof's own"})
+    return {**device_files(device, proof), f"{build_folder(proof.build)}/zarr.json": note}
+
+
+def device_files(device: str, proof: Proof | None) -> dict[str, bytes]:
+    """A device's folder, by name in the store; its attributes, which say that it is there, come last."""
+    folder = device_folder(device)
+    arrays = {f"{folder}/{name}": content for name, content in proof_files(proof).items()}
+    return {**arrays, f"{folder}/zarr.json": attributes_document(proof_attributes(device, proof))}
 
 
 class Proofs:
     """What teacher/ says of devices and builds. What is there first stays."""
 
-    def __init__(self, store: Path, writable: bool) -> None:
-        self._store, self._writable = store, writable
+    def __init__(self, storage: Storage, commits: Commits | None) -> None:
+        self._storage, self._commits = storage, commits
         self._published: set[str] = set()  # devices, by this process
 
     @property
@@ -150,32 +154,35 @@ class Proofs:
     def read(self, device: str) -> Proof | None:
         """What the teacher answered on this device when it came to the store; None where it has not been on it."""
         name = device_folder(device)
-        attributes = read_published(self._store, name)
-        return None if attributes is None else read_proof(self._store, name, attributes)
+        attributes = read_published(self._storage, name)
+        return None if attributes is None else read_proof(self._storage, name, attributes)
 
     def first(self) -> Proof | None:
         """A proof of any device, which says what the batch is; None where the store has none."""
-        proofs = (read_proof(self._store, name, found) for name, found in self._folders("device"))
+        proofs = (read_proof(self._storage, name, found) for name, found in self._folders("device"))
         return next((proof for proof in proofs if proof is not None), None)
 
     def publish(self, device: str, proof: Proof | None = None) -> None:
         """Keep the proof of a device that had none; without one (of a teacher that is simulated) the device's name."""
         if proof is None and device in self._published:
             return
-        self._publish(device_folder(device), proof_attributes(device, proof), proof_files(proof))
+        self._publish(device_folder(device), device_files(device, proof))
         self._published.add(device)
 
     def note_build(self, build: Mapping[str, Any], logits: str) -> None:
         """Note what filled the store. logits: how they compared with the proof's, in words."""
-        self._publish(build_folder(build), {**build, "logits": logits})
+        folder = build_folder(build)
+        self._publish(folder, {f"{folder}/zarr.json": attributes_document({**build, "logits": logits})})
 
-    def _publish(self, name: str, attributes: Mapping[str, Any], files: Mapping[str, bytes] | None = None) -> None:
-        if not self._writable:
-            raise StoreError(f"{self._store} was opened for reading: open it with writable=True")
-        publish_attributes(self._store, name, attributes, files)
+    def _publish(self, folder: str, files: Mapping[str, bytes]) -> None:
+        if self._commits is None:
+            raise StoreError(f"{self._storage.place} was opened for reading: open it with writable=True")
+        self._commits.commit(folder.replace("/", "."), files)
 
     def _folders(self, kind: Literal["device", "build"]) -> Iterator[tuple[str, dict[str, Any]]]:
-        for folder in sorted(self._store.glob(f"teacher/{kind}-*")):
-            name = f"teacher/{folder.name}"
-            if (attributes := read_published(self._store, name)) is not None:
-                yield name, check_attributes(kind, attributes, f"{self._store}/{name}")
+        for entry in self._storage.list("teacher"):
+            name, _, file = entry.name.rpartition("/")
+            if not name.startswith(f"teacher/{kind}-") or name.count("/") > 1 or file != "zarr.json":
+                continue
+            if (attributes := read_published(self._storage, name)) is not None:
+                yield name, check_attributes(kind, attributes, f"{self._storage.place}/{name}")

@@ -3,15 +3,16 @@
 A record is one chunk of `records[shard, unit, group, field]`, written after the unit's values are on disk.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from teacher_cache.errors import StoreError
 from teacher_cache.files import raise_unreadable
-from teacher_cache.store.chunks import Chunks, Stamp, file_stamp, read_file
+from teacher_cache.storage.storage import Stamp, Storage
+from teacher_cache.store.chunks import Chunks
 from teacher_cache.store.layout import Layout
 from teacher_cache.store.unit import Unit, UnitCounts
 
@@ -21,6 +22,7 @@ RECORD_FIELDS = (
     *("reserved_1", "reserved_2"),
 )
 _FIELD = {name: number for number, name in enumerate(RECORD_FIELDS)}
+_LISTING_AGE_S = 10.0  # how old a listing of far records may be for a unit that was not in it
 _COMMITTED, _SKIPPED = _FIELD["committed"], _FIELD["skipped"]
 
 
@@ -49,34 +51,42 @@ def decode_record(values: np.ndarray) -> Record:
 
 
 class Records:
-    """The records of a store's units; those read are held, and read again only where their file changed.
+    """The records of a store's units; those read are held, and read again only where they changed.
+
+    On this machine's disks a unit counts as committed once its record is read to say so. In an object store, where what
+    is there is whole and a read takes its time, the record's being listed says it.
 
     StoreError, naming the unit and how to mend it, where one is damaged.
     """
 
-    def __init__(self, store: Path, shard_names: Sequence[str], layout: Layout, chunks: Chunks) -> None:
-        self._store, self._shard_names, self._layout, self._chunks = store, shard_names, layout, chunks
+    def __init__(self, storage: Storage, shard_names: Sequence[str], layout: Layout, chunks: Chunks) -> None:
+        self._storage, self._shard_names, self._layout, self._chunks = storage, shard_names, layout, chunks
         grid = layout.array_grids()["records"].shape
+        self._units = [Unit(*place, group) for place in layout.group_units for group in range(layout.num_groups)]
         self._values = np.zeros((*grid, len(RECORD_FIELDS)), np.uint64)
-        self._stamps = np.zeros((*grid, 2), np.int64)
+        self._stamps: dict[Unit, Stamp] = {}  # of those that are held
+        self._listed = np.zeros(grid, bool)
+        self._listed_at = -_LISTING_AGE_S
 
     # -- all of them ---------------------------------------------------------------------------------------------
 
     def read(self) -> np.ndarray:
         """(S, U, G, F) uint64, all zero where a unit is not committed; F is RECORD_FIELDS. A copy."""
-        changed: dict[Unit, tuple[bytes | None, Stamp]] = {}
-        for shard, number in self._layout.group_units:
-            for group, (time_ns, inode) in enumerate(self._stamps[shard, number].tolist()):
-                unit = Unit(shard, number, group)
-                if inode == 0 or file_stamp(self.file(unit)) != (time_ns, inode):
-                    changed[unit] = self._read_file(unit)
-        for unit, values in self._decode_all({unit: data for unit, (data, _) in changed.items()}):
-            self._values[unit], self._stamps[unit] = values, changed[unit][1]
+        there = self._chunks.frames.stamps()
+        changed = [unit for unit in self._units if there.get(unit) != self._stamps.get(unit)]
+        for unit, values in self._decode_all(dict(self._read_frames([unit for unit in changed if unit in there]))):
+            self._values[unit], self._stamps[unit] = values, there[unit]
+        for unit in changed:
+            if unit not in there:
+                self._values[unit] = 0
+                del self._stamps[unit]
         return self._values.copy()
 
     def committed(self) -> np.ndarray:
         """(S, U, G) bool."""
-        return self.read()[..., _COMMITTED] == 1
+        if self._storage.is_local:
+            return self.read()[..., _COMMITTED] == 1
+        return self._list().copy()
 
     def sums(self) -> dict[str, list[int]]:
         """By field the sum over the committed units of each group."""
@@ -90,6 +100,13 @@ class Records:
         found = np.argwhere((values[..., _COMMITTED] == 1) & (values[..., _SKIPPED] > 0))
         return [Unit(*numbers) for numbers in found.tolist()]
 
+    def _list(self) -> np.ndarray:
+        there = self._chunks.frames.stamps()
+        self._listed_at = time.monotonic()
+        for unit in self._units:
+            self._listed[unit] = unit in there
+        return self._listed
+
     # -- one -----------------------------------------------------------------------------------------------------
 
     def read_one(self, unit: Unit) -> Record:
@@ -97,55 +114,66 @@ class Records:
         return decode_record(self._read_values(unit))
 
     def is_committed(self, unit: Unit) -> bool:
-        """Whether the unit is committed now."""
-        return bool(self._read_values(unit)[_COMMITTED] == 1)
+        """Whether the unit is committed now, or in an object store was not ten seconds ago."""
+        if self._storage.is_local:
+            return bool(self._read_values(unit)[_COMMITTED] == 1)
+        if not self._listed[unit] and time.monotonic() - self._listed_at >= _LISTING_AGE_S:
+            self._list()
+        return bool(self._listed[unit])
 
     def file(self, unit: Unit) -> str:
         """The file that makes a unit count: without it, `fill` does the unit anew."""
-        return self._chunks.file(*unit)
+        return str(self._storage.place / self._chunks.frames.name(unit))
 
     def where(self, unit: Unit) -> str:
         """A unit, as messages name it."""
         views = self._layout.group_views(unit.group)
         shard = self._shard_names[unit.shard]
-        return f"{self._store}, shard {shard}, unit {unit.unit}, views {views.start}:{views.stop}"
+        return f"{self._storage.place}, shard {shard}, unit {unit.unit}, views {views.start}:{views.stop}"
 
     def fill(self, unit: Unit) -> str:
         """How to label a unit that lacks its labels, for the end of a message."""
         views = self._layout.group_views(unit.group)
-        return f"run `teacher-cache fill {self._store} --views {views.start}:{views.stop}`"
+        return f"run `teacher-cache fill {self._storage.place} --views {views.start}:{views.stop}`"
 
     def redo(self, unit: Unit) -> str:
         """How to mend a committed unit that is damaged, for the end of a message."""
         return f"delete its record {self.file(unit)} and {self.fill(unit)}, which labels the unit anew"
 
-    # -- files ---------------------------------------------------------------------------------------------------
+    # -- frames --------------------------------------------------------------------------------------------------
 
     def _read_values(self, unit: Unit) -> np.ndarray:
-        return self._decode(unit, self._read_file(unit)[0])
-
-    def _read_file(self, unit: Unit) -> tuple[bytes | None, Stamp]:
         try:
-            return read_file(self.file(unit))
+            return self._decode(unit, self._chunks.frames.get(unit))
         except OSError as error:
             raise_unreadable(error)
             raise self._damaged(unit, error) from error
 
-    def _decode(self, unit: Unit, data: bytes | None) -> np.ndarray:
+    def _read_frames(self, units: list[Unit]) -> Iterator[tuple[Unit, bytes | None]]:
+        done = 0
         try:
-            return self._chunks.decode(data)[0, 0, 0]
+            for unit, frame in self._chunks.frames.get_all(units):
+                yield unit, frame
+                done += 1
+        except OSError as error:
+            raise_unreadable(error)
+            raise self._damaged(units[done], error) from error
+
+    def _decode(self, unit: Unit, frame: bytes | None) -> np.ndarray:
+        try:
+            return self._chunks.decode(frame)[0, 0, 0]
         except (RuntimeError, ValueError) as error:
             raise self._damaged(unit, error) from error
 
-    def _decode_all(self, files: dict[Unit, bytes | None]) -> Iterator[tuple[Unit, np.ndarray]]:
+    def _decode_all(self, frames: dict[Unit, bytes | None]) -> Iterator[tuple[Unit, np.ndarray]]:
         """The same of many at once."""
-        there = {unit: data for unit, data in files.items() if data is not None}
+        there = {unit: frame for unit, frame in frames.items() if frame is not None}
         try:
             records = dict(zip(there, self._chunks.decode_all(list(there.values())), strict=True))
         except (RuntimeError, ValueError):
             records = {}
-        for unit, data in files.items():
-            yield unit, records[unit][0, 0, 0] if unit in records else self._decode(unit, data)
+        for unit, frame in frames.items():
+            yield unit, records[unit][0, 0, 0] if unit in records else self._decode(unit, frame)
 
     def _damaged(self, unit: Unit, error: Exception) -> StoreError:
         return StoreError(f"the record of {self.where(unit)} is damaged ({error}): {self.redo(unit)}")

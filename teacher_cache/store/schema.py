@@ -1,15 +1,14 @@
 """Which stores this program reads, and what of one never changes: hashed when made, compared when opened."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 from teacher_cache.errors import StoreError
 from teacher_cache.messages.shown import listed
 from teacher_cache.replay.policy import POLICY_VERSION
+from teacher_cache.storage.storage import Storage
 from teacher_cache.store.arrays import created_arrays
-from teacher_cache.store.published import SEAL
-from teacher_cache.store.sealed import broken, seal
+from teacher_cache.store.sealed import SEAL, broken, seal
 
 SCHEMA = 2
 PACKING = "files"
@@ -20,30 +19,33 @@ _CREATED = (  # attributes that never change; the shards' names and sizes too, b
 _OPTIONAL = ("image_from",)  # the same, of stores that have them
 
 
-def created_parts(settings: dict[str, Any], store: Path) -> dict[str, Any]:
+def created_parts(settings: dict[str, Any], storage: Storage) -> dict[str, Any]:
     """What a store is created with and keeps, by name."""
     shards = [[shard["name"], shard["bytes"]] for shard in settings["shards"]]
     there = [*_CREATED, *(name for name in _OPTIONAL if name in settings)]
-    return {**{name: settings[name] for name in there}, "shards": shards, **created_arrays(store)}
+    return {**{name: settings[name] for name in there}, "shards": shards, **created_arrays(storage)}
 
 
 def views_sha256(views: int) -> str:
     return seal({"views": views})["views"]
 
 
-def check_seal(path: Path, settings: dict[str, Any]) -> None:
+def check_seal(storage: Storage, settings: dict[str, Any]) -> None:
     """StoreError that names what was changed since the store was created, or extended."""
-    differing = broken(created_parts(settings, path), settings[SEAL])
+    differing = broken(created_parts(settings, storage), settings[SEAL])
     if settings["views_sha256"] != views_sha256(settings["views"]):
         differing.append("views")
     if differing:
         raise StoreError(
-            f"{path}: {listed(differing)} {'is' if len(differing) == 1 else 'are'} not what the store was made with "
-            "(the SHA-256 differs), so a zarr.json was edited or damaged: restore it from a copy, or index a new store"
+            f"{storage.place}: {listed(differing)} {'is' if len(differing) == 1 else 'are'} not what the store was "
+            "made with (the SHA-256 differs), so a zarr.json was edited or damaged: restore it from a copy, or index a "
+            "new store"
         )
 
 
-def check_schema(path: Path, settings: dict[str, Any]) -> None:
+def check_schema(storage: Storage, settings: dict[str, Any]) -> None:
+    """StoreError of a store of another schema or packing."""
+    path = storage.place
     schema = settings.get("schema")
     if schema == SCHEMA and settings.get("packing") != PACKING:
         raise StoreError(
@@ -57,33 +59,33 @@ def check_schema(path: Path, settings: dict[str, Any]) -> None:
         )
     raise StoreError(
         f"{path} has schema version 1, this program reads {SCHEMA}, whose labels prove more: "
-        f"{_fill_anew(path, settings)}"
+        f"{_fill_anew(storage, settings)}"
     )
 
 
-def check_policy_version(path: Path, settings: dict[str, Any]) -> None:
+def check_policy_version(storage: Storage, settings: dict[str, Any]) -> None:
     """StoreError of a store whose pixels this program does not make."""
     policy = settings["policy"]
     version = policy.get("version") if isinstance(policy, dict) else None
     if isinstance(version, int) and version < POLICY_VERSION:
         raise StoreError(
-            f"{path} has policy version {version}, this program renders {POLICY_VERSION}, whose pixels are others: "
-            f"{_fill_anew(path, settings)}"
+            f"{storage.place} has policy version {version}, this program renders {POLICY_VERSION}, whose pixels are "
+            f"others: {_fill_anew(storage, settings)}"
         )
 
 
-def _fill_anew(path: Path, settings: dict[str, Any]) -> str:
+def _fill_anew(storage: Storage, settings: dict[str, Any]) -> str:
     policy = settings.get("policy")
     name = policy.get("name") if isinstance(policy, dict) else "POLICY"
     return (
         f"index and fill anew, `teacher-cache index SHARDS --store NEW --policy {name} --views {settings.get('views')} "
-        f"--seed {settings.get('seed')}`, then `teacher-cache fill NEW --teacher {_teacher(path)}`"
+        f"--seed {settings.get('seed')}`, then `teacher-cache fill NEW --teacher {_teacher(storage)}`"
     )
 
 
-def _teacher(path: Path) -> str:
+def _teacher(storage: Storage) -> str:
     """What its teacher was called, to tell how to fill anew."""
     try:
-        return str(json.loads((path / "teacher" / "zarr.json").read_bytes())["attributes"]["spec"])
+        return str(json.loads(storage.get("teacher/zarr.json") or b"{}")["attributes"]["spec"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "TEACHER"

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 WHOLE = "whole"
+SEAL = "parts_sha256"  # the attribute that holds the hashes
 
 
 def seal(parts: Mapping[str, Any]) -> dict[str, str]:

@@ -1,13 +1,10 @@
 """What a store holds so far, summed from its records: coverage, agreement, bytes per view."""
 
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from teacher_cache.errors import StoreError
-from teacher_cache.files import fail
 from teacher_cache.messages.shown import counted
 from teacher_cache.store.labels import skipped_samples
 from teacher_cache.store.layout import Layout
@@ -38,7 +35,7 @@ def status(store: Store) -> dict[str, Any]:
     units = len(layout.group_units)
     labelled, skipped_views = sum(sums["labelled"]), sum(sums["skipped"])
     done = labelled + skipped_views
-    sizes = {name: _bytes_under(store.path / name) for name in store.array_names}
+    sizes = {name: _bytes_under(store, name) for name in store.array_names}
     return {
         "store": str(store.path),
         "schema": SCHEMA,
@@ -98,5 +95,5 @@ def _skipped(store: Store, *, any_view: bool) -> dict[str, Any]:
     }
 
 
-def _bytes_under(folder: Path) -> int:
-    return sum(os.path.getsize(f"{top}/{file}") for top, _, files in os.walk(folder, onerror=fail) for file in files)
+def _bytes_under(store: Store, name: str) -> int:
+    return sum(entry.num_bytes for entry in store.storage.list(name))

@@ -24,14 +24,15 @@ disk: "files" is a file a chunk. What a digest is of, the version of the policy 
 import copy
 import json
 import os
+import tempfile
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 
 from teacher_cache.errors import PolicyError, StoreError, TeacherError
-from teacher_cache.files import UNIT_IN_FLIGHT, new_folder, raise_unreadable, sweep, sync_up, writing
+from teacher_cache.files import new_folder, raise_unreadable
 from teacher_cache.messages.recognise import what_is
 from teacher_cache.messages.shown import counted
 from teacher_cache.replay.header import MAX_PIXELS
@@ -39,11 +40,14 @@ from teacher_cache.replay.libraries import pixel_libraries
 from teacher_cache.replay.policy import Policy
 from teacher_cache.shards.fingerprint import Fingerprint, read_kind
 from teacher_cache.shards.index import Index, ShardEntry
+from teacher_cache.storage.place import Place, Url, beside, to_place
+from teacher_cache.storage.storage import Storage, open_storage
 from teacher_cache.store.arrays import (
     array_facts,
+    document_bytes,
+    document_name,
     facts_of,
     make_array,
-    open_array,
     read_document,
     read_index,
     read_shape,
@@ -53,16 +57,11 @@ from teacher_cache.store.arrays import (
     write_index,
 )
 from teacher_cache.store.chunks import Chunks, open_chunks
+from teacher_cache.store.commit import Commits
 from teacher_cache.store.layout import Layout, array_grids, plan_layout
 from teacher_cache.store.presence import check_is_store
 from teacher_cache.store.proof import Proof, Proofs, device_hash, first_files
-from teacher_cache.store.published import (
-    SEAL,
-    publish_attributes,
-    publish_folder,
-    read_published,
-    sweep_unpublished,
-)
+from teacher_cache.store.published import attributes_document, read_published
 from teacher_cache.store.records import RECORD_FIELDS, Records, encode_record
 from teacher_cache.store.schema import (
     PACKING,
@@ -73,7 +72,7 @@ from teacher_cache.store.schema import (
     created_parts,
     views_sha256,
 )
-from teacher_cache.store.sealed import seal
+from teacher_cache.store.sealed import SEAL, seal
 from teacher_cache.store.unit import (
     CLASS_ARRAYS,
     NOT_LABELLED,
@@ -88,18 +87,15 @@ from teacher_cache.store.unit import (
 )
 from teacher_cache.teacher.identity import TeacherIdentity, read_identity
 
-if TYPE_CHECKING:  # zarr is imported where something is made or changed: reading does without
-    import zarr
-
 _TOPK_FACTS = "topk_arrays"  # in teacher/: what zarr.json says of these arrays
 
 
 class Store:
     """A store held open. Make one with `Store.create` or `Store.open`, never directly."""
 
-    def __init__(self, path: Path, settings: dict[str, Any], writable: bool) -> None:
-        self.path = path
-        self.writable = writable
+    def __init__(self, storage: Storage, settings: dict[str, Any], commits: Commits | None) -> None:
+        self.storage = storage
+        self.commits = commits  # None where it is read only
         self.seed = int(settings["seed"])
         self.views = int(settings["views"])
         self.group = int(settings["group"])
@@ -113,8 +109,8 @@ class Store:
         self.libraries: dict[str, str] = dict(settings["libraries"])
         self.policy = Policy.from_json(settings["policy"])
         self._shards = [_shard_place(shard) for shard in settings["shards"]]
-        self._shapes = {name: read_shape(path / name) for name in ("labels", "digests", "records")}
-        self._chunks = {name: open_chunks(path / name) for name in self._shapes}
+        self._shapes = {name: read_shape(storage, name) for name in ("labels", "digests", "records")}
+        self._chunks = {name: open_chunks(storage, name) for name in self._shapes}
         self._index: Index | None = None
         self._teacher: TeacherIdentity | None = None
 
@@ -133,12 +129,13 @@ class Store:
         unit_samples: int = 4096,
         any_device: bool = False,
         max_pixels: int = MAX_PIXELS,
+        durable: bool = True,
     ) -> "Store":
-        """Make an empty store, written aside and renamed. `views` is rounded up to a multiple of the group: see
-        `.views` of what comes back. max_pixels: of an image, height x width, which no larger one is decoded of.
-        StoreError when `path` exists or a setting is impossible."""
-        path = Path(path)
-        if os.path.lexists(path):
+        """Make an empty store, whole or not at all. `views` is rounded up to a multiple of the group: see `.views` of
+        what comes back. max_pixels: of an image, height x width, which no larger one is decoded of. durable: see
+        `open`. StoreError when `path` exists or a setting is impossible."""
+        path = to_place(path)
+        if is_taken(path):
             raise StoreError(f"{path} exists already: remove it or choose another --store")
         if not index.num_samples:
             raise StoreError(f"the index for {path} holds no samples: name shards that do")
@@ -160,38 +157,40 @@ class Store:
             "libraries": pixel_libraries(),
             "packing": PACKING,
         }
-        import zarr
-
-        with new_folder(path) as aside, settled():
-            root = zarr.create_group(str(aside), zarr_format=3)
-            write_index(root, index)
-            label_type = "int16" if len(index.class_names) <= 32767 else "int32"
-            kinds = {"labels": (label_type, NOT_LABELLED), "digests": ("uint64", 0), "records": ("uint64", 0)}
-            for name, grid in layout.array_grids().items():
-                last = (len(RECORD_FIELDS),) if name == "records" else ()
-                make_array(root, name, grid.shape + last, grid.chunks + last, *kinds[name])
-            hashes = {SEAL: seal(created_parts(settings, aside)), "views_sha256": views_sha256(layout.views)}
-            root.attrs["teacher_cache"] = cast(Any, settings | hashes)
-        return cls.open(path, writable=True)
+        if isinstance(path, Url):
+            with tempfile.TemporaryDirectory() as folder:
+                _make_store(Path(folder), index, layout, settings)
+                _upload_store(Path(folder), open_storage(path))
+        else:
+            with new_folder(path) as aside:
+                _make_store(aside, index, layout, settings)
+        return cls.open(path, writable=True, durable=durable)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, writable: bool = False) -> "Store":
+    def open(cls, path: str | os.PathLike[str], *, writable: bool = False, durable: bool = True) -> "Store":
         """Open a store; the index is read when first asked for. StoreError when it is absent, not a store, damaged,
-        or made by another version of this program."""
-        path = Path(path)
+        or made by another version of this program.
+
+        With durable=False nothing that is written waits for the disk, so that a power cut may leave a record without
+        its values: for stores that are simulated.
+        """
+        path = to_place(path)
         check_is_store(path)
+        storage = open_storage(path, durable=durable)
+        commits = Commits(storage, open_storage(beside(path, ".pending"), durable=durable)) if writable else None
         try:
-            settings = read_document(path, "group").get("attributes", {}).get("teacher_cache")
+            settings = read_document(storage, "", "group").get("attributes", {}).get("teacher_cache")
         except Exception as error:
             raise_unreadable(error)
             raise _damaged_metadata(path, error) from error
         if not isinstance(settings, dict):
-            raise StoreError(f"{path} is not a store, {what_is(path)}")
-        check_schema(path, settings)
+            found = what_is(path) if isinstance(path, Path) else "it is Zarr data of something else"
+            raise StoreError(f"{path} is not a store, {found}")
+        check_schema(storage, settings)
         try:
-            check_seal(path, settings)
-            check_policy_version(path, settings)
-            store = cls(path, settings, writable)
+            check_seal(storage, settings)
+            check_policy_version(storage, settings)
+            store = cls(storage, settings, commits)
             store._check_shapes()
             store._open_topk()
         except StoreError:
@@ -204,8 +203,6 @@ class Store:
         except Exception as error:
             raise_unreadable(error)
             raise _damaged_metadata(path, error) from error
-        if writable:
-            sweep_unpublished(path)
         return store
 
     def with_places(self, index: Index) -> "Store":
@@ -244,6 +241,15 @@ class Store:
     # -- what it is ----------------------------------------------------------------------------------------------
 
     @property
+    def path(self) -> Place:
+        """Where it is."""
+        return self.storage.place
+
+    @property
+    def writable(self) -> bool:
+        return self.commits is not None
+
+    @property
     def topk(self) -> int:
         """How many of a view's largest probabilities are stored; 0 for labels alone, and while there is no teacher."""
         return self.teacher.topk if self.teacher else 0
@@ -269,7 +275,7 @@ class Store:
         return self._index
 
     def _read_index(self) -> Index:
-        arrays = read_index(self.path, len(self._shards), self.num_classes)
+        arrays = read_index(self.storage, len(self._shards), self.num_classes)
         hashes = arrays.pop("hashes")
         entries = tuple(
             ShardEntry(name=name, path=path, num_bytes=num_bytes, hash=int(shard_hash), etag=etag)
@@ -287,7 +293,7 @@ class Store:
     @cached_property
     def counts(self) -> np.ndarray:
         """Samples of each shard, (S,) int64, without reading the rest of the index."""
-        return read_whole(self.path, "index/counts")
+        return read_whole(self.storage, "index/counts")
 
     @cached_property
     def layout(self) -> Layout:
@@ -297,7 +303,7 @@ class Store:
     @cached_property
     def records(self) -> Records:
         """What says which units are committed."""
-        return Records(self.path, [name for name, *_ in self._shards], self.layout, self._chunks["records"])
+        return Records(self.storage, [name for name, *_ in self._shards], self.layout, self._chunks["records"])
 
     def committed(self) -> np.ndarray:
         """Which units are committed, (S, U, G) bool."""
@@ -337,7 +343,7 @@ class Store:
         """A unit's chunk of an array of values, padded, committed or not: `UnitValues` has its name, shape and type."""
         chunks = self._value_chunks(name)
         try:
-            values: np.ndarray = chunks.read(*unit)[0]
+            values: np.ndarray = chunks.read(unit)[0]
             if name in CLASS_ARRAYS and not are_classes(values, self.num_classes):
                 raise ValueError(f"not all are below {self.num_classes}")
             return values
@@ -370,17 +376,14 @@ class Store:
 
     # -- writing -------------------------------------------------------------------------------------------------
 
-    def commit_unit(
-        self, unit: Unit, values: UnitValues, counts: UnitCounts, device: str, *, durable: bool = True
-    ) -> None:
-        """Write a whole unit: its values to disk first, then the record that makes it count.
+    def commit_unit(self, unit: Unit, values: UnitValues, counts: UnitCounts, device: str) -> bool:
+        """Write a whole unit: its values first, then the record that makes it count. False where another writer's unit
+        is there instead; what is there is whole and one writer's, whoever writes at the same time.
 
-        Nothing is read, so a chunk that a killed writer left damaged does not matter. What is written depends on the
-        arguments alone: no time, host, path or rank. `device` is recorded where the store takes any device. With
-        durable=False nothing waits for the disk, so that a power cut may leave a record without its values: for stores
-        that are simulated.
+        No chunk is read, so one that a killed writer left damaged does not matter. What is written depends on the
+        arguments alone: no time, host, path or rank. `device` is recorded where the store takes any device.
         """
-        self._check_writable()
+        commits = self._for_writing()
         where = self.records.where(unit)
         padded = self._padded(unit, values, where)
         labelled, skipped = int((padded.labels >= 0).sum()), int((padded.labels == SKIPPED).sum())
@@ -392,15 +395,30 @@ class Store:
         if self.any_device:
             self.proofs.publish(device)
         record = encode_record(hash_values(padded), counts, device_hash(device) if self.any_device else 0)
-        names = self.array_names
-        with writing(self.path, UNIT_IN_FLIGHT):
-            for name in names:
-                sweep(self._chunk_file(name, unit))
-            for name in names:
-                chunk = record if name == "records" else getattr(padded, name)
-                self._chunks[name].write(chunk, *unit)
-                if durable:
-                    sync_up(self._chunk_file(name, unit), self.path / name)
+        chunks = {name: record if name == "records" else getattr(padded, name) for name in self.array_names}
+        files = (self._chunks[name].encode(chunk) for name, chunk in chunks.items())
+        return commits.commit(_pending_name(unit), dict(zip(self._unit_files(unit), files, strict=True)))
+
+    def finish_unit(self, unit: Unit) -> None:
+        """Commit what a writer, killed or just slow, has put of a unit and not copied to its places; often nothing."""
+        files = self._unit_files(unit)
+        self._for_writing().finish(_pending_name(unit), lambda names: names == files)
+
+    def finish_pending(self) -> None:
+        """The same of all that was put: units, a teacher, proofs of devices."""
+        commits = self._for_writing()
+        waiting = set(commits.waiting())
+        for unit in self.layout.units() if waiting else ():
+            if (name := _pending_name(unit)) in waiting:
+                waiting.discard(name)
+                self.finish_unit(unit)
+        for name in sorted(waiting):
+            commits.finish(name, _are_of_teacher)
+
+    def _unit_files(self, unit: Unit) -> list[str]:
+        """The files of a unit, in the order in which they are written: its record last."""
+        self._open_topk()
+        return [self._chunks[name].frames.name(unit) for name in self.array_names]
 
     def _padded(self, unit: Unit, values: UnitValues, where: str) -> UnitValues:
         """A unit's values as its chunks have them. StoreError, naming it as `where`, where they do not fit."""
@@ -420,49 +438,41 @@ class Store:
 
         StoreError for fewer views than there are. One process at a time may do this.
         """
-        self._check_writable()
+        self._for_writing()
         layout = self.layout.widened(views)
         if layout.views < self.views:
             raise StoreError(
                 f"{self.path} has {counted(self.views, 'view')} already: it cannot shrink to {layout.views}"
             )
         self._open_topk()
-        root = self._root
-        arrays = {name: open_array(root, name) for name in ("digests", "records", "labels", *self._topk_there)}
         grids = layout.array_grids()
-        with writing(self.path):
-            for name in ("", *arrays):
-                sweep(self.path / name / "zarr.json")
-            # The attribute comes last: until then the longer arrays are there but nobody looks beyond the old views.
-            for name, array in arrays.items():
-                length = grids.get(name, grids["labels"]).shape[2]  # topk's as that of labels
-                shape = (*array.shape[:2], length, *array.shape[3:])
-                if shape != array.shape:
-                    array.resize(shape)
-                    sync_up(self.path / name / "zarr.json", self.path)
-            if layout.views > self.views:
-                settings = dict(cast(dict[str, Any], root.attrs["teacher_cache"]))
-                grown = {"views": layout.views, "views_sha256": views_sha256(layout.views)}
-                root.attrs["teacher_cache"] = settings | grown
-                sync_up(self.path / "zarr.json", self.path)
-                self.views, self.layout = layout.views, layout
-                self.__dict__.pop("records", None)  # it is of the old layout
+        # The attribute comes last: until then the longer arrays are there but nobody looks beyond the old views.
+        for name in ("digests", "records", "labels", *self._topk_there):
+            document = read_document(self.storage, name, "array")
+            length = grids.get(name, grids["labels"]).shape[2]  # topk's as that of labels
+            if document["shape"][2] != length:
+                document["shape"][2] = length
+                self.storage.put(document_name(name), document_bytes(document))
+        if layout.views > self.views:
+            self._change_settings({"views": layout.views, "views_sha256": views_sha256(layout.views)})
+            self.views, self.layout = layout.views, layout
+            self.__dict__.pop("records", None)  # it is of the old layout
 
     def move(self, index: Index) -> None:
         """Note the places of `index` (from `check_shards`), from which its shards are read from now on.
 
         One process at a time may do this.
         """
-        self._check_writable()
-        root = self._root
-        settings = dict(cast(dict[str, Any], root.attrs["teacher_cache"]))
+        self._for_writing()
         shards = _shard_settings(index)
-        with writing(self.path):
-            sweep(self.path / "zarr.json")
-            root.attrs["teacher_cache"] = cast(Any, settings | {"shards": shards})
-            sync_up(self.path / "zarr.json", self.path)
+        self._change_settings({"shards": shards})
         self._shards = [_shard_place(shard) for shard in shards]
         self._index = index
+
+    def _change_settings(self, changed: dict[str, Any]) -> None:
+        document = read_document(self.storage, "", "group")
+        document["attributes"]["teacher_cache"] |= changed
+        self.storage.put(document_name(""), document_bytes(document))
 
     # -- the teacher ---------------------------------------------------------------------------------------------
 
@@ -470,19 +480,18 @@ class Store:
     def teacher(self) -> TeacherIdentity | None:
         """Identity of the teacher that filled the store; None while there is none. Read once, as it never changes.
         StoreError where the file was changed."""
-        if self._teacher is None and (published := read_published(self.path, "teacher")) is not None:
+        if self._teacher is None and (published := read_published(self.storage, "teacher")) is not None:
             self._teacher = read_identity(published, f"{self.path}/teacher")
         return self._teacher
 
     @cached_property
     def proofs(self) -> Proofs:
         """Which devices and builds filled the store, and what the teacher answered on each device when it came."""
-        return Proofs(self.path, self.writable)
+        return Proofs(self.storage, self.commits)
 
     def publish_teacher(self, identity: TeacherIdentity, proof: Proof | None = None) -> None:
         """Bind the store to a teacher, with its proof on this device, and make the arrays of its topk, if it says any.
         TeacherError when there is a teacher already, whoever was first."""
-        self._check_writable()
         if not self.bind(identity, proof):
             there = self.teacher.name if self.teacher else "?"
             raise TeacherError(
@@ -492,13 +501,13 @@ class Store:
         self._open_topk()
 
     def bind(self, identity: TeacherIdentity, proof: Proof | None = None) -> bool:
-        """Publish the teacher in one step; False where there is one. The arrays of its topk come after."""
+        """Write the teacher, whole or not at all; False where there is one. The arrays of its topk come after."""
+        commits = self._for_writing()
         files = self._topk_files(identity.topk)
         facts = {name: facts_of(json.loads(file), grows=True) for name, file in files.items()}
+        attributes = {**identity.to_json(), **({_TOPK_FACTS: facts} if facts else {})}
         others = {} if proof is None else first_files(identity.device, proof)
-        return publish_attributes(
-            self.path, "teacher", {**identity.to_json(), **({_TOPK_FACTS: facts} if facts else {})}, others
-        )
+        return commits.commit("teacher", {**others, "teacher/zarr.json": attributes_document(attributes)})
 
     def _open_topk(self) -> None:
         """Open the arrays of topk, once there are any. A writer makes those that are absent: a `fill` may have been
@@ -508,16 +517,16 @@ class Store:
             return
         if self.writable:
             self._make_topk()
-        if not all((self.path / name / "zarr.json").exists() for name in TOPK_ARRAYS):
+        if any(self.storage.get(document_name(name)) is None for name in TOPK_ARRAYS):
             return
         try:
-            facts = {name: array_facts(self.path / name, grows=True) for name in TOPK_ARRAYS}
-            if facts != (read_published(self.path, "teacher") or {}).get(_TOPK_FACTS):
+            facts = {name: array_facts(self.storage, name, grows=True) for name in TOPK_ARRAYS}
+            if facts != (read_published(self.storage, "teacher") or {}).get(_TOPK_FACTS):
                 raise ValueError(f"topk_classes, topk_probabilities are not those of the teacher's topk of {self.topk}")
-            topk, labels = {name: read_shape(self.path / name) for name in TOPK_ARRAYS}, self._shapes["labels"]
+            topk, labels = {name: read_shape(self.storage, name) for name in TOPK_ARRAYS}, self._shapes["labels"]
             if any(array.shape[:2] != labels.shape[:2] or array.shape[2] < self.views for array in topk.values()):
                 raise ValueError("the shapes of topk_classes and topk_probabilities do not fit those of labels")
-            chunks = {name: open_chunks(self.path / name) for name in TOPK_ARRAYS}
+            chunks = {name: open_chunks(self.storage, name) for name in TOPK_ARRAYS}
         except StoreError:
             raise
         except Exception as error:
@@ -527,47 +536,72 @@ class Store:
         self._chunks |= chunks
 
     def _make_topk(self) -> None:
-        """Make the arrays of topk that are absent: each a folder, written aside and renamed."""
+        """Make the arrays of topk that are absent."""
+        commits = self._for_writing()
         for name, document in self._topk_files(self.topk).items():
-            publish_folder(self.path, name, {"zarr.json": document})
+            commits.commit(name, {document_name(name): document})
 
     def _topk_files(self, topk: int) -> dict[str, bytes]:
         """topk_documents of the labels as they are now: another process may have extended the store."""
-        return topk_documents(read_shape(self.path / "labels"), self._chunks["labels"].dtype, topk)
+        return topk_documents(read_shape(self.storage, "labels"), self._chunks["labels"].dtype, topk)
 
     @property
     def _topk_there(self) -> tuple[str, ...]:
         """The arrays of topk that are open."""
         return tuple(name for name in TOPK_ARRAYS if name in self._shapes)
 
-    @property
-    def _root(self) -> "zarr.Group":
-        """Its group, as it is now, to be changed."""
-        import zarr
-
-        return zarr.open_group(str(self.path), mode="r+", zarr_format=3, use_consolidated=False)
-
-    def _chunk_file(self, name: str, unit: Unit) -> Path:
-        return Path(self._chunks[name].file(*unit))
-
-    def _check_writable(self) -> None:
-        if not self.writable:
+    def _for_writing(self) -> Commits:
+        if self.commits is None:
             raise StoreError(f"{self.path} was opened for reading: open it with writable=True")
+        return self.commits
 
 
-def _shard_settings(index: Index) -> list[dict[str, Any]]:
-    """The names and places of shards, as a store keeps them."""
-    return [
-        {"name": s.name, "path": s.path, "bytes": s.num_bytes, **({} if s.etag is None else {"etag": s.etag})}
-        for s in index.shards
-    ]
+def _make_store(folder: Path, index: Index, layout: Layout, settings: dict[str, Any]) -> None:
+    """Make an empty store in a folder that is not there, or empty."""
+    import zarr
+
+    with settled():
+        root = zarr.create_group(str(folder), zarr_format=3)
+        write_index(root, index)
+        label_type = "int16" if len(index.class_names) <= 32767 else "int32"
+        kinds = {"labels": (label_type, NOT_LABELLED), "digests": ("uint64", 0), "records": ("uint64", 0)}
+        for name, grid in layout.array_grids().items():
+            last = (len(RECORD_FIELDS),) if name == "records" else ()
+            make_array(root, name, grid.shape + last, grid.chunks + last, *kinds[name])
+        parts = seal(created_parts(settings, open_storage(folder)))
+        hashes = {SEAL: parts, "views_sha256": views_sha256(layout.views)}
+        root.attrs["teacher_cache"] = cast(Any, settings | hashes)
 
 
-def _shard_place(shard: dict[str, Any]) -> tuple[str, str, int, str | None]:
-    """Name, place, bytes and ETag, of which a local file has none."""
-    etag = shard.get("etag")
-    return str(shard["name"]), str(shard["path"]), int(shard["bytes"]), None if etag is None else str(etag)
+def _upload_store(folder: Path, storage: Storage) -> None:
+    """Put a new store's files where it shall be, the one that makes it a store last. StoreError where another's are."""
+    root = document_name("")
+    made = open_storage(folder)
+    names = [entry.name for entry in made.list() if entry.name != root]
+    for name in (*names, root):
+        content = made.get(name)
+        assert content is not None
+        if not storage.put_if_absent(name, content):
+            raise StoreError(
+                f"{storage.place / name} is there and is of another store, one that is being made or was not finished: "
+                f"remove what is under {storage.place}, or choose another --store"
+            )
 
 
-def _damaged_metadata(path: Path, error: Exception) -> StoreError:
+def is_taken(path: Place) -> bool:
+    """Whether there is something where a new store shall be."""
+    return open_storage(path).get(document_name("")) is not None if isinstance(path, Url) else os.path.lexists(path)
+
+
+def _pending_name(unit: Unit) -> str:
+    """What a unit is called until it is committed."""
+    return f"unit-{unit.shard}-{unit.unit}-{unit.group}"
+
+
+def _are_of_teacher(names: list[str]) -> bool:
+    """Whether files belong under teacher/, and not elsewhere."""
+    return all(name.startswith("teacher/") and not {"", ".", ".."} & set(name.split("/")) for name in names)
+
+
+def _damaged_metadata(path: Place, error: Exception) -> StoreError:
     return StoreError(f"metadata of {path} are damaged ({error!r}): restore its zarr.json files, or make a new store")

@@ -10,6 +10,7 @@ import zarr
 from zarr.core.sync import sync
 
 from teacher_cache.errors import StoreError
+from teacher_cache.storage.storage import Storage, open_storage
 from teacher_cache.store.arrays import ArrayShape, make_array, read_document, read_shape, read_whole, settled
 
 
@@ -39,6 +40,10 @@ def made(folder: Path, values: np.ndarray, chunks: tuple[int, ...]) -> None:
         array[...] = values
 
 
+def store_of(folder: Path) -> Storage:
+    return open_storage(folder / "store")
+
+
 def edit(folder: Path, **changes: Any) -> None:
     file = folder / "store/values/zarr.json"
     file.write_text(json.dumps(json.loads(file.read_bytes()) | changes))
@@ -53,11 +58,11 @@ def test_an_array_is_read_as_zarr_reads_it(
 ) -> None:
     values = np.random.default_rng(3).integers(0, 200, shape).astype(dtype)
     made(tmp_path, values, chunks)
-    found = read_whole(tmp_path / "store", "values")
+    found = read_whole(store_of(tmp_path), "values")
     assert (found.dtype, found.dtype.isnative) == (values.dtype, True)
     np.testing.assert_array_equal(found, values)
     np.testing.assert_array_equal(zarr.open_array(str(tmp_path / "store/values"), mode="r")[...], found)
-    assert read_shape(tmp_path / "store/values") == ArrayShape(shape, chunks)
+    assert read_shape(store_of(tmp_path), "values") == ArrayShape(shape, chunks)
 
 
 def test_an_array_that_is_not_whole_or_not_ours_is_not_read(tmp_path: Path) -> None:
@@ -66,26 +71,26 @@ def test_an_array_that_is_not_whole_or_not_ours_is_not_read(tmp_path: Path) -> N
     chunk = file.read_bytes()
     file.rename(tmp_path / "one")
     with pytest.raises(StoreError, match=r"^values of .*store cannot be read \(2 of 3 chunks are there\): restore"):
-        read_whole(tmp_path / "store", "values")
+        read_whole(store_of(tmp_path), "values")
     (tmp_path / "store/values/c/stray").touch()
     with pytest.raises(StoreError, match=r"\(chunk 1 is absent\)"):
-        read_whole(tmp_path / "store", "values")
+        read_whole(store_of(tmp_path), "values")
     file.write_bytes(chunk[:-3] + bytes(3))
     with pytest.raises(StoreError, match=r"^values of .* cannot be read"):
-        read_whole(tmp_path / "store", "values")
+        read_whole(store_of(tmp_path), "values")
     file.write_bytes(chunk)
-    read_whole(tmp_path / "store", "values")
+    read_whole(store_of(tmp_path), "values")
     big = {"name": "bytes", "configuration": {"endian": "big"}}
     zstd = json.loads((tmp_path / "store/values/zarr.json").read_bytes())["codecs"][1]
     edit(tmp_path, codecs=[big, zstd])
     with pytest.raises(StoreError, match=r"values is not little-endian"):
-        read_whole(tmp_path / "store", "values")
+        read_whole(store_of(tmp_path), "values")
 
 
 @pytest.mark.parametrize("changes", [{"zarr_format": 2}, {"node_type": "group"}])
 def test_a_document_of_another_kind_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
     made(tmp_path, np.arange(3), (3,))
-    assert read_document(tmp_path / "store", "group")["node_type"] == "group"
+    assert read_document(store_of(tmp_path), "", "group")["node_type"] == "group"
     edit(tmp_path, **changes)
     with pytest.raises(ValueError, match="values is no array of Zarr 3"):
-        read_shape(tmp_path / "store/values")
+        read_shape(store_of(tmp_path), "values")

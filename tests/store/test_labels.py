@@ -7,7 +7,6 @@ import pytest
 import zarr
 
 from teacher_cache.errors import MissingLabelError
-from teacher_cache.store.chunks import open_chunks
 from teacher_cache.store.labels import LabelReader, read_committed, read_views, unit_rows
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import NOT_LABELLED, Unit
@@ -21,6 +20,7 @@ from tests.support.filled_store import (
     fill,
     make_soft_store,
     make_store,
+    plant,
 )
 
 
@@ -151,7 +151,7 @@ def test_a_label_missing_in_a_committed_unit_is_an_error_for_every_reader(tmp_pa
     commit(store, unit)
     labels = store.read_labels(unit).copy()
     labels[1, 1] = NOT_LABELLED
-    open_chunks(store.path / "labels").write(labels, *unit)
+    plant(store, "labels", unit, labels)
     message = r"key 0-0129, view 1 is not labelled: delete its record \S+0/1/0/0 "
     for read in (
         lambda: read_committed(store, unit),

@@ -2,26 +2,13 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from teacher_cache.errors import StoreError
 from teacher_cache.store import proof as module
-from teacher_cache.store.proof import Proof, Replay, describe_build, device_folder, make_proof
+from teacher_cache.store.proof import Proof, describe_build, device_folder
 from teacher_cache.store.store import Store
-from teacher_cache.store.unit import Unit
-from tests.support.filled_store import TOPK, files, make_store
-
-BUILD = {
-    **{"torch": "2.14.1", "cuda": None, "cudnn": None, "driver": None, "device": "cpu: avx512", "threads": 8},
-    "libraries": {"Pillow": "13.0.0"},
-}
-REPLAYS = (Replay(0, 1, 2**64 - 1, (3, 5)), Replay(1, 0, 7))
-
-
-def drawn_proof(views: int = 5, classes: int = 4) -> Proof:
-    logits = np.random.default_rng(views).normal(size=(views, classes)).astype(np.float32)
-    return make_proof(Unit(0, 1, 0), REPLAYS, logits, BUILD)
+from tests.support.filled_store import BUILD, TOPK, drawn_proof, files, make_store
 
 
 def equal(one: Proof | None, two: Proof) -> bool:

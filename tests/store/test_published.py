@@ -1,22 +1,17 @@
 """What the first of several processes makes in a store: its teacher, the arrays of topk."""
 
-import shutil
 import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import zarr
 
-from teacher_cache import files as files_module
-from teacher_cache.errors import DiskError, StoreError, TeacherError
-from teacher_cache.store import published
-from teacher_cache.store.published import publish_attributes
+from teacher_cache.errors import TeacherError
 from teacher_cache.store.store import Store
-from teacher_cache.store.unit import TOPK_ARRAYS, Unit
+from teacher_cache.store.unit import Unit
 from teacher_cache.teacher.identity import TeacherIdentity
-from tests.support.filled_store import TOPK, UNIT, Killed, commit, files, fill, make_soft_store, make_store
+from tests.support.filled_store import TOPK, UNIT, Killed, commit, drawn_proof, files, fill, make_soft_store, make_store
+from tests.support.interrupted import count_writes, kill_before
 
 
 def test_a_second_teacher_is_refused(tmp_path: Path) -> None:
@@ -53,71 +48,35 @@ def test_one_of_many_teachers_at_once_wins(tmp_path: Path) -> None:
     assert not list(path.rglob("*.partial"))
 
 
-@pytest.mark.parametrize("at", ["before", "after"])
-def test_a_killed_publication_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
-    store, whole = make_store(tmp_path / "s"), make_store(tmp_path / "whole")
-    whole.publish_teacher(TeacherIdentity("first"))
-
-    def killed(*_: object, **__: object) -> None:
-        raise Killed
-
-    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # a process that is dead tidies nothing
-    if at == "before":
-        monkeypatch.setattr(Path, "rename", killed)
-    else:
-        monkeypatch.setattr(files_module, "sync", lambda path: killed() if path == store.path else None)
-    with pytest.raises(Killed):
-        store.publish_teacher(TeacherIdentity("first"))
-    monkeypatch.undo()
-    reopened = Store.open(store.path, writable=True)
-    assert reopened.teacher == (None if at == "before" else TeacherIdentity("first"))
-    list(zarr.open_group(str(store.path), mode="r").members())  # warns of stray files, were there any
-    if at == "before":
-        reopened.publish_teacher(TeacherIdentity("first"))
-    assert files(store.path) == files(whole.path)
-
-
-@pytest.mark.parametrize("at", ["mkdir", "write", "sync", "rename", "between"])
-def test_killed_between_binding_a_teacher_and_making_its_arrays_heals(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+@pytest.mark.parametrize("identity", [TeacherIdentity("first"), TOPK], ids=["labels", "topk"])
+def test_a_publication_killed_between_any_two_writes_is_whole_or_absent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, identity: TeacherIdentity
 ) -> None:
-    whole = make_soft_store(tmp_path / "whole")
-    fill(whole)
-    store = make_store(tmp_path / "s")
-    made = 0
-
-    def killed_before(real: Callable[..., Any], match: str) -> Callable[..., Any]:
-        def call(path: Path, *arguments: Any, **options: Any) -> Any:
-            nonlocal made
-            if match in str((path, *arguments)) and (store.path / "teacher").exists():
-                made += 1
-                if made > (at == "between"):  # "between": the first array is there, the second is not
-                    raise Killed
-            return real(path, *arguments, **options)
-
-        return call
-
+    whole = make_store(tmp_path / "whole")
     with monkeypatch.context() as patch:
-        if at == "mkdir":
-            patch.setattr(Path, "mkdir", killed_before(Path.mkdir, "publishing"))
-        elif at == "write":
-            patch.setattr(Path, "write_bytes", killed_before(Path.write_bytes, "publishing"))
-        elif at == "sync":
-            patch.setattr(files_module, "sync_tree", killed_before(files_module.sync_tree, "publishing"))
-        else:
-            patch.setattr(Path, "rename", killed_before(Path.rename, "topk"))
-        patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # a process that is dead tidies nothing
-        with pytest.raises(Killed):
-            store.publish_teacher(TOPK)
-    assert Store.open(store.path).teacher == TOPK
-    assert sum((store.path / name).exists() for name in TOPK_ARRAYS) == (at == "between")
-    list(zarr.open_group(str(store.path), mode="r").members())  # warns of stray files, were there any
-    with pytest.raises(StoreError, match="holds no topk_classes: run `teacher-cache fill"):
-        Store.open(store.path).read_array("topk_classes", UNIT)
-    reopened = Store.open(store.path, writable=True)
-    assert not list(reopened.path.rglob("*.partial"))
-    fill(reopened)
-    assert files(reopened.path) == files(whole.path)
+        written = count_writes(patch)
+        whole.publish_teacher(identity, drawn_proof())
+    fill(whole)
+    mark = written.index("teacher/zarr.json")
+    assert mark > 3
+    for number, name in enumerate(written):
+        store = make_store(tmp_path / f"s{number}")
+        with monkeypatch.context() as patch:
+            kill_before(patch, number)
+            with pytest.raises(Killed):
+                store.publish_teacher(identity, drawn_proof())
+        assert Store.open(store.path).teacher == (identity if number > mark else None), name
+        reopened = Store.open(store.path, writable=True)
+        if number == 0:
+            reopened.publish_teacher(identity, drawn_proof())
+        else:  # what the killed one has put is as good as there
+            with pytest.raises(TeacherError, match=f"bound to teacher {identity.name} already"):
+                reopened.publish_teacher(TeacherIdentity("second"), drawn_proof())
+        reopened.finish_pending()
+        list(zarr.open_group(str(store.path), mode="r").members())  # warns of stray files, were there any
+        fill(reopened)
+        assert files(reopened.path) == files(whole.path), name
+        assert not list(tmp_path.glob(f"s{number}.*")), name
 
 
 def test_a_second_job_makes_the_arrays_that_the_first_has_not_made_yet(tmp_path: Path) -> None:
@@ -187,33 +146,3 @@ def test_extend_while_the_first_fill_has_no_teacher_yet(tmp_path: Path) -> None:
     reopened = Store.open(store.path, writable=True)
     commit(reopened, Unit(0, 1, 3))
     reopened.check_unit(UNIT)
-
-
-def test_a_group_whose_parent_is_gone_is_told_and_not_tried_for_ever(tmp_path: Path) -> None:
-    store = make_store(tmp_path / "s", any_device=True)
-    with pytest.raises(DiskError, match=r"teacher/device-\w+ cannot be written"):
-        commit(store, UNIT)
-    assert not list(store.path.rglob("*.partial"))
-
-
-def test_a_sweep_in_the_middle_of_a_publication_leaves_it_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Another process opens the store to write, and sweeps what is aside, while this one writes it."""
-    store, real, swept = make_store(tmp_path / "s"), Path.write_bytes, []
-
-    def write(file: Path, content: bytes) -> int:
-        written = real(file, content)
-        if not swept:
-            swept.append(file)
-            published.sweep_unpublished(store.path)
-        return written
-
-    monkeypatch.setattr(Path, "write_bytes", write)
-    assert publish_attributes(
-        store.path, "teacher", {"name": "t"}, {"device/zarr.json": b"{}", "device/proof/c/0": b"x"}
-    )
-    monkeypatch.undo()
-    assert swept
-    assert set(files(store.path / "teacher")) == {"zarr.json", "device/zarr.json", "device/proof/c/0"}
-    assert not list(store.path.rglob("*.partial"))

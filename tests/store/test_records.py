@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 
 from teacher_cache.errors import StoreError
-from teacher_cache.store.chunks import open_chunks
 from teacher_cache.store.proof import device_hash
 from teacher_cache.store.records import RECORD_FIELDS, Record, decode_record, encode_record
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import Unit, UnitCounts, hash_values
 from teacher_cache.teacher.identity import TeacherIdentity
-from tests.support.filled_store import UNIT, chunk, commit, count, make_store
+from tests.support.filled_store import UNIT, chunk, commit, count, make_store, plant
 
 
 def test_a_record_comes_back() -> None:
@@ -51,7 +50,7 @@ def test_a_record_that_is_not_of_a_commit_counts_for_nothing(tmp_path: Path) -> 
     values = commit(store, UNIT, skip=(0,))
     record = encode_record(3, replace(count(store, UNIT, values), own=1), 0)
     record[0] = 2
-    open_chunks(store.path / "records").write(record, *UNIT)
+    plant(store, "records", UNIT, record)
     assert not store.committed().any()
     assert not store.records.is_committed(UNIT)
     assert store.records.units_with_skips() == []

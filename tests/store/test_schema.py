@@ -7,6 +7,7 @@ import pytest
 import zarr
 
 from teacher_cache.errors import StoreError
+from teacher_cache.storage.storage import open_storage
 from teacher_cache.store.schema import PACKING, SCHEMA, check_schema, check_seal, created_parts, views_sha256
 from tests.support.filled_store import make_store
 
@@ -17,7 +18,7 @@ def settings_of(path: Path) -> dict[str, Any]:
 
 
 def test_the_schema_of_today_is_read_and_no_other() -> None:
-    check_schema(Path("s"), {"schema": SCHEMA, "packing": PACKING})
+    check_schema(open_storage("s"), {"schema": SCHEMA, "packing": PACKING})
     for settings, message in (
         ({"schema": 3, "packing": PACKING}, "s has schema version 3, this program reads 2: use the program version"),
         ({"packing": PACKING}, "s has schema version None, this program reads 2"),
@@ -29,14 +30,14 @@ def test_the_schema_of_today_is_read_and_no_other() -> None:
         ),
     ):
         with pytest.raises(StoreError, match=message):
-            check_schema(Path("s"), settings)
+            check_schema(open_storage("s"), settings)
 
 
 def test_what_never_changes_is_named_where_it_was(tmp_path: Path) -> None:
     settings = settings_of(tmp_path / "s")
-    check_seal(tmp_path / "s", settings)
+    check_seal(open_storage(tmp_path / "s"), settings)
     moved = [{**shard, "path": "/elsewhere"} for shard in settings["shards"]]
-    check_seal(tmp_path / "s", settings | {"shards": moved})  # places may change
+    check_seal(open_storage(tmp_path / "s"), settings | {"shards": moved})  # places may change
     for change, named in (
         ({"seed": 8}, "seed is not"),
         ({"unit_samples": 64, "max_pixels": 1}, "max_pixels, unit_samples are not"),
@@ -45,13 +46,13 @@ def test_what_never_changes_is_named_where_it_was(tmp_path: Path) -> None:
         ({"image_from": "png"}, "image_from is not"),
     ):
         with pytest.raises(StoreError, match=rf"{named} what the store was made with \(the SHA-256 differs\)"):
-            check_seal(tmp_path / "s", settings | change)
+            check_seal(open_storage(tmp_path / "s"), settings | change)
 
 
 def test_arrays_are_parts_and_the_number_of_views_is_not(tmp_path: Path) -> None:
     settings = settings_of(tmp_path / "s")
-    parts = created_parts(settings, tmp_path / "s")
+    parts = created_parts(settings, open_storage(tmp_path / "s"))
     assert {"array labels", "array digests", "array records", "array index/counts", "seed", "shards"} <= parts.keys()
     assert not {"views", "packing", "schema"} & parts.keys()
-    assert created_parts(settings_of(tmp_path / "t") | {"views": 6}, tmp_path / "t") == parts
+    assert created_parts(settings_of(tmp_path / "t") | {"views": 6}, open_storage(tmp_path / "t")) == parts
     assert views_sha256(4) != views_sha256(6)

@@ -12,14 +12,13 @@ from hypothesis import strategies as st
 
 from teacher_cache.cli import main
 from teacher_cache.errors import StoreError
-from teacher_cache.store.chunks import open_chunks
 from teacher_cache.store.published import SEAL, attributes_document
 from teacher_cache.store.schema import created_parts
 from teacher_cache.store.sealed import broken, seal
 from teacher_cache.store.status import status
 from teacher_cache.store.store import Store
 from tests.support.bright_shards import bright_store
-from tests.support.filled_store import make_soft_store
+from tests.support.filled_store import make_soft_store, plant
 from tests.support.filling import TEACHERS, fill_store
 
 JSON = st.recursive(
@@ -168,7 +167,7 @@ def test_an_older_policy_version_is_refused_with_the_commands_that_fill_anew(tmp
     with pytest.raises(StoreError, match="policy is not what the store was made with"):
         Store.open(store.path)
     document = json.loads((store.path / "zarr.json").read_text())
-    sealed = seal(created_parts(document["attributes"]["teacher_cache"], store.path))
+    sealed = seal(created_parts(document["attributes"]["teacher_cache"], store.storage))
     edit(store.path / "zarr.json", "attributes", "teacher_cache", SEAL, value=sealed)
     with pytest.raises(StoreError) as refused:
         Store.open(store.path)
@@ -237,6 +236,6 @@ def test_a_label_beyond_the_classes_is_refused_though_its_hash_fits(tmp_path: Pa
     unit = store.units()[0]
     values = store.read_labels(unit).copy()
     values[0, 0] = store.num_classes
-    open_chunks(store.path / "labels").write(values, *unit)
+    plant(store, "labels", unit, values)
     with pytest.raises(StoreError, match=r"labels of .* are damaged \(not all are below 10\)"):
         store.read_labels(unit)

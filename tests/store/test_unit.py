@@ -5,7 +5,8 @@ import pytest
 import xxhash
 
 from teacher_cache.errors import StoreError
-from teacher_cache.store.chunks import Chunks
+from teacher_cache.storage.storage import open_storage
+from teacher_cache.store.chunks import Chunks, FilePerChunk
 from teacher_cache.store.topk import top_classes
 from teacher_cache.store.unit import (
     NOT_LABELLED,
@@ -17,13 +18,14 @@ from teacher_cache.store.unit import (
     topk_fault,
 )
 
+NOWHERE = open_storage("nowhere")
 CHUNKS = {
-    "labels": Chunks("labels", (1, 128, 2), np.dtype("<i2"), -1, 5),
-    "digests": Chunks("digests", (1, 2, 2), np.dtype("<u8"), 0, 5),
+    "labels": Chunks(FilePerChunk(NOWHERE, "labels", 3), (1, 128, 2), np.dtype("<i2"), -1, 5),
+    "digests": Chunks(FilePerChunk(NOWHERE, "digests", 3), (1, 2, 2), np.dtype("<u8"), 0, 5),
 }
 SOFT = CHUNKS | {
-    "topk_classes": Chunks("topk_classes", (1, 128, 2, 3), np.dtype("<i2"), -1, 5),
-    "topk_probabilities": Chunks("topk_probabilities", (1, 128, 2, 4), np.dtype("<f2"), 0, 5),
+    "topk_classes": Chunks(FilePerChunk(NOWHERE, "topk_classes", 4), (1, 128, 2, 3), np.dtype("<i2"), -1, 5),
+    "topk_probabilities": Chunks(FilePerChunk(NOWHERE, "topk_probabilities", 4), (1, 128, 2, 4), np.dtype("<f2"), 0, 5),
 }
 
 

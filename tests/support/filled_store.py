@@ -8,6 +8,8 @@ import xxhash
 
 from teacher_cache.replay.policy import Policy, load_policy
 from teacher_cache.shards.index import Index, ShardEntry
+from teacher_cache.store.chunks import open_chunks
+from teacher_cache.store.proof import Proof, Replay, make_proof
 from teacher_cache.store.store import Store
 from teacher_cache.store.topk import top_classes
 from teacher_cache.store.unit import TOPK_ARRAYS, Unit, UnitCounts, UnitValues
@@ -16,6 +18,11 @@ from teacher_cache.teacher.identity import TeacherIdentity
 COUNTS = (130, 1, 0, 200)  # with 128 samples a unit: a shard of two units, of one sample, of none, of two
 UNIT = Unit(0, 1, 1)
 TOPK = TeacherIdentity("soft", topk=3, tau=2.0)
+BUILD = {
+    **{"torch": "2.14.1", "cuda": None, "cudnn": None, "driver": None, "device": "cpu: avx512", "threads": 8},
+    "libraries": {"Pillow": "13.0.0"},
+}
+REPLAYS = (Replay(0, 1, 2**64 - 1, (3, 5)), Replay(1, 0, 7))
 
 
 class Killed(BaseException):
@@ -63,6 +70,11 @@ def make_store(
     )
 
 
+def drawn_proof(views: int = 5, classes: int = 4) -> Proof:
+    logits = np.random.default_rng(views).normal(size=(views, classes)).astype(np.float32)
+    return make_proof(Unit(0, 1, 0), REPLAYS, logits, BUILD)
+
+
 def draw_values(store: Store, unit: Unit, *, skip: tuple[int, ...] = ()) -> UnitValues:
     """Labels and digests that depend on the unit alone; topk where the store's teacher says so. `skip`: rows of the
     unit that are skipped."""
@@ -95,9 +107,22 @@ def count(store: Store, unit: Unit, values: UnitValues) -> UnitCounts:
 
 
 def commit(store: Store, unit: Unit, *, skip: tuple[int, ...] = (), device: str = "cpu") -> UnitValues:
+    """Commit a unit, in the place of one that was committed before."""
     values = draw_values(store, unit, skip=skip)
-    store.commit_unit(unit, values, count(store, unit, values), device)
+    recommit(store, unit, values, count(store, unit, values), device)
     return values
+
+
+def recommit(store: Store, unit: Unit, values: UnitValues, counts: UnitCounts, device: str = "cpu") -> None:
+    """Commit a unit's values though others may be committed: its record goes first, as a user removes it."""
+    Path(store.records.file(unit)).unlink(missing_ok=True)
+    assert store.commit_unit(unit, values, counts, device)
+
+
+def plant(store: Store, array: str, unit: Unit, values: np.ndarray) -> None:
+    """Write a unit's chunk of an array, whatever stands in it."""
+    chunks = open_chunks(store.storage, array)
+    store.storage.put(chunks.frames.name(unit), chunks.encode(values))
 
 
 def fill(store: Store, views: range | None = None) -> None:

@@ -1,0 +1,58 @@
+"""Credentials of object stores: they come from the environment, as each cloud's own tools take them, and stay there."""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from teacher_cache.errors import StorageError
+
+CREDENTIALS = {  # of each kind of store: what is said where there are none
+    "S3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE (needs boto3), or, for a public bucket, "
+    "AWS_SKIP_SIGNATURE=true",
+    "GCS": "GOOGLE_APPLICATION_CREDENTIALS, or, for a public bucket, GOOGLE_SKIP_SIGNATURE=true",
+    "Azure": "AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_KEY, or, for a public "
+    "container, AZURE_SKIP_SIGNATURE=true",
+    "HTTP": "the place, which must be open to all",
+}
+METADATA = "169.254.169.254"  # which gives those of a machine in a cloud; elsewhere nobody answers there
+_GIVEN = {
+    "S3": r"AWS_(ACCESS_KEY_ID|SKIP_SIGNATURE|WEB_IDENTITY_TOKEN_FILE|CONTAINER_CREDENTIALS_\w+|METADATA_ENDPOINT)",
+    "GCS": r"GOOGLE_(APPLICATION_CREDENTIALS|SERVICE_ACCOUNT\w*|SKIP_SIGNATURE|BEARER_TOKEN)",
+    "Azure": r"AZURE_(?!(STORAGE_)?ACCOUNT_NAME|CONTAINER_NAME|\w*ENDPOINT)\w+|(IDENTITY|MSI)_ENDPOINT",
+}
+_GOOGLE_LOGIN = ".config/gcloud/application_default_credentials.json"  # `gcloud auth application-default login`
+_SECRET = re.compile(r"(AWS|GOOGLE|AZURE)_.*(KEY|SECRET|TOKEN|PASSWORD)(?!.*(FILE|PATH))")
+
+
+def is_given(kind: str) -> bool:
+    """Whether the environment, or a file of a cloud's tool, says how to be let in, or that nothing is to be said."""
+    if kind == "GCS" and (Path.home() / _GOOGLE_LOGIN).is_file():
+        return True
+    return any(value and re.fullmatch(_GIVEN[kind], name) for name, value in os.environ.items())
+
+
+def aws_profile() -> Callable[[], Any] | None:
+    """What gives the credentials that AWS's own tools would use: profiles, single sign-on, a machine's role. None where
+    boto3 is not installed, or knows of none; StorageError for a profile that is not there."""
+    try:
+        from botocore.exceptions import BotoCoreError
+        from obstore.auth.boto3 import Boto3CredentialProvider
+    except ImportError:
+        return None
+    try:
+        return Boto3CredentialProvider()
+    except ValueError:
+        return None
+    except BotoCoreError as error:
+        raise StorageError(f"{error}: check AWS_PROFILE, and what `aws configure list` says") from None
+
+
+def hide(text: str) -> str:
+    """A text without addresses, which may be signed, and without what the environment keeps secret."""
+    text = re.sub(r"\w+://\S+", "...", text)
+    for name, value in os.environ.items():
+        if _SECRET.match(name) and len(value) > 3:
+            text = text.replace(value, "...")
+    return text

@@ -1,0 +1,83 @@
+"""An object store on this machine: moto's, which speaks S3, in a process of its own.
+
+As a program, `python -m tests.support.object_server`: says its address, and serves until its standard input ends.
+"""
+
+import http.client
+import os
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+ROOT = Path(__file__).parents[2]
+SECRET = "a-SeCrEt-that-nobody-may-see"
+
+
+class ObjectServer:
+    """`host`, `port`; buckets are made as they are asked for."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.object_server"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        self.host, port = self._process.stdout.readline().split()
+        self.port = int(port)
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    def new_bucket(self) -> str:
+        """The name of an empty bucket."""
+        name = f"bucket-{uuid.uuid4().hex}"
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=60)
+        connection.request("PUT", f"/{name}")
+        assert connection.getresponse().status == 200
+        connection.close()
+        return name
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait(timeout=60)
+
+
+def credentials(endpoint: str) -> dict[str, str]:
+    """What a process needs in its environment to be let in at an address."""
+    return {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "somebody",
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_REGION": "us-east-1",
+        "NO_PROXY": "127.0.0.1",
+    }
+
+
+def serve() -> None:
+    from moto.moto_server.threaded_moto_server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    print(*server.get_host_and_port(), flush=True)
+    sys.stdin.read()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    serve()
