@@ -605,3 +605,17 @@ def _are_of_teacher(names: list[str]) -> bool:
 
 def _damaged_metadata(path: Place, error: Exception) -> StoreError:
     return StoreError(f"metadata of {path} are damaged ({error!r}): restore its zarr.json files, or make a new store")
+
+
+def _shard_settings(index: Index) -> list[dict[str, Any]]:
+    """The names and places of shards, as a store keeps them."""
+    return [
+        {"name": s.name, "path": s.path, "bytes": s.num_bytes, **({} if s.etag is None else {"etag": s.etag})}
+        for s in index.shards
+    ]
+
+
+def _shard_place(shard: dict[str, Any]) -> tuple[str, str, int, str | None]:
+    """Name, place, bytes and ETag, of which a local file has none."""
+    etag = shard.get("etag")
+    return str(shard["name"]), str(shard["path"]), int(shard["bytes"]), None if etag is None else str(etag)
