@@ -15,7 +15,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import xxhash
@@ -30,7 +30,7 @@ _COPY = re.compile(r"([0-9a-f]{2})[0-9a-f]{30}\.[0-9a-f]{16}\.copy")
 _ASIDE = re.compile(r"\.[0-9a-f]{32}\.[0-9a-f]{7}\.[0-9a-f]{32}\.partial\.copy")
 
 
-@dataclass(frozen=True)
+@dataclass
 class NodeCache:
     """Copies in a folder, of budget_bytes together at most; those used longest ago are removed.
 
@@ -39,6 +39,7 @@ class NodeCache:
 
     folder: Path
     budget_bytes: int
+    _told: bool = field(default=False, init=False, repr=False)
 
     def prepare(self) -> None:
         """Make the folder. DiskError where it cannot be written."""
@@ -137,15 +138,18 @@ class NodeCache:
     def _total(self) -> Iterator["_Total"]:
         """What the file of this name says, which no other process sees or changes meanwhile."""
         with _locked(self.folder / TOTAL, os.O_RDWR | os.O_CREAT) as descriptor:
-            words = os.pread(descriptor, 100, 0).split()
-            known = len(words) == 2 and all(map(bytes.isdigit, words))
-            total = _Total(int(words[0]), int(words[1])) if known else _Total()
+            numbers = [int(word) if word.isdigit() else None for word in os.pread(descriptor, 100, 0).split()]
+            num_bytes, told_s, *_ = [*numbers, None, None]
+            total = _Total(num_bytes, told_s or 0)
             yield total
-            if total.num_bytes is not None:
-                os.pwrite(descriptor, b"%020d %020d\n" % (total.num_bytes, total.told_s), 0)
+            num_bytes, told_s = total.num_bytes, total.told_s
+            os.pwrite(descriptor, f"{'?' if num_bytes is None else num_bytes:>20} {told_s:>20}\n".encode(), 0)
 
     def _tell(self, error: OSError) -> None:
         """Say that nothing can be kept, where no process of this machine has just said so."""
+        if self._told:
+            return
+        self._told = True
         with suppress(OSError), self._total() as total:
             now = int(time.time())
             if now - total.told_s < TOLD_S:

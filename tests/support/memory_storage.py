@@ -1,7 +1,7 @@
 """A bucket in memory, a second implementation of the storage's six methods: it counts what it is asked for."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ class Bucket:
     objects: dict[str, bytes] = field(default_factory=dict)
     requests: list[tuple[str, str, int]] = field(default_factory=list)
     fails: set[str] = field(default_factory=set)  # URLs that are not answered any more
+    on_read: Callable[[str], None] = lambda url: None  # called before ranges are given
 
     def upload(self, folder: Path, url: str) -> None:
         """Put the files of a folder under a URL."""
@@ -49,6 +50,7 @@ class MemoryStorage:
         url = self._url(name)
         if url in self._bucket.fails:
             raise StorageError(f"{url}: gave no answer")
+        self._bucket.on_read(url)
         content = self._bucket.objects.get(url)
         if content is None:
             raise FileNotFoundError(f"{url} is not there")
