@@ -1,12 +1,15 @@
 """Stage one: units without labels -> replayed views -> teacher -> store."""
 
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from teacher_cache.claims import LEASE_S, POLL_S, Claims, open_claims
 from teacher_cache.errors import AgreementError, DriftError, StoreError, TeacherError
 from teacher_cache.job import Job, join_job
 from teacher_cache.messages.shown import counted
@@ -39,7 +42,7 @@ if TYPE_CHECKING:
 
 DAMAGED_TOLD = 10  # by each rank
 TASKS_AHEAD = 4  # blocks submitted for each worker: what keeps them busy while a unit ends and the next begins
-MOVING = ("views", "labelled", "drawn")  # the job's counters that show that somebody works
+MOVING = ("views", "labelled")  # the job's counters that show that somebody works
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,10 @@ class FillOptions:
     render: Render = RENDER_DEFAULT  # where views are: see choose_rendering
     worker_timeout_s: float = TIMEOUT_S
     rank_timeout_s: float = RANK_TIMEOUT_S
+    claim: bool = (
+        False  # whether other jobs may be at work on the store; a job of several ranks claims its units anyway
+    )
+    lease_s: float = LEASE_S
     cache: NodeCache | None = None  # where blocks of shards far away are kept
 
 
@@ -98,6 +105,7 @@ class OpenFill:
     teacher: Teacher
     pool: "AnyPool"
     job: Job
+    claims: Claims | None  # None: a job of one rank, to which no other matters
     allow_low_agreement: bool
     on_moved: Callable[[], None]  # called whenever the job has moved on
     warn: Callable[[str], None]
@@ -121,7 +129,8 @@ def fill(
 ) -> int:
     """Label every unit of the given views that is not committed. The number of units that were missing.
 
-    Every rank of the job calls it; rank 0 labels the first unit of a fresh store alone, and binds the store to
+    Every rank of the job calls it, and any number of jobs may at the same time. Ranks, and with options.claim jobs,
+    claim the units that they label. One of them labels the first unit of a fresh store alone, and binds the store to
     the teacher only if its answers depend on a view alone and that unit agrees with the ground truth better than
     chance. Every other rank, and every later fill, answers again what was answered then. on_start and on_progress are
     called on rank 0, and so is say, with where views are rendered.
@@ -136,8 +145,11 @@ def fill(
         join_job(teacher.device, workers=options.workers, timeout_s=options.rank_timeout_s) as job,
         stop_signals() as stop_asked,
     ):
+        claims: Claims | None = None
 
         def on_moved() -> None:
+            if claims is not None:
+                claims.moved()
             if stop_asked():
                 raise Stopped("stopped: committed units are kept, units in flight are lost; run again to go on")
             if job.first:
@@ -146,46 +158,98 @@ def fill(
         rendering = choose_rendering(options.render, store.policy, teacher.device)
         if job.first and rendering.said is not None:
             say(rendering.said)
-        with open_pool(store, options, rendering, warn) as pool:
-            held = OpenFill(store, teacher, pool, job, options.allow_low_agreement, on_moved, warn)
+        with open_pool(store, options, rendering, warn) as pool, ExitStack() as claimed:
+            if options.claim or job.world_size > 1:
+                claims = claimed.enter_context(open_claims(store, options.lease_s, options.worker_timeout_s))
+            held = OpenFill(store, teacher, pool, job, claims, options.allow_low_agreement, on_moved, warn)
             num_missing = fill_views(held, views, on_start)
         job.wait_for_all("finished", moving=MOVING, meanwhile=on_moved)
-        if job.first and (left := store.missing_units(views)):
-            raise StoreError(
-                f"{counted(len(left), 'unit')} still missing, the first is {describe(store, left[0])}: run the same "
-                "command again"
-            )
+        if job.first:
+            check_filled(store, views)
+            if claims is not None:
+                claims.sweep(store.committed())
         return num_missing
 
 
+def check_filled(store: Store, views: range) -> None:
+    """StoreError where a unit is not committed that should be."""
+    if left := store.missing_units(views):
+        raise StoreError(
+            f"{counted(len(left), 'unit')} still missing, the first is {describe(store, left[0])}: run the same "
+            "command again"
+        )
+
+
 def fill_views(held: OpenFill, views: range, on_start: Callable[[int], None]) -> int:
-    """This rank's part of a fill, until no unit is left to be drawn. The number of units that were missing."""
-    store, teacher, pool, job = held.store, held.teacher, held.pool, held.job
-    proved = False
+    """This rank's part of a fill, until every unit is committed. The number of units that were missing."""
+    store, teacher, pool = held.store, held.teacher, held.pool
     told: set[int] = set()  # damaged samples
-    num_missing = 0
-    if job.first:
-        left = store.missing_units(views)
-        num_missing = len(left)
-        on_start(sum(store.layout.num_views(unit) for unit in left))
-        if left and store.teacher is None:
-            first, proof = label_first_unit(held, left.pop(0))
-            if not bind_teacher(store, teacher, proof):
-                check_same_answers(store, teacher, pool, held.warn)
-            proved = True
-            commit(held, first)
-            tell_damaged(store, first, told, held.warn)
-        job.publish("units", left)
-    units = [Unit(*unit) for unit in job.read("units", moving=MOVING, meanwhile=held.on_moved)]
-    if store.teacher is not None:
+    store.finish_pending()
+    missing = store.missing_units(views)
+    if held.job.first:
+        on_start(sum(store.layout.num_views(unit) for unit in missing))
+    if missing and store.teacher is None and (first := bind_with_first_unit(held, missing[0])) is not None:
+        commit(held, first)
+        tell_damaged(store, first, told, held.warn)
+    elif store.teacher is not None:
         check_same_teacher(store.teacher, teacher.identity, may_differ=may_differ(store))
-        if units and not proved:
+        if missing:
             check_same_answers(store, teacher, pool, held.warn)
-    todo = (units[number] for number in job.draw("drawn", len(units)))
-    for labelled in label_units(store, teacher, pool, todo, held.advance):
-        commit(held, labelled)
-        tell_damaged(store, labelled, told, held.warn)
-    return num_missing if job.first else len(units)
+    patience = held.job.patience(MOVING)
+    while left := store.missing_units(views):
+        none_is_free = True
+        for labelled in label_units(store, teacher, pool, free_units(held, left), held.advance):
+            none_is_free = False
+            commit(held, labelled)
+            tell_damaged(store, labelled, told, held.warn)
+        if none_is_free:
+            with_others = len(left)
+            patience.check(lambda: f"{counted(with_others, 'unit', 'is')} with other ranks", with_others)
+            wait(held)
+    return len(missing)
+
+
+def bind_with_first_unit(held: OpenFill, unit: Unit) -> LabelledUnit | None:
+    """The first unit of a fresh store, once the store is bound by it. None where another rank or job has bound it."""
+    store, teacher = held.store, held.teacher
+    patience = held.job.patience(MOVING)
+    while store.teacher is None:
+        if held.claims is None or unit in held.claims.take([unit]):
+            first, proof = label_first_unit(held, unit)
+            if bind_teacher(store, teacher, proof):
+                return first
+            release(held, unit)
+        else:
+            patience.check(lambda: "the first unit is not labelled")
+            wait(held)
+    check_same_teacher(store.teacher, teacher.identity, may_differ=may_differ(store))
+    check_same_answers(store, teacher, held.pool, held.warn)
+    return None
+
+
+def free_units(held: OpenFill, units: Sequence[Unit]) -> Iterator[Unit]:
+    """Those that this rank is to label, one after the other as it is ready for the next; those that another commits
+    meanwhile are passed over."""
+    if held.claims is None:
+        yield from units
+        return
+    for unit in held.claims.take(units):
+        held.store.finish_unit(unit)
+        if held.store.records.read_one(unit).committed:
+            held.claims.release(unit)
+        else:
+            yield unit
+
+
+def wait(held: OpenFill) -> None:
+    """Let some time pass until another look at what others do."""
+    held.on_moved()
+    time.sleep(POLL_S)
+
+
+def release(held: OpenFill, unit: Unit) -> None:
+    if held.claims is not None:
+        held.claims.release(unit)
 
 
 def open_pool(store: Store, options: FillOptions, rendering: Rendering, warn: Callable[[str], None]) -> "AnyPool":
@@ -361,11 +425,16 @@ def may_differ(store: Store) -> tuple[str, ...]:
 
 
 def commit(held: OpenFill, labelled: LabelledUnit) -> None:
-    """Write a whole unit to the store, and tell the job."""
+    """Write a whole unit to the store, and tell the job; one that another has taken meanwhile is discarded."""
     counts = labelled.counts()
-    held.store.commit_unit(labelled.unit, labelled.values(), counts, held.teacher.identity.device)
-    held.job.add("labelled", counts.labelled)
-    held.job.add("larger", counts.larger)
+    store, unit = held.store, labelled.unit
+    if held.claims is not None and not held.claims.holds(unit):
+        held.warn(f"{describe(store, unit)}: another worker has taken it, as this one stood still: its labels are lost")
+        return
+    if store.commit_unit(unit, labelled.values(), counts, held.teacher.identity.device):
+        held.job.add("labelled", counts.labelled)
+        held.job.add("larger", counts.larger)
+    release(held, unit)
     held.on_moved()
 
 

@@ -5,7 +5,6 @@ one; stage two trains in step, through a process group. Under torchrun the store
 memory with the same methods.
 """
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +24,7 @@ from teacher_cache.processes.ties import follow_launcher
 from teacher_cache.processes.timeouts import RANK_TIMEOUT_S
 
 POLL_S = 0.2
+LOOK_S = 5.0  # at most between two looks at what other ranks do
 LOOK_FOR = (
     "look for a rank that hangs, or has ended and says why, end the job and run the same command again; if ranks are "
     "only slow, raise --rank-timeout"
@@ -51,32 +51,10 @@ class Job:
 
     # -- through the key-value store -----------------------------------------------------------------------------
 
-    def publish(self, key: str, value: Any) -> None:
-        """Let every rank read a JSON value under a key."""
-        with _store_is_there():
-            self.store.set(key, json.dumps(value))
-
-    def read(self, key: str, *, moving: Sequence[str] = (), meanwhile: Callable[[], None] = lambda: None) -> Any:
-        """Wait until the key is published, calling `meanwhile` now and then, and read it. RankError when no counter in
-        `moving` moves for timeout_s."""
-        with _store_is_there():
-            self._wait(
-                lambda: bool(self.store.check([key])),
-                moving,
-                meanwhile,
-                lambda: f"rank 0 has not published the list of {key}",
-            )
-            return json.loads(self.store.get(key))
-
     def add(self, counter: str, amount: int) -> int:
         """Add to a counter that all ranks share; the new sum."""
         with _store_is_there():
             return int(self.store.add(counter, amount))
-
-    def draw(self, counter: str, num_items: int) -> Iterator[int]:
-        """Numbers below num_items, each drawn by one rank only, until none is left."""
-        while (number := self.add(counter, 1) - 1) < num_items:
-            yield number
 
     def wait_for_all(
         self, counter: str, *, moving: Sequence[str] = (), meanwhile: Callable[[], None] = lambda: None
@@ -91,25 +69,15 @@ class Job:
             late = self.world_size - self.add(counter, 0)
             return f"{counted(late, 'rank', 'has', of=self.world_size)} not {counter}"
 
-        self._wait(lambda: self.add(counter, 0) >= self.world_size, (*moving, counter), meanwhile, lacking)
-
-    def _wait(
-        self,
-        done: Callable[[], bool],
-        moving: Sequence[str],
-        meanwhile: Callable[[], None],
-        lacking: Callable[[], str],
-    ) -> None:
-        """Wait for `done`. Time in which this rank itself was stopped does not count."""
-        still_s, seen = 0.0, None
-        while not done():
+        patience = self.patience((*moving, counter))
+        while self.add(counter, 0) < self.world_size:
             meanwhile()
-            now = [self.add(counter, 0) for counter in moving]
-            still_s, seen = (still_s, seen) if now == seen else (0.0, now)
-            if still_s >= self.timeout_s:
-                raise RankError(f"{lacking()}, and no rank has done anything for {self.timeout_s:g} s: {LOOK_FOR}")
+            patience.check(lacking)
             time.sleep(POLL_S)
-            still_s += POLL_S
+
+    def patience(self, moving: Sequence[str]) -> "Patience":
+        """With the other ranks, while one of these counters moves."""
+        return Patience(self, moving)
 
     # -- through the process group -------------------------------------------------------------------------------
 
@@ -142,6 +110,26 @@ class Job:
         if self.world_size > 1:
             with meeting(where):
                 dist.barrier()
+
+
+class Patience:
+    """How long a rank of several waits for the others."""
+
+    def __init__(self, job: Job, moving: Sequence[str]) -> None:
+        self._job, self._moving = job, moving
+        self._seen: list[int] = []
+        self._still_s, self._looked_at = 0.0, time.monotonic()
+
+    def check(self, lacking: Callable[[], str], also: int = 0) -> None:
+        """RankError, with what is lacking, where no counter has moved, nor `also`, for the job's timeout_s, as far as
+        calls of this tell: of the time between two no more than LOOK_S counts, lest this rank itself was stopped."""
+        now = [also, *(self._job.add(counter, 0) for counter in self._moving)]
+        passed_s = min(LOOK_S, time.monotonic() - self._looked_at)
+        self._looked_at = time.monotonic()
+        self._still_s = self._still_s + passed_s if now == self._seen else 0.0
+        self._seen = now
+        if self._still_s >= self._job.timeout_s and self._job.world_size > 1:
+            raise RankError(f"{lacking()}, and no rank has done anything for {self._job.timeout_s:g} s: {LOOK_FOR}")
 
 
 @contextmanager

@@ -9,8 +9,10 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import pytest
 import torch
 
+from teacher_cache.storage.place import Url
 from tests.support.forked import Forks
 from tests.support.making import environment
+from tests.support.object_server import ObjectServer, credentials
 
 torch.set_num_threads(1)
 
@@ -20,6 +22,21 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
     """Where programs are started that need a process of their own, but not one that imports anew."""
     with Forks(tmp_path_factory.mktemp("logs")) as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def object_server() -> Iterator[ObjectServer]:
+    """An S3 on this machine, started where a test first asks for it."""
+    with ObjectServer() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> Url:
+    """A folder in a bucket of a test's own, with what lets it in in the environment."""
+    for name, value in credentials(object_server.url).items():
+        monkeypatch.setenv(name, value)
+    return Url(f"s3://{object_server.new_bucket()}/some/folder")
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Files of this machine, or of a disk that it mounts, as a storage."""
 
+import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -9,6 +10,7 @@ from teacher_cache.errors import ChangedError
 from teacher_cache.files import UNIT_IN_FLIGHT, aside_of, is_leftover, remove, sweep, sync, sync_up, writing
 from teacher_cache.storage.storage import Entry, Stamp
 
+_ABSENT = FileNotFoundError, NotADirectoryError  # nothing of that name, or a file where a folder is named
 TRIES = 100  # where other processes sweep, or remove empty folders, just as something is written there
 
 
@@ -26,7 +28,7 @@ class LocalStorage:
     def get(self, name: str) -> bytes | None:
         try:
             descriptor = os.open(f"{self._root}/{name}", os.O_RDONLY)
-        except (FileNotFoundError, NotADirectoryError):
+        except _ABSENT:
             return None
         try:
             size = os.fstat(descriptor).st_size
@@ -37,14 +39,20 @@ class LocalStorage:
                     raise OSError(f"{self._root}/{name} gave {len(content):,} of its {size:,} bytes")
                 content += more
             return content
+        except IsADirectoryError:
+            return None
         finally:
             os.close(descriptor)
 
     def get_ranges(self, name: str, ranges: Sequence[tuple[int, int]], stamp: Stamp | None = None) -> list[bytes]:
-        descriptor = os.open(f"{self._root}/{name}", os.O_RDONLY)
+        path = f"{self._root}/{name}"
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except NotADirectoryError:  # a file stands where a folder is named
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from None
         try:
             if stamp is not None and _stamp(os.fstat(descriptor)) != stamp:
-                raise ChangedError(f"{self._root}/{name} is another file than before")
+                raise ChangedError(f"{path} is another file than before")
             return [read_range(descriptor, start, length) for start, length in ranges]
         finally:
             os.close(descriptor)
@@ -100,13 +108,13 @@ class LocalStorage:
             if os.path.isdir(top):
                 return sorted(_walk(top, f"{prefix}/" if prefix else ""))
             return [_entry(prefix, os.stat(top))]
-        except (FileNotFoundError, NotADirectoryError):
+        except _ABSENT:
             return []
 
     def delete(self, name: str) -> None:
         path = self.place / name
-        with writing(path, UNIT_IN_FLIGHT):
-            path.unlink(missing_ok=True)
+        with writing(path, UNIT_IN_FLIGHT), suppress(*_ABSENT, IsADirectoryError):
+            path.unlink()
         for folder in path.parents:  # as in an object store, a folder without files is none
             try:
                 folder.rmdir()

@@ -120,9 +120,8 @@ class ObjectStorage:
 
     def list(self, prefix: str = "") -> list[Entry]:
         name = prefix.rstrip("/")
-        if self._kind == "HTTP":
-            if prefix.endswith("/") or not name:
-                raise StorageError(f"{self._url(prefix)}: a web server's folders cannot be listed: name the files")
+        if self._kind == "HTTP" and (prefix.endswith("/") or not name):
+            raise StorageError(f"{self._url(prefix)}: a web server's folders cannot be listed: name the files")
         found: Sequence[ObjectMeta] = []
         if self._kind != "HTTP":
             found = self._ask(name, lambda client: self._pages(client, name))
@@ -241,7 +240,7 @@ class ObjectStorage:
         wait_s = self._wait_s(num_bytes)
         with self._lock:
             if _opened_in not in (None, os.getpid()):
-                raise StorageError(f"{self.place} cannot be reached from a fork of a process that has used obstore")
+                raise StorageError(f"{self.place} was used before this process was forked: start a process anew for it")
             if wait_s not in self._clients:
                 self._clients[wait_s] = self._open(wait_s)
                 _opened_in = os.getpid()
@@ -306,7 +305,7 @@ def _import_obstore(place: Url) -> ModuleType:
 def _kind(place: Url) -> str:
     """Whose place it is. StorageError for one that is not taken, without a password that may be in it."""
     parts = urlsplit(str(place))
-    shown = re.sub(r"//[^/]*@", "//", str(place)).partition("?")[0]
+    shown = re.split(r"[?#]", re.sub(r"//[^/]*@", "//", str(place)))[0]
     user = parts.netloc.rpartition("@")[0]
     if place.scheme not in KINDS:
         raise StorageError(

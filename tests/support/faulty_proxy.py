@@ -4,6 +4,7 @@ import select
 import socket
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -26,7 +27,8 @@ class Fault:
 
 class FaultyProxy:
     """Stands before a server. `requests`: the first line of each that came. `faults`: what happens to the next ones,
-    in order; each to one."""
+    in order; each to one. `after`: is called with the first line of a request that has been answered, before its answer
+    is handed on."""
 
     def __init__(self, host: str, port: int) -> None:
         self._server = host, port
@@ -35,6 +37,7 @@ class FaultyProxy:
         self._lock = threading.Lock()
         self.faults: deque[Fault] = deque()
         self.requests: list[str] = []
+        self.after: Callable[[str], object] = lambda line: None
         self._threads = [threading.Thread(target=self._accept)]
         self._threads[0].start()
 
@@ -64,6 +67,7 @@ class FaultyProxy:
     def _serve(self, client: socket.socket) -> None:
         with client, socket.create_connection(self._server) as server:
             fault: Fault | None = None
+            line = ""
             answer = b""  # as far as it has come, where it is not handed on at once
             handed = 0
             ends = [client, server]
@@ -73,7 +77,7 @@ class FaultyProxy:
                     if not (said := _receive(client)):
                         return
                     if fault is None:
-                        fault = self._note(said)
+                        line, fault = self._note(said) or (line, None)
                         answer, handed = b"", 0
                     if fault is not None and fault.kind == "busy":
                         client.sendall(b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
@@ -85,6 +89,7 @@ class FaultyProxy:
                             return
                         ends.remove(server)  # and the client is left to wait
                         continue
+                    self.after(line)
                     if fault is None:
                         client.sendall(said)
                         continue
@@ -102,16 +107,16 @@ class FaultyProxy:
                     if len(allowed) < len(answer) and fault.kind == "cut":
                         return
 
-    def _note(self, said: bytes) -> Fault | None:
-        """Note a request that begins, and take the fault that waits for it."""
+    def _note(self, said: bytes) -> tuple[str, Fault | None] | None:
+        """Note a request that begins, and take the fault that waits for it. None for a body that goes on."""
         line = said.partition(b"\r\n")[0].decode(errors="replace")
         if not line.endswith("HTTP/1.1"):
-            return None  # a body that goes on
+            return None
         with self._lock:
             self.requests.append(line)
             if self.faults and line.startswith(self.faults[0].method):
-                return self.faults.popleft()
-        return None
+                return line, self.faults.popleft()
+        return line, None
 
 
 def _allowed(answer: bytes, fault: Fault) -> int:

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 ROOT = Path(__file__).parents[2]
+PAGE = 20  # names in an answer to a listing; Amazon gives 1,000
 SECRET = "a-SeCrEt-that-nobody-may-see"
 
 
@@ -23,6 +24,7 @@ class ObjectServer:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.object_server"],
             cwd=ROOT,
+            env={**os.environ, "MOTO_S3_DEFAULT_MAX_KEYS": str(PAGE)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -39,11 +41,19 @@ class ObjectServer:
     def new_bucket(self) -> str:
         """The name of an empty bucket."""
         name = f"bucket-{uuid.uuid4().hex}"
+        self._put(f"/{name}", {})
+        return name
+
+    def publish(self, path: str) -> None:
+        """Let everybody read /BUCKET/NAME."""
+        somebody = "AWS4-HMAC-SHA256 Credential=somebody/20260101/us-east-1/s3/aws4_request"
+        self._put(f"{path}?acl", {"x-amz-acl": "public-read", "Authorization": somebody})
+
+    def _put(self, path: str, headers: dict[str, str]) -> None:
         connection = http.client.HTTPConnection(self.host, self.port, timeout=60)
-        connection.request("PUT", f"/{name}")
+        connection.request("PUT", path, headers=headers)
         assert connection.getresponse().status == 200
         connection.close()
-        return name
 
     def __enter__(self) -> Self:
         return self
