@@ -41,19 +41,21 @@ _LONGEST_KNOWN = 64  # bytes of a class member that may come again
 MOST_KNOWN = 1 << 16  # such members: with a number of the sample in them none comes again
 
 
-def index_shard(path: str, rule: ClassRule, kind: Fingerprint = "tail") -> ShardIndex:
+def index_shard(
+    path: str, rule: ClassRule, kind: Fingerprint = "tail", facts: ShardFacts | None = None
+) -> ShardIndex:
     """Walk one shard: headers, class members, and what the images' fingerprints are of. ShardError, naming shard and
-    key, when it is not whole.
+    key, when it is not whole. facts: of an object, where they are known.
     """
-    with _open_reader(path) as (reader, etag):
+    with _open_reader(path, facts) as (reader, etag):
         return _Walk(reader, etag, path, rule, kind).walk()
 
 
 @contextmanager
-def _open_reader(path: str) -> Iterator[tuple[ShardReader, str | None]]:
+def _open_reader(path: str, facts: ShardFacts | None) -> Iterator[tuple[ShardReader, str | None]]:
     """What reads a shard while it is walked, and the ETag of an object."""
     if is_url(path):
-        facts = look(path)
+        facts = look(path) if facts is None else facts
         yield AheadReader(partial(read_object, path, facts), facts.num_bytes), facts.etag
         return
     try:
@@ -276,7 +278,7 @@ def index_shard_resumed(path: str, rule: ClassRule, kind: Fingerprint, scratch: 
     file = scratch / f"{xxhash.xxh3_128_hexdigest(json.dumps(identity).encode())}.npz"
     found = _read_scratch(file, path, facts)
     if found is None:
-        found = index_shard(path, rule, kind)
+        found = index_shard(path, rule, kind, facts)
         _write_scratch(file, found)
     return found
 

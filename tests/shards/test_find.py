@@ -42,7 +42,7 @@ def test_expand_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["pipe:cat a/t-0.tar"], "is a pipe, or a URL that nothing here reads"),
         (["ftp://host/{0..3}.tar"], "nothing here reads ftp://: give s3://, gs://, az://, https://"),
         (["https://host/t-*.tar"], "https://host: .* cannot be listed"),
-        (["https://host/t-0.tar?X-Signature=secret"], "https://host/t-0.tar was given with a query"),
+        (["https://host/t-0.tar?X-Signature=secret"], "https://host/t-0.tar was given with more behind it"),
         (["a"], r"a is a folder: give its shards as a/\*.tar"),
     ]:
         with pytest.raises(ShardError, match=part):
