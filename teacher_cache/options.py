@@ -231,13 +231,13 @@ def cache_options(command: Command) -> Command:
         "--cache-bytes",
         type=ByteCount(),
         metavar="BYTES",
-        help="How much --cache may hold, 200G for instance; what was used longest ago is removed.",
+        help="How much --cache may hold, 200G for instance; what was used longest ago goes.  [default: no --cache]",
     )
     return click.option(
         "--cache",
         "cache_folder",
         metavar="FOLDER",
-        help="Keep what is read of shards far away there, for all processes of this machine.",
+        help="Keep what is read of shards far away there, for all processes of this machine.  [default: keep nothing]",
     )(size(with_cache))
 
 

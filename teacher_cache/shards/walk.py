@@ -41,9 +41,7 @@ _LONGEST_KNOWN = 64  # bytes of a class member that may come again
 MOST_KNOWN = 1 << 16  # such members: with a number of the sample in them none comes again
 
 
-def index_shard(
-    path: str, rule: ClassRule, kind: Fingerprint = "tail", facts: ShardFacts | None = None
-) -> ShardIndex:
+def index_shard(path: str, rule: ClassRule, kind: Fingerprint = "tail", facts: ShardFacts | None = None) -> ShardIndex:
     """Walk one shard: headers, class members, and what the images' fingerprints are of. ShardError, naming shard and
     key, when it is not whole. facts: of an object, where they are known.
     """
