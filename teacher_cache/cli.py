@@ -17,6 +17,7 @@ from teacher_cache.options import (
     COUNT,
     NUMBER,
     FiniteRange,
+    cache_options,
     device_option,
     endpoint_option,
     json_option,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from teacher_cache.fill import FillOptions
     from teacher_cache.rendering.choice import Render
     from teacher_cache.shards.index import Index
+    from teacher_cache.storage.cache import NodeCache
     from teacher_cache.store.create import IndexRequest
     from teacher_cache.store.store import Store
     from teacher_cache.teacher.settings import TeacherSettings
@@ -202,6 +204,7 @@ def index(
 )
 @workers_option
 @render_option
+@cache_options
 @worker_timeout_option
 @rank_timeout_option
 @click.option(
@@ -233,6 +236,7 @@ def fill(
     tau: float | None,
     workers: int,
     render: "Render",
+    cache: "NodeCache | None",
     worker_timeout_s: float,
     rank_timeout_s: float,
     claim: bool,
@@ -280,6 +284,7 @@ def fill(
         rank_timeout_s=rank_timeout_s,
         claim=claim,
         lease_s=lease_s,
+        cache=cache,
     )
     if only_estimate:
         _estimate(store, opened, options)
@@ -368,6 +373,7 @@ def status(store_path: str, as_json: bool) -> None:
 )
 @workers_option
 @render_option
+@cache_options
 @worker_timeout_option
 @shards_option
 @ops_option
@@ -381,6 +387,7 @@ def verify(
     dtype: str | None,
     workers: int,
     render: "Render",
+    cache: "NodeCache | None",
     worker_timeout_s: float,
     shards: tuple[str, ...],
     ops: str | None,
@@ -412,6 +419,7 @@ def verify(
         worker_timeout_s=worker_timeout_s,
         render=render,
         device=device,
+        cache=cache,
     )
     _print_verified(report, labelled=relabels)
     if not report.exact:
