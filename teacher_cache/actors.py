@@ -1,6 +1,7 @@
 """Stage one by Ray: actors wherever a cluster has room, which claim units as any job does. This process only keeps them
 alive: it hands out no work, so what is lost with it, or with a node, are the units in flight."""
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from teacher_cache.claims import sweep_claims
 from teacher_cache.errors import RankError, TeacherCacheError
 from teacher_cache.fill import FillOptions, FillProgress, check_filled
 from teacher_cache.messages.shown import counted
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
 INSTALL = "pip install 'deit-teacher-cache[ray]'"
+END_S = 10.0  # for the last actors to end by themselves
 LOOK_S = 2.0  # between two looks at the store
 DEATHS = 3  # of actors, for each that is wanted, without a unit committed meanwhile: then something else is wrong
 
@@ -117,6 +120,14 @@ class _Crew:
             )
         return False
 
+    def let_go(self) -> None:
+        """Give the others time to see that all is filled."""
+        self.ray.wait([actor.filled for actor in self.actors], num_returns=len(self.actors), timeout=END_S)
+
+    def close(self) -> None:
+        for actor in self.actors:
+            self.ray.kill(actor.handle)
+
     def _bury(self, actor: _Actor, error: Exception) -> None:
         self.actors.remove(actor)
         self.deaths += 1
@@ -155,10 +166,11 @@ def fill_by_actors(
                 on_progress(FillProgress(*progress.tolist()))
                 if progress[0] > committed:
                     committed, crew.deaths = int(progress[0]), 0
+            crew.let_go()
         finally:
-            for actor in crew.actors:
-                ray.kill(actor.handle)
+            crew.close()
     check_filled(store, work.views)
+    sweep_claims(store)
     return len(missing)
 
 
@@ -181,7 +193,11 @@ class _cluster:  # noqa: N801 - used as a context
         shared = {name: os.environ[name] for name in ENDPOINTS if name in os.environ}
         self._ours = not ray.is_initialized()
         if self._ours:
-            ray.init(runtime_env={"env_vars": shared} if shared else None, log_to_driver=True, logging_level="warning")
+            try:
+                ray.init(runtime_env={"env_vars": shared} if shared else None, logging_level=logging.WARNING)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                said = str(error).strip().partition("\n")[0]
+                raise RankError(f"no Ray cluster answers ({said}): check RAY_ADDRESS, and `ray status`") from None
         return ray
 
     def __exit__(self, *details: object) -> None:

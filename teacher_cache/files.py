@@ -213,7 +213,7 @@ def sync(path: Path) -> None:
 
 
 def sync_folders(file: Path, top: Path) -> None:
-    """Bring the folders that lead to a file, `top` included, to disk; those that are gone with it by now need it not."""
+    """Bring the folders that lead to a file, `top` included, to disk; those that have gone with it need it not."""
     for folder in file.parents:
         with suppress(FileNotFoundError):
             sync(folder)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from teacher_cache.claims import POLL_S, Claims, open_claims
+from teacher_cache.claims import POLL_S, Claims, open_claims, sweep_claims
 from teacher_cache.errors import AgreementError, DriftError, StoreError, TeacherError
 from teacher_cache.job import Job, join_job
 from teacher_cache.messages.shown import counted
@@ -168,7 +168,7 @@ def fill(
         if job.first:
             check_filled(store, views)
             if claims is not None:
-                claims.sweep(store.committed())
+                sweep_claims(store)
         return num_missing
 
 

@@ -36,8 +36,21 @@ class Seconds(click.IntRange):
     """Whole seconds of a range, as 120 or 120s."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        number: int = super().convert(value.removesuffix("s") if isinstance(value, str) else value, param, ctx)
-        return number
+        text: Any = value.removesuffix("s") if isinstance(value, str) else value
+        return int(super().convert(text, param, ctx))
+
+
+class ActorCount(click.ParamType):
+    """LEAST:MOST, or one number for both."""
+
+    name = "actors"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        match = re.fullmatch(r"(\d+)(?::(\d+))?", str(value))
+        least, most = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+        if not 1 <= least <= most:
+            self.fail(f"{value} is not LEAST:MOST, numbers from 1 on: 1:64", param, ctx)
+        return least, most
 
 
 class ByteCount(click.ParamType):

@@ -8,18 +8,17 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import pytest
 import xxhash
 
 from teacher_cache import claims as module
-from teacher_cache.claims import Claims, open_claims
+from teacher_cache.claims import Claims, open_claims, sweep_claims
 from teacher_cache.storage.place import Place, Url
 from teacher_cache.storage.storage import Storage, open_storage
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import Unit
 from tests.support.bright_shards import bright_store
-from tests.support.filled_store import files, make_store
+from tests.support.filled_store import commit, files, make_store
 from tests.support.filling import fill_store, fill_words
 from tests.support.forked import Command, Forks
 from tests.support.running import wait_until
@@ -117,11 +116,11 @@ def test_a_holder_of_this_machine_that_has_ended_is_known_at_once(storage: Stora
     assert (said["pid"], said["machine"]) == (os.getpid(), module._machine())
 
 
-def test_only_claims_on_committed_units_are_swept(storage: Storage) -> None:
-    committed = np.zeros((4, 2, 2), bool)
-    committed[UNITS[0]] = True
+def test_only_claims_on_committed_units_are_swept(tmp_path: Path, storage: Storage) -> None:
+    store = make_store(tmp_path / "s")
+    commit(store, UNITS[0])
     list(Claims(storage).take(UNITS[:2]))
-    Claims(storage).sweep(committed)
+    sweep_claims(store)
     assert names(storage) == ["0-1-0/0"]
 
 

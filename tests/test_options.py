@@ -11,9 +11,9 @@ from click.testing import CliRunner
 
 from student.cli import main as student
 from teacher_cache.cli import main as teacher_cache
-from teacher_cache.storage.place import ENDPOINTS
 from teacher_cache.options import ByteCount, FiniteRange, OldSpelling, Renamed, cache_options, endpoint_option
 from teacher_cache.storage.cache import NodeCache
+from teacher_cache.storage.place import ENDPOINTS
 from tools import benchmark, inspect_cache, make_shards, simulate_store, topk_table
 
 PROGRAMS = {
