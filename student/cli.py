@@ -103,6 +103,13 @@ _TRAINING_OPTIONS = (
         metavar="SECONDS",
         help="Between two checkpoints.",
     ),
+    click.option(
+        "--log",
+        "--log-to",  # torchrun takes --log, wherever it stands, for one of its own
+        "log",
+        type=click.Choice(["wandb", "trackio"]),
+        help="Send the curves there, too; under torchrun write --log-to.  [default: CSV and TensorBoard alone]",
+    ),
     teacher_options(
         "Ask this teacher online: timm name or FILE.py:FUNCTION.  [default: labels are read from the store]",
         "The teacher's weights; alone, for the teacher that the store names.  [default: timm's own]",
@@ -215,7 +222,7 @@ def _train(
     store = open_moved(store_path, shards, ops=ops)
     online = TeacherSettings(teacher, checkpoint) if teacher or checkpoint else None
     request = TrainRequest(
-        **{name: run[name] for name in ("out", "val", "views_in_use", "workers", "render")},
+        **{name: run[name] for name in ("out", "val", "views_in_use", "workers", "render", "log")},
         world_size=int(os.environ.get("WORLD_SIZE", "1")),
         teacher=online,
         allow_policy=allow_policy,

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from teacher_cache.store.store import Store
 
 Format = Literal["safetensors", "onnx", "torch-export"]  # of files that `student export` writes
+TrackingLibrary = Literal["wandb", "trackio"]  # where `--log` sends a run's curves
 
 ENDINGS: dict[Format, str] = {"safetensors": ".safetensors", "onnx": ".onnx", "torch-export": ".pt2"}
 ONNX_LIBRARIES = ("onnx", "onnxscript")  # torch.onnx imports them
@@ -60,6 +61,7 @@ class TrainRequest:
     checkpoint: str | None = None  # to fine-tune, a file or a timm name: it says what the model is
     model: str | None = None  # or this does, where the file cannot
     resolution: tuple[int, int] | None = None
+    log: TrackingLibrary | None = None
 
 
 def find_faults(store: "Store", recipe: Recipe, request: TrainRequest) -> list[Fault]:
@@ -101,6 +103,8 @@ def _store_faults(store: "Store", recipe: Recipe, request: TrainRequest) -> Iter
         )
     if request.val:
         yield from validation_faults(store, request.val)
+    if request.log is not None:
+        yield from tracking_faults(request.log)
 
 
 def _model_faults(recipe: Recipe, request: TrainRequest) -> Iterator[Fault]:
@@ -231,6 +235,15 @@ def export_faults(checkpoint: str, out: Path, file_format: Format, force: bool) 
     if missing:
         found = f"--format onnx needs {' and '.join(missing)}, not installed here: {INSTALL_ONNX}"
         yield Fault(CheckpointError, found)
+
+
+def tracking_faults(library: TrackingLibrary) -> Iterator[Fault]:
+    """A library for --log that is not installed."""
+    spec = find_spec(library)
+    if spec is None or spec.origin is None:  # of a folder that has its name: what wandb writes lies in one
+        yield Fault(
+            RecipeError, f"--log {library} needs {library}", advice=f"pip install 'deit-teacher-cache[{library}]'"
+        )
 
 
 def pattern_faults(patterns: Sequence[str]) -> Iterator[Fault]:
