@@ -34,6 +34,7 @@ DOORS = {
         "student/model.py",
         "student/ema.py",
         "student/export.py",
+        "student/hub.py",
         "student/run.py",
         "tools/benchmarks/models.py",
         "tools/benchmarks/peers.py",
@@ -60,6 +61,7 @@ DOORS = {
     "concurrent": {"teacher_cache/processes/pool.py", "teacher_cache/processes/fork_server.py"},
     "nvidia": {"tools/benchmarks/peers.py"},
     "wandb": {"student/tracker.py"},
+    "huggingface_hub": {"student/hub.py", "student/preflight.py"},
     "trackio": {"student/tracker.py"},
 }
 
