@@ -12,7 +12,7 @@ from student.cli import main as student
 from teacher_cache.cli import main as teacher_cache
 from teacher_cache.options import FiniteRange, OldSpelling, Renamed, endpoint_option
 from teacher_cache.storage.place import ENDPOINTS
-from tools import benchmark, inspect_cache, make_shards, simulate_store, topk_table
+from tools import benchmark, inspect_cache, make_shards, simulate_scale, simulate_store, topk_table
 
 PROGRAMS = {
     "teacher-cache": teacher_cache,
@@ -21,6 +21,7 @@ PROGRAMS = {
     "make_shards.py": make_shards.main,
     "topk_table.py": topk_table.main,
     "simulate_store.py": simulate_store.main,
+    "simulate_scale.py": simulate_scale.main,
     "benchmark.py": benchmark.main,
 }
 
