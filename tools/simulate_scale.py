@@ -71,7 +71,8 @@ class Step:
 @dataclass(frozen=True)
 class Measured:
     """seconds: of the whole process, its start included. peak_bytes: the largest memory that it, or one that it
-    started, has held. files, num_bytes: of what it made; None where it only reads. note: what it says of itself."""
+    started, has held; never less than this program's own, from which it was forked (getrusage). files, num_bytes: of
+    what it made; None where it only reads. note: what it says of itself."""
 
     name: str
     seconds: float
@@ -242,7 +243,8 @@ def fill(out: Path, size: Size, part: int) -> str:
     parts = [
         subprocess.Popen([*words, f"fill part:{number}"], stdout=subprocess.DEVNULL) for number in range(size.processes)
     ]
-    if any([process.wait() for process in parts]):
+    codes = [process.wait() for process in parts]
+    if any(codes):
         raise ScaleError("a process that fills has failed: run the same command again, which goes on")
     filled_s = time.perf_counter() - started
     labels = size.samples * size.views
@@ -269,7 +271,9 @@ def open_whole(out: Path, size: Size, part: int) -> str:
     store = Store.open(out / "store")
     opened_s = time.perf_counter() - started
     samples = store.index.num_samples
-    return f"opening {opened_s:.2f} s, its index of {samples:,} samples {time.perf_counter() - started - opened_s:.2f} s"
+    return (
+        f"opening {opened_s:.2f} s, its index of {samples:,} samples {time.perf_counter() - started - opened_s:.2f} s"
+    )
 
 
 def epoch(out: Path, size: Size, part: int) -> str:
