@@ -30,7 +30,8 @@ EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 SRUN = """#!{python}
 import os, signal, subprocess, sys
 words = [word for word in sys.argv[1:] if not word.startswith("--kill-on-bad-exit")]
-tasks = [subprocess.Popen(words, env=os.environ | {{"SLURM_PROCID": str(task)}}) for task in range(int(os.environ["SLURM_NNODES"]))]
+nodes = range(int(os.environ["SLURM_NNODES"]))
+tasks = [subprocess.Popen(words, env=os.environ | {{"SLURM_PROCID": str(task)}}) for task in nodes]
 signal.signal(signal.SIGTERM, lambda *_: [task.send_signal(signal.SIGTERM) for task in tasks])
 sys.exit(max([task.wait() for task in tasks]))
 """
@@ -119,14 +120,14 @@ def test_slurm_is_asked_to_tell_the_script_and_to_queue_it_again(script: str) ->
 def test_jobs_of_an_array_fill_a_store_and_one_that_is_stopped_is_queued_again(
     tmp_path: Path, cluster: Cluster
 ) -> None:
-    store = bright_store(tmp_path, counts=(64,) * 12, views=16, group=1)
+    store = bright_store(tmp_path, counts=(64,) * 12, views=8, group=1)
     given = {"STORE": store.path, "TEACHER": f"{TEACHERS}:brightness", "WORKERS": 0}
     given["FILL_OPTIONS"] = "--device cpu --batch-size 32"
     with (
         cluster.batch("slurm-array.sbatch", 1, **given) as stopped,
         cluster.batch("slurm-array.sbatch", 2, **given) as other,
     ):
-        wait_until(lambda: Store.open(store.path).committed().sum() > 12)
+        wait_until(lambda: Store.open(store.path).committed().sum() > 6)
         stopped.end_of_time()
         assert stopped.wait() == 130, stopped.output
         assert Store.open(store.path).missing_units(), "nothing is left for the other job"
@@ -135,7 +136,7 @@ def test_jobs_of_an_array_fill_a_store_and_one_that_is_stopped_is_queued_again(
     with cluster.batch("slurm-array.sbatch", 1, **given) as again:
         assert again.wait() == 0, again.output
     assert cluster.requeued.read_text() == "1\n"
-    whole = Store.create(tmp_path / "whole", store.index, store.policy, views=16, group=1, seed=store.seed)
+    whole = Store.create(tmp_path / "whole", store.index, store.policy, views=8, group=1, seed=store.seed)
     fill_store(whole)
     for name in ("labels", "digests", "records"):
         assert files(store.path / name) == files(whole.path / name)
