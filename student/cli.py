@@ -19,6 +19,7 @@ from teacher_cache.options import (
     COUNT,
     Command,
     FiniteRange,
+    cache_options,
     device_option,
     json_option,
     model_argument,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from student.recipe import Recipe
     from student.trained import TrainedModel
     from teacher_cache.rendering.choice import Render
+    from teacher_cache.storage.cache import NodeCache
     from teacher_cache.store.store import Store
     from teacher_cache.teacher.settings import TeacherSettings
     from teacher_cache.teacher.teacher import Teacher
@@ -87,6 +89,7 @@ _TRAINING_OPTIONS = (
         help="How much of a GPU that renders the shuffle pool may take; beyond, it lies in memory.  [default: a "
         "quarter of the GPU's]",
     ),
+    cache_options,
     worker_timeout_option,
     rank_timeout_option,
     device_option,
@@ -363,6 +366,7 @@ def show(name: str, overrides: tuple[str, ...]) -> None:
 )
 @workers_option
 @render_option
+@cache_options
 @worker_timeout_option
 @rank_timeout_option
 @device_option
@@ -382,6 +386,7 @@ def evaluate(
     batch_size: int,
     workers: int,
     render: "Render",
+    cache: "NodeCache | None",
     worker_timeout_s: float,
     rank_timeout_s: float,
     device: str | None,
@@ -435,6 +440,7 @@ def evaluate(
             rank=job.rank,
             world_size=job.world_size,
             worker_timeout_s=worker_timeout_s,
+            cache=cache,
             rendering=rendering,
             warn=_note,
         ) as validation:

@@ -38,6 +38,7 @@ from teacher_cache.rendering.workers import BlockView
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.mix import LAMBDA_ONE
 from teacher_cache.shards.index import BlockPlace
+from teacher_cache.storage.cache import NodeCache
 from teacher_cache.store.drift import drift_message
 from teacher_cache.store.labels import LabelReader, skipped_samples
 from teacher_cache.store.store import Store
@@ -91,7 +92,8 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
     render is "auto". render: what renders the views, that device or processes on the CPU ("auto", "cpu", "gpu": see
     choose_rendering); the pixels are the same. Where the device renders, the shuffle pool lies there up to
     device_pool_gb, in units of 10**9 bytes, a quarter of its memory by default, and else in memory. `device`,
-    `rendering` and `rows_device` say what was chosen.
+    `rendering` and `rows_device` say what was chosen. cache: where blocks of shards far away are kept, for all
+    processes of this machine.
 
     Raises StoreError for soft labels that the store does not hold; PlanError where batch, ranks, repeats and views do
     not fit; DeviceError where render or device asks for what is not there; MissingLabelError, before anything is
@@ -122,6 +124,7 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
         render: Render = RENDER_DEFAULT,
         device: str | torch.device | None = None,
         device_pool_gb: float | None = None,
+        cache: NodeCache | None = None,
     ) -> None:
         self.store = store if isinstance(store, Store) else Store.open(store)
         self.settings = PlanSettings(
@@ -140,7 +143,7 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
         self.views_checked = self.views_unchecked = self.views_drifted = 0
         self._labels, self._soft = labels or soft, soft
         self._on_drift, self._warn = on_drift, warn
-        self._workers, self._worker_timeout_s = workers, worker_timeout_s
+        self._workers, self._worker_timeout_s, self._cache = workers, worker_timeout_s, cache
         self.device = _device(device, render)
         self.rendering = choose_rendering(render, self.store.policy, self.device)
         self._pin = pin or self.device.type == "cuda"
@@ -264,6 +267,7 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
             num_rows=num_rows,
             tasks_ahead=self._tasks_ahead(),
             timeout_s=self._worker_timeout_s,
+            cache=self._cache,
         )
         try:
             return open_render_pool(self.rendering, settings, self._warn, rows_device=self.rows_device)

@@ -7,6 +7,7 @@ from typing import Literal
 from teacher_cache.errors import RecipeError
 from teacher_cache.processes.timeouts import RANK_TIMEOUT_S, TIMEOUT_S
 from teacher_cache.rendering.choice import RENDER_DEFAULT, Render
+from teacher_cache.storage.cache import NodeCache
 from teacher_cache.teacher.settings import TeacherSettings
 
 
@@ -26,6 +27,7 @@ class TrainOptions:
     teacher: TeacherSettings | None = None  # one that runs online, instead of the store's labels
     worker_timeout_s: float = TIMEOUT_S
     rank_timeout_s: float = RANK_TIMEOUT_S
+    cache: NodeCache | None = None  # where blocks of shards far away are kept
 
     def __post_init__(self) -> None:
         if not self.checkpoint_every_s >= 0:  # nan is no number of seconds either

@@ -31,6 +31,7 @@ from teacher_cache.rendering.choice import RENDER_DEFAULT, Render, may_use_devic
 from teacher_cache.settings import parse_override
 from teacher_cache.shards.classes import class_rule
 from teacher_cache.shards.find import expand_shards
+from teacher_cache.storage.place import to_place
 from teacher_cache.teacher.names import is_timm_name
 from teacher_cache.teacher.settings import TeacherSettings, name_faults
 from teacher_cache.teacher.timm_names import OR_A_FILE, unknown_model
@@ -204,7 +205,7 @@ def source_faults(checkpoint: str, model: str | None) -> Iterator[Fault]:
         if found := unknown_model(checkpoint, OR_A_FILE):
             yield Fault(ModelError, found)
         return
-    if found := no_checkpoint(Path(checkpoint)):
+    if found := no_checkpoint(to_place(checkpoint)):
         yield Fault(CheckpointError, found)
     if model is not None and (found := unknown_model(model)):
         yield Fault(ModelError, found)

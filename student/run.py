@@ -397,6 +397,7 @@ class Run:
             device=self.job.device,
             device_pool_gb=options.device_pool_gb,
             worker_timeout_s=options.worker_timeout_s,
+            cache=options.cache,
         )
 
     def _wrapped(self) -> nn.Module:

@@ -114,6 +114,7 @@ def open_validation(run: Run, say: Callable[[str], None]) -> AbstractContextMana
         rank=run.job.rank,
         world_size=run.job.world_size,
         worker_timeout_s=options.worker_timeout_s,
+        cache=options.cache,
         rendering=rendering,
         warn=say,
     )

@@ -20,6 +20,7 @@ from teacher_cache.shards.classes import class_rule
 from teacher_cache.shards.find import expand_shards
 from teacher_cache.shards.index import Index
 from teacher_cache.shards.indexing import index_shards
+from teacher_cache.storage.cache import NodeCache
 from teacher_cache.teacher.state_dict import background_class
 
 
@@ -61,12 +62,14 @@ class ValidationSet(AbstractContextManager["ValidationSet"]):
         rank: int = 0,
         world_size: int = 1,
         worker_timeout_s: float = TIMEOUT_S,
+        cache: NodeCache | None = None,
         rendering: Rendering = ON_CPU,
         warn: Callable[[str], None] = print,
     ) -> None:
         self.index = index
         self.preprocessing = preprocessing
-        settings = PoolSettings(preprocessing.policy(), 0, workers=workers, timeout_s=worker_timeout_s)
+        policy = preprocessing.policy()
+        settings = PoolSettings(policy, 0, workers=workers, timeout_s=worker_timeout_s, cache=cache)
         self._pool = open_render_pool(rendering, settings, warn)
         self._device = torch.device("cpu") if rendering.device is None else rendering.device
         blocks = [(shard, block) for shard in range(index.num_shards) for block in range(index.num_blocks(shard))]

@@ -16,8 +16,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from teacher_cache.errors import DiskError, StorageError
 from teacher_cache.processes.timeouts import LEASE_S, TIMEOUT_S
 from teacher_cache.storage.place import beside
@@ -90,12 +88,6 @@ class Claims:
             with suppress(DiskError, StorageError):
                 self.release(_unit(name))
 
-    def sweep(self, committed: np.ndarray) -> None:
-        """Remove claims on units that are committed, (S, U, G) bool: of workers that were killed, or gave way."""
-        for entry in self._storage.list():
-            if committed[_unit(entry.name.partition("/")[0])]:
-                self._storage.delete(entry.name)
-
     def beat(self) -> None:
         """Change what is held, so that others see that its holder lives; and see who has taken what."""
         if time.monotonic() - self._moved_at > self.still_s:
@@ -153,7 +145,7 @@ class Claims:
 @contextmanager
 def open_claims(store: Store, lease_s: float = LEASE_S, still_s: float = TIMEOUT_S) -> Iterator[Claims]:
     """Claims on a store's units, which beat until they are closed; then all that is held is given up."""
-    claims = Claims(open_storage(beside(store.path, ".claims")), lease_s, still_s)
+    claims = Claims(_storage(store), lease_s, still_s)
     ended = threading.Event()
 
     def beat() -> None:
@@ -169,6 +161,18 @@ def open_claims(store: Store, lease_s: float = LEASE_S, still_s: float = TIMEOUT
         ended.set()
         thread.join()
         claims.release_all()
+
+
+def sweep_claims(store: Store) -> None:
+    """Remove claims on units that are committed: of workers that were killed, or gave way."""
+    storage, committed = _storage(store), store.committed()
+    for entry in storage.list():
+        if committed[_unit(entry.name.partition("/")[0])]:
+            storage.delete(entry.name)
+
+
+def _storage(store: Store) -> Storage:
+    return open_storage(beside(store.path, ".claims"))
 
 
 def _name(unit: Unit) -> str:

@@ -16,7 +16,9 @@ from teacher_cache.messages.shown import counted
 from teacher_cache.options import (
     COUNT,
     NUMBER,
+    ActorCount,
     FiniteRange,
+    cache_options,
     device_option,
     endpoint_option,
     json_option,
@@ -39,9 +41,11 @@ from teacher_cache.store.presence import check_is_store
 from teacher_cache.terminal import say, say_json, say_lines, warn
 
 if TYPE_CHECKING:
+    from teacher_cache.actors import ActorFill, ActorsWanted
     from teacher_cache.fill import FillOptions
     from teacher_cache.rendering.choice import Render
     from teacher_cache.shards.index import Index
+    from teacher_cache.storage.cache import NodeCache
     from teacher_cache.store.create import IndexRequest
     from teacher_cache.store.store import Store
     from teacher_cache.teacher.settings import TeacherSettings
@@ -202,6 +206,7 @@ def index(
 )
 @workers_option
 @render_option
+@cache_options
 @worker_timeout_option
 @rank_timeout_option
 @click.option(
@@ -211,6 +216,27 @@ def index(
 )
 @timeout_option(
     "lease", LEASE_S, "A unit whose worker has given no sign for so many seconds is another's; the same in all jobs."
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["here", "ray"]),
+    default="here",
+    help="Where it works: in this process (and the ranks of torchrun), or in actors of a Ray cluster.",
+)
+@click.option(
+    "--actors",
+    type=ActorCount(),
+    default="1:1",
+    metavar="LEAST:MOST",
+    help="With --engine ray: how many actors, as far as the cluster has room; with fewer than LEAST for five minutes "
+    "it ends.",
+)
+@click.option(
+    "--gpus-per-actor",
+    default=0,
+    type=FiniteRange(0),
+    metavar="SHARE",
+    help="With --engine ray: GPUs of each actor, or a share of one.",
 )
 @shards_option
 @ops_option
@@ -233,10 +259,14 @@ def fill(
     tau: float | None,
     workers: int,
     render: "Render",
+    cache: "NodeCache | None",
     worker_timeout_s: float,
     rank_timeout_s: float,
     claim: bool,
     lease_s: float,
+    engine: str,
+    actors: tuple[int, int],
+    gpus_per_actor: float,
     shards: tuple[str, ...],
     ops: str | None,
     skip_bad: bool,
@@ -266,11 +296,12 @@ def fill(
     )
     check_settings(settings, store.teacher, store.num_classes)
     check_as_stored(settings, store.teacher)
+    if engine == "ray" and only_estimate:
+        raise click.UsageError("--estimate times this process: leave --engine ray out")
 
     # what needs torch, seconds to import, comes only now
     from teacher_cache.fill import FillOptions
 
-    opened = _open_teacher(settings, store)
     options = FillOptions(
         workers,
         skip_bad=skip_bad,
@@ -280,7 +311,18 @@ def fill(
         rank_timeout_s=rank_timeout_s,
         claim=claim,
         lease_s=lease_s,
+        cache=cache,
     )
+    if engine == "ray":
+        from teacher_cache.actors import ActorFill, ActorsWanted
+
+        place = to_place(store_path)
+        work = ActorFill(
+            str(place.absolute() if isinstance(place, Path) else place), shards, ops, settings, options, views
+        )
+        _fill_by_actors(work, ActorsWanted(*actors, gpus=gpus_per_actor))
+        return
+    opened = _open_teacher(settings, store)
     if only_estimate:
         _estimate(store, opened, options)
     else:
@@ -368,6 +410,7 @@ def status(store_path: str, as_json: bool) -> None:
 )
 @workers_option
 @render_option
+@cache_options
 @worker_timeout_option
 @shards_option
 @ops_option
@@ -381,6 +424,7 @@ def verify(
     dtype: str | None,
     workers: int,
     render: "Render",
+    cache: "NodeCache | None",
     worker_timeout_s: float,
     shards: tuple[str, ...],
     ops: str | None,
@@ -412,6 +456,7 @@ def verify(
         worker_timeout_s=worker_timeout_s,
         render=render,
         device=device,
+        cache=cache,
     )
     _print_verified(report, labelled=relabels)
     if not report.exact:
@@ -525,22 +570,42 @@ def _estimate(store: "Store", teacher: "Teacher", options: "FillOptions") -> Non
 def _fill(store: "Store", teacher: "Teacher", options: "FillOptions", views: range) -> None:
     """This rank's part of a fill, with a bar; the first rank says what came of it."""
     from teacher_cache.fill import fill as fill_store
-    from teacher_cache.processes.signals import Stopped
     from teacher_cache.progress import filling_bar
     from teacher_cache.status_text import print_filled
     from teacher_cache.store.status import status as status_of
 
     speaks = is_first_rank()
-    with filling_bar(speaks) as (on_start, on_progress):
-        try:
-            filled = fill_store(
-                store, teacher, options, views, on_start=on_start, on_progress=on_progress, warn=warn, say=_aside
-            )
-        except Stopped as stopped:
-            say(str(stopped), err=True)
-            sys.exit(INTERRUPTED)
+    with filling_bar(speaks) as (on_start, on_progress), _stopping():
+        filled = fill_store(
+            store, teacher, options, views, on_start=on_start, on_progress=on_progress, warn=warn, say=_aside
+        )
     if speaks:
         print_filled(status_of(store), filled)
+
+
+def _fill_by_actors(work: "ActorFill", wanted: "ActorsWanted") -> None:
+    """A fill by Ray's actors, with the same bar and the same last line."""
+    from teacher_cache.actors import fill_by_actors
+    from teacher_cache.progress import filling_bar
+    from teacher_cache.status_text import print_filled
+    from teacher_cache.store.status import status as status_of
+    from teacher_cache.store.store import Store
+
+    with filling_bar(True) as (on_start, on_progress), _stopping():
+        filled = fill_by_actors(work, wanted, on_start=on_start, on_progress=on_progress)
+    print_filled(status_of(Store.open(work.store)), filled)
+
+
+@contextmanager
+def _stopping() -> Iterator[None]:
+    """After a signal that asks to stop, what is said of it, and its exit code."""
+    from teacher_cache.processes.signals import Stopped
+
+    try:
+        yield
+    except Stopped as stopped:
+        say(str(stopped), err=True)
+        sys.exit(INTERRUPTED)
 
 
 def _verify(store: "Store", fraction: float, **how: Any) -> "VerifyReport":

@@ -212,11 +212,11 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def sync_up(file: Path, top: Path) -> None:
-    """Bring a file and the folders that lead to it, `top` included, to disk: zarr renames but does not sync."""
-    sync(file)
+def sync_folders(file: Path, top: Path) -> None:
+    """Bring the folders that lead to a file, `top` included, to disk; those that have gone with it need it not."""
     for folder in file.parents:
-        sync(folder)
+        with suppress(FileNotFoundError):
+            sync(folder)
         if folder == top:
             return
 

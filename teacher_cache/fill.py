@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from teacher_cache.claims import POLL_S, Claims, open_claims
+from teacher_cache.claims import POLL_S, Claims, open_claims, sweep_claims
 from teacher_cache.errors import AgreementError, DriftError, StoreError, TeacherError
 from teacher_cache.job import Job, join_job
 from teacher_cache.messages.shown import counted
@@ -19,6 +19,7 @@ from teacher_cache.prove import Batch, check_same_answers, check_steady, first_b
 from teacher_cache.rendering.choice import RENDER_DEFAULT, Render, Rendering, choose_rendering, open_render_pool
 from teacher_cache.rendering.crew import PoolSettings, RenderTask
 from teacher_cache.replay.gpu.sent import sent
+from teacher_cache.storage.cache import NodeCache
 from teacher_cache.store.agreement import (
     NEAR_CHANCE,
     RENAMING_GAIN,
@@ -56,6 +57,7 @@ class FillOptions:
         False  # whether other jobs may be at work on the store; a job of several ranks claims its units anyway
     )
     lease_s: float = LEASE_S
+    cache: NodeCache | None = None  # where blocks of shards far away are kept
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ def fill(
         if job.first:
             check_filled(store, views)
             if claims is not None:
-                claims.sweep(store.committed())
+                sweep_claims(store)
         return num_missing
 
 
@@ -261,6 +263,7 @@ def open_pool(store: Store, options: FillOptions, rendering: Rendering, warn: Ca
         skip_bad=options.skip_bad,
         max_pixels=store.max_pixels,
         timeout_s=options.worker_timeout_s,
+        cache=options.cache,
     )
     return open_render_pool(rendering, settings, warn)
 

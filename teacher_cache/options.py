@@ -2,8 +2,11 @@
 
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -12,6 +15,9 @@ from teacher_cache.processes.timeouts import RANK_TIMEOUT_S, TIMEOUT_S
 from teacher_cache.rendering.choice import RENDER_DEFAULT
 from teacher_cache.storage.place import ENDPOINTS, is_endpoint
 from teacher_cache.terminal import warn
+
+if TYPE_CHECKING:
+    from teacher_cache.storage.cache import NodeCache
 
 Command = Callable[..., Any]
 
@@ -30,8 +36,34 @@ class Seconds(click.IntRange):
     """Whole seconds of a range, as 120 or 120s."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        number: int = super().convert(value.removesuffix("s") if isinstance(value, str) else value, param, ctx)
-        return number
+        text: Any = value.removesuffix("s") if isinstance(value, str) else value
+        return int(super().convert(text, param, ctx))
+
+
+class ActorCount(click.ParamType):
+    """LEAST:MOST, or one number for both."""
+
+    name = "actors"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        match = re.fullmatch(r"(\d+)(?::(\d+))?", str(value))
+        least, most = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+        if not 1 <= least <= most:
+            self.fail(f"{value} is not LEAST:MOST, numbers from 1 on: 1:64", param, ctx)
+        return least, most
+
+
+class ByteCount(click.ParamType):
+    """Bytes, as 5000000, or as 200G, 1.5T: by powers of 1000."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        match = re.fullmatch(r"(\d+|\d*\.\d+)([KMGTP]?)B?", str(value).upper())
+        num_bytes = int(float(match[1]) * 1000 ** ("", *"KMGTP").index(match[2])) if match else 0
+        if not num_bytes:
+            self.fail(f"{value} is no number of bytes: 200G, 1.5T, 5000000", param, ctx)
+        return num_bytes
 
 
 # Old spellings, for one release
@@ -228,6 +260,39 @@ shards_option = click.option(
 ops_option = click.option(
     "--ops", metavar="FILE.py:FUNCTION", help="The own operations of the store's policy.  [default: it has none]"
 )
+
+
+def cache_options(command: Command) -> Command:
+    """--cache DIR and --cache-bytes N, as `cache`, whose folder is made; None where neither is given."""
+
+    @wraps(command)
+    def with_cache(*args: Any, cache_folder: str | None, cache_bytes: int | None, **settings: Any) -> Any:
+        return command(*args, cache=_node_cache(cache_folder, cache_bytes), **settings)
+
+    size = click.option(
+        "--cache-bytes",
+        type=ByteCount(),
+        metavar="BYTES",
+        help="How much --cache may hold, 200G for instance; what was used longest ago goes.  [default: no --cache]",
+    )
+    return click.option(
+        "--cache",
+        "cache_folder",
+        metavar="FOLDER",
+        help="Keep what is read of shards far away there, for all processes of this machine.  [default: keep nothing]",
+    )(size(with_cache))
+
+
+def _node_cache(folder: str | None, num_bytes: int | None) -> "NodeCache | None":
+    if folder is None and num_bytes is None:
+        return None
+    if folder is None or num_bytes is None:
+        raise click.UsageError("--cache FOLDER and --cache-bytes BYTES go together: give both, or neither")
+    from teacher_cache.storage.cache import NodeCache
+
+    cache = NodeCache(Path(folder), num_bytes)
+    cache.prepare()
+    return cache
 
 
 def set_option(what: str) -> Callable[[Command], Command]:

@@ -79,17 +79,25 @@ def read_settings_text(
 def read_json(path: str | os.PathLike[str], what: str, error_type: type[TeacherCacheError], advice: str) -> Any:
     """The plain values of a JSON file. what names it in messages, advice is their end. Raises error_type."""
     try:
-        return _plain_json(_read_text(Path(path), MAX_JSON_BYTES), names=_each_once)
+        return _plain_json(_read_text(Path(path), MAX_JSON_BYTES), names=each_once)
     except (OSError, ValueError, RecursionError) as error:
         raise error_type(f"{what} cannot be read ({_reason(error)}): {reading_advice(error, advice)}") from None
 
 
-def parse_json(content: str | bytes, what: str, error_type: type[TeacherCacheError], advice: str) -> Any:
-    """The same for JSON that stands elsewhere: in a shard, in a file's header."""
+def parse_json(
+    content: str | bytes,
+    what: str,
+    error_type: type[TeacherCacheError],
+    advice: str,
+    *,
+    names: Callable[[Pairs], dict[str, Any]] = dict,
+) -> Any:
+    """The same for JSON that stands elsewhere: in a shard, in a file's header. names: `each_once`, or the last counts
+    of those that stand twice."""
     try:
         if len(content) > MAX_JSON_BYTES:
             _refuse(f"it has {len(content):,} bytes, at most {MAX_JSON_BYTES:,} are read")
-        return _plain_json(content.decode() if isinstance(content, bytes) else content)
+        return _plain_json(content.decode() if isinstance(content, bytes) else content, names=names)
     except (ValueError, RecursionError) as error:
         raise error_type(f"{what} cannot be read ({_reason(error)}): {advice}") from None
 
@@ -253,7 +261,7 @@ def _plain_json(text: str, *, names: Callable[[Pairs], dict[str, Any]] = dict) -
     return values
 
 
-def _each_once(pairs: Pairs) -> dict[str, Any]:
+def each_once(pairs: Pairs) -> dict[str, Any]:
     """An object in which no name stands twice, of which json keeps the last alone."""
     several = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
     if several:

@@ -13,6 +13,7 @@ from teacher_cache.processes.timeouts import TIMEOUT_S
 from teacher_cache.rendering.choice import RENDER_DEFAULT, Render, choose_rendering, open_render_pool
 from teacher_cache.rendering.crew import PoolSettings, RenderTask
 from teacher_cache.replay.seeds import Stream, derive
+from teacher_cache.storage.cache import NodeCache
 from teacher_cache.store.drift import drift_message
 from teacher_cache.store.labels import LabelReader
 from teacher_cache.store.status import check_committed
@@ -58,6 +59,7 @@ def verify(
     worker_timeout_s: float = TIMEOUT_S,
     render: Render = RENDER_DEFAULT,
     device: str | None = None,
+    cache: NodeCache | None = None,
     say: Callable[[str], None] = lambda message: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> VerifyReport:
@@ -68,9 +70,9 @@ def verify(
     differs is a difference, and so are other probabilities than those that the store holds; else a label is counted
     with its top-2 margin (in logits), and probabilities are not compared.
 
-    render: where views are, see choose_rendering; device: for that, where there is no teacher. say hears of it.
-    StoreError where nothing is committed, TeacherError for another teacher than the store's, DeviceError where render
-    asks for what is not there.
+    render: where views are, see choose_rendering; device: for that, where there is no teacher. say hears of it. cache:
+    where blocks of shards far away are kept. StoreError where nothing is committed, TeacherError for another teacher
+    than the store's, DeviceError where render asks for what is not there.
     """
     check_committed(store)
     if teacher is not None:
@@ -86,7 +88,7 @@ def verify(
     if rendering.said is not None:
         say(rendering.said)
     settings = PoolSettings(
-        store.policy, store.seed, workers=workers, max_pixels=store.max_pixels, timeout_s=worker_timeout_s
+        store.policy, store.seed, workers=workers, max_pixels=store.max_pixels, timeout_s=worker_timeout_s, cache=cache
     )
     with open_render_pool(rendering, settings, say) as pool:
         reader = LabelReader(store)

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -10,7 +11,8 @@ from click.testing import CliRunner
 
 from student.cli import main as student
 from teacher_cache.cli import main as teacher_cache
-from teacher_cache.options import FiniteRange, OldSpelling, Renamed, endpoint_option
+from teacher_cache.options import ByteCount, FiniteRange, OldSpelling, Renamed, cache_options, endpoint_option
+from teacher_cache.storage.cache import NodeCache
 from teacher_cache.storage.place import ENDPOINTS
 from tools import benchmark, inspect_cache, make_shards, simulate_scale, simulate_store, topk_table
 
@@ -256,3 +258,36 @@ def test_an_endpoint_goes_before_those_of_the_environment_and_to_other_processes
         assert refused.exit_code == 2
         assert "it is no URL of a server: give http(s)://HOST, without user and query" in refused.output
         assert "PASSWORD" not in refused.output
+
+
+@pytest.mark.parametrize(
+    ("text", "num_bytes"), [("200G", 200 * 10**9), ("1.5T", 15 * 10**11), ("7000000", 7 * 10**6), ("5kB", 5000)]
+)
+def test_bytes_are_counted_by_thousands(text: str, num_bytes: int) -> None:
+    assert ByteCount().convert(text, None, None) == num_bytes
+
+
+@pytest.mark.parametrize("text", ["", "G", "-1G", "0", "1X", "nan", "1e9", "0.2", "200 GiB"])
+def test_what_is_no_number_of_bytes(text: str) -> None:
+    with pytest.raises(click.BadParameter, match=f"{text} is no number of bytes: 200G, 1.5T, 5000000"):
+        ByteCount().convert(text, None, None)
+
+
+def test_a_cache_is_its_folder_and_its_budget(tmp_path: Path) -> None:
+    @click.command()
+    @cache_options
+    def command(cache: NodeCache | None) -> None:
+        click.echo(repr(cache))
+
+    def run(*words: str) -> tuple[int, str]:
+        done = CliRunner().invoke(command, words)
+        return done.exit_code, done.output.strip()
+
+    folder = tmp_path / "some" / "cache"
+    assert run() == (0, "None")
+    assert run("--cache", str(folder), "--cache-bytes", "2G") == (0, repr(NodeCache(folder, 2 * 10**9)))
+    assert folder.is_dir()
+    for words in (("--cache", str(folder)), ("--cache-bytes", "2G")):
+        code, said = run(*words)
+        assert code == 2
+        assert "--cache FOLDER and --cache-bytes BYTES go together" in said

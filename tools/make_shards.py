@@ -37,8 +37,9 @@ from teacher_cache.options import COUNT, NUMBER
 from teacher_cache.replay.seeds import Stream, derive
 from teacher_cache.shards.classes import CLASSES_FILE, IMAGE_EXTENSIONS, class_rule, read_class_names
 from teacher_cache.shards.find import expand_shards
-from teacher_cache.shards.tar import DamageError, Reader, members, read_range
+from teacher_cache.shards.tar import DamageError, Reader, members
 from teacher_cache.shards.walk import split_name
+from teacher_cache.storage.local import read_range
 from teacher_cache.terminal import say
 
 DIGITS_VALIDATION = 360  # of 1,797: a fifth

@@ -6,7 +6,6 @@ and the two of a pair share their lambda, so intervals take blocks for clusters 
 """
 
 import itertools
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -25,6 +24,7 @@ from teacher_cache.replay.params import Box, ViewParams
 from teacher_cache.replay.seeds import Stream, derive
 from teacher_cache.shards.index import BlockPlace
 from teacher_cache.shards.read import check_image, open_shard
+from teacher_cache.shards.source import Read
 from teacher_cache.store.agreement import larger_class
 from teacher_cache.store.labels import read_committed
 from teacher_cache.store.store import Store
@@ -48,22 +48,22 @@ def image_sizes(place: BlockPlace, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     ShardError where the shard cannot be read, or is not the one indexed; ImageError where what lies there is no image.
     """
     sizes = np.zeros((len(place.keys), 2), np.int64)
-    with open_shard(place) as fd:
+    with open_shard(place) as read:
         for position, (offset, length) in enumerate(zip(place.offsets.tolist(), place.sizes.tolist(), strict=True)):
-            check_image(place, position, fd)
+            check_image(place, position, read)
             if position in place.skipped:
                 continue
             try:
-                sizes[position] = _image_size(fd, offset, length, max_pixels)
+                sizes[position] = _image_size(read, offset, length, max_pixels)
             except ImageError as error:
                 raise ImageError(f"shard {place.shard}, key {place.keys[position]}: {error}") from error
     return sizes
 
 
-def _image_size(fd: int, offset: int, length: int, max_pixels: int) -> tuple[int, int]:
-    found = image_size(os.pread(fd, min(_HEADER, length), offset), max_pixels)
+def _image_size(read: Read, offset: int, length: int, max_pixels: int) -> tuple[int, int]:
+    found = image_size(read(offset, min(_HEADER, length)), max_pixels)
     if found is None:  # a long header, or another format
-        image = os.pread(fd, length, offset)
+        image = read(offset, length)
         found = image_size(image, max_pixels) or decode(image, max_pixels).shape[:2]
     return found
 

@@ -5,7 +5,10 @@ import os
 from itertools import islice
 from pathlib import Path
 
+from teacher_cache.errors import StorageError
 from teacher_cache.messages.nearest import nearest
+from teacher_cache.storage.place import Place, Url
+from teacher_cache.storage.storage import open_storage
 
 RUN_FILES = ("results.json", "checkpoint.pt", "epoch.pt", "epochs.csv", "steps.csv")  # what a training leaves in --out
 LOOKED_AT = 1000  # entries of a folder; a million files are no reason to wait
@@ -37,11 +40,21 @@ def what_is(path: Path) -> str:
     return ("it is an empty folder" if not names else "it is a folder of other things") + _stores_near(path)
 
 
-def no_checkpoint(path: Path) -> str | None:
-    """Why a path is no file of weights, as far as it shows without being read; None where it may be one."""
+def no_checkpoint(path: Place) -> str | None:
+    """Why a path or URL is no file of weights, as far as it shows without being read; None where it may be one."""
+    if isinstance(path, Url):
+        return _no_object(path)
     if path.is_dir():
         return f"{path} is a folder: name a file in it, checkpoint.pt for instance"
     return None if path.is_file() else f"checkpoint {path} is absent{meant(path)}: check the path"
+
+
+def _no_object(url: Url) -> str | None:
+    try:
+        there = any(entry.name == url.name for entry in open_storage(url.parent).list(url.name))
+    except StorageError as error:
+        return f"checkpoint {error}"
+    return None if there else f"checkpoint {url} is absent: check the place"
 
 
 def is_store(path: Path) -> bool:

@@ -14,11 +14,11 @@ from teacher_cache.errors import RenderError, TeacherCacheError
 from teacher_cache.files import describe_os_error
 from teacher_cache.processes.pool import Child, Connection, Death, Processes
 from teacher_cache.processes.timeouts import TIMEOUT_S
-from teacher_cache.replay.block import DecodedBlock, ReplayedBlock, decode_block, replay_view
+from teacher_cache.replay.block import DecodedBlock, ReplayedBlock, replay_view
 from teacher_cache.replay.header import MAX_PIXELS
 from teacher_cache.replay.policy import Policy
 from teacher_cache.shards.index import BlockPlace
-from teacher_cache.shards.read import read_block
+from teacher_cache.storage.cache import NodeCache
 
 TASKS_PER_WORKER = 2  # one being worked on, one waiting: a worker never idles for the parent's next turn
 SILENT_NAMED = 3  # of the processes that hang; of one's views
@@ -52,7 +52,8 @@ class PoolSettings:
 
     workers: processes; 0: the calling one works. skip_bad: see decode_block. max_pixels: of an image, height x width; a
     larger one cannot be decoded (see DecodedBlock). num_rows: how many views the pool's rows shall hold, into which
-    tasks are then rendered, through tasks_ahead tasks of each worker; None: there are none.
+    tasks are then rendered, through tasks_ahead tasks of each worker; None: there are none. cache: where blocks of
+    shards far away are kept.
     """
 
     policy: Policy
@@ -63,10 +64,7 @@ class PoolSettings:
     num_rows: int | None = None
     tasks_ahead: int = TASKS_PER_WORKER
     timeout_s: float = TIMEOUT_S
-
-    def decode(self, task: RenderTask) -> DecodedBlock:
-        """Read and decode a task's block. Raises ShardError and ImageError."""
-        return decode_block(read_block(task.place), skip_bad=self.skip_bad, max_pixels=self.max_pixels)
+    cache: NodeCache | None = None
 
     def render(
         self, decoded: DecodedBlock, view: int, out: np.ndarray | Sequence[np.ndarray] | None = None
@@ -141,6 +139,10 @@ class Crew:
         """The next task for the parent itself; None where no task is left, or workers get them."""
         return self._queue.popleft() if self._queue and not self.workers else None
 
+    def next_task(self) -> RenderTask | None:
+        """What take() gives next."""
+        return self._queue[0] if self._queue and not self.workers else None
+
     def is_ready(self) -> bool:
         """Whether receive() would give something at once."""
         return self.processes.is_ready()
@@ -207,10 +209,14 @@ class Crew:
 
 
 class Desk:
-    """A worker's side: tasks and free slots come through the pipe, results go back."""
+    """A worker's side: tasks and free slots come through the pipe, results go back. expect hears of each task as it
+    comes, which may be long before its turn."""
 
-    def __init__(self, connection: Connection, num_slots: int = 0) -> None:
+    def __init__(
+        self, connection: Connection, num_slots: int = 0, expect: Callable[[RenderTask], None] | None = None
+    ) -> None:
         self._connection = connection
+        self._expect = expect
         self._free = list(range(num_slots))
         self._tasks: deque[RenderTask] = deque()
 
@@ -239,6 +245,8 @@ class Desk:
         message = self._connection.recv()
         if isinstance(message, RenderTask):
             self._tasks.append(message)
+            if self._expect is not None:
+                self._expect(message)
         else:
             self._free.append(message)
 

@@ -10,6 +10,7 @@ import numpy as np
 from teacher_cache.processes.pool import Connection, sendable
 from teacher_cache.processes.shared import SharedPlace
 from teacher_cache.processes.ties import GONE
+from teacher_cache.rendering.blocks import BlockReader
 from teacher_cache.rendering.crew import Desk, PoolSettings
 from teacher_cache.replay.gpu.handing import hand_over
 
@@ -17,7 +18,8 @@ from teacher_cache.replay.gpu.handing import hand_over
 def serve(connection: Connection, settings: PoolSettings, place: SharedPlace, num_slots: int) -> None:
     """A worker's life: decode tasks into free slots until the parent closes the pipe. The first error that it meets is
     its last message. place: of its slots, one after the other."""
-    desk = Desk(connection, num_slots)
+    blocks = BlockReader(settings)
+    desk = Desk(connection, num_slots, blocks.expect)
     slots, taken = place.open().reshape(num_slots, -1), [0]
 
     def rooms() -> Iterator[np.ndarray]:
@@ -28,7 +30,7 @@ def serve(connection: Connection, settings: PoolSettings, place: SharedPlace, nu
     try:
         while True:
             task = desk.next_task()
-            decoded = settings.decode(task)
+            decoded = blocks.decode(task)
             for handed in hand_over(settings.policy, settings.store_seed, decoded, task.views, rooms()):
                 desk.empty_pipe()
                 desk.send(taken[0], len(handed.views), handed)

@@ -16,6 +16,7 @@ from teacher_cache.device import Recycled
 from teacher_cache.errors import RenderError
 from teacher_cache.processes.memory import memory_lacking
 from teacher_cache.processes.shared import SharedMemory
+from teacher_cache.rendering.blocks import BlockReader
 from teacher_cache.rendering.crew import AT_ONCE_BYTES, Crew, PoolSettings, RenderTask, Sent
 from teacher_cache.rendering.decoding import serve
 from teacher_cache.rendering.device_streams import Begun, DeviceStreams, Part, pin, unpin
@@ -83,6 +84,7 @@ class DeviceRenderPool(contextlib.AbstractContextManager["DeviceRenderPool"]):
         self.pending = 0  # (block, view)s submitted and not yet got
         self._streams = DeviceStreams(policy, device, num_rows, rows_device)
         self._settings = settings
+        self._blocks = BlockReader(settings)
         self._ahead = AHEAD if num_rows is None else AHEAD_IN_ROWS
         self._at_once_bytes = AT_ONCE_BYTES  # less where the device has no room for so much
         self._waiting: deque[_Waiting] = deque()  # to be rendered
@@ -196,6 +198,8 @@ class DeviceRenderPool(contextlib.AbstractContextManager["DeviceRenderPool"]):
 
     def _take_parts(self, *, wait: bool) -> None:
         if (task := self._crew.take()) is not None:
+            if (following := self._crew.next_task()) is not None:
+                self._blocks.expect(following)
             self._decode_here(task)
         while self._crew.workers and (wait or self._crew.is_ready()):
             for sent in self._crew.receive():
@@ -206,7 +210,7 @@ class DeviceRenderPool(contextlib.AbstractContextManager["DeviceRenderPool"]):
     def _decode_here(self, task: RenderTask) -> None:
         """A task's views; they have left the memory that they are handed over in before it is needed again."""
         (slot,) = self._slots[0]
-        decoded, rooms = self._settings.decode(task), itertools.repeat(slot.numpy())
+        decoded, rooms = self._blocks.decode(task), itertools.repeat(slot.numpy())
         for handed in hand_over(self._settings.policy, self._settings.store_seed, decoded, task.views, rooms):
             self._render([_Waiting(task, _part(task, handed, slot), None)])
             if self._given:
@@ -267,7 +271,7 @@ class DeviceRenderPool(contextlib.AbstractContextManager["DeviceRenderPool"]):
             "slower: lower the batch, or give --render cpu"
         )
         if self._decoded is None or self._decoded[0] is not task:
-            self._decoded = task, self._settings.decode(task)
+            self._decoded = task, self._blocks.decode(task)
         block = self._settings.render(self._decoded[1], part.handed.views[0])
         if part.rows is not None:
             self._streams.put(block.pixels, part.rows[0])

@@ -24,6 +24,7 @@ from teacher_cache.messages.shown import counted
 from teacher_cache.processes.memory import shared_memory_lacking
 from teacher_cache.processes.pool import Connection, sendable
 from teacher_cache.processes.ties import GONE
+from teacher_cache.rendering.blocks import BlockReader
 from teacher_cache.rendering.crew import Crew, Desk, PoolSettings, RenderTask, Worker
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.block import ReplayedBlock
@@ -83,6 +84,7 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
         self._crew = Crew(settings.timeout_s, settings.tasks_ahead)
         self._slots: dict[Worker, np.ndarray] = {}  # (slots, BLOCK_SAMPLES, H, W, 3) uint8, of each worker
         self._scratch = _scratch(policy)
+        self._blocks = BlockReader(settings)
         if workers:
             self._start(workers, num_rows)
         elif num_rows is not None:
@@ -157,6 +159,8 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
             if self._inline is None:
                 task = self._crew.take()
                 assert task is not None
+                if (following := self._crew.next_task()) is not None:
+                    self._blocks.expect(following)
                 self._inline = self._render_task(task)
             found = next(self._inline, None)
             if found is not None:
@@ -164,7 +168,7 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
             self._inline = None
 
     def _render_task(self, task: RenderTask) -> Iterator[BlockView]:
-        decoded = self._settings.decode(task)
+        decoded = self._blocks.decode(task)
         for number, view in enumerate(task.views):
             out = None if task.rows is None else _destinations(self.rows, task.rows[number], self._scratch)
             yield BlockView(task, self._settings.render(decoded, view, out))
@@ -200,13 +204,14 @@ class _Renderer:
         self, connection: Connection, settings: PoolSettings, slots: np.ndarray | None, rows: np.ndarray | None
     ) -> None:
         self._settings, self._slots, self._rows = settings, slots, rows
-        self._desk = Desk(connection, 0 if slots is None else len(slots))
+        self._blocks = BlockReader(settings)
+        self._desk = Desk(connection, 0 if slots is None else len(slots), self._blocks.expect)
         self._scratch = _scratch(settings.policy)
 
     def render_next(self) -> None:
         """Wait for a task, and send its views."""
         task = self._desk.next_task()
-        decoded = self._settings.decode(task)
+        decoded = self._blocks.decode(task)
         for number, view in enumerate(task.views):
             self._desk.empty_pipe()
             slot, out = self._room(task, number)

@@ -12,6 +12,7 @@ from teacher_cache.messages.shown import counted, shown
 from teacher_cache.shards.classes import ClassRule
 from teacher_cache.shards.index import Index, ShardIndex
 from teacher_cache.shards.indexing import walk_shards
+from teacher_cache.shards.source import look_all
 
 
 def check_shards(
@@ -46,17 +47,13 @@ def check_shards(
         raise ShardError(
             f"shard {extra[0]} is not in the index ({len(extra)} such): give only the {index.num_shards} that are"
         )
-    for entry in index.shards:
-        try:
-            num_bytes = os.stat(places[entry.name]).st_size
-        except OSError as error:
-            raise ShardError(f"shard {entry.name}: {places[entry.name]} cannot be opened ({error.strerror})") from None
+    ordered = [places[entry.name] for entry in index.shards]
+    for entry, path, (num_bytes, _) in zip(index.shards, ordered, look_all(ordered), strict=True):
         if num_bytes != entry.num_bytes:
             raise ShardError(
-                f"shard {entry.name}: {places[entry.name]} has {num_bytes:,} bytes, the index says "
-                f"{entry.num_bytes:,}; give the shards that were indexed"
+                f"shard {entry.name}: {path} has {num_bytes:,} bytes, the index says {entry.num_bytes:,}; give "
+                "the shards that were indexed"
             )
-    ordered = [places[entry.name] for entry in index.shards]
     walk_rule = ClassRule(index.class_from, index.class_names, index.image_from)
     found = walk_shards(ordered, walk_rule, index.fingerprint, workers=workers, scratch=scratch, progress=progress)
     for number, (entry, other) in enumerate(zip(index.shards, found, strict=True)):

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from teacher_cache.errors import ShardError
+from teacher_cache.errors import ShardError, StorageError
 from teacher_cache.messages.shown import counted
-from teacher_cache.settings import read_json
+from teacher_cache.settings import each_once, parse_json, read_json
+from teacher_cache.storage.place import Place, Url, to_place
+from teacher_cache.storage.storage import open_storage
 
 CLASSES_FILE = "classes.json"
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
@@ -56,16 +58,31 @@ class ClassRule:
 
 def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
     """Read a classes file: a JSON list of names in class order, or an object of name -> class, each of 0..n-1 once."""
-    advice = "give a JSON list of class names, in which one may stand twice"
-    content = read_json(path, f"the classes file {path}", ShardError, advice)
+    names = _find_class_names(to_place(path))
+    if names is None:
+        raise ShardError(f"the classes file {path} is not there: check the place")
+    return names
+
+
+def _find_class_names(place: Place) -> tuple[str, ...] | None:
+    """The names in a classes file, None where there is none at a URL. Raises ShardError."""
+    what, advice = f"the classes file {place}", "give a JSON list of class names, in which one may stand twice"
+    if isinstance(place, Url):
+        try:
+            written = open_storage(place.parent).get(place.name)
+        except StorageError as error:
+            raise ShardError(f"{what} cannot be read: {error}; give one with --classes FILE") from None
+        if written is None:
+            return None
+        content = parse_json(written, what, ShardError, advice, names=each_once)
+    else:
+        content = read_json(place, what, ShardError, advice)
     if isinstance(content, dict):
         if not all(type(c) is int for c in content.values()) or sorted(content.values()) != list(range(len(content))):
-            raise ShardError(
-                f"the classes file {path} does not number its {counted(len(content), 'name')} 0 to {len(content) - 1}"
-            )
+            raise ShardError(f"{what} does not number its {counted(len(content), 'name')} 0 to {len(content) - 1}")
         content = sorted(content, key=content.__getitem__)
     if not isinstance(content, list) or not content or not all(isinstance(name, str) for name in content):
-        raise ShardError(f"the classes file {path} is not a JSON list of class names")
+        raise ShardError(f"{what} is not a JSON list of class names")
     return tuple(content)
 
 
@@ -79,12 +96,13 @@ def class_rule(
     rule = ClassRule(class_from, image_from=image_from)
     if classes_file is not None:
         return replace(rule, names=read_class_names(classes_file))
-    found: tuple[Path, tuple[str, ...]] | None = None
-    for folder in sorted({Path(path).parent for path in paths}):
-        file = folder / CLASSES_FILE
-        if not file.exists():
+    found: tuple[Place, tuple[str, ...]] | None = None
+    for file in sorted({to_place(path).parent / CLASSES_FILE for path in paths}, key=str):
+        if isinstance(file, Path) and not file.exists():
             continue
-        names = read_class_names(file)
+        names = _find_class_names(file)
+        if names is None:
+            continue
         if found is not None and found[1] != names:
             raise ShardError(f"{found[0]} and {file} name different classes: say which counts with --classes FILE")
         found = found or (file, names)

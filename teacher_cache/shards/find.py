@@ -1,28 +1,37 @@
-"""Patterns -> the paths of shards."""
+"""Patterns -> the places of shards: local paths, and URLs of what a storage reads."""
 
 import glob
 import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
+from fnmatch import fnmatchcase
 
 import braceexpand
 
-from teacher_cache.errors import ShardError
+from teacher_cache.errors import ShardError, StorageError
+from teacher_cache.shards.source import place_text
+from teacher_cache.storage.place import Url, is_url, to_place
+from teacher_cache.storage.storage import open_storage
 
 _GLOB = re.compile(r"[*?\[]")
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+_OTHER_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 
 def expand_shards(patterns: Sequence[str]) -> list[str]:
-    """Local shard paths of brace patterns and globs, sorted by file name.
+    """Places of shards, of brace patterns and globs, sorted by file name.
 
-    Refused: a URL, a pattern or path that finds nothing, a file given twice, and equal file names in different folders
-    (a shard's name is its identity).
+    Refused: a URL that nothing here reads, a pattern or path that finds nothing, a file given twice, and equal file
+    names in different folders (a shard's name is its identity). A URL without wildcards is taken as it is; one with
+    wildcards is looked for in one listing of the folder before them, which a web server has not.
     """
     paths: list[str] = []
+    listings: dict[str, list[str]] = {}
     for pattern in patterns:
-        paths += [pattern] if os.path.exists(pattern) else _expand_pattern(pattern)
+        if is_url(pattern):
+            paths += _expand_url(pattern, listings)
+        else:
+            paths += [pattern] if os.path.exists(pattern) else _expand_pattern(pattern)
     if not paths:
         raise ShardError(
             "no shards given: name .tar files, with braces (train-{0000..1023}.tar) or globs (train-*.tar)"
@@ -31,13 +40,13 @@ def expand_shards(patterns: Sequence[str]) -> list[str]:
     for path in paths:
         name = os.path.basename(path)
         if name in places:
-            if os.path.abspath(places[name]) == os.path.abspath(path):
+            if place_text(places[name]) == place_text(path):
                 raise ShardError(f"shard {name} is given twice ({path}): patterns overlap")
             raise ShardError(
                 f"two shards have the file name {name}: {places[name]} and {path}; rename one, a shard is known by "
                 "its name"
             )
-        if os.path.isdir(path):
+        if not name or os.path.isdir(path):
             raise ShardError(f"{path} is a folder: give its shards as {os.path.join(path, '*.tar')}")
         places[name] = path
     return [places[name] for name in sorted(places)]
@@ -54,17 +63,76 @@ def _check_open(pattern: str) -> None:
 
 
 def _expand_pattern(pattern: str) -> list[str]:
-    if _URL.match(pattern):
-        raise ShardError(f"{pattern} is a URL or a pipe: shards are read by byte range, give local paths")
-    try:
-        expanded = list(braceexpand.braceexpand(pattern))
-    except ValueError:
-        raise ShardError(f"the shard pattern {pattern} has unbalanced braces") from None
+    if _OTHER_URL.match(pattern):
+        raise ShardError(
+            f"{pattern} is a pipe, or a URL that nothing here reads: shards are read by byte range, give local paths, "
+            "or s3://, gs://, az://, https:// or hf://"
+        )
     paths: list[str] = []
-    for one in expanded:
+    for one in _expand_braces(pattern):
         found = [one] if os.path.exists(one) else glob.glob(one, recursive=True) if _GLOB.search(one) else []
         if not found:
             _check_open(one)
-            raise ShardError(f"no shard {one} there" + (f" (of the pattern {pattern})" if one != pattern else ""))
+            raise _nothing_found(one, pattern)
         paths += found
     return paths
+
+
+def _expand_url(pattern: str, listings: dict[str, list[str]]) -> list[str]:
+    """URLs of a pattern. listings: what folders hold, each listed once."""
+    paths: list[str] = []
+    for one in _expand_braces(pattern):
+        url = to_place(one)
+        assert isinstance(url, Url)
+        is_query = url.scheme in ("http", "https") and "?" in url
+        try:
+            found = _matching(url, listings) if _GLOB.search(url) and not is_query else [_readable(url)]
+        except StorageError as error:
+            raise ShardError(str(error)) from None
+        if not found:
+            raise _nothing_found(one, pattern)
+        paths += found
+    return paths
+
+
+def _readable(url: Url) -> str:
+    """A URL as it is. StorageError where nothing here reads it."""
+    open_storage(url)
+    return str(url)
+
+
+def _matching(url: Url, listings: dict[str, list[str]]) -> list[str]:
+    """The URLs under the folder before the first wildcard that match."""
+    at = _GLOB.search(url)
+    assert at is not None
+    folder = Url(url[: at.start()].rpartition("/")[0])
+    wanted = url[len(folder) + 1 :].split("/")
+    if str(folder) not in listings:
+        listings[str(folder)] = [entry.name for entry in open_storage(folder).list()]
+    return [str(folder / name) for name in listings[str(folder)] if _matches(name.split("/"), wanted)]
+
+
+def _matches(parts: Sequence[str], wanted: Sequence[str]) -> bool:
+    """Whether a name matches as glob has it: `*` is within one folder and of no name that begins with a dot, `**` is of
+    any number of folders."""
+    if not wanted:
+        return not parts
+    first, *others = wanted
+    if first == "**" and _matches(parts, others):
+        return True
+    if not parts or (parts[0].startswith(".") and not first.startswith(".")):
+        return False
+    if first == "**":
+        return _matches(parts[1:], wanted)
+    return fnmatchcase(parts[0], first) and _matches(parts[1:], others)
+
+
+def _expand_braces(pattern: str) -> list[str]:
+    try:
+        return list(braceexpand.braceexpand(pattern))
+    except ValueError:
+        raise ShardError(f"the shard pattern {pattern} has unbalanced braces") from None
+
+
+def _nothing_found(one: str, pattern: str) -> ShardError:
+    return ShardError(f"no shard {one} there" + (f" (of the pattern {pattern})" if one != pattern else ""))

@@ -21,15 +21,17 @@ PLAUSIBLE_FACTOR = 10  # or this many times as many as occur
 class ShardEntry:
     """One shard of an index.
 
-    name is the file name as given, before links are followed; path its place; num_bytes the file's size; hash the
-    xxh3_64 of, in this order: every sample member's name (bytes, a zero byte after each), their data offsets and their
-    sizes (int64 little-endian), and the samples' classes (int32 little-endian).
+    name is the file name as given, before links are followed; path its place, a URL where it is an object; num_bytes
+    the file's size; etag the object's, None of a local file; hash the xxh3_64 of, in this order: every sample member's
+    name (bytes, a zero byte after each), their data offsets and their sizes (int64 little-endian), and the samples'
+    classes (int32 little-endian).
     """
 
     name: str
     path: str
     num_bytes: int
     hash: int
+    etag: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +58,9 @@ class ShardIndex:
 
 @dataclass(frozen=True, eq=False)
 class BlockPlace:
-    """What a worker needs to read one block: its shard's place, size and name, its number there, its samples' keys,
-    classes (int32) and image bytes, and by which fingerprints (uint64) of which kind it is known to be the one indexed.
+    """What a worker needs to read one block: its shard's place, size, ETag and name, its number there, its samples'
+    keys, classes (int32) and image bytes, and by which fingerprints (uint64) of which kind it is known to be the one
+    indexed.
     """
 
     path: str
@@ -71,6 +74,7 @@ class BlockPlace:
     fingerprints: np.ndarray
     fingerprint: Fingerprint
     skipped: frozenset[int] = frozenset()
+    etag: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,6 +202,7 @@ class Index:
             fingerprints=self.fingerprints[own],
             fingerprint=self.fingerprint,
             skipped=skipped,
+            etag=entry.etag,
         )
 
     def _keys(self, samples: range) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from teacher_cache.errors import ShardError
+from teacher_cache.errors import ShardError, StorageError
 from teacher_cache.files import writing
 from teacher_cache.messages.shown import counted
 from teacher_cache.processes.pool import Child, ProcessDiedError, in_processes
@@ -15,7 +15,7 @@ from teacher_cache.processes.timeouts import TIMEOUT_S
 from teacher_cache.shards.classes import ClassRule
 from teacher_cache.shards.fingerprint import LIMIT, Fingerprint, image_fingerprint
 from teacher_cache.shards.index import Index, ShardIndex
-from teacher_cache.shards.tar import read_range
+from teacher_cache.shards.source import open_ranges, reason
 from teacher_cache.shards.walk import index_shard_resumed
 from teacher_cache.terminal import warn
 
@@ -144,15 +144,14 @@ def _whole_digests(index: Index, samples: np.ndarray) -> Iterator[tuple[int, int
         if first == last:
             continue
         try:
-            fd = os.open(entry.path, os.O_RDONLY)
-            try:
+            with open_ranges(entry.path) as read:
                 for sample in samples[first:last].tolist():
-                    image = read_range(fd, int(index.offsets[sample]), int(index.sizes[sample]))
+                    image = read(int(index.offsets[sample]), int(index.sizes[sample]))
                     yield sample, image_fingerprint(image, "whole")
-            finally:
-                os.close(fd)
+        except StorageError as error:
+            raise ShardError(f"shard {entry.name}: {error}") from None
         except OSError as error:
-            raise ShardError(f"shard {entry.name}: {entry.path} cannot be read ({error.strerror})") from None
+            raise ShardError(f"shard {entry.name}: {entry.path} cannot be read ({reason(error)})") from None
 
 
 def _walk_shard(common: tuple[ClassRule, Fingerprint, Path | None], path: str) -> ShardIndex:

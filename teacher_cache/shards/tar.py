@@ -10,8 +10,10 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 from teacher_cache.messages.shown import counted, shown
+from teacher_cache.storage.local import read_range
 
 _BLOCK = 512
 NEAR_WINDOW = 1 << 20  # small members: many headers in one read
@@ -56,17 +58,17 @@ class OtherFileError(DamageError):
     """The file is no tar from its first byte on, but something else that is known."""
 
 
-def read_range(fd: int, start: int, size: int) -> bytes:
-    """os.pread, again where it returns early (Linux reads at most 2 GiB at a time, network file systems less); fewer
-    than size bytes only at the file's end.
-    """
-    content = os.pread(fd, size, start)
-    while len(content) < size:
-        more = os.pread(fd, size - len(content), start + len(content))
-        if not more:
-            break
-        content += more
-    return content
+class ShardReader(Protocol):
+    """Byte ranges of an archive of so many bytes. window: how many a read may bring, which `members` sets before each
+    member; a reader may know better."""
+
+    @property
+    def size(self) -> int: ...
+
+    window: int
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return size bytes, fewer only at the archive's end."""
 
 
 class Reader:
@@ -149,7 +151,7 @@ class _Extended:
                 raise ValueError("global")
 
 
-def members(reader: Reader) -> Iterator[tuple[bytes, int, int]]:
+def members(reader: ShardReader) -> Iterator[tuple[bytes, int, int]]:
     """Yield (name, data offset, data size) of every regular member; DamageError where the archive is broken.
 
     Understands ustar with its prefix, GNU long names and base-256 sizes, and PAX paths and sizes.
@@ -218,7 +220,7 @@ def _ustar_name(header: bytes) -> bytes:
     return name
 
 
-def _read_extended(reader: Reader, extended: _Extended, kind: bytes, position: int, size: int) -> None:
+def _read_extended(reader: ShardReader, extended: _Extended, kind: bytes, position: int, size: int) -> None:
     """Take in the extended header at this position; DamageError where it cannot be read."""
     offset = position + _BLOCK
     if not 0 <= size <= _MAX_EXTENDED_HEADER or offset + size > reader.size:
@@ -242,7 +244,7 @@ def _refuse_irregular(kind: bytes, name: bytes, *, sparse: bool) -> None:
         )
 
 
-def _check_closed(reader: Reader, header: bytes, position: int, extended: _Extended) -> None:
+def _check_closed(reader: ShardReader, header: bytes, position: int, extended: _Extended) -> None:
     """DamageError where an archive does not end as it should, at what is no header of a member."""
     if len(header) < _BLOCK:
         _refuse_other_file(header, position)
@@ -262,13 +264,13 @@ def _refuse_other_file(header: bytes, position: int) -> None:
             raise OtherFileError(found, advice=f"run `{command}`")
 
 
-def _check_end(reader: Reader, position: int) -> None:
+def _check_end(reader: ShardReader, position: int) -> None:
     """Refuse anything but a second zero block and more zeros after the first."""
     second = reader.read(position, _BLOCK)
     if len(second) < _BLOCK and not any(second):
         raise DamageError(f"ends at byte {position + len(second):,} without the two zero blocks that close an archive")
     while position < reader.size:
-        rest = os.pread(reader.fd, NEAR_WINDOW, position)
+        rest = reader.read(position, min(NEAR_WINDOW, reader.size - position))
         if not rest:
             raise DamageError(f"became shorter while it was read, at byte {position:,}")
         if rest.count(0) != len(rest):

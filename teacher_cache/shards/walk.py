@@ -12,21 +12,26 @@ import os
 import re
 import zipfile
 from array import array
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import xxhash
 
-from teacher_cache.errors import ShardError
+from teacher_cache.errors import ShardError, StorageError
 from teacher_cache.files import replacing
 from teacher_cache.messages.shown import shown
+from teacher_cache.shards.ahead import AheadReader
 from teacher_cache.shards.class_member import MAX_CLASS_MEMBER, ClassError, ClassReader
 from teacher_cache.shards.classes import ClassRule
 from teacher_cache.shards.fingerprint import Fingerprint, fingerprint, hashed_part
 from teacher_cache.shards.incomplete import Run, two_images, why_incomplete
 from teacher_cache.shards.index import ShardEntry, ShardIndex
-from teacher_cache.shards.tar import DamageError, OtherFileError, Reader, members
+from teacher_cache.shards.source import ShardFacts, cannot_be_opened, look, open_file, place_text, read_object, reason
+from teacher_cache.shards.tar import DamageError, OtherFileError, Reader, ShardReader, members
+from teacher_cache.storage.place import is_url
 
 SCRATCH_VERSION = 3
 
@@ -36,21 +41,26 @@ _LONGEST_KNOWN = 64  # bytes of a class member that may come again
 MOST_KNOWN = 1 << 16  # such members: with a number of the sample in them none comes again
 
 
-def index_shard(path: str, rule: ClassRule, kind: Fingerprint = "tail") -> ShardIndex:
+def index_shard(path: str, rule: ClassRule, kind: Fingerprint = "tail", facts: ShardFacts | None = None) -> ShardIndex:
     """Walk one shard: headers, class members, and what the images' fingerprints are of. ShardError, naming shard and
-    key, when it is not whole.
+    key, when it is not whole. facts: of an object, where they are known.
     """
-    name = os.path.basename(path)
+    with _open_reader(path, facts) as (reader, etag):
+        return _Walk(reader, etag, path, rule, kind).walk()
+
+
+@contextmanager
+def _open_reader(path: str, facts: ShardFacts | None) -> Iterator[tuple[ShardReader, str | None]]:
+    """What reads a shard while it is walked, and the ETag of an object."""
+    if is_url(path):
+        facts = look(path) if facts is None else facts
+        yield AheadReader(partial(read_object, path, facts), facts.num_bytes), facts.etag
+        return
     try:
-        fd = os.open(path, os.O_RDONLY)
+        with open_file(path) as descriptor:
+            yield Reader(descriptor), None
     except OSError as error:
-        raise ShardError(f"shard {name}: {path} cannot be opened ({error.strerror})") from None
-    try:
-        return _Walk(fd, name, path, rule, kind).walk()
-    except OSError as error:
-        raise ShardError(f"shard {name}: {path} cannot be read ({error.strerror})") from None
-    finally:
-        os.close(fd)
+        raise cannot_be_opened(path, error) from None
 
 
 def split_name(name: bytes) -> tuple[bytes, bytes] | None:
@@ -65,8 +75,9 @@ def split_name(name: bytes) -> tuple[bytes, bytes] | None:
 class _Walk:
     """One shard's samples as they close one after the other; of each some 60 bytes are kept."""
 
-    def __init__(self, fd: int, name: str, path: str, rule: ClassRule, kind: Fingerprint) -> None:
-        self.reader, self.name, self.path, self.rule, self.kind = Reader(fd), name, path, rule, kind
+    def __init__(self, reader: ShardReader, etag: str | None, path: str, rule: ClassRule, kind: Fingerprint) -> None:
+        self.reader, self.etag, self.path, self.rule, self.kind = reader, etag, path, rule, kind
+        self.name = os.path.basename(path)
         self.class_reader = ClassReader(rule)
         self.known: dict[bytes, int] = {}  # contents of class members already understood
         # the sample that is open
@@ -85,16 +96,18 @@ class _Walk:
     def walk(self) -> ShardIndex:
         try:
             self._take_members()
+            self._close()
+            self._refuse_equal_keys()
         except DamageError as damage:
             raise self._damaged(damage) from None
-        self._close()
-        self._refuse_equal_keys()
+        except (OSError, StorageError) as error:
+            raise self._unreadable(error) from None
         classes = np.array(self.classes, np.int32)
         self._hash_names()
         for part in (np.array(self.places, "<i8"), np.array(self.lengths, "<i8"), classes.astype("<i4")):
             self.digest.update(part.tobytes())
         return ShardIndex(
-            ShardEntry(self.name, os.path.abspath(self.path), self.reader.size, self.digest.intdigest()),
+            ShardEntry(self.name, place_text(self.path), self.reader.size, self.digest.intdigest(), self.etag),
             np.frombuffer(bytes(self.key_bytes), np.uint8),
             np.array(self.key_ends, np.int64),
             classes,
@@ -189,11 +202,20 @@ class _Walk:
         if self.image is not None and self.class_number is not None and (split is None or split[0] != self.key):
             self._close()
         where = f", in sample '{shown(split[0])}'" if split is not None else ""
+        return ShardError(f"shard {self.name} {damage.found}{where}; {self._last()}: {damage.advice(self.path)}")
+
+    def _unreadable(self, error: OSError | StorageError) -> ShardError:
+        found = f"{self.path} cannot be read ({reason(error)})" if isinstance(error, OSError) else str(error)
+        return ShardError(f"shard {self.name}: {found}; {self._last()}")
+
+    def _last(self) -> str:
+        """How far the walk came."""
         number = len(self.key_ends)
-        last = "no whole sample comes before"
-        if number:
-            last = f"the last whole sample is '{shown(self._closed_key(number - 1))}'"
-        return ShardError(f"shard {self.name} {damage.found}{where}; {last}: {damage.advice(self.path)}")
+        return (
+            f"the last whole sample is '{shown(self._closed_key(number - 1))}'"
+            if number
+            else ("no whole sample comes before")
+        )
 
     def _refuse_equal_keys(self) -> None:
         hashes = np.array(self.key_hashes, np.uint64)
@@ -218,7 +240,7 @@ class _Walk:
         runs: list[Run] = []
         last: bytes | None = None
         with suppress(DamageError):  # what lies behind damage cannot be known
-            for name, offset, size in members(Reader(self.reader.fd)):
+            for name, offset, size in members(self.reader):
                 split = split_name(name)
                 if split is None:
                     continue
@@ -242,20 +264,19 @@ class _Walk:
 def index_shard_resumed(path: str, rule: ClassRule, kind: Fingerprint, scratch: Path | None) -> ShardIndex:
     """Walk one shard, or take what an earlier walk left in the folder `scratch`.
 
-    That counts while the shard's place, size and time of change, class rule and kind of fingerprint are the same.
+    That counts while the shard's place, size and time of change (an object's ETag), class rule and kind of fingerprint
+    are the same.
     """
     if scratch is None:
         return index_shard(path, rule, kind)
-    try:
-        stat = os.stat(path)
-    except OSError as error:
-        raise ShardError(f"shard {os.path.basename(path)}: {path} cannot be opened ({error.strerror})") from None
+    facts = look(path)
+    changed = facts.etag if is_url(path) else os.stat(path).st_mtime_ns
     read_as = [rule.source, rule.names, rule.image_from, kind]
-    identity = [SCRATCH_VERSION, os.path.abspath(path), stat.st_size, stat.st_mtime_ns, *read_as]
+    identity = [SCRATCH_VERSION, place_text(path), facts.num_bytes, changed, *read_as]
     file = scratch / f"{xxhash.xxh3_128_hexdigest(json.dumps(identity).encode())}.npz"
-    found = _read_scratch(file, path)
+    found = _read_scratch(file, path, facts)
     if found is None:
-        found = index_shard(path, rule, kind)
+        found = index_shard(path, rule, kind, facts)
         _write_scratch(file, found)
     return found
 
@@ -270,12 +291,12 @@ def _write_scratch(file: Path, found: ShardIndex) -> None:
         np.savez(stream, numbers=numbers, **arrays)
 
 
-def _read_scratch(file: Path, path: str) -> ShardIndex | None:
+def _read_scratch(file: Path, path: str, facts: ShardFacts) -> ShardIndex | None:
     """What _write_scratch left; None where that is nothing, or damaged (npz members carry a CRC)."""
     try:
         with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as saved:
             num_bytes, digest = (int(number) for number in saved["numbers"])
-            entry = ShardEntry(os.path.basename(path), os.path.abspath(path), num_bytes, digest)
+            entry = ShardEntry(os.path.basename(path), place_text(path), num_bytes, digest, facts.etag)
             return ShardIndex(entry, **{name: saved[name] for name in _SCRATCH_ARRAYS})
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None

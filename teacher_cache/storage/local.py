@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from teacher_cache.errors import ChangedError
-from teacher_cache.files import UNIT_IN_FLIGHT, aside_of, is_leftover, remove, sweep, sync, sync_up, writing
+from teacher_cache.files import UNIT_IN_FLIGHT, aside_of, is_leftover, remove, sweep, sync, sync_folders, writing
 from teacher_cache.storage.storage import Entry, Stamp
 
 _ABSENT = FileNotFoundError, NotADirectoryError  # nothing of that name, or a file where a folder is named
@@ -98,7 +98,7 @@ class LocalStorage:
                 finally:
                     remove(written)
             if self._durable:
-                sync_up(path, self.place)
+                sync_folders(path, self.place)
         return True
 
     def list(self, prefix: str = "") -> list[Entry]:

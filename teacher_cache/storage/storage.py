@@ -9,7 +9,9 @@ from typing import NamedTuple, Protocol
 
 from teacher_cache.storage.place import Place, Url, to_place
 
-Stamp = tuple[object, ...]  # what changes when bytes are written anew; compared, and nothing else
+# What changes when bytes are written anew; compared, and nothing else. Of what lies far away: its ETag, or what stands
+# for it, as text, and its size in bytes, which a later run may have kept.
+Stamp = tuple[object, ...]
 
 
 class Entry(NamedTuple):

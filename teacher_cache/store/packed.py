@@ -78,6 +78,24 @@ def pack(frames: Iterable[bytes | None]) -> Iterator[bytes]:
     yield google_crc32c.value(index).to_bytes(_CRC_BYTES, "little")
 
 
+def index_bytes(units: tuple[int, int]) -> int:
+    """How long the index at the end of a group's file is, of (S, U) units."""
+    return 16 * units[0] * units[1] + _CRC_BYTES
+
+
+def decode_places(index: bytes, units: tuple[int, int], before: int) -> np.ndarray:
+    """Where the chunks lie by the index at the end of a group's file, of (S, U) units and with so many bytes before it:
+    (S, U, 2) uint64 start and length, ABSENT where a chunk is. ValueError where it is damaged."""
+    body, checksum = index[:-_CRC_BYTES], index[-_CRC_BYTES:]
+    if len(index) != index_bytes(units) or google_crc32c.value(body).to_bytes(_CRC_BYTES, "little") != checksum:
+        raise ValueError("the CRC-32C of its index differs")
+    places = np.frombuffer(body, "<u8").reshape(*units, 2)
+    starts, lengths = places[places[..., 0] != ABSENT].T
+    if (starts > before).any() or (lengths > before - starts).any():
+        raise ValueError("its index names bytes that it does not have")
+    return places
+
+
 @dataclass(frozen=True, eq=False)
 class _File:
     """What is known of a group's file. places (S, U, 2) uint64: start and length of each chunk."""
@@ -158,18 +176,14 @@ class GroupPacked:
 
     def _open(self, name: str, num_bytes: int, stamp: Stamp, group: int) -> _File:
         """Read the index of a file that was listed."""
-        index_bytes = 16 * self._units[0] * self._units[1] + _CRC_BYTES
-        start = max(num_bytes - index_bytes, 0)
+        length = index_bytes(self._units)
+        start = max(num_bytes - length, 0)
         whole = None if self._storage.is_local else self._whole(group, name, num_bytes)
-        (end,) = [whole[start:]] if whole is not None else self._storage.get_ranges(name, [(start, index_bytes)], stamp)
-        index, checksum = end[:-_CRC_BYTES], end[-_CRC_BYTES:]
-        if len(end) != index_bytes or google_crc32c.value(index).to_bytes(_CRC_BYTES, "little") != checksum:
-            raise self._damaged(name, "the CRC-32C of its index differs")
-        places = np.frombuffer(index, "<u8").reshape(*self._units, 2)
-        starts, lengths = places[places[..., 0] != ABSENT].T
-        if (starts > start).any() or (lengths > start - starts).any():
-            raise self._damaged(name, "its index names bytes that it does not have")
-        return _File(name, num_bytes, stamp, places)
+        (end,) = [whole[start:]] if whole is not None else self._storage.get_ranges(name, [(start, length)], stamp)
+        try:
+            return _File(name, num_bytes, stamp, decode_places(end, self._units, start))
+        except ValueError as error:
+            raise self._damaged(name, str(error)) from None
 
     def _whole(self, group: int, name: str, num_bytes: int) -> bytes | None:
         """All bytes of a group's file, from memory if they are there; None of one that is too large."""

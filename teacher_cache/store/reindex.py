@@ -1,13 +1,13 @@
 """`index` on a store that is there: as asked, to be widened or moved, or refused by what differs."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from teacher_cache.errors import StoreError
+from teacher_cache.errors import ShardError, StoreError
 from teacher_cache.messages.shown import counted, listed
 from teacher_cache.shards.classes import ClassRule
-from teacher_cache.shards.index import Index, ShardEntry
+from teacher_cache.shards.index import Index
+from teacher_cache.shards.source import ShardFacts, look_all, place_text
 from teacher_cache.store.create import IndexRequest
 from teacher_cache.store.layout import fitting_unit
 from teacher_cache.store.store import Store
@@ -50,20 +50,19 @@ def check_same_index(store: Store, other: Store) -> None:
 
 
 def are_in_place(index: Index, paths: Sequence[str], rule: ClassRule) -> bool:
-    """Whether these are the shards of an index, by place and size, and their class names its own.
+    """Whether these are the shards of an index, by place, size and ETag, and their class names its own.
 
     What they hold is not read: whenever a block is, its images' fingerprints are compared.
     """
-    if sorted(map(os.path.abspath, paths)) != sorted(entry.path for entry in index.shards):
+    if sorted(map(place_text, paths)) != sorted(entry.path for entry in index.shards):
         return False
-    return rule.names in (None, index.class_names) and all(map(_has_its_size, index.shards))
-
-
-def _has_its_size(entry: ShardEntry) -> bool:
+    if rule.names not in (None, index.class_names):
+        return False
     try:
-        return os.stat(entry.path).st_size == entry.num_bytes
-    except OSError:
+        found = look_all([entry.path for entry in index.shards])
+    except ShardError:
         return False
+    return found == [ShardFacts(entry.num_bytes, entry.etag) for entry in index.shards]
 
 
 def _differences(store: Store, request: IndexRequest) -> Iterator[str]:

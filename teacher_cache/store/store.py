@@ -111,7 +111,7 @@ class Store:
         self._fingerprint: Fingerprint = read_kind(settings["fingerprint"])
         self.libraries: dict[str, str] = dict(settings["libraries"])
         self.policy = Policy.from_json(settings["policy"])
-        self._shards = [(str(s["name"]), str(s["path"]), int(s["bytes"])) for s in settings["shards"]]
+        self._shards = [_shard_place(shard) for shard in settings["shards"]]
         self._shapes = {name: read_shape(storage, name) for name in ("labels", "digests", "records")}
         self._chunks = {name: open_chunks(storage, name) for name in self._shapes}
         self._index: Index | None = None
@@ -154,7 +154,7 @@ class Store:
             "class_from": index.class_from,
             "fingerprint": index.fingerprint,
             **({} if index.image_from is None else {"image_from": index.image_from}),
-            "shards": [{"name": s.name, "path": s.path, "bytes": s.num_bytes} for s in index.shards],
+            "shards": _shard_settings(index),
             "any_device": any_device,
             "max_pixels": max_pixels,
             "libraries": pixel_libraries(),
@@ -288,8 +288,8 @@ class Store:
         arrays = read_index(self.storage, len(self._shards), self.num_classes)
         hashes = arrays.pop("hashes")
         entries = tuple(
-            ShardEntry(name=name, path=path, num_bytes=num_bytes, hash=int(shard_hash))
-            for (name, path, num_bytes), shard_hash in zip(self._shards, hashes, strict=True)
+            ShardEntry(name=name, path=path, num_bytes=num_bytes, hash=int(shard_hash), etag=etag)
+            for (name, path, num_bytes, etag), shard_hash in zip(self._shards, hashes, strict=True)
         )
         return Index(
             shards=entries,
@@ -313,7 +313,7 @@ class Store:
     @cached_property
     def records(self) -> Records:
         """What says which units are committed."""
-        return Records(self.storage, [name for name, _, _ in self._shards], self.layout, self._chunks["records"])
+        return Records(self.storage, [name for name, *_ in self._shards], self.layout, self._chunks["records"])
 
     def committed(self) -> np.ndarray:
         """Which units are committed, (S, U, G) bool."""
@@ -476,9 +476,9 @@ class Store:
         One process at a time may do this.
         """
         self._for_writing()
-        shards = [{"name": s.name, "path": s.path, "bytes": s.num_bytes} for s in index.shards]
+        shards = _shard_settings(index)
         self._change_settings({"shards": shards})
-        self._shards = [(shard.name, shard.path, shard.num_bytes) for shard in index.shards]
+        self._shards = [_shard_place(shard) for shard in shards]
         self._index = index
 
     def _change_settings(self, changed: dict[str, Any]) -> None:
@@ -619,3 +619,17 @@ def _are_of_teacher(names: list[str]) -> bool:
 
 def _damaged_metadata(path: Place, error: Exception) -> StoreError:
     return StoreError(f"metadata of {path} are damaged ({error!r}): restore its zarr.json files, or make a new store")
+
+
+def _shard_settings(index: Index) -> list[dict[str, Any]]:
+    """The names and places of shards, as a store keeps them."""
+    return [
+        {"name": s.name, "path": s.path, "bytes": s.num_bytes, **({} if s.etag is None else {"etag": s.etag})}
+        for s in index.shards
+    ]
+
+
+def _shard_place(shard: dict[str, Any]) -> tuple[str, str, int, str | None]:
+    """Name, place, bytes and ETag, of which a local file has none."""
+    etag = shard.get("etag")
+    return str(shard["name"]), str(shard["path"]), int(shard["bytes"]), None if etag is None else str(etag)

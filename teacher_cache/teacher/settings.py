@@ -3,12 +3,12 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from teacher_cache.errors import TeacherError
 from teacher_cache.messages.recognise import no_checkpoint
 from teacher_cache.messages.shown import counted
+from teacher_cache.storage.place import to_place
 from teacher_cache.teacher.identity import TeacherIdentity, check_same_fields
 from teacher_cache.teacher.timm_names import unknown_model
 
@@ -85,7 +85,7 @@ def name_faults(settings: TeacherSettings) -> Iterator[str]:
     """What settings name that is not there: a model of timm's, as far as its source tells, and a file of weights."""
     if settings.spec is not None and (fault := unknown_model(settings.spec)):
         yield fault
-    if settings.checkpoint is not None and (fault := no_checkpoint(Path(settings.checkpoint))):
+    if settings.checkpoint is not None and (fault := no_checkpoint(to_place(settings.checkpoint))):
         yield fault
 
 

@@ -17,6 +17,7 @@ from teacher_cache.device import Normalise, Recycled, Upload, use_device
 from teacher_cache.errors import TeacherError
 from teacher_cache.messages.shown import counted
 from teacher_cache.replay.libraries import pixel_libraries
+from teacher_cache.storage.place import to_place
 from teacher_cache.teacher.identity import TeacherIdentity
 from teacher_cache.teacher.models import ModelSpec, adapting_advice, images_dtype, load_module
 from teacher_cache.teacher.names import GivenModel, check_usable
@@ -273,7 +274,7 @@ def open_teacher(
     model = load_module(spec, num_classes, view_size, settings.checkpoint, note)
     own = {**(getattr(model, "pretrained_cfg", None) or {}), **normalisation}
     identity = TeacherIdentity(
-        name=spec.name if settings.checkpoint is None else f"{spec.name} ({Path(settings.checkpoint).name})",
+        name=spec.name if settings.checkpoint is None else f"{spec.name} ({to_place(settings.checkpoint).name})",
         spec=spec.name,
         weights_sha256=state_sha256(model.state_dict()),
         num_classes=num_classes,

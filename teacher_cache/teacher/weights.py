@@ -12,11 +12,13 @@ import os
 import pickletools
 import re
 import struct
+import tempfile
 import zipfile
 import zlib
 from collections import deque
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path, PosixPath
 from typing import IO, Any, BinaryIO
@@ -25,10 +27,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from teacher_cache.errors import CheckpointError
-from teacher_cache.files import raise_unreadable
+from teacher_cache.errors import CheckpointError, StorageError
+from teacher_cache.files import raise_unreadable, writing
 from teacher_cache.messages.recognise import no_checkpoint
 from teacher_cache.messages.shown import shown
+from teacher_cache.storage.place import Url, to_place
+from teacher_cache.storage.storage import open_storage
 
 DIGEST = "deit_teacher_cache_sha256"  # the metadata key of what content_sha256 gives
 CHUNK_BYTES = 2**20
@@ -45,24 +49,26 @@ ARGUMENTS: list[Any] = [
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:
-    """Read a checkpoint as it is: a safetensors file, or what torch.load(weights_only=True) allows.
+    """Read a checkpoint as it is: a safetensors file, or what torch.load(weights_only=True) allows. path may be a URL,
+    whose bytes are fetched once.
 
     CheckpointError for what is absent, damaged (where the file has checksums) or no such file.
     """
-    if fault := no_checkpoint(Path(path)):
+    if fault := no_checkpoint(to_place(path)):
         raise CheckpointError(fault)
+    file = _at_hand(path)
     try:
         if path.endswith(".safetensors"):
-            return _read_safetensors(path)
-        _check_kind(path)
-        check_whole(path)
+            return _read_safetensors(path, file)
+        _check_kind(path, file)
+        check_whole(path, file)
         with torch.serialization.safe_globals(ARGUMENTS):
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
     except Exception as error:
         raise_unreadable(error)
-        raise CheckpointError(f"checkpoint {path} {_unreadable(path, error)}") from error
+        raise CheckpointError(f"checkpoint {path} {_unreadable(path, file, error)}") from error
     if not isinstance(loaded, dict):
         raise CheckpointError(f"checkpoint {path} holds a {type(loaded).__name__}, a state dict is expected")
     return loaded
@@ -72,7 +78,7 @@ def read_metadata(path: str) -> dict[str, str]:
     """The strings in a safetensors file's header; none in any other file."""
     if not path.endswith(".safetensors"):
         return {}
-    with safe_open(path, framework="pt") as file:
+    with safe_open(_at_hand(path), framework="pt") as file:
         return dict(file.metadata() or {})
 
 
@@ -89,13 +95,13 @@ def read_normalisation(path: str) -> dict[str, tuple[float, ...]]:
     return {name: tuple(values) for name, values in found.items()}
 
 
-def check_whole(path: str) -> None:
-    """Compare every checksum in a file of torch.save. Raises CheckpointError.
+def check_whole(path: str, copy: str | None = None) -> None:
+    """Compare every checksum in a file of torch.save, of which this may be a copy. Raises CheckpointError.
 
     Files of torch before 1.6 are no zips and have none.
     """
-    with open(path, "rb") as file:
-        if file.read(len(ZIP_START)) != ZIP_START and not zipfile.is_zipfile(path):
+    with open(copy or path, "rb") as file:
+        if file.read(len(ZIP_START)) != ZIP_START and not zipfile.is_zipfile(copy or path):
             return
         try:
             members = zipfile.ZipFile(file).infolist()
@@ -145,13 +151,34 @@ def first_line(error: Exception) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
-def _check_kind(path: str) -> None:
+def _at_hand(path: str) -> str:
+    """The file of a checkpoint; of one at a URL a copy, which lasts as long as this process. Raises CheckpointError."""
+    url = to_place(path)
+    return _fetched(url).name if isinstance(url, Url) else path
+
+
+@lru_cache(4)
+def _fetched(url: Url) -> "tempfile._TemporaryFileWrapper[bytes]":
+    try:
+        content = open_storage(url.parent).get(url.name)
+    except StorageError as error:
+        raise CheckpointError(f"checkpoint {error}") from None
+    if content is None:
+        raise CheckpointError(f"checkpoint {url} is absent: check the place")
+    file = tempfile.NamedTemporaryFile(suffix=Path(url.name).suffix)  # noqa: SIM115 - it is removed with the process
+    with writing(file.name):
+        file.write(content)
+        file.flush()
+    return file
+
+
+def _check_kind(path: str, copy: str) -> None:
     """Refuse, with CheckpointError, what is no file of torch.save, where its name or first bytes tell."""
     if path.endswith(GRAPHS):
         raise CheckpointError(
             f"checkpoint {path} is an exported graph: give the checkpoint, or the .safetensors file, it was made of"
         )
-    with open(path, "rb") as file:
+    with open(copy, "rb") as file:
         start = file.read(40)
     if not start.startswith((ZIP_START, PICKLE_START)):
         raise CheckpointError(
@@ -160,14 +187,14 @@ def _check_kind(path: str) -> None:
         )
 
 
-def _unreadable(path: str, error: Exception) -> str:
+def _unreadable(path: str, copy: str, error: Exception) -> str:
     """Why torch does not read a file as plain weights, and how somebody who trusts it makes such a file of it."""
     text = str(error)
     if not (asked := re.search(r"GLOBAL (\S+) was not an allowed global", text)):
         why = re.search(r"WeightsUnpickler error: (.+)", text)  # torch's first line tells how to run what is in it
         return f"cannot be read as plain weights ({why[1] if why else first_line(error)}): {WHAT_NEXT}"
     what, part, where = "a whole pickled model", ".state_dict()", ""
-    if _holds_dict(path):
+    if _holds_dict(copy):
         what, part = "more than plain weights", "[KEY]"
         where = ", where KEY is that of the weights, and .state_dict() follows it if they are a whole model"
     return (
@@ -196,8 +223,8 @@ def _holds_dict(path: str) -> bool:
     return operation.name == "EMPTY_DICT" or argument == "collections OrderedDict"
 
 
-def _read_safetensors(path: str) -> dict[str, Any]:
-    with safe_open(path, framework="pt") as file:
+def _read_safetensors(path: str, copy: str) -> dict[str, Any]:
+    with safe_open(copy, framework="pt") as file:
         metadata = file.metadata() or {}
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
     if DIGEST in metadata and metadata[DIGEST] != content_sha256(state, metadata):

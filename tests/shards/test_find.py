@@ -6,6 +6,7 @@ import pytest
 
 from teacher_cache.errors import ShardError
 from teacher_cache.shards.find import expand_shards
+from tests.support.memory_storage import bucket_in_memory
 
 
 def test_expand_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,10 +35,73 @@ def test_expand_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["a/{0.tar"], "no shard|unbalanced"),
         (["a/t-0.tar", "b/t-0.tar"], "two shards have the file name t-0.tar: a/t-0.tar and b/t-0.tar"),
         (["a/t-0.tar", "a/t-*.tar"], "shard t-0.tar is given twice"),
-        (["file:a/t-0.tar"], "is a URL or a pipe"),
-        (["pipe:cat a/t-0.tar"], "is a URL or a pipe"),
-        (["https://host/{0..3}.tar"], "is a URL or a pipe"),
+        (
+            ["file:a/t-0.tar"],
+            "file:a/t-0.tar is a pipe, or a URL that nothing here reads: .* give local paths, or s3://",
+        ),
+        (["pipe:cat a/t-0.tar"], "is a pipe, or a URL that nothing here reads"),
+        (["ftp://host/{0..3}.tar"], "nothing here reads ftp://: give s3://, gs://, az://, https://"),
+        (["https://host/t-*.tar"], "https://host: .* cannot be listed"),
+        (["https://host/t-0.tar?X-Signature=secret"], "https://host/t-0.tar was given with more behind it"),
         (["a"], r"a is a folder: give its shards as a/\*.tar"),
     ]:
         with pytest.raises(ShardError, match=part):
             expand_shards(patterns)
+
+
+def test_urls_expand_as_paths_do_with_one_listing_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = (
+        "a/t-0.tar",
+        "a/t-1.tar",
+        "a/t-10.tar",
+        "a/.t-2.tar",
+        "b/s-0.tar",
+        "b/c/u-0.tar",
+        "b/c/d/v-0.tar",
+        "b/x.txt",
+    )
+    with bucket_in_memory() as bucket:
+        for name in names:
+            Path(name).parent.mkdir(exist_ok=True, parents=True)
+            Path(name).touch()
+            bucket.objects[f"s3://set/{name}"] = b""
+        for patterns in (
+            ["a/*.tar"],
+            ["a/t-{0..1}.tar", "b/s-*.tar"],
+            ["{a,b}/*-0.tar"],
+            ["*/t-1?.tar"],
+            ["**/*.tar"],
+            ["b/**/*.tar"],
+            ["b/*/*.tar"],
+            ["a/t-[!0]*.tar"],
+            ["a/t-{0,1}*.tar", "b/{c,c/d}/*.tar"],
+        ):
+            expected = [f"s3://set/{path}" for path in expand_shards(patterns)]
+            assert expected
+            bucket.requests.clear()
+            assert expand_shards([f"s3://set/{pattern}" for pattern in patterns]) == expected
+            listed = [url for method, url, _ in bucket.requests if method == "list"]
+            assert len(listed) == len(set(listed)) == len(bucket.requests)
+
+
+def test_urls_that_are_refused() -> None:
+    with bucket_in_memory() as bucket:
+        bucket.objects = {"s3://set/a/t-0.tar": b"", "s3://set/b/t-0.tar": b""}
+        assert expand_shards(["s3://set/{0..2}.tar"]) == [f"s3://set/{number}.tar" for number in range(3)]
+        assert expand_shards(["s3:/set/0.tar"]) == ["s3://set/0.tar"]  # as a Path leaves it
+        for patterns, part in [
+            (["s3://set/a/x-*.tar"], r"no shard s3://set/a/x-\*.tar there"),
+            (
+                ["s3://set/a/{t,x}-*.tar"],
+                r"no shard s3://set/a/x-\*.tar there \(of the pattern s3://set/a/\{t,x\}-\*.tar\)",
+            ),
+            (["s3://set/a/t-0.tar", "s3://set/a/*.tar"], r"shard t-0.tar is given twice \(s3://set/a/t-0.tar\)"),
+            (
+                ["s3://set/*/t-0.tar"],
+                "two shards have the file name t-0.tar: s3://set/a/t-0.tar and s3://set/b/t-0.tar",
+            ),
+            (["s3://set/a/"], r"s3://set/a/ is a folder: give its shards as s3://set/a/\*.tar"),
+        ]:
+            with pytest.raises(ShardError, match=part):
+                expand_shards(patterns)

@@ -2,15 +2,16 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from teacher_cache.errors import ShardError
-from teacher_cache.shards import indexing as indexing_module
+from teacher_cache.shards import source as source_module
 from teacher_cache.shards import walk as walk_module
 from teacher_cache.shards.classes import ClassRule, class_rule
-from teacher_cache.shards.fingerprint import Fingerprint, image_fingerprint
+from teacher_cache.shards.fingerprint import image_fingerprint
 from teacher_cache.shards.index import Index, ShardIndex
 from teacher_cache.shards.indexing import count_unlike, index_shards
 from teacher_cache.shards.read import read_block
@@ -55,13 +56,13 @@ def test_images_are_hashed_whole_where_many_unlike_ones_end_alike(
 def test_only_images_that_collide_are_hashed_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = index_shards([str(write_shard(tmp_path / "a.tar", same_tails(200, 0, alike=10)))], CLS)
     read: list[int] = []
-    read_range = indexing_module.read_range
+    read_range = source_module.read_range
 
     def count(fd: int, start: int, size: int) -> bytes:
         read.append(start)
         return read_range(fd, start, size)
 
-    monkeypatch.setattr(indexing_module, "read_range", count)
+    monkeypatch.setattr(source_module, "read_range", count)
     assert count_unlike(index) == 0
     assert read == index.offsets[:10].tolist()
 
@@ -103,9 +104,9 @@ def test_an_interrupted_walk_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     walked: list[str] = []
     walk = walk_module.index_shard
 
-    def count(path: str, rule: ClassRule, kind: Fingerprint) -> ShardIndex:
+    def count(path: str, *how: Any) -> ShardIndex:
         walked.append(os.path.basename(path))
-        return walk(path, rule, kind)
+        return walk(path, *how)
 
     def stop(done: int, total: int) -> None:
         if done == 2:

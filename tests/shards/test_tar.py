@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from teacher_cache.shards import tar as tar_module
-from teacher_cache.shards.tar import DamageError, OtherFileError, Reader, members, read_range
+from teacher_cache.shards.tar import DamageError, OtherFileError, Reader, members
+from teacher_cache.storage.local import read_range
 
 FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
 CONTENTS = {

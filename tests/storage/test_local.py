@@ -145,7 +145,7 @@ def test_what_is_written_is_on_disk_before_it_is_named(
     write(LocalStorage(tmp_path / "store"), "a/b", b"content")
     aside, *rest = done
     assert aside.startswith("store/a/.b.")
-    assert rest == ["named", "store/a/b", "store/a", "store"]
+    assert rest == ["named", "store/a", "store"]
     done.clear()
     write(LocalStorage(tmp_path / "store", durable=False), "a/c", b"content")
     assert done == ["named"]
@@ -165,3 +165,18 @@ def test_a_range_is_read_to_the_files_end(tmp_path: Path) -> None:
     descriptor = os.open(tmp_path / "x", os.O_RDONLY)
     assert [read_range(descriptor, *part) for part in ((2, 3), (8, 5), (10, 1), (99, 1))] == [b"234", b"89", b"", b""]
     os.close(descriptor)
+
+
+def test_what_another_removes_as_soon_as_it_is_there_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, link = LocalStorage(tmp_path / "s"), os.link
+
+    def link_and_lose(written: Path, path: Path) -> None:
+        link(written, path)
+        written.unlink()
+        LocalStorage(tmp_path / "s").delete("folder/name")
+
+    monkeypatch.setattr(os, "link", link_and_lose)
+    assert storage.put_if_absent("folder/name", b"bytes")
+    assert not (tmp_path / "s").exists()

@@ -8,7 +8,7 @@ import zarr
 
 from teacher_cache.errors import StoreError
 from teacher_cache.storage.storage import open_storage
-from teacher_cache.store.schema import PACKING, SCHEMA, check_schema, check_seal, created_parts, views_sha256
+from teacher_cache.store.schema import FILES, SCHEMA, check_schema, check_seal, created_parts, views_sha256
 from tests.support.filled_store import make_store
 
 
@@ -18,10 +18,10 @@ def settings_of(path: Path) -> dict[str, Any]:
 
 
 def test_the_schema_of_today_is_read_and_no_other() -> None:
-    check_schema(open_storage("s"), {"schema": SCHEMA, "packing": PACKING})
+    check_schema(open_storage("s"), {"schema": SCHEMA, "packing": FILES})
     for settings, message in (
-        ({"schema": 3, "packing": PACKING}, "s has schema version 3, this program reads 2: use the program version"),
-        ({"packing": PACKING}, "s has schema version None, this program reads 2"),
+        ({"schema": 3, "packing": FILES}, "s has schema version 3, this program reads 2: use the program version"),
+        ({"packing": FILES}, "s has schema version None, this program reads 2"),
         ({"schema": 2, "packing": "zip"}, "s is packed as 'zip', this program reads 'files': use a newer version"),
         ({"schema": 2}, "s is packed as None, this program reads 'files'"),
         (

@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from teacher_cache.errors import CheckpointError
+from teacher_cache.messages.recognise import no_checkpoint
+from teacher_cache.storage.place import Url
 from teacher_cache.teacher.weights import (
     DIGEST,
     content_sha256,
@@ -17,6 +19,7 @@ from teacher_cache.teacher.weights import (
     read_metadata,
     read_normalisation,
 )
+from tests.support.memory_storage import bucket_in_memory
 
 CONTENT = {"model": {"w": torch.arange(300.0), "b": torch.ones(2, 3)}, "epoch": 3, "mean": [0.5, 0.4, 0.3]}
 
@@ -135,3 +138,29 @@ def test_a_mean_that_is_none_is_refused(tmp_path: Path, mean: Any) -> None:
 def test_a_weight_that_is_called_mean_is_no_mean(tmp_path: Path) -> None:
     torch.save({"mean": torch.zeros(3), "std": [1, 2, 3.0]}, tmp_path / "bare.pt")
     assert read_normalisation(str(tmp_path / "bare.pt")) == {"std": (1, 2, 3.0)}
+
+
+def test_weights_at_a_url_are_fetched_once_and_named_by_it(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    save_file({"w": torch.ones(3)}, tmp_path / "w.safetensors", {"a": "b"})
+    with bucket_in_memory() as bucket:
+        bucket.upload(tmp_path, "s3://bucket/far")
+        url = "s3://bucket/far/whole.pt"
+        assert same(read_checkpoint(url))
+        assert read_normalisation(url)["mean"] == (0.5, 0.4, 0.3)
+        assert [method for method, _, _ in bucket.requests].count("get") == 1
+        assert read_checkpoint("s3://bucket/far/w.safetensors")["w"].tolist() == [1, 1, 1]
+        assert read_metadata("s3://bucket/far/w.safetensors") == {"a": "b"}
+        for name, content, found in (
+            ("cut.pt", path.read_bytes()[:-50], "cut short or damaged"),
+            ("text.pt", b"hello", "cannot be read as plain weights: it begins with b'hello'"),
+            ("x.safetensors", b"hello", "cannot be read as plain weights"),
+            ("absent.pt", None, "is absent: check the place"),
+        ):
+            url = f"s3://bucket/far/{name}"
+            if content is not None:
+                bucket.objects[url] = content
+            with pytest.raises(CheckpointError, match=rf"^checkpoint {url} .*{found}") as told:
+                read_checkpoint(url)
+            check_line(told.value, url)
+            assert (no_checkpoint(Url(url)) is None) == (content is not None)

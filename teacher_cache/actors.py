@@ -1,0 +1,237 @@
+"""Stage one by Ray: actors wherever a cluster has room, which claim units as any job does. This process only keeps them
+alive: it hands out no work, so what is lost with it, or with a node, are the units in flight."""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from teacher_cache.claims import sweep_claims
+from teacher_cache.errors import RankError, TeacherCacheError
+from teacher_cache.fill import FillOptions, FillProgress, check_filled
+from teacher_cache.messages.shown import counted
+from teacher_cache.processes.signals import Stopped, stop_signals
+from teacher_cache.processes.timeouts import ACTOR_TIMEOUT_S
+from teacher_cache.storage.place import ENDPOINTS
+from teacher_cache.store.places import open_moved
+from teacher_cache.store.store import Store
+from teacher_cache.teacher.settings import TeacherSettings
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+
+INSTALL = "pip install 'deit-teacher-cache[ray]'"
+END_S = 10.0  # for the last actors to end by themselves
+LOOK_S = 2.0  # between two looks at the store
+DEATHS = 3  # of actors, for each that is wanted, without a unit committed meanwhile: then something else is wrong
+
+
+@dataclass(frozen=True)
+class ActorsWanted:
+    """How many actors fill: fewer than `least` for timeout_s are too few; there are `most` where the cluster has room
+    for so many. Each takes so many GPUs, and a CPU for each rendering process."""
+
+    least: int
+    most: int
+    gpus: float
+    timeout_s: float = ACTOR_TIMEOUT_S
+
+
+@dataclass(frozen=True)
+class ActorFill:
+    """What an actor needs to know: which store is filled how. Places mean the same on every node."""
+
+    store: str
+    shards: tuple[str, ...]
+    ops: str | None
+    teacher: TeacherSettings
+    options: FillOptions
+    views: range
+
+    def run(self) -> int:
+        """Claim and label units until all are committed. The number of units that were missing."""
+        from teacher_cache.fill import fill
+        from teacher_cache.teacher.teacher import open_teacher
+        from teacher_cache.terminal import say, warn
+
+        store = open_moved(self.store, self.shards, ops=self.ops, writable=True)
+        teacher = open_teacher(
+            self.teacher, num_classes=store.num_classes, view_size=store.policy.size, stored=store.teacher
+        )
+        options = replace(self.options, claim=True)
+        return fill(store, teacher, options, self.views, warn=warn, say=lambda line: say(line, err=True))
+
+
+@dataclass(eq=False)
+class _Actor:
+    """An actor as the driver sees it, with what it will answer: that it lives, and that all is filled."""
+
+    handle: "ActorHandle"
+    lives: Any
+    filled: Any
+    alive: bool = False
+
+
+@dataclass(eq=False)
+class _Crew:
+    """The actors, the time since when too few live, and how many died since a unit was committed."""
+
+    ray: Any
+    start: Callable[[], _Actor]
+    wanted: ActorsWanted
+    actors: list[_Actor] = field(default_factory=list)
+    enough_at: float = field(default_factory=time.monotonic)
+    deaths: int = 0
+    last_death: str = ""
+
+    def keep(self) -> bool:
+        """Start actors that lack, and take what they say. Whether one of them has found all filled.
+
+        Raises what is wrong with the fill itself, as any actor would meet it; RankError where too few actors live.
+        """
+        while len(self.actors) < self.wanted.most:
+            self.actors.append(self.start())
+        coming = {actor.lives if not actor.alive else actor.filled: actor for actor in self.actors}
+        ready, _ = self.ray.wait(list(coming), num_returns=len(coming), timeout=LOOK_S)
+        for answer in ready:
+            actor = coming[answer]
+            try:
+                self.ray.get(answer)
+            except self.ray.exceptions.RayActorError as error:
+                self._bury(actor, error)
+                continue
+            except self.ray.exceptions.RayTaskError as error:
+                raise _cause(error) from None
+            if actor.alive:
+                return True
+            actor.alive = True
+        living = sum(actor.alive for actor in self.actors)
+        if living >= self.wanted.least:
+            self.enough_at = time.monotonic()
+        elif time.monotonic() - self.enough_at > self.wanted.timeout_s:
+            died = f"; one died: {self.last_death}" if self.last_death else ""
+            raise RankError(
+                f"{counted(living, 'actor')} of {self.wanted.least} live since {self.wanted.timeout_s:g} s{died}: see "
+                "`ray status` for what the cluster lacks, then run the same command again"
+            )
+        return False
+
+    def let_go(self) -> None:
+        """Give the others time to see that all is filled."""
+        self.ray.wait([actor.filled for actor in self.actors], num_returns=len(self.actors), timeout=END_S)
+
+    def close(self) -> None:
+        for actor in self.actors:
+            self.ray.kill(actor.handle)
+
+    def _bury(self, actor: _Actor, error: Exception) -> None:
+        self.actors.remove(actor)
+        self.deaths += 1
+        self.last_death = str(error).strip().partition("\n")[0]
+        if self.deaths > DEATHS * self.wanted.most:
+            raise RankError(
+                f"{counted(self.deaths, 'actor')} died and no unit was committed meanwhile ({self.last_death}): see "
+                "their logs in Ray's dashboard, then run the same command again"
+            )
+
+
+def fill_by_actors(
+    work: ActorFill,
+    wanted: ActorsWanted,
+    *,
+    on_start: Callable[[int], None] = lambda num_views: None,
+    on_progress: Callable[[FillProgress], None] = lambda progress: None,
+) -> int:
+    """Fill a store by actors; those that die are replaced where there is room. The number of units that were missing.
+
+    Raises what `fill` does; RankError where fewer than wanted.least actors live for its time-out, or they die one after
+    the other; Stopped after a signal.
+    """
+    store = open_moved(work.store, work.shards, ops=work.ops)
+    missing = store.missing_units(work.views)
+    views_before = _counts(store)
+    on_start(sum(map(store.layout.num_views, missing)))
+    with _cluster() as ray, stop_signals() as stop_asked:
+        crew = _Crew(ray, _starter(ray, work, wanted), wanted)
+        committed = 0
+        try:
+            while missing and not crew.keep():
+                if stop_asked():
+                    raise Stopped("stopped: committed units are kept, units in flight are lost; run again to go on")
+                progress = _counts(store) - views_before
+                on_progress(FillProgress(*progress.tolist()))
+                if progress[0] > committed:
+                    committed, crew.deaths = int(progress[0]), 0
+            crew.let_go()
+        finally:
+            crew.close()
+    check_filled(store, work.views)
+    sweep_claims(store)
+    return len(missing)
+
+
+def _counts(store: Store) -> np.ndarray:
+    """(views, labelled, larger) of all that is committed, (3,) int64. Only records that are new are read."""
+    sums = store.records.sums()
+    labelled, skipped, larger = (sum(sums[name]) for name in ("labelled", "skipped", "larger"))
+    return np.array([labelled + skipped, labelled, larger], np.int64)
+
+
+class _cluster:  # noqa: N801 - used as a context
+    """Ray, connected to the cluster that RAY_ADDRESS names or that this machine is in, else one of this machine."""
+
+    def __enter__(self) -> Any:
+        try:
+            import ray
+        except ImportError:
+            raise RankError(f"--engine ray needs Ray: {INSTALL}, on every node") from None
+        # a server's address is no secret; credentials are in each node's own environment, and in no log of Ray's
+        shared = {name: os.environ[name] for name in ENDPOINTS if name in os.environ}
+        self._ours = not ray.is_initialized()
+        if self._ours:
+            try:
+                ray.init(runtime_env={"env_vars": shared} if shared else None, logging_level=logging.WARNING)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                said = str(error).strip().partition("\n")[0]
+                raise RankError(f"no Ray cluster answers ({said}): check RAY_ADDRESS, and `ray status`") from None
+        return ray
+
+    def __exit__(self, *details: object) -> None:
+        import ray
+
+        if self._ours:
+            ray.shutdown()
+
+
+def _starter(ray: Any, work: ActorFill, wanted: ActorsWanted) -> Callable[[], _Actor]:
+    """What starts an actor, which waits until the cluster has room for it; it is not restarted by Ray, whose restarts
+    wait for the same node to come back."""
+
+    class Fill:
+        def lives(self) -> bool:
+            return True
+
+        def fill(self) -> int:
+            return work.run()
+
+    remote = ray.remote(Fill).options(
+        num_cpus=max(1, work.options.workers), num_gpus=wanted.gpus, max_restarts=0, max_task_retries=0
+    )
+
+    def start() -> _Actor:
+        handle = remote.remote()
+        return _Actor(handle, handle.lives.remote(), handle.fill.remote())
+
+    return start
+
+
+def _cause(error: Exception) -> Exception:
+    """What an actor met: ours as it is, of anything else the first line."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, TeacherCacheError):
+        return cause
+    return RankError(f"an actor failed with {type(cause).__name__}: {str(cause).strip().splitlines()[-1:]}")

@@ -1,0 +1,32 @@
+"""The blocks of a process's tasks, read and decoded; those of shards far away are on their way before their turn."""
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from teacher_cache.replay.block import Block, DecodedBlock, decode_block
+from teacher_cache.shards.read import read_block
+from teacher_cache.storage.ahead import Ahead
+from teacher_cache.storage.place import is_url
+
+if TYPE_CHECKING:
+    from teacher_cache.rendering.crew import PoolSettings, RenderTask
+
+
+class BlockReader:
+    """What one process reads for its tasks, of which it may be told before their turn."""
+
+    def __init__(self, settings: "PoolSettings") -> None:
+        self._settings = settings
+        self._coming: dict[int, Ahead[Block]] = {}  # by the task's id
+
+    def expect(self, task: "RenderTask") -> None:
+        """Let the task's block come while something else is rendered; a local one is read in its turn, as nothing is
+        gained by a thread."""
+        if is_url(task.place.path):
+            self._coming[task.id] = Ahead(partial(read_block, task.place, self._settings.cache))
+
+    def decode(self, task: "RenderTask") -> DecodedBlock:
+        """Read and decode the task's block. Raises ShardError and ImageError."""
+        coming = self._coming.pop(task.id, None)
+        block = read_block(task.place, self._settings.cache) if coming is None else coming.result()
+        return decode_block(block, skip_bad=self._settings.skip_bad, max_pixels=self._settings.max_pixels)

@@ -1,0 +1,194 @@
+"""A packed store holds what the store held: for this program, for plain zarr, and once it is unpacked."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from teacher_cache.errors import StoreError
+from teacher_cache.store.chunks import open_chunks
+from teacher_cache.store.labels import read_views
+from teacher_cache.store.packed import pack, packed_document, unpacked_document
+from teacher_cache.store.packing import packed_files
+from teacher_cache.store.status import status
+from teacher_cache.store.store import Store
+from teacher_cache.store.unit import Unit
+from teacher_cache.verify import verify
+from tests.support.filled_store import commit, files, make_soft_store
+
+ABSENT = Unit(3, 0, 1)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """All arrays that a store may have, filled but for one unit, which has chunks all the same."""
+    store = make_soft_store(tmp_path_factory.mktemp("source") / "s")
+    store.proofs.publish("cpu")
+    for unit in store.units():
+        commit(store, unit, skip=(0,) if unit == Unit(0, 1, 1) else ())
+    Path(store.records.file(ABSENT)).unlink()
+    return Store.open(store.path)
+
+
+def write(store: Store, folder: Path) -> Path:
+    for name, parts in packed_files(store, store.committed()):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"".join(parts))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(source: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(source, tmp_path_factory.mktemp("packed") / "p")
+
+
+@pytest.fixture
+def packed(made: Path, tmp_path: Path) -> Path:
+    """A copy of it, for one test to damage."""
+    return Path(shutil.copytree(made, tmp_path / "p"))
+
+
+def test_it_reads_as_the_store_it_was_made_of(source: Store, made: Path) -> None:
+    packed = Store.open(made)
+    np.testing.assert_array_equal(packed.committed(), source.committed())
+    np.testing.assert_array_equal(packed.records.read(), source.records.read())
+    for unit in source.units():
+        if unit != ABSENT:
+            for name, values in vars(source.read_unit(unit)).items():
+                np.testing.assert_array_equal(getattr(packed.read_unit(unit), name), values)
+    np.testing.assert_array_equal(read_views(packed, range(2)), read_views(source, range(2)))
+    ours, theirs = status(packed), status(source)
+    assert {**ours, "bytes": 0, "store": 0} == {**theirs, "bytes": 0, "store": 0}
+    assert verify(packed, 0).exact
+    assert verify(packed, 0).units == len(source.units()) - 1
+
+
+def test_a_file_holds_a_group_of_an_array(source: Store, made: Path) -> None:
+    found = sorted(
+        str(file.relative_to(made)) for file in made.rglob("*") if "/c/" in str(file) and "index" not in str(file)
+    )
+    groups = [f"{name}/c/0/0/{group}" for name in ("digests", "labels") for group in range(2)]
+    ranked = [
+        f"{name}/c/0/0/{group}/0" for name in ("records", "topk_classes", "topk_probabilities") for group in range(2)
+    ]
+    assert found == groups + ranked
+    chunks, grouped = open_chunks(source.storage, "labels"), (made / "labels/c/0/0/1").read_bytes()
+    frames = [chunks.frames.get(unit) for unit in source.units(range(2, 4)) if unit != ABSENT]
+    assert grouped.startswith(b"".join(frame for frame in frames if frame is not None))  # the same, one after the other
+
+
+def test_plain_zarr_reads_it(source: Store, made: Path) -> None:
+    ours, theirs = (zarr.open_group(path, mode="r") for path in (made, source.path))
+    committed = source.committed()
+    for name in source.array_names:
+        one, two = ours[name], theirs[name]
+        assert (one.shape, one.dtype, one.fill_value, one.chunks) == (two.shape, two.dtype, two.fill_value, two.chunks)
+        assert one.shards is not None
+        for unit in map(Unit._make, np.argwhere(committed).tolist()):
+            at = tuple(slice(n * size, (n + 1) * size) for n, size in zip(unit, two.chunks, strict=False))
+            np.testing.assert_array_equal(one[at], two[at])
+        at = tuple(slice(n * size, (n + 1) * size) for n, size in zip(ABSENT, two.chunks, strict=False))
+        assert (one[at] == one.fill_value).all()  # its unit is not committed: its chunks are left behind
+
+
+def test_the_bytes_are_those_that_zarr_writes(source: Store, made: Path, tmp_path: Path) -> None:
+    """Zarr writes a shard's chunks in an order of its own, so the index is compared by what it finds."""
+    array = zarr.open_array(made / "digests", mode="r")
+    copy = zarr.create_array(
+        tmp_path / "z",
+        shape=array.shape,
+        shards=array.shards,
+        chunks=array.chunks,
+        dtype=array.dtype,
+        fill_value=0,
+        compressors=array.compressors,
+        dimension_names=("shard", "block", "view"),
+    )
+    written, own = copy.metadata.to_dict(), array.metadata.to_dict()
+    assert written == own
+
+
+@pytest.mark.parametrize("change", ["grid", "codecs", "location"])
+def test_zarr_shards_of_another_kind_are_refused(change: str) -> None:
+    document = {
+        "shape": [2, 256, 4],
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [1, 128, 2]}},
+        "codecs": [{"name": "bytes"}, {"name": "zstd"}],
+    }
+    packed = packed_document(document)
+    assert unpacked_document(packed) == document
+    assert unpacked_document(document) is document
+    if change == "grid":
+        packed["chunk_grid"] = {"name": "regular", "configuration": {"chunk_shape": [1, 256, 2]}}
+    elif change == "codecs":
+        packed["codecs"][0]["configuration"]["index_codecs"] = [{"name": "bytes"}]
+    else:
+        packed["codecs"][0]["configuration"]["index_location"] = "start"
+    with pytest.raises(ValueError, match="its Zarr shards are not those of a group each"):
+        unpacked_document(packed)
+
+
+def test_it_is_only_read(packed: Path) -> None:
+    before = files(packed)
+    message = rf"{packed} is packed, as it was published, and only read: .*`teacher-cache unpack {packed} FOLDER`"
+    with pytest.raises(StoreError, match=message):
+        Store.open(packed, writable=True)
+    assert files(packed) == before
+
+
+@pytest.mark.parametrize("at", [-1, -4, -5, -20])
+def test_a_damaged_index_is_told(packed: Path, at: int) -> None:
+    file = packed / "labels/c/0/0/1"
+    content = bytearray(file.read_bytes())
+    content[at] ^= 1
+    file.write_bytes(content)
+    store = Store.open(packed)
+    with pytest.raises(StoreError, match=f"{file} is damaged .the CRC-32C of its index differs.: fetch it again"):
+        store.read_labels(Unit(0, 0, 1))
+    assert store.read_labels(Unit(0, 0, 0)).any()
+
+
+def test_an_index_that_leads_elsewhere_is_told(packed: Path) -> None:
+    """Whoever means to deceive can write a fitting checksum."""
+    file = packed / "records/c/0/0/0/0"
+    chunks = open_chunks(Store.open(packed).storage, "records")
+    frame = chunks.frames.get(Unit(0, 0, 0))
+    assert frame is not None
+    for start, length in ((2**40, 1), (0, 2**40), (len(frame), len(frame)), (2**64 - 2, 2**64 - 2)):
+        (_, index, _) = pack([frame, *[None] * 7])
+        places = np.frombuffer(index, "<u8").copy()
+        places[:2] = start, length
+        content = places.tobytes()
+        import google_crc32c
+
+        file.write_bytes(frame + content + google_crc32c.value(content).to_bytes(4, "little"))
+        with pytest.raises(StoreError, match="its index names bytes that it does not have"):
+            Store.open(packed).records.read()
+
+
+def test_a_damaged_chunk_is_told_and_how_to_mend_it(packed: Path) -> None:
+    file = packed / "labels/c/0/0/0"
+    content = bytearray(file.read_bytes())
+    content[40] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(
+        StoreError, match=f"labels of .* are damaged .*: fetch {packed} again from where it was published"
+    ):
+        Store.open(packed).check_unit(Unit(0, 0, 0))
+
+
+def test_a_missing_label_says_to_unpack(packed: Path) -> None:
+    with pytest.raises(
+        StoreError,
+        match=rf"is not filled: run `teacher-cache unpack {packed} FOLDER`, then `teacher-cache fill FOLDER --views 2:4`",
+    ):
+        Store.open(packed).check_unit(ABSENT)
+
+
+def test_the_packing_that_it_says_is_the_one_that_it_has(packed: Path) -> None:
+    root = packed / "zarr.json"
+    root.write_text(root.read_text().replace('"groups"', '"files"'))
+    with pytest.raises(StoreError, match="not all arrays are packed as files"):
+        Store.open(packed)

@@ -1,0 +1,231 @@
+"""Leases on units: who has which, whose run out, and any number of jobs on one store, killed and stopped at will."""
+
+import json
+import os
+import random
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import xxhash
+
+from teacher_cache import claims as module
+from teacher_cache.claims import Claims, open_claims, sweep_claims
+from teacher_cache.storage.place import Place, Url
+from teacher_cache.storage.storage import Storage, open_storage
+from teacher_cache.store.store import Store
+from teacher_cache.store.unit import Unit
+from tests.support.bright_shards import bright_store
+from tests.support.filled_store import commit, files, make_store
+from tests.support.filling import fill_store, fill_words
+from tests.support.forked import Command, Forks
+from tests.support.running import wait_until
+
+UNITS = [Unit(0, 0, 0), Unit(0, 1, 0), Unit(3, 0, 1)]
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return open_storage(tmp_path / "s.claims")
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Claims are made as if by processes of different machines."""
+    monkeypatch.setattr(module, "_machine", lambda: os.urandom(8).hex())
+
+
+def names(storage: Storage) -> list[str]:
+    return [entry.name for entry in storage.list()]
+
+
+# -- one claim -------------------------------------------------------------------------------------------------------
+
+
+def test_a_unit_is_claimed_by_one_and_free_when_it_is_given_up(storage: Storage) -> None:
+    one, two = Claims(storage), Claims(storage)
+    assert next(one.take(UNITS)) == UNITS[0]
+    assert list(two.take(UNITS)) == UNITS[1:]
+    assert list(one.take(UNITS)) == []
+    assert names(storage) == ["0-0-0/0", "0-1-0/0", "3-0-1/0"]
+    two.release(UNITS[1])
+    assert not two.holds(UNITS[1])
+    assert two.holds(UNITS[2])
+    assert list(one.take(UNITS)) == [UNITS[1]]
+    one.release_all()
+    two.release_all()
+    assert names(storage) == []
+    assert not Path(storage.place).exists()
+
+
+def test_a_claim_that_changes_is_its_holders_and_one_that_does_not_runs_out(
+    storage: Storage, elsewhere: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    holder, other = Claims(storage, lease_s=10, still_s=100), Claims(storage, lease_s=10, still_s=100)
+    assert list(holder.take(UNITS[:1])) == UNITS[:1]
+    for _ in range(5):
+        now += 9
+        assert list(other.take(UNITS[:1])) == []
+        holder.beat()
+    now += 9.5  # the last beat was seen by nobody yet
+    assert list(other.take(UNITS[:1])) == []
+    now += 9.5
+    assert list(other.take(UNITS[:1])) == []
+    now += 1
+    assert list(other.take(UNITS[:1])) == UNITS[:1]
+    assert names(storage) == ["0-0-0/0", "0-0-0/1"]
+    assert not holder.holds(UNITS[0])
+    holder.beat()
+    assert other.holds(UNITS[0])
+    assert names(storage) == ["0-0-0/0", "0-0-0/1"]
+    other.release(UNITS[0])
+    assert names(storage) == []
+
+
+def test_a_worker_that_hangs_changes_its_claims_no_more(
+    storage: Storage, elsewhere: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    hanging = Claims(storage, lease_s=10, still_s=100)
+    assert list(hanging.take(UNITS[:1])) == UNITS[:1]
+    stamps = []
+    for _ in range(4):
+        now += 40
+        hanging.beat()
+        stamps.append(storage.list()[0].stamp)
+    assert stamps[0] != stamps[1] == stamps[2] == stamps[3]
+    hanging.moved()
+    hanging.beat()
+    assert storage.list()[0].stamp != stamps[3]
+
+
+def test_a_holder_of_this_machine_that_has_ended_is_known_at_once(storage: Storage) -> None:
+    pid = os.fork()
+    if not pid:
+        list(Claims(storage).take(UNITS[:2]))
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert names(storage) == ["0-0-0/0", "0-1-0/0"]
+    assert list(Claims(storage).take(UNITS)) == UNITS
+    said = json.loads(storage.get("0-0-0/1") or b"")
+    assert (said["pid"], said["machine"]) == (os.getpid(), module._machine())
+
+
+def test_only_claims_on_committed_units_are_swept(tmp_path: Path, storage: Storage) -> None:
+    store = make_store(tmp_path / "s")
+    commit(store, UNITS[0])
+    list(Claims(storage).take(UNITS[:2]))
+    sweep_claims(store)
+    assert names(storage) == ["0-1-0/0"]
+
+
+def test_claims_beat_until_they_are_closed(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s")
+    storage = open_storage(tmp_path / "s.claims")
+    with open_claims(store, lease_s=0.2) as claims:
+        assert next(claims.take(UNITS)) == UNITS[0]
+        (first,) = storage.list()
+        wait_until(lambda: storage.list()[0].stamp != first.stamp)
+    assert names(storage) == []
+
+
+def test_of_many_at_once_each_unit_is_one_workers(storage: Storage) -> None:
+    """Workers of several processes, which start at the same moment."""
+    units = [Unit(0, 0, number) for number in range(40)]
+    pipe, start = os.pipe(), time.monotonic() + 0.3
+    workers = []
+    for _ in range(4):
+        if not (pid := os.fork()):
+            time.sleep(max(0.0, start - time.monotonic()))
+            taken = [unit.group for unit in Claims(storage).take(units)]
+            os.write(pipe[1], f"{json.dumps(taken)}\n".encode())
+            os._exit(0)
+        workers.append(pid)
+    for pid in workers:
+        os.waitpid(pid, 0)
+    os.close(pipe[1])
+    with os.fdopen(pipe[0]) as said:
+        taken = [group for line in said for group in json.loads(line)]
+    assert sorted(taken) == list(range(40))
+
+
+# -- jobs ------------------------------------------------------------------------------------------------------------
+
+
+def start(forks: Forks, store: Place, *words: object) -> Command:
+    return forks.start("teacher_cache", fill_words(store, "--claim", "--lease", "2s", *words))
+
+
+def whole_store(folder: Path, **options: int) -> dict[str, str]:
+    """The files of an uninterrupted store over the same shards, but for what names the build."""
+    store = bright_store(folder, name="whole", **options)
+    fill_store(store)
+    return files(store.path)
+
+
+def test_two_jobs_share_the_units_of_a_store(tmp_path: Path, forks: Forks) -> None:
+    store = bright_store(tmp_path, views=8)
+    jobs = [start(forks, store.path) for _ in range(2)]
+    assert [job.wait() for job in jobs] == [0, 0], [job.output for job in jobs]
+    assert files(store.path) == whole_store(tmp_path, views=8)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["shards", "store", "whole"]
+
+
+def disturb(forks: Forks, store: Place, rounds: int, seed: int, workers: int = 4) -> list[Command]:
+    """Jobs on a store, of which one is killed, or stopped for a while, again and again; then they are left alone."""
+    draw = random.Random(seed)
+    jobs = [start(forks, store) for _ in range(workers)]
+    stopped: dict[int, float] = {}
+    for _ in range(rounds):
+        time.sleep(draw.uniform(0.05, 0.4))
+        for number, until in list(stopped.items()):
+            if time.monotonic() >= until:
+                os.kill(jobs[number].id, signal.SIGCONT)
+                del stopped[number]
+        number = draw.randrange(workers)
+        if not jobs[number].running():
+            continue
+        if draw.random() < 0.5:
+            os.kill(jobs[number].id, signal.SIGKILL)
+            stopped.pop(number, None)
+            jobs[number].wait()
+            jobs[number] = start(forks, store)
+        elif number not in stopped:
+            os.kill(jobs[number].id, signal.SIGSTOP)
+            stopped[number] = time.monotonic() + draw.uniform(0.1, 4)
+    for number in stopped:
+        with suppress(ProcessLookupError):
+            os.kill(jobs[number].id, signal.SIGCONT)
+    return jobs
+
+
+@pytest.mark.parametrize("place", ["folder", "bucket"])
+def test_jobs_killed_and_stopped_at_random_fill_a_store_once(
+    tmp_path: Path, forks: Forks, request: pytest.FixtureRequest, place: str
+) -> None:
+    """More often and on more units where CLAIMS_ROUNDS and CLAIMS_UNITS say so."""
+    repeats, units = int(os.environ.get("CLAIMS_ROUNDS", "1")), int(os.environ.get("CLAIMS_UNITS", "40"))
+    shape = {"counts": (320,) * (units // 20), "views": 8}
+    whole = whole_store(tmp_path, **shape)
+    for number in range(repeats):
+        if place == "bucket":
+            url: Url = request.getfixturevalue("bucket") / f"store{number}"
+            local = bright_store(tmp_path, name=f"made{number}", **shape)
+            store = Store.create(url, local.index, local.policy, views=8, seed=3, group=2, unit_samples=64)
+        else:
+            store = bright_store(tmp_path, name=f"store{number}", **shape)
+        jobs = disturb(forks, store.path, rounds=units // 4, seed=number)
+        assert [job.wait() for job in jobs] == [0] * 4, [job.output for job in jobs]
+        assert contents(store.storage) == whole
+        assert not open_storage(f"{store.path}.claims").list()
+        assert not open_storage(f"{store.path}.pending").list()
+
+
+def contents(storage: Storage) -> dict[str, str]:
+    """As `files`, of any storage."""
+    return {entry.name: xxhash.xxh3_64_hexdigest(storage.get(entry.name) or b"") for entry in storage.list()}
