@@ -14,7 +14,7 @@ from teacher_cache.cli import main as teacher_cache
 from teacher_cache.options import ByteCount, FiniteRange, OldSpelling, Renamed, cache_options, endpoint_option
 from teacher_cache.storage.cache import NodeCache
 from teacher_cache.storage.place import ENDPOINTS
-from tools import benchmark, inspect_cache, make_shards, simulate_store, topk_table
+from tools import benchmark, inspect_cache, make_shards, simulate_scale, simulate_store, topk_table
 
 PROGRAMS = {
     "teacher-cache": teacher_cache,
@@ -23,6 +23,7 @@ PROGRAMS = {
     "make_shards.py": make_shards.main,
     "topk_table.py": topk_table.main,
     "simulate_store.py": simulate_store.main,
+    "simulate_scale.py": simulate_scale.main,
     "benchmark.py": benchmark.main,
 }
 

@@ -73,19 +73,29 @@ def make_store(
     path: Path, samples: int, shards: int, views: int, classes: int, seed: int, progress: Callable[[], None]
 ) -> Store:
     """The whole store; progress() is called after each shard."""
-    index = simulated_index(samples, shards, classes, seed)
-    store = Store.create(path, index, load_policy("deit"), views=views, seed=seed, durable=False)
-    store.publish_teacher(TeacherIdentity(f"simulated, seed {seed}"))
+    store = create_simulated(path, simulated_index(samples, shards, classes, seed), views, seed)
     offsets = label_offsets(classes, seed)
     for shard in range(shards):
-        rng = np.random.default_rng([seed, shard, 2])
-        own_classes = index.classes[index.starts[shard] : index.starts[shard + 1]]
-        drawn = draw_labels(rng, offsets, own_classes, store.views, classes)
-        for group in range(store.layout.num_groups):
-            for number in range(store.layout.num_units(shard)):
-                commit(store, Unit(shard, number, group), drawn, rng)
+        fill_shard(store, shard, offsets, seed)
         progress()
     return store
+
+
+def create_simulated(path: Path, index: Index, views: int, seed: int) -> Store:
+    """An empty store that is bound to the simulated teacher."""
+    store = Store.create(path, index, load_policy("deit"), views=views, seed=seed, durable=False)
+    store.publish_teacher(TeacherIdentity(f"simulated, seed {seed}"))
+    return store
+
+
+def fill_shard(store: Store, shard: int, offsets: np.ndarray, seed: int) -> None:
+    """Commit a shard's units, which depend on seed and shard alone; offsets: label_offsets of the same seed."""
+    index, rng = store.index, np.random.default_rng([seed, shard, 2])
+    own_classes = index.classes[index.starts[shard] : index.starts[shard + 1]]
+    drawn = draw_labels(rng, offsets, own_classes, store.views, store.num_classes)
+    for group in range(store.layout.num_groups):
+        for number in range(store.layout.num_units(shard)):
+            commit(store, Unit(shard, number, group), drawn, rng)
 
 
 def commit(store: Store, unit: Unit, drawn: ShardLabels, rng: np.random.Generator) -> None:

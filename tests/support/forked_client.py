@@ -1,13 +1,15 @@
 """Ask tests/support/forked.py; imported in no time.
 
 As a program, `python forked_client.py SOCKET -m PROGRAM WORDS ...`, or with a file *.py for -m PROGRAM: runs it there,
-and ends as it does.
+and ends as it does. SIGTERM is handed on to it.
 """
 
 import json
 import os
+import signal
 import socket
 import sys
+import time
 
 
 def ask(place, question, descriptors=()):
@@ -22,9 +24,23 @@ def ask(place, question, descriptors=()):
         return int(connection.makefile().readline())
 
 
+def ended(process):
+    """Whether it is a zombie: to wait for one that runs would keep everybody else waiting."""
+    with open(f"/proc/{process}/stat") as stat:
+        return stat.read().rpartition(")")[2].split()[0] == "Z"
+
+
 if __name__ == "__main__":
     place, program, *words = sys.argv[1:]
     if program == "-m":
         program, *words = words
     question = {"program": program, "words": words, "environment": dict(os.environ), "folder": os.getcwd()}
-    sys.exit(ask(place, {"wait": ask(place, question, (0, 1, 2))}))
+    asked = []
+    signal.signal(signal.SIGTERM, lambda *_: asked.append(signal.SIGTERM))  # handed on once it is known to whom
+    process = ask(place, question, (0, 1, 2))
+    while not ended(process):
+        for number in asked[:]:
+            os.kill(process, number)
+            asked.remove(number)
+        time.sleep(0.02)
+    sys.exit(ask(place, {"wait": process}))
