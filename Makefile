@@ -66,9 +66,9 @@ USUAL_VIEWS := 304
 RECIPE  ?= deit_tiny_distilled
 ASKED   := $(TEACHER)
 WEIGHTS := $(CHECKPOINT)
-# a store that is there keeps its policy and views where these variables are not given
+# a store that is there keeps its policy and views where these variables are not given; of one at a URL make does not know
 IS_THERE := $(shell test -e $(call quoted,$(STORE)) && echo yes)
-FOR_NEW  := $(if $(IS_THERE),,$(if $(POLICY),,--policy deit) $(if $(VIEWS),,--views $(USUAL_VIEWS)))
+FOR_NEW  := $(if $(IS_THERE)$(findstring ://,$(STORE)),,$(if $(POLICY),,--policy deit) $(if $(VIEWS),,--views $(USUAL_VIEWS)))
 endif
 
 # a run of other views goes elsewhere than one of the usual number, a run of another recipe too

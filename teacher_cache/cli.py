@@ -464,8 +464,9 @@ def verify(
 
 
 @main.command()
-@store_argument
+@click.argument("store_path", metavar="STORE")
 @click.argument("target")
+@endpoint_option
 @click.option("--partial", is_flag=True, help="Publish what is labelled of a store that is not filled.")
 @click.option("--licence", metavar="NAME", help="Under which it is published: cc-by-4.0.  [default: none is stated]")
 def publish(store_path: str, target: str, partial: bool, licence: str | None) -> None:

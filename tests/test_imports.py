@@ -65,7 +65,8 @@ DOORS = {
     "botocore": {"teacher_cache/storage/credentials.py"},
     "nvidia": {"tools/benchmarks/peers.py"},
     "wandb": {"student/tracker.py"},
-    "huggingface_hub": {"student/hub.py", "student/preflight.py"},
+    "huggingface_hub": {"student/hub.py", "student/preflight.py", "teacher_cache/storage/hub.py"},
+    "ray": {"teacher_cache/actors.py"},
     "trackio": {"student/tracker.py"},
 }
 
