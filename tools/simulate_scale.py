@@ -195,9 +195,9 @@ def walk(out: Path, size: Size, part: int) -> str:
     paths = [out / "walked" / entry.name for entry in drawn.shards]
     paths[0].parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng([size.seed, 3])
-    for shard, path in enumerate(paths):
+    for path, samples in zip(paths, np.split(np.arange(drawn.num_samples), drawn.starts[1:-1]), strict=True):
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for sample in range(int(drawn.starts[shard]), int(drawn.starts[shard + 1])):
+            for sample in samples.tolist():
                 for ending, content in (
                     ("jpg", rng.bytes(int(drawn.sizes[sample]))),
                     ("cls", str(drawn.classes[sample]).encode()),
