@@ -81,7 +81,7 @@ INSTALLED := $(VENV)/.installed
 # a command, shown and run; after an error, which variables stand behind its options (75 and 130: it was stopped)
 command = @(PS4=; set -x; $(1)) || { code=$$?; case $$code in 75|130) ;; *) echo $(VARIABLES) >&2;; esac; exit $$code; }
 VARIABLES := "make's variables: the store is STORE=, a folder of images FOLDER= or VAL_FOLDER=, that of their shards DATA=," \
-	"--policy POLICY=, --set SET=, --views and --views-used VIEWS=, --teacher TEACHER=, --checkpoint CHECKPOINT=, --topk TOPK=, --tau TAU=, --recipe RECIPE=, --val VAL=, --ops OPS=, --out OUT="
+	"--policy POLICY=, --set SET=, --views and --views-used VIEWS=, --teacher TEACHER=, --checkpoint CHECKPOINT=, --topk TOPK=, --tau TAU=, --recipe RECIPE=, --val VAL=, --ops OPS=, --log-to LOG=, --out OUT="
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -109,6 +109,7 @@ help: ## list targets and variables
 	@echo '  WORKERS=     rendering processes for each of them   [$(WORKERS)]'
 	@echo '  CLAIM=1      other jobs, on other machines too, fill the same store at the same time'
 	@echo '  RENDER=      where views are rendered: auto (a GPU if there is one), cpu or gpu   [$(or $(RENDER),auto)]'
+	@echo '  LOG=         send the curves to wandb or trackio, too'
 	@echo '  OUT=         where the run goes                     [$(OUT)]'
 	@echo
 	@echo 'Variables of bench and bench-gpu:'
@@ -163,7 +164,7 @@ endif
 train-student: cache-teacher ## stage two: train a student from the labels
 	$(call command,$(LAUNCH) student train $(call quoted,$(STORE)) --recipe $(call quoted,$(RECIPE)) \
 		$(VAL_PATTERNS) $(call option,--views-used,$(VIEWS)) --out $(call quoted,$(STUDENT)) \
-		--workers $(WORKERS) $(call option,--render,$(RENDER)) $(call option,--ops,$(OPS)))
+		--workers $(WORKERS) $(call option,--render,$(RENDER)) $(call option,--ops,$(OPS)) $(call option,--log-to,$(LOG)))
 	@$(RUN) student results $(if $(MADE_TEACHER),$(call quoted,teacher=$(MADE_TEACHER))) $(call quoted,$(STUDENT))
 
 ifneq ($(MADE_SHARDS),)

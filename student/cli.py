@@ -106,6 +106,13 @@ _TRAINING_OPTIONS = (
         metavar="SECONDS",
         help="Between two checkpoints.",
     ),
+    click.option(
+        "--log",
+        "--log-to",  # torchrun takes --log, wherever it stands, for one of its own
+        "log",
+        type=click.Choice(["wandb", "trackio"]),
+        help="Send the curves there, too; under torchrun write --log-to.  [default: CSV and TensorBoard alone]",
+    ),
     teacher_options(
         "Ask this teacher online: timm name or FILE.py:FUNCTION.  [default: labels are read from the store]",
         "The teacher's weights; alone, for the teacher that the store names.  [default: timm's own]",
@@ -218,7 +225,7 @@ def _train(
     store = open_moved(store_path, shards, ops=ops)
     online = TeacherSettings(teacher, checkpoint) if teacher or checkpoint else None
     request = TrainRequest(
-        **{name: run[name] for name in ("out", "val", "views_in_use", "workers", "render")},
+        **{name: run[name] for name in ("out", "val", "views_in_use", "workers", "render", "log")},
         world_size=int(os.environ.get("WORLD_SIZE", "1")),
         teacher=online,
         allow_policy=allow_policy,
@@ -495,15 +502,15 @@ def _say_evaluation(
     "--format",
     "file_format",
     required=True,
-    type=click.Choice(["safetensors", "onnx", "torch-export"]),
-    help="What is written: weights, or a graph.",
+    type=click.Choice(["safetensors", "onnx", "torch-export", "hf"]),
+    help="What is written: weights, a graph, or a folder for timm and the Hugging Face Hub.",
 )
 @click.option(
     "--out",
     required=True,
     metavar="FILE",
     type=click.Path(path_type=Path, readable=False),
-    help="*.safetensors, *.onnx or *.pt2.",
+    help="*.safetensors, *.onnx or *.pt2; of hf a folder.",
 )
 @click.option(
     "--outputs", type=click.Choice(["fused", "heads"]), default="fused", help="Of a graph: scores, or logits by head."
@@ -512,22 +519,42 @@ def _say_evaluation(
     "--fusion", type=click.Choice(["softmax_sum", "logit_mean"]), help="Of both heads.  [default: the recipe's]"
 )
 @click.option("--force", is_flag=True, help="Write over a file that is there.")
+@click.option(
+    "--licence",
+    metavar="ID",
+    help="Of hf: the weights' licence, as the Hub has it: apache-2.0.  [default: none is stated]",
+)
+@click.option("--push", "repo", metavar="REPO", help="Of hf: upload the folder to this repository of the Hub.")
+@click.option("--private", is_flag=True, help="With --push: nobody else may read it.")
 def export(
     trained_model: str,
     model_name: str | None,
     ema: bool,
-    file_format: Literal["safetensors", "onnx", "torch-export"],
+    file_format: Literal["safetensors", "onnx", "torch-export", "hf"],
     out: Path,
     outputs: Literal["fused", "heads"],
     fusion: Literal["softmax_sum", "logit_mean"] | None,
     force: bool,
+    licence: str | None,
+    repo: str | None,
+    private: bool,
 ) -> None:
     """Write a trained model for others, read it back and compare it with PyTorch.
 
     MODEL is a file, or a timm name for timm's weights. safetensors holds the weights, as timm reads them. onnx and
     torch-export hold a graph of any batch size: `images`, normalised, float32, (B, 3, H, W) -> `scores`, or
-    `class_logits` and `distillation_logits`. Every file says which preprocessing it needs.
+    `class_logits` and `distillation_logits`. hf is a folder of weights, configuration and card: timm.create_model loads
+    it as local-dir:FOLDER, and where it is uploaded, as hf_hub:REPO. Every file says which preprocessing it needs.
     """
+    if file_format != "hf" and (licence or repo or private):
+        raise click.UsageError("--licence, --push and --private are for --format hf")
+    if private and not repo:
+        raise click.UsageError("--private goes with --push")
+    if file_format == "hf":
+        if force or fusion or outputs != "fused":
+            raise click.UsageError("--force, --outputs and --fusion are for files, --format hf makes a folder")
+        _export_hub(trained_model, model_name, out, ema=ema, licence=licence, repo=repo, private=private)
+        return
     from student.preflight import export_faults, source_faults
 
     _refuse_all([*source_faults(trained_model, model_name), *export_faults(trained_model, out, file_format, force)])
@@ -545,6 +572,26 @@ def export(
     say(f"wrote {out}{holds}; {written.how}{compared}{batches}")
     if file_format == "safetensors" and ":" not in trained.model:
         say(timm_call(trained, out))
+
+
+def _export_hub(
+    source: str, model: str | None, out: Path, *, ema: bool, licence: str | None, repo: str | None, private: bool
+) -> None:
+    """The folder, and the way to the Hub."""
+    from student.preflight import hub_faults, push_faults, source_faults
+
+    faults = [*source_faults(source, model), *hub_faults(source, out, licence), *(push_faults(repo) if repo else ())]
+    _refuse_all(faults)
+
+    from student.hub import export_hub, push
+
+    trained = _read_trained(source, model, ema)
+    written = export_hub(trained, out, ema=ema, licence=licence, repo=repo)
+    say(f"wrote {out}; {written.how}, largest difference {written.difference:.2g}")
+    say(f"timm.create_model({f'local-dir:{out}'!r}, pretrained=True)")
+    if repo:
+        say(f"pushed: {push(out, repo, private=private)}")
+        say(f"timm.create_model({f'hf_hub:{repo}'!r}, pretrained=True)")
 
 
 @main.command()

@@ -75,14 +75,14 @@ def export(
     """
     refuse(export_faults(trained.source, path, file_format, force))
     model = build_trained(trained)
-    _check_finite(model, trained)
+    check_finite(model, trained)
     metadata = describe_trained(trained, ema=ema)
     graph = Graph(model, outputs, fusion).eval()
     names = ("scores",) if outputs == "fused" else ("class_logits", "distillation_logits")[: len(_run(graph, trained))]
     difference: float | None
     with replacing(path) as aside:
         if file_format == "safetensors":
-            _write_safetensors(model, metadata, aside)
+            write_safetensors(model, metadata, aside)
             names = ()
             difference, how = _compare_safetensors(trained, model, aside)
         else:
@@ -116,7 +116,7 @@ def timm_call(trained: TrainedModel, path: Path) -> str:
 # -- safetensors ---------------------------------------------------------------------------------------------------
 
 
-def _write_safetensors(model: nn.Module, metadata: dict[str, str], path: Path) -> None:
+def write_safetensors(model: nn.Module, metadata: dict[str, str], path: Path) -> None:
     # clones: the format has no tensors that share memory
     state = {name: value.contiguous().clone() for name, value in model.state_dict().items()}
     sealed = metadata | {DIGEST: content_sha256(state, metadata)}
@@ -125,11 +125,12 @@ def _write_safetensors(model: nn.Module, metadata: dict[str, str], path: Path) -
 
 def _compare_safetensors(trained: TrainedModel, model: nn.Module, path: Path) -> tuple[float, str]:
     again = build_trained(read_trained(str(path), model=trained.model))
-    difference = _difference(Graph(model, "heads", "softmax_sum"), Graph(again, "heads", "softmax_sum").eval(), trained)
+    one, two = (Graph(each, "heads", "softmax_sum").eval() for each in (model, again))
+    difference = largest_difference(one, two, trained)
     if ":" in trained.model:
         return difference, "read back"
     theirs = timm.create_model(trained.model, checkpoint_path=str(path), **timm_arguments(trained)).eval()
-    return max(difference, _difference(model, theirs, trained)), "read back by timm.create_model"
+    return max(difference, largest_difference(model, theirs, trained)), "read back by timm.create_model"
 
 
 # -- graphs --------------------------------------------------------------------------------------------------------
@@ -156,7 +157,7 @@ def _write_torch_export(graph: Graph, trained: TrainedModel, metadata: dict[str,
 
 
 def _compare_torch_export(graph: Graph, trained: TrainedModel, path: Path) -> tuple[float, str]:
-    return _difference(graph, torch.export.load(path).module(), trained), "read back by torch.export.load"
+    return largest_difference(graph, torch.export.load(path).module(), trained), "read back by torch.export.load"
 
 
 def _write_onnx(
@@ -185,13 +186,13 @@ def _compare_onnx(graph: Graph, trained: TrainedModel, names: tuple[str, ...], p
     def run(images: Tensor) -> tuple[Tensor, ...]:
         return tuple(torch.from_numpy(output) for output in session.run(list(names), {"images": images.numpy()}))
 
-    return _difference(graph, run, trained), "read back by ONNX Runtime"
+    return largest_difference(graph, run, trained), "read back by ONNX Runtime"
 
 
 # -- comparing -----------------------------------------------------------------------------------------------------
 
 
-def _difference(one: Callable[[Tensor], Any], two: Callable[[Tensor], Any], trained: TrainedModel) -> float:
+def largest_difference(one: Callable[[Tensor], Any], two: Callable[[Tensor], Any], trained: TrainedModel) -> float:
     """The largest difference of two models' outputs on random images, at several batch sizes; inf for other shapes."""
     largest = 0.0
     for batch_size in CHECKED_BATCHES:
@@ -206,7 +207,7 @@ def _difference(one: Callable[[Tensor], Any], two: Callable[[Tensor], Any], trai
     return largest
 
 
-def _check_finite(model: nn.Module, trained: TrainedModel) -> None:
+def check_finite(model: nn.Module, trained: TrainedModel) -> None:
     """Refuse, with CheckpointError, a model that answers no numbers, naming the first image of those it is given."""
     images = _images(trained, max(CHECKED_BATCHES))
     with torch.no_grad():

@@ -1,4 +1,5 @@
-"""A run's logs: steps.csv, epochs.csv and TensorBoard. A resumed run holds each step once."""
+"""A run's logs: steps.csv, epochs.csv, TensorBoard and, where one is asked for, a tracking library's curve. A resumed
+run holds each step once."""
 
 import csv
 import os
@@ -14,6 +15,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import scalar
 
 from student.curves import EPOCHS
+from student.tracker import Tracker
 from teacher_cache.files import replacing, writing
 
 LOST = "the steps since the last checkpoint are lost"
@@ -21,10 +23,11 @@ STEPS = "steps.csv"
 
 
 class RunLog(AbstractContextManager["RunLog"]):
-    """Open logs of one run. steps_done and epochs_done say how much of older logs counts; what is beyond is dropped."""
+    """Open logs of one run. steps_done and epochs_done say how much of older logs counts; what is beyond is dropped.
+    tracker gets the same rows, and is closed with them."""
 
-    def __init__(self, out: Path, *, steps_done: int, epochs_done: int) -> None:
-        self._out = out
+    def __init__(self, out: Path, *, steps_done: int, epochs_done: int, tracker: Tracker | None = None) -> None:
+        self._out, self._tracker = out, tracker
         _drop_beyond(out / STEPS, "step", steps_done)
         _drop_beyond(out / EPOCHS, "epoch", epochs_done)
         self._board = _Board(out / "tensorboard", steps_done)
@@ -36,15 +39,21 @@ class RunLog(AbstractContextManager["RunLog"]):
         for row in rows:
             self._board.add({f"step/{name}": row[name] for name in row.keys() - {"step", "epoch"}}, row["step"])
         self._board.flush()
+        if self._tracker is not None:
+            self._tracker.write_steps(rows)
 
     def write_epoch(self, row: Mapping[str, Any], step: int) -> None:
         """Append one epoch's row; step is the number of steps trained by its end. DiskError."""
         _append(self._out / EPOCHS, [row])
         self._board.add({f"epoch/{name}": row[name] for name in row.keys() - {"epoch"}}, step - 1)
         self._board.flush()
+        if self._tracker is not None:
+            self._tracker.write_epoch(row, step)
 
     def close(self) -> None:
         self._board.close()
+        if self._tracker is not None:
+            self._tracker.close()
 
     def __exit__(self, *details: object) -> None:
         self.close()

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from student.preflight import TrackingLibrary
 from teacher_cache.errors import RecipeError
 from teacher_cache.processes.timeouts import RANK_TIMEOUT_S, TIMEOUT_S
 from teacher_cache.rendering.choice import RENDER_DEFAULT, Render
@@ -28,6 +29,7 @@ class TrainOptions:
     worker_timeout_s: float = TIMEOUT_S
     rank_timeout_s: float = RANK_TIMEOUT_S
     cache: NodeCache | None = None  # where blocks of shards far away are kept
+    log: TrackingLibrary | None = None  # where curves go, beside the logs in `out`
 
     def __post_init__(self) -> None:
         if not self.checkpoint_every_s >= 0:  # nan is no number of seconds either

@@ -5,6 +5,7 @@ Each rule stands once, here, in `plan`, in `pool` or in `recipe`; the code that 
 """
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -22,11 +23,12 @@ from teacher_cache.errors import (
     ModelError,
     RecipeError,
     ShardError,
+    StorageError,
     StoreError,
     TeacherError,
 )
 from teacher_cache.messages.recognise import no_checkpoint
-from teacher_cache.messages.shown import counted, listed
+from teacher_cache.messages.shown import counted, listed, shown
 from teacher_cache.rendering.choice import RENDER_DEFAULT, Render, may_use_device
 from teacher_cache.settings import parse_override
 from teacher_cache.shards.classes import class_rule
@@ -40,9 +42,11 @@ if TYPE_CHECKING:
     from teacher_cache.store.store import Store
 
 Format = Literal["safetensors", "onnx", "torch-export"]  # of files that `student export` writes
+TrackingLibrary = Literal["wandb", "trackio"]  # where `--log` sends a run's curves
 
 ENDINGS: dict[Format, str] = {"safetensors": ".safetensors", "onnx": ".onnx", "torch-export": ".pt2"}
 ONNX_LIBRARIES = ("onnx", "onnxscript")  # torch.onnx imports them
+LICENCE = re.compile("[A-Za-z0-9][A-Za-z0-9.+-]*")
 INSTALL_ONNX = "pip install onnx onnxscript onnxruntime"
 
 
@@ -61,6 +65,7 @@ class TrainRequest:
     checkpoint: str | None = None  # to fine-tune, a file or a timm name: it says what the model is
     model: str | None = None  # or this does, where the file cannot
     resolution: tuple[int, int] | None = None
+    log: TrackingLibrary | None = None
 
 
 def find_faults(store: "Store", recipe: Recipe, request: TrainRequest) -> list[Fault]:
@@ -102,6 +107,8 @@ def _store_faults(store: "Store", recipe: Recipe, request: TrainRequest) -> Iter
         )
     if request.val:
         yield from validation_faults(store, request.val)
+    if request.log is not None:
+        yield from tracking_faults(request.log)
 
 
 def _model_faults(recipe: Recipe, request: TrainRequest) -> Iterator[Fault]:
@@ -232,6 +239,38 @@ def export_faults(checkpoint: str, out: Path, file_format: Format, force: bool) 
     if missing:
         found = f"--format onnx needs {' and '.join(missing)}, not installed here: {INSTALL_ONNX}"
         yield Fault(CheckpointError, found)
+
+
+def hub_faults(checkpoint: str, out: Path, licence: str | None = None) -> Iterator[Fault]:
+    """A folder that a trained model cannot be written to, or a licence that is none for a card."""
+    if os.path.lexists(out):
+        what = "the checkpoint itself" if os.path.exists(checkpoint) and os.path.samefile(out, checkpoint) else "there"
+        yield Fault(CheckpointError, f"{out} is {what} already: --format hf makes a folder, choose another --out")
+    if licence is not None and not LICENCE.fullmatch(licence):
+        found = f"--licence {shown(licence)} is no licence's id: give one as the Hub has it, apache-2.0 or cc-by-4.0"
+        yield Fault(CheckpointError, found)
+
+
+def push_faults(repo: str) -> Iterator[Fault]:
+    """A repository that cannot be, or a Hub that nobody has logged in to."""
+    from huggingface_hub import get_token
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        yield Fault(StorageError, f"--push {shown(repo)}: {str(error).splitlines()[0]}")
+    if get_token() is None:
+        yield Fault(StorageError, "--push needs a login at the Hub", advice="`hf auth login`, or set HF_TOKEN")
+
+
+def tracking_faults(library: TrackingLibrary) -> Iterator[Fault]:
+    """A library for --log that is not installed."""
+    spec = find_spec(library)
+    if spec is None or spec.origin is None:  # of a folder that has its name: what wandb writes lies in one
+        yield Fault(
+            RecipeError, f"--log {library} needs {library}", advice=f"pip install 'deit-teacher-cache[{library}]'"
+        )
 
 
 def pattern_faults(patterns: Sequence[str]) -> Iterator[Fault]:

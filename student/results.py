@@ -38,12 +38,22 @@ def accuracy_table(runs: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table
     """A row for every head of every run. runs: name -> head -> {"top1", "top5"}."""
     rows = []
     for name, heads in runs.items():
-        for head in sorted(heads, key=_head_order):
-            single = len(heads) == 1
-            label = name if single else f"{name}, {'EMA, ' if head.startswith('ema_') else ''}{_head_name(head)}"
-            rows.append((label, f"{100 * heads[head]['top1']:.2f}", f"{100 * heads[head]['top5']:.2f}"))
+        for head, *values in accuracy_rows(heads):
+            rows.append((name if len(heads) == 1 else f"{name}, {head}", *values))
     columns = ("validation", "top-1 %", "top-5 %")
     return table(columns, rows, right=columns[1:], limits={"validation": 200}, box=None)
+
+
+def accuracy_rows(heads: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """(head, top-1, top-5), in percent, for people. heads: name -> {"top1", "top5"}."""
+    return [
+        (
+            f"{'EMA, ' if head.startswith('ema_') else ''}{_head_name(head)}",
+            f"{100 * heads[head]['top1']:.2f}",
+            f"{100 * heads[head]['top5']:.2f}",
+        )
+        for head in sorted(heads, key=_head_order)
+    ]
 
 
 def _head_name(head: str) -> str:

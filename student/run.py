@@ -57,6 +57,7 @@ class Run:
     ) -> None:
         self.store, self.recipe, self.options, self.job = store, recipe, options, job
         self.epoch, self.step = 0, 0  # of the next batch
+        self.curve: str | None = None  # its id where a tracking library logs
         self.answers = open_answers(
             store, recipe, options.teacher, job.device, options.render
         )  # before the seed: building one draws
@@ -329,6 +330,8 @@ class Run:
         }
         if self.ema is not None:
             content["model_ema"] = self.ema.module.state_dict()
+        if self.curve is not None:
+            content["curve"] = self.curve
         write_checkpoint(self.options.out, content)
 
     def load(self, checkpoint: Mapping[str, Any]) -> None:
@@ -343,6 +346,7 @@ class Run:
             _set_random_state(checkpoint["generators"][self.job.rank], self.job.device)
             self._meter.load_sums(checkpoint["sums"][self.job.rank])
         self.loader.start = (self.epoch, self.step)
+        self.curve = checkpoint.get("curve")
         if is_proven(checkpoint):
             self._saved = f"the last good checkpoint is {self._place()}"
         else:

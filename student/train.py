@@ -15,8 +15,9 @@ from student.log import RunLog
 from student.options import TrainOptions
 from student.recipe import Recipe
 from student.run import Run
+from student.tracker import Tracker, new_curve
 from student.validation import ValidationSet, index_validation
-from teacher_cache.errors import TeacherCacheError
+from teacher_cache.errors import RecipeError, TeacherCacheError
 from teacher_cache.files import replacing, writing
 from teacher_cache.job import Job, join_job
 from teacher_cache.processes.lock import alone
@@ -54,7 +55,7 @@ def train(
         resumed = resume(run, say)
         if not run.is_finished():
             run.announce(say)
-        with run.loader, open_validation(run, say) as validation, open_log(run) as log:
+        with run.loader, open_validation(run, say) as validation, open_log(run, say) as log:
             if initial is not None and not resumed and validation is not None:
                 say(f"before the first step  {describe_accuracy(run.accuracy(validation))}")
                 run.begin_epoch()
@@ -120,11 +121,29 @@ def open_validation(run: Run, say: Callable[[str], None]) -> AbstractContextMana
     )
 
 
-def open_log(run: Run) -> AbstractContextManager[RunLog | None]:
+def open_log(run: Run, say: Callable[[str], None]) -> AbstractContextManager[RunLog | None]:
     """The run's logs, which the first rank writes; None on the others."""
     if not run.job.first:
         return nullcontext()
-    return RunLog(run.options.out, steps_done=run.steps_done(), epochs_done=run.epoch)
+    tracker = open_tracker(run, say)
+    return RunLog(run.options.out, steps_done=run.steps_done(), epochs_done=run.epoch, tracker=tracker)
+
+
+def open_tracker(run: Run, say: Callable[[str], None]) -> Tracker | None:
+    """The run's curve in the library that is asked for, or None. RecipeError where it cannot begin; one that a resumed
+    run cannot go on with is no reason to leave off training."""
+    library = run.options.log
+    if library is None or run.is_finished():
+        return None
+    run.curve = run.curve or new_curve()
+    config = {**run.identity(), "teacher": run.answers.teacher_name}
+    try:
+        return Tracker(library, run.options.out, run.curve, config, say)
+    except RecipeError as error:
+        if not run.steps_done():
+            raise
+        say(f"{error}; this run goes on without")
+        return None
 
 
 def train_epochs(

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -45,6 +45,7 @@ class TrainedModel:
     class_from: str | None = None  # where the training shards have the class: "cls", "json:FIELD"
     notes: tuple[str, ...] = ()  # what was done to the file's names, or is worth to know, for people
     image_from: str | None = None  # the extension of the training shards' images, where one was chosen
+    identity: Mapping[str, Any] = field(default_factory=dict)  # of our own checkpoints: store and weights, as they say
 
 
 class _PreprocessingFields(BaseModel):
@@ -149,7 +150,9 @@ def _from_checkpoint(source: str, content: dict[str, Any], model: GivenModel | N
     recipe = _recipe(source, fields.recipe)
     assert recipe is not None
     state = find_state(content, source, ["model_ema" if ema else "model"])
-    return _ours(source, fields, recipe, _model_name(source, recipe.model, model), recipe.model_args, state)
+    trained = _ours(source, fields, recipe, _model_name(source, recipe.model, model), recipe.model_args, state)
+    told = {part: content[part] for part in ("store", "weights") if isinstance(content.get(part), dict)}
+    return replace(trained, identity=told)
 
 
 def _from_export(

@@ -1,4 +1,4 @@
-"""`teacher-cache index | fill | extend | status | verify | policies`."""
+"""`teacher-cache index | fill | extend | status | verify | publish | unpack | policies`."""
 
 import os
 import re
@@ -461,6 +461,42 @@ def verify(
     _print_verified(report, labelled=relabels)
     if not report.exact:
         sys.exit(1)
+
+
+@main.command()
+@store_argument
+@click.argument("target")
+@click.option("--partial", is_flag=True, help="Publish what is labelled of a store that is not filled.")
+@click.option("--licence", metavar="NAME", help="Under which it is published: cc-by-4.0.  [default: none is stated]")
+def publish(store_path: str, target: str, partial: bool, licence: str | None) -> None:
+    """Pack a store into a few files, with a card and hashes, at TARGET: a folder, a bucket, hf://datasets/OWNER/NAME."""
+    check_is_store(store_path)
+
+    from teacher_cache.publish import publish as publish_store
+    from teacher_cache.store.store import Store
+
+    store = Store.open(store_path)
+    warn("keys of samples and names of classes become public with it")
+    with _bar("units", "checking") as progress:
+        done = publish_store(store, target, partial=partial, licence=licence, on_progress=progress)
+    say(
+        f"{target}: {counted(done.files, 'file')}, {done.num_bytes:,} bytes, instead of {done.files_before:,} of "
+        f"{done.bytes_before:,}; its store is {target.rstrip('/')}/store, which is read as any other"
+    )
+
+
+@main.command()
+@click.argument("packed")
+@click.argument("folder")
+@endpoint_option
+def unpack(packed: str, folder: str) -> None:
+    """Make the store that was published at PACKED in FOLDER, to fill it on; its shards' places are given anew."""
+    from teacher_cache.publish import unpack as unpack_store
+
+    with _bar("files", "unpacking") as progress:
+        store = unpack_store(packed, folder, on_progress=progress)
+    samples = counted(store.layout.num_samples, "sample")
+    say(f"{folder}: {counted(store.views, 'view')} of {samples}, checked by its hashes")
 
 
 # Steps of `index`

@@ -34,6 +34,7 @@ DOORS = {
         "student/model.py",
         "student/ema.py",
         "student/export.py",
+        "student/hub.py",
         "student/run.py",
         "tools/benchmarks/models.py",
         "tools/benchmarks/peers.py",
@@ -63,6 +64,9 @@ DOORS = {
     "obstore": {"teacher_cache/storage/objects.py", "teacher_cache/storage/credentials.py"},
     "botocore": {"teacher_cache/storage/credentials.py"},
     "nvidia": {"tools/benchmarks/peers.py"},
+    "wandb": {"student/tracker.py"},
+    "huggingface_hub": {"student/hub.py", "student/preflight.py"},
+    "trackio": {"student/tracker.py"},
 }
 
 

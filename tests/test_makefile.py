@@ -75,6 +75,7 @@ def after(words: list[str], option: str) -> list[str]:
         ("RECIPE=own/deit_b.toml", "student train", "--recipe", ["own/deit_b.toml"]),
         ("RECIPE=own/deit_b.toml", "student train", "--out", ["runs/cache/deit_b"]),
         ("VAL=v-*.tar w.tar", "student train", "--val", ["v-*.tar", "w.tar"]),
+        ("LOG=wandb", "student train", "--log-to", ["wandb"]),
         ("OUT=elsewhere", "student train", "--out", ["elsewhere/deit_tiny_distilled"]),
         ("NPROC=4", "teacher_cache fill", "--nproc-per-node", ["4"]),
         ("NPROC=4", "student train", "--nproc-per-node", ["4"]),

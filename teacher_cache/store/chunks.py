@@ -64,7 +64,12 @@ class FilePerChunk:
         return found
 
     def name(self, unit: Unit) -> str:
-        return f"{self.array}/c/{unit[0]}/{unit[1]}/{unit[2]}" + "/0" * (self.rank - 3)
+        return chunk_file(self.array, unit, self.rank)
+
+
+def chunk_file(array: str, unit: Unit, rank: int) -> str:
+    """The name in the store of the file that holds a chunk of an array of this rank, and nothing else."""
+    return f"{array}/c/{unit.shard}/{unit.unit}/{unit.group}" + "/0" * (rank - 3)
 
 
 @dataclass(frozen=True, eq=False)

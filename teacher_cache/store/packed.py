@@ -78,6 +78,11 @@ def pack(frames: Iterable[bytes | None]) -> Iterator[bytes]:
     yield google_crc32c.value(index).to_bytes(_CRC_BYTES, "little")
 
 
+def group_file(array: str, group: int, rank: int) -> str:
+    """The name in the store of the file that holds a group's chunks of an array of this rank."""
+    return f"{array}/c/0/0/{group}" + "/0" * (rank - 3)
+
+
 def index_bytes(units: tuple[int, int]) -> int:
     """How long the index at the end of a group's file is, of (S, U) units."""
     return 16 * units[0] * units[1] + _CRC_BYTES
@@ -148,7 +153,7 @@ class GroupPacked:
         return self._name(unit.group)
 
     def _name(self, group: int) -> str:
-        return f"{self._array}/c/0/0/{group}" + "/0" * (self._rank - 3)
+        return group_file(self._array, group, self._rank)
 
     def _read(self, group: int, units: Sequence[Unit]) -> list[bytes | None]:
         """Frames of units of one group."""
@@ -200,4 +205,6 @@ class GroupPacked:
         return self._held[group]
 
     def _damaged(self, name: str, what: str) -> StoreError:
-        return StoreError(f"{self._storage.place / name} is damaged ({what}): fetch it again from where it was published")
+        return StoreError(
+            f"{self._storage.place / name} is damaged ({what}): fetch it again from where it was published"
+        )

@@ -3,7 +3,10 @@
 import json
 from pathlib import Path
 
+import click
+import pytest
 from click.testing import CliRunner, Result
+from torch.distributed.run import get_args_parser
 
 from student.cli import main
 from student.recipe import load_recipe, shipped_recipes
@@ -37,3 +40,18 @@ def test_results_of_a_folder_that_is_no_run_are_refused_by_its_name(tmp_path: Pa
     (tmp_path / "notes" / "a.json").write_text(json.dumps({}))
     refused = run("results", tmp_path / "notes", exit_code=1)
     assert str(tmp_path / "notes") in refused.output.replace("\n", "")
+
+
+@pytest.mark.parametrize("name", ["train", "finetune", "evaluate"])
+def test_torchrun_takes_no_option_for_one_of_its_own(name: str) -> None:
+    """It looks for its options behind the program's name, too, where some beginnings of theirs are errors."""
+    options = [option for option in main.commands[name].params if isinstance(option, click.Option)]
+    for option in options:
+        assert any(map(is_left_alone, option.opts)), option.opts
+
+
+def is_left_alone(option: str) -> bool:
+    try:
+        return get_args_parser().parse_args(["-m", "student", option]).training_script_args == [option]
+    except SystemExit:
+        return False

@@ -55,7 +55,7 @@ def can_compile(options: Sequence[str], folder: Path) -> bool:
 
 def test_every_set_of_kernels_has_plain_s_bytes_and_nothing_is_read_or_written_out_of_bounds(tmp_path: Path) -> None:
     sanitizers = SANITIZERS if can_compile(SANITIZERS, tmp_path) else ()
-    names = fuzzed([str(compiled([compiler_here()], ("-O1", "-g", *sanitizers), tmp_path / "fuzz"))])
+    names = fuzzed([str(compiled([compiler_here()], ("-O1", "-g1", *sanitizers), tmp_path / "fuzz"))])
     assert names[-1] == "plain"
     assert set(names) <= set(library.KERNELS)
     loaded = library.load()

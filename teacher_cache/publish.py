@@ -1,0 +1,270 @@
+"""Publishing a store, and fetching one: its chunks in a few files, with a card for people and a manifest of hashes.
+
+TARGET holds README.md, manifest.json and the packed store in store/, which `Store.open`, `train`, `verify` and plain
+Zarr read as it is; `unpack` gives the original back, file by file.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from teacher_cache.errors import DiskError, StorageError, StoreError
+from teacher_cache.files import new_folder
+from teacher_cache.messages.shown import counted, shown
+from teacher_cache.storage.place import Place, Url, to_place
+from teacher_cache.storage.storage import Storage, get_all, open_storage
+from teacher_cache.store.packing import packed_files, unpacked_files
+from teacher_cache.store.proof import describe_build
+from teacher_cache.store.schema import GROUPS
+from teacher_cache.store.status import check_committed, status
+from teacher_cache.store.store import Store
+from teacher_cache.store.unit import Unit
+
+STORE, CARD, MANIFEST = "store", "README.md", "manifest.json"
+ROOT = f"{STORE}/zarr.json"  # which makes the rest a store, and comes last
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Published:
+    """What went to a target: files and bytes, before and after."""
+
+    files: int
+    num_bytes: int
+    files_before: int
+    bytes_before: int
+
+
+def publish(
+    store: Store,
+    target: str,
+    *,
+    partial: bool = False,
+    licence: str | None = None,
+    on_progress: Progress = lambda done, total: None,
+) -> Published:
+    """Pack a store into a folder, an object store or `hf://datasets/OWNER/NAME`; every unit is checked before.
+
+    partial: what is committed of a store that is not filled. What says where the store was made, its shards' folders
+    and the file of an own teacher, stays behind; keys and class names become public. Raises StoreError for one that is
+    not filled, or damaged; DiskError or StorageError where something is at the target, or it cannot be written.
+    """
+    check_committed(store)
+    committed = store.committed()
+    missing = store.missing_units()
+    if missing and not partial:
+        raise StoreError(
+            f"{counted(len(missing), 'unit', 'is', of=len(store.units()))} not labelled in {store.path}: run "
+            f"`teacher-cache fill {store.path}`, or publish what there is with --partial"
+        )
+    place = to_place(target)
+    _check_free(place)
+    units = [Unit(*numbers) for numbers in np.argwhere(committed).tolist()]
+    for done, unit in enumerate(units, 1):
+        store.check_unit(unit)
+        on_progress(done, len(units))
+    listed = store.storage.list()
+    found = status(store)
+    with _writing(place) as write:
+        sizes: dict[str, int] = {}
+        hashes: dict[str, dict[str, Any]] = {}
+        root = b""
+        for name, parts in packed_files(store, committed):
+            content = b"".join(parts)
+            named = f"{STORE}/{name}"
+            hashes[named] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+            sizes[named] = len(content)
+            if named == ROOT:
+                root = content
+            else:
+                write(named, content)
+        card = describe(found, place, licence, sum(sizes.values()), partial=bool(missing)).encode()
+        hashes[CARD] = {"sha256": hashlib.sha256(card).hexdigest(), "bytes": len(card)}
+        write(CARD, card)
+        write(MANIFEST, json.dumps({"files": dict(sorted(hashes.items()))}, indent=1).encode())
+        write(ROOT, root)
+    return Published(len(sizes), sum(sizes.values()), len(listed), sum(entry.num_bytes for entry in listed))
+
+
+def unpack(packed: str, folder: str, *, on_progress: Progress = lambda done, total: None) -> Store:
+    """Make the store that was published, in a folder, file by file; its shards are named without their places.
+
+    packed: the published TARGET or its store/. Raises StoreError where a file is not what the manifest says, or is
+    absent; DiskError where something is at the folder.
+    """
+    place = to_place(packed)
+    top = place if open_storage(place).get(ROOT) is not None else place.parent
+    storage = open_storage(top)
+    store = Store.open(top / STORE)
+    if store.packing != GROUPS:
+        raise StoreError(f"{store.path} is not packed: it is a store as `index` makes it, copy it as it is")
+    target = Path(folder)
+    if target.exists():
+        raise DiskError(f"{target} is there already: remove it, or choose another folder")
+    listed = _manifest(storage)
+    names = sorted(listed, key=lambda name: (name == ROOT, not name.endswith("zarr.json"), name))
+    with new_folder(target) as aside:
+        for done, (name, content) in enumerate(_unpacked(storage, names, listed), 1):
+            path = aside / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            on_progress(done, done)
+    return Store.open(target)
+
+
+def _unpacked(
+    storage: Storage, names: Iterable[str], listed: Mapping[str, Mapping[str, Any]]
+) -> Iterator[tuple[str, bytes]]:
+    """The files of the store, from those of a published one that are as its manifest says."""
+
+    def checked() -> Iterator[tuple[str, bytes]]:
+        for name, content in get_all(storage, names):
+            if content is None or hashlib.sha256(content).hexdigest() != listed[name]["sha256"]:
+                raise StoreError(
+                    f"{storage.place / name} is {'absent' if content is None else 'not what its manifest says'}: "
+                    "fetch it again from where it was published"
+                )
+            yield name.removeprefix(f"{STORE}/"), content
+
+    try:
+        yield from unpacked_files(checked())
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{storage.place} is no store that was published whole ({error}): fetch it again") from error
+
+
+def _manifest(storage: Storage) -> dict[str, dict[str, Any]]:
+    """What the manifest says of the store's files, by name."""
+    try:
+        files = json.loads(storage.get(MANIFEST) or b"null")["files"]
+        return {str(name): {"sha256": str(said["sha256"])} for name, said in files.items() if name.startswith(STORE)}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(
+            f"{storage.place / MANIFEST} is absent or damaged: fetch it again from where the store was published"
+        ) from error
+
+
+# -- targets ---------------------------------------------------------------------------------------------------------
+
+
+def _check_free(place: Place) -> None:
+    if isinstance(place, Path):
+        if place.exists():
+            raise DiskError(f"{place} is there already: remove it, or choose another place")
+    elif place.scheme != "hf" and open_storage(place).list():
+        raise StorageError(f"there are objects under {place} already: remove them, or choose another place")
+
+
+class _writing:  # noqa: N801 - used as a context
+    """Writes files under a target, by name, so that they are there whole or not at all: a folder and a commit appear at
+    the end, in an object store the root, which makes it a store, is written last."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._folder: Any = None
+
+    def __enter__(self) -> Callable[[str, bytes], None]:
+        if isinstance(self._place, Url) and self._place.scheme != "hf":
+            return self._put
+        self._folder = new_folder(self._place) if isinstance(self._place, Path) else tempfile.TemporaryDirectory()
+        self._aside = Path(self._folder.__enter__())
+        return self._write
+
+    def __exit__(self, *details: Any) -> None:
+        try:
+            if isinstance(self._place, Url) and self._place.scheme == "hf" and details[0] is None:
+                from teacher_cache.storage.hub import commit_folder
+
+                commit_folder(self._place, self._aside)
+        finally:
+            if self._folder is not None:
+                self._folder.__exit__(*details)
+
+    def _write(self, name: str, content: bytes) -> None:
+        path = self._aside / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+    def _put(self, name: str, content: bytes) -> None:
+        if not open_storage(self._place).put_if_absent(name, content):
+            raise StorageError(f"{self._place / name} is there already: somebody publishes to the same place")
+
+
+# -- the card --------------------------------------------------------------------------------------------------------
+
+
+def describe(found: Mapping[str, Any], place: Place, licence: str | None, num_bytes: int, *, partial: bool) -> str:
+    """The page of a published store: what it is, how it is used, what was labelled by which build. found: its
+    status."""
+    teacher, policy = found["teacher"], found["policy"]
+    height, width = policy["size"]
+    where = place if isinstance(place, Url) else place.name
+    rows = {
+        "samples": f"{found['samples']:,} in {counted(found['shards'], 'shard')}, {counted(found['classes'], 'class')}",
+        "views of each": f"{found['views']} at {height} x {width}",
+        "policy, seed": f"{_code(policy['name'])}, {found['seed']}",
+        "labelled": f"{found['labelled']:,} of {found['samples'] * found['views']:,} views",
+        "bytes": f"{num_bytes:,}",
+    }
+    if teacher:
+        rows["teacher"] = _code(Path(str(teacher["name"])).name)
+        rows["SHA-256 of its weights"] = _code(teacher["weights_sha256"])
+    if found["agreement"]:
+        shares = found["agreement"]
+        rows["agreement with the ground truth"] = (
+            f"{shares['larger']:.1%}, with either class of a mix {shares['either']:.1%}"
+        )
+    if found["topk"]:
+        rows["probabilities"] = f"the {found['topk']} largest of each view, at temperature {found['tau']:g}"
+    front = ["---", *([f"license: {licence}"] if licence else []), "tags:", "- deit-teacher-cache", "---"]
+    part = "\n**It is a part:** not all views are labelled.\n" if partial else ""
+    stated = f"Licence: {licence}" if licence else "No licence is stated: ask whoever published it."
+    builds = (f"{describe_build(build)}; logits: {build.get('logits')}" for build in found["builds"])
+    table = [f"| {name} | {value} |" for name, value in rows.items()]
+    listed = [f"- {shown(build, None)}" for build in builds]
+    return _CARD.format(
+        front="\n".join(front), part=part, table="\n".join(table), stated=stated, where=where, builds="\n".join(listed)
+    )
+
+
+_CARD = f"""{{front}}
+# A teacher's labels of augmented views
+
+Made by deit-teacher-cache: what a teacher says of every augmented view of a data set, two bytes a view, to train any
+number of students from without running it again. It holds no picture: the shards that were indexed are needed, and are
+compared with the index whenever they are read.
+{{part}}
+| | |
+| --- | --- |
+{{table}}
+
+{{stated}}
+
+## Use
+
+```bash
+pip install 'deit-teacher-cache[objects]'
+teacher-cache status {{where}}/{STORE}
+teacher-cache verify {{where}}/{STORE} --shards 'SHARDS'
+student train {{where}}/{STORE} --shards 'SHARDS' --val 'SHARDS' --recipe RECIPE --out RUN
+teacher-cache unpack {{where}} FOLDER  # to add views, or to label more
+```
+
+Keys of samples and names of classes are part of it, and public with it: each view's seed is derived from its sample's
+key.
+
+## Labelled by
+
+{{builds}}
+"""
+
+
+def _code(value: object) -> str:
+    """A value from a file, which shall not become markup of a table."""
+    return f"`{shown(str(value), None).replace('`', chr(39)).replace('|', '/')}`"

@@ -1,0 +1,152 @@
+"""Files of a repository on the Hugging Face Hub, through its own client: read at one commit, written in one commit."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+from teacher_cache.errors import ChangedError, StorageError
+from teacher_cache.storage.place import Url
+from teacher_cache.storage.storage import AT_ONCE, Entry, Stamp
+
+STALL_S = 30.0  # without an answer, or a byte more of it
+_PLACE = re.compile(r"hf://(datasets/)?([\w.-]+/[\w.-]+?)(?:@([^/]+))?(?:/(.*))?")
+
+
+class HubStorage:
+    """Files under `hf://datasets/OWNER/NAME[@REVISION][/FOLDER]`, read only, all of the commit that the revision was at
+    when something was first read; a copy in another process reads the same. Whose token is used the client says
+    (HF_TOKEN, or `hf auth login`)."""
+
+    is_local = False
+
+    def __init__(self, place: Url, commit: str | None = None) -> None:
+        self.place = place
+        self._kind, self._repository, self._revision, self._folder = _parts(place)
+        self._commit = commit
+
+    def __reduce__(self) -> tuple[Callable[..., "HubStorage"], tuple[Url, str | None]]:
+        return HubStorage, (self.place, self._commit)
+
+    def get(self, name: str) -> bytes | None:
+        return None if name not in self._files else self._read(name)
+
+    def get_ranges(self, name: str, ranges: Sequence[tuple[int, int]], stamp: Stamp | None = None) -> list[bytes]:
+        entry = self._files.get(name)
+        if entry is None:
+            raise FileNotFoundError(f"{self.place / name} is not there: check the place")
+        if stamp is not None and entry.stamp != stamp:
+            raise ChangedError(f"{self.place / name} is another file than before: give its commit, hf://...@COMMIT/...")
+
+        def read(part: tuple[int, int]) -> bytes:
+            start, stop = part[0], min(sum(part), entry.num_bytes)
+            return self._read(name, f"bytes={start}-{stop - 1}") if stop > start else b""
+
+        if len(ranges) < 2:
+            return [read(part) for part in ranges]
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(min(AT_ONCE, len(ranges))) as threads:
+            return list(threads.map(read, ranges))
+
+    def put(self, name: str, content: bytes) -> None:
+        raise self._read_only(name)
+
+    def put_if_absent(self, name: str, content: bytes) -> bool:
+        raise self._read_only(name)
+
+    def list(self, prefix: str = "") -> list[Entry]:
+        name = prefix.rstrip("/")
+        return [
+            entry
+            for entry in self._files.values()
+            if not name or entry.name == name or entry.name.startswith(f"{name}/")
+        ]
+
+    def delete(self, name: str) -> None:
+        raise self._read_only(name)
+
+    @cached_property
+    def _files(self) -> dict[str, Entry]:
+        """What lies under the place at its commit, which never changes, by name and in order."""
+        from huggingface_hub import HfApi
+        from huggingface_hub.hf_api import RepoFile
+        from huggingface_hub.utils import EntryNotFoundError
+
+        api, kind = HfApi(), self._kind
+        with _answered(self.place):
+            if self._commit is None:
+                self._commit = str(api.repo_info(self._repository, repo_type=kind, revision=self._revision).sha)
+            tree = api.list_repo_tree(
+                self._repository, self._folder or None, recursive=True, revision=self._commit, repo_type=kind
+            )
+            try:
+                files = sorted((file.path, file.size, file.blob_id) for file in tree if isinstance(file, RepoFile))
+            except EntryNotFoundError:
+                files = []
+        names = ((path.removeprefix(self._folder).strip("/"), size, blob) for path, size, blob in files)
+        return {name: Entry(name, size, (blob, size)) for name, size, blob in names}
+
+    def _read(self, name: str, part: str | None = None) -> bytes:
+        from huggingface_hub import hf_hub_url
+        from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
+
+        path = "/".join(part for part in (self._folder, name) if part)
+        url = hf_hub_url(self._repository, path, repo_type=self._kind, revision=self._commit)
+        headers = {**build_hf_headers(), **({"Range": part} if part else {})}
+        with _answered(self.place / name):
+            answer = http_backoff("GET", url, headers=headers, follow_redirects=True, timeout=STALL_S)
+            hf_raise_for_status(answer)
+            return bytes(answer.content)
+
+    def _read_only(self, name: str) -> StorageError:
+        return StorageError(
+            f"{self.place / name} is read only: fill a folder or a bucket, and `teacher-cache publish` it there"
+        )
+
+
+def commit_folder(place: Url, folder: Path) -> None:
+    """Put all files of a folder under a place in one commit, which fails where somebody else commits meanwhile. The
+    repository is made where there is none. StorageError."""
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    kind, repository, revision, top = _parts(place)
+    api = HfApi(library_name="deit-teacher-cache")
+    with _answered(place):
+        api.create_repo(repository, repo_type=kind, exist_ok=True)
+        parent = api.repo_info(repository, repo_type=kind, revision=revision).sha
+        operations = [
+            CommitOperationAdd("/".join(part for part in (top, str(path.relative_to(folder))) if part), path)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        ]
+        api.create_commit(
+            repository,
+            operations,
+            commit_message="Publish a store of a teacher's labels",
+            repo_type=kind,
+            revision=revision,
+            parent_commit=parent,
+        )
+
+
+def _parts(place: Url) -> tuple[str, str, str | None, str]:
+    """("dataset" or "model", OWNER/NAME, revision, folder). StorageError for a place that is none of the Hub's."""
+    match = _PLACE.fullmatch(place)
+    if match is None or ".." in place.split("/"):
+        raise StorageError(f"{place} is no place of the Hub: give hf://datasets/OWNER/NAME, with @REVISION and /FOLDER")
+    return "dataset" if match[1] else "model", match[2], match[3], (match[4] or "").strip("/")
+
+
+@contextmanager
+def _answered(place: str) -> Iterator[None]:
+    """Errors of the client as a StorageError of one line."""
+    try:
+        yield
+    except Exception as error:  # of the client, of HTTP below it, of a network: it has no one class
+        said = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise StorageError(
+            f"{place}: the Hub answers: {said}: check the name, and `hf auth login` where it is private; then run the "
+            "same command again"
+        ) from None

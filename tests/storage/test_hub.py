@@ -1,0 +1,105 @@
+"""Files of a repository on the Hub, as its own client reads and commits them, against a stand-in on this machine."""
+
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from teacher_cache.errors import ChangedError, StorageError
+from teacher_cache.publish import publish, unpack
+from teacher_cache.storage.hub import HubStorage, commit_folder
+from teacher_cache.storage.place import Url
+from teacher_cache.storage.storage import open_storage
+from teacher_cache.store.labels import read_views
+from teacher_cache.store.store import Store
+from tests.support.filled_store import fill, make_store
+from tests.support.model_hub import TOKEN, ModelHub, Repository
+
+PLACE = Url("hf://datasets/someone/labels")
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelHub]:
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    with ModelHub() as made:
+        for name, value in (("ENDPOINT", made.url), ("HF_HUB_DISABLE_XET", True)):
+            monkeypatch.setattr(constants, name, value)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", made.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        monkeypatch.setenv("HF_ENDPOINT", made.url)
+        assert huggingface_hub.HfApi().endpoint == made.url
+        yield made
+
+
+@pytest.fixture
+def repository(hub: ModelHub) -> Repository:
+    made = hub.repositories["datasets/someone/labels"] = Repository(private=False)
+    made.commits.append({"store/a": b"0123456789", "store/b/c": b"other", "README.md": b"card"})
+    return made
+
+
+def test_a_repository_is_read_at_one_commit(repository: Repository) -> None:
+    storage = HubStorage(PLACE / "store")
+    assert [(entry.name, entry.num_bytes) for entry in storage.list()] == [("a", 10), ("b/c", 5)]
+    assert [entry.name for entry in storage.list("b")] == ["b/c"]
+    assert storage.list("absent") == []
+    (entry,) = storage.list("a")
+    repository.commits.append({"store/a": b"changed"})
+    for same in (storage, pickle.loads(pickle.dumps(storage))):
+        assert same.get("a") == b"0123456789"
+        assert same.get("absent") is None
+        assert same.get_ranges("a", [(2, 3), (8, 9), (12, 1)], entry.stamp) == [b"234", b"89", b""]
+    newer = HubStorage(PLACE / "store")
+    assert newer.get("a") == b"changed"
+    with pytest.raises(ChangedError, match="is another file than before"):
+        newer.get_ranges("a", [(0, 1)], entry.stamp)
+    with pytest.raises(FileNotFoundError):
+        newer.get_ranges("b/c", [(0, 1)])
+    assert HubStorage(Url(f"{PLACE}@{1:040x}/store")).get("a") == b"0123456789"
+
+
+def test_it_is_read_only_and_what_is_wrong_is_one_line(hub: ModelHub) -> None:
+    storage = open_storage("hf://datasets/someone/labels/store")
+    for write in (lambda: storage.put("a", b""), lambda: storage.put_if_absent("a", b""), lambda: storage.delete("a")):
+        with pytest.raises(StorageError, match=r"^hf://datasets/someone/labels/store/a is read only: fill a folder"):
+            write()
+    with pytest.raises(StorageError, match=r"^hf://datasets/someone/labels/store: the Hub answers: .*check the name"):
+        storage.get("a")
+    with pytest.raises(StorageError, match=r"is no place of the Hub: give hf://datasets/OWNER/NAME"):
+        open_storage("hf://labels")
+
+
+def test_a_store_is_published_in_one_commit_and_read_from_there(hub: ModelHub, tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s")
+    fill(store)
+    publish(store, str(PLACE), licence="cc-by-4.0")
+    repository = hub.repositories["datasets/someone/labels"]
+    assert len(repository.commits) == 1
+    packed = Store.open(PLACE / "store")
+    np.testing.assert_array_equal(read_views(packed), read_views(store))
+    assert not packed.missing_units()
+    back = unpack(str(PLACE), str(tmp_path / "back"))
+    np.testing.assert_array_equal(read_views(back), read_views(store))
+
+
+def test_a_commit_of_somebody_else_meanwhile_fails_ours(
+    hub: ModelHub, repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "f").write_bytes(b"ours")
+    post = hub.post
+
+    def late(path: str, content: bytes) -> tuple[int, dict[str, str], bytes]:
+        if path.endswith("/preupload/main"):
+            repository.commits.append({"theirs": b"first"})
+        return post(path, content)
+
+    monkeypatch.setattr(hub, "post", late)
+    with pytest.raises(StorageError, match="labels: the Hub answers: "):
+        commit_folder(PLACE, tmp_path)
+    assert repository.files == {"theirs": b"first"}

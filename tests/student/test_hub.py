@@ -1,0 +1,226 @@
+"""A folder that timm loads to the same bits, with the same preprocessing, from here and from the Hub."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import timm
+import torch
+from click.testing import CliRunner
+from timm.data import create_transform, resolve_model_data_config
+from torchvision import transforms
+
+from student.cli import main
+from student.hub import export_hub, push
+from student.trained import build_trained, read_trained
+from teacher_cache.errors import CheckpointError, StorageError
+from tests.student.test_export import DISTILLED, SINGLE, images, read
+from tests.support.model_hub import TOKEN, ModelHub
+from tests.support.small_runs import filled_store, student, train_small, validation_shard
+from tests.support.trained_files import NAMES
+
+STORE = {"seed": 7, "index": "1a2b", "policy": '{"name": "deit | `x`"}'}
+
+
+# the client's own, of its HTTP library, when it uploads
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelHub]:
+    """The Hub that the client knows, to which the tests have logged in."""
+    with ModelHub() as started:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", started.url)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(
+            huggingface_hub.constants,
+            "HUGGINGFACE_CO_URL_TEMPLATE",
+            started.url + "/{repo_id}/resolve/{revision}/{filename}",
+        )
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield started
+
+
+def export(folder: Path, *words: str) -> tuple[int, str]:
+    command = ["export", str(folder / "checkpoint.pt"), "--format", "hf", "--out", str(folder / "out"), *words]
+    done = CliRunner().invoke(main, command)
+    return done.exit_code, done.output
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("ema", [False, True])
+@pytest.mark.parametrize("settings", [DISTILLED, SINGLE])
+def test_timm_loads_the_same_bits_and_the_same_preprocessing(
+    tmp_path: Path, settings: tuple[str, ...], ema: bool
+) -> None:
+    _, model = read(tmp_path, *settings, "drop_path=0.1", ema=ema)
+    code, said = export(tmp_path, *(["--ema"] if ema else []))
+    out = tmp_path / "out"
+    loads = f"timm.create_model('local-dir:{out}', pretrained=True)"
+    assert (code, said.splitlines()) == (
+        0,
+        [f"wrote {out}; read back by timm.create_model, largest difference 0", loads],
+    )
+    assert sorted(path.name for path in out.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    theirs = eval(loads, {"timm": timm}).eval()
+    assert torch.equal(theirs(images(3)), model(images(3)))
+    assert theirs(images(3)).std() > 1e-3
+    assert theirs.pretrained_cfg["label_names"] == NAMES
+    for name in ("tag", "license", "url", "hf_hub_id", "origin_url", "paper_ids"):
+        assert not json.loads((out / "config.json").read_text())["pretrained_cfg"].get(name), name
+    again = read_trained(str(out / "model.safetensors"))
+    assert again.class_names == tuple(NAMES)
+    assert torch.equal(build_trained(again)(images(3)), model(images(3)))
+    resize, crop, *_, normalise = create_transform(**resolve_model_data_config(theirs), is_training=False).transforms
+    seen = read_trained(str(tmp_path / "checkpoint.pt")).preprocessing
+    assert isinstance(crop, transforms.CenterCrop)
+    assert tuple(crop.size) == seen.size == (16, 24)
+    assert resize.interpolation == transforms.InterpolationMode(seen.interpolation)
+    assert tuple(resize.size) == tuple(int(side / seen.crop_pct) for side in seen.size)
+    assert torch.equal(normalise.mean, torch.tensor(seen.mean))
+    assert torch.equal(normalise.std, torch.tensor(seen.std))
+
+
+def test_the_card_says_what_it_is_and_how_it_was_trained(tmp_path: Path) -> None:
+    trained, _ = read(tmp_path, *DISTILLED, ema=True)
+    content = torch.load(tmp_path / "checkpoint.pt") | {"store": STORE, "weights": {"teacher": "77", "initial": None}}
+    torch.save(content, tmp_path / "checkpoint.pt")
+    assert trained.recipe is not None
+    heads = {"class": 0.5, "distillation": 0.625, "fused": 0.75, "ema_class": 0.25, "ema_fused": 0.375}
+    results = {
+        "recipe": trained.recipe.to_json(),
+        "store": STORE,
+        "weights": content["weights"],
+        "teacher": "regnety_160",
+    }
+    results["accuracy"] = {head: {"top1": top1, "top5": 1.0} for head, top1 in heads.items()}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    assert export(tmp_path, "--licence", "cc-by-4.0")[0] == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    front = huggingface_hub.ModelCard.load(tmp_path / "out" / "README.md").data
+    assert (front.license, front.library_name, front.pipeline_tag) == ("cc-by-4.0", "timm", "image-classification")
+    for told in (
+        "timm.create_model('local-dir:out', pretrained=True)",
+        "the mean of both heads' logits (fusion `logit_mean`)",
+        "| class head | 50.00 | 100.00 |",
+        "| fused | 75.00 | 100.00 |",
+        "Both heads are fused by `softmax_sum`.",
+        "| teacher | `regnety_160` |",
+        "| SHA-256 of the teacher's weights | `77` |",
+        "| store's seed | `7` |",
+        """| store's policy | `{"name": "deit / 'x'"}` |""",
+        f'"lr": {trained.recipe.lr}',
+    ):
+        assert told in card, told
+    assert "25.00" not in card, "of other weights"
+    assert str(tmp_path) not in card
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["pretrained_cfg"]["license"] == "cc-by-4.0"
+    results["store"] = STORE | {"seed": 8}  # another training's
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    export_hub(read_trained(str(tmp_path / "checkpoint.pt")), tmp_path / "other")
+    card = (tmp_path / "other" / "README.md").read_text()
+    assert "## Results" not in card
+    assert "regnety_160" not in card
+    assert "license" not in card
+    assert "No licence is stated" in card
+
+
+def test_a_trainings_own_results_are_in_its_card(tmp_path: Path) -> None:
+    store = filled_store(tmp_path / "filled", counts=(70,))
+    val = validation_shard(tmp_path / "val.tar", 20)
+    settings = ("epochs=1", *DISTILLED, "batch_size=32")
+    accuracy = train_small(store, tmp_path, *settings, val=(val,))
+    assert export(tmp_path)[0] == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    for head in ("class head", "distillation head", "fused"):
+        assert f"| {head} | {100 * accuracy[head.partition(' ')[0]]['top1']:.2f} |" in card
+    assert f"| store's seed | `{store.seed}` |" in card
+
+
+@pytest.mark.parametrize("model", [student("two_heads"), "model=student.convnet:small_convnet"])
+def test_a_model_that_timm_has_not_is_refused_in_a_line(tmp_path: Path, model: str) -> None:
+    read(tmp_path, model, "distill=none")
+    name = model.removeprefix("model=")
+    code, said = export(tmp_path, "--model", name)
+    assert (code, said) == (
+        1,
+        f"error: {tmp_path}/checkpoint.pt: its model, {name}, is none of timm's, so timm.create_model cannot build it "
+        "from a folder: write --format safetensors\n",
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read(tmp_path, *SINGLE)
+    monkeypatch.setenv("HF_TOKEN", "")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    code, said = export(tmp_path, "--push", "some/one/else", "--licence", "my own\nlicence: x")
+    assert code == 1
+    told = said.splitlines()
+    assert told[0].startswith(r"error: --licence my own\nlicence: x is no licence's id: give one as the Hub has it")
+    assert told[1].startswith("error: --push some/one/else: Repo id must be in the form")
+    assert told[2] == "error: --push needs a login at the Hub: `hf auth login`, or set HF_TOKEN"
+    (tmp_path / "out").mkdir()
+    code, said = export(tmp_path)
+    assert said == f"error: {tmp_path}/out is there already: --format hf makes a folder, choose another --out\n"
+    for words in (["--force"], ["--private"], ["--outputs", "heads"], ["--fusion", "logit_mean"]):
+        assert export(tmp_path, *words)[0] == 2
+    command = ["export", "x.pt", "--format", "onnx", "--out", "x.onnx", "--push", "some/one"]
+    assert CliRunner().invoke(main, command).exit_code == 2
+
+
+def test_a_folder_that_differs_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained, _ = read(tmp_path, *SINGLE)
+    create = timm.create_model
+
+    def wrong(name: str, **options: Any) -> Any:
+        model = create(name, **options)
+        if options.get("pretrained"):
+            with torch.no_grad():
+                model.head.bias += 1e-6
+        return model
+
+    monkeypatch.setattr(timm, "create_model", wrong)
+    with pytest.raises(CheckpointError, match=r"was not written: read back by timm\.create_model, it differs"):
+        export_hub(trained, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+@torch.no_grad()
+def test_what_is_pushed_is_one_commit_that_the_hubs_readers_load(tmp_path: Path, hub: ModelHub) -> None:
+    _, model = read(tmp_path, *DISTILLED)
+    code, said = export(tmp_path, "--push", "someone/deit", "--private")
+    assert code == 0, said
+    repository = hub.repositories["someone/deit"]
+    assert repository.private
+    (files,) = repository.commits
+    assert files == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert "create_model('hf_hub:someone/deit', pretrained=True)" in files["README.md"].decode()
+    assert f"pushed: {hub.url}/someone/deit/commit/" in said
+    (call,) = [line for line in said.splitlines() if line.startswith("timm.create_model('hf_hub:")]
+    loaded = eval(call, {"timm": timm}).eval()
+    assert torch.equal(loaded(images(3)), model(images(3)))
+    push(tmp_path / "out", "someone/deit", private=True)
+    assert len(repository.commits) == 2
+
+
+def test_a_hub_that_refuses_leaves_the_folder_and_a_public_repository_takes_nothing_private(
+    tmp_path: Path, hub: ModelHub
+) -> None:
+    read(tmp_path, *SINGLE)
+    assert export(tmp_path)[0] == 0
+    push(tmp_path / "out", "someone/open", private=False)
+    with pytest.raises(StorageError, match="someone/open is there and everybody can read it, --private was asked"):
+        push(tmp_path / "out", "someone/open", private=True)
+    assert len(hub.repositories["someone/open"].commits) == 1
+    hub.refuses = "/api/models/someone/deit/commit"
+    with pytest.raises(
+        StorageError, match=r"does not take someone/deit \(.*\): .*/out is whole, `hf upload someone/deit"
+    ):
+        push(tmp_path / "out", "someone/deit", private=False)
+    assert hub.repositories["someone/deit"].commits == []

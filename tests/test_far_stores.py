@@ -1,0 +1,99 @@
+"""A store in a bucket of an S3: made, filled, killed, verified and trained from as one in a folder is."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from teacher_cache.cli import main
+from teacher_cache.errors import StoreError
+from teacher_cache.storage.place import Url
+from teacher_cache.storage.storage import open_storage
+from teacher_cache.store.status import status
+from teacher_cache.store.store import Store
+from teacher_cache.verify import verify
+from tests.support.bright_shards import SMALL, bright_store
+from tests.support.faulty_proxy import FaultyProxy
+from tests.support.filled_store import files
+from tests.support.filling import fill_store, fill_words
+from tests.support.forked import Forks
+from tests.support.object_server import ObjectServer
+from tests.support.running import wait_until
+from tests.support.small_runs import train_small
+
+
+def contents(place: Url) -> dict[str, bytes]:
+    storage = open_storage(place)
+    return {entry.name: storage.get(entry.name) or b"" for entry in storage.list()}
+
+
+def index(folder: Path, store: Url | Path, *words: str) -> str:
+    """`index` of the shards of a bright_store as that has them, to be run again on the same store."""
+    policy = [word for setting in SMALL for word in ("--set", setting)]
+    shape = ("--policy", "cifar", "--views", "4", "--group", "2", "--unit-samples", "64", "--seed", "3")
+    done = CliRunner().invoke(main, ["index", f"{folder}/shards/*.tar", "--store", str(store), *policy, *shape, *words])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_a_store_in_a_bucket_is_the_local_one_file_by_file(
+    tmp_path: Path, bucket: Url, forks: Forks, object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made by `index`, filled by a job that is killed and run again, extended and filled again, by as few requests."""
+    local, url = bright_store(tmp_path), bucket / "store"
+    with FaultyProxy(object_server.host, object_server.port) as network:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", network.url)
+        assert "260 samples in 4 shards" in index(tmp_path, url)
+        assert "indexed already, as asked" in index(tmp_path, url)
+        far = Store.open(url)
+        first = forks.start("teacher_cache", fill_words(url))
+        wait_until(lambda: far.committed().any())
+        os.kill(first.id, signal.SIGKILL)
+        first.wait()
+        again = forks.start("teacher_cache", fill_words(url))
+        assert again.wait() == 0, again.output
+        fill_store(local)
+        extended = CliRunner().invoke(main, ["extend", str(url), "--views", "6"])
+        assert extended.exit_code == 0, extended.output
+        local.extend(6)
+        fill_store(Store.open(url, writable=True))
+        fill_store(local)
+        assert {name: len(content) for name, content in contents(url).items()} == {
+            name: (local.path / name).stat().st_size for name in files(Path(local.path))
+        }
+        assert {name for name, content in contents(url).items() if (local.path / name).read_bytes() != content} == set()
+        assert not open_storage(f"{url}.pending").list()
+        network.requests.clear()
+        assert not Store.open(url).missing_units()
+        pages = -(-len(local.units()) // 20)
+        assert sum("list-type" in line and "records" in line for line in network.requests) == pages
+        assert not any("records/c" in line and "list-type" not in line for line in network.requests)
+
+
+def test_what_is_read_of_a_store_in_a_bucket_is_what_a_folder_gives(tmp_path: Path, bucket: Url) -> None:
+    local, url = bright_store(tmp_path), bucket / "store"
+    fill_store(local)
+    for name in files(Path(local.path)):
+        open_storage(url).put(name, (local.path / name).read_bytes())
+    far = Store.open(url)
+    report = verify(far, 1.0)
+    assert report.exact
+    assert report.block_views == verify(local, 1.0).block_views
+    assert {**status(far), "store": ""} == {**status(local), "store": ""}
+    runs = [train_small(store, tmp_path / name, "epochs=1") for name, store in (("far", far), ("near", local))]
+    assert runs[0] == runs[1]
+
+
+def test_what_is_wrong_with_a_store_in_a_bucket_is_one_line(tmp_path: Path, bucket: Url) -> None:
+    with pytest.raises(StoreError, match=rf"^there is no store at {bucket}/absent: check the place, or make one with"):
+        Store.open(bucket / "absent")
+    local = bright_store(tmp_path)
+    open_storage(bucket / "other").put("labels/zarr.json", b"of another")
+    with pytest.raises(StoreError, match=r"other/labels/zarr.json is there and is of another store, one that is being"):
+        Store.create(bucket / "other", local.index, local.policy, views=4, seed=3)
+    made = Store.create(bucket / "made", local.index, local.policy, views=4, seed=3)
+    with pytest.raises(StoreError, match=r"made exists already: remove it or choose another --store"):
+        Store.create(bucket / "made", local.index, local.policy, views=4, seed=3)
+    assert made.path == bucket / "made"

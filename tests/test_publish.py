@@ -1,0 +1,175 @@
+"""A store that is published, read where it is, and unpacked again."""
+
+import hashlib
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from click.testing import CliRunner
+
+from teacher_cache.cli import main
+from teacher_cache.errors import DiskError, ShardError, StorageError, StoreError
+from teacher_cache.publish import CARD, MANIFEST, STORE, publish, unpack
+from teacher_cache.storage.place import Place, Url
+from teacher_cache.storage.storage import open_storage
+from teacher_cache.store.labels import read_views
+from teacher_cache.store.places import open_moved
+from teacher_cache.store.status import status
+from teacher_cache.store.store import Store
+from teacher_cache.store.unit import Unit
+from teacher_cache.verify import verify
+from tests.support.bright_shards import bright_store
+from tests.support.filled_store import files
+from tests.support.filling import fill_store
+from tests.support.small_runs import train_small
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Filled, with probabilities, over shards/ beside it."""
+    store = bright_store(tmp_path_factory.mktemp("made-by-somebody"))
+    fill_store(store, topk=3, tau=2.0)
+    return Store.open(store.path)
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param == "folder":
+        return tmp_path / "published"
+    url: Url = request.getfixturevalue("bucket")
+    return url / "published"
+
+
+def shards(source: Store) -> list[str]:
+    return [f"{Path(source.path).parent}/shards/*.tar"]
+
+
+def test_what_is_published_is_read_as_the_store_and_unpacked_to_it(
+    source: Store, target: Place, tmp_path: Path
+) -> None:
+    done = publish(source, str(target), licence="cc-by-4.0")
+    assert (done.files_before, done.files) == (len(files(Path(source.path))), len(open_storage(target).list(STORE)))
+    packed = Store.open(target / STORE)
+    np.testing.assert_array_equal(read_views(packed), read_views(source))
+    found, expected = status(packed), status(source)
+    for differing in ("store", "bytes", "teacher"):
+        del found[differing], expected[differing]
+    assert found == expected
+    assert verify(open_moved(str(target / STORE), shards(source)), 1.0).exact
+    back = unpack(str(target), str(tmp_path / "back"))
+    ours, theirs = files(Path(back.path)), files(Path(source.path))
+    assert {name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)} <= {
+        "zarr.json",  # shards' places
+        "teacher/zarr.json",  # the place of a teacher of somebody's own
+    }
+    moved = open_moved(str(tmp_path / "back"), shards(source), writable=True)
+    moved.extend(6)
+    assert fill_store(moved, topk=3, tau=2.0) == len(moved.units()) // 3
+
+
+def test_a_student_learns_from_it_as_from_the_store(source: Store, tmp_path: Path) -> None:
+    publish(source, str(tmp_path / "published"))
+    packed = open_moved(str(tmp_path / "published/store"), shards(source))
+    runs = [train_small(store, tmp_path / name, "epochs=1") for name, store in (("packed", packed), ("own", source))]
+    assert runs[0] == runs[1]
+    with pytest.raises(ShardError, match=r"train-\d{4}\.tar cannot be read .* give its place with --shards"):
+        train_small(Store.open(packed.path), tmp_path / "nowhere", "epochs=1")
+
+
+def test_nothing_says_where_it_was_made(source: Store, tmp_path: Path) -> None:
+    publish(source, str(tmp_path / "published"))
+    for path in (tmp_path / "published").rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert b"made-by-somebody" not in content, path
+            assert str(Path(__file__).parents[1]).encode() not in content, path
+
+
+def test_manifest_card_and_plain_zarr(source: Store, tmp_path: Path) -> None:
+    folder = tmp_path / "published"
+    publish(source, str(folder), licence="cc-by-4.0")
+    listed = json.loads((folder / MANIFEST).read_text())["files"]
+    there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert set(listed) == there - {MANIFEST}
+    for name, said in listed.items():
+        content = (folder / name).read_bytes()
+        assert said == {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    card = (folder / CARD).read_text()
+    assert card.startswith("---\nlicense: cc-by-4.0\n")
+    for told in ("260 in 4 shards, 10 classes", "| labelled | 1,040 of 1,040 views |", "brightness", "temperature 2"):
+        assert told in card
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of stray files
+        group = zarr.open_group(str(folder / STORE), mode="r")
+        assert {name for name, _ in group.members()} >= {"labels", "digests", "records", "index", "teacher"}
+    original = zarr.open_group(str(source.path), mode="r")
+    np.testing.assert_array_equal(group["labels"][:], original["labels"][:])
+
+
+def test_a_store_that_is_not_filled_is_published_in_part_on_request(tmp_path: Path) -> None:
+    store = bright_store(tmp_path)
+    fill_store(store, views=range(2))
+    with pytest.raises(StoreError, match=r"^7 of 14 units are not labelled in \S+: run `teacher-cache fill"):
+        publish(store, str(tmp_path / "published"))
+    assert not (tmp_path / "published").exists()
+    publish(store, str(tmp_path / "published"), partial=True)
+    packed = Store.open(tmp_path / "published/store")
+    np.testing.assert_array_equal(packed.committed(), store.committed())
+    assert "**It is a part:**" in (tmp_path / "published" / CARD).read_text()
+    np.testing.assert_array_equal(read_views(packed, 1), read_views(store, 1))
+
+
+def test_a_damaged_store_is_not_published(tmp_path: Path) -> None:
+    store = bright_store(tmp_path)
+    fill_store(store)
+    (store.path / "labels/c/0/1/0").unlink()
+    with pytest.raises(StoreError, match=r"shard train-0000\.tar, unit 1, views 0:2"):
+        publish(store, str(tmp_path / "published"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["shards", "store"]
+
+
+def test_what_is_there_is_not_replaced(source: Store, target: Place, tmp_path: Path) -> None:
+    open_storage(target).put("README.md", b"of somebody")
+    with pytest.raises((DiskError, StorageError), match=r"already: remove (it|them), or choose another place"):
+        publish(source, str(target))
+    assert [entry.name for entry in open_storage(target).list()] == ["README.md"]
+
+
+def test_a_file_that_is_not_what_the_manifest_says_is_not_unpacked(source: Store, tmp_path: Path) -> None:
+    folder = tmp_path / "published"
+    publish(source, str(folder))
+    file = folder / STORE / "labels/c/0/0/1"
+    sound = file.read_bytes()
+    file.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    with pytest.raises(StoreError, match=r"labels/c/0/0/1 is not what its manifest says: fetch it again"):
+        unpack(str(folder), str(tmp_path / "back"))
+    file.unlink()
+    with pytest.raises(StoreError, match=r"labels/c/0/0/1 is absent: fetch it again"):
+        unpack(str(folder), str(tmp_path / "back"))
+    file.write_bytes(sound)
+    (folder / MANIFEST).write_text("{}")
+    with pytest.raises(StoreError, match=r"manifest\.json is absent or damaged"):
+        unpack(str(folder), str(tmp_path / "back"))
+    assert not (tmp_path / "back").exists()
+
+
+def test_a_packed_store_is_not_written(source: Store, tmp_path: Path) -> None:
+    publish(source, str(tmp_path / "published"))
+    with pytest.raises(StoreError, match=r"is packed, as it was published, and only read: unpack it first"):
+        Store.open(tmp_path / "published/store", writable=True)
+    with pytest.raises(StoreError, match="is not packed"):
+        unpack(str(Path(source.path)), str(tmp_path / "back"))
+
+
+def test_the_commands(source: Store, tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["publish", str(source.path), str(tmp_path / "published")])
+    assert done.exit_code == 0, done.output
+    assert "keys of samples and names of classes become public with it" in done.output
+    assert f"instead of {len(files(Path(source.path)))} of" in done.output
+    done = CliRunner().invoke(main, ["unpack", str(tmp_path / "published"), str(tmp_path / "back")])
+    assert done.exit_code == 0, done.output
+    assert done.output.endswith("back: 4 views of 260 samples, checked by its hashes\n")
+    assert Store.open(tmp_path / "back").records.is_committed(Unit(0, 0, 0))
