@@ -159,7 +159,7 @@ def test_after_a_finished_run(tmp_path: Path, forks: Forks) -> None:
     assert "--teacher TEACHER=" in said
     said = again("cache-teacher", code=2, SET="size=9 rand_augment=none")
     assert "it has the policy's size [8, 8] (not [9, 9])" in said
-    assert "s3://bucket/x: no credentials were found" in again("cache-teacher", code=2, STORE="s3://bucket/x")
+    assert "s3://bucket/x/zarr.json: no credentials were found" in again("cache-teacher", code=2, STORE="s3://bucket/x")
 
 
 # A folder of images

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:  # run as a script: what it shares is in the package `tools`
@@ -110,7 +111,7 @@ def steps(out: Path, size: Size) -> list[Step]:
     opened = [__file__, str(out), *size.words, "--own-step"]
     program, inspect = ["-m", "teacher_cache"], [str(ROOT / "tools" / "inspect_cache.py"), str(store)]
     more = str(size.views + 16)
-    found = [
+    return [
         Step("index: a few shards walked", [*opened, "walk"]),
         Step("index: drawn, the store created", [*opened, "create"], store),
         Step("teacher simulated", [*opened, "offsets"]),
@@ -123,19 +124,14 @@ def steps(out: Path, size: Size) -> list[Step]:
         Step("teacher-cache publish", [*program, "publish", str(store), str(packed)], packed),
         Step(f"teacher-cache extend --views {more}", [*program, "extend", str(store), "--views", more], store),
     ]
-    return [step for step in found if step.name != "teacher-cache publish" or _publishes()]
-
-
-def _publishes() -> bool:
-    from teacher_cache.cli import main as teacher_cache
-
-    return "publish" in teacher_cache.commands
 
 
 def measure_all(out: Path, size: Size) -> list[Measured]:
     """Every step that was not measured before. ScaleError where OUT is of another size, or a step fails."""
     kept = out / "scale.json"
-    found = json.loads(kept.read_text()) if kept.exists() else {"size": asdict(size), "steps": []}
+    found: dict[str, Any] = {"size": asdict(size), "steps": []}
+    if kept.exists():
+        found = json.loads(kept.read_text())
     if found["size"] != asdict(size):
         raise ScaleError(f"{kept} is of {found['size']}: give another folder")
     rows = [Measured(**row) for row in found["steps"]]
@@ -195,9 +191,9 @@ def walk(out: Path, size: Size, part: int) -> str:
     paths = [out / "walked" / entry.name for entry in drawn.shards]
     paths[0].parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng([size.seed, 3])
-    for shard, path in enumerate(paths):
+    for path, samples in zip(paths, np.split(np.arange(drawn.num_samples), drawn.starts[1:-1]), strict=True):
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for sample in range(int(drawn.starts[shard]), int(drawn.starts[shard + 1])):
+            for sample in samples.tolist():
                 for ending, content in (
                     ("jpg", rng.bytes(int(drawn.sizes[sample]))),
                     ("cls", str(drawn.classes[sample]).encode()),

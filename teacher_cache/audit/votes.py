@@ -143,7 +143,7 @@ class Confusions:
             return
         self._pending.append((codes, np.broadcast_to(counts, codes.shape)))
         self._waiting += len(codes)
-        if self._waiting > PENDING:
+        if self._waiting > max(PENDING, len(self._codes)):  # else each merge sorts all that went before
             self._merge()
 
     def _merge(self) -> None:
