@@ -524,7 +524,9 @@ def _say_evaluation(
     metavar="ID",
     help="Of hf: the weights' licence, as the Hub has it: apache-2.0.  [default: none is stated]",
 )
-@click.option("--push", "repo", metavar="REPO", help="Of hf: upload the folder to this repository of the Hub.  [default: nowhere]")
+@click.option(
+    "--push", "repo", metavar="REPO", help="Of hf: upload the folder to this repository of the Hub.  [default: nowhere]"
+)
 @click.option("--private", is_flag=True, help="With --push: nobody else may read it.")
 def export(
     trained_model: str,

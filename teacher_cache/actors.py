@@ -53,7 +53,7 @@ class ActorFill:
     views: range
 
     def run(self) -> int:
-        """Claim and label units until all are committed. The number of units that were missing."""
+        """Claim and label units until all are committed. The number of units that it has committed."""
         from teacher_cache.fill import fill
         from teacher_cache.teacher.teacher import open_teacher
         from teacher_cache.terminal import say, warn

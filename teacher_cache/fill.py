@@ -127,7 +127,7 @@ def fill(
     warn: Callable[[str], None] = lambda message: None,
     say: Callable[[str], None] = lambda message: None,
 ) -> int:
-    """Label every unit of the given views that is not committed. The number of units that were missing.
+    """Label every unit of the given views that is not committed. The number of units that this job has committed.
 
     Every rank of the job calls it, and any number of jobs may at the same time. Ranks, and with options.claim jobs,
     claim the units that they label. One of them labels the first unit of a fresh store alone, and binds the store to
@@ -163,13 +163,13 @@ def fill(
             if options.claim or job.world_size > 1:
                 claims = claimed.enter_context(open_claims(store, options.lease_s, options.worker_timeout_s))
             held = OpenFill(store, teacher, pool, job, claims, options.allow_low_agreement, on_moved, warn)
-            num_missing = fill_views(held, views, on_start)
+            fill_views(held, views, on_start)
         job.wait_for_all("finished", moving=MOVING, meanwhile=on_moved)
         if job.first:
             check_filled(store, views)
             if claims is not None:
                 sweep_claims(store)
-        return num_missing
+        return job.add("units", 0)
 
 
 def check_filled(store: Store, views: range) -> None:
@@ -181,8 +181,8 @@ def check_filled(store: Store, views: range) -> None:
         )
 
 
-def fill_views(held: OpenFill, views: range, on_start: Callable[[int], None]) -> int:
-    """This rank's part of a fill, until every unit is committed. The number of units that were missing."""
+def fill_views(held: OpenFill, views: range, on_start: Callable[[int], None]) -> None:
+    """This rank's part of a fill, until every unit is committed."""
     store, teacher, pool = held.store, held.teacher, held.pool
     told: set[int] = set()  # damaged samples
     store.finish_pending()
@@ -208,7 +208,6 @@ def fill_views(held: OpenFill, views: range, on_start: Callable[[int], None]) ->
         if none_is_free:
             patience.check(lambda: "what is missing is with other ranks", len(left))
             wait(held)
-    return len(missing)
 
 
 def bind_with_first_unit(held: OpenFill, unit: Unit) -> LabelledUnit | None:
@@ -434,6 +433,7 @@ def commit(held: OpenFill, labelled: LabelledUnit) -> None:
         held.warn(f"{describe(store, unit)}: another worker has taken it, as this one stood still: its labels are lost")
         return
     if store.commit_unit(unit, labelled.values(), counts, held.teacher.identity.device):
+        held.job.add("units", 1)
         held.job.add("labelled", counts.labelled)
         held.job.add("larger", counts.larger)
     release(held, unit)
