@@ -1,7 +1,7 @@
 """Stage one: units without labels -> replayed views -> teacher -> store."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from teacher_cache.rendering.workers import BlockView
 
 DAMAGED_TOLD = 10  # by each rank
+LISTED_S = 20.0  # how old a listing of what is committed may be; of a store in a bucket one takes a second
 TASKS_AHEAD = 4  # blocks submitted for each worker: what keeps them busy while a unit ends and the next begins
 MOVING = ("views", "labelled")  # the job's counters that show that somebody works
 
@@ -201,7 +202,7 @@ def fill_views(held: OpenFill, views: range, on_start: Callable[[int], None]) ->
         if held.job.first and held.claims is not None:
             on_start(held.job.add("views", 0) + sum(map(store.layout.num_views, left)))
         none_is_free = True
-        for labelled in label_units(store, teacher, pool, free_units(held, left), held.advance):
+        for labelled in label_units(store, teacher, pool, free_units(held, views), held.advance):
             none_is_free = False
             commit(held, labelled)
             tell_damaged(store, labelled, told, held.warn)
@@ -223,23 +224,27 @@ def bind_with_first_unit(held: OpenFill, unit: Unit) -> LabelledUnit | None:
         else:
             patience.check(lambda: "the first unit is not labelled")
             wait(held)
-    check_same_teacher(store.teacher, teacher.identity, may_differ=may_differ(store))
-    check_same_answers(store, teacher, held.pool, held.warn)
     return None
 
 
-def free_units(held: OpenFill, units: Sequence[Unit]) -> Iterator[Unit]:
-    """Those that this rank is to label, one after the other as it is ready for the next; those that another commits
-    meanwhile are passed over."""
-    if held.claims is None:
-        yield from units
+def free_units(held: OpenFill, views: range) -> Iterator[Unit]:
+    """Units that this rank is to label, one after the other as it is ready for the next, until none is free: each time
+    the first that is not committed and that nobody holds, so that one whose worker was killed is not left to the end.
+    """
+    store, claims = held.store, held.claims
+    if claims is None:
+        yield from store.missing_units(views)
         return
-    for unit in held.claims.take(units):
-        held.store.finish_unit(unit)
-        if held.store.records.read_one(unit).committed:
-            held.claims.release(unit)
+    left, listed_at = store.missing_units(views), time.monotonic()
+    while (unit := next(claims.take(left), None)) is not None:
+        store.finish_unit(unit)
+        if store.records.read_one(unit).committed:
+            claims.release(unit)
         else:
             yield unit
+        left.remove(unit)
+        if time.monotonic() - listed_at > LISTED_S:
+            left, listed_at = store.missing_units(views), time.monotonic()
 
 
 def wait(held: OpenFill) -> None:
