@@ -9,11 +9,16 @@ import pytest
 
 from teacher_cache.errors import ChangedError, StorageError
 from teacher_cache.publish import publish, unpack
+from teacher_cache.shards.classes import class_rule
+from teacher_cache.shards.find import expand_shards
+from teacher_cache.shards.indexing import index_shards
+from teacher_cache.shards.read import read_block
 from teacher_cache.storage.hub import HubStorage, commit_folder
 from teacher_cache.storage.place import Url
 from teacher_cache.storage.storage import open_storage
 from teacher_cache.store.labels import read_views
 from teacher_cache.store.store import Store
+from tests.support.bright_shards import write_bright_shards
 from tests.support.filled_store import fill, make_store
 from tests.support.model_hub import TOKEN, ModelHub, Repository
 
@@ -103,3 +108,15 @@ def test_a_commit_of_somebody_else_meanwhile_fails_ours(
     with pytest.raises(StorageError, match="labels: the Hub answers: "):
         commit_folder(PLACE, tmp_path)
     assert repository.files == {"theirs": b"first"}
+
+
+def test_shards_of_a_repository_are_indexed_and_read(hub: ModelHub, repository: Repository, tmp_path: Path) -> None:
+    paths = write_bright_shards(tmp_path, (70, 5))
+    repository.commits.append({f"data/{Path(path).name}": Path(path).read_bytes() for path in paths})
+    far = expand_shards([f"{PLACE}/data/train-*.tar"])
+    assert far == [f"{PLACE}/data/train-0000.tar", f"{PLACE}/data/train-0001.tar"]
+    rule = class_rule(paths)
+    near_index, far_index = index_shards(paths, rule), index_shards(far, rule)
+    assert [shard.hash for shard in far_index.shards] == [shard.hash for shard in near_index.shards]
+    for shard, block in ((0, 0), (0, 1), (1, 0)):
+        assert read_block(far_index.place(shard, block)).images == read_block(near_index.place(shard, block)).images
