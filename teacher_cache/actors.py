@@ -4,7 +4,8 @@ alive: it hands out no work, so what is lost with it, or with a node, are the un
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -121,8 +122,9 @@ class _Crew:
         return False
 
     def let_go(self) -> None:
-        """Give the others time to see that all is filled."""
-        self.ray.wait([actor.filled for actor in self.actors], num_returns=len(self.actors), timeout=END_S)
+        """Give those that live time to see that all is filled."""
+        living = [actor.filled for actor in self.actors if actor.alive]
+        self.ray.wait(living, num_returns=len(living), timeout=END_S)
 
     def close(self) -> None:
         for actor in self.actors:
@@ -153,13 +155,15 @@ def fill_by_actors(
     """
     store = open_moved(work.store, work.shards, ops=work.ops)
     missing = store.missing_units(work.views)
+    if not missing:
+        return 0
     views_before = _counts(store)
     on_start(sum(map(store.layout.num_views, missing)))
     with _cluster() as ray, stop_signals() as stop_asked:
         crew = _Crew(ray, _starter(ray, work, wanted), wanted)
         committed = 0
         try:
-            while missing and not crew.keep():
+            while not crew.keep():
                 if stop_asked():
                     raise Stopped("stopped: committed units are kept, units in flight are lost; run again to go on")
                 progress = _counts(store) - views_before
@@ -181,30 +185,27 @@ def _counts(store: Store) -> np.ndarray:
     return np.array([labelled + skipped, labelled, larger], np.int64)
 
 
-class _cluster:  # noqa: N801 - used as a context
+@contextmanager
+def _cluster() -> Iterator[Any]:
     """Ray, connected to the cluster that RAY_ADDRESS names or that this machine is in, else one of this machine."""
-
-    def __enter__(self) -> Any:
-        try:
-            import ray
-        except ImportError:
-            raise RankError(f"--engine ray needs Ray: {INSTALL}, on every node") from None
-        # a server's address is no secret; credentials are in each node's own environment, and in no log of Ray's
-        shared = {name: os.environ[name] for name in ENDPOINTS if name in os.environ}
-        self._ours = not ray.is_initialized()
-        if self._ours:
-            try:
-                ray.init(runtime_env={"env_vars": shared} if shared else None, logging_level=logging.WARNING)
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                said = str(error).strip().partition("\n")[0]
-                raise RankError(f"no Ray cluster answers ({said}): check RAY_ADDRESS, and `ray status`") from None
-        return ray
-
-    def __exit__(self, *details: object) -> None:
+    try:
         import ray
-
-        if self._ours:
-            ray.shutdown()
+    except ImportError:
+        raise RankError(f"--engine ray needs Ray: {INSTALL}, on every node") from None
+    if ray.is_initialized():
+        yield ray
+        return
+    # a server's address is no secret; credentials are in each node's own environment, and in no log of Ray's
+    shared = {name: os.environ[name] for name in ENDPOINTS if name in os.environ}
+    try:
+        ray.init(runtime_env={"env_vars": shared} if shared else None, logging_level=logging.WARNING)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        said = str(error).strip().partition("\n")[0]
+        raise RankError(f"no Ray cluster answers ({said}): check RAY_ADDRESS, and `ray status`") from None
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
 
 
 def _starter(ray: Any, work: ActorFill, wanted: ActorsWanted) -> Callable[[], _Actor]:

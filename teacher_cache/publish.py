@@ -8,6 +8,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,39 +162,36 @@ def _check_free(place: Place) -> None:
         raise StorageError(f"there are objects under {place} already: remove them, or choose another place")
 
 
-class _writing:  # noqa: N801 - used as a context
-    """Writes files under a target, by name, so that they are there whole or not at all: a folder and a commit appear at
+@contextmanager
+def _writing(place: Place) -> Iterator[Callable[[str, bytes], None]]:
+    """Write files under a target, by name, so that they are there whole or not at all: a folder and a commit appear at
     the end, in an object store the root, which makes it a store, is written last."""
+    if isinstance(place, Path):
+        with new_folder(place) as aside:
+            yield _writer(aside)
+    elif place.scheme == "hf":
+        from teacher_cache.storage.hub import commit_folder
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
-        self._folder: Any = None
+        with tempfile.TemporaryDirectory() as folder:
+            yield _writer(Path(folder))
+            commit_folder(place, Path(folder))
+    else:
+        storage = open_storage(place)
 
-    def __enter__(self) -> Callable[[str, bytes], None]:
-        if isinstance(self._place, Url) and self._place.scheme != "hf":
-            return self._put
-        self._folder = new_folder(self._place) if isinstance(self._place, Path) else tempfile.TemporaryDirectory()
-        self._aside = Path(self._folder.__enter__())
-        return self._write
+        def put(name: str, content: bytes) -> None:
+            if not storage.put_if_absent(name, content):
+                raise StorageError(f"{place / name} is there already: somebody publishes to the same place")
 
-    def __exit__(self, *details: Any) -> None:
-        try:
-            if isinstance(self._place, Url) and self._place.scheme == "hf" and details[0] is None:
-                from teacher_cache.storage.hub import commit_folder
+        yield put
 
-                commit_folder(self._place, self._aside)
-        finally:
-            if self._folder is not None:
-                self._folder.__exit__(*details)
 
-    def _write(self, name: str, content: bytes) -> None:
-        path = self._aside / name
+def _writer(folder: Path) -> Callable[[str, bytes], None]:
+    def write(name: str, content: bytes) -> None:
+        path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
 
-    def _put(self, name: str, content: bytes) -> None:
-        if not open_storage(self._place).put_if_absent(name, content):
-            raise StorageError(f"{self._place / name} is there already: somebody publishes to the same place")
+    return write
 
 
 # -- the card --------------------------------------------------------------------------------------------------------

@@ -76,6 +76,7 @@ def test_actors_fill_a_store_though_a_node_goes(tmp_path: Path, cluster: Any) ->
     assert said[-1].views <= totals[0]
     assert files(store.path) == files(whole.path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["shards", "store", "whole"]
+    assert fill_by_actors(work(store), wanted) == 0
 
 
 def test_what_is_wrong_with_the_fill_is_said_as_one_process_says_it(tmp_path: Path, cluster: Any) -> None:
