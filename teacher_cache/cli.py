@@ -481,8 +481,8 @@ def publish(store_path: str, target: str, partial: bool, licence: str | None) ->
     with _bar("units", "checking") as progress:
         done = publish_store(store, target, partial=partial, licence=licence, on_progress=progress)
     say(
-        f"{target}: {counted(done.files, 'file')}, {done.num_bytes:,} bytes, instead of {done.files_before:,} of "
-        f"{done.bytes_before:,}; its store is {target.rstrip('/')}/store, which is read as any other"
+        f"{target}: {counted(done.files, 'file')}, {counted(done.num_bytes, 'byte')}, instead of "
+        f"{done.files_before:,} of {done.bytes_before:,}; its store, read as any other, is {target.rstrip('/')}/store"
     )
 
 

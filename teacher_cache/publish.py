@@ -207,7 +207,7 @@ def describe(found: Mapping[str, Any], place: Place, licence: str | None, num_by
         "samples": f"{found['samples']:,} in {counted(found['shards'], 'shard')}, {counted(found['classes'], 'class')}",
         "views of each": f"{found['views']} at {height} x {width}",
         "policy, seed": f"{_code(policy['name'])}, {found['seed']}",
-        "labelled": f"{found['labelled']:,} of {found['samples'] * found['views']:,} views",
+        "labelled": f"{found['labelled']:,} of {counted(found['samples'] * found['views'], 'view')}",
         "bytes": f"{num_bytes:,}",
     }
     if teacher:

@@ -43,6 +43,10 @@ TEACHER = f"{TEACHERS}:brightness"
 STANDS_FOR = {
     "'/data/imagenet1k-train-{0000..1023}.tar'": "'shards/train-{0000..0001}.tar'",
     "'/data/imagenet1k-validation-{00..63}.tar'": "'val/val-{00..01}.tar'",
+    "'s3://bucket/imagenet/train-{0000..1023}.tar'": "'shards/train-{0000..0001}.tar'",
+    "'s3://bucket/imagenet/val-*.tar'": "'val/val-*.tar'",
+    "--checkpoint s3://bucket/teacher.safetensors": "--checkpoint convnet.pt",
+    "--cache /scratch/shards --cache-bytes 200G": "--cache copies --cache-bytes 1G",
     "'/data/cifar10/train-*.tar'": "'shards/train-*.tar'",
     "'shards/train/*.tar'": "'shards/train-*.tar'",
     "'shards/val/*.tar'": "'val/val-*.tar'",

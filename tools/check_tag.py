@@ -7,17 +7,13 @@ from pathlib import Path
 PROJECT = Path(__file__).parents[1] / "pyproject.toml"
 
 
-def main(words: list[str]) -> int:
-    """0 where they are the same; else a line that says what to do, and 1."""
+def main(words: list[str]) -> None:
+    """Ends with 1, and a line that says what to do, where they are not the same."""
     (tag,) = words
     version = tomllib.loads(PROJECT.read_text())["project"]["version"]
-    if tag == f"v{version}":
-        return 0
-    print(
-        f"error: the tag is {tag}, pyproject.toml has version {version}: tag v{version}, or change it", file=sys.stderr
-    )
-    return 1
+    if tag != f"v{version}":
+        sys.exit(f"error: the tag is {tag}, pyproject.toml has version {version}: tag v{version}, or change it")
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])

@@ -31,6 +31,7 @@ import numpy as np  # noqa: E402
 from teacher_cache.endings import one_line_errors  # noqa: E402
 from teacher_cache.errors import TeacherCacheError  # noqa: E402
 from teacher_cache.files import replacing  # noqa: E402
+from teacher_cache.messages.shown import counted  # noqa: E402
 from teacher_cache.options import COUNT, NUMBER  # noqa: E402
 from teacher_cache.terminal import say, say_lines  # noqa: E402
 
@@ -210,8 +211,8 @@ def walk(out: Path, size: Size, part: int) -> str:
     paths[0].parent.rmdir()
     rate = index.num_samples / walked_s
     return (
-        f"{index.num_samples:,} samples in {shards} shards walked in {walked_s:.2f} s, {rate:,.0f} samples/s by one "
-        f"process from memory: {size.samples / rate:,.0f} s for all"
+        f"{counted(index.num_samples, 'sample')} in {counted(shards, 'shard')} walked in {walked_s:.2f} s, "
+        f"{rate:,.0f} samples/s by one process from memory: {size.samples / rate:,.0f} s for all"
     )
 
 
@@ -223,7 +224,7 @@ def create(out: Path, size: Size, part: int) -> str:
     drawn_s = time.perf_counter() - started
     store = create_simulated(out / "store", index, size.views, size.seed)
     created_s = time.perf_counter() - started - drawn_s
-    return f"{len(store.units()):,} units; drawing {drawn_s:.1f} s, creating {created_s:.1f} s"
+    return f"{counted(len(store.units()), 'unit')}; drawing {drawn_s:.1f} s, creating {created_s:.1f} s"
 
 
 def offsets(out: Path, size: Size, part: int) -> str:
@@ -244,7 +245,9 @@ def fill(out: Path, size: Size, part: int) -> str:
         raise ScaleError("a process that fills has failed: run the same command again, which goes on")
     filled_s = time.perf_counter() - started
     labels = size.samples * size.views
-    return f"{size.processes} processes, {labels / filled_s / 1e6:.1f} million labels/s, drawing them included"
+    return (
+        f"{counted(size.processes, 'process')}, {labels / filled_s / 1e6:.1f} million labels/s, drawing them included"
+    )
 
 
 def fill_part(out: Path, size: Size, part: int) -> str:
@@ -257,7 +260,7 @@ def fill_part(out: Path, size: Size, part: int) -> str:
     for shard in missing:
         if shard % size.processes == part:
             fill_shard(store, shard, drawn, size.seed)
-    return f"{len(missing)} shards"
+    return counted(len(missing), "shard")
 
 
 def open_whole(out: Path, size: Size, part: int) -> str:
@@ -296,7 +299,8 @@ def epoch(out: Path, size: Size, part: int) -> str:
     for order in np.split(plan.order, plan.steps):
         reader.labels(plan.samples[order], plan.views[order])
     labels_s = time.perf_counter() - started - planned_s
-    return f"plan {planned_s:.1f} s; {len(plan.order):,} labels in {plan.steps:,} batches {labels_s:.1f} s"
+    read = f"{counted(len(plan.order), 'label')} in {counted(plan.steps, 'batch')}"
+    return f"plan {planned_s:.1f} s; {read} {labels_s:.1f} s"
 
 
 OWN_STEPS: dict[str, Callable[[Path, Size, int], str]] = {

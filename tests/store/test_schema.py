@@ -22,7 +22,7 @@ def test_the_schema_of_today_is_read_and_no_other() -> None:
     for settings, message in (
         ({"schema": 3, "packing": FILES}, "s has schema version 3, this program reads 2: use the program version"),
         ({"packing": FILES}, "s has schema version None, this program reads 2"),
-        ({"schema": 2, "packing": "zip"}, "s is packed as 'zip', this program reads 'files': use a newer version"),
+        ({"schema": 2, "packing": "zip"}, "s is packed as 'zip', this program reads 'files' and 'groups': use a newer"),
         ({"schema": 2}, "s is packed as None, this program reads 'files'"),
         (
             {"schema": 1, "policy": {"name": "deit"}, "views": 4, "seed": 3},

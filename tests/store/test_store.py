@@ -239,23 +239,24 @@ def test_a_writer_that_is_stopped_between_any_two_writes_gives_way(
 
 
 def test_fsync_comes_before_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every chunk its bytes, and the folders that name it, are on disk before the record has its name."""
     store = make_soft_store(tmp_path / "s")
-    synced: list[Path] = []
-    record_there: list[bool] = []
+    synced: dict[Path, bool] = {}  # whether the record was there
     real = on_disk.sync
 
     def spy(path: Path) -> None:
-        synced.append(path)
-        record_there.append(chunk(store, "records", UNIT).exists())
+        named = path.parent / f"{path.name.split('.')[1]}" if path.name.startswith(".") else path
+        synced.setdefault(named, chunk(store, "records", UNIT).exists())
         real(path)
 
+    monkeypatch.setattr("teacher_cache.storage.local.sync", spy)
     monkeypatch.setattr(on_disk, "sync", spy)
     commit(store, UNIT)
     for name in store.array_names:
         file = chunk(store, name, UNIT)
-        # The file, and every folder that may be new.
-        for path in (file, *(parent for parent in file.parents if store.path / name in (parent, *parent.parents))):
-            assert record_there[synced.index(path)] == (name == "records"), path
+        folders = [parent for parent in file.parents if store.path / name in (parent, *parent.parents)]
+        assert not synced[file]
+        assert [synced[folder] for folder in folders] == [name == "records"] * len(folders)
 
 
 def test_a_damaged_uncommitted_chunk_is_overwritten(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_every_step_runs_on_a_whole_store(out: Path) -> None:
     assert OWN_STEPS["walk"](out, SIZE, 0).startswith("300 samples in 3 shards walked in ")
     assert not (out / "walked").exists()
     assert "index of 300 samples" in OWN_STEPS["open"](out, SIZE, 0)
-    assert "; 300 labels in 1 batches " in OWN_STEPS["epoch"](out, SIZE, 0)
+    assert "; 300 labels in 1 batch " in OWN_STEPS["epoch"](out, SIZE, 0)
     commands = [step.words for step in steps(out, SIZE) if "--own-step" not in step.words]
     for words in commands:
         program, given = (teacher_cache, words[2:]) if words[0] == "-m" else (inspect_cache, words[1:])
