@@ -155,6 +155,8 @@ def test_a_training_is_queued_again_until_it_has_trained_through(tmp_path: Path,
     assert cluster.requeued.read_text() == "7\n"
     with cluster.batch("train.sbatch", 7, **given, TRAIN_OPTIONS=f"{settings}100000", SLURM_RESTART_COUNT=1) as again:
         wait_until(lambda: f"going on from {out}: {place}" in again.output)
+        again.end_of_time()
+        assert again.wait() == 75, again.output
 
 
 def test_a_training_that_fails_is_not_queued_again(tmp_path: Path, cluster: Cluster) -> None:
