@@ -17,7 +17,7 @@ from student.results import accuracy_rows, final_accuracy
 from student.trained import TrainedModel, build_trained, describe_trained
 from teacher_cache.errors import CheckpointError, StorageError
 from teacher_cache.files import new_folder
-from teacher_cache.messages.shown import counted, shown
+from teacher_cache.messages.shown import as_code, counted, shown
 from teacher_cache.settings import read_json
 from teacher_cache.teacher.state_dict import load_state
 from teacher_cache.teacher.weights import first_line
@@ -183,15 +183,10 @@ def _training(trained: TrainedModel, results: Mapping[str, Any], ema: bool) -> l
     store, teacher = trained.identity.get("store", {}), trained.identity.get("weights", {}).get("teacher")
     told = {"weights": "their moving average" if ema else "those of the last step"}
     if results.get("teacher"):
-        told["teacher"] = _code(results["teacher"])
+        told["teacher"] = as_code(results["teacher"])
     if teacher:
-        told["SHA-256 of the teacher's weights"] = _code(teacher)
-    told |= {f"store's {part}": _code(store[part]) for part in ("seed", "policy", "index") if part in store}
+        told["SHA-256 of the teacher's weights"] = as_code(teacher)
+    told |= {f"store's {part}": as_code(store[part]) for part in ("seed", "policy", "index") if part in store}
     lines = ["## Training", "", "From a store of a teacher's labels, by deit-teacher-cache.", ""]
     lines += ["| | |", "| --- | --- |", *(f"| {part} | {value} |" for part, value in told.items())]
     return [*lines, "", "Its recipe:", "", "```json", json.dumps(trained.recipe.to_json(), indent=2), "```"]
-
-
-def _code(value: object) -> str:
-    """A value from a file, which shall not become markup of a table."""
-    return f"`{shown(str(value), None).replace('`', chr(39)).replace('|', '/')}`"

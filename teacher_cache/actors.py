@@ -13,7 +13,7 @@ import numpy as np
 
 from teacher_cache.claims import sweep_claims
 from teacher_cache.errors import RankError, TeacherCacheError
-from teacher_cache.fill import FillOptions, FillProgress, check_filled
+from teacher_cache.fill import FillOptions, FillProgress, check_filled, fill
 from teacher_cache.messages.shown import counted
 from teacher_cache.processes.signals import Stopped, stop_signals
 from teacher_cache.processes.timeouts import ACTOR_TIMEOUT_S
@@ -55,7 +55,6 @@ class ActorFill:
 
     def run(self) -> int:
         """Claim and label units until all are committed. The number of units that it has committed."""
-        from teacher_cache.fill import fill
         from teacher_cache.teacher.teacher import open_teacher
         from teacher_cache.terminal import say, warn
 
@@ -231,8 +230,9 @@ def _starter(ray: Any, work: ActorFill, wanted: ActorsWanted) -> Callable[[], _A
 
 
 def _cause(error: Exception) -> Exception:
-    """What an actor met: ours as it is, of anything else the first line."""
+    """What an actor met: ours as it is, of anything else the last line, which names it."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, TeacherCacheError):
         return cause
-    return RankError(f"an actor failed with {type(cause).__name__}: {str(cause).strip().splitlines()[-1:]}")
+    said = str(error).strip().splitlines()[-1]
+    return RankError(f"an actor failed ({said}): see its log in Ray's dashboard, then run the same command again")

@@ -54,9 +54,7 @@ class FillOptions:
     render: Render = RENDER_DEFAULT  # where views are: see choose_rendering
     worker_timeout_s: float = TIMEOUT_S
     rank_timeout_s: float = RANK_TIMEOUT_S
-    claim: bool = (
-        False  # whether other jobs may be at work on the store; a job of several ranks claims its units anyway
-    )
+    claim: bool = False  # share units with other jobs; a job of several ranks claims its own anyway
     lease_s: float = LEASE_S
     cache: NodeCache | None = None  # where blocks of shards far away are kept
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from teacher_cache.errors import DiskError, StorageError, StoreError
 from teacher_cache.files import new_folder
-from teacher_cache.messages.shown import counted, shown
+from teacher_cache.messages.shown import as_code, counted, shown
 from teacher_cache.storage.place import Place, Url, to_place
 from teacher_cache.storage.storage import Storage, get_all, open_storage
 from teacher_cache.store.packing import packed_files, unpacked_files
@@ -74,24 +74,23 @@ def publish(
     listed = store.storage.list()
     found = status(store)
     with _writing(place) as write:
-        sizes: dict[str, int] = {}
         hashes: dict[str, dict[str, Any]] = {}
         root = b""
         for name, parts in packed_files(store, committed):
             content = b"".join(parts)
             named = f"{STORE}/{name}"
             hashes[named] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-            sizes[named] = len(content)
             if named == ROOT:
                 root = content
             else:
                 write(named, content)
-        card = describe(found, place, licence, sum(sizes.values()), partial=bool(missing)).encode()
+        num_files, num_bytes = len(hashes), sum(said["bytes"] for said in hashes.values())
+        card = describe(found, place, licence, num_bytes, partial=bool(missing)).encode()
         hashes[CARD] = {"sha256": hashlib.sha256(card).hexdigest(), "bytes": len(card)}
         write(CARD, card)
         write(MANIFEST, json.dumps({"files": dict(sorted(hashes.items()))}, indent=1).encode())
         write(ROOT, root)
-    return Published(len(sizes), sum(sizes.values()), len(listed), sum(entry.num_bytes for entry in listed))
+    return Published(num_files, num_bytes, len(listed), sum(entry.num_bytes for entry in listed))
 
 
 def unpack(packed: str, folder: str, *, on_progress: Progress = lambda done, total: None) -> Store:
@@ -206,13 +205,13 @@ def describe(found: Mapping[str, Any], place: Place, licence: str | None, num_by
     rows = {
         "samples": f"{found['samples']:,} in {counted(found['shards'], 'shard')}, {counted(found['classes'], 'class')}",
         "views of each": f"{found['views']} at {height} x {width}",
-        "policy, seed": f"{_code(policy['name'])}, {found['seed']}",
+        "policy, seed": f"{as_code(policy['name'])}, {found['seed']}",
         "labelled": f"{found['labelled']:,} of {counted(found['samples'] * found['views'], 'view')}",
         "bytes": f"{num_bytes:,}",
     }
     if teacher:
-        rows["teacher"] = _code(Path(str(teacher["name"])).name)
-        rows["SHA-256 of its weights"] = _code(teacher["weights_sha256"])
+        rows["teacher"] = as_code(Path(str(teacher["name"])).name)
+        rows["SHA-256 of its weights"] = as_code(teacher["weights_sha256"])
     if found["agreement"]:
         shares = found["agreement"]
         rows["agreement with the ground truth"] = (
@@ -261,8 +260,3 @@ key.
 
 {{builds}}
 """
-
-
-def _code(value: object) -> str:
-    """A value from a file, which shall not become markup of a table."""
-    return f"`{shown(str(value), None).replace('`', chr(39)).replace('|', '/')}`"

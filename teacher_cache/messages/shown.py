@@ -47,3 +47,8 @@ def _plural(noun: str) -> str:
 def escaped(letter: str) -> str:
     """As Python writes it in ASCII: \\x1b, \\u732b."""
     return letter.encode("unicode_escape").decode("ascii")
+
+
+def as_code(value: object) -> str:
+    """A value from a file for a table of Markdown, in which it shall become no markup."""
+    return f"`{shown(str(value), None).replace('`', chr(39)).replace('|', '/')}`"

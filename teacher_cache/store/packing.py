@@ -15,7 +15,7 @@ import numpy as np
 from teacher_cache.errors import StoreError
 from teacher_cache.storage.storage import get_all
 from teacher_cache.store.arrays import document_bytes, document_name, read_document
-from teacher_cache.store.chunks import chunk_file, open_chunks
+from teacher_cache.store.chunks import Frames, chunk_file, open_chunks
 from teacher_cache.store.packed import (
     ABSENT,
     decode_places,
@@ -48,9 +48,10 @@ def packed_files(store: Store, committed: np.ndarray) -> Iterator[tuple[str, Ite
     for array in store.array_names:
         document = read_document(storage, array, "array")
         yield document_name(array), [document_bytes(packed_document(document))]
+        frames = open_chunks(storage, array).frames
         for group in np.flatnonzero(committed.any(axis=(0, 1))).tolist():
-            frames = _frames(store, array, committed[..., group], group)
-            yield group_file(array, group, len(document["shape"])), pack(frames)
+            of_group = _of_group(store, frames, committed[..., group], group)
+            yield group_file(array, group, len(document["shape"])), pack(of_group)
     yield document_name(""), [_root(read_document(storage, "", "group"))]
 
 
@@ -85,9 +86,8 @@ def _chunks(array: str, group: int, document: dict[str, Any], content: bytes) ->
         yield chunk_file(array, Unit(shard, unit, group), len(shape)), content[start : start + length]
 
 
-def _frames(store: Store, array: str, committed: np.ndarray, group: int) -> Iterator[bytes | None]:
-    """Frames of a group's chunks by shard and unit, None of those that are not committed (S, U)."""
-    frames = open_chunks(store.storage, array).frames
+def _of_group(store: Store, frames: Frames, committed: np.ndarray, group: int) -> Iterator[bytes | None]:
+    """A group's frames by shard and unit, None of those that are not committed, (S, U) bool."""
     found = frames.get_all([Unit(shard, unit, group) for shard, unit in np.argwhere(committed).tolist()])
     for is_committed in committed.reshape(-1).tolist():
         if is_committed:
