@@ -4,12 +4,16 @@ import ast
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from tests.support.bright_shards import bright_store
+from tests.support.brought import SLOW
 from tests.support.filling import fill_store
+from tests.support.forked import Forks
 
 ROOT = Path(__file__).parents[1]
 DOORS = {
@@ -75,7 +79,8 @@ def modules() -> list[Path]:
     return sorted(path for room in ("teacher_cache", "student", "tools") for path in (ROOT / room).rglob("*.py"))
 
 
-def imported(path: Path) -> set[str]:
+@cache
+def imported(path: Path) -> frozenset[str]:
     """Every module that a file imports, wherever in the file."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -84,7 +89,7 @@ def imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute here"
             found.add(node.module or "")
-    return found
+    return frozenset(found)
 
 
 def imports_from(path: Path, package: str) -> set[str]:
@@ -123,7 +128,8 @@ def test_importing_the_package_brings_nothing_heavy() -> None:
     assert done.stdout.strip() == "set()", done.stderr
 
 
-SLOW = {"torch", "torchvision", "timm", "webdataset", "sklearn", "matplotlib", "scipy", "cv2", "zarr"}  # to import
+BROUGHT = ROOT / "tests" / "support" / "brought.py"
+TORCHS = {"torch", "torchvision", "timm"}
 
 
 def brought(entry: str, *words: str, cwd: Path = ROOT) -> tuple[int, str, set[str]]:
@@ -131,18 +137,31 @@ def brought(entry: str, *words: str, cwd: Path = ROOT) -> tuple[int, str, set[st
 
     entry is the module whose `main` the command is.
     """
-    code = (
-        "import atexit, sys\n"
-        f"atexit.register(lambda: print('brought:', *sorted({SLOW!r} & set(sys.modules)), file=sys.stderr))\n"
-        f"from {entry} import main\n"
-        "main(sys.argv[1:])"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=cwd, env=environment, check=False
-    )
-    said, _, modules = done.stderr.rpartition("brought:")
-    return done.returncode, done.stdout + said, set(modules.split())
+    command, environment = [sys.executable, str(BROUGHT), entry, *words], {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+    return done.returncode, *split(done.stdout + done.stderr)
+
+
+def split(output: str) -> tuple[str, set[str]]:
+    said, _, modules = output.rpartition("brought:")
+    return said, set(modules.split())
+
+
+@pytest.fixture(scope="module")
+def all_but_torch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., tuple[int, str, set[str]]]]:
+    """`brought`, in the folder where it is called, by a process that begins with all that a command may import but
+    torch and what brings it: `brought` names these alone."""
+    libraries = ("zarr", "scipy.stats", "teacher_cache.cli", "student.cli", "tools.inspect_cache", "student.recipe")
+    rooms = ("store.store", "replay.render", "audit.tables", "shards.index", "messages.nearest")
+    with Forks(tmp_path_factory.mktemp("logs"), [*libraries, *(f"teacher_cache.{room}" for room in rooms)]) as forks:
+
+        def bring(entry: str, *words: str) -> tuple[int, str, set[str]]:
+            command = forks.start(str(BROUGHT), [entry, *words])
+            exit_code = command.wait()
+            said, slow = split(command.output)
+            return exit_code, said, slow & TORCHS
+
+        yield bring
 
 
 UNNEEDED = {"numpy", "pydantic", "rich"}  # by help and by what is mistyped: half a second where a processor is busy
@@ -209,15 +228,17 @@ def test_help_of_a_command_in_a_group_imports_no_more() -> None:
     assert slow.split() == []
 
 
-def test_labels_are_made_room_for_and_read_without_torch(tmp_path: Path) -> None:
+def test_labels_are_made_room_for_and_read_without_torch(
+    tmp_path: Path, all_but_torch: Callable[..., tuple[int, str, set[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It takes seconds to import; making a store, its status, its records and most audits need none of it."""
     store = bright_store(tmp_path, counts=(70,))
     fill_store(store)
     (shard,) = tmp_path.rglob("*.tar")
     index = ("index", str(shard), "--store", "new", "--policy", "digits", "--views", "2")
     absent = ("--checkpoint", "nothing.pt")
+    monkeypatch.chdir(tmp_path)
     for entry, words, status in (
-        ("teacher_cache.cli", ("status", str(store.path)), 0),
         ("teacher_cache.cli", index, 0),
         ("teacher_cache.cli", index, 0),  # compared, as it is there now
         ("teacher_cache.cli", ("index", "--like", "new", "--store", "other"), 0),
@@ -225,20 +246,26 @@ def test_labels_are_made_room_for_and_read_without_torch(tmp_path: Path) -> None
         ("teacher_cache.cli", ("verify", str(store.path), "--fraction", "0"), 0),
         ("teacher_cache.cli", ("verify", str(store.path), *absent), 1),
         ("teacher_cache.cli", ("fill", "new", "--teacher", "resnet10t", *absent), 1),
-        ("teacher_cache.cli", ("status", "nothing"), 1),
-        ("teacher_cache.cli", ("fill", "nothing"), 1),
-        ("student.cli", ("train", "nothing", "--recipe", "deit_tiny", "--out", "run"), 1),
         ("tools.inspect_cache", (str(store.path), "summary"), 0),
         ("tools.inspect_cache", ("nothing",), 1),
     ):
+        exit_code, said, torchs = all_but_torch(entry, *words)
+        assert exit_code == status, said
+        assert not torchs, words
+    for entry, words, status in (
+        ("teacher_cache.cli", ("status", str(store.path)), 0),
+        ("teacher_cache.cli", ("status", "nothing"), 1),
+        ("teacher_cache.cli", ("fill", "nothing"), 1),
+        ("student.cli", ("train", "nothing", "--recipe", "deit_tiny", "--out", "run"), 1),
+    ):
         exit_code, said, slow = brought(entry, *words, cwd=tmp_path)
         assert exit_code == status, said
-        assert not slow & {"torch", "torchvision", "timm"}, words
-        if words[0] == "status" or ("nothing" in words[:2] and entry != "tools.inspect_cache"):
-            assert not slow, words
+        assert not slow, words
 
 
-def test_a_name_of_no_model_is_told_before_torch_is_imported(tmp_path: Path) -> None:
+def test_a_name_of_no_model_is_told_before_torch_is_imported(
+    tmp_path: Path, all_but_torch: Callable[..., tuple[int, str, set[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Wherever one is given: only timm knows its models, and imports torch, but its source names them."""
     store = bright_store(tmp_path, counts=(70,))
     fill_store(store)
@@ -247,6 +274,7 @@ def test_a_name_of_no_model_is_told_before_torch_is_imported(tmp_path: Path) -> 
     (tmp_path / "w.pth").touch()
     train = ("train", str(store.path), "--out", "run", "--allow-policy", "--recipe")
     finetune = ("finetune", "w.pth", str(store.path), "--out", "run", "--allow-policy")
+    monkeypatch.chdir(tmp_path)
     file, out = "; or give the path of a checkpoint", ("--format", "safetensors", "--out", "m.safetensors")
     teacher, named = ("--teacher", "resnet10"), ("--model", "resnet10")
     for entry, words, start, end in (
@@ -264,13 +292,13 @@ def test_a_name_of_no_model_is_told_before_torch_is_imported(tmp_path: Path) -> 
         ("student.cli", ("export", "resnet10", *out), "", file),
         ("student.cli", ("export", "w.pth", *out, *named), "", ""),
     ):
-        exit_code, said, slow = brought(entry, *words, cwd=tmp_path)
+        exit_code, said, torchs = all_but_torch(entry, *words)
         told = f"error: {start}timm has no model resnet10: did you mean 'resnet10t', 'resnet101' or 'resnet101c'? `"
         lines = [line for line in said.splitlines() if line.startswith(told)]
         assert exit_code == 1, said
         assert len(lines) == 1, said
         assert lines[0].endswith(f"list_models())'` lists them all{end}"), said
-        assert not slow & {"torch", "torchvision", "timm"}, words
+        assert not torchs, words
 
 
 @pytest.mark.parametrize(

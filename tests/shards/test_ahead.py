@@ -1,7 +1,6 @@
 """Shards walked from far away: the same bytes, in few large reads."""
 
 import random
-import threading
 import time
 from pathlib import Path
 
@@ -89,12 +88,11 @@ def test_an_object_that_changes_while_it_is_walked_is_refused(tmp_path: Path, mo
     with bucket_in_memory() as bucket:
         bucket.upload(tmp_path, "s3://set")
         content = bucket.objects["s3://set/a.tar"]
-        lock = threading.Lock()
 
         def change(url: str) -> None:
-            with lock:
+            if bucket.reads() >= 10:  # several read at a time, and one of them may count past it
                 bucket.objects[url] = content[:-1] + b"\1"
 
-        bucket.on_read = lambda url: change(url) if bucket.reads() == 10 else None
+        bucket.on_read = change
         with pytest.raises(ShardError, match=r"shard a.tar: s3://set/a.tar was changed; .*whole sample"):
             index_shard("s3://set/a.tar", CLS)

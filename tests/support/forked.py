@@ -2,9 +2,10 @@
 
 The ranks that torchrun starts are forked too, from torchrun, whose children they are.
 
-As a program, `python -m tests.support.forked SOCKET`: answers on a socket until its standard input ends. A question is
-a line of JSON: {"program", "words", "environment", "folder", "own_session"}, with descriptors for standard input,
-output and error, which is answered with the id of a forked process; or {"wait": id}, answered with its exit code.
+As a program, `python -m tests.support.forked SOCKET MODULE ...`: imports these, then answers on a socket until its
+standard input ends. A question is a line of JSON: {"program", "words", "environment", "folder", "own_session"}, with
+descriptors for standard input, output and error, which is answered with the id of a forked process; or {"wait": id},
+answered with its exit code.
 """
 
 import atexit
@@ -67,15 +68,16 @@ class Command:
 
 
 class Forks:
-    """Start programs, each with a log of its own. `socket`: where tests/support/forked_client.py asks."""
+    """Start programs, each with a log of its own. libraries: modules that they find imported. `socket`: where
+    tests/support/forked_client.py asks."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, libraries: Sequence[str] = LIBRARIES) -> None:
         self._folder = folder
         self._started = 0
         self._place = tempfile.TemporaryDirectory(prefix="forks-")  # paths of sockets are short
         self.socket = str(Path(self._place.name) / "socket")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.forked", self.socket],
+            [sys.executable, "-m", "tests.support.forked", self.socket, *libraries],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -246,7 +248,7 @@ def run_rank(words: Sequence[str], environment: Mapping[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    for library in LIBRARIES:
+    for library in sys.argv[2:]:
         __import__(library)
     gc.collect()
     gc.freeze()  # memory that a collection writes to would be copied by each process
