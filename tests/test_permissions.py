@@ -1,17 +1,14 @@
 """What may not be read, written or entered ends every command in one line, which calls nothing damaged."""
 
-import ctypes
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.support.bright_shards import bright_store
 from tests.support.filling import fill_store
+from tests.support.forked import Forks
 from tests.support.small_runs import ROOT, STUDENTS, train_small, validation_shard
 
 TEACHERS = str(ROOT / "tests" / "support" / "teachers.py")
@@ -66,28 +63,6 @@ CASES = [
 
 MISLEADING = ("damaged", "delete", "new store", "index again", "`mv ", "absent", "correct the file", "is no ")
 
-# Run in a process without root's right to pass over permissions: argument 1 is the folder, standard input the cases.
-SCRIPT = """
-import json, os, sys
-from click.testing import CliRunner
-import student.cli, teacher_cache.cli, tools.inspect_cache, tools.make_shards
-programs = {"teacher-cache": teacher_cache.cli.main, "student": student.cli.main,
-            "inspect": tools.inspect_cache.main, "make_shards": tools.make_shards.main}
-if __name__ == "__main__":
-    os.chdir(sys.argv[1])
-    found = []
-    for place, mode, command in json.load(sys.stdin):
-        program, *words = command.replace("{}", place).split()
-        before = os.stat(place).st_mode
-        os.chmod(place, int(mode, 8))
-        try:
-            told = CliRunner().invoke(programs[program], words)
-        finally:
-            os.chmod(place, before)
-        found.append((told.exit_code, told.output))
-    print(json.dumps(found))
-"""
-
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -107,20 +82,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_every_command_says_in_one_line_what_is_shut(world: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(world)],
-        input=json.dumps(CASES),
-        capture_output=True,
-        text=True,
-        env=environment,
-        preexec_fn=_without_roots_rights if os.geteuid() == 0 else None,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    told = zip(CASES, json.loads(done.stdout), strict=True)
-    wrong = [fault for case, (code, output) in told for fault in faults_of(*case, code, output)]
+def test_every_command_says_in_one_line_what_is_shut(world: Path, forks: Forks, tmp_path: Path) -> None:
+    cases, told = tmp_path / "cases.json", tmp_path / "told.json"
+    cases.write_text(json.dumps(CASES))
+    command = forks.start(str(ROOT / "tests" / "support" / "shut.py"), [str(world), str(cases), str(told)])
+    assert command.wait() == 0, command.output
+    assert "Traceback" not in command.output
+    if (found := json.loads(told.read_text())) is None:
+        pytest.skip("this process passes over permissions, and cannot give that up")
+    wrong = [fault for case, answer in zip(CASES, found, strict=True) for fault in faults_of(*case, *answer)]
     assert not wrong, "\n".join(wrong)
 
 
@@ -136,24 +106,3 @@ def faults_of(place: str, mode: str, command: str, code: int, output: str) -> li
     }
     wrong |= {f"says {word}": word in line for word in MISLEADING}
     return [f"{mode} {place}: {command}: {fault}: {output}" for fault, is_so in wrong.items() if is_so]
-
-
-def _without_roots_rights() -> None:
-    """Drop CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH from what the next program may have."""
-    libc = ctypes.CDLL(None)
-    for capability in (1, 2):
-        libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _permissions_count() -> None:
-    """Skip where root cannot give up its rights."""
-    code = "import os, tempfile\nwith tempfile.TemporaryDirectory() as d: os.chmod(d, 0); print(os.access(d, os.X_OK))"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        preexec_fn=_without_roots_rights if os.geteuid() == 0 else None,
-    )
-    if done.stdout.strip() != "False":
-        pytest.skip("this process passes over permissions, and cannot give that up")
