@@ -20,10 +20,16 @@ from teacher_cache.replay.gpu.hashing import PixelHasher
 from teacher_cache.replay.gpu.normalise import is_exact
 from teacher_cache.replay.gpu.render import INTERPRETED, Renderer
 from tests.support.bright_shards import small_policy
+from tests.support.interpreter import hasten
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 POLICY = small_policy()
 SAID = "cuda:0 (NVIDIA H100)"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _hastened() -> None:
+    hasten(check_sums=False)
 
 
 @pytest.fixture

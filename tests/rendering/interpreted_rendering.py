@@ -42,6 +42,7 @@ from tests.student.test_train import check_same_run
 from tests.support.bright_shards import bright_store, change_pixel, small_policy, spoil_image
 from tests.support.filling import TEACHERS, fill_store, open_test_teacher
 from tests.support.images import picture, png
+from tests.support.interpreter import hasten
 from tests.support.shard_files import write_shard
 from tests.support.small_runs import student, train_small, validation_shard
 from tools.inspect_cache import main as inspect
@@ -55,6 +56,8 @@ UNTOUCHED = 77
 def _few_threads() -> None:
     assert INTERPRETED or DEVICE.type == "cuda"
     torch.set_num_threads(1)
+    if INTERPRETED:
+        hasten(check_sums=False)  # tests/replay/gpu/interpreted.py finds whether a kernel's do
 
 
 @pytest.fixture(scope="module")
