@@ -23,7 +23,7 @@ from teacher_cache.teacher.settings import TeacherSettings
 from teacher_cache.teacher.state_dict import first_not_finite, load_state, load_weights
 from teacher_cache.teacher.teacher import open_teacher
 
-NAME = "resnet10t"
+NAME = "test_resnet"  # of timm, half a million weights
 CLASSES = 3
 Change = Callable[[dict[str, Tensor]], Any]
 
@@ -223,7 +223,7 @@ def test_a_strangers_notes_end_in_one_line_or_change_nothing(tmp_path: Path, not
     torch.save(state, tmp_path / "odd.pth")
     for door in DOORS:
         if notes == {"bn1": {"version": "x"}}:
-            with pytest.raises(CheckpointError, match=r"odd\.pth cannot be loaded into resnet10t .*: check the file"):
+            with pytest.raises(CheckpointError, match=r"odd\.pth cannot be loaded into test_resnet .*: check the file"):
                 door(tmp_path / "odd.pth")
         else:
             assert {value.dtype for value in door(tmp_path / "odd.pth")[0].parameters()} == {torch.float32}
@@ -278,13 +278,13 @@ def test_heads_that_cannot_be_told_are_not_renamed(tmp_path: Path) -> None:
         ):
             by_teacher(tmp_path / f"{name}.pth")
         with pytest.raises(
-            CheckpointError, match=r"holds no fc\.weight, from which the number of classes of resnet10t"
+            CheckpointError, match=r"holds no fc\.weight, from which the number of classes of test_resnet"
         ):
             by_student(tmp_path / f"{name}.pth")
 
 
 def test_a_few_names_in_common_make_no_wrapper(tmp_path: Path) -> None:
-    torch.save({"backbone.fc.weight": torch.zeros(3, 512), "backbone.fc.bias": torch.zeros(3)}, tmp_path / "other.pth")
+    torch.save({"backbone.fc.weight": torch.zeros(3, 96), "backbone.fc.bias": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(
         CheckpointError, match=r"names are missing .*, 2 names are unexpected \(backbone\.fc\.weight, backbone"
     ):
@@ -312,8 +312,8 @@ def test_misfits_are_named_as_torch_names_them(tmp_path: Path) -> None:
             "does not fit: 1 name is missing (layer1.0.conv1.weight), 5 names are unexpected (extra.0, extra.1, "
             in said
         )
-        assert "extra.2 and 2 more), 4 names are of another shape (bn1.weight is (9,), the model's is (64,), " in said
-        assert said.endswith(" and 1 more): check the model's name, resnet10t")
+        assert "extra.2 and 2 more), 4 names are of another shape (bn1.weight is (9,), the model's is (32,), " in said
+        assert said.endswith(" and 1 more): check the model's name, test_resnet")
         assert all(name in str(torchs.value) for name in re.findall(r"extra\.\d|layer1\.\S+?weight|bn1\.\w+", said))
         assert len(said) < 700
 
@@ -450,7 +450,7 @@ def test_distilled_weights_and_plain_ones_are_told_apart(tmp_path: Path, held: s
 def test_1001_classes_are_told_from_1000(tmp_path: Path) -> None:
     torch.save(timm.create_model(NAME, num_classes=1001).state_dict(), tmp_path / "tf.pth")
     settings = TeacherSettings(NAME, str(tmp_path / "tf.pth"), device="cpu")
-    with pytest.raises(CheckpointError, match=r"fc\.weight is \(1001, 512\).* behind a background class") as refused:
+    with pytest.raises(CheckpointError, match=r"fc\.weight is \(1001, 96\).* behind a background class") as refused:
         open_teacher(settings, num_classes=1000, view_size=(32, 32), stored=None)
     assert str(refused.value).endswith("cut the first row of its head, weight[1:] and bias[1:], and save it again")
     with pytest.raises(CheckpointError, match="does not fit") as refused:
