@@ -2,7 +2,6 @@
 
 import itertools
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,8 @@ import pytest
 from teacher_cache.store.store import Store
 from tests.support.bright_shards import SMALL, bright_image, write_bright_shards
 from tests.support.filling import TEACHERS
-from tests.support.forked import CLIENT, Forks
-from tests.support.making import environment, make
+from tests.support.forked import Forks
+from tests.support.making import forking_environment, make
 from tests.support.small_runs import rows, validation_shard
 
 ROOT = Path(__file__).parents[1]
@@ -26,11 +25,6 @@ lr = 1e-3
 weight_decay = 0.0
 crop_pct = 1.0
 """
-
-
-def real_environment(folder: Path, forks: Forks) -> Path:
-    """The same, whose programs do what they are asked, in forked processes."""
-    return environment(folder, f'exec {sys.executable} -S {CLIENT} {forks.socket} "$@"')
 
 
 def commands(notes: Path) -> dict[str, list[str]]:
@@ -129,7 +123,7 @@ def test_after_a_finished_run(tmp_path: Path, forks: Forks) -> None:
         (tmp_path / f"{name}.toml").write_text(RECIPE.format(distill=distill))
     store, out = tmp_path / "store", tmp_path / "runs"
     variables = {
-        "VENV": real_environment(tmp_path / "venv", forks),
+        "VENV": forking_environment(tmp_path / "venv", forks),
         "SHARDS": shards,
         "VAL": validation_shard(tmp_path / "val" / "val.tar", 32),
         "STORE": store,
@@ -244,7 +238,7 @@ def test_a_folder_of_pictures_goes_all_the_way(tmp_path: Path, forks: Forks) -> 
     train, val = image_folders(tmp_path / "pho tos")
     (tmp_path / "hard.toml").write_text(RECIPE.format(distill="hard"))
     variables = {
-        "VENV": real_environment(tmp_path / "venv", forks),
+        "VENV": forking_environment(tmp_path / "venv", forks),
         "FOLDER": train,
         "VAL_FOLDER": val,
         "DATA": tmp_path / "sha rds",

@@ -189,9 +189,12 @@ def run(question: Mapping[str, Any]) -> None:
 
 
 def run_program(program: str, words: Sequence[str]) -> None:
-    """The program of a file *.py, or of a module."""
+    """The program of a file *.py, or of a module; the first of the words where it is `-c`."""
     sys.argv = [program, *words]
-    if program.endswith(".py"):
+    if program == "-c":
+        sys.argv = ["-c", *words[1:]]
+        exec(words[0], {"__name__": "__main__"})
+    elif program.endswith(".py"):
         runpy.run_path(program, run_name="__main__")
     else:
         runpy.run_module(program, run_name="__main__", alter_sys=True)

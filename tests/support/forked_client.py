@@ -1,7 +1,7 @@
 """Ask tests/support/forked.py; imported in no time.
 
-As a program, `python forked_client.py SOCKET -m PROGRAM WORDS ...`, or with a file *.py for -m PROGRAM: runs it there,
-and ends as it does. SIGTERM is handed on to it.
+As a program, `python forked_client.py SOCKET -m PROGRAM WORDS ...`, or with -c CODE or a file *.py for -m PROGRAM: runs
+it there, and ends as it does. Python's other options are ignored. SIGTERM is handed on to it.
 """
 
 import json
@@ -31,10 +31,10 @@ def ended(process):
 
 
 if __name__ == "__main__":
-    place, program, *words = sys.argv[1:]
-    if program == "-m":
-        program, *words = words
-    question = {"program": program, "words": words, "environment": dict(os.environ), "folder": os.getcwd()}
+    place, *words = sys.argv[1:]
+    while words[0] in ("-S", "-m"):
+        words = words[1:]
+    question = {"program": words[0], "words": words[1:], "environment": dict(os.environ), "folder": os.getcwd()}
     asked = []
     signal.signal(signal.SIGTERM, lambda *_: asked.append(signal.SIGTERM))  # handed on once it is known to whom
     process = ask(place, question, (0, 1, 2))

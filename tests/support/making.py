@@ -2,7 +2,10 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
+
+from tests.support.forked import CLIENT, Forks
 
 ROOT = Path(__file__).parents[2]
 
@@ -16,6 +19,11 @@ def environment(folder: Path, script: str) -> Path:
         program.chmod(0o755)
     (folder / ".installed").touch()
     return folder
+
+
+def forking_environment(folder: Path, forks: Forks) -> Path:
+    """The same, whose programs do what they are asked, in forked processes."""
+    return environment(folder, f'exec {sys.executable} -S {CLIENT} {forks.socket} "$@"')
 
 
 def make(target: str, *variables: str, code: int = 0) -> str:

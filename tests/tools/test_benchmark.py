@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,8 @@ from teacher_cache.replay.block import replay
 from teacher_cache.replay.native.library import SWITCH, lacking
 from tests.support.bright_shards import bright_store
 from tests.support.filling import fill_store
+from tests.support.forked import Forks
+from tests.support.making import forking_environment
 from tests.support.shard_files import write_shard
 from tests.support.timms import seeded
 from tools.benchmark import main
@@ -87,6 +90,13 @@ def rows_of(folder: Path, *options: str) -> dict[str, dict]:
 # -- the command -----------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def forked_processes(tmp_path: Path, forks: Forks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs that rows start find their imports made: what they take says nothing at this scale."""
+    monkeypatch.setattr(sys, "executable", str(forking_environment(tmp_path / "venv", forks) / "bin" / "python"))
+
+
+@pytest.mark.usefixtures("forked_processes")
 def test_every_row_of_the_cpu_is_there(tmp_path: Path) -> None:
     markdown = tmp_path / "table.md"
     rows = rows_of(tmp_path, "--repeats", "1", "--markdown", str(markdown))
@@ -102,7 +112,10 @@ def test_every_row_of_the_cpu_is_there(tmp_path: Path) -> None:
     assert len({line.count("|") for line in lines}) == 1
 
 
-def test_every_line_of_the_gpus_rows_runs_on_a_cpu(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("forked_processes")
+def test_every_line_of_the_gpus_rows_runs_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is compiled is left as it is: to compile it takes most of the time."""
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
     rows = rows_of(tmp_path, "--repeats", "1", "--gpu", "--device", "cpu")
     assert list(rows) == [plan.name for plan in gpu.plans()]
     assert len(rows) == 18
