@@ -5,17 +5,20 @@
 
 Each step is a process of its own, whose largest memory the system tells. No shards are there: the index is drawn as
 tools/simulate_store.py does it, and so are labels and digests, which are committed as `teacher-cache fill` commits
-them, but for the disk, which nothing waits for. How fast shards are walked is measured on a few that are written in the
-same sizes. What was measured is kept in OUT/scale.json, and a run that was stopped goes on after it.
+them, but for the disk, which nothing waits for. How fast shards are walked, from memory and by HTTP (which wants the
+extra `objects`), is measured on a few that are written in the same sizes. What was measured is kept in OUT/scale.json,
+and a run that was stopped goes on after it.
 """
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
@@ -114,6 +117,7 @@ def steps(out: Path, size: Size) -> list[Step]:
     more = str(size.views + 16)
     return [
         Step("index: a few shards walked", [*opened, "walk"]),
+        Step("index: the same shards by HTTP", [*opened, "walk far"]),
         Step("index: drawn, the store created", [*opened, "create"], store),
         Step("teacher simulated", [*opened, "offsets"]),
         Step("fill: units committed", [*opened, "fill"], store),
@@ -183,8 +187,31 @@ def cells(row: Measured) -> tuple[str, ...]:
 
 def walk(out: Path, size: Size, part: int) -> str:
     """Write a few shards, with images of the simulated sizes and random bytes in them, and walk them."""
-    from teacher_cache.shards.classes import class_rule
-    from teacher_cache.shards.indexing import index_shards
+    with _few_shards(out, size) as paths:
+        samples, walked_s, _ = _walk(list(map(str, paths)), size)
+    rate = samples / walked_s
+    return (
+        f"{counted(samples, 'sample')} in {counted(len(paths), 'shard')} walked in {walked_s:.2f} s, "
+        f"{rate:,.0f} samples/s by one process from memory: {size.samples / rate:,.0f} s for all"
+    )
+
+
+def walk_far(out: Path, size: Size, part: int) -> str:
+    """The same by HTTP, from a server on this machine."""
+    from tools.range_server import serving
+
+    with _few_shards(out, size) as paths, serving(paths[0].parent) as url:
+        num_gb = sum(path.stat().st_size for path in paths) / 1e9
+        _, walked_s, cpu_s = _walk([f"{url}/{path.name}" for path in paths], size)
+    return (
+        f"{num_gb:.2f} GB in {counted(len(paths), 'shard')} by HTTP from this machine in {walked_s:.2f} s, "
+        f"{1000 * num_gb / walked_s:,.0f} MB/s by one process, {cpu_s / num_gb:.2f} s of a core for 1 GB"
+    )
+
+
+@contextmanager
+def _few_shards(out: Path, size: Size) -> Iterator[list[Path]]:
+    """A few shards, which are removed afterwards."""
     from tools.simulate_store import simulated_index
 
     shards = min(WALKED_SHARDS, size.shards)
@@ -202,18 +229,18 @@ def walk(out: Path, size: Size, part: int) -> str:
                     member = tarfile.TarInfo(f"{drawn.key(sample)}.{ending}")
                     member.size = len(content)
                     tar.addfile(member, BytesIO(content))
-    names = [str(path) for path in paths]
-    started = time.perf_counter()
-    index = index_shards(names, class_rule(names), num_classes=size.classes)
-    walked_s = time.perf_counter() - started
-    for path in paths:
-        path.unlink()
-    paths[0].parent.rmdir()
-    rate = index.num_samples / walked_s
-    return (
-        f"{counted(index.num_samples, 'sample')} in {counted(shards, 'shard')} walked in {walked_s:.2f} s, "
-        f"{rate:,.0f} samples/s by one process from memory: {size.samples / rate:,.0f} s for all"
-    )
+    yield paths
+    shutil.rmtree(paths[0].parent)
+
+
+def _walk(names: list[str], size: Size) -> tuple[int, float, float]:
+    """How many samples these shards hold, the seconds that it took to walk them, and those of a core."""
+    from teacher_cache.shards.classes import ClassRule
+    from teacher_cache.shards.indexing import index_shards
+
+    started, cpu_started = time.perf_counter(), time.process_time()
+    index = index_shards(names, ClassRule(), num_classes=size.classes)
+    return index.num_samples, time.perf_counter() - started, time.process_time() - cpu_started
 
 
 def create(out: Path, size: Size, part: int) -> str:
@@ -305,6 +332,7 @@ def epoch(out: Path, size: Size, part: int) -> str:
 
 OWN_STEPS: dict[str, Callable[[Path, Size, int], str]] = {
     "walk": walk,
+    "walk far": walk_far,
     "create": create,
     "offsets": offsets,
     "fill": fill,

@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 
+from teacher_cache.audit.confusions import margins, most_frequent
 from teacher_cache.audit.intervals import kappa, mcnemar
 from teacher_cache.audit.names import place
-from teacher_cache.audit.votes import Confusions, OnProgress, Votes, count_labels, count_votes, join_votes
+from teacher_cache.audit.votes import Confusions, OnProgress, Votes, count_votes, no_votes
 from teacher_cache.errors import StoreError
 from teacher_cache.store.labels import UnitRow, read_unit_row, unit_rows
 from teacher_cache.store.store import Store
@@ -148,23 +149,19 @@ class _ViewTables:
         self.hits += np.bincount(2 * right[0] + right[1], minlength=4).reshape(2, 2)
 
     def report(self, classes: np.ndarray, names: tuple[str, ...], limit: int) -> dict[str, Any]:
-        first, second, counts = self.pairs.pairs()
-        compared, same = int(counts.sum()), int(counts[first == second].sum())
-        given = [np.zeros(len(names), np.int64) for _ in range(2)]
-        for numbers, labels in zip(given, (first, second), strict=True):
-            np.add.at(numbers, labels, counts)
-        wrong = np.flatnonzero(first != second)
-        order = wrong[np.argsort(-counts[wrong], kind="stable")[:limit]].tolist()
+        given, same, second_given = margins(self.pairs)
+        compared, agree = int(given.sum()), int(same.sum())
+        confused = most_frequent(self.pairs, limit).T.tolist()
         hits = (self.hits[1].sum(), self.hits[:, 1].sum())
         return {
             "compared": compared,
-            "agree": same / compared,
-            "kappa": kappa(same / compared, *given),
+            "agree": agree / compared,
+            "kappa": kappa(agree / compared, given, second_given),
             "hits": [int(hit) / compared for hit in hits],
             "only_first": int(self.hits[1, 0]),
             "only_second": int(self.hits[0, 1]),
             "confused": [
-                {"first": names[first[i]], "second": names[second[i]], "count": int(counts[i])} for i in order
+                {"first": names[first], "second": names[second], "count": count} for first, second, count in confused
             ],
         }
 
@@ -174,7 +171,7 @@ def _read_both(
 ) -> tuple[Votes, Votes, _ViewTables]:
     """Votes of every sample in both stores: of the views that both labelled, or of all where pixels differ."""
     tables = _ViewTables(store)
-    parts: tuple[list[Votes], list[Votes]] = ([], [])
+    votes = no_votes(store.index.num_samples), no_votes(store.index.num_samples)
     reader, views = _Rows(other), min(store.views, other.views)
     for row in unit_rows(store, store.committed(), on_progress):
         classes = store.index.classes[row.start : row.start + len(row.labels)]
@@ -184,9 +181,9 @@ def _read_both(
             both = (first >= 0) & (second >= 0)
             first[~both] = second[~both] = NOT_LABELLED
             tables.add(row.start, classes, first, second, both)
-        for part, labels in zip(parts, (first, second), strict=True):
-            part.append(count_votes(labels, classes, count_labels(labels)))
-    return join_votes(parts[0]), join_votes(parts[1]), tables
+        for each, labels in zip(votes, (first, second), strict=True):
+            each.put(row.start, count_votes(labels, classes))
+    return *votes, tables
 
 
 class _Rows:

@@ -38,41 +38,69 @@ def confusions(
     """
     statistics = read_statistics(store, on_progress) if statistics is None else statistics
     number = None if of_class is None else class_number(store, of_class)
-    labelled, own, _ = margins(statistics.confusions)
+    sums = margins(statistics.confusions)
+    labelled, own, _ = sums
     return {
         "store": str(store.path),
         "mixed": store.policy.mix is not None,
         "labels": int(labelled.sum()),
         "own": ratio(own.sum(), labelled.sum()),
         "of_class": of_class,
-        "confused": _confused_pairs(store, statistics, number, limit),
-        "classes": _class_rows(store, statistics.confusions, number),
+        "confused": _confused_pairs(store, statistics, labelled, number, limit),
+        "classes": _class_rows(store, statistics.confusions, sums, number),
     }
 
 
-def _confused_pairs(store: Store, statistics: LabelStatistics, number: int | None, limit: int) -> list[dict[str, Any]]:
+def _confused_pairs(
+    store: Store, statistics: LabelStatistics, labelled: np.ndarray, number: int | None, limit: int
+) -> list[dict[str, Any]]:
     """The most frequent pairs of different classes; with number, of those that this class takes part in."""
-    truth, labels, counts = statistics.confusions.pairs()
-    labelled, names = margins(statistics.confusions)[0], store.class_names
-    wrong = truth != labels
-    chosen = np.flatnonzero(wrong if number is None else wrong & ((truth == number) | (labels == number)))
+    names = store.class_names
+    truth, labels, counts = most_frequent(statistics.confusions, limit, number)
+    back = statistics.confusions.counts_of(labels, truth)
     return [
         {
             "class": names[truth[i]],
             "label": names[labels[i]],
             "count": int(counts[i]),
             "share": ratio(counts[i], labelled[truth[i]]),
-            "back": ratio(counts[(truth == labels[i]) & (labels == truth[i])].sum(), labelled[labels[i]]),
+            "back": ratio(back[i], labelled[labels[i]]),
             "samples": int(((store.index.classes == truth[i]) & (statistics.votes.label == labels[i])).sum()),
         }
-        for i in chosen[np.argsort(-counts[chosen], kind="stable")[:limit]].tolist()
+        for i in range(len(counts))
     ]
 
 
-def _class_rows(store: Store, counted: Confusions, number: int | None) -> list[dict[str, Any]]:
-    """Every class, or the one of this number."""
-    labelled, own, given = margins(counted)
-    taken_for = _taken_for(counted, labelled, store.class_names)
+def most_frequent(counted: Confusions, limit: int, number: int | None = None) -> np.ndarray:
+    """The pairs of different classes that occur most often, (3, limit or fewer) int64: ground truth, label, count.
+
+    Of equal counts the smaller ground truth comes first, then the smaller label. number: only pairs with this class.
+    """
+    held, least = np.zeros((3, 0), np.int64), 1
+    for truth, labels, counts in counted.rows():
+        wanted = (labels != truth) & (counts >= least)
+        if number is not None and truth != number:
+            wanted &= labels == number
+        if not wanted.any():
+            continue
+        held = np.concatenate([held, [np.full(wanted.sum(), truth), labels[wanted], counts[wanted]]], axis=1)
+        if held.shape[1] > 2 * limit:  # not at each class: sorting takes its time
+            held = _first(held, limit)
+            least = int(held[2, -1]) + 1  # a later pair of an equal count comes behind
+    return _first(held, limit)
+
+
+def _first(pairs: np.ndarray, limit: int) -> np.ndarray:
+    """Of pairs (3, n) those that occur most often, in that order."""
+    return pairs[:, np.argsort(-pairs[2], kind="stable")[:limit]]
+
+
+def _class_rows(
+    store: Store, counted: Confusions, sums: tuple[np.ndarray, np.ndarray, np.ndarray], number: int | None
+) -> list[dict[str, Any]]:
+    """Every class, or the one of this number; sums as `margins` has them."""
+    labelled, own, given = sums
+    taken_for = _taken_for(counted, labelled, store.class_names, number)
     samples = np.bincount(store.index.classes, minlength=store.num_classes)
     return [
         {
@@ -88,27 +116,36 @@ def _class_rows(store: Store, counted: Confusions, number: int | None) -> list[d
     ]
 
 
-def _taken_for(counted: Confusions, labelled: np.ndarray, names: tuple[str, ...]) -> dict[int, list[dict[str, Any]]]:
+def _taken_for(
+    counted: Confusions, labelled: np.ndarray, names: tuple[str, ...], number: int | None
+) -> dict[int, list[dict[str, Any]]]:
     """Class -> the other classes that its samples are called most often."""
-    truth, labels, counts = counted.pairs()
-    found: dict[int, list[dict[str, Any]]] = {}
-    for i in np.lexsort((-counts, truth)).tolist():
-        row = found.setdefault(int(truth[i]), [])
-        if truth[i] != labels[i] and len(row) < TAKEN_FOR:
-            row.append(
-                {"label": names[labels[i]], "count": int(counts[i]), "share": ratio(counts[i], labelled[truth[i]])}
-            )
-    return found
+    return {
+        truth: [
+            {"label": names[label], "count": count, "share": ratio(count, labelled[truth])}
+            for label, count in _largest(labels[labels != truth], counts[labels != truth])
+        ]
+        for truth, labels, counts in counted.rows()
+        if number in (None, truth)
+    }
+
+
+def _largest(labels: np.ndarray, counts: np.ndarray) -> list[tuple[int, int]]:
+    """TAKEN_FOR labels of the largest counts, of equal ones the first."""
+    if len(counts) > TAKEN_FOR:  # most are far from it: only the others are sorted
+        near = counts >= np.partition(counts, -TAKEN_FOR)[-TAKEN_FOR]
+        labels, counts = labels[near], counts[near]
+    order = np.argsort(-counts, kind="stable")[:TAKEN_FOR]
+    return list(zip(labels[order].tolist(), counts[order].tolist(), strict=True))
 
 
 def margins(counted: Confusions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Labels of samples of each class, how many of them are that class, and how often each class is given; int64."""
-    truth, labels, counts = counted.pairs()
-    found = [np.zeros(counted.num_classes, np.int64) for _ in range(3)]
-    np.add.at(found[0], truth, counts)
-    np.add.at(found[1], truth[truth == labels], counts[truth == labels])
-    np.add.at(found[2], labels, counts)
-    return found[0], found[1], found[2]
+    labelled, own, given = (np.zeros(counted.num_classes, np.int64) for _ in range(3))
+    for truth, labels, counts in counted.rows():
+        labelled[truth], own[truth] = counts.sum(), counts[labels == truth].sum()
+        given[labels] += counts
+    return labelled, own, given
 
 
 def class_number(store: Store, name: str) -> int:

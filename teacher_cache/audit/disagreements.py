@@ -306,13 +306,7 @@ def _shares(labels: np.ndarray, weights: np.ndarray, own: int) -> tuple[float, .
 
 def _confusion_of(statistics: LabelStatistics, truth: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """How often the teacher gives samples of the class `truth` the label, over the whole store, (n,) int64."""
-    first, second, counts = statistics.confusions.pairs()
-    if not len(counts):
-        return np.zeros(len(truth), np.int64)
-    codes = first * statistics.confusions.num_classes + second
-    wanted = truth.astype(np.int64) * statistics.confusions.num_classes + labels
-    at = np.minimum(np.searchsorted(codes, wanted), len(codes) - 1)
-    return np.where((codes[at] == wanted) & (labels >= 0), counts[at], 0)
+    return np.where(labels < 0, 0, statistics.confusions.counts_of(truth, np.maximum(labels, 0)))
 
 
 def _row(store: Store, found: Evidence, number: int, margin: float) -> dict[str, Any]:

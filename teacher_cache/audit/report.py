@@ -10,10 +10,9 @@ from typing import Any
 
 import jinja2
 import markupsafe
-import numpy as np
 
 from teacher_cache.audit import VIEWS_SAMPLED
-from teacher_cache.audit.confusions import confusions
+from teacher_cache.audit.confusions import confusions, most_frequent
 from teacher_cache.audit.disagreements import disagreements
 from teacher_cache.audit.sample import describe_sample
 from teacher_cache.audit.summary import summarise
@@ -156,14 +155,13 @@ def _ranked(found: dict[str, Any]) -> Iterator[tuple[int, str, dict[str, Any]]]:
 
 
 def _pairs(statistics: LabelStatistics) -> dict[str, Any]:
-    truth, labels, counts = statistics.confusions.pairs()
-    diagonal = truth == labels
-    order = np.lexsort((labels, truth, -counts, ~diagonal))[: PAIRS + int(diagonal.sum())]
-    return {
-        "shown": np.stack([truth, labels, counts], axis=1)[order].tolist(),
-        "all": int((~diagonal).sum()),
-        "left_out": len(counts) - len(order),
-    }
+    own, different = [], 0
+    for truth, labels, counts in statistics.confusions.rows():
+        own += [[truth, truth, count] for count in counts[labels == truth].tolist()]
+        different += int((labels != truth).sum())
+    own.sort(key=lambda pair: -pair[2])
+    shown = most_frequent(statistics.confusions, PAIRS).T.tolist()
+    return {"shown": own + shown, "all": different, "left_out": different - len(shown)}
 
 
 # The page

@@ -6,7 +6,7 @@ import numpy as np
 
 from teacher_cache.audit import VIEWS_SAMPLED
 from teacher_cache.audit.conditions import sampled_agreement
-from teacher_cache.audit.confusions import LISTED, confusions, margins, ratio
+from teacher_cache.audit.confusions import LISTED, confusions, ratio
 from teacher_cache.audit.names import place
 from teacher_cache.audit.votes import LabelStatistics, OnProgress, Votes, read_statistics
 from teacher_cache.errors import ShardError
@@ -44,7 +44,7 @@ def summarise(
     """
     statistics = read_statistics(store, on_labels) if statistics is None else statistics
     result, votes = status(store), statistics.votes
-    labelled, own, _ = margins(statistics.confusions)
+    of_classes = confusions(store, statistics=statistics)
     result["coverage"]["shards"] = [
         {"shard": store.shard_name(shard), "samples": count, "share": ratio(done, count * store.views)}
         for shard, (count, done) in enumerate(zip(store.counts.tolist(), statistics.views_done.tolist(), strict=True))
@@ -52,10 +52,9 @@ def summarise(
     result["mixed"] = store.policy.mix is not None
     result["agreement_by_group"] = _by_group(store)
     result["agreement_by_class"] = [
-        {"class": name, "labels": labels, "own": ratio(equal, labels)}
-        for name, labels, equal in zip(store.class_names, labelled.tolist(), own.tolist(), strict=True)
+        {name: row[name] for name in ("class", "labels", "own")} for row in of_classes["classes"]
     ]
-    result["confused"] = confusions(store, statistics=statistics)["confused"]
+    result["confused"] = of_classes["confused"]
     result["stability"] = stability(votes, min(store.views, store.num_classes))
     result["contradictions"] = _contradictions(store, votes)
     result["skipped"]["all"] = [place(store, sample) for sample in np.flatnonzero(votes.skipped).tolist()]

@@ -1,6 +1,7 @@
 """Labels -> votes: what each sample was called in its views, and how often each class is called which."""
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
@@ -10,8 +11,9 @@ from teacher_cache.store.labels import unit_rows
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import SKIPPED, Unit
 
-DENSE_CLASSES = 2048  # up to here confusions are a matrix of counts: 32 MB
-PENDING = 1 << 22  # confusions that wait to be merged where they are not
+WIDE_CLASSES = 2048  # up to here confusions are a matrix of whole counts: 32 MB
+DENSE_CLASSES = 1 << 15  # up to here of bytes: 1 GB
+PENDING = 1 << 22  # pairs that wait to be merged where they are kept as such
 LAST_LABEL = (1 << 31) - 1
 
 OnProgress = Callable[[int, int], None]
@@ -43,6 +45,11 @@ class Votes:
 
     def __len__(self) -> int:
         return len(self.num_labels)
+
+    def put(self, start: int, part: "Votes") -> None:
+        """Those of samples from `start` on, in the place of what is there."""
+        for field in fields(Votes):
+            getattr(self, field.name)[start : start + len(part)] = getattr(part, field.name)
 
     @property
     def share(self) -> np.ndarray:
@@ -77,11 +84,11 @@ def count_labels(labels: np.ndarray) -> LabelRuns:
 def count_votes(labels: np.ndarray, classes: np.ndarray, runs: LabelRuns | None = None) -> Votes:
     """labels (n, views), ground truth (n,) -> the votes of each row. runs: those of labels, where they are at hand."""
     runs = count_labels(labels) if runs is None else runs
-    found = _no_votes(len(classes))
+    found = no_votes(len(classes))
     found.skipped[:] = (labels == SKIPPED).any(axis=1)
     if not len(runs.rows):
         return found
-    firsts = np.flatnonzero(np.diff(runs.rows, prepend=-1))
+    firsts = _run_starts(runs.rows)
     rows, lengths = runs.rows[firsts], np.diff(firsts, append=len(runs.rows))
     is_own = runs.labels == classes[runs.rows]
     # one number a run, the larger the earlier it comes: more votes, then the own class, then the smaller label
@@ -100,7 +107,15 @@ def count_votes(labels: np.ndarray, classes: np.ndarray, runs: LabelRuns | None 
     return found
 
 
-def _no_votes(samples: int) -> Votes:
+def _run_starts(values: np.ndarray) -> np.ndarray:
+    """Where runs of equal values (n,) start."""
+    starts = np.ones(len(values), bool)
+    np.not_equal(values[1:], values[:-1], out=starts[1:])
+    return np.flatnonzero(starts)
+
+
+def no_votes(samples: int) -> Votes:
+    """Those of samples without labels."""
     zeros = [np.zeros(samples, np.int32) for _ in range(4)]
     absent = [np.full(samples, -1, np.int32) for _ in range(2)]
     return Votes(
@@ -115,18 +130,26 @@ def _no_votes(samples: int) -> Votes:
     )
 
 
-def join_votes(parts: Sequence[Votes]) -> Votes:
-    return Votes(
-        **{field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Votes)}
-    )
+class ClassRow(NamedTuple):
+    """What samples of the class `truth` are called: labels (n,) in ascending order, and how often each; int64."""
+
+    truth: int
+    labels: np.ndarray
+    counts: np.ndarray
 
 
 class Confusions:
-    """Counts of (ground truth, label): a matrix, or with many classes only the pairs that occur."""
+    """Counts of (ground truth, label), read a class at a time: all pairs of many classes may occur, 477 million of
+    ImageNet-22k's.
+
+    A matrix of counts. With more than WIDE_CLASSES its cells are bytes, and what goes beyond one is kept as pairs; with
+    more than DENSE_CLASSES there are pairs alone, 16 bytes for each that occurs.
+    """
 
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
-        self._matrix = np.zeros(num_classes**2, np.int64) if num_classes <= DENSE_CLASSES else None
+        cell = np.int64 if num_classes <= WIDE_CLASSES else np.uint8
+        self._matrix = np.zeros(num_classes**2, cell) if num_classes <= DENSE_CLASSES else None
         self._codes, self._counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
         self._pending: list[tuple[np.ndarray, np.ndarray]] = []
         self._waiting = 0
@@ -138,32 +161,61 @@ class Confusions:
     def add_pairs(self, truth: np.ndarray, labels: np.ndarray, counts: np.ndarray | int = 1) -> None:
         """Count pairs (n,) int64, so many times each."""
         codes = truth * self.num_classes + labels
-        if self._matrix is not None:
+        if self._matrix is not None and self._matrix.dtype == np.int64:
             np.add.at(self._matrix, codes, counts)
             return
-        self._pending.append((codes, np.broadcast_to(counts, codes.shape)))
+        codes, sums = _summed(codes, np.broadcast_to(counts, codes.shape))
+        if self._matrix is not None:
+            sums += self._matrix[codes]
+            self._matrix[codes] = sums & 255
+            beyond = sums > 255
+            codes, sums = codes[beyond], sums[beyond] & ~255
+        self._pending.append((codes, sums))
         self._waiting += len(codes)
         if self._waiting > max(PENDING, len(self._codes)):  # else each merge sorts all that went before
             self._merge()
 
     def _merge(self) -> None:
+        if not self._pending:
+            return
         codes = np.concatenate([self._codes, *(codes for codes, _ in self._pending)])
         counts = np.concatenate([self._counts, *(counts for _, counts in self._pending)])
-        self._codes, inverse = np.unique(codes, return_inverse=True)
-        self._counts = np.zeros(len(self._codes), np.int64)
-        np.add.at(self._counts, inverse, counts)
+        self._codes, self._counts = _summed(codes, counts)
         self._pending, self._waiting = [], 0
 
-    def pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(ground truth, label, count) of every pair that occurs, by ground truth and then label, int64."""
-        if self._matrix is not None:
-            codes = np.flatnonzero(self._matrix)
-            counts = self._matrix[codes]
-        else:
-            self._merge()
-            codes, counts = self._codes, self._counts
-        truth, labels = np.divmod(codes, self.num_classes)
-        return truth, labels, counts
+    def rows(self) -> Iterator[ClassRow]:
+        """Of every class whose samples have labels, in order."""
+        self._merge()
+        starts = np.arange(self.num_classes + 1) * self.num_classes
+        edges = np.searchsorted(self._codes, starts).tolist()
+        for truth, (start, stop) in enumerate(itertools.pairwise(starts.tolist())):
+            pairs = slice(edges[truth], edges[truth + 1])
+            labels, counts = self._codes[pairs] - start, self._counts[pairs]
+            if self._matrix is not None:
+                cells = self._matrix[start:stop].astype(np.int64)
+                cells[labels] += counts
+                labels = np.flatnonzero(cells != 0)  # three times as fast as of the counts themselves
+                counts = cells[labels]
+            if len(labels):
+                yield ClassRow(truth, labels, counts)
+
+    def counts_of(self, truth: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """How often samples of each class (n,) have the label (n,) beside it, (n,) int64."""
+        self._merge()
+        codes = truth.astype(np.int64) * self.num_classes + labels
+        found = np.zeros(len(codes), np.int64) if self._matrix is None else self._matrix[codes].astype(np.int64)
+        if len(self._codes):
+            at = np.minimum(np.searchsorted(self._codes, codes), len(self._codes) - 1)
+            found += np.where(self._codes[at] == codes, self._counts[at], 0)
+        return found
+
+
+def _summed(codes: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Those codes that occur, in ascending order, and the sum of each one's counts."""
+    order = np.argsort(codes)
+    codes, counts = codes[order], counts[order]
+    firsts = _run_starts(codes)
+    return codes[firsts], np.add.reduceat(counts, firsts) if len(firsts) else counts
 
 
 @dataclass(frozen=True)
@@ -178,14 +230,16 @@ class LabelStatistics:
 
 
 def read_statistics(store: Store, on_progress: OnProgress | None = None) -> LabelStatistics:
-    """Read all committed labels, a unit row at a time. Takes some 30 bytes a sample. on_progress counts unit rows."""
+    """Read all committed labels, a unit row at a time. Takes some 30 bytes a sample, and what Confusions does.
+    on_progress counts unit rows."""
     classes, committed = store.index.classes, store.committed()
-    confusions, views_done, parts = Confusions(store.num_classes), np.zeros(len(store.counts), np.int64), []
+    votes, confusions = no_votes(len(classes)), Confusions(store.num_classes)
+    views_done = np.zeros(len(store.counts), np.int64)
     for row in unit_rows(store, committed, on_progress):
         truth = classes[row.start : row.start + len(row.labels)]
         runs = count_labels(row.labels)
         confusions.add(runs, truth)
-        parts.append(count_votes(row.labels, truth, runs))
+        votes.put(row.start, count_votes(row.labels, truth, runs))
         for group in np.flatnonzero(committed[row.shard, row.unit]).tolist():
             views_done[row.shard] += store.layout.num_views(Unit(row.shard, row.unit, group))
-    return LabelStatistics(join_votes(parts), confusions, views_done, committed)
+    return LabelStatistics(votes, confusions, views_done, committed)

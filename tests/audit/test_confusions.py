@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from teacher_cache.audit.confusions import confusions, margins
+from teacher_cache.audit.confusions import confusions, margins, most_frequent
 from teacher_cache.audit.votes import Confusions, read_statistics
 from teacher_cache.errors import StoreError
 from teacher_cache.store.store import Store
@@ -61,3 +61,17 @@ def test_margins_of_few_pairs() -> None:
     few = Confusions(3)
     few.add_pairs(np.array([0, 0, 2]), np.array([0, 1, 1]), np.array([5, 2, 4]))
     assert [part.tolist() for part in margins(few)] == [[7, 0, 4], [5, 0, 0], [5, 6, 0]]
+
+
+@pytest.mark.parametrize("number", [None, 4])
+def test_most_frequent_pairs_are_those_of_a_sort(number: int | None) -> None:
+    rng, pairs = np.random.default_rng(1), Counter[tuple[int, int]]()
+    counts = Confusions(30)
+    truth, labels, times = rng.integers(0, 30, 500), rng.integers(0, 30, 500), rng.integers(1, 4, 500)  # many ties
+    counts.add_pairs(truth, labels, times)
+    for t, label, n in zip(truth.tolist(), labels.tolist(), times.tolist(), strict=True):
+        if t != label and number in (None, t, label):
+            pairs[t, label] += n
+    ranked = sorted(([*pair, n] for pair, n in pairs.items()), key=lambda pair: (-pair[2], pair[:2]))
+    for limit in (1, 5, 40, 1000):
+        assert most_frequent(counts, limit, number).T.tolist() == ranked[:limit]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from teacher_cache.audit import votes as module
-from teacher_cache.audit.votes import Confusions, count_labels, count_votes, join_votes
+from teacher_cache.audit.votes import Confusions, count_labels, count_votes, no_votes
 
 
 @st.composite
@@ -39,14 +39,16 @@ def test_votes_are_those_of_a_loop(drawn: tuple[np.ndarray, np.ndarray]) -> None
         assert found.skipped[row] == (-2 in labels[row])
 
 
-@pytest.mark.parametrize("dense", [True, False])
-def test_confusions_are_counted_one_by_one(monkeypatch: pytest.MonkeyPatch, dense: bool) -> None:
-    monkeypatch.setattr(module, "DENSE_CLASSES", 100 if dense else 0)
+@pytest.mark.parametrize(("wide", "dense"), [(100, 100), (0, 100), (0, 0)], ids=["counts", "bytes", "pairs"])
+def test_confusions_are_counted_one_by_one(monkeypatch: pytest.MonkeyPatch, wide: int, dense: int) -> None:
+    monkeypatch.setattr(module, "WIDE_CLASSES", wide)
+    monkeypatch.setattr(module, "DENSE_CLASSES", dense)
     monkeypatch.setattr(module, "PENDING", 20)
     rng = np.random.default_rng(0)
     counted, expected = Confusions(7), Counter[tuple[int, int]]()
-    for _ in range(5):
-        labels, truth = rng.integers(-2, 7, (11, 6)).astype(np.int16), rng.integers(0, 7, 11)
+    for number in range(1, 6):
+        labels, truth = rng.integers(-2, 6, (11, 6)).astype(np.int16), rng.integers(0, 5, 11)
+        labels = np.tile(labels, (1, 40 * number))  # more of a pair than a byte counts, at once and over again
         counted.add(count_labels(labels), truth)
         expected.update(
             (own, label)
@@ -54,8 +56,12 @@ def test_confusions_are_counted_one_by_one(monkeypatch: pytest.MonkeyPatch, dens
             for label in row
             if label >= 0
         )
-    pairs = [array.tolist() for array in counted.pairs()]
-    assert list(zip(*pairs, strict=True)) == [(*pair, count) for pair, count in sorted(expected.items())]
+    rows = [(truth, *pair) for truth, *row in counted.rows() for pair in zip(*map(np.ndarray.tolist, row), strict=True)]
+    assert rows == [(*pair, count) for pair, count in sorted(expected.items())]
+    assert max(expected.values()) > 1000
+    truth, labels = (axis.reshape(-1) for axis in np.indices((7, 7)))
+    asked = zip(truth.tolist(), labels.tolist(), strict=True)
+    assert counted.counts_of(truth, labels).tolist() == [expected[pair] for pair in asked]
 
 
 def test_largest_label_and_many_views() -> None:
@@ -65,7 +71,10 @@ def test_largest_label_and_many_views() -> None:
     assert (found.label[0], found.votes[0], found.second[0]) == (2_000_000_000, 2999, 1_999_999_999)
 
 
-def test_joining_keeps_order() -> None:
+def test_parts_are_put_in_their_places() -> None:
     labels, truth = np.arange(12).reshape(6, 2), np.zeros(6, int)
-    parts = [count_votes(labels[:2], truth[:2]), count_votes(labels[2:], truth[2:])]
-    assert join_votes(parts).label.tolist() == count_votes(labels, truth).label.tolist() == [0, 2, 4, 6, 8, 10]
+    together = no_votes(6)
+    for start in (2, 0):
+        stop = 2 if start == 0 else 6
+        together.put(start, count_votes(labels[start:stop], truth[start:stop]))
+    assert together.label.tolist() == count_votes(labels, truth).label.tolist() == [0, 2, 4, 6, 8, 10]

@@ -1,6 +1,7 @@
 """Every step of a store of any size is measured, once; what fills it is what fills a simulated store."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -49,6 +50,7 @@ def test_parts_of_a_fill_make_the_store_that_one_process_makes(out: Path, tmp_pa
 
 def test_every_step_runs_on_a_whole_store(out: Path) -> None:
     assert OWN_STEPS["walk"](out, SIZE, 0).startswith("300 samples in 3 shards walked in ")
+    assert re.match(r"0\.\d\d GB in 3 shards by HTTP from this machine in ", OWN_STEPS["walk far"](out, SIZE, 0))
     assert not (out / "walked").exists()
     assert "index of 300 samples" in OWN_STEPS["open"](out, SIZE, 0)
     assert "; 300 labels in 1 batch " in OWN_STEPS["epoch"](out, SIZE, 0)
