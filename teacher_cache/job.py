@@ -6,11 +6,13 @@ memory with the same methods.
 """
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import torch
@@ -132,6 +134,40 @@ class Patience:
             raise RankError(f"{lacking()}, and no rank has done anything for {self._job.timeout_s:g} s: {LOOK_FOR}")
 
 
+class AnsweringStore:
+    """A key-value store that is asked in a thread of its own, so that it is waited for no longer than timeout_s.
+
+    torch waits in its own code, where no signal is heard: of a store whose host is cut off for as long as the system
+    takes the connection to be alive, a quarter of an hour.
+    """
+
+    def __init__(self, store: Any, timeout_s: float) -> None:
+        self._store, self._timeout_s = store, timeout_s
+        self._asked: SimpleQueue[tuple[str, int, SimpleQueue[int | Exception]]] = SimpleQueue()
+        threading.Thread(target=self._ask, daemon=True).start()
+
+    def add(self, counter: str, amount: int) -> int:
+        """The new sum. Raises torch's DistError, also where nothing comes; time in which this process was stopped does
+        not count."""
+        answers: SimpleQueue[int | Exception] = SimpleQueue()
+        self._asked.put((counter, amount, answers))
+        for _ in range(1 + int(self._timeout_s / POLL_S)):
+            with suppress(Empty):
+                answer = answers.get(timeout=POLL_S)
+                if isinstance(answer, Exception):
+                    raise answer
+                return answer
+        raise dist.DistNetworkError(f"nothing has come from it for {self._timeout_s:g} s")
+
+    def _ask(self) -> None:
+        while True:
+            counter, amount, answers = self._asked.get()
+            try:
+                answers.put(self._store.add(counter, amount))
+            except Exception as error:
+                answers.put(error)
+
+
 @contextmanager
 def join_job(
     device: str | torch.device | None = None,
@@ -166,7 +202,8 @@ def join_job(
                 timeout=patience,
             )
     try:
-        yield Job(rank, world_size, chosen, dist.PrefixStore("teacher-cache", store), timeout_s)
+        shared = AnsweringStore(dist.PrefixStore("teacher-cache", store), timeout_s)
+        yield Job(rank, world_size, chosen, shared, timeout_s)
     finally:
         if group:
             dist.destroy_process_group()

@@ -135,22 +135,30 @@ def test_claims_beat_until_they_are_closed(tmp_path: Path) -> None:
 
 
 def test_of_many_at_once_each_unit_is_one_workers(storage: Storage) -> None:
-    """Workers of several processes, which start at the same moment."""
+    """Workers of several processes, which start at the same moment; none ends before the last has taken its own, as
+    what it holds would be free then."""
     units = [Unit(0, 0, number) for number in range(40)]
-    pipe, start = os.pipe(), time.monotonic() + 0.3
+    start, said, end = os.pipe(), os.pipe(), os.pipe()
     workers = []
     for _ in range(4):
         if not (pid := os.fork()):
-            time.sleep(max(0.0, start - time.monotonic()))
+            os.close(start[1])
+            os.close(end[1])
+            os.read(start[0], 1)  # until the other end is closed
             taken = [unit.group for unit in Claims(storage).take(units)]
-            os.write(pipe[1], f"{json.dumps(taken)}\n".encode())
+            os.write(said[1], f"{json.dumps(taken)}\n".encode())
+            os.read(end[0], 1)
             os._exit(0)
         workers.append(pid)
+    os.close(start[1])
+    os.close(said[1])
+    with os.fdopen(said[0]) as lines:
+        taken = [group for _ in workers for group in json.loads(lines.readline())]
+    os.close(end[1])
     for pid in workers:
         os.waitpid(pid, 0)
-    os.close(pipe[1])
-    with os.fdopen(pipe[0]) as said:
-        taken = [group for line in said for group in json.loads(line)]
+    os.close(start[0])
+    os.close(end[0])
     assert sorted(taken) == list(range(40))
 
 

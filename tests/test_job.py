@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch.distributed as dist
 
 from teacher_cache import job as job_module
 from teacher_cache.errors import RankError, StoreError
-from teacher_cache.job import Job, join_job, meeting
+from teacher_cache.job import AnsweringStore, Job, join_job, meeting
 from teacher_cache.store.store import Store
 from teacher_cache.verify import verify
 from tests.support.bright_shards import bright_store
@@ -91,15 +92,37 @@ def test_everybody_arrives(clock: Clock) -> None:
     assert calls == [0]
 
 
-def test_a_store_that_is_gone_is_told() -> None:
-    class Gone:
-        def add(self, counter: str, amount: int) -> int:
-            raise dist.DistNetworkError("Connection was likely closed.\nException raised from ...")
+class Gone:
+    """A key-value store whose process is no more."""
 
+    def add(self, counter: str, amount: int) -> int:
+        raise dist.DistNetworkError("Connection was likely closed.\nException raised from ...")
+
+
+def test_a_store_that_is_gone_is_told() -> None:
     job = Job(1, 2, torch.device("cpu"), Gone())
     message = r"^the ranks' key-value store does not answer \(Connection was likely closed\.\): torchrun or"
     with pytest.raises(RankError, match=message):
         job.add("drawn", 1)
+
+
+def test_a_store_that_is_cut_off_is_told() -> None:
+    """It answers as long as it can; then torch waits, and gives no error either."""
+
+    class CutOff(dist.HashStore):
+        def add(self, counter: str, amount: int) -> int:
+            if counter == "views":
+                threading.Event().wait()
+            return super().add(counter, amount)
+
+    job = Job(1, 2, torch.device("cpu"), AnsweringStore(CutOff(), timeout_s=0.3))
+    assert [job.add("units", 3), job.add("units", 2)] == [3, 5]
+    message = r"^the ranks' key-value store does not answer \(nothing has come from it for 0\.3 s\): torchrun or"
+    with pytest.raises(RankError, match=message):
+        job.add("views", 1)
+    gone = Job(1, 2, torch.device("cpu"), AnsweringStore(Gone(), timeout_s=60))
+    with pytest.raises(RankError, match="Connection was likely closed"):
+        gone.add("units", 1)
 
 
 @pytest.mark.parametrize("group", [False, True])

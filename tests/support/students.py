@@ -1,8 +1,10 @@
 """Students for tests, given as tests/support/students.py:NAME: two layers each."""
 
 import os
+from pathlib import Path
 
 import torch
+import xxhash
 from torch import Tensor, nn
 
 
@@ -38,6 +40,24 @@ def two_heads(num_classes: int, image_size: tuple[int, int], dropout: float = 0.
 def plain(num_classes: int, image_size: tuple[int, int]) -> nn.Module:
     """Nothing that looks at the batch as a whole, nothing random: the same for any micro batch and number of ranks."""
     return Student(num_classes, 2, image_size, dropout=0.0, norm=False)
+
+
+def noting(num_classes: int, image_size: tuple[int, int], notes: str) -> nn.Module:
+    """As plain; each rank notes the images that it trains on in a file of its own, RANK of WORLD_SIZE."""
+
+    class Noting(Student):
+        def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+            if torch.is_grad_enabled():
+                with Path(notes, f"{os.environ['RANK']} of {os.environ['WORLD_SIZE']}").open("a") as file:
+                    file.writelines(f"{name}\n" for name in image_names(images))
+            return super().forward(images)
+
+    return Noting(num_classes, 2, image_size, dropout=0.0, norm=False)
+
+
+def image_names(images: Tensor) -> list[str]:
+    """What tells images, as a model gets them, from each other."""
+    return [xxhash.xxh3_64_hexdigest(image.contiguous().numpy()) for image in images]
 
 
 def infinite(num_classes: int, image_size: tuple[int, int]) -> nn.Module:
