@@ -222,7 +222,7 @@ def _train(
     from teacher_cache.teacher.settings import TeacherSettings
 
     recipe = load_recipe(recipe_name, overrides, model=model, code=code, loose=True)
-    store = open_moved(store_path, shards, ops=ops)
+    store = open_moved(store_path, shards, ops=ops, cache=run["cache"])
     online = TeacherSettings(teacher, checkpoint) if teacher or checkpoint else None
     request = TrainRequest(
         **{name: run[name] for name in ("out", "val", "views_in_use", "workers", "render", "log")},

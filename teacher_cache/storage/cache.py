@@ -24,6 +24,7 @@ from typing import BinaryIO, TypeVar
 import xxhash
 
 from teacher_cache.files import aside_of, remove, writing
+from teacher_cache.storage.local import read_range
 from teacher_cache.terminal import warn
 
 TOTAL = ".teacher-cache.total"
@@ -67,7 +68,7 @@ class NodeCache:
         self._keep(name, content)
         return content
 
-    def open(self, key: str, num_bytes: int, fetch: Callable[[], Iterable[bytes]]) -> BinaryIO | None:
+    def open(self, key: str, num_bytes: int, fetch: Callable[[], Iterable[bytes]]) -> "Copy | None":
         """A copy of a key's bytes, open to be read, which one process at a time fetches, part by part; None where it
         cannot be kept. num_bytes: of all parts, one at least. What is open stays readable when others need its room.
         """
@@ -79,7 +80,7 @@ class NodeCache:
                 with suppress(OSError):
                     if _hash_file(path) == _content(path):
                         _note_use(path)
-                        return open(path, "rb", buffering=0)
+                        return Copy(path)
                     remove(path)
             return self._fetch(name, num_bytes, fetch)
 
@@ -106,7 +107,7 @@ class NodeCache:
         except OSError as error:
             self._tell(error)
 
-    def _fetch(self, name: str, num_bytes: int, fetch: Callable[[], Iterable[bytes]]) -> BinaryIO | None:
+    def _fetch(self, name: str, num_bytes: int, fetch: Callable[[], Iterable[bytes]]) -> "Copy | None":
         """Fetch what a key has into a copy, open to be read; None where it cannot be kept."""
         aside = aside_of(self.folder / name[:2] / f"{name}.{'0' * 16}.copy")
         writer = self._tried(lambda: self._start(aside, num_bytes))
@@ -143,10 +144,10 @@ class NodeCache:
             undone.pop_all()
             return writer
 
-    def _place(self, aside: Path, name: str) -> BinaryIO:
+    def _place(self, aside: Path, name: str) -> "Copy":
         """Give a copy that is whole its name, and open it."""
         with self._total():  # nobody counts the copies meanwhile
-            return open(aside.replace(aside.with_name(name)), "rb", buffering=0)
+            return Copy(aside.replace(aside.with_name(name)))
 
     def _take_room(self, total: "_Total", num_bytes: int) -> bool:
         """Take so much of the budget, and of copies if need be; False where what others fetch leaves too little."""
@@ -215,6 +216,21 @@ class NodeCache:
             f"{self.folder} cannot be written ({error.strerror or error}): what is read from far away is not kept; "
             "free space there, or give another --cache"
         )
+
+
+class Copy:
+    """A copy, open to be read by ranges until nobody holds it."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY)
+
+    def read(self, start: int, length: int) -> bytes:
+        """A range, shorter where the copy was cut."""
+        return read_range(self._descriptor, start, length)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
 
 
 @dataclass
