@@ -42,6 +42,7 @@ from teacher_cache.replay.policy import Policy
 from teacher_cache.shards.fingerprint import Fingerprint, read_kind
 from teacher_cache.shards.index import Index, ShardEntry
 from teacher_cache.storage.cache import NodeCache
+from teacher_cache.storage.manifest import open_listed
 from teacher_cache.storage.place import Place, Url, beside, to_place
 from teacher_cache.storage.storage import Storage, open_storage
 from teacher_cache.store.arrays import (
@@ -182,16 +183,15 @@ class Store:
         durable: bool = True,
         cache: NodeCache | None = None,
     ) -> "Store":
-        """Open a store; the index is read when first asked for. StoreError when it is absent, not a store, damaged,
-        or made by another version of this program.
+        """Open a store, or the one in what `publish` made; the index is read when first asked for. StoreError when it
+        is absent, not a store, damaged, or made by another version of this program.
 
         With durable=False nothing that is written waits for the disk, so that a power cut may leave a record without
         its values: for stores that are simulated. cache: where the files of a packed store far away are kept, each
         fetched once for all processes of this machine; without it a process holds those it reads in memory.
         """
-        path = to_place(path)
-        check_is_store(path)
-        storage = open_storage(path, durable=durable)
+        path = check_is_store(path)
+        storage = open_listed(path, durable=durable)
         commits = Commits(storage, open_storage(beside(path, ".pending"), durable=durable)) if writable else None
         try:
             settings = read_document(storage, "", "group").get("attributes", {}).get("teacher_cache")
