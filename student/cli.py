@@ -434,6 +434,7 @@ def evaluate(
             class_from=class_from or trained.class_from,
             image_from=image_from or trained.image_from,
             num_classes=trained.num_classes,
+            cache=cache,
         )
         real = read_real(real_path, index, trained.num_classes) if real_path else None
         opened = _open_compared(replace(compared, device=job.device), trained) if compared else None

@@ -54,9 +54,23 @@ class NodeCache:
             with self._total():
                 pass
 
-    def get(self, key: str, fetch: Callable[[], bytes]) -> bytes:
-        """The bytes of a key: those of its copy, else what fetch gives, whose errors are raised."""
+    def get(self, key: str, fetch: Callable[[], bytes], *, alone: bool = False) -> bytes:
+        """The bytes of a key: those of its copy, else what fetch gives, whose errors are raised. alone: it takes long,
+        so one process at a time calls it."""
         name = xxhash.xxh3_128_hexdigest(key.encode())
+        if (content := self._read(name)) is not None:
+            return content
+        with ExitStack() as stack:
+            if alone:
+                self._tried(lambda: stack.enter_context(_locked(self._subfolder(name))))
+                if (content := self._read(name)) is not None:
+                    return content
+            content = fetch()
+            self._keep(name, content)
+            return content
+
+    def _read(self, name: str) -> bytes | None:
+        """The bytes of a copy; None where there is none."""
         for path in self._copies(name):
             with suppress(OSError):  # another process removed it
                 content = path.read_bytes()
@@ -64,9 +78,7 @@ class NodeCache:
                     _note_use(path)
                     return content
                 remove(path)
-        content = fetch()
-        self._keep(name, content)
-        return content
+        return None
 
     def open(self, key: str, num_bytes: int, fetch: Callable[[], Iterable[bytes]]) -> "Copy | None":
         """A copy of a key's bytes, open to be read, which one process at a time fetches, part by part; None where it

@@ -231,6 +231,22 @@ def test_a_file_is_fetched_by_one_of_several_at_once(tmp_path: Path) -> None:
     assert source.fetched == ["a"]
 
 
+def test_what_takes_long_is_done_by_one_of_several_at_once(tmp_path: Path) -> None:
+    cache, source, go, found = NodeCache(tmp_path, 10_000), Source(), threading.Event(), list[bytes]()
+
+    def fetch() -> bytes:
+        go.wait(20)
+        return source.fetch("a")()
+
+    threads = [threading.Thread(target=lambda: found.append(cache.get("a", fetch, alone=True))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    go.set()
+    for thread in threads:
+        thread.join(60)
+    assert (found, source.fetched) == ([source.content("a")] * 4, ["a"])
+
+
 def test_what_is_being_fetched_has_its_room(tmp_path: Path) -> None:
     """Others may need room meanwhile: they take it from copies, not from this one, and not more than there is."""
     cache, source = NodeCache(tmp_path, 10_000), Source()
