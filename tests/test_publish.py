@@ -10,10 +10,10 @@ import pytest
 import zarr
 from click.testing import CliRunner
 
+from student.cli import main as student_main
 from teacher_cache.cli import main
 from teacher_cache.errors import DiskError, ShardError, StorageError, StoreError
 from teacher_cache.publish import CARD, publish, unpack
-from teacher_cache.storage.cache import NodeCache
 from teacher_cache.storage.manifest import MANIFEST, STORE
 from teacher_cache.storage.place import Place, Url
 from teacher_cache.storage.storage import open_storage
@@ -26,7 +26,7 @@ from teacher_cache.verify import verify
 from tests.support.bright_shards import bright_store
 from tests.support.filled_store import files
 from tests.support.filling import fill_store
-from tests.support.small_runs import train_small
+from tests.support.small_runs import SMALL, SPEED, rows, student, train_small
 from tests.support.web_server import WebServer
 
 
@@ -88,18 +88,23 @@ def test_on_a_web_server_it_is_read_as_in_a_folder(source: Store, tmp_path: Path
         np.testing.assert_array_equal(read_views(far), read_views(source))
         found, expected = status(far), status(Store.open(folder))
         assert {**found, "store": ""} == {**expected, "store": ""}
-        cache = ["--cache", str(tmp_path / "cache"), "--cache-bytes", "1G"]
-        for place in (url, url / STORE):
+        kept = ["--workers", "0", "--shards", given, "--cache", str(tmp_path / "cache"), "--cache-bytes", "1G"]
+        learn = ["--recipe", SMALL, "--set", student("two_heads"), "--set", "epochs=1", "--device", "cpu"]
+        fetched = []
+        for command, words in (
+            (main, ["verify", str(url), "--fraction", "0.1", *kept]),
+            (main, ["verify", str(url / STORE), "--fraction", "0.1", *kept]),
+            (student_main, ["train", str(url), *learn, "--out", str(tmp_path / "far"), *kept]),
+        ):
             web.requests.clear()
-            done = CliRunner().invoke(
-                main, ["verify", str(place), "--fraction", "0.1", "--workers", "0", "--shards", given, *cache]
-            )
+            done = CliRunner().invoke(command, words)
             assert done.exit_code == 0, done.output
-            groups = [line for line in web.requests if line.startswith("GET") and "/c/0/0/" in line]
-            assert bool(groups) == (place == url)  # which is kept
-        far = open_moved(str(url), [given], cache=NodeCache(tmp_path / "cache", 10**9))
-        runs = [train_small(store, tmp_path / name, "epochs=1") for name, store in (("far", far), ("own", source))]
-        assert runs[0] == runs[1]
+            fetched.append(sum(line.startswith("GET") and "/c/0/0/" in line for line in web.requests))
+        assert fetched[0]
+        assert fetched[1:] == [0, 0]  # as all is kept
+        train_small(source, tmp_path / "own", "epochs=1")
+        epochs = [rows(tmp_path / name / "epochs.csv", without=SPEED) for name in ("far", "own")]
+        assert epochs[0] == epochs[1]
         backs = [unpack(str(place), str(tmp_path / f"back-{n}")) for n, place in enumerate((url, url / STORE, folder))]
         assert files(Path(backs[0].path)) == files(Path(backs[1].path)) == files(Path(backs[2].path))
 
