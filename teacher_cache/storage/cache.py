@@ -132,7 +132,7 @@ class NodeCache:
                     digest.update(part)
                     if self._tried(partial(_append, writer, part)) is None:
                         return None
-                assert writer.tell() == num_bytes, f"{writer.tell()} bytes came, not {num_bytes}"
+                assert writer.tell() == num_bytes
                 copy = self._tried(lambda: self._place(aside, f"{name}.{digest.hexdigest()}.copy"))
                 return copy
         finally:
