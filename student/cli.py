@@ -222,7 +222,7 @@ def _train(
     from teacher_cache.teacher.settings import TeacherSettings
 
     recipe = load_recipe(recipe_name, overrides, model=model, code=code, loose=True)
-    store = open_moved(store_path, shards, ops=ops)
+    store = open_moved(store_path, shards, ops=ops, cache=run["cache"])
     online = TeacherSettings(teacher, checkpoint) if teacher or checkpoint else None
     request = TrainRequest(
         **{name: run[name] for name in ("out", "val", "views_in_use", "workers", "render", "log")},
@@ -434,6 +434,7 @@ def evaluate(
             class_from=class_from or trained.class_from,
             image_from=image_from or trained.image_from,
             num_classes=trained.num_classes,
+            cache=cache,
         )
         real = read_real(real_path, index, trained.num_classes) if real_path else None
         opened = _open_compared(replace(compared, device=job.device), trained) if compared else None

@@ -92,8 +92,8 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
     render is "auto". render: what renders the views, that device or processes on the CPU ("auto", "cpu", "gpu": see
     choose_rendering); the pixels are the same. Where the device renders, the shuffle pool lies there up to
     device_pool_gb, in units of 10**9 bytes, a quarter of its memory by default, and else in memory. `device`,
-    `rendering` and `rows_device` say what was chosen. cache: where blocks of shards far away are kept, for all
-    processes of this machine.
+    `rendering` and `rows_device` say what was chosen. cache: where blocks of shards, and files of a published
+    store, that are far away are kept, for all processes of this machine.
 
     Raises StoreError for soft labels that the store does not hold; PlanError where batch, ranks, repeats and views do
     not fit; DeviceError where render or device asks for what is not there; MissingLabelError, before anything is
@@ -126,7 +126,7 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
         device_pool_gb: float | None = None,
         cache: NodeCache | None = None,
     ) -> None:
-        self.store = store if isinstance(store, Store) else Store.open(store)
+        self.store = store if isinstance(store, Store) else Store.open(store, cache=cache)
         self.settings = PlanSettings(
             seed=seed,
             batch_size=batch_size,

@@ -28,7 +28,7 @@ class TrainOptions:
     teacher: TeacherSettings | None = None  # one that runs online, instead of the store's labels
     worker_timeout_s: float = TIMEOUT_S
     rank_timeout_s: float = RANK_TIMEOUT_S
-    cache: NodeCache | None = None  # where blocks of shards far away are kept
+    cache: NodeCache | None = None  # where blocks of shards, and a published store's files, far away are kept
     log: TrackingLibrary | None = None  # where curves go, beside the logs in `out`
 
     def __post_init__(self) -> None:

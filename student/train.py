@@ -102,7 +102,13 @@ def open_validation(run: Run, say: Callable[[str], None]) -> AbstractContextMana
     store, options = run.store, run.options
     if not options.val:
         return nullcontext()
-    index = index_validation(options.val, store.class_names, store.index.class_from, image_from=store.index.image_from)
+    index = index_validation(
+        options.val,
+        store.class_names,
+        store.index.class_from,
+        image_from=store.index.image_from,
+        cache=options.cache,
+    )
     rendering = run.loader.rendering
     if rendering.device is not None:
         rendering = choose_rendering(options.render, run.preprocessing.policy(), rendering.device)

@@ -113,9 +113,10 @@ def index_validation(
     *,
     image_from: str | None = None,
     num_classes: int | None = None,
+    cache: NodeCache | None = None,
 ) -> Index:
     """Index validation shards in memory. class_from ("cls", "json:FIELD") and image_from: where the training shards
-    have class and image.
+    have class and image. cache: where what shards far away hold is kept, so that they are walked once a machine.
 
     ShardError when their classes are not the model's, in the same order. A model that does not name its classes takes
     the shards', which must be num_classes.
@@ -124,7 +125,7 @@ def index_validation(
     known = num_classes if class_names is None else len(class_names)
     rule = class_rule(paths, class_from or "cls", image_from=image_from)
     try:
-        index = index_shards(paths, rule, num_classes=known)
+        index = index_shards(paths, rule, num_classes=known, scratch=cache)
     except ShardError as error:
         image = f", image from {image_from}" if image_from is not None else ""
         raise ShardError(

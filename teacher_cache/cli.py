@@ -440,7 +440,7 @@ def verify(
     relabels = teacher is not None or checkpoint is not None
     if relabels and not fraction:
         raise click.UsageError("--fraction 0 renders nothing that a teacher could label: leave one of them out")
-    store = open_moved(store_path, shards, ops=ops)
+    store = open_moved(store_path, shards, ops=ops, cache=cache)
     check_committed(store)
     opened = None
     if relabels:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from teacher_cache.errors import DiskError
+from teacher_cache.errors import DiskError, StorageError
 
 NOTHING_LOST = "nothing that was there before is lost"
 UNIT_IN_FLIGHT = "committed units are kept, those in flight are lost"
@@ -141,8 +141,10 @@ def reading_advice(error: BaseException, otherwise: str) -> str:
 
 
 def raise_unreadable(error: BaseException) -> None:
-    """Raise the system's error that stands behind one, where it says that a file may not, or cannot just now, be read:
-    then nothing is damaged, and nothing has to be removed or made anew."""
+    """Raise a storage's error, or the system's that stands behind one, where it says that a file may not, or cannot
+    just now, be read: then nothing is damaged, and nothing has to be removed or made anew."""
+    if isinstance(error, StorageError):
+        raise error
     if (shut := _shut(error)) is not None:
         raise shut
 

@@ -279,7 +279,8 @@ def cache_options(command: Command) -> Command:
         "--cache",
         "cache_folder",
         metavar="FOLDER",
-        help="Keep what is read of shards far away there, for all processes of this machine.  [default: keep nothing]",
+        help="Keep what is read of shards and published stores far away there, for all processes of this machine.  "
+        "[default: keep nothing]",
     )(size(with_cache))
 
 

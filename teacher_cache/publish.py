@@ -5,7 +5,6 @@ Zarr read as it is; `unpack` gives the original back, file by file.
 """
 
 import hashlib
-import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,8 +17,9 @@ import numpy as np
 from teacher_cache.errors import DiskError, StorageError, StoreError
 from teacher_cache.files import new_folder
 from teacher_cache.messages.shown import as_code, counted, shown
+from teacher_cache.storage.manifest import MANIFEST, STORE, read_manifest, write_manifest
 from teacher_cache.storage.place import Place, Url, to_place
-from teacher_cache.storage.storage import Storage, get_all, open_storage
+from teacher_cache.storage.storage import Storage, open_storage
 from teacher_cache.store.packing import packed_files, unpacked_files
 from teacher_cache.store.proof import describe_build
 from teacher_cache.store.schema import GROUPS
@@ -27,10 +27,11 @@ from teacher_cache.store.status import check_committed, status
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import Unit
 
-STORE, CARD, MANIFEST = "store", "README.md", "manifest.json"
+CARD = "README.md"
 ROOT = f"{STORE}/zarr.json"  # which makes the rest a store, and comes last
 
 Progress = Callable[[int, int], None]
+Write = Callable[[str, Iterable[bytes]], None]  # of a file, by name, part by part
 
 
 @dataclass(frozen=True)
@@ -74,23 +75,36 @@ def publish(
     listed = store.storage.list()
     found = status(store)
     with _writing(place) as write:
-        hashes: dict[str, dict[str, Any]] = {}
+        sent: dict[str, tuple[str, int]] = {}
         root = b""
         for name, parts in packed_files(store, committed):
-            content = b"".join(parts)
             named = f"{STORE}/{name}"
-            hashes[named] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
             if named == ROOT:
-                root = content
+                root = b"".join(parts)
+                sent[named] = hashlib.sha256(root).hexdigest(), len(root)
             else:
-                write(named, content)
-        num_files, num_bytes = len(hashes), sum(said["bytes"] for said in hashes.values())
-        card = describe(found, place, licence, num_bytes, partial=bool(missing)).encode()
-        hashes[CARD] = {"sha256": hashlib.sha256(card).hexdigest(), "bytes": len(card)}
-        write(CARD, card)
-        write(MANIFEST, json.dumps({"files": dict(sorted(hashes.items()))}, indent=1).encode())
-        write(ROOT, root)
+                sent[named] = _send(write, named, parts)
+        num_files, num_bytes = len(sent), sum(size for _, size in sent.values())
+        card = describe(found, place, licence, num_bytes, partial=bool(missing))
+        sent[CARD] = _send(write, CARD, [card.encode()])
+        write(MANIFEST, [write_manifest(sent)])
+        write(ROOT, [root])
     return Published(num_files, num_bytes, len(listed), sum(entry.num_bytes for entry in listed))
+
+
+def _send(write: Write, name: str, parts: Iterable[bytes]) -> tuple[str, int]:
+    """Write a file, part by part -> its SHA-256 and bytes."""
+    digest, num_bytes = hashlib.sha256(), 0
+
+    def noted() -> Iterator[bytes]:
+        nonlocal num_bytes
+        for part in parts:
+            digest.update(part)
+            num_bytes += len(part)
+            yield part
+
+    write(name, noted())
+    return digest.hexdigest(), num_bytes
 
 
 def unpack(packed: str, folder: str, *, on_progress: Progress = lambda done, total: None) -> Store:
@@ -108,46 +122,28 @@ def unpack(packed: str, folder: str, *, on_progress: Progress = lambda done, tot
     target = Path(folder)
     if target.exists():
         raise DiskError(f"{target} is there already: remove it, or choose another folder")
-    listed = _manifest(storage)
-    names = sorted(listed, key=lambda name: (name == ROOT, not name.endswith("zarr.json"), name))
+    hashes = _hashes(storage)
     with new_folder(target) as aside:
-        for done, (name, content) in enumerate(_unpacked(storage, names, listed), 1):
-            path = aside / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-            on_progress(done, done)
+        write = _writer(aside)
+        try:
+            for done, (name, content) in enumerate(unpacked_files(store.storage, hashes), 1):
+                write(name, [content])
+                on_progress(done, done)
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{top} is no store that was published whole ({error}): fetch it again") from error
     return Store.open(target)
 
 
-def _unpacked(
-    storage: Storage, names: Iterable[str], listed: Mapping[str, Mapping[str, Any]]
-) -> Iterator[tuple[str, bytes]]:
-    """The files of the store, from those of a published one that are as its manifest says."""
-
-    def checked() -> Iterator[tuple[str, bytes]]:
-        for name, content in get_all(storage, names):
-            if content is None or hashlib.sha256(content).hexdigest() != listed[name]["sha256"]:
-                raise StoreError(
-                    f"{storage.place / name} is {'absent' if content is None else 'not what its manifest says'}: "
-                    "fetch it again from where it was published"
-                )
-            yield name.removeprefix(f"{STORE}/"), content
-
+def _hashes(storage: Storage) -> dict[str, str]:
+    """The SHA-256 of the store's files as the manifest says, by their names in the store."""
     try:
-        yield from unpacked_files(checked())
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{storage.place} is no store that was published whole ({error}): fetch it again") from error
-
-
-def _manifest(storage: Storage) -> dict[str, dict[str, Any]]:
-    """What the manifest says of the store's files, by name."""
-    try:
-        files = json.loads(storage.get(MANIFEST) or b"null")["files"]
-        return {str(name): {"sha256": str(said["sha256"])} for name, said in files.items() if name.startswith(STORE)}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        hashes = read_manifest(storage.get(MANIFEST) or b"null")
+    except ValueError as error:
         raise StoreError(
             f"{storage.place / MANIFEST} is absent or damaged: fetch it again from where the store was published"
         ) from error
+    within = f"{STORE}/"
+    return {name.removeprefix(within): sha256 for name, sha256 in hashes.items() if name.startswith(within)}
 
 
 # -- targets ---------------------------------------------------------------------------------------------------------
@@ -162,9 +158,10 @@ def _check_free(place: Place) -> None:
 
 
 @contextmanager
-def _writing(place: Place) -> Iterator[Callable[[str, bytes], None]]:
+def _writing(place: Place) -> Iterator[Write]:
     """Write files under a target, by name, so that they are there whole or not at all: a folder and a commit appear at
-    the end, in an object store the root, which makes it a store, is written last."""
+    the end, in an object store the root, which makes it a store, is written last. An object is put whole, from memory.
+    """
     if isinstance(place, Path):
         with new_folder(place) as aside:
             yield _writer(aside)
@@ -177,18 +174,19 @@ def _writing(place: Place) -> Iterator[Callable[[str, bytes], None]]:
     else:
         storage = open_storage(place)
 
-        def put(name: str, content: bytes) -> None:
-            if not storage.put_if_absent(name, content):
+        def put(name: str, parts: Iterable[bytes]) -> None:
+            if not storage.put_if_absent(name, b"".join(parts)):
                 raise StorageError(f"{place / name} is there already: somebody publishes to the same place")
 
         yield put
 
 
-def _writer(folder: Path) -> Callable[[str, bytes], None]:
-    def write(name: str, content: bytes) -> None:
+def _writer(folder: Path) -> Write:
+    def write(name: str, parts: Iterable[bytes]) -> None:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        with open(path, "wb") as file:
+            file.writelines(parts)
 
     return write
 

@@ -63,8 +63,8 @@ DOORS = {
         "teacher_cache/processes/ties.py",
     },
     "concurrent": {"teacher_cache/processes/pool.py", "teacher_cache/processes/fork_server.py"}
-    | {"teacher_cache/storage/storage.py", "teacher_cache/storage/objects.py"}  # threads that wait for answers
-    | {"teacher_cache/shards/source.py", "teacher_cache/storage/hub.py"},
+    | {"teacher_cache/storage/objects.py", "teacher_cache/storage/hub.py"}  # threads that wait for answers
+    | {"teacher_cache/shards/source.py"},
     "obstore": {"teacher_cache/storage/objects.py", "teacher_cache/storage/credentials.py"},
     "botocore": {"teacher_cache/storage/credentials.py"},
     "nvidia": {"tools/benchmarks/peers.py"},

@@ -10,9 +10,11 @@ import pytest
 import zarr
 from click.testing import CliRunner
 
+from student.cli import main as student_main
 from teacher_cache.cli import main
 from teacher_cache.errors import DiskError, ShardError, StorageError, StoreError
-from teacher_cache.publish import CARD, MANIFEST, STORE, publish, unpack
+from teacher_cache.publish import CARD, publish, unpack
+from teacher_cache.storage.manifest import MANIFEST, STORE
 from teacher_cache.storage.place import Place, Url
 from teacher_cache.storage.storage import open_storage
 from teacher_cache.store.labels import read_views
@@ -24,7 +26,8 @@ from teacher_cache.verify import verify
 from tests.support.bright_shards import bright_store
 from tests.support.filled_store import files
 from tests.support.filling import fill_store
-from tests.support.small_runs import train_small
+from tests.support.small_runs import SMALL, SPEED, rows, student, train_small
+from tests.support.web_server import WebServer
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +71,62 @@ def test_what_is_published_is_read_as_the_store_and_unpacked_to_it(
     moved = open_moved(str(tmp_path / "back"), shards(source), writable=True)
     moved.extend(6)
     assert fill_store(moved, topk=3, tau=2.0) == len(moved.units()) // 3
+
+
+def test_on_a_web_server_it_is_read_as_in_a_folder(source: Store, tmp_path: Path) -> None:
+    """At the place that was published to, or its store/; with the shards there, too, and by the commands."""
+    folder = tmp_path / "srv" / "labels"
+    publish(source, str(folder))
+    (folder.parent / "shards").symlink_to(Path(source.path).parent / "shards")
+    shards = Path(source.path).parent.glob("shards/*.tar")
+    with WebServer(folder.parent) as web:
+        numbers = [path.stem.removeprefix("train-") for path in sorted(shards)]
+        given = f"{web.url}/shards/train-{{{','.join(numbers)}}}.tar"
+        url = Url(f"{web.url}/labels")
+        assert {Store.open(place).path for place in (url, url / STORE, f"{url}/")} == {url / STORE}
+        far = Store.open(url)
+        np.testing.assert_array_equal(read_views(far), read_views(source))
+        found, expected = status(far), status(Store.open(folder))
+        assert {**found, "store": ""} == {**expected, "store": ""}
+        kept = ["--workers", "0", "--shards", given, "--cache", str(tmp_path / "cache"), "--cache-bytes", "1G"]
+        learn = ["--recipe", SMALL, "--set", student("two_heads"), "--set", "epochs=1", "--device", "cpu"]
+        fetched = []
+        for command, words in (
+            (main, ["verify", str(url), "--fraction", "0.1", *kept]),
+            (main, ["verify", str(url / STORE), "--fraction", "0.1", *kept]),
+            (student_main, ["train", str(url), *learn, "--out", str(tmp_path / "far"), *kept]),
+        ):
+            web.requests.clear()
+            done = CliRunner().invoke(command, words)
+            assert done.exit_code == 0, done.output
+            fetched.append(sum(line.startswith("GET") and "/c/0/0/" in line for line in web.requests))
+        assert fetched[0]
+        assert fetched[1:] == [0, 0]  # as all is kept
+        train_small(source, tmp_path / "own", "epochs=1")
+        epochs = [rows(tmp_path / name / "epochs.csv", without=SPEED) for name in ("far", "own")]
+        assert epochs[0] == epochs[1]
+        backs = [unpack(str(place), str(tmp_path / f"back-{n}")) for n, place in enumerate((url, url / STORE, folder))]
+        assert files(Path(backs[0].path)) == files(Path(backs[1].path)) == files(Path(backs[2].path))
+
+
+def test_what_a_web_server_cannot_give_is_told(source: Store, tmp_path: Path) -> None:
+    with WebServer(Path(source.path).parent) as web:
+        told = f"{web.url}/store: a web server cannot list a store's files, and {web.url}/manifest.json is absent"
+        mend = "have it serve what `teacher-cache publish` makes, or copy the store to a folder or a bucket"
+        with pytest.raises(StorageError, match=f"^{told}: {mend}$"):
+            Store.open(f"{web.url}/store")
+        with pytest.raises(StoreError, match=rf"^there is no store at {web.url}/nothing: check the place"):
+            Store.open(f"{web.url}/nothing")
+    publish(source, str(tmp_path / "published"))
+    with WebServer(tmp_path) as web:
+        with pytest.raises(StoreError, match=r"is packed, as it was published, and only read: unpack it first"):
+            Store.open(f"{web.url}/published", writable=True)
+        (tmp_path / "published/store/labels/c/0/0/1").unlink()
+        with pytest.raises(StoreError, match=r"store/labels/c/0/0/1 is absent: fetch it again"):
+            unpack(f"{web.url}/published", str(tmp_path / "back"))
+        (tmp_path / "published" / MANIFEST).write_text("[]")
+        with pytest.raises(StorageError, match=r"published/manifest\.json is damaged: have it serve what"):
+            Store.open(f"{web.url}/published")
 
 
 def test_a_student_learns_from_it_as_from_the_store(source: Store, tmp_path: Path) -> None:
@@ -143,9 +202,10 @@ def test_a_file_that_is_not_what_the_manifest_says_is_not_unpacked(source: Store
     publish(source, str(folder))
     file = folder / STORE / "labels/c/0/0/1"
     sound = file.read_bytes()
-    file.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
-    with pytest.raises(StoreError, match=r"labels/c/0/0/1 is not what its manifest says: fetch it again"):
-        unpack(str(folder), str(tmp_path / "back"))
+    for damaged in (sound[:20] + bytes([sound[20] ^ 1]) + sound[21:], sound[:-1] + bytes([sound[-1] ^ 1]), sound[1:]):
+        file.write_bytes(damaged)
+        with pytest.raises(StoreError, match=r"labels/c/0/0/1 is not what its manifest says: fetch it again"):
+            unpack(str(folder), str(tmp_path / "back"))
     file.unlink()
     with pytest.raises(StoreError, match=r"labels/c/0/0/1 is absent: fetch it again"):
         unpack(str(folder), str(tmp_path / "back"))

@@ -17,6 +17,7 @@ from teacher_cache.shards.fingerprint import LIMIT, Fingerprint, image_fingerpri
 from teacher_cache.shards.index import Index, ShardIndex
 from teacher_cache.shards.source import open_ranges, reason
 from teacher_cache.shards.walk import index_shard_resumed
+from teacher_cache.storage.cache import NodeCache
 from teacher_cache.terminal import warn
 
 
@@ -27,7 +28,7 @@ def index_shards(
     whole: bool = False,
     num_classes: int | None = None,
     workers: int = 1,
-    scratch: Path | None = None,
+    scratch: Path | NodeCache | None = None,
     progress: Callable[[int, int], None] | None = None,
     note: Callable[[str], None] | None = None,
     warn_after_s: float = TIMEOUT_S,
@@ -41,7 +42,8 @@ def index_shards(
     With more than one worker, processes walk the shards; progress(done, total) is called in this process as
     each is finished. Where none is finished for warn_after_s, a warning on standard error says which are being walked:
     a disk may be slow. What is walked is kept in the folder `scratch`, so that an interrupted call goes on where it
-    was; the caller removes the folder when it has what it needs.
+    was, and the caller removes it when it has what it needs; or in the node's cache, so that a shard far away is walked
+    once for all.
     """
 
     def walked(kind: Fingerprint) -> Index:
@@ -68,12 +70,12 @@ def walk_shards(
     kind: Fingerprint,
     *,
     workers: int = 1,
-    scratch: Path | None = None,
+    scratch: Path | NodeCache | None = None,
     progress: Callable[[int, int], None] | None = None,
     warn_after_s: float = TIMEOUT_S,
 ) -> list[ShardIndex]:
     """What each shard holds, in the order given; the arguments are those of index_shards."""
-    if scratch is not None:
+    if isinstance(scratch, Path):
         with writing(scratch):
             scratch.mkdir(parents=True, exist_ok=True)
     parts: dict[int, ShardIndex] = {}
@@ -90,7 +92,7 @@ def _walk_all(
     rule: ClassRule,
     kind: Fingerprint,
     workers: int,
-    scratch: Path | None,
+    scratch: Path | NodeCache | None,
     warn_after_s: float,
 ) -> Generator[tuple[int, ShardIndex], None, None]:
     """(a shard's number, what it holds) as each is walked: here, or in processes where there are several workers."""
@@ -154,7 +156,7 @@ def _whole_digests(index: Index, samples: np.ndarray) -> Iterator[tuple[int, int
             raise ShardError(f"shard {entry.name}: {entry.path} cannot be read ({reason(error)})") from None
 
 
-def _walk_shard(common: tuple[ClassRule, Fingerprint, Path | None], path: str) -> ShardIndex:
+def _walk_shard(common: tuple[ClassRule, Fingerprint, Path | NodeCache | None], path: str) -> ShardIndex:
     return index_shard_resumed(path, *common)
 
 

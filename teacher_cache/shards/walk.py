@@ -7,6 +7,7 @@ drop or cut without a word is refused here: links and other special members, a s
 two images where none is chosen, a key that comes back, an archive without its end.
 """
 
+import io
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import xxhash
@@ -31,6 +33,7 @@ from teacher_cache.shards.incomplete import Run, two_images, why_incomplete
 from teacher_cache.shards.index import ShardEntry, ShardIndex
 from teacher_cache.shards.source import ShardFacts, cannot_be_opened, look, open_file, place_text, read_object, reason
 from teacher_cache.shards.tar import DamageError, OtherFileError, Reader, ShardReader, members
+from teacher_cache.storage.cache import NodeCache
 from teacher_cache.storage.place import is_url
 
 SCRATCH_VERSION = 3
@@ -261,42 +264,52 @@ class _Walk:
         return ShardError(f"shard {self.name}: sample '{shown(key)}' {found}")
 
 
-def index_shard_resumed(path: str, rule: ClassRule, kind: Fingerprint, scratch: Path | None) -> ShardIndex:
-    """Walk one shard, or take what an earlier walk left in the folder `scratch`.
+def index_shard_resumed(path: str, rule: ClassRule, kind: Fingerprint, scratch: Path | NodeCache | None) -> ShardIndex:
+    """Walk one shard, or take what an earlier walk left in a folder, or, of one far away, in the node's cache: then one
+    process at a time walks it.
 
     That counts while the shard's place, size and time of change (an object's ETag), class rule and kind of fingerprint
     are the same.
     """
-    if scratch is None:
+    if scratch is None or (isinstance(scratch, NodeCache) and not is_url(path)):
         return index_shard(path, rule, kind)
     facts = look(path)
     changed = facts.etag if is_url(path) else os.stat(path).st_mtime_ns
     read_as = [rule.source, rule.names, rule.image_from, kind]
-    identity = [SCRATCH_VERSION, place_text(path), facts.num_bytes, changed, *read_as]
-    file = scratch / f"{xxhash.xxh3_128_hexdigest(json.dumps(identity).encode())}.npz"
-    found = _read_scratch(file, path, facts)
+    identity = json.dumps([SCRATCH_VERSION, place_text(path), facts.num_bytes, changed, *read_as])
+    if isinstance(scratch, NodeCache):
+        content = scratch.get(identity, lambda: _walked_bytes(index_shard(path, rule, kind, facts)), alone=True)
+        found = _read_walked(io.BytesIO(content), path, facts)
+        assert found is not None  # of which a copy's hash is proof
+        return found
+    file = scratch / f"{xxhash.xxh3_128_hexdigest(identity.encode())}.npz"
+    found = None
+    with suppress(OSError), open(file, "rb") as stream:
+        found = _read_walked(stream, path, facts)
     if found is None:
         found = index_shard(path, rule, kind, facts)
-        _write_scratch(file, found)
+        with replacing(file, "what is walked is kept", durable=False) as aside:
+            aside.write_bytes(_walked_bytes(found))
     return found
 
 
-_SCRATCH_ARRAYS = ("key_bytes", "key_ends", "classes", "offsets", "sizes", "fingerprints")
+_WALKED_ARRAYS = ("key_bytes", "key_ends", "classes", "offsets", "sizes", "fingerprints")
 
 
-def _write_scratch(file: Path, found: ShardIndex) -> None:
+def _walked_bytes(found: ShardIndex) -> bytes:
+    """What a walk found, as it is kept."""
     numbers = np.array([found.entry.num_bytes, found.entry.hash], np.uint64)
-    arrays = {name: getattr(found, name) for name in _SCRATCH_ARRAYS}
-    with replacing(file, "what is walked is kept", durable=False) as aside, open(aside, "wb") as stream:
-        np.savez(stream, numbers=numbers, **arrays)
+    stream = io.BytesIO()
+    np.savez(stream, numbers=numbers, **{name: getattr(found, name) for name in _WALKED_ARRAYS})
+    return stream.getvalue()
 
 
-def _read_scratch(file: Path, path: str, facts: ShardFacts) -> ShardIndex | None:
-    """What _write_scratch left; None where that is nothing, or damaged (npz members carry a CRC)."""
+def _read_walked(stream: BinaryIO, path: str, facts: ShardFacts) -> ShardIndex | None:
+    """What _walked_bytes made; None where it is damaged (npz members carry a CRC)."""
     try:
-        with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as saved:
+        with np.load(stream, allow_pickle=False) as saved:
             num_bytes, digest = (int(number) for number in saved["numbers"])
             entry = ShardEntry(os.path.basename(path), place_text(path), num_bytes, digest, facts.etag)
-            return ShardIndex(entry, **{name: saved[name] for name in _SCRATCH_ARRAYS})
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return ShardIndex(entry, **{name: saved[name] for name in _WALKED_ARRAYS})
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None

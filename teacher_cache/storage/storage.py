@@ -4,14 +4,21 @@ Names are relative to the storage's place, with slashes: "labels/c/0/0/0". Bytes
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple, Protocol, TypeVar
 
+from teacher_cache.errors import StorageError
+from teacher_cache.storage.ahead import Ahead
 from teacher_cache.storage.place import Place, Url, to_place
 
 # What changes when bytes are written anew; compared, and nothing else. Of what lies far away: its ETag, or what stands
 # for it, as text, and its size in bytes, which a later run may have kept.
 Stamp = tuple[object, ...]
+
+Asked = TypeVar("Asked")
+Answer = TypeVar("Answer")
 
 
 class Entry(NamedTuple):
@@ -78,15 +85,41 @@ def open_storage(place: str | os.PathLike[str], *, durable: bool = True) -> Stor
 
 
 AT_ONCE = 32  # requests in flight
+PART_BYTES = 16 << 20  # that are read at once of a file that is not held whole
+PARTS_AHEAD = 4  # of them
+
+
+def ask_each(
+    storage: Storage, ask: Callable[[Asked], Answer], wanted: Iterable[Asked], at_once: int = AT_ONCE
+) -> Iterator[Answer]:
+    """What a function asks a storage for each, in order. Where a request takes its time so many are on their way, or
+    wait to be taken, and no more."""
+    if storage.is_local:
+        yield from map(ask, wanted)
+        return
+    coming: deque[Ahead[Answer]] = deque()
+    for each in wanted:
+        coming.append(Ahead(partial(ask, each)))
+        if len(coming) == at_once:
+            yield coming.popleft().result()
+    while coming:
+        yield coming.popleft().result()
 
 
 def get_all(storage: Storage, names: Iterable[str]) -> Iterator[tuple[str, bytes | None]]:
     """(name, bytes) of many, in order; several at once where a request takes its time."""
-    if storage.is_local:
-        yield from ((name, storage.get(name)) for name in names)
-        return
-    from concurrent.futures import ThreadPoolExecutor
+    return ask_each(storage, lambda name: (name, storage.get(name)), names)
 
-    with ThreadPoolExecutor(AT_ONCE) as threads:
-        wanted = list(names)
-        yield from zip(wanted, threads.map(storage.get, wanted), strict=True)
+
+def get_parts(storage: Storage, entry: Entry) -> Iterator[bytes]:
+    """The bytes of a name as it was listed, part by part, of which few are in memory. Raises what get_ranges raises,
+    and StorageError where there are fewer."""
+
+    def get(start: int) -> bytes:
+        length = min(PART_BYTES, entry.num_bytes - start)
+        (part,) = storage.get_ranges(entry.name, [(start, length)], entry.stamp)
+        if len(part) != length:
+            raise StorageError(f"{storage.place / entry.name} ends early: run the same command again")
+        return part
+
+    return ask_each(storage, get, range(0, entry.num_bytes, PART_BYTES), PARTS_AHEAD)

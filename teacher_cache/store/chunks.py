@@ -15,6 +15,7 @@ import numpy as np
 from numcodecs import zstd
 
 from teacher_cache.messages.shown import counted
+from teacher_cache.storage.cache import NodeCache
 from teacher_cache.storage.storage import Stamp, Storage, get_all
 from teacher_cache.store.packed import GroupPacked, is_packed, unpacked_document
 from teacher_cache.store.unit import Unit
@@ -36,6 +37,10 @@ class Frames(Protocol):
 
     def name(self, unit: Unit) -> str:
         """The file that a chunk lies in, in the store."""
+
+    def forget(self, unit: Unit) -> bool:
+        """Let go of a copy on this node that a chunk is read from, which is checked when it is opened again. False
+        where there is none."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,9 @@ class FilePerChunk:
     def name(self, unit: Unit) -> str:
         return chunk_file(self.array, unit, self.rank)
 
+    def forget(self, unit: Unit) -> bool:
+        return False
+
 
 def chunk_file(array: str, unit: Unit, rank: int) -> str:
     """The name in the store of the file that holds a chunk of an array of this rank, and nothing else."""
@@ -91,6 +99,11 @@ class Chunks:
     def read(self, unit: Unit) -> np.ndarray:
         """A unit's chunk, read-only unless it is absent. Raises OSError, RuntimeError or ValueError for one that cannot
         be read or is damaged."""
+        try:
+            return self.decode(self.frames.get(unit))
+        except (RuntimeError, ValueError):
+            if not self.frames.forget(unit):
+                raise
         return self.decode(self.frames.get(unit))
 
     def decode(self, data: bytes | None) -> np.ndarray:
@@ -123,8 +136,9 @@ class Chunks:
         return zstd.compress(data.reshape(-1), self.level, True)
 
 
-def open_chunks(storage: Storage, array: str) -> Chunks:
-    """The chunks of an array, from its zarr.json. ValueError when they are laid out in another way."""
+def open_chunks(storage: Storage, array: str, cache: NodeCache | None = None) -> Chunks:
+    """The chunks of an array, from its zarr.json. cache: where files of packed ones that are far away are kept.
+    ValueError when they are laid out in another way."""
     given = json.loads(storage.get(f"{array}/zarr.json") or b"null")
     document = unpacked_document(given)
     grid, keys = document["chunk_grid"], document["chunk_key_encoding"]
@@ -149,7 +163,7 @@ def open_chunks(storage: Storage, array: str) -> Chunks:
     frames: Frames = FilePerChunk(storage, array, len(shape))
     if is_packed(given):
         shards, rows = document["shape"][:2]
-        frames = GroupPacked(storage, array, len(shape), (int(shards), int(rows) // shape[1]))
+        frames = GroupPacked(storage, array, len(shape), (int(shards), int(rows) // shape[1]), cache)
     return Chunks(frames, shape, dtype, document["fill_value"], level)
 
 

@@ -9,18 +9,21 @@ import itertools
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import google_crc32c
 import numpy as np
 
 from teacher_cache.errors import StoreError
-from teacher_cache.storage.storage import Stamp, Storage
+from teacher_cache.storage.cache import Copy, NodeCache
+from teacher_cache.storage.storage import Entry, Stamp, Storage, get_parts
 from teacher_cache.store.unit import Unit
 
 ABSENT = 2**64 - 1
-WHOLE_BYTES = 256 << 20  # a far file of more is read chunk by chunk
+WHOLE_BYTES = 256 << 20  # a far file of more is read chunk by chunk, where no copy of it can be kept
 HELD_BYTES = 512 << 20  # of an array's far files in memory, those used last
+OPEN_COPIES = 64  # of an array's far files, those used last
 _CODEC = "sharding_indexed"
 _INDEX_CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
 _CRC_BYTES = 4
@@ -105,9 +108,7 @@ def decode_places(index: bytes, units: tuple[int, int], before: int) -> np.ndarr
 class _File:
     """What is known of a group's file. places (S, U, 2) uint64: start and length of each chunk."""
 
-    name: str
-    num_bytes: int
-    stamp: Stamp
+    entry: Entry
     places: np.ndarray
 
     def range(self, unit: Unit) -> tuple[int, int] | None:
@@ -118,13 +119,17 @@ class _File:
 class GroupPacked:
     """Frames of an array of this rank, three or more, with (S, U) units in a group, whose groups are a file each.
 
-    Where a read takes its time a file is fetched whole, once, and held while there is room. StoreError, naming the
-    file, where its index is damaged.
+    Where a read takes its time a file is fetched whole, once: by a node into its cache, else by this process into
+    memory, while there is room. StoreError, naming the file, where its index is damaged.
     """
 
-    def __init__(self, storage: Storage, array: str, rank: int, units: tuple[int, int]) -> None:
+    def __init__(
+        self, storage: Storage, array: str, rank: int, units: tuple[int, int], cache: NodeCache | None = None
+    ) -> None:
         self._storage, self._array, self._rank, self._units = storage, array, rank, units
+        self._cache = None if storage.is_local else cache
         self._files: dict[int, _File] = {}
+        self._copies: OrderedDict[int, Copy | None] = OrderedDict()  # by group; None: there was no room for one
         self._held: OrderedDict[int, bytes] = OrderedDict()  # whole files, by group
 
     def get(self, unit: Unit) -> bytes | None:
@@ -137,20 +142,24 @@ class GroupPacked:
 
     def stamps(self) -> Mapping[Unit, Stamp]:
         found = {}
-        for name, num_bytes, stamp in self._storage.list(f"{self._array}/c"):
-            numbers = name.removeprefix(f"{self._array}/c/").split("/")
-            if len(numbers) < 3 or not numbers[2].isdecimal() or name != self._name(group := int(numbers[2])):
+        for entry in self._storage.list(f"{self._array}/c"):
+            numbers = entry.name.removeprefix(f"{self._array}/c/").split("/")
+            if len(numbers) < 3 or not numbers[2].isdecimal() or entry.name != self._name(group := int(numbers[2])):
                 continue
             file = self._files.get(group)
-            if file is None or file.stamp != stamp:
+            if file is None or file.entry.stamp != entry.stamp:
                 self._held.pop(group, None)
-                file = self._files[group] = self._open(name, num_bytes, stamp, group)
+                self._copies.pop(group, None)
+                file = self._files[group] = self._open(entry, group)
             for shard, unit in np.argwhere(file.places[..., 0] != ABSENT).tolist():
-                found[Unit(shard, unit, group)] = (*stamp, *file.places[shard, unit].tolist())
+                found[Unit(shard, unit, group)] = (*entry.stamp, *file.places[shard, unit].tolist())
         return found
 
     def name(self, unit: Unit) -> str:
         return self._name(unit.group)
+
+    def forget(self, unit: Unit) -> bool:
+        return self._copies.pop(unit.group, None) is not None
 
     def _name(self, group: int) -> str:
         return group_file(self._array, group, self._rank)
@@ -162,11 +171,7 @@ class GroupPacked:
         wanted = [each for each in ranges if each is not None]
         if file is None or not wanted:
             return [None] * len(units)
-        whole = None if self._storage.is_local else self._whole(group, file.name, file.num_bytes)
-        if whole is not None:
-            frames = iter([whole[start : start + length] for start, length in wanted])
-        else:
-            frames = iter(self._storage.get_ranges(file.name, wanted, file.stamp))
+        frames = iter(self._get_ranges(file.entry, group, wanted))
         return [None if each is None else next(frames) for each in ranges]
 
     def _file(self, group: int) -> _File | None:
@@ -176,28 +181,48 @@ class GroupPacked:
             listed = [entry for entry in self._storage.list(name) if entry.name == name]
             if not listed:
                 return None
-            self._files[group] = self._open(*listed[0], group)
+            self._files[group] = self._open(listed[0], group)
         return self._files[group]
 
-    def _open(self, name: str, num_bytes: int, stamp: Stamp, group: int) -> _File:
+    def _open(self, entry: Entry, group: int) -> _File:
         """Read the index of a file that was listed."""
         length = index_bytes(self._units)
-        start = max(num_bytes - length, 0)
-        whole = None if self._storage.is_local else self._whole(group, name, num_bytes)
-        (end,) = [whole[start:]] if whole is not None else self._storage.get_ranges(name, [(start, length)], stamp)
+        start = max(entry.num_bytes - length, 0)
+        (end,) = self._get_ranges(entry, group, [(start, length)])
         try:
-            return _File(name, num_bytes, stamp, decode_places(end, self._units, start))
+            return _File(entry, decode_places(end, self._units, start))
         except ValueError as error:
-            raise self._damaged(name, str(error)) from None
+            raise self._damaged(entry.name, str(error)) from None
 
-    def _whole(self, group: int, name: str, num_bytes: int) -> bytes | None:
+    def _get_ranges(self, entry: Entry, group: int, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Ranges of a group's file, from where it costs least."""
+        if not self._storage.is_local:
+            if (copy := self._copy(entry, group)) is not None:
+                return [copy.read(start, length) for start, length in ranges]
+            if (whole := self._whole(entry, group)) is not None:
+                return [whole[start : start + length] for start, length in ranges]
+        return self._storage.get_ranges(entry.name, ranges, entry.stamp)
+
+    def _copy(self, entry: Entry, group: int) -> Copy | None:
+        """The node's copy of a group's file, open; None where none can be kept."""
+        if self._cache is None or not entry.num_bytes:
+            return None
+        if group not in self._copies:
+            key = " ".join(map(str, (self._storage.place / entry.name, *entry.stamp)))
+            self._copies[group] = self._cache.open(key, entry.num_bytes, partial(get_parts, self._storage, entry))
+            while len(self._copies) > OPEN_COPIES:
+                self._copies.popitem(last=False)
+        self._copies.move_to_end(group)
+        return self._copies[group]
+
+    def _whole(self, entry: Entry, group: int) -> bytes | None:
         """All bytes of a group's file, from memory if they are there; None of one that is too large."""
-        if num_bytes > WHOLE_BYTES:
+        if entry.num_bytes > WHOLE_BYTES:
             return None
         if group not in self._held:
-            content = self._storage.get(name)
-            if content is None or len(content) != num_bytes:
-                raise self._damaged(name, "it is not what was listed")
+            content = self._storage.get(entry.name)
+            if content is None or len(content) != entry.num_bytes:
+                raise self._damaged(entry.name, "it is not what was listed")
             self._held[group] = content
             while sum(map(len, self._held.values())) > HELD_BYTES:
                 self._held.popitem(last=False)

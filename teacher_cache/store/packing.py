@@ -4,16 +4,17 @@ What says where the store was made stays behind: its shards are named without th
 teacher that is somebody's own function. All else comes back byte for byte.
 """
 
+import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 
 from teacher_cache.errors import StoreError
-from teacher_cache.storage.storage import get_all
+from teacher_cache.storage.storage import PART_BYTES, PARTS_AHEAD, Storage, ask_each, get_all
 from teacher_cache.store.arrays import document_bytes, document_name, read_document
 from teacher_cache.store.chunks import Frames, chunk_file, open_chunks
 from teacher_cache.store.packed import (
@@ -55,35 +56,93 @@ def packed_files(store: Store, committed: np.ndarray) -> Iterator[tuple[str, Ite
     yield document_name(""), [_root(read_document(storage, "", "group"))]
 
 
-def unpacked_files(files: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
-    """The files of a store with a file a chunk, by name, from those of a packed one, of which each array's zarr.json
-    comes before its groups. ValueError where one is damaged, or no such file."""
+def unpacked_files(storage: Storage, hashes: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
+    """The files of a store with a file a chunk, by name, from those of a packed one, of which hashes says the SHA-256;
+    the root's zarr.json last. Little of a group's file is in memory at a time, and what it holds counts once all of it
+    was given.
+
+    StoreError where a file is absent or not what it shall be, ValueError where that is no file of a packed store.
+    """
+    root = document_name("")
     documents: dict[str, dict[str, Any]] = {}
-    for name, content in files:
-        if _KEPT.fullmatch(name):
-            yield name, content
-        elif name == document_name(""):
-            document = json.loads(content)
-            document["attributes"]["teacher_cache"]["packing"] = FILES
-            yield name, document_bytes(document)
-        elif match := _DOCUMENT.fullmatch(name):
+    groups = {name: match for name in hashes if (match := _GROUP.fullmatch(name)) is not None}
+    for name, content in get_all(storage, sorted(hashes.keys() - groups.keys() - {root})):
+        _check(storage, name, content, hashes)
+        assert content is not None
+        if match := _DOCUMENT.fullmatch(name):
             document = documents[match[1]] = unpacked_document(json.loads(content))
-            yield name, document_bytes(document)
-        elif match := _GROUP.fullmatch(name):
-            yield from _chunks(match[1], int(match[2]), documents[match[1]], content)
-        else:
+            content = document_bytes(document)
+        elif not _KEPT.fullmatch(name):
             raise ValueError(f"{name} is no file of a packed store")
+        yield name, content
+    for name, match in sorted(groups.items()):
+        yield from _chunks(storage, name, hashes[name], match[1], int(match[2]), documents[match[1]])
+    content = storage.get(root)
+    _check(storage, root, content, hashes)
+    document = json.loads(content or b"")
+    document["attributes"]["teacher_cache"]["packing"] = FILES
+    yield root, document_bytes(document)
 
 
-def _chunks(array: str, group: int, document: dict[str, Any], content: bytes) -> Iterator[tuple[str, bytes]]:
-    """The files of a group's chunks."""
+def _chunks(
+    storage: Storage, name: str, sha256: str, array: str, group: int, document: dict[str, Any]
+) -> Iterator[tuple[str, bytes]]:
+    """The files of a group's chunks, out of its file, which is read part by part."""
     shape, chunk = document["shape"], document["chunk_grid"]["configuration"]["chunk_shape"]
     units = shape[0], shape[1] // chunk[1]
-    before = max(len(content) - index_bytes(units), 0)
-    places = decode_places(content[before:], units, before)
+    listed = [entry for entry in storage.list(name) if entry.name == name]
+    if not listed:
+        raise _not_said(storage, name, "absent")
+    (entry,) = listed
+    before = max(entry.num_bytes - index_bytes(units), 0)
+    (index,) = storage.get_ranges(name, [(before, index_bytes(units))], entry.stamp)
+    try:
+        parts = _parts(decode_places(index, units, before), before)
+    except ValueError:
+        raise _not_said(storage, name, "not what its manifest says") from None
+
+    def read(part: list[tuple[int, int, int, int]]) -> list[bytes]:
+        return storage.get_ranges(name, [(start, length) for *_, start, length in part], entry.stamp)
+
+    digest = hashlib.sha256()
+    for part, frames in zip(parts, ask_each(storage, read, parts, PARTS_AHEAD), strict=True):
+        for (shard, unit, *_), frame in zip(part, frames, strict=True):
+            digest.update(frame)
+            yield chunk_file(array, Unit(shard, unit, group), len(shape)), frame
+    digest.update(index)
+    if digest.hexdigest() != sha256:
+        raise _not_said(storage, name, "not what its manifest says")
+
+
+def _parts(places: np.ndarray, before: int) -> list[list[tuple[int, int, int, int]]]:
+    """The chunks of a group's file, (shard, unit, start, length), in parts that are read at once. ValueError where they
+    are not all that lies before its index, one after the other."""
+    parts: list[list[tuple[int, int, int, int]]] = [[]]
+    at = of_part = 0
     for shard, unit in np.argwhere(places[..., 0] != ABSENT).tolist():
         start, length = places[shard, unit].tolist()
-        yield chunk_file(array, Unit(shard, unit, group), len(shape)), content[start : start + length]
+        if start != at:
+            raise ValueError("its chunks do not lie one after the other")
+        if of_part + length > PART_BYTES and parts[-1]:
+            parts.append([])
+            of_part = 0
+        parts[-1].append((shard, unit, start, length))
+        at, of_part = at + length, of_part + length
+    if at != before:
+        raise ValueError("its index does not name all bytes before it")
+    return parts
+
+
+def _check(storage: Storage, name: str, content: bytes | None, hashes: Mapping[str, str]) -> None:
+    """StoreError where a file is absent, or has another SHA-256 than is said."""
+    if content is None:
+        raise _not_said(storage, name, "absent")
+    if hashlib.sha256(content).hexdigest() != hashes[name]:
+        raise _not_said(storage, name, "not what its manifest says")
+
+
+def _not_said(storage: Storage, name: str, what: str) -> StoreError:
+    return StoreError(f"{storage.place / name} is {what}: fetch it again from where it was published")
 
 
 def _of_group(store: Store, frames: Frames, committed: np.ndarray, group: int) -> Iterator[bytes | None]:

@@ -4,20 +4,27 @@ import os
 
 from teacher_cache.errors import StoreError
 from teacher_cache.messages.recognise import is_part, is_store, meant, what_is
-from teacher_cache.storage.place import Url, to_place
+from teacher_cache.storage.manifest import MANIFEST, STORE
+from teacher_cache.storage.place import Place, Url, to_place
 from teacher_cache.storage.storage import open_storage
 
 
-def check_is_store(path: str | os.PathLike[str]) -> None:
-    """StoreError where there is nothing, or plainly something else; where its metadata are damaged it opens or says
-    so."""
+def check_is_store(path: str | os.PathLike[str]) -> Place:
+    """The place of the store at a path: this, or store/ in what `publish` made. StoreError where there is nothing, or
+    plainly something else; where its metadata are damaged it opens or says so."""
     place = to_place(path)
     make = f"make one with `teacher-cache index SHARDS --store {place}`"
     if isinstance(place, Url):
-        if open_storage(place).get("zarr.json") is None:
-            raise StoreError(f"there is no store at {place}: check the place, or {make}")
-        return
+        storage = open_storage(place)
+        if storage.get("zarr.json") is not None:
+            return place
+        if storage.get(f"{STORE}/zarr.json") is not None:
+            return place / STORE
+        raise StoreError(f"there is no store at {place}: check the place, or {make}")
     if not place.exists():
         raise StoreError(f"there is no store at {place}{meant(place)}: {make}")
+    if (place / MANIFEST).is_file() and is_store(place / STORE):
+        return place / STORE
     if not (place / "zarr.json").is_file() or (not is_store(place) and is_part(place)):
         raise StoreError(f"{place} is not a store, {what_is(place)}")
+    return place

@@ -41,6 +41,8 @@ from teacher_cache.replay.libraries import pixel_libraries
 from teacher_cache.replay.policy import Policy
 from teacher_cache.shards.fingerprint import Fingerprint, read_kind
 from teacher_cache.shards.index import Index, ShardEntry
+from teacher_cache.storage.cache import NodeCache
+from teacher_cache.storage.manifest import open_listed
 from teacher_cache.storage.place import Place, Url, beside, to_place
 from teacher_cache.storage.storage import Storage, open_storage
 from teacher_cache.store.arrays import (
@@ -95,8 +97,11 @@ _TOPK_FACTS = "topk_arrays"  # in teacher/: what zarr.json says of these arrays
 class Store:
     """A store held open. Make one with `Store.create` or `Store.open`, never directly."""
 
-    def __init__(self, storage: Storage, settings: dict[str, Any], commits: Commits | None) -> None:
+    def __init__(
+        self, storage: Storage, settings: dict[str, Any], commits: Commits | None, cache: NodeCache | None
+    ) -> None:
         self.storage = storage
+        self._cache = cache
         self.commits = commits  # None where it is read only
         self.seed = int(settings["seed"])
         self.views = int(settings["views"])
@@ -113,7 +118,7 @@ class Store:
         self.policy = Policy.from_json(settings["policy"])
         self._shards = [_shard_place(shard) for shard in settings["shards"]]
         self._shapes = {name: read_shape(storage, name) for name in ("labels", "digests", "records")}
-        self._chunks = {name: open_chunks(storage, name) for name in self._shapes}
+        self._chunks = {name: open_chunks(storage, name, cache) for name in self._shapes}
         self._index: Index | None = None
         self._teacher: TeacherIdentity | None = None
 
@@ -170,16 +175,23 @@ class Store:
         return cls.open(path, writable=True, durable=durable)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, writable: bool = False, durable: bool = True) -> "Store":
-        """Open a store; the index is read when first asked for. StoreError when it is absent, not a store, damaged,
-        or made by another version of this program.
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        writable: bool = False,
+        durable: bool = True,
+        cache: NodeCache | None = None,
+    ) -> "Store":
+        """Open a store, or the one in what `publish` made; the index is read when first asked for. StoreError when it
+        is absent, not a store, damaged, or made by another version of this program.
 
         With durable=False nothing that is written waits for the disk, so that a power cut may leave a record without
-        its values: for stores that are simulated.
+        its values: for stores that are simulated. cache: where the files of a packed store far away are kept, each
+        fetched once for all processes of this machine; without it a process holds those it reads in memory.
         """
-        path = to_place(path)
-        check_is_store(path)
-        storage = open_storage(path, durable=durable)
+        path = check_is_store(path)
+        storage = open_listed(path, durable=durable)
         commits = Commits(storage, open_storage(beside(path, ".pending"), durable=durable)) if writable else None
         try:
             settings = read_document(storage, "", "group").get("attributes", {}).get("teacher_cache")
@@ -198,7 +210,7 @@ class Store:
         try:
             check_seal(storage, settings)
             check_policy_version(storage, settings)
-            store = cls(storage, settings, commits)
+            store = cls(storage, settings, commits, cache)
             store._check_shapes()
             store._open_topk()
         except StoreError:
@@ -538,7 +550,7 @@ class Store:
             topk, labels = {name: read_shape(self.storage, name) for name in TOPK_ARRAYS}, self._shapes["labels"]
             if any(array.shape[:2] != labels.shape[:2] or array.shape[2] < self.views for array in topk.values()):
                 raise ValueError("the shapes of topk_classes and topk_probabilities do not fit those of labels")
-            chunks = {name: open_chunks(self.storage, name) for name in TOPK_ARRAYS}
+            chunks = {name: open_chunks(self.storage, name, self._cache) for name in TOPK_ARRAYS}
             if any(each.is_packed != (self.packing == GROUPS) for each in chunks.values()):
                 raise ValueError(f"topk_classes, topk_probabilities are not packed as {self.packing}")
         except StoreError:

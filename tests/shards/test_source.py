@@ -15,6 +15,7 @@ from teacher_cache.shards.find import expand_shards
 from teacher_cache.shards.index import Index
 from teacher_cache.shards.indexing import index_shards
 from teacher_cache.shards.read import read_block
+from teacher_cache.storage.cache import NodeCache
 from teacher_cache.store.reindex import are_in_place
 from tests.support.memory_storage import Bucket, bucket_in_memory
 from tests.support.shard_files import make_samples, write_shard, write_shards
@@ -118,11 +119,13 @@ def test_shards_are_checked_where_they_are_now(tmp_path: Path) -> None:
             check_shards(local, paths, CLS)
 
 
-def test_a_walk_of_objects_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kept", ["folder", "cache"])
+def test_a_walk_of_objects_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: str) -> None:
     with bucket_in_memory() as bucket:
         write_shards(tmp_path / "shards", (30, 40))
         bucket.upload(tmp_path / "shards", URL)
-        paths, scratch = expand_shards([f"{URL}/*.tar"]), tmp_path / "scratch"
+        paths, folder = expand_shards([f"{URL}/*.tar"]), tmp_path / "scratch"
+        scratch = folder if kept == "folder" else NodeCache(folder, 10**6)
         walked: list[str] = []
         index_shard = walk_module.index_shard
         monkeypatch.setattr(
@@ -133,6 +136,7 @@ def test_a_walk_of_objects_goes_on_where_it_was(tmp_path: Path, monkeypatch: pyt
         bucket.objects[paths[1]] = write_shard(tmp_path / "o.tar", make_samples(40, key="other")).read_bytes()
         assert index_shards(paths, CLS, scratch=scratch).shards != first.shards
         assert walked == [*paths, paths[1]]
+        assert index_shards(paths, CLS, scratch=scratch).shards == index_shards(paths, CLS).shards
 
 
 def test_classes_are_read_beside_the_shards(tmp_path: Path) -> None:

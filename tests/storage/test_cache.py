@@ -6,7 +6,7 @@ import random
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -33,6 +33,20 @@ class Source:
 
         return fetch
 
+    def open(self, cache: NodeCache, key: str) -> bytes | None:
+        """What a copy has that is open to be read, fetched in two parts; None where there is none."""
+
+        def fetch() -> Iterator[bytes]:
+            content = self.fetch(key)()
+            yield content[: self.num_bytes // 2]
+            yield content[self.num_bytes // 2 :]
+
+        copy = cache.open(key, self.num_bytes, fetch)
+        return None if copy is None else copy.read(0, self.num_bytes + 1)
+
+    def get(self, cache: NodeCache, key: str) -> bytes:
+        return cache.get(key, self.fetch(key))
+
 
 def copies(folder: Path) -> list[Path]:
     return sorted(folder.glob("??/*.copy"))
@@ -44,14 +58,15 @@ def test_what_is_kept_is_fetched_once(tmp_path: Path) -> None:
     for _ in range(3):
         for key in ("a", "b", "ü"):
             assert cache.get(key, source.fetch(key)) == source.content(key)
-            path = cache.path(key, source.fetch(key))
-            assert path is not None
-            assert path.read_bytes() == source.content(key)
-    assert source.fetched == ["a", "b", "ü"]
-    assert len(copies(tmp_path / "cache")) == 3
+            assert source.open(cache, key) == source.content(key)
+            assert source.open(cache, f"{key} first opened") == source.content(f"{key} first opened")
+            assert source.get(cache, f"{key} first opened") == source.content(f"{key} first opened")
+    assert source.fetched == [f"{key}{how}" for key in ("a", "b", "ü") for how in ("", " first opened")]
+    assert len(copies(tmp_path / "cache")) == 6
+    source.fetched.clear()
     again = pickle.loads(pickle.dumps(cache))
     assert again.get("a", source.fetch("a")) == source.content("a")
-    assert source.fetched == ["a", "b", "ü"]
+    assert source.fetched == []
 
 
 def test_errors_of_a_fetch_are_raised_and_nothing_is_kept(tmp_path: Path) -> None:
@@ -63,21 +78,23 @@ def test_errors_of_a_fetch_are_raised_and_nothing_is_kept(tmp_path: Path) -> Non
     def absent() -> bytes:
         raise FileNotFoundError("not there")
 
-    for ask in (cache.get, cache.path):
-        for fetch, error in ((fail, StorageError), (absent, FileNotFoundError)):
-            with pytest.raises(error):
-                ask("a", fetch)
-    assert copies(tmp_path) == []
+    for fetch, error in ((fail, StorageError), (absent, FileNotFoundError)):
+        with pytest.raises(error):
+            cache.get("a", fetch)
+        with pytest.raises(error):
+            cache.open("a", 1000, lambda fetch=fetch: iter([b"a part", fetch()]))
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [TOTAL]
 
 
 def test_the_budget_holds_and_what_was_used_longest_ago_goes(tmp_path: Path) -> None:
     cache, source = NodeCache(tmp_path, 10_000), Source()
     for number in range(10):
-        made = cache.path(str(number), source.fetch(str(number)))
-        assert made is not None
+        before = copies(tmp_path)
+        source.open(cache, str(number))
+        (made,) = set(copies(tmp_path)) - set(before)
         os.utime(made, (number, number))
-    cache.get("0", source.fetch("0"))  # used now, as is the next
-    cache.path("1", source.fetch("1"))
+    source.get(cache, "0")  # used now, as is the next
+    source.open(cache, "1")
     cache.get("new", source.fetch("new"))
     assert len(copies(tmp_path)) == 9
     source.fetched.clear()
@@ -85,30 +102,30 @@ def test_the_budget_holds_and_what_was_used_longest_ago_goes(tmp_path: Path) -> 
         cache.get(str(number), source.fetch(str(number)))
     assert source.fetched == []
     for number in range(100):
-        cache.get(f"more {number}", source.fetch(f"more {number}"))
+        (source.get if number % 2 else source.open)(cache, f"more {number}")
         assert sum(path.stat().st_size for path in copies(tmp_path)) <= 10_000
 
 
 def test_what_is_larger_than_the_budget_is_fetched_each_time(tmp_path: Path) -> None:
     cache, source = NodeCache(tmp_path, 999), Source()
     assert cache.get("a", source.fetch("a")) == cache.get("a", source.fetch("a")) == source.content("a")
-    assert cache.path("a", source.fetch("a")) is None
+    source.fetched.clear()
+    assert source.open(cache, "a") is None
+    assert source.fetched == []  # by whoever asks, as it needs it
     assert copies(tmp_path) == []
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "grown", "empty"])
 def test_a_damaged_copy_is_fetched_again(tmp_path: Path, damage: str) -> None:
     cache, source = NodeCache(tmp_path, 10_000), Source()
-    for ask in (cache.get, cache.path):
-        source.fetched.clear()
-        cache.get("a", source.fetch("a"))
+    for ask in (source.get, source.open):
+        ask(cache, "a")
         source.fetched.clear()
         (path,) = copies(tmp_path)
         content = path.read_bytes()
         flipped = content[:500] + bytes([content[500] ^ 1]) + content[501:]
         path.write_bytes({"flipped": flipped, "cut": content[:-1], "grown": content + b"x", "empty": b""}[damage])
-        found = ask("a", source.fetch("a"))
-        assert (found.read_bytes() if isinstance(found, Path) else found) == content
+        assert ask(cache, "a") == content
         assert source.fetched == ["a"]
         assert copies(tmp_path) == [path]
         assert path.read_bytes() == content
@@ -192,15 +209,17 @@ def test_a_file_is_fetched_by_one_of_several_at_once(tmp_path: Path) -> None:
     cache, source = NodeCache(tmp_path, 10_000), Source()
     began, go = threading.Barrier(4), threading.Event()
 
-    def fetch() -> bytes:
+    def fetch() -> Iterator[bytes]:
         go.wait(20)
-        return source.fetch("a")()
+        yield source.fetch("a")()
 
-    found: list[Path | None] = []
+    found: list[bytes] = []
 
     def ask() -> None:
         began.wait(20)
-        found.append(cache.path("a", fetch))
+        copy = cache.open("a", 1000, fetch)
+        assert copy is not None
+        found.append(copy.read(0, 2000))
 
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
@@ -208,8 +227,72 @@ def test_a_file_is_fetched_by_one_of_several_at_once(tmp_path: Path) -> None:
     go.set()
     for thread in threads:
         thread.join(60)
-    assert found == copies(tmp_path) * 4
+    assert found == [source.content("a")] * 4
     assert source.fetched == ["a"]
+
+
+def test_what_takes_long_is_done_by_one_of_several_at_once(tmp_path: Path) -> None:
+    cache, source, go, found = NodeCache(tmp_path, 10_000), Source(), threading.Event(), list[bytes]()
+
+    def fetch() -> bytes:
+        go.wait(20)
+        return source.fetch("a")()
+
+    threads = [threading.Thread(target=lambda: found.append(cache.get("a", fetch, alone=True))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    go.set()
+    for thread in threads:
+        thread.join(60)
+    assert (found, source.fetched) == ([source.content("a")] * 4, ["a"])
+
+
+def test_what_is_being_fetched_has_its_room(tmp_path: Path) -> None:
+    """Others may need room meanwhile: they take it from copies, not from this one, and not more than there is."""
+    cache, source = NodeCache(tmp_path, 10_000), Source()
+    for number in range(9):
+        source.get(cache, str(number))
+    asides = []
+
+    def fetch() -> Iterator[bytes]:
+        yield bytes(4000)
+        for number in range(9):
+            source.get(cache, f"new {number}")
+            asides.append(list(tmp_path.glob("??/.*.partial.copy")))
+            assert sum(path.stat().st_size for path in tmp_path.glob("??/*.copy")) <= 10_000
+        assert cache.open("large", 3000, lambda: [bytes(3000)]) is None
+        source.get(cache, "new 8")
+        yield bytes(4000)
+
+    copy = cache.open("a", 8000, fetch)
+    assert copy is not None
+    assert copy.read(0, 8000) == bytes(8000)
+    assert all(len(each) == 1 for each in asides)
+    assert {path.stat().st_size for path in copies(tmp_path)} == {8000, 1000}
+    source.fetched.clear()
+    assert source.get(cache, "new 8") == source.content("new 8")
+    assert source.fetched == []
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from teacher_cache.storage.cache import NodeCache
+def fetch():
+    yield bytes(3000)
+    os._exit(9)
+NodeCache(Path(sys.argv[1]), 10_000).open("a", 6000, fetch)
+"""
+
+
+def test_what_a_killed_process_was_fetching_is_removed(tmp_path: Path) -> None:
+    assert subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=Path(__file__).parents[2]).returncode == 9
+    (left,) = list(tmp_path.glob("??/.*.partial.copy"))
+    copy = NodeCache(tmp_path, 10_000).open("a", 6000, lambda: [bytes(6000)])
+    assert copy is not None
+    assert copy.read(0, 6000) == bytes(6000)
+    assert not left.exists()
+    assert len(copies(tmp_path)) == 1
 
 
 def test_a_full_disk_is_said_once_and_nothing_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -219,9 +302,9 @@ def test_a_full_disk_is_said_once_and_nothing_is_kept(tmp_path: Path, capsys: py
         source.fetched.clear()
         with small_files(500):
             found = [cache.get(key, source.fetch(key)) for key in ("a", "b", "a")]
-            assert cache.path("a", source.fetch("a")) is None
+            assert source.open(cache, "a") is None
         assert found == [source.content(key) for key in ("a", "b", "a")]
-        assert source.fetched == ["a", "b", "a", "a"]
+        assert source.fetched == ["a", "b", "a"]
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [TOTAL]
     assert capsys.readouterr().err == (
         f"warning: {tmp_path} cannot be written (File too large): what is read from far away is not kept; free space "

@@ -2,6 +2,7 @@
 
 import pickle
 import random
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -10,10 +11,12 @@ from threading import Barrier
 import pytest
 
 from teacher_cache.errors import ChangedError, StorageError
+from teacher_cache.storage import storage as storage_module
 from teacher_cache.storage.local import LocalStorage
 from teacher_cache.storage.objects import ObjectStorage
 from teacher_cache.storage.place import Url
-from teacher_cache.storage.storage import Storage, get_all, open_storage
+from teacher_cache.storage.storage import AT_ONCE, Storage, get_all, get_parts, open_storage
+from tests.support.memory_storage import bucket_in_memory
 
 NAMES = ("c/0/0", "c/0/1", "c/10", "c.json", "ca/0", "zarr.json", "a b/ü%41+c&=~.x", "shards/train-0000.tar")
 
@@ -144,3 +147,31 @@ def test_many_are_got_in_order(storage: Storage) -> None:
     names = [f"n/{number}" for number in range(50)]
     got = list(get_all(storage, iter(names)))
     assert got == [(f"n/{number}", None if number % 2 else b"%d" % number) for number in range(50)]
+
+
+def test_no_more_are_asked_for_than_are_on_their_way() -> None:
+    drawn = []
+
+    def names() -> Iterator[str]:
+        for number in range(100):
+            drawn.append(number)
+            yield str(number)
+
+    with bucket_in_memory():
+        for taken, _ in enumerate(get_all(open_storage("s3://set"), names()), 1):
+            assert len(drawn) - taken < AT_ONCE
+    assert taken == 100
+
+
+def test_a_file_comes_part_by_part(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage_module, "PART_BYTES", 7)
+    for length in (0, 1, 7, 50):
+        content = bytes(range(length))
+        storage.put("x", content)
+        (entry,) = storage.list("x")
+        parts = list(get_parts(storage, entry))
+        assert b"".join(parts) == content
+        assert [len(part) for part in parts[:-1]] == [7] * (len(parts) - 1)
+    storage.put("x", b"another")
+    with pytest.raises(ChangedError):
+        list(get_parts(storage, entry))

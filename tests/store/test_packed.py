@@ -1,13 +1,18 @@
 """A packed store holds what the store held: for this program, for plain zarr, and once it is unpacked."""
 
 import shutil
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
 
-from teacher_cache.errors import StoreError
+from teacher_cache.errors import ChangedError, StorageError, StoreError
+from teacher_cache.storage import storage
+from teacher_cache.storage.cache import NodeCache
+from teacher_cache.storage.place import Url
 from teacher_cache.store.chunks import open_chunks
 from teacher_cache.store.labels import read_views
 from teacher_cache.store.packed import pack, packed_document, unpacked_document
@@ -17,8 +22,10 @@ from teacher_cache.store.store import Store
 from teacher_cache.store.unit import Unit
 from teacher_cache.verify import verify
 from tests.support.filled_store import commit, files, make_soft_store
+from tests.support.memory_storage import Bucket, bucket_in_memory
 
 ABSENT = Unit(3, 0, 1)
+FAR = Url("s3://set/store")
 
 
 @pytest.fixture(scope="module")
@@ -194,3 +201,120 @@ def test_the_packing_that_it_says_is_the_one_that_it_has(packed: Path) -> None:
     root.write_text(root.read_text().replace('"groups"', '"files"'))
     with pytest.raises(StoreError, match="not all arrays are packed as files"):
         Store.open(packed)
+
+
+# -- far away ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def far(made: Path) -> Iterator[Bucket]:
+    """The packed store at FAR."""
+    with bucket_in_memory() as bucket:
+        for name in files(made):
+            bucket.objects[f"{FAR}/{name}"] = (made / name).read_bytes()
+        yield bucket
+
+
+def fetched(bucket: Bucket) -> Counter[str]:
+    """Bytes that were asked for of groups' files, by name."""
+    found: Counter[str] = Counter()
+    for method, url, num_bytes in bucket.requests:
+        if method != "list" and "/c/0/0/" in url:
+            found[url.removeprefix(f"{FAR}/")] += num_bytes
+    return found
+
+
+def groups(made: Path) -> Counter[str]:
+    """What fetching each group's file once takes."""
+    return Counter({name: (made / name).stat().st_size for name in files(made) if "/c/0/0/" in name})
+
+
+def assert_equal(store: Store, source: Store) -> None:
+    np.testing.assert_array_equal(store.records.read(), source.records.read())
+    for unit in source.units():
+        if unit != ABSENT:
+            for name, values in vars(source.read_unit(unit)).items():
+                np.testing.assert_array_equal(getattr(store.read_unit(unit), name), values)
+
+
+def test_a_node_fetches_a_groups_file_once(
+    source: Store, made: Path, far: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "PART_BYTES", 500)
+    cache = NodeCache(tmp_path, 10**7)
+    for _ in range(2):  # as of two processes
+        assert_equal(Store.open(FAR, cache=cache), source)
+    assert fetched(far) == groups(made)
+    assert sum(method == "get_ranges" for method, _, _ in far.requests) > 2 * len(groups(made))
+    assert sorted(path.stat().st_size for path in tmp_path.glob("??/*.copy")) == sorted(groups(made).values())
+    far.requests.clear()
+    assert_equal(Store.open(made, cache=cache), source)
+    assert len(list(tmp_path.glob("??/*.copy"))) == len(groups(made))  # none of what lies near
+
+
+def test_a_process_without_a_cache_fetches_it_once(source: Store, made: Path, far: Bucket, tmp_path: Path) -> None:
+    assert_equal(Store.open(FAR), source)
+    assert fetched(far) == groups(made)
+    far.requests.clear()
+    assert_equal(Store.open(FAR, cache=NodeCache(tmp_path, 100)), source)  # without room for one
+    assert fetched(far) == groups(made)
+
+
+@pytest.mark.parametrize("opened", [False, True])
+@pytest.mark.parametrize("damage", ["flipped", "cut"])
+def test_a_damaged_copy_is_fetched_again(
+    source: Store, made: Path, far: Bucket, tmp_path: Path, damage: str, opened: bool
+) -> None:
+    """One that is open, too, and was sound when it was opened."""
+    cache = NodeCache(tmp_path, 10**7)
+    store = Store.open(FAR, cache=cache)
+    assert_equal(store, source)
+    for path in tmp_path.glob("??/*.copy"):
+        with open(path, "r+b") as file:
+            file.seek(20)
+            byte = file.read(1)
+            file.seek(20)
+            file.write(bytes([byte[0] ^ 1]))
+            if damage == "cut":
+                file.truncate(15)
+    far.requests.clear()
+    assert_equal(store if opened else Store.open(FAR, cache=cache), source)
+    expected = groups(made)
+    if opened:  # which has read its records
+        expected = Counter({name: size for name, size in expected.items() if not name.startswith("records")})
+    assert fetched(far) == expected
+
+
+def test_a_copy_is_of_one_object(source: Store, made: Path, far: Bucket, tmp_path: Path) -> None:
+    cache = NodeCache(tmp_path, 10**7)
+    before = Store.open(FAR, cache=cache)
+    before.read_labels(Unit(0, 0, 0))
+    far.objects[f"{FAR}/labels/c/0/0/0"], far.objects[f"{FAR}/labels/c/0/0/1"] = (
+        far.objects[f"{FAR}/labels/c/0/0/{group}"] for group in (1, 0)
+    )
+    np.testing.assert_array_equal(before.read_labels(Unit(0, 0, 0)), source.read_labels(Unit(0, 0, 0)))
+    after = Store.open(FAR, cache=cache)
+    np.testing.assert_array_equal(after.read_labels(Unit(0, 0, 0)), source.read_labels(Unit(0, 0, 1)))
+    np.testing.assert_array_equal(after.read_labels(Unit(0, 0, 1)), source.read_labels(Unit(0, 0, 0)))
+
+
+def test_an_object_that_is_changed_while_it_is_fetched_is_told(
+    far: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "PART_BYTES", 100)
+    url = f"{FAR}/labels/c/0/0/0"
+
+    def change(read: str) -> None:
+        if read == url and any(asked == url for method, asked, _ in far.requests if method == "get_ranges"):
+            far.objects[url] = far.objects[url][::-1]
+
+    far.on_read = change
+    with pytest.raises(ChangedError, match=f"^{url} was changed"):
+        Store.open(FAR, cache=NodeCache(tmp_path, 10**7)).read_labels(Unit(0, 0, 0))
+    assert not list(tmp_path.glob("??/*"))
+
+
+def test_a_network_that_fails_is_not_called_damage(far: Bucket, tmp_path: Path) -> None:
+    far.fails = {f"{FAR}/labels/c/0/0/0"}
+    with pytest.raises(StorageError, match="labels/c/0/0/0: gave no answer"):
+        Store.open(FAR, cache=NodeCache(tmp_path, 10**7)).read_labels(Unit(0, 0, 0))

@@ -14,7 +14,9 @@ from teacher_cache.device import Normalise
 from teacher_cache.errors import ShardError
 from teacher_cache.shards.classes import class_rule
 from teacher_cache.shards.indexing import index_shards
+from teacher_cache.storage.cache import NodeCache
 from tests.support.bright_shards import bright_image
+from tests.support.memory_storage import bucket_in_memory
 from tests.support.shard_files import write_shard
 from tests.support.small_runs import validation_shard
 
@@ -126,3 +128,15 @@ def test_classes_come_from_where_the_training_shards_have_them(tmp_path: Path) -
         ShardError, match=r"has no class.*\(validation shards are read as training's: class from cls\)$"
     ):
         index_validation([path], NAMES)
+
+
+def test_shards_far_away_are_walked_once_a_machine(tmp_path: Path) -> None:
+    path = Path(validation_shard(tmp_path / "val-0000.tar", 150, NAMES))
+    cache = NodeCache(tmp_path / "cache", 10**7)
+    with bucket_in_memory() as bucket:
+        bucket.upload(path.parent, "s3://set")
+        bucket.objects["s3://set/classes.json"] = (path.parent / "classes.json").read_bytes()
+        found = [index_validation(["s3://set/*.tar"], NAMES, cache=cache) for _ in range(2)]
+        assert bucket.reads() == 1
+    np.testing.assert_array_equal(found[0].offsets, found[1].offsets)
+    assert found[0].shards == found[1].shards

@@ -1,0 +1,79 @@
+"""The manifest of a published store, which says what lies there: hashes for whoever fetches it, and what stands for a
+listing of a web server's files.
+
+    TARGET/manifest.json    {"files": {"store/labels/c/0/0/0": {"sha256": ..., "bytes": ...}, ...}}
+    TARGET/store/           the packed store
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+
+from teacher_cache.errors import StorageError
+from teacher_cache.storage.place import Place, Url
+from teacher_cache.storage.storage import Entry, Stamp, Storage, ask_each, open_storage
+
+STORE, MANIFEST = "store", "manifest.json"
+
+
+def write_manifest(files: Mapping[str, tuple[str, int]]) -> bytes:
+    """A manifest of files: the SHA-256 and bytes of each, by name."""
+    said = {name: {"sha256": sha256, "bytes": num_bytes} for name, (sha256, num_bytes) in sorted(files.items())}
+    return json.dumps({"files": said}, indent=1).encode()
+
+
+def read_manifest(content: bytes) -> dict[str, str]:
+    """The SHA-256 of each file, by name. ValueError where it is damaged."""
+    try:
+        return {str(name): str(said["sha256"]) for name, said in json.loads(content)["files"].items()}
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def open_listed(place: Place, *, durable: bool = True) -> Storage:
+    """The storage of a store, as open_storage gives it, which can be listed. That of a web server by the manifest above
+    it, which is read at once; StorageError where there is none."""
+    storage = open_storage(place, durable=durable)
+    if not isinstance(place, Url) or place.scheme not in ("http", "https"):
+        return storage
+    file = place.parent / MANIFEST
+    content = open_storage(place.parent).get(MANIFEST)
+    try:
+        names = read_manifest(content or b"null")
+    except ValueError:
+        raise StorageError(
+            f"{place}: a web server cannot list a store's files, and {file} is {'damaged' if content else 'absent'}: "
+            "have it serve what `teacher-cache publish` makes, or copy the store to a folder or a bucket"
+        ) from None
+    within = f"{place.name}/"
+    return ListedStorage(storage, sorted(name.removeprefix(within) for name in names if name.startswith(within)))
+
+
+class ListedStorage:
+    """A storage, far away and only read, of these names, in order, as nothing there lists them. Sizes and stamps are
+    those that it says itself, name by name; what is absent is left out."""
+
+    is_local = False
+
+    def __init__(self, storage: Storage, names: Sequence[str]) -> None:
+        self.place = storage.place
+        self._storage, self._names = storage, names
+
+    def get(self, name: str) -> bytes | None:
+        return self._storage.get(name)
+
+    def get_ranges(self, name: str, ranges: Sequence[tuple[int, int]], stamp: Stamp | None = None) -> list[bytes]:
+        return self._storage.get_ranges(name, ranges, stamp)
+
+    def put(self, name: str, content: bytes) -> None:
+        self._storage.put(name, content)
+
+    def put_if_absent(self, name: str, content: bytes) -> bool:
+        return self._storage.put_if_absent(name, content)
+
+    def list(self, prefix: str = "") -> list[Entry]:
+        top = prefix.rstrip("/")
+        names = [name for name in self._names if not top or name == top or name.startswith(f"{top}/")]
+        return [entry for found in ask_each(self._storage, self._storage.list, names) for entry in found]
+
+    def delete(self, name: str) -> None:
+        self._storage.delete(name)

@@ -1,0 +1,79 @@
+"""What a manifest says, and a web server that it makes listable."""
+
+import hashlib
+import pickle
+from pathlib import Path
+
+import pytest
+
+from teacher_cache.errors import ChangedError, StorageError
+from teacher_cache.storage.local import LocalStorage
+from teacher_cache.storage.manifest import MANIFEST, STORE, open_listed, read_manifest, write_manifest
+from teacher_cache.storage.place import Url
+from tests.support.web_server import WebServer
+
+FILES = {"store/zarr.json": b"{}", "store/labels/c/0": b"some", "store/labels/c/1": b"more", "store/labels2/c": b"x"}
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """FILES, and a manifest of them and of a card."""
+    for name, content in {**FILES, "README.md": b"a card", "store/notes": b"not in the manifest"}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    facts = {name: (hashlib.sha256(content).hexdigest(), len(content)) for name, content in FILES.items()}
+    (tmp_path / MANIFEST).write_bytes(write_manifest({**facts, "README.md": ("00", 6)}))
+    return tmp_path
+
+
+def test_what_is_written_is_read(published: Path) -> None:
+    found = read_manifest((published / MANIFEST).read_bytes())
+    assert found == {name: hashlib.sha256(content).hexdigest() for name, content in FILES.items()} | {"README.md": "00"}
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"null", b"[]", b"{}", b'{"files": 1}', b'{"files": {"a": {}}}', b"[" * 10**5]
+)
+def test_what_is_damaged_is_told(content: bytes) -> None:
+    with pytest.raises(ValueError, match=r"^\w+"):
+        read_manifest(content)
+
+
+def test_a_web_servers_files_are_listed_by_it(published: Path) -> None:
+    with WebServer(published) as web:
+        listed = open_listed(Url(f"{web.url}/{STORE}"))
+        assert not listed.is_local
+        names = [name.removeprefix("store/") for name in sorted(FILES)]
+        assert [entry.name for entry in listed.list()] == names
+        for prefix in ("labels", "labels/", "labels/c"):
+            assert [(entry.name, entry.num_bytes) for entry in listed.list(prefix)] == [
+                ("labels/c/0", 4),
+                ("labels/c/1", 4),
+            ]
+        (entry,) = listed.list("labels/c/1")
+        assert listed.list("notes") == listed.list("absent") == []
+        assert listed.get("labels/c/1") == b"more"
+        assert listed.get_ranges(entry.name, [(1, 2)], entry.stamp) == [b"or"]
+        (published / "store/labels/c/1").write_bytes(b"most")
+        with pytest.raises(ChangedError):
+            listed.get_ranges(entry.name, [(1, 2)], entry.stamp)
+        (published / "store/labels/c/0").unlink()
+        assert [entry.name for entry in listed.list("labels")] == ["labels/c/1"]
+        assert pickle.loads(pickle.dumps(listed)).list("labels") == listed.list("labels")
+        for write in (
+            lambda: listed.put("x", b""),
+            lambda: listed.put_if_absent("x", b""),
+            lambda: listed.delete("zarr.json"),
+        ):
+            with pytest.raises(StorageError, match="is read-only: give a folder or a bucket to write to"):
+                write()
+
+
+def test_without_one_a_web_server_is_refused_and_others_need_none(published: Path) -> None:
+    assert isinstance(open_listed(published / STORE), LocalStorage)
+    (published / MANIFEST).unlink()
+    with (
+        WebServer(published) as web,
+        pytest.raises(StorageError, match=r"cannot list a store's files, and .* is absent: "),
+    ):
+        open_listed(Url(f"{web.url}/{STORE}"))
