@@ -17,6 +17,8 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from teacher_cache.terminal import say
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -69,8 +71,7 @@ def serving(folder: Path) -> Iterator[str]:
 def serve(folder: Path) -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, folder))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    sys.stdout.write(f"http://127.0.0.1:{server.server_port}\n")
-    sys.stdout.flush()
+    say(f"http://127.0.0.1:{server.server_port}")
     sys.stdin.read()
 
 

@@ -3,6 +3,7 @@
 import io
 import zlib
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ _END = 84 + len(_IEND)  # bytes of the comment and what follows
 SMALL = ("size=8", "rand_augment=none", "crop.scale=[0.5,1.0]")
 
 
+@cache
 def bright_image(number: int, num_classes: int = 10) -> bytes:
     """12 x 10 pixels, stored without compression, and a comment at the end: a changed pixel changes neither the file's
     size nor its tail."""
