@@ -101,9 +101,10 @@ def test_numbers_before_a_plural_are_counted() -> None:
     """'1 views' is written nowhere: in an f-string a number stands before a plural through `counted`, as a constant, or
     rounded."""
     allowed = set().union(*NEVER_ONE.values())
-    found = {place: what for place, what in plurals() if what not in allowed}
+    written = plurals()
+    found = {place: what for place, what in written if what not in allowed}
     assert not found
-    assert allowed == {what for _, what in plurals()} & allowed, "some are no longer there"
+    assert allowed == {what for _, what in written} & allowed, "some are no longer there"
 
 
 def plurals() -> list[tuple[str, str]]:

@@ -291,7 +291,7 @@ def test_two_ranks(tmp_path: Path, store: Store, forks: Forks) -> None:
     val = validation_shard(tmp_path / "val.tar", 200)
     # plain gradient descent: a gradient summed instead of averaged over the ranks would show
     # and pieces of 8 views, so that batch normalisation sees as many in any number of ranks
-    settings = ["epochs=20", "optimizer=sgd", "lr=0.05", "model_args.dropout=0.02", "micro_batch=8"]
+    settings = ["epochs=12", "optimizer=sgd", "lr=0.05", "model_args.dropout=0.02", "micro_batch=8"]
     ranks = forks.start_ranks("student", train_command(store, tmp_path / "whole", *settings, val=val), 2)
     assert [rank.wait() for rank in ranks] == [0, 0], ranks[0].output
     assert ["top-1 %" in rank.output for rank in ranks] == [True, False]
@@ -337,8 +337,8 @@ def test_two_ranks(tmp_path: Path, store: Store, forks: Forks) -> None:
     train_small(store, tmp_path / "other", *settings, val=(val,), said=said)
     assert said[0] == f"going on from {tmp_path / 'other'}: epoch {epoch + 1}, step 0"
     steps = column(tmp_path / "other" / "steps.csv", "step")
-    assert np.array_equal(steps, np.arange(8 * 20))
-    assert np.array_equal(column(tmp_path / "other" / "epochs.csv", "epoch"), np.arange(20))
+    assert np.array_equal(steps, np.arange(8 * 12))
+    assert np.array_equal(column(tmp_path / "other" / "epochs.csv", "epoch"), np.arange(12))
     (tmp_path / "first epoch" / EPOCH_END).unlink()
     with pytest.raises(CheckpointError, match="in the middle of the first epoch by 2 ranks"):
         train_small(store, tmp_path / "first epoch", *settings)
