@@ -6,13 +6,11 @@ memory with the same methods.
 """
 
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from queue import Empty, SimpleQueue
 from typing import Any
 
 import torch
@@ -24,6 +22,7 @@ from teacher_cache.messages.shown import counted
 from teacher_cache.processes.threads import share_cores
 from teacher_cache.processes.ties import follow_launcher
 from teacher_cache.processes.timeouts import RANK_TIMEOUT_S
+from teacher_cache.storage.ahead import Ahead
 
 POLL_S = 0.2
 LOOK_S = 5.0  # at most between two looks at what other ranks do
@@ -135,7 +134,7 @@ class Patience:
 
 
 class AnsweringStore:
-    """A key-value store that is asked in a thread of its own, so that it is waited for no longer than timeout_s.
+    """A key-value store that is asked in another thread, so that it is waited for no longer than timeout_s.
 
     torch waits in its own code, where no signal is heard: of a store whose host is cut off for as long as the system
     takes the connection to be alive, a quarter of an hour.
@@ -143,29 +142,15 @@ class AnsweringStore:
 
     def __init__(self, store: Any, timeout_s: float) -> None:
         self._store, self._timeout_s = store, timeout_s
-        self._asked: SimpleQueue[tuple[str, int, SimpleQueue[int | Exception]]] = SimpleQueue()
-        threading.Thread(target=self._ask, daemon=True).start()
 
     def add(self, counter: str, amount: int) -> int:
         """The new sum. Raises torch's DistError, also where nothing comes; time in which this process was stopped does
         not count."""
-        answers: SimpleQueue[int | Exception] = SimpleQueue()
-        self._asked.put((counter, amount, answers))
+        asked = Ahead(lambda: int(self._store.add(counter, amount)))
         for _ in range(1 + int(self._timeout_s / POLL_S)):
-            with suppress(Empty):
-                answer = answers.get(timeout=POLL_S)
-                if isinstance(answer, Exception):
-                    raise answer
-                return answer
+            if asked.wait(POLL_S):
+                return asked.result()
         raise dist.DistNetworkError(f"nothing has come from it for {self._timeout_s:g} s")
-
-    def _ask(self) -> None:
-        while True:
-            counter, amount, answers = self._asked.get()
-            try:
-                answers.put(self._store.add(counter, amount))
-            except Exception as error:
-                answers.put(error)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from teacher_cache.terminal import say
 
@@ -24,9 +25,9 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
-    def __init__(self, folder: Path, *request: object) -> None:
+    def __init__(self, folder: Path, *request: Any) -> None:
         self._folder = folder
-        super().__init__(*request)  # type: ignore[arg-type]
+        super().__init__(*request)
 
     def do_HEAD(self) -> None:
         self._answer(with_body=False)

@@ -19,6 +19,10 @@ class Ahead(Generic[Answer]):
         self._done = Event()
         _hand_over(self)
 
+    def wait(self, seconds: float) -> bool:
+        """Whether it is there, after so long at most."""
+        return self._done.wait(seconds)
+
     def result(self) -> Answer:
         """Wait for it; what the function raised is raised here."""
         self._done.wait()
