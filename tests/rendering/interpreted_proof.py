@@ -29,7 +29,7 @@ SAID = "cuda:0 (NVIDIA H100)"
 
 @pytest.fixture(scope="module", autouse=True)
 def _hastened() -> None:
-    hasten(check_sums=False)
+    hasten()
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ def _few_threads() -> None:
     assert INTERPRETED or DEVICE.type == "cuda"
     torch.set_num_threads(1)
     if INTERPRETED:
-        hasten(check_sums=False)  # tests/replay/gpu/interpreted.py finds whether a kernel's do
+        hasten()
 
 
 @pytest.fixture(scope="module")

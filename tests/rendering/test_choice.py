@@ -58,7 +58,7 @@ def test_the_devices_way_on_the_interpreter() -> None:
             "tests/rendering/interpreted_rendering.py",
             "tests/rendering/interpreted_proof.py",
         ],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
+        env={**os.environ, "TRITON_INTERPRET": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -32,7 +32,7 @@ def small_budget() -> equality.Compared:
 def main() -> None:
     assert INTERPRETED
     torch.set_num_threads(1)
-    hasten(check_sums=True)
+    hasten()
     sources = equality.pictures(4, 50, 60)
     lines = [
         *equality.crops(sources, (48, 32), 4, partial(on_device.rendered, CPU)),
