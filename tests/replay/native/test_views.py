@@ -1,6 +1,9 @@
 """The library's bytes are the pixel specification's, with whatever instructions of the processor it may use."""
 
 import dataclasses
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -8,7 +11,7 @@ import pytest
 from teacher_cache.replay.block import DecodedBlock, replay_view, view_params
 from teacher_cache.replay.mix import LAMBDA_ONE, MixPlan, apply_mix
 from teacher_cache.replay.native import library
-from teacher_cache.replay.native.views import NativeViews, mix_views, native_views
+from teacher_cache.replay.native.views import mix_views, native_views
 from teacher_cache.replay.operations import open_operations
 from teacher_cache.replay.params import Box, Operation, ViewParams
 from teacher_cache.replay.policy import Policy, load_policy
@@ -22,28 +25,38 @@ pytestmark = pytest.mark.skipif(library.load() is None, reason=ABSENT)
 SHIPPED = ("deit", "transfer", "cifar", "digits", "none")
 
 
-@pytest.fixture(params=library.KERNELS)
-def workspace(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> library.Workspace:
-    """With each kind of instructions, those that the processor has."""
-    if request.param not in library.offered():
-        pytest.skip(f"this processor has no {request.param}")
-    monkeypatch.setenv(library.SWITCH, request.param)
-    held = library.workspace()
-    assert held is not None
-    assert held.kernels == request.param
-    return held
+Made = TypeVar("Made")
+
+
+def by_kernels(make: Callable[[], Made]) -> Iterator[tuple[str, Made]]:
+    """What is made with each kind of instructions that the processor has."""
+    with pytest.MonkeyPatch.context() as patch:
+        for kernels in library.offered():
+            patch.setenv(library.SWITCH, kernels)
+            held = library.workspace()
+            assert held is not None
+            assert held.kernels == kernels
+            yield kernels, make()
 
 
 def rendered(policy: Policy, pictures: list[np.ndarray], views: list[ViewParams]) -> np.ndarray:
-    native = native_views(equality.gathered(policy, views))
-    assert native is not None
-    found = np.empty((len(views), *policy.size, 3), np.uint8)
-    for number, (pixels, row) in enumerate(zip(pictures, found, strict=True)):
-        native.render(number, pixels, row)
+    """With each kind of instructions, to the same bytes."""
+    drawn = equality.gathered(policy, views)
+
+    def render() -> np.ndarray:
+        native = native_views(drawn)
+        assert native is not None
+        found = np.empty((len(views), *policy.size, 3), np.uint8)
+        for number, (pixels, row) in enumerate(zip(pictures, found, strict=True)):
+            native.render(number, pixels, row)
+        return found
+
+    (first, found), *others = by_kernels(render)
+    for kernels, other in others:
+        assert np.array_equal(other, found), f"{kernels} and {first} differ"
     return found
 
 
-@pytest.mark.usefixtures("workspace")
 @pytest.mark.parametrize(
     ("picture", "size"),
     [((390, 480), (224, 224)), ((50, 60), (17, 28)), ((60, 80), (5, 9)), ((90, 20), (2, 70)), ((5, 9), (48, 32))],
@@ -55,7 +68,6 @@ def test_every_operation_has_the_specifications_bytes(part, picture, size) -> No
     assert [line for line in lines if not line.is_equal] == []
 
 
-@pytest.mark.usefixtures("workspace")
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 def test_every_size_from_1_to_700_is_resized_to_the_specifications_bytes(interpolation: str) -> None:
     random = np.random.default_rng(len(interpolation))
@@ -75,7 +87,6 @@ def test_every_size_from_1_to_700_is_resized_to_the_specifications_bytes(interpo
         assert np.array_equal(rendered(policy, [pixels], [params])[0], render_pixels(pixels, params)), params
 
 
-@pytest.mark.usefixtures("workspace")
 def test_every_factor_and_value_of_a_whole_range_has_the_specifications_bytes() -> None:
     """Values on a grid over and beyond what policies draw, each on a picture that has every level in every channel."""
     levels = np.arange(3 * 256, dtype=np.int64).reshape(16, 16, 3)
@@ -115,37 +126,30 @@ def block() -> DecodedBlock:
 NUM_VIEWS = 17  # of 62 samples: more than 1,000 views of each policy
 
 
-@pytest.fixture(scope="module")
-def specified(block: DecodedBlock) -> dict[str, list[tuple[bytes, int]]]:
-    """What NumPy makes of the block: pixels and digests of each view, by policy."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(library.SWITCH, "off")
-        return {name: replayed(load_policy(name), block) for name in SHIPPED}
+def check_replays(policy: Policy, block: DecodedBlock) -> None:
+    """With each kind of instructions, against NumPy's."""
+    for view in range(NUM_VIEWS):
+        replay = partial(replay_view, policy, equality.SEED, block, view)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(library.SWITCH, "off")
+            expected = replay()
+        for kernels, found in by_kernels(replay):
+            assert np.array_equal(found.pixels, expected.pixels), (view, kernels)
+            assert found.digest == expected.digest, (view, kernels)
 
 
-def replayed(policy: Policy, block: DecodedBlock) -> list[tuple[bytes, int]]:
-    views = [replay_view(policy, equality.SEED, block, view) for view in range(NUM_VIEWS)]
-    return [(view.pixels.tobytes(), view.digest) for view in views]
-
-
-@pytest.mark.usefixtures("workspace")
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_thousand_views_of_each_shipped_policy_have_the_specifications_bytes_and_digests(
-    name: str, block: DecodedBlock, specified: dict[str, list[tuple[bytes, int]]]
+    name: str, block: DecodedBlock
 ) -> None:
-    assert replayed(load_policy(name), block) == specified[name]
+    check_replays(load_policy(name), block)
 
 
-@pytest.mark.usefixtures("workspace")
-def test_a_views_own_operations_are_pythons(block: DecodedBlock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_views_own_operations_are_pythons(block: DecodedBlock) -> None:
     own = open_operations("tests/support/own_operations.py:operations")
-    policy = load_policy("deit", ["size=32", "rand_augment.num_ops=3"], own)
-    native = replayed(policy, block)
-    monkeypatch.setenv(library.SWITCH, "off")
-    assert native == replayed(policy, block)
+    check_replays(load_policy("deit", ["size=32", "rand_augment.num_ops=3"], own), block)
 
 
-@pytest.mark.usefixtures("workspace")
 @pytest.mark.parametrize("shape", [(7, 5), (32, 32), (1, 1)])
 def test_pairs_are_mixed_to_the_specifications_bytes(shape: tuple[int, int]) -> None:
     random = np.random.default_rng(3)
@@ -158,11 +162,15 @@ def test_pairs_are_mixed_to_the_specifications_bytes(shape: tuple[int, int]) -> 
     plan = MixPlan(partners, lambdas, boxes)
     expected = views.copy()
     apply_mix(expected, plan)
-    rows = [row.copy() for row in views]
-    mix_views(views, plan)
-    mix_views(rows, plan)
-    assert np.array_equal(views, expected)
-    assert np.array_equal(np.stack(rows), expected)
+
+    def mixed() -> tuple[np.ndarray, np.ndarray]:
+        whole, rows = views.copy(), [row.copy() for row in views]
+        mix_views(whole, plan)
+        mix_views(rows, plan)
+        return whole, np.stack(rows)
+
+    for kernels, found in by_kernels(mixed):
+        assert all(np.array_equal(each, expected) for each in found), kernels
 
 
 def test_what_does_not_fit_its_picture_is_refused() -> None:
@@ -185,12 +193,11 @@ def test_what_does_not_fit_its_picture_is_refused() -> None:
     assert not out.any()
 
 
-def test_views_share_no_memory_with_their_pictures(workspace: library.Workspace) -> None:
+def test_views_share_no_memory_with_their_pictures() -> None:
     policy = load_policy("none", ["size=8", "crop.crop_pct=1.0"])
     params = view_params(policy, equality.SEED, "alone", "key", 0, (8, 8))
     pixels = np.zeros((8, 8, 3), np.uint8)
-    out = np.ones((8, 8, 3), np.uint8)
-    NativeViews(workspace, equality.gathered(policy, [params])).render(0, pixels, out)
+    out = rendered(policy, [pixels], [params])[0]
     assert not out.any()
     out[:] = 7
     assert not pixels.any()
