@@ -6,6 +6,7 @@ what blends, shears, translates or rotates.
 
 import dataclasses
 from collections.abc import Callable
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -51,6 +52,7 @@ def timms(operation: Operation) -> auto_augment.AugmentOp:
     return made
 
 
+@cache
 def sources() -> dict[str, np.ndarray]:
     """The photographs at a view's size, and a made picture."""
     pictures = {**photographs(), "made": picture(0, 300, 400)}

@@ -1,6 +1,7 @@
 """View parameters that change nothing but what a test is about, and how far pixels are from others."""
 
 import dataclasses
+from functools import cache
 
 import numpy as np
 from PIL import Image
@@ -12,9 +13,13 @@ from teacher_cache.replay.render import render_pixels
 
 def params_of(image_size: tuple[int, int], **changes: object) -> ViewParams:
     """View parameters that change nothing, with changes."""
+    return dataclasses.replace(_plain(image_size), **changes)  # type: ignore[arg-type]
+
+
+@cache
+def _plain(image_size: tuple[int, int]) -> ViewParams:
     policy = load_policy("deit", [f"size={list(image_size)}", "crop.kind=center", "flip=none", "erase=none"])
-    plain = draw_params(policy, bytes(32), image_size, bytes(32))
-    return dataclasses.replace(plain, operations=(), **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(draw_params(policy, bytes(32), image_size, bytes(32)), operations=())
 
 
 def operated(pixels: np.ndarray, name: str, value: float | int | None, **changes: object) -> np.ndarray:
