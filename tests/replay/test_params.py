@@ -96,11 +96,14 @@ def draw(policy: Policy, number: int, image_size: tuple[int, int] = (300, 400)) 
     return draw_params(policy, derive(number, "view"), image_size, derive(number, "noise"))
 
 
+def draw_many(policy: Policy, num: int, image_size: tuple[int, int] = (300, 400)) -> list[ViewParams]:
+    seeds = [derive(number, "view") for number in range(num)]
+    return list(draw_views(policy, seeds, np.tile(image_size, (num, 1)), lambda number: derive(number, "noise")))
+
+
 @pytest.mark.parametrize("image_size", [(300, 400), (500, 60), (40, 300), (7, 7), (1, 1), (1, 90)])
 def test_crops_lie_in_the_image(image_size: tuple[int, int]) -> None:
-    policy = load_policy("deit")
-    for number in range(500):
-        box = draw(policy, number, image_size).crop
+    for box in [params.crop for params in draw_many(load_policy("deit"), 500, image_size)]:
         assert box.top >= 0
         assert box.left >= 0
         assert box.height >= 1
@@ -112,7 +115,7 @@ def test_crops_lie_in_the_image(image_size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("count", [1, 3])
 def test_erased_boxes_lie_in_the_view(count: int) -> None:
     policy = load_policy("deit", [f"erase.count={count}", "erase.probability=0.5", "size=[40,60]", "erase.mode=const"])
-    for params in [draw(policy, number) for number in range(500)]:
+    for params in draw_many(policy, 500):
         assert len(params.erased) <= count
         assert (params.noise != "") == (params.erased != ()) == (params.erase_mode is not None)
         assert all(box.top + box.height <= 40 and box.left + box.width <= 60 for box in params.erased)
@@ -120,8 +123,7 @@ def test_erased_boxes_lie_in_the_view(count: int) -> None:
 
 def test_what_a_policy_leaves_out_is_not_done() -> None:
     policy = load_policy("deit", ["flip=none", "rand_augment=none", "erase=none"])
-    for number in range(50):
-        params = draw(policy, number)
+    for params in draw_many(policy, 50):
         assert not params.flip
         assert params.operations == ()
         assert params.erased == ()
