@@ -25,6 +25,7 @@ import xxhash
 
 from teacher_cache.files import aside_of, remove, writing
 from teacher_cache.storage.local import read_range
+from teacher_cache.storage.storage import Entry, Storage, ask_each, get_all
 from teacher_cache.terminal import warn
 
 TOTAL = ".teacher-cache.total"
@@ -228,6 +229,28 @@ class NodeCache:
             f"{self.folder} cannot be written ({error.strerror or error}): what is read from far away is not kept; "
             "free space there, or give another --cache"
         )
+
+
+def copy_key(storage: Storage, entry: Entry) -> str:
+    """What a node knows the bytes of a name by: as it was listed, so that what is put in its place is another."""
+    return " ".join(map(str, (storage.place / entry.name, *entry.stamp)))
+
+
+def get_listed(
+    storage: Storage, listed: Iterable[Entry], names: Iterable[str], cache: NodeCache
+) -> Iterator[tuple[str, bytes | None]]:
+    """(name, bytes) of many that a listing has, as `get_all`: of what lies far away from the node's copies, each made
+    by one process. None of what was not listed. Raises ChangedError for what was changed since."""
+    entries = {entry.name: entry for entry in listed}
+
+    def get(name: str) -> tuple[str, bytes | None]:
+        if (entry := entries.get(name)) is None:
+            return name, None
+        whole = [(0, entry.num_bytes)]
+        fetch = partial(storage.get_ranges, name, whole, entry.stamp)
+        return name, cache.get(copy_key(storage, entry), lambda: fetch()[0], alone=True)
+
+    return get_all(storage, names) if storage.is_local else ask_each(storage, get, names)
 
 
 class Copy:

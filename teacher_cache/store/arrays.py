@@ -16,6 +16,7 @@ from teacher_cache.errors import StoreError
 from teacher_cache.files import raise_unreadable
 from teacher_cache.messages.shown import counted
 from teacher_cache.shards.index import Index
+from teacher_cache.storage.cache import NodeCache, get_listed
 from teacher_cache.storage.storage import Storage, get_all
 from teacher_cache.store.chunks import Chunks, FilePerChunk
 from teacher_cache.store.packed import unpacked_document
@@ -180,11 +181,11 @@ def write_index(root: "zarr.Group", index: Index) -> None:
             array[:] = np.asarray(values, dtype)
 
 
-def read_whole(storage: Storage, name: str) -> np.ndarray:
+def read_whole(storage: Storage, name: str, cache: NodeCache | None = None) -> np.ndarray:
     """An array of a store that was written whole. StoreError, naming it, where it cannot be read or a chunk is absent,
-    which zarr would read as its fill value."""
+    which zarr would read as its fill value. cache: where chunks that are far away are kept."""
     try:
-        return _read_whole(storage, name)
+        return _read_whole(storage, name, cache)
     except Exception as error:
         raise_unreadable(error)
         folder = storage.place / name.partition("/")[0]
@@ -193,7 +194,7 @@ def read_whole(storage: Storage, name: str) -> np.ndarray:
         ) from error
 
 
-def _read_whole(storage: Storage, name: str) -> np.ndarray:
+def _read_whole(storage: Storage, name: str, cache: NodeCache | None) -> np.ndarray:
     """Every chunk of an array, put together. Raises what a damaged one raises."""
     facts, found = array_facts(storage, name, grows=False), read_shape(storage, name)
     if facts["codecs"][0].get("configuration", {}).get("endian", "little") != "little":
@@ -201,12 +202,12 @@ def _read_whole(storage: Storage, name: str) -> np.ndarray:
     dtype = np.dtype(facts["data_type"]).newbyteorder("<")
     chunks = Chunks(FilePerChunk(storage, name, len(found.chunks)), found.chunks, dtype, fill_value=0, level=0)
     grid = [-(-axis // length) for axis, length in zip(found.shape, found.chunks, strict=True)]
-    there = len(storage.list(f"{name}/c"))
-    if there < math.prod(grid):
-        raise ValueError(f"{counted(there, 'chunk', 'is', of=math.prod(grid))} there")
+    listed = storage.list(f"{name}/c")
+    if len(listed) < math.prod(grid):
+        raise ValueError(f"{counted(len(listed), 'chunk', 'is', of=math.prod(grid))} there")
     whole = np.empty(found.shape, dtype.newbyteorder("="))
     files = {f"{name}/c/{'/'.join(map(str, place))}": place for place in np.ndindex(*grid)}
-    for file, data in get_all(storage, files):
+    for file, data in get_all(storage, files) if cache is None else get_listed(storage, listed, files, cache):
         place = files[file]
         if data is None:
             raise ValueError(f"chunk {'/'.join(map(str, place))} is absent")
@@ -215,12 +216,14 @@ def _read_whole(storage: Storage, name: str) -> np.ndarray:
     return whole
 
 
-def read_index(storage: Storage, num_shards: int, num_classes: int) -> dict[str, np.ndarray]:
+def read_index(
+    storage: Storage, num_shards: int, num_classes: int, cache: NodeCache | None = None
+) -> dict[str, np.ndarray]:
     """What `write_index` wrote: the Index's own arrays by their names, and hashes (S,) uint64 of its shards.
 
     StoreError, naming the array, where one cannot be read or does not fit the others.
     """
-    arrays = {name: read_whole(storage, f"index/{name}") for name in _INDEX_TYPES}
+    arrays = {name: read_whole(storage, f"index/{name}", cache) for name in _INDEX_TYPES}
     if fault := _index_fault(arrays, num_shards, num_classes):
         raise StoreError(
             f"index/ of {storage.place} is damaged ({fault}): restore it from a copy, or index a new store"

@@ -16,7 +16,7 @@ import google_crc32c
 import numpy as np
 
 from teacher_cache.errors import StoreError
-from teacher_cache.storage.cache import Copy, NodeCache
+from teacher_cache.storage.cache import Copy, NodeCache, copy_key
 from teacher_cache.storage.storage import Entry, Stamp, Storage, get_parts
 from teacher_cache.store.unit import Unit
 
@@ -208,8 +208,8 @@ class GroupPacked:
         if self._cache is None or not entry.num_bytes:
             return None
         if group not in self._copies:
-            key = " ".join(map(str, (self._storage.place / entry.name, *entry.stamp)))
-            self._copies[group] = self._cache.open(key, entry.num_bytes, partial(get_parts, self._storage, entry))
+            fetch = partial(get_parts, self._storage, entry)
+            self._copies[group] = self._cache.open(copy_key(self._storage, entry), entry.num_bytes, fetch)
             while len(self._copies) > OPEN_COPIES:
                 self._copies.popitem(last=False)
         self._copies.move_to_end(group)

@@ -187,8 +187,8 @@ class Store:
         is absent, not a store, damaged, or made by another version of this program.
 
         With durable=False nothing that is written waits for the disk, so that a power cut may leave a record without
-        its values: for stores that are simulated. cache: where the files of a packed store far away are kept, each
-        fetched once for all processes of this machine; without it a process holds those it reads in memory.
+        its values: for stores that are simulated. cache: where the index and the files of a packed store far away are
+        kept, each fetched once for all processes of this machine; without it a process holds those it reads in memory.
         """
         path = check_is_store(path)
         storage = open_listed(path, durable=durable)
@@ -297,7 +297,7 @@ class Store:
         return self._index
 
     def _read_index(self) -> Index:
-        arrays = read_index(self.storage, len(self._shards), self.num_classes)
+        arrays = read_index(self.storage, len(self._shards), self.num_classes, self._cache)
         hashes = arrays.pop("hashes")
         entries = tuple(
             ShardEntry(name=name, path=path, num_bytes=num_bytes, hash=int(shard_hash), etag=etag)
@@ -315,7 +315,7 @@ class Store:
     @cached_property
     def counts(self) -> np.ndarray:
         """Samples of each shard, (S,) int64, without reading the rest of the index."""
-        return read_whole(self.storage, "index/counts")
+        return read_whole(self.storage, "index/counts", self._cache)
 
     @cached_property
     def layout(self) -> Layout:

@@ -3,6 +3,8 @@
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -217,9 +219,14 @@ def far(made: Path) -> Iterator[Bucket]:
 
 def fetched(bucket: Bucket) -> Counter[str]:
     """Bytes that were asked for of groups' files, by name."""
+    return asked_of(bucket, "/c/0/0/")
+
+
+def asked_of(bucket: Bucket, part: str) -> Counter[str]:
+    """Bytes that were asked for of the names that this is in."""
     found: Counter[str] = Counter()
     for method, url, num_bytes in bucket.requests:
-        if method != "list" and "/c/0/0/" in url:
+        if method != "list" and part in url:
             found[url.removeprefix(f"{FAR}/")] += num_bytes
     return found
 
@@ -246,10 +253,36 @@ def test_a_node_fetches_a_groups_file_once(
         assert_equal(Store.open(FAR, cache=cache), source)
     assert fetched(far) == groups(made)
     assert sum(method == "get_ranges" for method, _, _ in far.requests) > 2 * len(groups(made))
-    assert sorted(path.stat().st_size for path in tmp_path.glob("??/*.copy")) == sorted(groups(made).values())
+    copies = sorted(path.stat().st_size for path in tmp_path.glob("??/*.copy"))
+    assert copies == sorted((groups(made) + index_of(made, "counts")).values())
     far.requests.clear()
     assert_equal(Store.open(made, cache=cache), source)
-    assert len(list(tmp_path.glob("??/*.copy"))) == len(groups(made))  # none of what lies near
+    assert len(list(tmp_path.glob("??/*.copy"))) == len(copies)  # none of what lies near
+
+
+def index_of(made: Path, array: str = "*") -> Counter[str]:
+    """The chunks of the index, and their sizes."""
+    return Counter({name: (made / name).stat().st_size for name in files(made) if fnmatch(name, f"index/{array}/c/*")})
+
+
+def test_a_node_fetches_the_index_once(source: Store, made: Path, far: Bucket, tmp_path: Path) -> None:
+    cache = NodeCache(tmp_path, 10**7)
+    with ThreadPoolExecutor(4) as pool:  # as processes that start together
+        opened = list(pool.map(lambda _: Store.open(FAR, cache=cache).index, range(4)))
+    assert asked_of(far, "/c/0") - asked_of(far, "/c/0/0") == index_of(made)
+    for index in opened:
+        np.testing.assert_array_equal(index.classes, source.index.classes)
+        assert index.key(3) == source.index.key(3)
+
+
+def test_a_copy_of_the_index_is_of_one_object(made: Path, far: Bucket, tmp_path: Path) -> None:
+    cache = NodeCache(tmp_path, 10**7)
+    before = Store.open(FAR, cache=cache).index.classes
+    other = far.objects[f"{FAR}/index/sizes/c/0"]
+    far.objects[f"{FAR}/index/offsets/c/0"] = other
+    index = Store.open(FAR, cache=cache).index
+    np.testing.assert_array_equal(index.offsets, index.sizes)
+    np.testing.assert_array_equal(index.classes, before)
 
 
 def test_a_process_without_a_cache_fetches_it_once(source: Store, made: Path, far: Bucket, tmp_path: Path) -> None:
