@@ -212,12 +212,12 @@ def disturb(forks: Forks, store: Place, rounds: int, seed: int, workers: int = 4
     return jobs
 
 
-@pytest.mark.parametrize("place", ["folder", "bucket"])
+@pytest.mark.parametrize(("place", "units"), [("folder", 40), ("bucket", 20)])
 def test_jobs_killed_and_stopped_at_random_fill_a_store_once(
-    tmp_path: Path, forks: Forks, request: pytest.FixtureRequest, place: str
+    tmp_path: Path, forks: Forks, request: pytest.FixtureRequest, place: str, units: int
 ) -> None:
     """More often and on more units where CLAIMS_ROUNDS and CLAIMS_UNITS say so."""
-    repeats, units = int(os.environ.get("CLAIMS_ROUNDS", "1")), int(os.environ.get("CLAIMS_UNITS", "40"))
+    repeats, units = int(os.environ.get("CLAIMS_ROUNDS", "1")), int(os.environ.get("CLAIMS_UNITS", units))
     shape = {"counts": (320,) * (units // 20), "views": 8}
     whole = whole_store(tmp_path, **shape)
     for number in range(repeats):
@@ -227,7 +227,7 @@ def test_jobs_killed_and_stopped_at_random_fill_a_store_once(
             store = Store.create(url, local.index, local.policy, views=8, seed=3, group=2, unit_samples=64)
         else:
             store = bright_store(tmp_path, name=f"store{number}", **shape)
-        jobs = disturb(forks, store.path, rounds=units // 4, seed=number)
+        jobs = disturb(forks, store.path, rounds=max(10, units // 4), seed=number)
         assert [job.wait() for job in jobs] == [0] * 4, [job.output for job in jobs]
         assert contents(store.storage) == whole
         assert not open_storage(f"{store.path}.claims").list()

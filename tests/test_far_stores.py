@@ -47,11 +47,11 @@ def test_a_store_in_a_bucket_is_the_local_one_file_by_file(
         monkeypatch.setenv("AWS_ENDPOINT_URL", network.url)
         assert "260 samples in 4 shards" in index(tmp_path, url)
         assert "indexed already, as asked" in index(tmp_path, url)
-        far = Store.open(url)
         first = forks.start("teacher_cache", fill_words(url))
-        wait_until(lambda: far.committed().any())
+        wait_until(lambda: sum("PUT" in line and "records/c" in line for line in network.requests) > 1)  # one is there
         os.kill(first.id, signal.SIGKILL)
         first.wait()
+        assert Store.open(url).committed().any()
         again = forks.start("teacher_cache", fill_words(url))
         assert again.wait() == 0, again.output
         fill_store(local)
@@ -60,10 +60,11 @@ def test_a_store_in_a_bucket_is_the_local_one_file_by_file(
         local.extend(6)
         fill_store(Store.open(url, writable=True))
         fill_store(local)
-        assert {name: len(content) for name, content in contents(url).items()} == {
+        found = contents(url)
+        assert {name: len(content) for name, content in found.items()} == {
             name: (local.path / name).stat().st_size for name in files(Path(local.path))
         }
-        assert {name for name, content in contents(url).items() if (local.path / name).read_bytes() != content} == set()
+        assert {name for name, content in found.items() if (local.path / name).read_bytes() != content} == set()
         assert not open_storage(f"{url}.pending").list()
         network.requests.clear()
         assert not Store.open(url).missing_units()

@@ -103,26 +103,23 @@ def without_builds(found: dict[str, str]) -> dict[str, str]:
     return {name: content for name, content in found.items() if not name.startswith("teacher/build-")}
 
 
-@pytest.mark.parametrize(("topk", "wanted_kills"), [(0, 10), (3, 3)])
+@pytest.mark.parametrize(("topk", "wanted_kills", "views"), [(0, 10, 24), (3, 3, 10)])
 def test_killed_many_times_and_resumed_equals_uninterrupted(
-    tmp_path: Path, forks: Forks, topk: int, wanted_kills: int
+    tmp_path: Path, forks: Forks, topk: int, wanted_kills: int, views: int
 ) -> None:
-    counts, views = (200, 64, 1, 65, 130), 24  # 132 units: more than ten kills can leave behind
+    counts = (130, 9, 1, 64, 8, 65, 4, 2)  # 11 units a group: 132, more than ten kills can leave behind
     fill_store(bright_store(tmp_path, counts=counts, views=views, name="whole"), topk=topk)
     store = bright_store(tmp_path, counts=counts, views=views, name="killed")
     draw = random.Random(5)
-    kills = 0
     command = fill_words(store.path, *soft(topk))
-    while kills < wanted_kills:
-        before = len(list((store.path / "records").rglob("c/*/*/*/0")))
+    for _ in range(wanted_kills):
+        wanted = store.committed().sum() + draw.randint(0, 4)
         process = forks.start("teacher_cache", command)
-        wanted = before + draw.randint(0, 4)
-        while len(list((store.path / "records").rglob("c/*/*/*/0"))) < wanted and process.running():
-            time.sleep(0.001)
+        while store.committed().sum() < wanted and process.running():
+            time.sleep(0.01)
         time.sleep(draw.uniform(0, 0.02))
         os.kill(process.id, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, "it ended before it was killed: give it more to do"
-        kills += 1
     assert store.missing_units(), "everything was committed before the last kill: the test shows nothing"
     assert forks.start("teacher_cache", command).wait() == 0
     assert files(tmp_path / "whole") == files(tmp_path / "killed")

@@ -156,6 +156,9 @@ def test_one_rank_waits_for_nobody() -> None:
             alone.raise_on_all(StoreError("of its own"), "the end")
 
 
+MANY_UNITS = (16,) * 20  # 160 of them, small as they are: more than ranks commit before they end
+
+
 def torchrun(store: Store, *options: str) -> tuple[str, list[str]]:
     """A program and its words: two ranks that fill a store."""
     words = ["--standalone", "--nproc-per-node", "2", "-m", "teacher_cache", *fill_words(store.path, *options)]
@@ -163,7 +166,7 @@ def torchrun(store: Store, *options: str) -> tuple[str, list[str]]:
 
 
 def test_a_rank_that_hangs_while_filling_is_told(tmp_path: Path, forks: Forks) -> None:
-    store = bright_store(tmp_path, counts=(640, 640), views=16, group=2)
+    store = bright_store(tmp_path, counts=MANY_UNITS, views=16)
     launcher = forks.start(*torchrun(store, "--workers", "0", "--rank-timeout", "8"))
     try:
         wait_until(lambda: store.committed().sum() > 2)  # more than the first rank labels alone
@@ -190,7 +193,7 @@ def test_a_rank_that_hangs_while_filling_is_told(tmp_path: Path, forks: Forks) -
 def test_ranks_whose_torchrun_dies_end_and_keep_what_is_committed(
     tmp_path: Path, forks: Forks, number: signal.Signals
 ) -> None:
-    store = bright_store(tmp_path, counts=(640, 640), views=16, group=2)
+    store = bright_store(tmp_path, counts=MANY_UNITS, views=16)
     launcher = forks.start(*torchrun(store, "--workers", "1"))
     left: set[int] = set()
     try:

@@ -120,21 +120,21 @@ def test_slurm_is_asked_to_tell_the_script_and_to_queue_it_again(script: str) ->
 def test_jobs_of_an_array_fill_a_store_and_one_that_is_stopped_is_queued_again(
     tmp_path: Path, cluster: Cluster
 ) -> None:
-    store = bright_store(tmp_path, counts=(64,) * 30, views=8, group=1)
+    store = bright_store(tmp_path, counts=(16,) * 30, views=6, group=1)
     given = {"STORE": store.path, "TEACHER": f"{TEACHERS}:brightness", "WORKERS": 0}
     given["FILL_OPTIONS"] = "--device cpu --batch-size 32"
     with cluster.batch("slurm-array.sbatch", 1, **given) as stopped:
-        wait_until(lambda: Store.open(store.path).committed().sum() > 6)  # by this job: there is no other yet
+        wait_until(lambda: store.committed().sum() > 6)  # by this job: there is no other yet
         with cluster.batch("slurm-array.sbatch", 2, **given) as other:
             stopped.end_of_time()
             assert stopped.wait() == 130, stopped.output
-            assert Store.open(store.path).missing_units(), "nothing is left for the other job"
+            assert store.missing_units(), "nothing is left for the other job"
             assert other.wait() == 0, other.output
     assert cluster.requeued.read_text() == "1\n"
     with cluster.batch("slurm-array.sbatch", 1, **given) as again:
         assert again.wait() == 0, again.output
     assert cluster.requeued.read_text() == "1\n"
-    whole = Store.create(tmp_path / "whole", store.index, store.policy, views=8, group=1, seed=store.seed)
+    whole = Store.create(tmp_path / "whole", store.index, store.policy, views=6, group=1, seed=store.seed)
     fill_store(whole)
     for name in ("labels", "digests", "records"):
         assert files(store.path / name) == files(whole.path / name)

@@ -212,6 +212,7 @@ def test_messages_errors_and_deaths_come_from_those_that_owe_one() -> None:
         assert not started.is_ready()
         started.expect(other, message=True)
         assert started.receive() == [(other, 1)]
+        assert other.process.pid is not None  # until it is known nothing can be killed
         other.process.kill()
         wait_until(started.is_ready)
         assert started.receive() == [(other, Death(-9))]

@@ -23,8 +23,9 @@ UNIT, ABSENT = Unit(0, 1, 1), Unit(3, 0, 1)
 
 @pytest.fixture(scope="module", params=[10, 40_000], ids=["int16", "int32"])
 def made(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
-    """All arrays that a store may have, filled but for one unit."""
-    store = make_store(tmp_path_factory.mktemp("made") / "s", index=make_index(num_classes=request.param))
+    """All arrays that a store may have, filled but for one unit. Units of few samples, as each has many logits."""
+    index = make_index((66, 1, 0, 100), num_classes=request.param)
+    store = make_store(tmp_path_factory.mktemp("made") / "s", index=index, unit_samples=64)
     store.publish_teacher(TOPK)
     for unit in store.units():
         if unit != ABSENT:

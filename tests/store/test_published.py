@@ -10,7 +10,18 @@ from teacher_cache.errors import TeacherError
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import Unit
 from teacher_cache.teacher.identity import TeacherIdentity
-from tests.support.filled_store import TOPK, UNIT, Killed, commit, drawn_proof, files, fill, make_soft_store, make_store
+from tests.support.filled_store import (
+    TOPK,
+    UNIT,
+    Killed,
+    commit,
+    copied,
+    drawn_proof,
+    files,
+    fill,
+    make_soft_store,
+    make_store,
+)
 from tests.support.interrupted import count_writes, kill_before
 
 
@@ -52,7 +63,7 @@ def test_one_of_many_teachers_at_once_wins(tmp_path: Path) -> None:
 def test_a_publication_killed_between_any_two_writes_is_whole_or_absent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, identity: TeacherIdentity
 ) -> None:
-    whole = make_store(tmp_path / "whole")
+    empty, whole = make_store(tmp_path / "empty"), make_store(tmp_path / "whole")
     with monkeypatch.context() as patch:
         written = count_writes(patch)
         whole.publish_teacher(identity, drawn_proof())
@@ -60,7 +71,7 @@ def test_a_publication_killed_between_any_two_writes_is_whole_or_absent(
     mark = written.index("teacher/zarr.json")
     assert mark > 3
     for number, name in enumerate(written):
-        store = make_store(tmp_path / f"s{number}")
+        store = copied(empty, tmp_path / f"s{number}")
         with monkeypatch.context() as patch:
             kill_before(patch, number)
             with pytest.raises(Killed):

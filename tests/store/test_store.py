@@ -30,6 +30,7 @@ from tests.support.filled_store import (
     Killed,
     chunk,
     commit,
+    copied,
     count,
     draw_values,
     files,
@@ -182,7 +183,7 @@ def test_a_unit_killed_between_any_two_writes_is_whole_or_absent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And whoever comes next commits the killed writer's, or its own, to the same files; none is left beside them."""
-    whole = make_soft_store(tmp_path / "whole")
+    empty, whole = make_soft_store(tmp_path / "empty"), make_soft_store(tmp_path / "whole")
     with monkeypatch.context() as patch:
         written = count_writes(patch)
         commit(whole, UNIT)
@@ -191,7 +192,7 @@ def test_a_unit_killed_between_any_two_writes_is_whole_or_absent(
     assert len(written) == 7
     for number in range(7):
         for again in ("finish", "commit"):
-            store = make_soft_store(tmp_path / f"{again}{number}")
+            store = copied(empty, tmp_path / f"{again}{number}")
             with monkeypatch.context() as patch:
                 kill_before(patch, number)
                 with pytest.raises(Killed):
@@ -399,12 +400,26 @@ def test_extend_touches_no_old_unit(tmp_path: Path) -> None:
         store.extend(5)
 
 
+@pytest.fixture(scope="module")
+def narrow_and_wide(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, dict[str, str]]:
+    """A filled store of topk, and the files of one made of twice the views with as many filled."""
+    folder = tmp_path_factory.mktemp("soft")
+    narrow, wide = make_soft_store(folder / "narrow"), make_soft_store(folder / "wide", views=8)
+    fill(narrow)
+    fill(wide, range(4))
+    return narrow, files(wide.path)
+
+
 @pytest.mark.parametrize("writes", range(12))
-def test_extend_killed_at_any_point_is_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int) -> None:
+def test_extend_killed_at_any_point_is_run_again(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    narrow_and_wide: tuple[Store, dict[str, str]],
+    writes: int,
+) -> None:
     """Killed before or after each of its six writes, `extend` leaves a sound store of the old views."""
-    store, whole = make_soft_store(tmp_path / "s"), make_soft_store(tmp_path / "whole", views=8)
-    fill(store)
-    fill(whole, range(4))
+    narrow, wide = narrow_and_wide
+    store = copied(narrow, tmp_path / "s")
     real = Path.replace
     done = 0
 
@@ -430,7 +445,7 @@ def test_extend_killed_at_any_point_is_run_again(tmp_path: Path, monkeypatch: py
         assert not reopened.missing_units()
     reopened.extend(8)
     assert len(reopened.missing_units()) == 10
-    assert files(store.path) == files(whole.path)
+    assert files(store.path) == wide
 
 
 # -- topk ------------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Small stores for tests, made without shards and filled with drawn labels."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,12 @@ def make_store(
         unit_samples=unit_samples,
         any_device=any_device,
     )
+
+
+def copied(store: Store, path: Path) -> Store:
+    """A store like another, for one test to change."""
+    shutil.copytree(store.path, path)
+    return Store.open(path, writable=True)
 
 
 def drawn_proof(views: int = 5, classes: int = 4) -> Proof:

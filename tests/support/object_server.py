@@ -7,6 +7,7 @@ import http.client
 import os
 import subprocess
 import sys
+import threading
 import uuid
 from pathlib import Path
 from types import TracebackType
@@ -80,11 +81,13 @@ def credentials(endpoint: str) -> dict[str, str]:
 
 
 def serve() -> None:
-    from moto.moto_server.threaded_moto_server import ThreadedMotoServer
+    from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app
+    from werkzeug.serving import make_server
 
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    print(*server.get_host_and_port(), flush=True)
+    # S3 alone: moto's own server looks through its folders at each request for which service it may be of
+    server = make_server("127.0.0.1", 0, create_backend_app("s3"), threaded=True, request_handler=MotoRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    print(*server.server_address[:2], flush=True)
     sys.stdin.read()
     os._exit(0)
 
