@@ -5,8 +5,6 @@ lambdas (N,) on mix.LAMBDA_ONE's grid.
 """
 
 import numpy as np
-from scipy.sparse import coo_array, eye_array, hstack
-from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 from teacher_cache.replay.mix import LAMBDA_ONE
 from teacher_cache.store.unit import UnitCounts
@@ -77,6 +75,10 @@ def best_names(truth: np.ndarray, labels: np.ndarray, num_classes: int) -> np.nd
     truth, labels (N,) in [0, num_classes). The names of the largest sum of votes; a class has a vote of a half for its
     own name, which it thus keeps where nothing speaks for another.
     """
+    # half a second, which a fill that finds its store bound need not spend
+    from scipy.sparse import coo_array, eye_array, hstack
+    from scipy.sparse.csgraph import min_weight_full_bipartite_matching
+
     rows, votes_for = np.unique(truth, return_inverse=True)
     pairs, votes = np.unique(np.stack([votes_for, labels], axis=1), axis=0, return_counts=True)
     # A matching of the classes that are seen with names: those given, their own, and for each a place without a name.

@@ -38,8 +38,11 @@ TORCHRUN = "torch.distributed.run"
 LIBRARIES = (
     "student.train",
     "student.cli",
+    "teacher_cache.fill",
     "teacher_cache.verify",
     "teacher_cache.cli",
+    "scipy.sparse.csgraph",
+    "zarr",
     "tools.inspect_cache",
     TORCHRUN,
 )
@@ -228,10 +231,13 @@ class Rank:
 
 
 def fork_ranks() -> None:
-    """Let torchrun, in this process, fork its ranks."""
+    """Let torchrun, in this process, fork its ranks, and not look through thousands of imported modules for the name of
+    each line that it logs, which takes a second."""
     from torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler import SubprocessHandler
+    from torch.distributed.elastic.rendezvous import dynamic_rendezvous
 
     SubprocessHandler._popen = lambda handler, words, environment: Rank(words, environment)
+    dynamic_rendezvous.get_method_name = lambda: "not looked up"
 
 
 def run_rank(words: Sequence[str], environment: Mapping[str, str]) -> None:
