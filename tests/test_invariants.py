@@ -61,7 +61,7 @@ def pool(request: pytest.FixtureRequest, alone: Rendered) -> Iterator[RenderPool
 requests = st.lists(
     st.tuples(st.sampled_from(BLOCKS), st.lists(st.integers(0, VIEWS - 1), min_size=1, max_size=VIEWS, unique=True)),
     min_size=1,
-    max_size=6,
+    max_size=4,
 )
 
 
