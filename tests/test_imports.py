@@ -1,19 +1,21 @@
 """Which way imports go, and by which doors the large libraries come in."""
 
 import ast
+import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+from teacher_cache.replay.native.library import lacking
 from tests.support.bright_shards import bright_store
 from tests.support.brought import SLOW
 from tests.support.filling import fill_store
-from tests.support.forked import Forks
 
 ROOT = Path(__file__).parents[1]
 DOORS = {
@@ -130,38 +132,20 @@ def test_importing_the_package_brings_nothing_heavy() -> None:
 
 BROUGHT = ROOT / "tests" / "support" / "brought.py"
 TORCHS = {"torch", "torchvision", "timm"}
+Command = tuple[str, tuple[str, ...]]  # the module whose `main` it is, and its words
 
 
-def brought(entry: str, *words: str, cwd: Path = ROOT) -> tuple[int, str, set[str]]:
-    """Run a command in a process of its own -> exit code, what it printed, and the slow libraries that it imported.
-
-    entry is the module whose `main` the command is.
-    """
-    command, environment = [sys.executable, str(BROUGHT), entry, *words], {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
-    return done.returncode, *split(done.stdout + done.stderr)
-
-
-def split(output: str) -> tuple[str, set[str]]:
-    said, _, modules = output.rpartition("brought:")
-    return said, set(modules.split())
-
-
-@pytest.fixture(scope="module")
-def all_but_torch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., tuple[int, str, set[str]]]]:
-    """`brought`, in the folder where it is called, by a process that begins with all that a command may import but
-    torch and what brings it: `brought` names these alone."""
-    libraries = ("zarr", "scipy.stats", "teacher_cache.cli", "student.cli", "tools.inspect_cache", "student.recipe")
-    rooms = ("store.store", "replay.render", "audit.tables", "shards.index", "messages.nearest")
-    with Forks(tmp_path_factory.mktemp("logs"), [*libraries, *(f"teacher_cache.{room}" for room in rooms)]) as forks:
-
-        def bring(entry: str, *words: str) -> tuple[int, str, set[str]]:
-            command = forks.start(str(BROUGHT), [entry, *words])
-            exit_code = command.wait()
-            said, slow = split(command.output)
-            return exit_code, said, slow & TORCHS
-
-        yield bring
+def brought(*commands: Command, cwd: Path = ROOT) -> Iterator[tuple[int, str, set[str]]]:
+    """Run commands one after the other in a process of their own -> of each its exit code, what it printed, and the
+    slow libraries that it, or one before it, imported."""
+    words, environment = [sys.executable, str(BROUGHT), json.dumps(commands)], {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=cwd, env=environment, check=True
+    )
+    *parts, rest = re.split(r"^brought: (\d+)(.*)\n", done.stdout, flags=re.MULTILINE)
+    assert (rest, len(parts)) == ("", 3 * len(commands)), done.stdout
+    for said, code, modules in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
+        yield int(code), said, set(modules.split())
 
 
 UNNEEDED = {"numpy", "pydantic", "rich"}  # by help and by what is mistyped: half a second where a processor is busy
@@ -174,6 +158,10 @@ def test_help_imports_nothing_slow(entry: str) -> None:
     code = (
         "import click, sys\n"
         f"from {entry} import main\n"
+        "try:\n"
+        "    main(['--help'])\n"
+        "except SystemExit as ended:\n"
+        f"    print('|', ended.code, *sorted({SLOW!r} & set(sys.modules)), '|')\n"
         "def show(command, parent=None):\n"
         "    context = click.Context(command, parent, command.name)\n"
         "    assert 'Usage: ' in command.get_help(context)\n"
@@ -183,36 +171,44 @@ def test_help_imports_nothing_slow(entry: str) -> None:
         f"print(*show(main), '|', *sorted({SLOW | UNNEEDED!r} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    shown, _, slow = done.stdout.partition("|")
+    said, of_itself, shown, slow = done.stdout.split("|")
+    assert "Usage: " in said
+    assert of_itself.split() == ["0"]
     assert len(shown.split()) >= 4
     assert not {*slow.split()} & SLOW
     assert slow.split() == [] or entry.startswith("tools.")
-    status, said, slow_itself = brought(entry, "--help")
-    assert (status, slow_itself) == (0, set())
-    assert "Usage: " in said
 
 
 @pytest.mark.parametrize(
-    ("entry", "words", "status"),
+    ("entry", "mistyped"),
     [
-        ("teacher_cache.cli", ("fil",), 2),
-        ("teacher_cache.cli", ("fill", "s", "--teachr", "x"), 2),
-        ("student.cli", ("train", "--stor", "s"), 2),
-        ("student.cli", ("results", "nothing"), 1),
-        ("student.cli", ("evaluate", "c.pt", "--val", "t", "--checkpoint", "x"), 2),
-        ("tools.inspect_cache", ("s", "veiw"), 2),
-        ("tools.make_shards", ("folder", "--sed", "1"), 2),
-        ("tools.make_shards", ("folder", "nothing", "out"), 1),
-        ("tools.make_shards", ("reshuffle", "nothing.tar", "out"), 1),
+        ("teacher_cache.cli", {("fil",): 2, ("fill", "s", "--teachr", "x"): 2}),
+        (
+            "student.cli",
+            {
+                ("train", "--stor", "s"): 2,
+                ("results", "nothing"): 1,
+                ("evaluate", "c.pt", "--val", "t", "--checkpoint", "x"): 2,
+            },
+        ),
+        ("tools.inspect_cache", {("s", "veiw"): 2}),
+        (
+            "tools.make_shards",
+            {
+                ("folder", "--sed", "1"): 2,
+                ("folder", "nothing", "out"): 1,
+                ("reshuffle", "nothing.tar", "out"): 1,
+            },
+        ),
     ],
-    ids=lambda part: " ".join(part) if isinstance(part, tuple) else None,
 )
 def test_what_is_mistyped_is_told_before_anything_slow_is_imported(
-    entry: str, words: tuple[str, ...], status: int, tmp_path: Path
+    entry: str, mistyped: dict[tuple[str, ...], int], tmp_path: Path
 ) -> None:
-    exit_code, said, slow = brought(entry, *words, cwd=tmp_path)
-    assert (exit_code, slow) == (status, set())
-    assert "rror: " in said
+    found = brought(*((entry, words) for words in mistyped), cwd=tmp_path)
+    for (words, status), (exit_code, said, slow) in zip(mistyped.items(), found, strict=True):
+        assert (exit_code, slow) == (status, set()), words
+        assert "rror: " in said
 
 
 def test_help_of_a_command_in_a_group_imports_no_more() -> None:
@@ -228,17 +224,15 @@ def test_help_of_a_command_in_a_group_imports_no_more() -> None:
     assert slow.split() == []
 
 
-def test_labels_are_made_room_for_and_read_without_torch(
-    tmp_path: Path, all_but_torch: Callable[..., tuple[int, str, set[str]]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It takes seconds to import; making a store, its status, its records and most audits need none of it."""
+def test_labels_are_made_room_for_and_read_without_torch(tmp_path: Path) -> None:
+    """It takes seconds to import; making a store, its status, its records and most audits need none of it, nor do
+    pictures that the native library renders."""
     store = bright_store(tmp_path, counts=(70,))
     fill_store(store)
     (shard,) = tmp_path.rglob("*.tar")
     index = ("index", str(shard), "--store", "new", "--policy", "digits", "--views", "2")
     absent = ("--checkpoint", "nothing.pt")
-    monkeypatch.chdir(tmp_path)
-    for entry, words, status in (
+    without_torch = (
         ("teacher_cache.cli", index, 0),
         ("teacher_cache.cli", index, 0),  # compared, as it is there now
         ("teacher_cache.cli", ("index", "--like", "new", "--store", "other"), 0),
@@ -247,25 +241,26 @@ def test_labels_are_made_room_for_and_read_without_torch(
         ("teacher_cache.cli", ("verify", str(store.path), *absent), 1),
         ("teacher_cache.cli", ("fill", "new", "--teacher", "resnet10t", *absent), 1),
         ("tools.inspect_cache", (str(store.path), "summary"), 0),
+        *(() if lacking() else (("tools.inspect_cache", (str(store.path), "sample", "3", "--out", "s.png"), 0),)),
         ("tools.inspect_cache", ("nothing",), 1),
-    ):
-        exit_code, said, torchs = all_but_torch(entry, *words)
+    )
+    found = brought(*((entry, words) for entry, words, _ in without_torch), cwd=tmp_path)
+    for (_, words, status), (exit_code, said, slow) in zip(without_torch, found, strict=True):
         assert exit_code == status, said
-        assert not torchs, words
-    for entry, words, status in (
+        assert not slow & TORCHS, words
+    quick = (
         ("teacher_cache.cli", ("status", str(store.path)), 0),
         ("teacher_cache.cli", ("status", "nothing"), 1),
         ("teacher_cache.cli", ("fill", "nothing"), 1),
         ("student.cli", ("train", "nothing", "--recipe", "deit_tiny", "--out", "run"), 1),
-    ):
-        exit_code, said, slow = brought(entry, *words, cwd=tmp_path)
+    )
+    found = brought(*((entry, words) for entry, words, _ in quick), cwd=tmp_path)
+    for (_, words, status), (exit_code, said, slow) in zip(quick, found, strict=True):
         assert exit_code == status, said
         assert not slow, words
 
 
-def test_a_name_of_no_model_is_told_before_torch_is_imported(
-    tmp_path: Path, all_but_torch: Callable[..., tuple[int, str, set[str]]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_name_of_no_model_is_told_before_torch_is_imported(tmp_path: Path) -> None:
     """Wherever one is given: only timm knows its models, and imports torch, but its source names them."""
     store = bright_store(tmp_path, counts=(70,))
     fill_store(store)
@@ -274,10 +269,9 @@ def test_a_name_of_no_model_is_told_before_torch_is_imported(
     (tmp_path / "w.pth").touch()
     train = ("train", str(store.path), "--out", "run", "--allow-policy", "--recipe")
     finetune = ("finetune", "w.pth", str(store.path), "--out", "run", "--allow-policy")
-    monkeypatch.chdir(tmp_path)
     file, out = "; or give the path of a checkpoint", ("--format", "safetensors", "--out", "m.safetensors")
     teacher, named = ("--teacher", "resnet10"), ("--model", "resnet10")
-    for entry, words, start, end in (
+    asked = (
         ("teacher_cache.cli", ("fill", str(store.path), *teacher), "", ""),
         ("teacher_cache.cli", ("verify", str(store.path), *teacher), "", ""),
         ("student.cli", (*train, "own.toml"), "model: ", ""),
@@ -291,33 +285,31 @@ def test_a_name_of_no_model_is_told_before_torch_is_imported(
         ("student.cli", ("evaluate", "w.pth", "--val", shard, *teacher), "", ""),
         ("student.cli", ("export", "resnet10", *out), "", file),
         ("student.cli", ("export", "w.pth", *out, *named), "", ""),
-    ):
-        exit_code, said, torchs = all_but_torch(entry, *words)
+    )
+    found = brought(*((entry, words) for entry, words, _, _ in asked), cwd=tmp_path)
+    for (_, words, start, end), (exit_code, said, slow) in zip(asked, found, strict=True):
         told = f"error: {start}timm has no model resnet10: did you mean 'resnet10t', 'resnet101' or 'resnet101c'? `"
         lines = [line for line in said.splitlines() if line.startswith(told)]
         assert exit_code == 1, said
         assert len(lines) == 1, said
         assert lines[0].endswith(f"list_models())'` lists them all{end}"), said
-        assert not torchs, words
+        assert not slow & TORCHS, words
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("--format", "torch-export", "--out", "m.pt"), "m.pt: a file of --format torch-export is called *.pt2"),
-        (("--format", "torch-export", "--out", "m.pt2"), "m.pt2 exists already: choose another --out, or --force"),
-        (("--format", "torch-export", "--out", "f.pt2", "--force"), "f.pt2 is a folder: name a file in it with --out"),
-        (("--format", "safetensors", "--out", "c.safetensors", "--force"), "c.safetensors is the checkpoint itself"),
-    ],
-)
-def test_a_place_that_cannot_be_exported_to_is_told_before_torch_is_imported(
-    words: tuple[str, ...], message: str, tmp_path: Path
-) -> None:
+def test_a_place_that_cannot_be_exported_to_is_told_before_torch_is_imported(tmp_path: Path) -> None:
     for name in ("c.safetensors", "m.pt2"):
         (tmp_path / name).touch()
     (tmp_path / "f.pt2").mkdir()
-    exit_code, said, slow = brought("student.cli", "export", "c.safetensors", *words, cwd=tmp_path)
-    assert exit_code == 1
-    assert said.startswith(f"error: {message}")
-    assert said.count("\n") == 1
-    assert slow == set()
+    captured, weights = ("--format", "torch-export", "--out"), ("--format", "safetensors", "--out")
+    told = {
+        (*captured, "m.pt"): "m.pt: a file of --format torch-export is called *.pt2",
+        (*captured, "m.pt2"): "m.pt2 exists already: choose another --out, or --force",
+        (*captured, "f.pt2", "--force"): "f.pt2 is a folder: name a file in it with --out",
+        (*weights, "c.safetensors", "--force"): "c.safetensors is the checkpoint itself",
+    }
+    found = brought(*(("student.cli", ("export", "c.safetensors", *words)) for words in told), cwd=tmp_path)
+    for message, (exit_code, said, slow) in zip(told.values(), found, strict=True):
+        assert exit_code == 1
+        assert said.startswith(f"error: {message}")
+        assert said.count("\n") == 1
+        assert slow == set()

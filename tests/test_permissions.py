@@ -54,7 +54,7 @@ CASES = [
     ("store/labels/c", "000", "inspect store sample 3 --out place/s.png"),
     ("place", "555", "inspect store view 3 0 --out place/s.png"),
     ("place", "555", "inspect store export --out place/s.csv"),
-    ("place", "555", "inspect store report --out place/s.html --workers 0"),
+    ("place", "555", "inspect store report --out place/s.html --workers 0 --limit 3"),
     ("images/dog", "000", "make_shards folder images place"),
     ("images/dog/1.png", "000", "make_shards folder images place"),
     ("place", "555", "make_shards digits place"),

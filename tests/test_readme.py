@@ -29,12 +29,26 @@ def shown(text: str, first_line: str) -> str:
 
 def printed(forks: Forks, folder: Path, block: str, store: Path) -> str:
     """What a block prints as a file of its own, with this store for the digits'."""
-    changed = block.replace('"runs/digits/store"', repr(str(store)))
-    assert changed != block
+    changed = changed_once(block, '"runs/digits/store"', repr(str(store)))
     (folder / "block.py").write_text(changed)
     done = forks.start(str(folder / "block.py"), [])
     assert done.wait() == 0, done.output
     return done.output
+
+
+def small(loop: str) -> str:
+    """A loop with batches of 32 views, whose rendering processes are left as they are."""
+    return changed_once(loop, "batch_size=256", "batch_size=32")
+
+
+def small_alone(loop: str) -> str:
+    """The same, rendering in its own process: others take seconds to start, and README's loop has some."""
+    return changed_once(small(loop), "workers=2", "workers=0")
+
+
+def changed_once(text: str, old: str, new: str) -> str:
+    assert text.count(old) == 1
+    return text.replace(old, new)
 
 
 def test_readme_is_read_to_its_end() -> None:
@@ -50,20 +64,20 @@ def test_the_notebook_lines_run(tmp_path: Path, forks: Forks) -> None:
 def test_the_training_loop_of_your_own_runs(tmp_path: Path, forks: Forks) -> None:
     loop = shown(PAGES["own-data.md"], "import timm\n")
     assert loop.count("\n") <= 30
-    store = bright_store(tmp_path, counts=(640,), views=4)
+    store = bright_store(tmp_path, counts=(80,), views=4)
     fill_store(store)
-    epochs = [line.split()[0] for line in printed(forks, tmp_path, loop, store.path).splitlines()]
-    assert epochs == ["0"] * 2 + ["1"] * 2 + ["2"] * 2  # half the samples, two views of each, 256 a batch
+    epochs = [line.split()[0] for line in printed(forks, tmp_path, small_alone(loop), store.path).splitlines()]
+    assert epochs == ["0"] * 2 + ["1"] * 2 + ["2"] * 2  # half the samples, two views of each, 32 a batch
 
 
 def test_timms_own_parts_train_from_our_loader(tmp_path: Path, forks: Forks) -> None:
     """Its schedule warms up for an epoch; what is kept is its average of the weights."""
     example = (ROOT / "docs" / "examples" / "timm_loop.py").read_text()
     assert "docs/examples/timm_loop.py" in PAGES["own-data.md"]
-    store = bright_store(tmp_path, counts=(640,), views=4)
+    store = bright_store(tmp_path, counts=(80,), views=4)
     fill_store(store)
     kept = tmp_path / "kept.pt"
-    loop = example.replace('"runs/digits/timm_student.pt"', repr(str(kept)))
+    loop = changed_once(small_alone(example), '"runs/digits/timm_student.pt"', repr(str(kept)))
     lines = [line.split() for line in printed(forks, tmp_path, loop, store.path).splitlines()]
     assert [line[:2] for line in lines] == [["0", "0"], ["0", "1"], ["1", "0"], ["1", "1"], ["2", "0"], ["2", "1"]]
     rates = [float(line[3]) for line in lines]
@@ -73,10 +87,11 @@ def test_timms_own_parts_train_from_our_loader(tmp_path: Path, forks: Forks) -> 
 
 
 def test_readmes_loop_runs(tmp_path: Path, forks: Forks) -> None:
-    store = bright_store(tmp_path, counts=(512,), views=2)
+    loop = small(shown(README, "from student.loader import ViewLoader\n"))
+    store = bright_store(tmp_path, counts=(64,), views=2)
     fill_store(store)
-    lines = printed(forks, tmp_path, shown(README, "from student.loader import ViewLoader\n"), store.path).splitlines()
-    steps = [line.split()[:2] for line in lines if "torch.Size([256, 8, 8, 3])" in line]
+    lines = printed(forks, tmp_path, loop, store.path).splitlines()
+    steps = [line.split()[:2] for line in lines if "torch.Size([32, 8, 8, 3])" in line]
     assert steps == [["0", "0"], ["0", "1"], ["1", "0"], ["1", "1"]]
 
 

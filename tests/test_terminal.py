@@ -137,7 +137,7 @@ def test_inspect_cache_as_a_whole(nasty: Path, tmp_path: Path) -> None:
         assert text.isascii()
         assert json.loads(text)
     run(inspect_cache.main, store, "export", "--out", tmp_path / "x.csv")
-    run(inspect_cache.main, store, "report", "--out", tmp_path / "x.html", "--workers", 0)
+    run(inspect_cache.main, store, "report", "--out", tmp_path / "x.html", "--workers", 0, "--limit", 5)
     page = (tmp_path / "x.html").read_text()
     assert all(name[:8] in page for name in ("pppppppp", "g[bold]h"))
     check_text(page[: page.index("<script")], longest=10**6)

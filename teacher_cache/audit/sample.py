@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -226,16 +227,27 @@ def _probabilities(store: Store, spot: Location, held: BlockLabels, view: int) -
 
 @dataclass(frozen=True)
 class Pictures:
-    """A view as pixels, all (H, W, 3) uint8: mixed is what the teacher saw; unmixed is before mixing, partner the other
-    one's, None where it is mixed with nobody. digest_equal: whether the whole block's pixels are those that the store
-    labelled; None where its unit is not filled.
+    """A view as pixels, all (H, W, 3) uint8: mixed is what the teacher saw. digest_equal: whether the whole block's
+    pixels are those that the store labelled; None where its unit is not filled. What it was made of is rendered when it
+    is asked for.
     """
 
     view: int
     mixed: np.ndarray
-    unmixed: np.ndarray
-    partner: np.ndarray | None
     digest_equal: bool | None
+    _position: int
+    _partner: int
+    _render: Callable[[int], np.ndarray]  # of the sample at a position of the block
+
+    @cached_property
+    def unmixed(self) -> np.ndarray:
+        """The sample's own view, before mixing."""
+        return self._render(self._position)
+
+    @cached_property
+    def partner(self) -> np.ndarray | None:
+        """The view that is mixed in, before mixing; None where it is mixed with nobody."""
+        return None if self._partner == self._position else self._render(self._partner)
 
 
 def render_views(
@@ -277,18 +289,18 @@ def _render(
             skipped=decoded.skipped,
             view=view,
         )
-        partner = int(plan.partners[spot.position])
         stored = reader.digest(spot.shard, spot.block, view)
         yield Pictures(
             view=view,
             mixed=replayed.pixels[spot.position].copy(),
-            unmixed=_unmixed(store, decoded, spot.position, view),
-            partner=None if partner == spot.position else _unmixed(store, decoded, partner, view),
             digest_equal=None if stored is None else stored == replayed.digest,
+            _position=spot.position,
+            _partner=int(plan.partners[spot.position]),
+            _render=partial(_unmixed, store, decoded, view),
         )
 
 
-def _unmixed(store: Store, decoded: DecodedBlock, position: int, view: int) -> np.ndarray:
+def _unmixed(store: Store, decoded: DecodedBlock, view: int, position: int) -> np.ndarray:
     image, block = decoded.image(position), decoded.block
     params = view_params(store.policy, store.seed, block.shard, block.keys[position], view, image.shape[:2])
     return render_pixels(image, params, store.policy.own_functions)

@@ -15,6 +15,7 @@ from teacher_cache.audit.sample import render_views
 from teacher_cache.audit.votes import OnProgress
 from teacher_cache.errors import RenderError, ShardError
 from teacher_cache.processes.pool import Child, ProcessDiedError, in_processes
+from teacher_cache.processes.threads import use_one_thread
 from teacher_cache.processes.timeouts import TIMEOUT_S
 from teacher_cache.store.store import Store
 
@@ -137,9 +138,7 @@ def replay(store: Store, wanted: SampleViews) -> Thumbnails:
 
 
 def _replay_alone(store: Store, wanted: SampleViews) -> Thumbnails:
-    import torch
-
-    torch.set_num_threads(1)
+    use_one_thread()
     return replay(store, wanted)
 
 

@@ -2,6 +2,7 @@
 nothing here imports torch before it is used."""
 
 import os
+import sys
 
 
 def wait_asleep() -> None:
@@ -26,3 +27,10 @@ def share_cores(workers: int) -> None:
         ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         own = workers if threads_spin() else 0
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_here - own))
+
+
+def use_one_thread() -> None:
+    """Let torch use one thread in this process, where it is imported or comes to be: that takes seconds."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)

@@ -138,7 +138,7 @@ def test_embedded_json_holds_nothing_that_ends_a_script() -> None:
 
 def test_size_limit_is_kept_and_what_is_left_out_is_said(tmp_path: Path, small_plotly: None) -> None:
     store = drawn_store(tmp_path, own=0.3)
-    options: dict[str, Any] = {"views_sampled": 0, "workers": 0}
+    options: dict[str, Any] = {"samples": 8, "views_sampled": 0, "workers": 0}
     whole = write_report(store, tmp_path / "whole.html", **options)
     limit = whole["bytes"] / 1e6 - 0.02
     done = write_report(store, tmp_path / "less.html", max_megabytes=limit, **options)
@@ -159,7 +159,7 @@ def test_without_shards_the_page_is_made_without_pictures_and_says_so(tmp_path: 
     store = drawn_store(tmp_path, own=0.3)
     shutil.move(tmp_path / "shards", tmp_path / "elsewhere")
     out = tmp_path / "r.html"
-    words = [str(store.path), "report", "--views-sampled", "0", "--workers", "0", "--out"]
+    words = [str(store.path), "report", "--limit", "5", "--views-sampled", "0", "--workers", "0", "--out"]
     done = CliRunner().invoke(main, [*words, str(out), "--json"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from teacher_cache.audit.sample import render_views
 from teacher_cache.audit.thumbnails import EXACT_SIDE, SIDE, SampleViews, data_uri, replay, replay_all
 from teacher_cache.errors import RenderError
+from teacher_cache.processes.threads import use_one_thread
 from teacher_cache.store.store import Store
 from tests.support.bright_shards import bright_store, change_pixel
 from tests.support.drawn import drawn_store
@@ -77,3 +79,14 @@ def test_a_process_that_dies_is_told_in_one_line(tmp_path: Path) -> None:
     )
     with pytest.raises(RenderError, match=message):
         list(replay_all(store, [SampleViews(0, [0])], 2))
+
+
+def test_a_process_has_one_thread_of_torch_now_or_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        use_one_thread()
+        assert (torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]) == (1, "1")
+    finally:
+        torch.set_num_threads(threads)

@@ -1,18 +1,24 @@
-"""Run a command, then say which libraries it has imported that take long to: `brought.py MODULE WORDS ...`, of the
-module whose `main` the command is. The last line on standard error: `brought: NAME ...`."""
+"""Run commands one after the other, and say after each its exit code and which libraries that take long to import have
+been imported until then: `brought.py COMMANDS`. COMMANDS: JSON, a list of (module whose `main` the command is, words).
+What is said after each is a line: `brought: CODE NAME ...`."""
 
-import atexit
 import importlib
+import json
 import sys
 
 SLOW = {"torch", "torchvision", "timm", "webdataset", "sklearn", "matplotlib", "scipy", "cv2", "zarr"}
 
 
-def say() -> None:
-    sys.stdout.flush()
-    print("brought:", *sorted(SLOW & set(sys.modules)), file=sys.stderr)
+def run(module: str, words: list[str]) -> int:
+    try:
+        importlib.import_module(module).main(words)
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
 
 
 if __name__ == "__main__":
-    atexit.register(say)
-    importlib.import_module(sys.argv[1]).main(sys.argv[2:])
+    for module, words in json.loads(sys.argv[1]):
+        code = run(module, words)
+        sys.stderr.flush()
+        print("brought:", code, *sorted(SLOW & set(sys.modules)), flush=True)

@@ -37,6 +37,7 @@ CLIENT = Path(__file__).with_name("forked_client.py")
 TORCHRUN = "torch.distributed.run"
 LIBRARIES = (
     "student.train",
+    "student.report",
     "student.cli",
     "teacher_cache.fill",
     "teacher_cache.verify",

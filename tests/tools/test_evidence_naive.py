@@ -27,7 +27,7 @@ def filled(folder: Path, name: str, policy: Policy, *, skip_bad: bool = False, v
     return Store.open(store.path)
 
 
-def empty(folder: Path, name: str = "target") -> Store:
+def empty(folder: Path, name: str) -> Store:
     return bright_store(folder, counts=COUNTS, policy=small_policy(), name=name)
 
 
@@ -35,8 +35,16 @@ def whole_pictures(folder: Path, **options: bool) -> Store:
     return filled(folder, "whole", load_policy("none", ["size=8"]), views=1, **options)
 
 
-def test_one_label_an_image(tmp_path: Path) -> None:
-    source, labels, target = filled(tmp_path, "source", small_policy()), whole_pictures(tmp_path), empty(tmp_path)
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Store]:
+    """Mixed views and whole pictures of the same shards, in a folder where there is room for others of them."""
+    folder = tmp_path_factory.mktemp("stores")
+    return filled(folder, "source", small_policy()), whole_pictures(folder)
+
+
+def test_one_label_an_image(stores: tuple[Store, Store]) -> None:
+    source, labels = stores
+    target = empty(source.path.parent, "one-label")
     assert rewrite("one_label", source, labels, target) == len(source.units())
     again = Store.open(target.path)
     found = read_views(again)
@@ -50,9 +58,9 @@ def test_one_label_an_image(tmp_path: Path) -> None:
     assert rewrite("one_label", source, labels, Store.open(target.path, writable=True)) == 0
 
 
-def test_a_mixed_view_has_the_label_of_the_crop_that_covers_most_of_it(tmp_path: Path) -> None:
-    source, unmixed = filled(tmp_path, "source", small_policy()), filled(tmp_path, "plain", small_policy("mix=none"))
-    target = empty(tmp_path)
+def test_a_mixed_view_has_the_label_of_the_crop_that_covers_most_of_it(stores: tuple[Store, Store]) -> None:
+    source, folder = stores[0], stores[0].path.parent
+    unmixed, target = filled(folder, "plain", small_policy("mix=none")), empty(folder, "larger-crop")
     rewrite("larger_crop", source, unmixed, target)
     found, before = read_views(target), read_views(unmixed)
     taken = own_larger = 0
@@ -88,27 +96,28 @@ def test_a_skipped_sample_stays_skipped(tmp_path: Path) -> None:
     spoil_image(spoilt, 66)
     options = {"skip_bad": True}
     source = filled(tmp_path, "source", small_policy(), **options)
-    target = empty(tmp_path)
+    target = empty(tmp_path, "target")
     rewrite("one_label", source, whole_pictures(tmp_path, **options), target)
     found = read_views(target)
     assert (found[66] == -2).all()
     assert (np.delete(found, 66, axis=0) >= 0).all()
 
 
-def test_stores_that_do_not_fit_each_other_are_refused(tmp_path: Path) -> None:
-    source, labels = filled(tmp_path, "source", small_policy()), whole_pictures(tmp_path)
+def test_stores_that_do_not_fit_each_other_are_refused(stores: tuple[Store, Store], tmp_path: Path) -> None:
+    source, labels = stores
+    folder = source.path.parent
     cases = [
-        ("one_label", source, source, empty(tmp_path, "a"), "has 4 views, one label an image is of one"),
-        ("larger_crop", source, source, empty(tmp_path, "b"), "does not hold the views of .* before they are mixed"),
-        ("larger_crop", source, labels, empty(tmp_path, "c"), "does not hold the views of .* before they are mixed"),
-        ("one_label", empty(tmp_path, "d"), labels, empty(tmp_path, "e"), "d is not filled to its end: run `teacher"),
-        ("one_label", source, empty(tmp_path, "f"), empty(tmp_path, "g"), "f is not filled to its end: run `teacher"),
+        ("one_label", source, source, empty(folder, "a"), "has 4 views, one label an image is of one"),
+        ("larger_crop", source, source, empty(folder, "b"), "does not hold the views of .* before they are mixed"),
+        ("larger_crop", source, labels, empty(folder, "c"), "does not hold the views of .* before they are mixed"),
+        ("one_label", empty(folder, "d"), labels, empty(folder, "e"), "d is not filled to its end: run `teacher"),
+        ("one_label", source, empty(folder, "f"), empty(folder, "g"), "f is not filled to its end: run `teacher"),
     ]
     for kind, one, two, target, message in cases:
         with pytest.raises(EvidenceError, match=message):
             rewrite(kind, one, two, target)
         assert target.teacher is None
-    other = bright_store(tmp_path, counts=COUNTS, policy=small_policy(), name="other-seed", seed=4)
+    other = bright_store(folder, counts=COUNTS, policy=small_policy(), name="other-seed", seed=4)
     with pytest.raises(EvidenceError, match="other-seed has other views than "):
         rewrite("one_label", source, labels, other)
     elsewhere = bright_store(tmp_path / "elsewhere", counts=(65,), policy=small_policy())
@@ -116,8 +125,9 @@ def test_stores_that_do_not_fit_each_other_are_refused(tmp_path: Path) -> None:
         rewrite("one_label", source, labels, elsewhere)
 
 
-def test_the_teacher_of_rewritten_labels_is_not_the_one_that_gave_them(tmp_path: Path) -> None:
-    source, labels, target = filled(tmp_path, "source", small_policy()), whole_pictures(tmp_path), empty(tmp_path)
+def test_the_teacher_of_rewritten_labels_is_not_the_one_that_gave_them(stores: tuple[Store, Store]) -> None:
+    source, labels = stores
+    target = empty(source.path.parent, "of-another-teacher")
     rewrite("one_label", source, labels, target)
     assert source.teacher is not None
     assert replace(source.teacher, name="") == replace(target.teacher or source.teacher, name="")

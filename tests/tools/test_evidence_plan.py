@@ -54,6 +54,15 @@ def test_a_student_that_distils_waits_for_its_stores_labels_and_another_does_not
     assert online.estimate_s > token.estimate_s > none.estimate_s / 2
 
 
+def test_students_of_one_recipe_are_known_by_their_own_settings() -> None:
+    settings = load_settings("small")
+    token = settings.students["token"]
+    other = token.model_copy(update={"set": (*token.set, "distill=none")})
+    plan = make_plan(settings.model_copy(update={"students": {**settings.students, "none": other}}))
+    found = [plan.steps[f"students/{name}-seed0/train"].needs for name in ("none", "token")]
+    assert found == [(f"stores/{token.store}/index",), (f"stores/{token.store}/fill",)]
+
+
 def test_experiments_share_trainings(plan: Plan) -> None:
     trained = {row_of(plan, "teachers", "by the convnet").train, row_of(plan, "table-3", "hard with token").train}
     trained |= {row_of(plan, "cached-is-online", "cached").train, row_of(plan, "naive", "ours").train}

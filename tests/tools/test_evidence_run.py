@@ -36,7 +36,7 @@ TINY = str(ROOT / "tests" / "support" / "tiny_evidence.toml")
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    for path in write_bright_shards(folder / "made", (128, 64)):
+    for path in write_bright_shards(folder / "made", (64, 64)):
         shutil.move(path, folder)
     validation_shard(folder / "val-0000.tar", 40, [str(number) for number in range(10)])
     return folder
@@ -95,13 +95,13 @@ def test_all_rows_and_measures_of_a_tiny_scale(whole: tuple[Path, Results], data
     measures = {(each.measure, each.arm): each.value for each in read_lines(Measure, results.measures)}
     assert measures["losses: steps compared", "cached"] == len(steps(folder, "token")) > 4
     assert measures["losses: steps that differ", "cached"] == 0
-    assert measures["labels: labels given once more", "main"] == 192 * 4
+    assert measures["labels: labels given once more", "main"] == 128 * 4
     assert measures["labels: labels that differ", "main"] == 0
     (*_, last) = csv.DictReader((folder / "out" / "students" / "token-seed0" / "epochs.csv").read_text().splitlines())
     agreement = measures["taught: answers as its teacher", "taught"]
     assert 0 < agreement == pytest.approx(float(last["teacher_agreement"]), abs=1e-6)
     assert measures["fill: wall time", "main"] > 0
-    assert measures["bytes: views labelled", "main"] == 192 * 4
+    assert measures["bytes: views labelled", "main"] == 128 * 4
     assert 0 < measures["bytes: of a view, labels alone", "main"] < measures["bytes: of a view", "main"]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from student.plan import num_views_read
 from tools.evidence.settings import Experiment, Settings, Student
-from tools.evidence.steps import Step, Steps, distils, recipe_of
+from tools.evidence.steps import Step, Steps
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,9 @@ def _rows(steps: Steps, name: str, experiment: Experiment) -> Iterator[RowPlan]:
         for arm, student_name in experiment.arms.items():
             student = steps.settings.students[student_name]
             train, evaluate = steps.student(student_name, seed)
-            taught_by = steps.teacher_of(student.store) if distils(student) else None
+            taught_by = steps.teacher_of(student.store) if steps.distils(student) else None
             teacher = steps.teacher(taught_by)[1] if taught_by else None
-            views = _views_in_use(steps.settings, student)
+            views = _views_in_use(steps, student)
             yield RowPlan(name, arm, seed, student.epochs, views, train, evaluate, teacher)
 
 
@@ -115,6 +115,6 @@ def _measures(steps: Steps, name: str, experiment: Experiment) -> Iterator[Measu
         yield MeasurePlan(name, "crops", store, None, (steps.audit(store),))
 
 
-def _views_in_use(settings: Settings, student: Student) -> int:
-    views = student.views_used or settings.stores[student.store].views
-    return min(views, num_views_read(student.epochs, recipe_of(student).repeats))
+def _views_in_use(steps: Steps, student: Student) -> int:
+    views = student.views_used or steps.settings.stores[student.store].views
+    return min(views, num_views_read(student.epochs, steps.recipe_of(student).repeats))

@@ -58,6 +58,7 @@ class Steps:
     def __init__(self, settings: Settings, device: str | None) -> None:
         self.settings = settings
         self.made: dict[str, Step] = {}
+        self._recipes: dict[Student, Recipe] = {}
         self._device = ("--device", device) if device else ()
         self._rendering = ("--workers", str(settings.workers), "--render", settings.render)
         self._val = tuple(word for pattern in settings.data.val for word in ("--val", f"$DATA/{pattern}"))
@@ -93,7 +94,7 @@ class Steps:
         """The steps that train and evaluate a student of a seed."""
         student = self.settings.students[name]
         store, folder = student.store, f"students/{name}-seed{seed}"
-        needs = [self.store(store) if distils(student) else self.index(store)]
+        needs = [self.store(store) if self.distils(student) else self.index(store)]
         words: tuple[str, ...] = ("student", "train", f"$OUT/stores/{store}")
         if student.tuned_from:
             needs.append(self.student(student.tuned_from, seed)[0])
@@ -222,16 +223,18 @@ class Steps:
             )
         )
 
+    def distils(self, student: Student) -> bool:
+        """Whether it learns from a teacher: the recipe says so, unless a setting of the student does."""
+        return self.recipe_of(student).distill != "none"
 
-def distils(student: Student) -> bool:
-    """Whether it learns from a teacher: the recipe says so, unless a setting of the student does."""
-    return recipe_of(student).distill != "none"
-
-
-def recipe_of(student: Student) -> Recipe:
-    """A recipe's file is named from the top of the repository, where steps are run."""
-    file = ROOT / student.recipe
-    return load_recipe(str(file) if file.is_file() else student.recipe, student.set, model=student.model)
+    def recipe_of(self, student: Student) -> Recipe:
+        """A recipe's file is named from the top of the repository, where steps are run. It is read once: every row and
+        measure asks for it."""
+        if student not in self._recipes:
+            file = ROOT / student.recipe
+            name = str(file) if file.is_file() else student.recipe
+            self._recipes[student] = load_recipe(name, student.set, model=student.model)
+        return self._recipes[student]
 
 
 def _overrides(settings: tuple[str, ...]) -> tuple[str, ...]:
