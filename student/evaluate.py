@@ -1,8 +1,8 @@
 """Counting what a model answers on validation shards: class head, distillation head, both fused; its teacher too."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -51,7 +51,23 @@ def evaluate(
 
     A model without a distillation head has only "class". The model is left in the mode it was in.
     """
-    counts = tally(model, validation, device, batch_size=batch_size)
+    [found] = evaluate_all([model], validation, device, batch_size=batch_size, fusion=fusion)
+    return found
+
+
+def evaluate_all(
+    models: Sequence[nn.Module],
+    validation: ValidationSet,
+    device: torch.device,
+    *,
+    batch_size: int = 256,
+    fusion: Fusion = "softmax_sum",
+) -> list[Accuracy]:
+    """`evaluate` of several models, by views that are rendered once."""
+    return [_accuracy(counts, fusion) for counts in tally_all(models, validation, device, batch_size=batch_size)]
+
+
+def _accuracy(counts: Tally, fusion: Fusion) -> Accuracy:
     names = {"class": "class", "distillation": "distillation", f"fused_{fusion}": "fused"}
     numbers = {ANSWERS.index(answer): head for answer, head in names.items() if answer in counts.answers}
     given, top1, top5 = counts.given.tolist(), counts.top1.tolist(), counts.top5.tolist()
@@ -61,9 +77,15 @@ def evaluate(
     }
 
 
+def tally(model: nn.Module, validation: ValidationSet, device: torch.device, **options: Any) -> Tally:
+    """`tally_all` of one model."""
+    [counts] = tally_all([model], validation, device, **options)
+    return counts
+
+
 @torch.inference_mode()
-def tally(
-    model: nn.Module,
+def tally_all(
+    models: Sequence[nn.Module],
     validation: ValidationSet,
     device: torch.device,
     *,
@@ -71,31 +93,35 @@ def tally(
     tta: Literal["flip"] | None = None,
     teacher: Teacher | None = None,
     real: Tensor | None = None,
-) -> Tally:
-    """Run a model, and a teacher, over the validation views. Every rank must call it; all get the same counts.
+) -> list[Tally]:
+    """Run models, and a teacher, over the validation views. Every rank must call it; all get the same counts.
 
     tta "flip": logits are the mean over a view and its mirror image; the teacher sees the view alone. real is
-    student.real.read_real's. The model is left in the mode it was in. Raises TrainingError, naming the first sample of
-    this rank, for logits that are not finite.
+    student.real.read_real's. The models are left in the mode they were in. Raises TrainingError, naming the first
+    sample of this rank, for logits that are not finite.
     """
-    was_training = model.training
-    model.eval()
+    were_training = [model.training for model in models]
+    for model in models:
+        model.eval()
     normalise = Normalise(validation.preprocessing.mean, validation.preprocessing.std, device)
-    counts = _Counts(len(token_blocks(model)))
+    counts = [_Counts(len(token_blocks(model))) for model in models]
     for batch, teacher_scores in _with_teacher(validation, validation.batches(batch_size), teacher):
-        images = normalise(batch.views.to(device))
-        with token_cosines(model) as in_blocks:
-            outputs = heads(model, images)
-        if in_blocks:
-            counts.cosines += torch.stack(in_blocks).double().sum(dim=1).cpu()
-        if tta == "flip":
-            outputs = _mean(outputs, heads(model, images.flip(3)))
-        _check_finite(outputs, batch, validation)
-        true = None if real is None else real[batch.samples]
-        counts.add(_five_best(_scores(outputs, teacher_scores)), batch.classes, true)
-    model.train(was_training)
-    counts.add_ranks(device)
-    return counts.tally()
+        views, true = batch.views.to(device), None if real is None else real[batch.samples]
+        for model, counted in zip(models, counts, strict=True):
+            images = normalise(views)  # for each its own: a model may write to them
+            with token_cosines(model) as in_blocks:
+                outputs = heads(model, images)
+            if in_blocks:
+                counted.cosines += torch.stack(in_blocks).double().sum(dim=1).cpu()
+            if tta == "flip":
+                outputs = _mean(outputs, heads(model, images.flip(3)))
+            _check_finite(outputs, batch, validation)
+            counted.add(_five_best(_scores(outputs, teacher_scores)), batch.classes, true)
+    for model, was_training in zip(models, were_training, strict=True):
+        model.train(was_training)
+    for counted in counts:
+        counted.add_ranks(device)
+    return [counted.tally() for counted in counts]
 
 
 class _Counts:

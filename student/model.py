@@ -45,13 +45,19 @@ def student_spec(
 
 
 def build_student(
-    spec: ModelSpec, num_classes: int, size: tuple[int, int], *, token_init_std: float | None = None
+    spec: ModelSpec,
+    num_classes: int,
+    size: tuple[int, int],
+    *,
+    token_init_std: float | None = None,
+    draw: bool = True,
 ) -> nn.Module:
     """Build a student with fresh weights. A function's model has a distillation head when it returns a pair of logits,
     in training and in evaluation mode. State dicts are the model's own: nothing is wrapped. Raises ModelError, also for
-    outputs of another shape. token_init_std: of class and distillation token, which are drawn anew.
+    outputs of another shape. token_init_std: of class and distillation token, which are drawn anew. draw: see
+    build_module.
     """
-    model = build_module(spec, num_classes, size)
+    model = build_module(spec, num_classes, size, draw=draw)
     if isinstance(model, VisionTransformerDistilled):
         model.set_distilled_training(True)  # else it averages its heads in training, too
     if token_init_std is not None:

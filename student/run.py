@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from student.answers import open_answers
 from student.checkpoint import NEWEST, is_proven, write_checkpoint
 from student.ema import Ema
-from student.evaluate import Accuracy, evaluate
+from student.evaluate import Accuracy, evaluate_all
 from student.loader import Batch, ViewLoader
 from student.log import RunLog
 from student.losses import StudentLoss, TeacherAnswers, describe_way, mixed_target, student_loss
@@ -249,12 +249,10 @@ class Run:
         if validation is None:
             return {}
         self._share_statistics()
-        found = evaluate(self.model, validation, self.job.device, fusion=self.recipe.fusion)
-        if self.ema is not None:
-            averaged = evaluate(self.ema.module, validation, self.job.device, fusion=self.recipe.fusion)
-            found |= {f"ema_{head}": values for head, values in averaged.items()}
+        models = [self.model] if self.ema is None else [self.model, self.ema.module]
+        found, *averaged = evaluate_all(models, validation, self.job.device, fusion=self.recipe.fusion)
         self._set_mode()
-        return found
+        return found | {f"ema_{head}": values for each in averaged for head, values in each.items()}
 
     def _share_statistics(self) -> None:
         """Give every rank the first one's buffers, which the checkpoint holds: batch normalisation counts its own."""

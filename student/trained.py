@@ -101,7 +101,7 @@ def build_trained(trained: TrainedModel) -> nn.Module:
     size = trained.preprocessing.size
     drop_path = trained.recipe.drop_path if trained.recipe else None  # which a function may demand
     spec = student_spec(trained.model, trained.model_args, drop_path, size, f"{trained.source}: model")
-    model = build_student(spec, trained.num_classes, size)
+    model = build_student(spec, trained.num_classes, size, draw=False)
     load_state(model, trained.state, trained.source, trained.model)
     return model.eval()
 

@@ -77,7 +77,7 @@ def test_a_training_whose_host_is_cut_off_says_so_and_goes_on_from_its_checkpoin
     tmp_path: Path, forks: Forks, hosts: tuple[Host, Host], started: list[Command]
 ) -> None:
     """And on more ranks from an epoch's end. An epoch is the same views on one, two and four ranks."""
-    store, out, notes = filled_store(tmp_path), tmp_path / "out", tmp_path / "notes"
+    store, out, notes = filled_store(tmp_path, counts=(66, 30)), tmp_path / "out", tmp_path / "notes"
     notes.mkdir()
     settings = [student("noting"), f"model_args.notes={notes}", "epochs=100000"]
     words = ["-m", "student", "train", str(store.path), "--recipe", SMALL, "--out", str(out), "--workers", "0"]
@@ -101,6 +101,7 @@ def test_a_training_whose_host_is_cut_off_says_so_and_goes_on_from_its_checkpoin
         assert re.search(r"stopped at epoch \d+, step \d+; the same command goes on", command.output)
     started[:] = torchrun(forks, hosts, 29502, 2, words)
     wait_until(lambda: "images/s" in started[0].output)
+    kill(started)
     (went_on,) = re.findall(rf"going on from {out}: epoch (\d+), step 0\n", started[0].output)
     for world_size, epoch in ((2, 0), (4, int(went_on) - 1)):
         views = planned(store, epoch)

@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +14,7 @@ import timm
 import torch
 from timm.models import build_model_with_cfg
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from teacher_cache.errors import ModelError
 from teacher_cache.messages.nearest import did_you_mean
@@ -29,6 +31,9 @@ NOT_THE_MODELS = frozenset(
         *("features_only", "feature_cls", "out_indices", "pruned", "num_classes", "device", "dtype"),
     }
 ) - {"kwargs"}
+
+DRAWING = frozenset({Tensor.uniform_, Tensor.normal_, nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_})
+SCALING = frozenset({Tensor.erfinv_, Tensor.mul_, Tensor.add_, Tensor.clamp_})  # what was drawn: a truncated normal
 
 
 @dataclass(frozen=True)
@@ -47,11 +52,12 @@ class ModelSpec:
         return ModelError(f"{self.named_by}: {found}" if self.named_by else found)
 
 
-def build_module(spec: ModelSpec, num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+def build_module(spec: ModelSpec, num_classes: int, image_size: tuple[int, int], *, draw: bool = True) -> nn.Module:
     """The model with fresh weights. image_size: (H, W) pixels. Raises ModelError.
 
     timm.create_model gets num_classes and the arguments; a function gets those of num_classes and image_size that it
-    names, and all the arguments. An error in a user's own function is raised as it is.
+    names, and all the arguments. An error in a user's own function is raised as it is. Without draw, for who loads
+    others into all of them, the weights of a timm model are not drawn.
     """
     if spec.is_function:
         return _build_from_function(spec, {"num_classes": num_classes, "image_size": image_size})
@@ -60,7 +66,8 @@ def build_module(spec: ModelSpec, num_classes: int, image_size: tuple[int, int])
         check_timm_name(spec)
     _check_arguments(spec)
     try:
-        return timm.create_model(spec.name, pretrained=False, **{"num_classes": num_classes, **spec.arguments})
+        with nullcontext() if draw else Undrawn():
+            return timm.create_model(spec.name, pretrained=False, **{"num_classes": num_classes, **spec.arguments})
     except TypeError as error:
         raise spec.error(
             f"timm's {spec.name} does not take one of drop_path, model_args ({first_line(error)}): set drop_path=none "
@@ -83,7 +90,7 @@ def load_module(
     """
     if checkpoint is None and not spec.is_function:
         return pretrained_module(spec, "or give --checkpoint")
-    model = build_module(spec, num_classes, image_size)
+    model = build_module(spec, num_classes, image_size, draw=checkpoint is None)
     if checkpoint is not None:
         advice = f"if it has other classes, {adapting_advice(spec.name, checkpoint)}"
         for done in load_weights(model, checkpoint, spec.name, advice):
@@ -169,9 +176,26 @@ def size_argument(name: str, image_size: tuple[int, int]) -> dict[str, Any]:
 
 def timm_tensors(name: str) -> dict[str, Tensor]:
     """The tensors of timm's model of two classes by name, without memory for them."""
-    with torch.device("meta"):
+    with torch.device("meta"), Undrawn():
         tensors: dict[str, Tensor] = timm.create_model(name, num_classes=2).state_dict()
     return tensors
+
+
+class Undrawn(TorchFunctionMode):
+    """Parameters that would be drawn while a model is built are zeros: to draw them takes most of that time, 2 s for
+    DeiT-B."""
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        tensor = args[0] if args else given.get("tensor")  # as torch.nn.init's functions name it
+        if isinstance(tensor, nn.Parameter):
+            if function in DRAWING:
+                return nn.init.zeros_(tensor)
+            if function in SCALING:
+                return tensor
+        return function(*args, **given)
 
 
 def _check_arguments(spec: ModelSpec) -> None:

@@ -11,8 +11,8 @@ from teacher_cache.messages.nearest import did_you_mean
 LISTING = "`python -c 'import timm; print(*timm.list_models())'` lists them all"
 OR_A_FILE = "; or give the path of a checkpoint"  # the end of a message where a file may be named too
 
-# what timm registers, as it stands at the start of a line: other decorators may stand between
-_REGISTERED = re.compile(r"^@register_model\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
+_REGISTERS = "\n@register_model\n"  # at the start of a line, before what timm registers
+_FUNCTION = re.compile(r"(?:@.*\n)*def (\w+)\(")  # other decorators may stand between
 
 
 def no_model(name: str, known: Iterable[str], otherwise: str = "") -> str:
@@ -34,9 +34,10 @@ def unknown_model(name: str, otherwise: str = "") -> str | None:
         return None
     sources = timm_sources()
     models = registered_models(sources)
-    model = re.escape(name.partition(".")[0])
+    plain = name.partition(".")[0]
+    model = re.escape(plain)
     function_or_key = re.compile(rf"""^def {model}\(|'{model}'\s*:|"{model}"\s*:""", re.MULTILINE)
-    if not models or any(function_or_key.search(source) for source in sources):
+    if not models or any(plain in source and function_or_key.search(source) for source in sources):
         return None
     return no_model(name, models, otherwise)
 
@@ -51,7 +52,8 @@ def timm_sources() -> list[str]:
 
 def registered_models(sources: Iterable[str]) -> list[str]:
     """The names that modules register, in timm.list_models' order: numbers by their size."""
-    names = {name for source in sources for name in _REGISTERED.findall(source)}
+    registered = [rest for source in sources for rest in f"\n{source}".split(_REGISTERS)[1:]]
+    names = {found[1] for rest in registered if (found := _FUNCTION.match(rest))}
     return sorted(names, key=lambda name: [int(part) if part.isdigit() else part for part in _split(name)])
 
 

@@ -23,16 +23,18 @@ from tests.support.convnet_stores import CONVNET, convnet_store, online
 from tests.support.filling import TEACHERS
 from tests.support.small_runs import SMALL, column, rows, student, train_small
 
+COUNTS = (66, 31, 1, 32)  # of samples in the shards
+
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return convnet_store(tmp_path_factory.mktemp("hard"))
+    return convnet_store(tmp_path_factory.mktemp("hard"), counts=COUNTS)
 
 
 @pytest.fixture(scope="module")
 def soft_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """All ten classes' probabilities at temperature 2."""
-    return convnet_store(tmp_path_factory.mktemp("soft"), topk=10, tau=2.0)
+    return convnet_store(tmp_path_factory.mktemp("soft"), counts=COUNTS, topk=10, tau=2.0)
 
 
 ROWS = {
@@ -80,7 +82,7 @@ def test_another_teacher_online_gives_other_losses_and_says_so(tmp_path: Path, s
 
 
 def test_an_unfilled_store_will_do_for_an_online_teacher(tmp_path: Path, store: Store) -> None:
-    unfilled = bright_store(tmp_path)
+    unfilled = bright_store(tmp_path, counts=COUNTS)
     said: list[str] = []
     train_small(unfilled, tmp_path / "online", teacher=online(batch_size=32), said=said)
     train_small(store, tmp_path / "cached")

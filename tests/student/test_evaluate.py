@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from torch import Tensor, nn
 
 from student.cli import main
-from student.evaluate import ANSWERS, Tally, evaluate, tally
+from student.evaluate import ANSWERS, Tally, evaluate, evaluate_all, tally
 from student.model import Fusion
 from student.trained import build_trained, read_trained
 from student.validation import Preprocessing, ValidationSet, index_validation
@@ -149,6 +149,26 @@ def test_a_model_of_one_head(shard: str) -> None:
         counts = tally(model, validation, CPU, tta="flip")
     truths, logits = plain_loop(model, shard, flip=True)
     assert_counts(counts, truths, {"class": logits})
+
+
+def test_several_models_see_views_that_are_rendered_once(
+    shard: str, model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Writing(nn.Sequential):
+        """A model that writes to the images it is given."""
+
+        def forward(self, images: Tensor) -> Any:
+            return super().forward(images.neg_())
+
+    asked: list[int] = []
+    batches = ValidationSet.batches
+    monkeypatch.setattr(ValidationSet, "batches", lambda *given: asked.append(1) or batches(*given))
+    models = [Writing(one_head(10, (12, 8))).train(), varied(one_head(10, (12, 8))).eval(), model]
+    with validation_set(shard) as validation:
+        together = evaluate_all(models, validation, CPU)
+        assert [each.training for each in models] == [True, False, True]
+        assert len(asked) == 1
+        assert together == [evaluate(each, validation, CPU) for each in models]
 
 
 def test_mirrored_views_give_the_mean_of_both_logits(shard: str, model: nn.Module) -> None:

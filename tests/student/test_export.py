@@ -1,7 +1,9 @@
 """Exported files give what PyTorch gives, say what they are, and are whole or absent."""
 
+import functools
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import timm
 import torch
 from click.testing import CliRunner
 from torch import Tensor, nn
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from student import export as exporting
 from student.cli import main
@@ -32,6 +35,15 @@ SEEN = {
     "mean": [0.5, 0.4, 0.3],
     "std": [0.2, 0.25, 0.3],
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _operations_are_listed_once() -> Iterator[None]:
+    """torch lists ONNX's operations anew for each export, by reading the sources of a thousand functions."""
+    with pytest.MonkeyPatch.context() as patch:
+        listed = functools.cache(ONNXRegistry.from_torchlib)
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(listed))
+        yield
 
 
 def images(number: int) -> Tensor:

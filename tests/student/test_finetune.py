@@ -44,13 +44,14 @@ DEIT = [
     "model=deit_tiny_distilled_patch16_224",
     "model_args={patch_size=4, embed_dim=24, depth=2, num_heads=3}",
 ]
+COUNTS = (66, 31, 1, 32)  # of samples in the shards
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a filled store of 8 x 8 views in store/, and a small DeiT trained on it in run/."""
     folder = tmp_path_factory.mktemp("source")
-    store = filled_store(folder)
+    store = filled_store(folder, counts=COUNTS)
     train_small(store, folder / "run", *DEIT, "epochs=4", "lr=2e-3")
     return folder
 
@@ -61,7 +62,7 @@ def val(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def store_of_size(folder: Path, size: int | Sequence[int], *, filled: bool = False, **options: Any) -> Store:
-    store = bright_store(folder, policy=small_policy(f"size={size}"), **options)
+    store = bright_store(folder, **{"counts": COUNTS, "policy": small_policy(f"size={size}"), **options})
     if filled:
         fill_store(store)
     return Store.open(store.path)
@@ -281,7 +282,7 @@ def test_a_convnet_is_brought_to_other_classes_before_it_fills(tmp_path: Path) -
 
 
 def test_a_convnet_takes_the_same_command(tmp_path: Path) -> None:
-    store = bright_store(tmp_path)
+    store = bright_store(tmp_path, counts=COUNTS)
     small = store_of_size(tmp_path, 16, name="large")
     train_small(store, tmp_path / "teacher", "model=student.convnet:small_convnet", "distill=none", "epochs=1")
     overrides = ["distill=none", "epochs=1"]

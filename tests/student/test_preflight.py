@@ -90,18 +90,25 @@ def test_the_offers_together_train(store: Store, tmp_path: Path, wrong: tuple[st
 
 
 def test_torch_is_not_imported_to_say_so(store: Store, tmp_path: Path) -> None:
-    seen = "print(sorted({'torch', 'timm', 'torchvision'} & set(sys.modules)))"
-    for arguments in (
+    commands = [
         command(store, tmp_path / "run", *THREE),
         ["finetune", "absent.pt", *command(store, tmp_path / "run", *THREE)[1:]],
         ["train", "--recipe", "deit_tny", str(store.path), "--out", "x"],
         ["train", "--recipe", "deit_tiny", str(tmp_path), "--out", "x"],
-    ):
-        code = f"import sys\nfrom student.cli import main\ntry:\n main({arguments!r})\nexcept SystemExit as end:\n"
-        script = f"{code} print(end.code)\n {seen}"
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
-        assert done.stdout == "1\n[]\n", done.stderr
-        assert done.stderr.startswith("error: ")
+    ]
+    script = f"""
+import sys
+from student.cli import main
+for words in {commands}:
+    print("then", file=sys.stderr)
+    try:
+        main(words)
+    except SystemExit as end:
+        print(end.code, sorted({{'torch', 'timm', 'torchvision'}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "1 []\n" * 4, done.stderr
+    assert [told.startswith("error: ") for told in done.stderr.split("then\n")[1:]] == [True] * 4
 
 
 def test_one_fault_is_one_line(store: Store, tmp_path: Path) -> None:

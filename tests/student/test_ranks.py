@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from teacher_cache.store.store import Store
 from tests.support.forked import Forks
 from tests.support.running import descendants, rank, running, wait_until
 from tests.support.small_runs import SMALL, filled_store, student
@@ -14,9 +15,13 @@ from tests.support.small_runs import SMALL, filled_store, student
 ROOT = Path(__file__).parents[2]
 
 
-def command(folder: Path, *more: str) -> list[str]:
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return filled_store(tmp_path_factory.mktemp("filled"), counts=(64, 32))
+
+
+def command(store: Store, folder: Path, *more: str) -> list[str]:
     """A training far longer than the test."""
-    store = filled_store(folder)
     settings = [word for setting in (student("plain"), "epochs=100000") for word in ("--set", setting)]
     words = ["train", str(store.path), "--recipe", SMALL, "--out", str(folder / "out"), "--workers", "0"]
     return [*words, "--device", "cpu", "--checkpoint-every", "0.01", *settings, *more]
@@ -27,8 +32,10 @@ def torchrun(*words: str) -> tuple[str, list[str]]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
-def test_a_rank_that_hangs_or_dies_is_told_by_the_other(tmp_path: Path, forks: Forks, number: int) -> None:
-    first, second = forks.start_ranks("student", command(tmp_path, "--rank-timeout", "5"), 2)
+def test_a_rank_that_hangs_or_dies_is_told_by_the_other(
+    tmp_path: Path, store: Store, forks: Forks, number: int
+) -> None:
+    first, second = forks.start_ranks("student", command(store, tmp_path, "--rank-timeout", "5"), 2)
     wait_until(lambda: (tmp_path / "out" / "checkpoint.pt").exists())
     os.kill(second.id, number)
     try:
@@ -45,8 +52,8 @@ def test_a_rank_that_hangs_or_dies_is_told_by_the_other(tmp_path: Path, forks: F
     assert "Traceback" not in first.output
 
 
-def test_a_rank_that_hangs_under_torchrun_is_told(tmp_path: Path, forks: Forks) -> None:
-    launcher = forks.start(*torchrun(*command(tmp_path, "--rank-timeout", "5")))
+def test_a_rank_that_hangs_under_torchrun_is_told(tmp_path: Path, store: Store, forks: Forks) -> None:
+    launcher = forks.start(*torchrun(*command(store, tmp_path, "--rank-timeout", "5")))
     try:
         wait_until(lambda: (tmp_path / "out" / "checkpoint.pt").exists(), limit_s=180)
         stopped = rank(launcher.id, 1)
@@ -59,9 +66,9 @@ def test_a_rank_that_hangs_under_torchrun_is_told(tmp_path: Path, forks: Forks) 
         launcher.wait()
 
 
-def test_ranks_whose_torchrun_dies_stop_with_a_checkpoint(tmp_path: Path, forks: Forks) -> None:
+def test_ranks_whose_torchrun_dies_stop_with_a_checkpoint(tmp_path: Path, store: Store, forks: Forks) -> None:
     """Also one whose terminal closes, which everybody is told of. The same command goes on each time."""
-    program, words = torchrun(*command(tmp_path))
+    program, words = torchrun(*command(store, tmp_path))
     words[words.index("--checkpoint-every") + 1] = "600"
     newest = tmp_path / "out" / "checkpoint.pt"
     went_on = ""

@@ -47,6 +47,9 @@ from tests.support.small_runs import (
     validation_shard,
 )
 
+HALF = ("batch_size=16",)
+LONGER = (*HALF, "epochs=6")
+
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
@@ -55,9 +58,31 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.fixture(scope="module")
+def half_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """130 samples, of which HALF makes as many steps: for runs of many epochs."""
+    return filled_store(tmp_path_factory.mktemp("half"), counts=(66, 31, 1, 32))
+
+
+@pytest.fixture(scope="module")
 def val(tmp_path_factory: pytest.TempPathFactory) -> str:
     """40 validation samples: one block."""
     return validation_shard(tmp_path_factory.mktemp("val") / "val.tar", 40)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, store: Store, val: str) -> Path:
+    """A run of the small recipe with validation, which nothing has stopped. Tests leave it as it is."""
+    out = tmp_path_factory.mktemp("whole")
+    train_small(store, out, val=(val,))
+    return out
+
+
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory: pytest.TempPathFactory, half_store: Store) -> Path:
+    """A run of the small recipe that has learned something. Tests leave it as it is."""
+    out = tmp_path_factory.mktemp("longer")
+    train_small(half_store, out, *LONGER)
+    return out
 
 
 def train_command(store: Store, out: Path, *overrides: str, val: str | None = None, every_s: float = 600) -> list[str]:
@@ -104,12 +129,12 @@ def check_same_run(one: Path, other: Path) -> None:
 
 
 def test_killed_and_stopped_again_and_again_ends_with_the_same_bits(
-    tmp_path: Path, store: Store, val: str, forks: Forks
+    tmp_path: Path, half_store: Store, val: str, forks: Forks
 ) -> None:
-    settings = ["epochs=30", "clip_grad=1"]
-    train_small(store, tmp_path / "whole", *settings, val=(val,))
+    settings = [*HALF, "epochs=12", "clip_grad=1"]
+    train_small(half_store, tmp_path / "whole", *settings, val=(val,))
     out = tmp_path / "killed"
-    command = train_command(store, out, *settings, val=val, every_s=0.01)
+    command = train_command(half_store, out, *settings, val=val, every_s=0.01)
     draw = random.Random(5)
     numbers = [signal.SIGKILL] * 10 + [signal.SIGTERM, signal.SIGUSR1]
     draw.shuffle(numbers)
@@ -142,7 +167,7 @@ def wait_for_checkpoint(out: Path, running: Callable[[], bool]) -> None:
     """Until another checkpoint is written, or the run ends."""
     before = written_at(out)
     while written_at(out) == before and running():
-        time.sleep(0.0005)
+        time.sleep(0.002)
 
 
 def written_at(out: Path) -> int:
@@ -166,10 +191,9 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals) 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_at_any_step_ends_that_step_and_the_rest_is_the_same(
-    tmp_path: Path, store: Store, val: str, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, store: Store, val: str, whole: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handlers = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)]
-    train_small(store, tmp_path / "whole", val=(val,))
     for step in range(0, 15, 2):  # 8 steps an epoch; the 8th is the first one's last
         with monkeypatch.context() as patch:
             stop_at(patch, step, number)
@@ -179,7 +203,7 @@ def test_a_signal_at_any_step_ends_that_step_and_the_rest_is_the_same(
     with monkeypatch.context() as patch:
         stop_at(patch, 15, number)
         train_small(store, tmp_path / "stopped", val=(val,))  # nothing is left to do after the last step
-    check_same_run(tmp_path / "whole", tmp_path / "stopped")
+    check_same_run(whole, tmp_path / "stopped")
     assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)] == handlers
 
 
@@ -286,12 +310,10 @@ def test_what_a_checkpoint_holds(tmp_path: Path, store: Store) -> None:
 # -- ranks ---------------------------------------------------------------------------------------------------------
 
 
-def test_two_ranks(tmp_path: Path, store: Store, forks: Forks) -> None:
-    """Uninterrupted, stopped by a signal to either and resumed, against one rank, and resumed by one."""
-    val = validation_shard(tmp_path / "val.tar", 200)
-    # plain gradient descent: a gradient summed instead of averaged over the ranks would show
-    # and pieces of 8 views, so that batch normalisation sees as many in any number of ranks
-    settings = ["epochs=12", "optimizer=sgd", "lr=0.05", "model_args.dropout=0.02", "micro_batch=8"]
+def test_two_ranks(tmp_path: Path, half_store: Store, forks: Forks) -> None:
+    """Uninterrupted, stopped by a signal to either and resumed, resumed by one, and against one rank."""
+    store, val = half_store, validation_shard(tmp_path / "val.tar", 100)
+    settings = [*HALF, "epochs=8", "optimizer=sgd", "lr=0.05", "micro_batch=8"]
     ranks = forks.start_ranks("student", train_command(store, tmp_path / "whole", *settings, val=val), 2)
     assert [rank.wait() for rank in ranks] == [0, 0], ranks[0].output
     assert ["top-1 %" in rank.output for rank in ranks] == [True, False]
@@ -305,10 +327,17 @@ def test_two_ranks(tmp_path: Path, store: Store, forks: Forks) -> None:
             found = evaluate(build_trained(trained), validation, torch.device("cpu"))
         assert found == {head: reported[f"{kind}{head}"] for head in ("class", "distillation", "fused")}
 
-    train_small(store, tmp_path / "alone", *settings, val=(val,))
-    one, two = (column(tmp_path / run / "epochs.csv", "loss") for run in ("alone", "whole"))
-    assert one[-1] < one[0] - 0.2
-    assert np.abs(one / two - 1).max() < 0.05, (one, two)
+    losses = column(tmp_path / "whole" / "epochs.csv", "loss")
+    assert losses[-1] < losses[0] - 0.1
+
+    # what looks at no batch as a whole, and draws nothing, learns nearly the same by one rank, whose batches hold other
+    # views of an epoch's; by plain gradient descent: with gradients summed over the ranks 6 % are between them
+    plain = [*settings, student("plain"), "epochs=2", "lr=0.02"]
+    ranks = forks.start_ranks("student", train_command(store, tmp_path / "plain", *plain), 2)
+    train_small(store, tmp_path / "alone", *plain)
+    assert [rank.wait() for rank in ranks] == [0, 0], ranks[0].output
+    one, two = (column(tmp_path / run / "epochs.csv", "loss") for run in ("alone", "plain"))
+    assert np.abs(one / two - 1).max() < 0.02, (one, two)
 
     out = tmp_path / "stopped"
     for stopped, number in enumerate((signal.SIGUSR1, signal.SIGTERM)):
@@ -337,8 +366,8 @@ def test_two_ranks(tmp_path: Path, store: Store, forks: Forks) -> None:
     train_small(store, tmp_path / "other", *settings, val=(val,), said=said)
     assert said[0] == f"going on from {tmp_path / 'other'}: epoch {epoch + 1}, step 0"
     steps = column(tmp_path / "other" / "steps.csv", "step")
-    assert np.array_equal(steps, np.arange(8 * 12))
-    assert np.array_equal(column(tmp_path / "other" / "epochs.csv", "epoch"), np.arange(12))
+    assert np.array_equal(steps, np.arange(8 * 8))
+    assert np.array_equal(column(tmp_path / "other" / "epochs.csv", "epoch"), np.arange(8))
     (tmp_path / "first epoch" / EPOCH_END).unlink()
     with pytest.raises(CheckpointError, match="in the middle of the first epoch by 2 ranks"):
         train_small(store, tmp_path / "first epoch", *settings)
@@ -385,10 +414,11 @@ def test_losses_are_the_frozen_ones(tmp_path: Path) -> None:
     ],
     ids=" ".join,
 )
-def test_options_change_what_is_trained_and_it_learns(tmp_path: Path, store: Store, overrides: list[str]) -> None:
-    train_small(store, tmp_path / "plain", "epochs=6")
-    train_small(store, tmp_path / "changed", "epochs=6", *overrides)
-    plain, changed = (column(tmp_path / run / "epochs.csv", "loss") for run in ("plain", "changed"))
+def test_options_change_what_is_trained_and_it_learns(
+    tmp_path: Path, half_store: Store, longer: Path, overrides: list[str]
+) -> None:
+    train_small(half_store, tmp_path / "changed", *LONGER, *overrides)
+    plain, changed = (column(run / "epochs.csv", "loss") for run in (longer, tmp_path / "changed"))
     assert not np.allclose(plain, changed, rtol=1e-4)
     assert changed[-1] < changed[0] - 0.1
     agreement = [row["teacher_agreement"] for row in rows(tmp_path / "changed" / "epochs.csv")]

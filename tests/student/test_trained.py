@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from student.model import heads
 from student.trained import TrainedModel, build_trained, describe_trained, read_trained
@@ -92,17 +92,24 @@ def test_weights_of_half_precision_are_taken_to_float(tmp_path: Path) -> None:
 
 
 def test_the_average_of_a_file_of_others(tmp_path: Path) -> None:
-    raw, average = (filled(timm.create_model(DEIT, num_classes=3), seed) for seed in (0, 1))
-    path = pth("model", model_ema=average.state_dict())(raw.state_dict(), tmp_path)
-    assert_same(build_trained(read_trained(str(path), model=DEIT)), raw, (224, 224))
-    assert_same(build_trained(read_trained(str(path), model=DEIT, ema=True)), average, (224, 224))
-    path = pth("state_dict", state_dict_ema=average.state_dict())(raw.state_dict(), tmp_path)
-    assert_same(build_trained(read_trained(str(path), model=DEIT, ema=True)), average, (224, 224))
-    path = pth("model", ema_state_dict={f"module.{name}": value for name, value in average.state_dict().items()})
-    found = read_trained(str(path(raw.state_dict(), tmp_path)), model=DEIT, ema=True)
-    assert_same(build_trained(found), average, (224, 224))
+    model = filled(timm.create_model(DEIT, num_classes=3))
+    raw = {name: value.clone() for name, value in model.state_dict().items()}
+    average = filled(model, seed=1).state_dict()
+
+    def assert_read(path: Path, ema: bool, expected: dict[str, Tensor]) -> None:
+        found = read_trained(str(path), model=DEIT, ema=ema).state
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(value, expected[name]) for name, value in found.items())
+
+    path = pth("model", model_ema=average)(raw, tmp_path)
+    assert_read(path, False, raw)
+    assert_read(path, True, average)
+    assert_same(build_trained(read_trained(str(path), model=DEIT, ema=True)), model, (224, 224))
+    assert_read(pth("state_dict", state_dict_ema=average)(raw, tmp_path), True, average)
+    wrapped = {f"module.{name}": value for name, value in average.items()}
+    assert_read(pth("model", ema_state_dict=wrapped)(raw, tmp_path), True, average)
     with pytest.raises(CheckpointError, match=r"has no EMA weights \(model_ema, .*\): leave out --ema"):
-        read_trained(str(pth("model")(raw.state_dict(), tmp_path)), model=DEIT, ema=True)
+        read_trained(str(pth("model")(raw, tmp_path)), model=DEIT, ema=True)
 
 
 # -- our own -------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """A name and a checkpoint -> a module: timm's models, functions of one's own, and what is refused by which name."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -95,6 +96,24 @@ def test_a_message_begins_with_what_names_the_model(file: str) -> None:
 def test_a_timm_model_has_the_classes_and_arguments_that_are_asked_for() -> None:
     model = build_module(ModelSpec("resnet10t", {"drop_rate": 0.25}), 7, (32, 32))
     assert (model.num_classes, model.drop_rate) == (7, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("deit_tiny_patch16_224", {"depth": 1}),
+        ("resnet10t", {}),
+        ("swin_tiny_patch4_window7_224", {"depths": (1, 1, 1, 1)}),
+    ],
+)
+def test_weights_that_a_file_replaces_are_not_drawn(name: str, arguments: dict[str, Any]) -> None:
+    spec = ModelSpec(name, arguments)
+    undrawn, drawn = (build_module(spec, 3, (224, 224), draw=draw) for draw in (False, True))
+    assert not any(parameter.any() for parameter in undrawn.parameters() if parameter.ndim == 4)  # convolutions
+    assert all(parameter.isfinite().all() for parameter in undrawn.parameters())
+    buffers = dict(drawn.named_buffers())
+    assert all(torch.equal(buffer, buffers[name]) for name, buffer in undrawn.named_buffers())
+    assert undrawn.state_dict().keys() == drawn.state_dict().keys()
 
 
 def test_the_size_is_told_to_models_of_fixed_size_alone() -> None:

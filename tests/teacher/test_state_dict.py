@@ -1,6 +1,8 @@
 """Weights as people have them: each kind of file, made as elsewhere, loads to the model that it was made of."""
 
 import argparse
+import copy
+import functools
 import re
 import warnings
 import zipfile
@@ -30,6 +32,11 @@ Change = Callable[[dict[str, Tensor]], Any]
 
 def convnet(seed: int = 0) -> nn.Module:
     """A convnet with batch normalisations that have counted, under weights of its own."""
+    return copy.deepcopy(drawn_convnet(seed))
+
+
+@functools.cache
+def drawn_convnet(seed: int) -> nn.Module:
     torch.manual_seed(seed)
     model = timm.create_model(NAME, num_classes=CLASSES).train()
     with torch.no_grad():
