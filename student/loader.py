@@ -26,7 +26,7 @@ from student.plan import (
     reuse_warning,
     views_needed,
 )
-from student.pool import PoolMemory, RowsIn, pool_faults, pool_rows
+from student.pool import PoolMemory, pool_faults, pool_rows
 from student.preflight import label_faults, topk_faults
 from teacher_cache.device import Recycled, Upload, choose_device
 from teacher_cache.errors import DriftError
@@ -251,10 +251,8 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
 
     def _capacity(self) -> int:
         """Rows of pixels to hold: the shuffle pool, the batch being gathered, and what is rendered ahead."""
-        rows_in: RowsIn = "shared"
-        if self.rendering.device is not None:
-            rows_in = "own" if self.rows_device.type == "cpu" else "device"
-        refuse(pool_faults(self.store, self.settings, self._workers, self.store.topk if self._soft else 0, rows_in))
+        topk, on_device = self.store.topk if self._soft else 0, self.rows_device.type != "cpu"
+        refuse(pool_faults(self.store, self.settings, self._workers, topk, on_device=on_device))
         return pool_rows(self.settings, self._workers)
 
     def _open_pool(self, num_rows: int) -> "AnyPool":

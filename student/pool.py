@@ -3,23 +3,20 @@
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from student.faults import Fault
 from student.plan import PlanSettings
 from teacher_cache.errors import PlanError
-from teacher_cache.messages.shown import counted
-from teacher_cache.processes.memory import available_memory, free_shared_memory, memory_lacking, shared_memory_lacking
+from teacher_cache.processes.memory import available_memory, memory_lacking
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.store.topk import SoftLabels
 
 if TYPE_CHECKING:
     from teacher_cache.replay.block import ReplayedBlock
     from teacher_cache.store.store import Store
-
-RowsIn = Literal["shared", "own", "device"]
 
 SPARED = 0.9  # of the free memory that a mended pool takes
 
@@ -72,28 +69,15 @@ def pool_rows(settings: PlanSettings, workers: int) -> int:
 
 
 def pool_faults(
-    store: "Store",
-    settings: PlanSettings,
-    workers: int,
-    topk: int,
-    rows_in: RowsIn = "shared",
+    store: "Store", settings: PlanSettings, workers: int, topk: int, *, on_device: bool = False
 ) -> Iterator[Fault]:
-    """A shuffle pool that does not fit into memory. topk: how many probabilities of a view it holds beside pixels.
-
-    rows_in: "shared" where processes render into it, "own" where a device does and it lies in memory, "device" where it
-    lies there.
-    """
+    """A shuffle pool that does not fit into memory. topk: how many probabilities of a view it holds beside pixels;
+    on_device: which lie on a device."""
     rows = pool_rows(settings, workers)
-    pixels = 0 if rows_in == "device" else math.prod((*store.policy.size, 3))
+    pixels = 0 if on_device else math.prod((*store.policy.size, 3))
     row_bytes = pixels + (4 * (2 * topk + 1) if topk else 0)  # 4 bytes each for topk classes, topk + 1 probabilities
     if lacking := memory_lacking(rows * row_bytes, "the shuffle pool"):
         yield _pool_fault(lacking, settings, workers, available_memory(), row_bytes)
-    elif not workers or rows_in != "shared":
-        return
-    elif lacking := shared_memory_lacking(rows * pixels, f"{counted(rows, 'view')} of the shuffle pool"):
-        fault = _pool_fault(lacking, settings, workers, free_shared_memory(), pixels)
-        enlarge = "enlarge /dev/shm (docker: --shm-size)"
-        yield fault if fault.mend else replace(fault, mend=("--workers", "0"), advice=enlarge)
 
 
 def _pool_fault(lacking: str, settings: PlanSettings, workers: int, free: int | None, row_bytes: int) -> Fault:

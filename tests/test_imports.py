@@ -63,6 +63,7 @@ DOORS = {
         "teacher_cache/processes/pool.py",
         "teacher_cache/processes/fork_server.py",
         "teacher_cache/processes/ties.py",
+        "teacher_cache/processes/shared.py",  # a descriptor goes with a process that is started
     },
     "concurrent": {"teacher_cache/processes/pool.py", "teacher_cache/processes/fork_server.py"}
     | {"teacher_cache/storage/objects.py", "teacher_cache/storage/hub.py"}  # threads that wait for answers

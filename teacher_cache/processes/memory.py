@@ -1,6 +1,5 @@
 """How much memory there is: what a pool of pixels is compared with before it is made."""
 
-import os
 from pathlib import Path
 
 
@@ -12,14 +11,6 @@ def memory_lacking(num_bytes: int, what: str) -> str | None:
     return f"{what} needs {num_bytes / 1e9:.1f} GB of memory in this rank, {available / 1e9:.1f} GB are available"
 
 
-def shared_memory_lacking(num_bytes: int, what: str) -> str | None:
-    """The same of shared memory."""
-    free = free_shared_memory()
-    if free is None or num_bytes <= free:
-        return None
-    return f"{what} need {num_bytes / 1e6:.0f} MB of shared memory, /dev/shm has {free / 1e6:.0f} MB free"
-
-
 def available_memory() -> int | None:
     """Bytes that a process may take without others being swapped out; None where the system does not say."""
     meminfo = Path("/proc/meminfo")
@@ -27,11 +18,3 @@ def available_memory() -> int | None:
         return None
     fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
     return int(fields["MemAvailable"].split()[0]) * 1024
-
-
-def free_shared_memory() -> int | None:
-    """Bytes free under /dev/shm; None where there is no such place."""
-    if not os.path.isdir("/dev/shm"):
-        return None
-    free = os.statvfs("/dev/shm")
-    return free.f_bavail * free.f_frsize

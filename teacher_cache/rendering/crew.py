@@ -112,14 +112,16 @@ class Sent:
 
 class Crew:
     """The parent's side: tasks are queued, given out as workers get through theirs, and what they send is received.
-    Where there are no workers the parent takes tasks itself.
+    Where there are no workers the parent takes tasks itself. imports: see Processes.
 
     Raises RenderError when a worker dies, and when one that has work has sent nothing for timeout_s: it hangs. Neither
     time in which this process is stopped counts, nor most of that which passes between calls of receive().
     """
 
-    def __init__(self, timeout_s: float = TIMEOUT_S, tasks_ahead: int = TASKS_PER_WORKER) -> None:
-        self.processes = Processes("render", timeout_s)
+    def __init__(
+        self, timeout_s: float = TIMEOUT_S, tasks_ahead: int = TASKS_PER_WORKER, *, imports: str | None = None
+    ) -> None:
+        self.processes = Processes("render", timeout_s, imports=imports)
         self.workers: list[Worker] = []
         self._tasks_ahead = tasks_ahead
         self._queue: deque[RenderTask] = deque()

@@ -21,13 +21,14 @@ from torch import Tensor
 from teacher_cache.device import Recycled
 from teacher_cache.errors import RenderError
 from teacher_cache.messages.shown import counted
-from teacher_cache.processes.memory import shared_memory_lacking
-from teacher_cache.processes.pool import Connection, sendable
-from teacher_cache.processes.ties import GONE
+from teacher_cache.processes.memory import memory_lacking
+from teacher_cache.processes.shared import SharedMemory
 from teacher_cache.rendering.blocks import BlockReader
-from teacher_cache.rendering.crew import Crew, Desk, PoolSettings, RenderTask, Worker
+from teacher_cache.rendering.crew import Crew, PoolSettings, RenderTask, Worker
+from teacher_cache.rendering.replaying import destinations, scratch, serve
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.block import ReplayedBlock
+from teacher_cache.replay.native.library import workspace
 from teacher_cache.replay.policy import Policy
 
 SLOTS_PER_WORKER = 3  # one being rendered, one on its way, one being copied out
@@ -64,7 +65,7 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
     """Processes that render blocks: submit() tasks, get() views until `pending` is 0.
 
     A task's views come in the order asked for; tasks come in any order. With workers=0 the calling process
-    renders. Errors of a worker are raised by get(). Raises RenderError when shared memory is too small, when a worker
+    renders. Errors of a worker are raised by get(). Raises RenderError when memory is too small, when a worker
     dies, and when one that has work has sent nothing for timeout_s: it hangs. Neither time in which this process is
     stopped counts, nor most of that which passes between calls of get().
 
@@ -81,9 +82,10 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
         self._settings = settings
         self._inline: Iterator[BlockView] | None = None
         self._arrived: deque[BlockView] = deque()
-        self._crew = Crew(settings.timeout_s, settings.tasks_ahead)
+        self._crew = Crew(settings.timeout_s, settings.tasks_ahead, imports=_imports(policy))
+        self._shared: list[SharedMemory] = []  # of each worker's slots, or of all rows
         self._slots: dict[Worker, np.ndarray] = {}  # (slots, BLOCK_SAMPLES, H, W, 3) uint8, of each worker
-        self._scratch = _scratch(policy)
+        self._scratch = scratch(policy)
         self._blocks = BlockReader(settings)
         if workers:
             self._start(workers, num_rows)
@@ -92,24 +94,24 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
 
     def _start(self, workers: int, num_rows: int | None) -> None:
         view = (*self._settings.policy.size, 3)
-        shape = (SLOTS_PER_WORKER, BLOCK_SAMPLES, *view)
-        rows = None
         if num_rows is None:
-            _check_shared_memory(
-                workers * math.prod(shape), counted(workers, "rendering process"), "use fewer --workers"
+            shape = (SLOTS_PER_WORKER, BLOCK_SAMPLES, *view)
+            _check_memory(
+                workers * math.prod(shape), f"rendering in {counted(workers, 'process')}", "use fewer --workers"
             )
+            self._shared = [SharedMemory(math.prod(shape)) for _ in range(workers)]
+            for shared in self._shared:
+                worker = self._crew.hire(
+                    serve, self._settings, shared.place, SLOTS_PER_WORKER, num_slots=SLOTS_PER_WORKER
+                )
+                self._slots[worker] = shared.bytes.reshape(shape)
         else:
-            _check_shared_memory(
-                num_rows * math.prod(view), f"{counted(num_rows, 'view')} of the shuffle pool", LOWER_POOL
-            )
-            rows = _shared((num_rows, *view))
-            self.rows = rows.numpy()
-        for _ in range(workers):
-            slots = _shared(shape) if rows is None else None
-            num_slots = None if slots is None else len(slots)
-            worker = self._crew.hire(_serve, self._settings, slots, rows, num_slots=num_slots)
-            if slots is not None:
-                self._slots[worker] = slots.numpy()
+            num_bytes = num_rows * math.prod(view)
+            _check_memory(num_bytes, f"a shuffle pool of {counted(num_rows, 'view')}", LOWER_POOL)
+            self._shared = [SharedMemory(num_bytes)]
+            self.rows = self._shared[0].bytes.reshape(num_rows, *view)
+            for _ in range(workers):
+                self._crew.hire(serve, self._settings, self._shared[0].place, None, num_slots=None)
 
     def submit(self, task: RenderTask) -> None:
         """Queue a task; ids of tasks in flight must differ."""
@@ -140,6 +142,8 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
         """End the workers; what is in flight is lost."""
         self._crew.close()
         self._slots.clear()
+        while self._shared:
+            self._shared.pop().close()
 
     def __exit__(self, *details: object) -> None:
         self.close()
@@ -170,82 +174,16 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
     def _render_task(self, task: RenderTask) -> Iterator[BlockView]:
         decoded = self._blocks.decode(task)
         for number, view in enumerate(task.views):
-            out = None if task.rows is None else _destinations(self.rows, task.rows[number], self._scratch)
+            out = None if task.rows is None else destinations(self.rows, task.rows[number], self._scratch)
             yield BlockView(task, self._settings.render(decoded, view, out))
 
 
-# -- in a rendering process ----------------------------------------------------------------------------------------
+def _imports(policy: Policy) -> str | None:
+    """The module that workers have from the beginning: this one, and torch with it, where NumPy's implementation
+    renders, which needs torch; None: that of `serve`."""
+    return __name__ if policy.own_operations is not None or workspace() is None else None
 
 
-def _serve(
-    connection: Connection, settings: PoolSettings, slots: torch.Tensor | None, rows: torch.Tensor | None
-) -> None:
-    """A worker's life: render tasks into free slots, or into their rows, until the parent closes the pipe. The first
-    error that it meets is its last message."""
-    torch.set_num_threads(1)
-    arrays = (None if memory is None else memory.numpy() for memory in (slots, rows))
-    renderer = _Renderer(connection, settings, *arrays)
-    try:
-        while True:
-            renderer.render_next()
-    except GONE:
-        raise
-    except Exception as error:
-        connection.send(sendable(error))
-
-
-class _Renderer:
-    """What a worker renders with.
-
-    slots (slots, BLOCK_SAMPLES, H, W, 3) uint8, its own, or rows (rows, H, W, 3) uint8, of all workers, are shared.
-    """
-
-    def __init__(
-        self, connection: Connection, settings: PoolSettings, slots: np.ndarray | None, rows: np.ndarray | None
-    ) -> None:
-        self._settings, self._slots, self._rows = settings, slots, rows
-        self._blocks = BlockReader(settings)
-        self._desk = Desk(connection, 0 if slots is None else len(slots), self._blocks.expect)
-        self._scratch = _scratch(settings.policy)
-
-    def render_next(self) -> None:
-        """Wait for a task, and send its views."""
-        task = self._desk.next_task()
-        decoded = self._blocks.decode(task)
-        for number, view in enumerate(task.views):
-            self._desk.empty_pipe()
-            slot, out = self._room(task, number)
-            block = self._settings.render(decoded, view, out)
-            self._desk.send(slot, 1, replace(block, pixels=np.empty(0, np.uint8)))
-
-    def _room(self, task: RenderTask, number: int) -> tuple[int, np.ndarray | list[np.ndarray]]:
-        """Where the task's view of this number goes, and the slot that this is, if it is one."""
-        if self._rows is not None and task.rows is not None:
-            return 0, _destinations(self._rows, task.rows[number], self._scratch)
-        assert self._slots is not None, "a pool of rows was given a task without any"
-        slot = self._desk.take_slot()
-        return slot, self._slots[slot, : len(task.place.keys)]
-
-
-def _scratch(policy: Policy) -> np.ndarray:
-    """Room for a block's views that no row is for; it takes memory only where it is written."""
-    return np.empty((BLOCK_SAMPLES, *policy.size, 3), np.uint8)
-
-
-def _destinations(rows: np.ndarray, assigned: np.ndarray, scratch: np.ndarray) -> list[np.ndarray]:
-    """Where a block's positions are rendered: in their rows; what is not wanted but for its partner in scratch."""
-    return [scratch[position] if row < 0 else rows[row] for position, row in enumerate(assigned.tolist())]
-
-
-def _shared(shape: tuple[int, ...]) -> torch.Tensor:
-    """Undefined uint8 memory that all processes see. RenderError where the system gives none."""
-    try:
-        return torch.empty(shape, dtype=torch.uint8).share_memory_()
-    except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
-        raise RenderError(f"no shared memory ({reason}): make /dev/shm writable, or use --workers 0") from error
-
-
-def _check_shared_memory(num_bytes: int, what: str, advice: str) -> None:
-    if lacking := shared_memory_lacking(num_bytes, what):
-        raise RenderError(f"{lacking}: {advice}, or enlarge /dev/shm (docker: --shm-size)")
+def _check_memory(num_bytes: int, what: str, advice: str) -> None:
+    if lacking := memory_lacking(num_bytes, what):
+        raise RenderError(f"{lacking}: {advice}")

@@ -2,20 +2,18 @@
 
 import os
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from teacher_cache.processes import memory
-from teacher_cache.processes.memory import available_memory, free_shared_memory, memory_lacking, shared_memory_lacking
+from teacher_cache.processes.memory import available_memory, memory_lacking
 
 
 def test_the_system_says_how_much_there_is() -> None:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    available, free = available_memory(), free_shared_memory()
+    available = available_memory()
     assert available is not None
     assert 0 < available <= total
-    assert free == pytest.approx(os.statvfs("/dev/shm").f_bavail * os.statvfs("/dev/shm").f_frsize, rel=0.2)
 
 
 def test_lacking_is_one_more_than_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,14 +21,8 @@ def test_lacking_is_one_more_than_there_is(monkeypatch: pytest.MonkeyPatch) -> N
     assert memory_lacking(2_000_000_000, "the pool") is None
     said = "the pool needs 2.5 GB of memory in this rank, 2.0 GB are available"
     assert memory_lacking(2_500_000_000, "the pool") == said
-    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=3, f_frsize=1_000_000))
-    assert shared_memory_lacking(3_000_000, "8 workers") is None
-    said = "8 workers need 5 MB of shared memory, /dev/shm has 3 MB free"
-    assert shared_memory_lacking(5_000_000, "8 workers") == said
 
 
 def test_nothing_lacks_where_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "exists", lambda path: False)
-    monkeypatch.setattr(os.path, "isdir", lambda path: False)
     assert memory_lacking(10**18, "the pool") is None
-    assert shared_memory_lacking(10**18, "the pool") is None

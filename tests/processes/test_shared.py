@@ -1,5 +1,6 @@
 """Memory without a name, which another process finds at its parent's."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -35,6 +36,22 @@ def test_another_process_reads_and_writes_it() -> None:
     assert memory.bytes[4] == 9  # who has it keeps it
     with pytest.raises(OSError, match="No such file"):
         place.open()
+
+
+def write_nines(place: shared.SharedPlace) -> None:
+    place.open()[4:] = 9
+
+
+def test_where_there_is_no_proc_a_child_is_handed_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS: an unnamed file, whose descriptor a child is started with."""
+    monkeypatch.setattr(shared.sys, "platform", "darwin")
+    memory = SharedMemory(5000)
+    child = multiprocessing.get_context("spawn").Process(target=write_nines, args=(memory.place,))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    assert np.count_nonzero(memory.bytes == 9) == 4996
+    memory.close()
 
 
 def test_what_the_system_does_not_give_is_one_line() -> None:

@@ -1,8 +1,6 @@
 """Rendering processes that write into rows of one pool: what was asked for, where it was asked for, nothing else."""
 
-import os
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -99,15 +97,19 @@ def test_a_worker_that_dies_while_training_is_an_error_not_a_hang(store: Store) 
             list(batches)
 
 
-def test_too_little_shared_memory_is_refused_with_its_bytes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=20, f_frsize=1000))
-    num_views = 2 * 32 + 32 + 3 * 64  # the pool, a batch, and three blocks on their way
-    message = rf"{num_views} views of the shuffle pool need {num_views * 8 * 8 * 3 / 1e6:.0f} MB of shared memory, "
-    with pytest.raises(PlanError, match=message + r"/dev/shm has 0 MB free: --workers 0, or enlarge .*--shm-size"):
+def test_too_little_memory_is_refused_with_its_bytes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("teacher_cache.processes.memory", "student.pool"):
+        monkeypatch.setattr(f"{module}.available_memory", lambda: 20_000)
+    with pytest.raises(
+        PlanError, match=r"the shuffle pool needs 0\.0 GB of memory in this rank, 0\.0 GB are"
+    ):
         next(iter(ViewLoader(store, 32, epochs=1, workers=1, pool_batches=2, labels=False)))
-    with pytest.raises(RenderError, match=message + r"/dev/shm has 0 MB free: lower pool_batches.*--shm-size"):
-        RenderPool(PoolSettings(store.policy, 0, workers=1, num_rows=num_views))
-    next(iter(ViewLoader(store, 32, epochs=1, workers=0, pool_batches=2, labels=False)))
+    with pytest.raises(
+        RenderError, match=r"a shuffle pool of 300 views needs .*: lower pool_batches or the batch"
+    ):
+        RenderPool(PoolSettings(store.policy, 0, workers=1, num_rows=300))
+    with pytest.raises(RenderError, match=r"rendering in 2 processes needs .*: use fewer --workers$"):
+        RenderPool(PoolSettings(store.policy, 0, workers=2))
 
 
 def test_a_dead_worker_is_an_error_not_a_hang(tmp_path: Path) -> None:

@@ -87,51 +87,35 @@ def test_rows_are_those_of_pool_batch_and_what_is_rendered_ahead() -> None:
     assert pool_rows(halves, workers=0) == 13 * 16 + 2 * 64 * 2
 
 
-def limit_memory(monkeypatch: pytest.MonkeyPatch, name: str, num_bytes: int) -> None:
+def limit_memory(monkeypatch: pytest.MonkeyPatch, num_bytes: int) -> None:
     for module in ("teacher_cache.processes.memory", "student.pool"):
-        monkeypatch.setattr(f"{module}.{name}", lambda: num_bytes)
+        monkeypatch.setattr(f"{module}.available_memory", lambda: num_bytes)
 
 
-@pytest.mark.parametrize(
-    ("name", "workers", "what"),
-    [
-        ("available_memory", 0, "of memory in this rank"),
-        ("available_memory", 2, "of memory in this rank"),
-        ("free_shared_memory", 2, "MB of shared memory"),
-    ],
-)
-def test_a_pool_is_offered_that_fits(
-    store: Store, monkeypatch: pytest.MonkeyPatch, name: str, workers: int, what: str
-) -> None:
-    limit_memory(monkeypatch, name, 10**6)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_pool_is_offered_that_fits(store: Store, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
+    limit_memory(monkeypatch, 10**6)
     (fault,) = pool_faults(store, PLAN, workers, 0)
-    assert what in fault.found
+    assert "of memory in this rank" in fault.found
     assert fault.mend[0] == "--set"
     key, pool = parse_override(fault.mend[1], PlanError)
     assert key == "pool_batches"
     assert list(pool_faults(store, replace(PLAN, pool_batches=pool), workers, 0)) == []
     assert list(pool_faults(store, replace(PLAN, pool_batches=2 * pool), workers, 0)) != []
-
-
-def test_shared_memory_counts_only_where_processes_share_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    limit_memory(monkeypatch, "free_shared_memory", 1000)
-    assert list(pool_faults(store, PLAN, 0, 0)) == []
-    (fault,) = pool_faults(store, PLAN, 1, 0)  # not even one batch has room
-    assert (fault.mend, fault.advice) == (("--workers", "0"), "enlarge /dev/shm (docker: --shm-size)")
+    assert list(pool_faults(store, PLAN, workers, 0, on_device=True)) == []
 
 
 def test_where_no_pool_fits_the_batch_has_to_be_smaller(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    limit_memory(monkeypatch, "available_memory", 1000)
+    limit_memory(monkeypatch, 1000)
     (fault,) = pool_faults(store, PLAN, 0, 0)
     assert (fault.mend, fault.advice) == ((), "lower batch_size, or --workers")
 
 
-def test_soft_labels_take_memory_but_no_shared_memory(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_soft_labels_take_memory(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = pool_rows(PLAN, 1)
-    limit_memory(monkeypatch, "available_memory", rows * VIEW_BYTES)
-    limit_memory(monkeypatch, "free_shared_memory", rows * VIEW_BYTES)
+    limit_memory(monkeypatch, rows * VIEW_BYTES)
     assert list(pool_faults(store, PLAN, 1, topk=0)) == []
     (fault,) = pool_faults(store, PLAN, 1, topk=4)
     assert "of memory in this rank" in fault.found
-    limit_memory(monkeypatch, "available_memory", rows * (VIEW_BYTES + 4 * (4 + 4 + 1)))
+    limit_memory(monkeypatch, rows * (VIEW_BYTES + 4 * (4 + 4 + 1)))
     assert list(pool_faults(store, PLAN, 1, topk=4)) == []
