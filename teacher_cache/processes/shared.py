@@ -36,9 +36,9 @@ class SharedPlace:
             os.close(descriptor)
 
     def __reduce__(self) -> tuple[Callable[..., "SharedPlace"], tuple[Any, ...]]:
-        if sys.platform == "linux":
-            return SharedPlace, (self.process, self.descriptor, self.num_bytes)
-        return _handed, (DupFd(self.descriptor), self.num_bytes)
+        if sys.platform != "linux":
+            return _handed, (DupFd(self.descriptor), self.num_bytes)
+        return SharedPlace, (self.process, self.descriptor, self.num_bytes)
 
 
 class SharedMemory:
@@ -62,10 +62,10 @@ class SharedMemory:
 
 
 def _unnamed() -> int:
-    if sys.platform == "linux":
-        return os.memfd_create("teacher-cache")
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
+    if sys.platform != "linux":
+        with tempfile.TemporaryFile() as file:
+            return os.dup(file.fileno())
+    return os.memfd_create("teacher-cache")
 
 
 def _handed(descriptor: Any, num_bytes: int) -> SharedPlace:

@@ -100,13 +100,9 @@ def test_a_worker_that_dies_while_training_is_an_error_not_a_hang(store: Store) 
 def test_too_little_memory_is_refused_with_its_bytes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("teacher_cache.processes.memory", "student.pool"):
         monkeypatch.setattr(f"{module}.available_memory", lambda: 20_000)
-    with pytest.raises(
-        PlanError, match=r"the shuffle pool needs 0\.0 GB of memory in this rank, 0\.0 GB are"
-    ):
+    with pytest.raises(PlanError, match=r"the shuffle pool needs 0\.0 GB of memory in this rank, 0\.0 GB are"):
         next(iter(ViewLoader(store, 32, epochs=1, workers=1, pool_batches=2, labels=False)))
-    with pytest.raises(
-        RenderError, match=r"a shuffle pool of 300 views needs .*: lower pool_batches or the batch"
-    ):
+    with pytest.raises(RenderError, match=r"a shuffle pool of 300 views needs .*: lower pool_batches or the batch"):
         RenderPool(PoolSettings(store.policy, 0, workers=1, num_rows=300))
     with pytest.raises(RenderError, match=r"rendering in 2 processes needs .*: use fewer --workers$"):
         RenderPool(PoolSettings(store.policy, 0, workers=2))
