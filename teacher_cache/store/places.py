@@ -4,9 +4,6 @@ from collections.abc import Sequence
 
 from teacher_cache.replay.operations import open_operations
 from teacher_cache.replay.policy import bind_operations
-from teacher_cache.shards.check import check_shards
-from teacher_cache.shards.classes import ClassRule
-from teacher_cache.shards.find import expand_shards
 from teacher_cache.storage.cache import NodeCache
 from teacher_cache.store.store import Store
 
@@ -30,5 +27,10 @@ def open_moved(
     store = store.with_policy(bind_operations(store.policy, operations, f"the policy of {path}"))
     if not patterns:
         return store
+    # which brings what starts processes
+    from teacher_cache.shards.check import check_shards
+    from teacher_cache.shards.classes import ClassRule
+    from teacher_cache.shards.find import expand_shards
+
     rule = ClassRule(store.index.class_from, store.class_names, store.index.image_from)
     return store.with_places(check_shards(store.index, expand_shards(patterns), rule))
