@@ -1,5 +1,8 @@
 """A name and a checkpoint -> a module: timm's models, functions of one's own, and what is refused by which name."""
 
+import os
+import py_compile
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -243,3 +246,18 @@ def test_under_autocast_images_that_are_cast_already_give_the_same_bits(model: s
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(module(images), module(images.bfloat16()))
+
+
+def test_a_file_is_run_as_it_is_whatever_bytecode_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python takes bytecode for current whose file has the second and size of now."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    file = tmp_path / "own.py"
+    for classes in (3, 5):
+        file.write_text(f"import torch\n\ndef model():\n    return torch.nn.Linear(2, {classes})\n")
+        os.utime(file, (1_000_000_000, 1_000_000_000))
+        if classes == 3:
+            py_compile.compile(str(file))
+        module = build_module(ModelSpec(GivenModel(f"{file}:model")), classes, (8, 8))
+        assert isinstance(module, nn.Linear)
+        assert module.out_features == classes
+    assert len(list(tmp_path.rglob("*.pyc"))) == 1  # the one that was made here
