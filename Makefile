@@ -211,13 +211,14 @@ endif
 
 # On two cores: a third of the time of a test is spent waiting for processes. A file's tests stay together, as they share
 # what takes long to make. They make a hundred thousand small files, each brought to disk: in memory, where it has room.
+# Hundreds of processes import the same modules, so their bytecode is kept, whatever the environment says.
 TEST_PROCESSES ?= 3
 TEST_TMPDIR ?= $(shell test "$$(df --output=avail /dev/shm 2>&1 | tail -n 1)" -gt 4000000 2>/dev/null && echo /dev/shm)
 
 test: $(INSTALLED) ## run all tests
 	@folder=$$(mktemp -d $(or $(TEST_TMPDIR),$${TMPDIR:-/tmp})/tests-XXXXXX) || exit; trap 'rm -rf "$$folder"' EXIT; \
 		trap 'exit 130' INT; trap 'exit 143' TERM; PS4=; set -x; \
-		TMPDIR=$$folder $(BIN)/python -m pytest -q --numprocesses $(TEST_PROCESSES) --dist loadfile
+		TMPDIR=$$folder PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 check: $(INSTALLED) ## lint, formatting, types, pages: what CI runs before the tests
 	$(BIN)/ruff check .
