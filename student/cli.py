@@ -408,10 +408,13 @@ def evaluate(
         raise click.UsageError(
             f"--checkpoint {checkpoint} is a teacher's weights: name it with --teacher (the trained model is MODEL)"
         )
-    from student.preflight import pattern_faults, source_faults, teacher_faults
-    from teacher_cache.teacher.settings import TeacherSettings
+    from student.arguments import pattern_faults, source_faults, teacher_faults
 
-    compared = TeacherSettings(teacher, checkpoint) if teacher else None
+    compared = None
+    if teacher:
+        from teacher_cache.teacher.settings import TeacherSettings
+
+        compared = TeacherSettings(teacher, checkpoint)
     faults = [*source_faults(trained_model, model_name), *pattern_faults(val)]
     _refuse_all(faults if compared is None else [*faults, *teacher_faults(compared)])
 
@@ -558,7 +561,7 @@ def export(
             raise click.UsageError("--force, --outputs and --fusion are for files, --format hf makes a folder")
         _export_hub(trained_model, model_name, out, ema=ema, licence=licence, repo=repo, private=private)
         return
-    from student.preflight import export_faults, source_faults
+    from student.arguments import export_faults, source_faults
 
     _refuse_all([*source_faults(trained_model, model_name), *export_faults(trained_model, out, file_format, force)])
 
@@ -581,7 +584,7 @@ def _export_hub(
     source: str, model: str | None, out: Path, *, ema: bool, licence: str | None, repo: str | None, private: bool
 ) -> None:
     """The folder, and the way to the Hub."""
-    from student.preflight import hub_faults, push_faults, source_faults
+    from student.arguments import hub_faults, push_faults, source_faults
 
     faults = [*source_faults(source, model), *hub_faults(source, out, licence), *(push_faults(repo) if repo else ())]
     _refuse_all(faults)

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from student.arguments import INSTALL_ONNX, Format, export_faults
 from student.faults import refuse
 from student.model import Fusion, fused, heads
-from student.preflight import INSTALL_ONNX, Format, export_faults
 from student.trained import TrainedModel, build_trained, describe_trained, read_trained
 from teacher_cache.errors import CheckpointError
 from teacher_cache.files import replacing

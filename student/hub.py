@@ -10,9 +10,9 @@ from timm.models import save_for_hf
 from timm.models.deit import VisionTransformerDistilled
 from torch import nn
 
+from student.arguments import hub_faults
 from student.export import ExportResult, check_finite, largest_difference, timm_arguments, write_safetensors
 from student.faults import refuse
-from student.preflight import hub_faults
 from student.results import accuracy_rows, final_accuracy
 from student.trained import TrainedModel, build_trained, describe_trained
 from teacher_cache.errors import CheckpointError, StorageError

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from student.preflight import TrackingLibrary
+from student.arguments import TrackingLibrary
 from teacher_cache.errors import RecipeError
 from teacher_cache.processes.timeouts import RANK_TIMEOUT_S, TIMEOUT_S
 from teacher_cache.rendering.choice import RENDER_DEFAULT, Render

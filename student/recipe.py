@@ -25,7 +25,6 @@ from pydantic import (
 )
 
 from student.faults import Fault
-from student.plan import num_views_read
 from teacher_cache.errors import RecipeError
 from teacher_cache.messages.shown import counted, shown
 from teacher_cache.replay.policy import Zoom
@@ -236,6 +235,8 @@ def load_sourced_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Sou
 
 def describe_recipe(sourced: SourcedRecipe) -> str:
     """The whole recipe as a TOML file that load_recipe reads, each setting with its source as its comment."""
+    from student.plan import num_views_read  # and NumPy, which to say that there is no such recipe takes none
+
     recipe = sourced.recipe
     views = num_views_read(recipe.epochs, recipe.repeats)
     lines = [f"# {line}".rstrip() for line in sourced.header.splitlines()]

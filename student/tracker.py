@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from student.arguments import TrackingLibrary, tracking_faults
 from student.faults import refuse
-from student.preflight import TrackingLibrary, tracking_faults
 from teacher_cache.errors import RecipeError
 from teacher_cache.files import replacing
 from teacher_cache.teacher.weights import first_line

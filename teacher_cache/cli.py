@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from teacher_cache.endings import INTERRUPTED, OneLineErrors
+from teacher_cache.errors import TeacherError
 from teacher_cache.messages.shown import counted
 from teacher_cache.options import (
     COUNT,
@@ -275,6 +276,7 @@ def fill(
 ) -> None:
     """Label the views that have no label yet. Run it again to go on; under torchrun every rank takes units."""
     check_is_store(store_path)
+    _check_is_model(teacher)
 
     from teacher_cache.store.places import open_moved
     from teacher_cache.teacher.settings import TeacherSettings, check_as_stored, check_settings
@@ -431,6 +433,7 @@ def verify(
 ) -> None:
     """Check every record; render, and with --teacher label, a random fraction again. Exits with 1 on a difference."""
     check_is_store(store_path)
+    _check_is_model(teacher)
 
     from teacher_cache.store.places import open_moved
     from teacher_cache.store.status import check_committed
@@ -581,6 +584,16 @@ def _say_rounded(asked: int, views: int, group: int) -> None:
 
 
 # Steps of `fill` and `verify`
+
+
+def _check_is_model(teacher: str | None) -> None:
+    """Refuse a name that is no model's before the store is opened, which takes longer than to say so."""
+    if teacher is None:
+        return
+    from teacher_cache.teacher.timm_names import unknown_model
+
+    if found := unknown_model(teacher):
+        raise TeacherError(found)
 
 
 def _open_teacher(settings: "TeacherSettings", store: "Store") -> "Teacher":

@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from teacher_cache.errors import PolicyError
 from teacher_cache.messages.nearest import OFFERED, did_you_mean
 
+if TYPE_CHECKING:
+    import numpy as np
+
 # (H, W, 3) uint8 pixels and a level in [-1, 1] -> the same shape; a pure function: no random numbers, no clock
-OwnOperation = Callable[[np.ndarray, float], np.ndarray]
+OwnOperation = Callable[["np.ndarray", float], "np.ndarray"]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import json
 import sys
 
 SLOW = {"torch", "torchvision", "timm", "webdataset", "sklearn", "matplotlib", "scipy", "cv2", "zarr"}
+UNNEEDED = {"numpy", "pydantic", "rich"}  # by help and by what is mistyped: half a second where a processor is busy
 
 
 def run(module: str, words: list[str]) -> int:
@@ -21,4 +22,4 @@ if __name__ == "__main__":
     for module, words in json.loads(sys.argv[1]):
         code = run(module, words)
         sys.stderr.flush()
-        print("brought:", code, *sorted(SLOW & set(sys.modules)), flush=True)
+        print("brought:", code, *sorted((SLOW | UNNEEDED) & set(sys.modules)), flush=True)
