@@ -5,6 +5,7 @@ Zarr read as it is; `unpack` gives the original back, file by file.
 """
 
 import hashlib
+import secrets
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from teacher_cache.store.unit import Unit
 
 CARD = "README.md"
 ROOT = f"{STORE}/zarr.json"  # which makes the rest a store, and comes last
+MARK = "publishing"  # lies in an object store until then
 
 Progress = Callable[[int, int], None]
 Write = Callable[[str, Iterable[bytes]], None]  # of a file, by name, part by part
@@ -154,14 +156,17 @@ def _check_free(place: Place) -> None:
         if place.exists():
             raise DiskError(f"{place} is there already: remove it, or choose another place")
     elif place.scheme != "hf" and open_storage(place).list():
-        raise StorageError(f"there are objects under {place} already: remove them, or choose another place")
+        raise _not_free(place)
+
+
+def _not_free(place: Place) -> StorageError:
+    return StorageError(f"there are objects under {place} already: remove them, or choose another place")
 
 
 @contextmanager
 def _writing(place: Place) -> Iterator[Write]:
     """Write files under a target, by name, so that they are there whole or not at all: a folder and a commit appear at
-    the end, in an object store the root, which makes it a store, is written last. An object is put whole, from memory.
-    """
+    the end, in an object store the root, which makes it a store, is written last."""
     if isinstance(place, Path):
         with new_folder(place) as aside:
             yield _writer(aside)
@@ -172,13 +177,29 @@ def _writing(place: Place) -> Iterator[Write]:
             yield _writer(Path(folder))
             commit_folder(place, Path(folder))
     else:
-        storage = open_storage(place)
+        with tempfile.TemporaryDirectory() as folder, _alone(open_storage(place)) as storage:
+            write_aside = _writer(Path(folder))
 
-        def put(name: str, parts: Iterable[bytes]) -> None:
-            if not storage.put_if_absent(name, b"".join(parts)):
-                raise StorageError(f"{place / name} is there already: somebody publishes to the same place")
+            def send(name: str, parts: Iterable[bytes]) -> None:
+                write_aside(name, parts)
+                written = Path(folder, name)
+                storage.put(name, written)
+                written.unlink()
 
-        yield put
+            yield send
+
+
+@contextmanager
+def _alone(storage: Storage) -> Iterator[Storage]:
+    """A storage in which there is nothing, to which no other publishes; what came to be there stays where this ends by
+    an error. StorageError where another is first."""
+    if not storage.put_if_absent(MARK, secrets.token_bytes(16)):
+        raise StorageError(f"{storage.place} is published to by another: wait for its end, or choose another place")
+    if any(entry.name != MARK for entry in storage.list()):
+        storage.delete(MARK)
+        raise _not_free(storage.place)
+    yield storage
+    storage.delete(MARK)
 
 
 def _writer(folder: Path) -> Write:

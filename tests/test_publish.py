@@ -3,6 +3,7 @@
 import hashlib
 import json
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +196,27 @@ def test_what_is_there_is_not_replaced(source: Store, target: Place, tmp_path: P
     with pytest.raises((DiskError, StorageError), match=r"already: remove (it|them), or choose another place"):
         publish(source, str(target))
     assert [entry.name for entry in open_storage(target).list()] == ["README.md"]
+
+
+def test_in_a_bucket_one_publishes_at_a_time(source: Store, bucket: Url) -> None:
+    storage = open_storage(bucket / "published")
+    storage.put("publishing", b"of another")
+    with pytest.raises(StorageError, match=r"there are objects under s3://.*/published already: remove them"):
+        publish(source, str(storage.place))
+    storage.delete("publishing")
+
+    def checked(units: int, of: int, comes: str) -> None:
+        if units == of:
+            storage.put(comes, b"of another")
+
+    told = {"publishing": "is published to by another", "store/zarr.json": "there are objects under"}
+    for comes, message in told.items():
+        with pytest.raises(StorageError, match=message):
+            publish(source, str(storage.place), on_progress=partial(checked, comes=comes))
+        assert [entry.name for entry in storage.list()] == [comes]
+        storage.delete(comes)
+    publish(source, str(storage.place))
+    assert storage.get("publishing") is None
 
 
 def test_a_file_that_is_not_what_the_manifest_says_is_not_unpacked(source: Store, tmp_path: Path) -> None:

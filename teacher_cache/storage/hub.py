@@ -50,7 +50,7 @@ class HubStorage:
         with ThreadPoolExecutor(min(AT_ONCE, len(ranges))) as threads:
             return list(threads.map(read, ranges))
 
-    def put(self, name: str, content: bytes) -> None:
+    def put(self, name: str, content: bytes | Path) -> None:
         raise self._read_only(name)
 
     def put_if_absent(self, name: str, content: bytes) -> bool:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -57,7 +58,7 @@ class LocalStorage:
         finally:
             os.close(descriptor)
 
-    def put(self, name: str, content: bytes) -> None:
+    def put(self, name: str, content: bytes | Path) -> None:
         path = self.place / name
 
         def replace(written: Path) -> bool:
@@ -79,14 +80,17 @@ class LocalStorage:
 
         return self._write(path, content, link) or self.get(name) == content
 
-    def _write(self, path: Path, content: bytes, place: Callable[[Path], bool]) -> bool:
+    def _write(self, path: Path, content: bytes | Path, place: Callable[[Path], bool]) -> bool:
         """Write bytes aside and have them placed, or not; again where the file or its folder was removed meanwhile."""
         with writing(path, UNIT_IN_FLIGHT):
             for left in range(TRIES, 0, -1):
                 written = aside_of(path)
                 try:
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    written.write_bytes(content)
+                    if isinstance(content, Path):
+                        shutil.copyfile(content, written)
+                    else:
+                        written.write_bytes(content)
                     if self._durable:
                         sync(written)
                     if not place(written):

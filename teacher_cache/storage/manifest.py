@@ -7,6 +7,7 @@ listing of a web server's files.
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from teacher_cache.errors import StorageError
 from teacher_cache.storage.place import Place, Url
@@ -64,7 +65,7 @@ class ListedStorage:
     def get_ranges(self, name: str, ranges: Sequence[tuple[int, int]], stamp: Stamp | None = None) -> list[bytes]:
         return self._storage.get_ranges(name, ranges, stamp)
 
-    def put(self, name: str, content: bytes) -> None:
+    def put(self, name: str, content: bytes | Path) -> None:
         self._storage.put(name, content)
 
     def put_if_absent(self, name: str, content: bytes) -> bool:

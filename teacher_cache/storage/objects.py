@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from threading import Lock, Thread, current_thread, main_thread
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 from teacher_cache.errors import ChangedError, StorageError
 from teacher_cache.storage.credentials import CREDENTIALS, METADATA, aws_profile, hide, is_given
 from teacher_cache.storage.place import ENDPOINTS, Url, is_endpoint
-from teacher_cache.storage.storage import AT_ONCE, Entry, Stamp
+from teacher_cache.storage.storage import AT_ONCE, PART_BYTES, PARTS_AHEAD, Entry, Stamp
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
@@ -92,8 +93,12 @@ class ObjectStorage:
                 read += [(start, content) for (start, _), content in zip(others, more, strict=True)]
         return [_cut(read, start, length) for start, length in ranges]
 
-    def put(self, name: str, content: bytes) -> None:
+    def put(self, name: str, content: bytes | Path) -> None:
         self._check_writable(name)
+        if isinstance(content, Path):
+            num_bytes, how = content.stat().st_size, {"chunk_size": PART_BYTES, "max_concurrency": PARTS_AHEAD}
+            self._ask(name, lambda client: self._obstore.put(client, name, content, **how), min(num_bytes, PART_BYTES))
+            return
         self._ask(name, lambda client: self._obstore.put(client, name, content, use_multipart=False), len(content))
 
     def put_if_absent(self, name: str, content: bytes) -> bool:

@@ -7,6 +7,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
 from teacher_cache.errors import StorageError
@@ -51,8 +52,9 @@ class Storage(Protocol):
         """The bytes of each (start, length), fewer where they end before. Ranges that lie near each other may be read
         as one. FileNotFoundError where there is no such name; with stamp, ChangedError where it is another now."""
 
-    def put(self, name: str, content: bytes) -> None:
-        """Write bytes whole, in the place of what is there. They have reached the disk when it returns."""
+    def put(self, name: str, content: bytes | Path) -> None:
+        """Write bytes whole, in the place of what is there: these, or a local file's, of which few are in memory. They
+        have reached the disk when it returns."""
 
     def put_if_absent(self, name: str, content: bytes) -> bool:
         """Write bytes whole where there are none. True for one of several writers at most, but for those of the same
@@ -85,7 +87,7 @@ def open_storage(place: str | os.PathLike[str], *, durable: bool = True) -> Stor
 
 
 AT_ONCE = 32  # requests in flight
-PART_BYTES = 16 << 20  # that are read at once of a file that is not held whole
+PART_BYTES = 16 << 20  # that are read or sent at once of a file that is not held whole
 PARTS_AHEAD = 4  # of them
 
 

@@ -11,6 +11,7 @@ from threading import Barrier
 import pytest
 
 from teacher_cache.errors import ChangedError, StorageError
+from teacher_cache.storage import objects
 from teacher_cache.storage import storage as storage_module
 from teacher_cache.storage.local import LocalStorage
 from teacher_cache.storage.objects import ObjectStorage
@@ -50,6 +51,16 @@ def test_what_is_put_is_got_until_it_is_replaced_or_deleted(storage: Storage) ->
     assert (storage.get("a/b"), storage.get("a/c")) == (None, b"another")
     storage.put("a/b", b"again")
     assert storage.get("a/b") == b"again"
+
+
+def test_a_file_is_put_as_its_bytes_are(storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects, "PART_BYTES", 5 << 20)  # the least that S3 takes
+    storage.put("a", b"before")
+    for num_bytes in (12 << 20, 100, 0):
+        (tmp_path / "file").write_bytes(content := random.Random(num_bytes).randbytes(num_bytes))
+        storage.put("a", tmp_path / "file")
+        assert storage.get("a") == content
+    assert [entry.name for entry in storage.list()] == ["a"]
 
 
 def test_what_is_absent(storage: Storage) -> None:

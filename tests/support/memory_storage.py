@@ -60,7 +60,8 @@ class MemoryStorage:
         self._note("get_ranges", name, sum(map(len, found)))
         return found
 
-    def put(self, name: str, content: bytes) -> None:
+    def put(self, name: str, content: bytes | Path) -> None:
+        content = content.read_bytes() if isinstance(content, Path) else content
         self._note("put", name, len(content))
         self._bucket.objects[self._url(name)] = content
 
