@@ -11,12 +11,13 @@ import pytest
 from click.testing import CliRunner
 
 from student.loader import Batch, ViewLoader
+from student.validation import index_validation
 from teacher_cache.cli import main
 from teacher_cache.errors import ShardError
 from teacher_cache.rendering.choice import ON_CPU, open_render_pool
 from teacher_cache.rendering.crew import PoolSettings, RenderTask
 from teacher_cache.rendering.workers import SLOTS_PER_WORKER
-from teacher_cache.shards import source
+from teacher_cache.shards import source, walk
 from teacher_cache.shards.classes import class_rule
 from teacher_cache.shards.find import expand_shards
 from teacher_cache.shards.indexing import index_shards
@@ -145,7 +146,7 @@ def test_a_stores_shards_move_to_a_bucket(far: Far) -> None:
     assert "it is another file than was indexed" in failed.output
 
 
-def test_a_student_trains_and_is_validated_from_a_bucket(far: Far) -> None:
+def test_a_student_trains_and_is_validated_from_a_bucket(far: Far, monkeypatch: pytest.MonkeyPatch) -> None:
     local, other = bright_store(far.folder), far_store(far)
     for store in (local, other):
         fill_store(store)
@@ -158,6 +159,8 @@ def test_a_student_trains_and_is_validated_from_a_bucket(far: Far) -> None:
         train_small(Store.open(other.path), far.folder / "two", val=(f"{far.url}/val-*.tar",), cache=cache, workers=1),
     ]
     assert accuracy[0] == accuracy[1]
+    monkeypatch.setattr(walk, "index_shard", lambda path, *rest: pytest.fail(f"{path} is walked again"))
+    index_validation([f"{far.url}/val-*.tar"], names, other.index.class_from, cache=cache)
 
 
 def test_a_network_that_fails_is_got_over_or_told_in_a_line(far: Far, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,12 @@
 """How much memory there is: what a pool of pixels is compared with before it is made."""
 
+from collections.abc import Iterator
 from pathlib import Path
+
+CONTROL_GROUPS = Path("sys/fs/cgroup")
+# limit, use, and of the statistics what is given back when memory is short: a file's pages
+_VERSION_2 = ("memory.max", "memory.current", ("inactive_file", "active_file"))
+_VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"))
 
 
 def memory_lacking(num_bytes: int, what: str) -> str | None:
@@ -11,10 +17,46 @@ def memory_lacking(num_bytes: int, what: str) -> str | None:
     return f"{what} needs {num_bytes / 1e9:.1f} GB of memory in this rank, {available / 1e9:.1f} GB are available"
 
 
-def available_memory() -> int | None:
-    """Bytes that a process may take without others being swapped out; None where the system does not say."""
-    meminfo = Path("/proc/meminfo")
+def available_memory(root: Path = Path("/")) -> int | None:
+    """Bytes that a process may take without others being swapped out, or its container or job being killed; None where
+    the system does not say. root: of the system's files."""
+    meminfo = root / "proc/meminfo"
     if not meminfo.exists():
         return None
     fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
-    return int(fields["MemAvailable"].split()[0]) * 1024
+    return min([int(fields["MemAvailable"].split()[0]) * 1024, *_left_to_groups(root)])
+
+
+def _left_to_groups(root: Path) -> Iterator[int]:
+    """What this process's control groups leave, which limit containers and a scheduler's jobs: its own and those above.
+
+    In a container its own may be called as the host calls it, where there is no such folder: its limit is at the top.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, own = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        top = root / CONTROL_GROUPS / ("memory" if controllers else "")
+        names = _VERSION_1 if controllers else _VERSION_2
+        folder = top / own.lstrip("/")
+        for each in (folder, *folder.parents):
+            if (left := _left(each, *names)) is not None:
+                yield left
+            if each == top:
+                break
+
+
+def _left(folder: Path, limit_name: str, used_name: str, returned: tuple[str, ...]) -> int | None:
+    """What one group leaves; None where it has no limit, or there is no such group."""
+    try:
+        limit, used = (folder / limit_name).read_text().strip(), int((folder / used_name).read_text())
+        statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except OSError:
+        return None
+    if limit == "max":
+        return None
+    return max(0, int(limit) - used + sum(int(statistics[name]) for name in returned))
