@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from tests.support.faulty_proxy import FaultyProxy
 from tests.support.filled_store import files
 from tests.support.filling import fill_store, fill_words
 from tests.support.forked import Forks
+from tests.support.memory_storage import bucket_in_memory
 from tests.support.object_server import ObjectServer
 from tests.support.running import wait_until
 from tests.support.small_runs import train_small
@@ -98,3 +100,27 @@ def test_what_is_wrong_with_a_store_in_a_bucket_is_one_line(tmp_path: Path, buck
     with pytest.raises(StoreError, match=r"made exists already: remove it or choose another --store"):
         Store.create(bucket / "made", local.index, local.policy, views=4, seed=3)
     assert made.path == bucket / "made"
+
+
+def test_opening_a_store_far_away_asks_for_nothing_twice(tmp_path: Path) -> None:
+    """Each request takes its time. The root is looked at before, whether it is there."""
+    made = bright_store(tmp_path)
+    fill_store(made, topk=2, tau=1.0)
+    with bucket_in_memory() as memory:
+        storage = open_storage("s3://bucket/store")
+        for entry in made.storage.list():
+            storage.put(entry.name, made.storage.get(entry.name) or b"")
+        memory.requests.clear()
+        store = Store.open(storage.place)
+        asked = Counter(url.removeprefix("s3://bucket/store/") for method, url, _ in memory.requests)
+        assert len(asked) > 14
+        # that of an array which may be made or grow meanwhile: once to compare it, once to open it
+        assert {name: times for name, times in asked.items() if times > 1} == {
+            "zarr.json": 2,
+            "teacher/zarr.json": 2,
+            "topk_classes/zarr.json": 2,
+            "topk_probabilities/zarr.json": 2,
+        }
+        memory.requests.clear()
+        assert store.index.num_samples == made.index.num_samples
+        assert not any(url.endswith("zarr.json") for _, url, _ in memory.requests)

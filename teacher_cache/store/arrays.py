@@ -17,7 +17,7 @@ from teacher_cache.files import raise_unreadable
 from teacher_cache.messages.shown import counted
 from teacher_cache.shards.index import Index
 from teacher_cache.storage.cache import NodeCache, get_listed
-from teacher_cache.storage.storage import Storage, get_all
+from teacher_cache.storage.storage import Storage, ask_each, get_all
 from teacher_cache.store.chunks import Chunks, FilePerChunk
 from teacher_cache.store.packed import unpacked_document
 from teacher_cache.store.records import RECORD_FIELDS
@@ -37,6 +37,8 @@ _INDEX_TYPES = {
     "counts": "int64",
     "hashes": "uint64",
 }
+INDEX_ARRAYS = tuple(f"index/{name}" for name in _INDEX_TYPES)  # written once, when the store is made
+GROWING_ARRAYS = ("labels", "digests", "records")  # with views; all that a store is created with are these
 _DIMENSIONS = {
     "labels": ("shard", "position", "view"),
     "digests": ("shard", "block", "view"),
@@ -149,9 +151,8 @@ def array_facts(storage: Storage, array: str, *, grows: bool) -> dict[str, Any]:
 
 def created_arrays(storage: Storage) -> dict[str, dict[str, Any]]:
     """The facts of all arrays that a store is created with, by "array NAME"."""
-    facts = {f"array {name}": array_facts(storage, name, grows=True) for name in ("labels", "digests", "records")}
-    index = [f"index/{name}" for name in _INDEX_TYPES]
-    return facts | {f"array {name}": array_facts(storage, name, grows=False) for name in index}
+    facts = {f"array {name}": array_facts(storage, name, grows=True) for name in GROWING_ARRAYS}
+    return facts | {f"array {name}": array_facts(storage, name, grows=False) for name in INDEX_ARRAYS}
 
 
 def topk_documents(labels: ArrayShape, dtype: np.dtype, topk: int) -> dict[str, bytes]:
@@ -223,7 +224,8 @@ def read_index(
 
     StoreError, naming the array, where one cannot be read or does not fit the others.
     """
-    arrays = {name: read_whole(storage, f"index/{name}", cache) for name in _INDEX_TYPES}
+    whole = ask_each(storage, lambda name: read_whole(storage, name, cache), INDEX_ARRAYS)
+    arrays = dict(zip(_INDEX_TYPES, whole, strict=True))
     if fault := _index_fault(arrays, num_shards, num_classes):
         raise StoreError(
             f"index/ of {storage.place} is damaged ({fault}): restore it from a copy, or index a new store"

@@ -1,11 +1,13 @@
 """What a store holds so far, summed from its records: coverage, agreement, bytes per view."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from teacher_cache.errors import StoreError
 from teacher_cache.messages.shown import counted
+from teacher_cache.storage.storage import ask_each
 from teacher_cache.store.labels import skipped_samples
 from teacher_cache.store.layout import Layout
 from teacher_cache.store.schema import SCHEMA
@@ -35,7 +37,8 @@ def status(store: Store) -> dict[str, Any]:
     units = len(layout.group_units)
     labelled, skipped_views = sum(sums["labelled"]), sum(sums["skipped"])
     done = labelled + skipped_views
-    sizes = {name: _bytes_under(store, name) for name in store.array_names}
+    teacher, names = store.teacher, store.array_names
+    sizes = dict(zip(names, ask_each(store.storage, partial(_bytes_under, store), names), strict=True))
     return {
         "store": str(store.path),
         "schema": SCHEMA,
@@ -54,9 +57,9 @@ def status(store: Store) -> dict[str, Any]:
         "damaged": sum(sums["damaged"]),
         "agreement": {name: sum(sums[name]) / labelled for name in ("own", "larger", "either")} if labelled else None,
         "bytes": {**sizes, "per_view": sum(sizes.values()) / done if done else None},
-        "topk": store.topk,
-        "tau": store.tau,
-        "teacher": store.teacher.to_json() if store.teacher else None,
+        "topk": teacher.topk if teacher else 0,
+        "tau": teacher.tau if teacher else None,
+        "teacher": teacher.to_json() if teacher else None,
         "any_device": store.any_device,
         "devices": store.proofs.devices,
         "builds": store.proofs.builds,

@@ -42,10 +42,13 @@ from teacher_cache.replay.policy import Policy
 from teacher_cache.shards.fingerprint import Fingerprint, read_kind
 from teacher_cache.shards.index import Index, ShardEntry
 from teacher_cache.storage.cache import NodeCache
+from teacher_cache.storage.held import HeldStorage
 from teacher_cache.storage.manifest import open_listed
 from teacher_cache.storage.place import Place, Url, beside, to_place
-from teacher_cache.storage.storage import Storage, open_storage
+from teacher_cache.storage.storage import Storage, ask_each, open_storage
 from teacher_cache.store.arrays import (
+    GROWING_ARRAYS,
+    INDEX_ARRAYS,
     array_facts,
     document_bytes,
     document_name,
@@ -91,6 +94,8 @@ from teacher_cache.store.unit import (
 )
 from teacher_cache.teacher.identity import TeacherIdentity, read_identity
 
+_INDEX_DOCUMENTS = frozenset(map(document_name, INDEX_ARRAYS))
+_OPENING = (*map(document_name, ("", *GROWING_ARRAYS)), *_INDEX_DOCUMENTS)  # what opening a store reads
 _TOPK_FACTS = "topk_arrays"  # in teacher/: what zarr.json says of these arrays
 
 
@@ -117,7 +122,7 @@ class Store:
         self.libraries: dict[str, str] = dict(settings["libraries"])
         self.policy = Policy.from_json(settings["policy"])
         self._shards = [_shard_place(shard) for shard in settings["shards"]]
-        self._shapes = {name: read_shape(storage, name) for name in ("labels", "digests", "records")}
+        self._shapes = {name: read_shape(storage, name) for name in GROWING_ARRAYS}
         self._chunks = {name: open_chunks(storage, name, cache) for name in self._shapes}
         self._index: Index | None = None
         self._teacher: TeacherIdentity | None = None
@@ -191,9 +196,11 @@ class Store:
         kept, each fetched once for all processes of this machine; without it a process holds those it reads in memory.
         """
         path = check_is_store(path)
-        storage = open_listed(path, durable=durable)
-        commits = Commits(storage, open_storage(beside(path, ".pending"), durable=durable)) if writable else None
+        commits = None
         try:
+            storage = HeldStorage(open_listed(path, durable=durable), _OPENING)
+            if writable:
+                commits = Commits(storage, open_storage(beside(path, ".pending"), durable=durable))
             settings = read_document(storage, "", "group").get("attributes", {}).get("teacher_cache")
         except Exception as error:
             raise_unreadable(error)
@@ -212,6 +219,7 @@ class Store:
             check_policy_version(storage, settings)
             store = cls(storage, settings, commits, cache)
             store._check_shapes()
+            storage.let_go(but=_INDEX_DOCUMENTS.__contains__)
             store._open_topk()
         except StoreError:
             raise
@@ -541,13 +549,14 @@ class Store:
             return
         if self.writable:
             self._make_topk()
-        if any(self.storage.get(document_name(name)) is None for name in TOPK_ARRAYS):
+        storage = HeldStorage(self.storage, map(document_name, TOPK_ARRAYS))
+        if any(storage.get(document_name(name)) is None for name in TOPK_ARRAYS):
             return
         try:
-            facts = {name: array_facts(self.storage, name, grows=True) for name in TOPK_ARRAYS}
+            facts = {name: array_facts(storage, name, grows=True) for name in TOPK_ARRAYS}
             if facts != (read_published(self.storage, "teacher") or {}).get(_TOPK_FACTS):
                 raise ValueError(f"topk_classes, topk_probabilities are not those of the teacher's topk of {self.topk}")
-            topk, labels = {name: read_shape(self.storage, name) for name in TOPK_ARRAYS}, self._shapes["labels"]
+            topk, labels = {name: read_shape(storage, name) for name in TOPK_ARRAYS}, self._shapes["labels"]
             if any(array.shape[:2] != labels.shape[:2] or array.shape[2] < self.views for array in topk.values()):
                 raise ValueError("the shapes of topk_classes and topk_probabilities do not fit those of labels")
             chunks = {name: open_chunks(self.storage, name, self._cache) for name in TOPK_ARRAYS}
@@ -604,7 +613,8 @@ def _upload_store(folder: Path, storage: Storage) -> None:
     root = document_name("")
     made = open_storage(folder)
     names = [entry.name for entry in made.list() if entry.name != root]
-    for name in (*names, root):
+
+    def put(name: str) -> None:
         content = made.get(name)
         assert content is not None
         if not storage.put_if_absent(name, content):
@@ -612,6 +622,10 @@ def _upload_store(folder: Path, storage: Storage) -> None:
                 f"{storage.place / name} is there and is of another store, one that is being made or was not finished: "
                 f"remove what is under {storage.place}, or choose another --store"
             )
+
+    for _ in ask_each(storage, put, names):
+        pass
+    put(root)
 
 
 def is_taken(path: Place) -> bool:
