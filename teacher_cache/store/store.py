@@ -323,7 +323,7 @@ class Store:
     @cached_property
     def counts(self) -> np.ndarray:
         """Samples of each shard, (S,) int64, without reading the rest of the index."""
-        return read_whole(self.storage, "index/counts", self._cache)
+        return read_whole(self.storage, "index/counts", self._cache) if self._index is None else self._index.counts
 
     @cached_property
     def layout(self) -> Layout:
