@@ -55,7 +55,7 @@ class StoredAnswers:
 
 
 @dataclass(frozen=True, eq=False)
-class _Answered:
+class _PendingCheck:
     """What is left of a batch to be checked. samples, view_ids: as the batch has them; finite: (B,) bool, on the
     device, whether all of a view's logits are."""
 
@@ -87,12 +87,12 @@ class OnlineAnswers:
         self._tau = recipe.distill_tau if recipe.distill == "soft" else None
         self.weights_sha256: str | None = self._teacher.identity.weights_sha256
         self.teacher_name: str | None = self._teacher.identity.name
-        self._unchecked: list[_Answered] = []
+        self._unchecked: list[_PendingCheck] = []
 
     def of(self, batch: Batch) -> TeacherAnswers | None:
         """The batch's answers, on the teacher's device, which is not waited for: check() looks at them."""
         logits = self._teacher.logits_on_device(batch.views)
-        self._unchecked.append(_Answered(batch.samples, batch.view_ids, torch.isfinite(logits).all(dim=1)))
+        self._unchecked.append(_PendingCheck(batch.samples, batch.view_ids, torch.isfinite(logits).all(dim=1)))
         probabilities = None if self._tau is None else torch.softmax(logits / self._tau, dim=1)
         return TeacherAnswers(logits.argmax(1), probabilities)
 

@@ -28,7 +28,7 @@ from student.plan import (
 )
 from student.pool import PoolMemory, pool_faults, pool_rows
 from student.preflight import label_faults, topk_faults
-from teacher_cache.device import Recycled, Upload, choose_device
+from teacher_cache.device import RecycledMemory, Upload, choose_device
 from teacher_cache.errors import DriftError
 from teacher_cache.messages.shown import counted
 from teacher_cache.processes.timeouts import TIMEOUT_S
@@ -147,7 +147,7 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
         self.device = _device(device, render)
         self.rendering = choose_rendering(render, self.store.policy, self.device)
         self._pin = pin or self.device.type == "cuda"
-        self._memory = Recycled(pin=self._pin)
+        self._memory = RecycledMemory(pin=self._pin)
         self._upload = Upload(self.device) if self.device.type == "cuda" else None
         num_rows = pool_rows(self.settings, workers)
         self.rows_device, self._said = place_rows(self.rendering, self.store.policy, num_rows, device_pool_gb)

@@ -91,7 +91,7 @@ def memory_format(device: torch.device) -> torch.memory_format:
     return torch.channels_last if device.type == "cuda" else torch.preserve_format
 
 
-class Recycled:
+class RecycledMemory:
     """Memory for tensors that are made again and again: what nobody holds any more serves once more.
 
     Fresh memory is cleared by the kernel, page by page as it is touched, which can take longer than what is done in it.
@@ -163,7 +163,7 @@ class Normalise:
         levels = torch.arange(256, dtype=torch.float32)
         self._shift, self._scale = shift.to(device), scale.to(device)
         self._dtype = dtype
-        self._memory = Recycled()
+        self._memory = RecycledMemory()
         self.values = ((levels[:, None] - shift) * scale).T.to(dtype).contiguous().to(device)  # (3, 256), by level
         self._by_kernel = device.type == "cuda" and _kernel_gives(self.values)
 

@@ -70,13 +70,13 @@ class ByteCount(click.ParamType):
 
 
 class OldSpelling(click.Option):
-    """A hidden option whose value is another parameter's: a `Renamed` takes it from here."""
+    """A hidden option whose value is another parameter's: a `RenamedParameter` takes it from here."""
 
     def __init__(self, param_decls: list[str], **attributes: Any) -> None:
         super().__init__(param_decls, hidden=True, expose_value=False, **attributes)
 
 
-class Renamed(click.Parameter):
+class RenamedParameter(click.Parameter):
     """A parameter that an option of another name gives too, with one line on standard error that says what is written
     now.
 
@@ -104,16 +104,18 @@ class Renamed(click.Parameter):
         return super().consume_value(ctx, opts)
 
 
-class RenamedArgument(Renamed, click.Argument):
+class RenamedArgument(RenamedParameter, click.Argument):
     pass
 
 
-class TeacherWeights(Renamed, click.Option):
+class TeacherWeights(RenamedParameter, click.Option):
     """The teacher's checkpoint. In a command on a trained model that is not named as its argument, --checkpoint is the
     old spelling of that one, and not this."""
 
     def consume_value(self, ctx: click.Context, opts: Mapping[str, Any]) -> tuple[Any, ParameterSource]:
-        models = [param.name for param in ctx.command.params if isinstance(param, Renamed) and param.old == self.name]
+        models = [
+            param.name for param in ctx.command.params if isinstance(param, RenamedParameter) and param.old == self.name
+        ]
         if any(not isinstance(opts.get(name), str) for name in models):
             opts = {name: value for name, value in opts.items() if name != self.name}
         return super().consume_value(ctx, opts)

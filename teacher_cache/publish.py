@@ -37,7 +37,7 @@ Write = Callable[[str, Iterable[bytes]], None]  # of a file, by name, part by pa
 
 
 @dataclass(frozen=True)
-class Published:
+class Publication:
     """What went to a target: files and bytes, before and after."""
 
     files: int
@@ -53,7 +53,7 @@ def publish(
     partial: bool = False,
     licence: str | None = None,
     on_progress: Progress = lambda done, total: None,
-) -> Published:
+) -> Publication:
     """Pack a store into a folder, an object store or `hf://datasets/OWNER/NAME`; every unit is checked before.
 
     partial: what is committed of a store that is not filled. What says where the store was made, its shards' folders
@@ -91,7 +91,7 @@ def publish(
         sent[CARD] = _send(write, CARD, [card.encode()])
         write(MANIFEST, [write_manifest(sent)])
         write(ROOT, [root])
-    return Published(num_files, num_bytes, len(listed), sum(entry.num_bytes for entry in listed))
+    return Publication(num_files, num_bytes, len(listed), sum(entry.num_bytes for entry in listed))
 
 
 def _send(write: Write, name: str, parts: Iterable[bytes]) -> tuple[str, int]:

@@ -13,7 +13,16 @@ from torch import Tensor, nn
 
 from student.cli import main as student_main
 from teacher_cache.cli import main as teacher_cache_main
-from teacher_cache.device import KEPT, PIECE, Normalise, Recycled, Upload, choose_device, memory_format, use_device
+from teacher_cache.device import (
+    KEPT,
+    PIECE,
+    Normalise,
+    RecycledMemory,
+    Upload,
+    choose_device,
+    memory_format,
+    use_device,
+)
 from teacher_cache.errors import DeviceError
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.settings import TeacherSettings
@@ -48,7 +57,7 @@ def drawn_views(*shape: int, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("hold", [lambda t: t, lambda t: t[1:, :2], lambda t: t.numpy(), lambda t: t.untyped_storage()])
 def test_memory_serves_again_only_when_nobody_holds_it(hold: Callable[[Tensor], Any]) -> None:
-    memory = Recycled()
+    memory = RecycledMemory()
     first = memory.empty((4, 3), torch.float32)
     place = first.data_ptr()
     held = hold(first)
@@ -62,7 +71,7 @@ def test_memory_serves_again_only_when_nobody_holds_it(hold: Callable[[Tensor], 
 
 
 def test_other_sizes_do_not_share_memory_and_little_is_kept() -> None:
-    memory = Recycled()
+    memory = RecycledMemory()
     many = [memory.empty((number + 1,), torch.uint8) for number in range(KEPT + 3)]
     assert len({tensor.data_ptr() for tensor in many}) == len(many)
     del many
@@ -173,7 +182,7 @@ def test_normalised_on_cuda_are_the_cpus_bits_in_channels_last(dtype: torch.dtyp
 @needs_gpu
 def test_uploaded_batches_are_whole_although_memory_serves_again() -> None:
     device = torch.device("cuda")
-    upload, memory = Upload(device), Recycled(pin=True)
+    upload, memory = Upload(device), RecycledMemory(pin=True)
     busy = torch.randn(4096, 4096, device=device)
     sums = []
     for number in range(40):

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from student.cli import main as student
 from teacher_cache.cli import main as teacher_cache
-from teacher_cache.options import ByteCount, FiniteRange, OldSpelling, Renamed, cache_options, endpoint_option
+from teacher_cache.options import ByteCount, FiniteRange, OldSpelling, RenamedParameter, cache_options, endpoint_option
 from teacher_cache.storage.cache import NodeCache
 from teacher_cache.storage.place import ENDPOINTS
 from tools import benchmark, inspect_cache, make_shards, simulate_scale, simulate_store, topk_table
@@ -107,7 +107,7 @@ def test_every_parameter_with_an_old_spelling_is_tested() -> None:
         (context.command_path, param.name)
         for context in ALL
         for param in context.command.params
-        if isinstance(param, Renamed)
+        if isinstance(param, RenamedParameter)
     }
     teachers = {(f"teacher-cache {name}", "checkpoint") for name in ("fill", "verify")}  # never was spelled otherwise
     tested = set()

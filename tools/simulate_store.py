@@ -23,7 +23,7 @@ from teacher_cache.progress import counting_bar
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.shards.index import Index, ShardEntry
-from teacher_cache.store.simulated import Simulated
+from teacher_cache.store.simulated import SimulatedTeacher
 from teacher_cache.store.status import status
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import Unit, UnitCounts, UnitValues
@@ -47,7 +47,7 @@ class ShardLabels(NamedTuple):
 
 @click.command(context_settings={"show_default": True})
 @click.argument("out", type=click.Path(path_type=Path, readable=False))
-@click.option("--samples", default=1_281_167, type=click.IntRange(1), metavar=COUNT, help="Simulated samples.")
+@click.option("--samples", default=1_281_167, type=click.IntRange(1), metavar=COUNT, help="SimulatedTeacher samples.")
 @click.option("--shards", default=1024, type=click.IntRange(1), metavar=COUNT, help="That the samples lie in.")
 @click.option("--views", default=304, type=click.IntRange(1), metavar=COUNT, help="How many views a sample has.")
 @click.option("--classes", default=1000, type=click.IntRange(2), metavar=COUNT, help="Of samples and teacher.")
@@ -148,7 +148,7 @@ def label_offsets(classes: int, seed: int) -> np.ndarray:
 
     (PROTOTYPES, DRAWS) int32 in [0, classes).
     """
-    teacher = Simulated(PROTOTYPES, DRAWS, classes, seed)
+    teacher = SimulatedTeacher(PROTOTYPES, DRAWS, classes, seed)
     labels = np.concatenate([teacher.logits(block).argmax(axis=-1) for block in teacher.blocks])
     commonest = np.array([np.bincount(row).argmax() for row in labels])
     return ((labels - commonest[:, None]) % classes).astype(np.int32)

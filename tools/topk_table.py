@@ -27,7 +27,7 @@ from teacher_cache.options import COUNT, NUMBER, optional_store_argument
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.shards.index import Index, ShardEntry
 from teacher_cache.store.labels import LabelReader
-from teacher_cache.store.simulated import Simulated, simulate
+from teacher_cache.store.simulated import SimulatedTeacher, simulate
 from teacher_cache.store.status import status
 from teacher_cache.store.store import Store
 from teacher_cache.store.topk import SoftLabels, top_classes
@@ -48,7 +48,7 @@ class Row(NamedTuple):
 
 @click.command(context_settings={"show_default": True})
 @optional_store_argument
-@click.option("--samples", default=4096, type=click.IntRange(1), metavar=COUNT, help="Simulated samples.")
+@click.option("--samples", default=4096, type=click.IntRange(1), metavar=COUNT, help="SimulatedTeacher samples.")
 @click.option("--views", default=16, type=click.IntRange(1), metavar=COUNT, help="How many views a sample has.")
 @click.option("--classes", default=1000, type=click.IntRange(max(TOPKS)), metavar=COUNT, help="Of the teacher.")
 @click.option("--seed", default=0, type=click.IntRange(0), metavar=NUMBER, help="Of all that is simulated.")
@@ -69,7 +69,7 @@ def main(samples: int, views: int, classes: int, seed: int, store_path: str | No
         say(f"{store_path}: K {found['topk']}{tau}, {size}")
 
 
-def table(teacher: Simulated) -> Iterator[Row]:
+def table(teacher: SimulatedTeacher) -> Iterator[Row]:
     """One row for each tau and K."""
     with tempfile.TemporaryDirectory() as folder:
         stores = {
@@ -80,7 +80,7 @@ def table(teacher: Simulated) -> Iterator[Row]:
             yield Row(topk, tau, status(store)["bytes"]["per_view"], errors[tau, topk])
 
 
-def make_store(path: Path, teacher: Simulated, topk: int, tau: float) -> Store:
+def make_store(path: Path, teacher: SimulatedTeacher, topk: int, tau: float) -> Store:
     """A store of one shard, filled by the simulated teacher."""
     store = Store.create(
         path, one_shard(teacher), load_policy("none"), views=teacher.views, group=teacher.views, seed=teacher.seed
@@ -91,7 +91,7 @@ def make_store(path: Path, teacher: Simulated, topk: int, tau: float) -> Store:
     return store
 
 
-def one_shard(teacher: Simulated) -> Index:
+def one_shard(teacher: SimulatedTeacher) -> Index:
     """The index of a shard that is nowhere: only labels are read."""
     numbers = np.arange(teacher.samples, dtype=np.int64)
     return Index(
@@ -107,7 +107,7 @@ def one_shard(teacher: Simulated) -> Index:
     )
 
 
-def label_unit(store: Store, unit: Unit, teacher: Simulated, topk: int, tau: float) -> UnitValues:
+def label_unit(store: Store, unit: Unit, teacher: SimulatedTeacher, topk: int, tau: float) -> UnitValues:
     """What `fill` would commit; digests are random, as hashes are."""
     blocks = store.layout.blocks(unit)
     digests = np.random.default_rng([teacher.seed, unit.unit, 1]).integers(
@@ -130,7 +130,9 @@ def counts(store: Store, unit: Unit) -> UnitCounts:
     return UnitCounts(labelled=store.layout.num_views(unit), own=0, larger=0, either=0, skipped=0)
 
 
-def loss_errors(teacher: Simulated, stores: dict[tuple[float, int], Store]) -> dict[tuple[float, int], list[float]]:
+def loss_errors(
+    teacher: SimulatedTeacher, stores: dict[tuple[float, int], Store]
+) -> dict[tuple[float, int], list[float]]:
     """For each store the errors of the loss and of its gradient, for either student."""
     readers = {key: LabelReader(store) for key, store in stores.items()}
     differences = {key: np.zeros((2, 2)) for key in stores}

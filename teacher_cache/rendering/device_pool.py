@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from teacher_cache.device import Recycled
+from teacher_cache.device import RecycledMemory
 from teacher_cache.errors import RenderError
 from teacher_cache.processes.memory import memory_lacking
 from teacher_cache.processes.shared import SharedMemory
@@ -166,7 +166,7 @@ class DeviceRenderPool(contextlib.AbstractContextManager["DeviceRenderPool"]):
             return True
         return sum(each.num_bytes for each in self._waiting) >= WORTH_BYTES
 
-    def gather(self, rows: np.ndarray, memory: Recycled) -> Tensor:
+    def gather(self, rows: np.ndarray, memory: RecycledMemory) -> Tensor:
         """The views in some rows: see DeviceStreams.gather. The rows may be given to tasks again at once."""
         return self._streams.gather(rows, memory)
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from teacher_cache.device import Recycled
+from teacher_cache.device import RecycledMemory
 from teacher_cache.errors import DeviceError
 from teacher_cache.processes.shared import SharedMemory
 from teacher_cache.rendering.device_streams import DeviceStreams, Part, is_done_within, pin, unpin
@@ -123,7 +123,7 @@ def _rendered(
     begun = streams.begin([Part(handed, memory, rows)])
     _wait(begun.rendered)
     (found,) = streams.finish(begun)
-    gathered = streams.gather(rows.reshape(-1), Recycled())
+    gathered = streams.gather(rows.reshape(-1), RecycledMemory())
     _wait(None if device.type == "cpu" else torch.cuda.current_stream(device).record_event())
     return [block for block, _ in found], gathered.cpu().numpy().reshape(*rows.shape, *policy.size, 3)
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from teacher_cache.device import Recycled
+from teacher_cache.device import RecycledMemory
 from teacher_cache.replay.block import ReplayedBlock
 from teacher_cache.replay.gpu.handing import HandedViews
 from teacher_cache.replay.gpu.joined import Piece, join_plans
@@ -140,7 +140,7 @@ class DeviceStreams:
                 if row >= 0:
                     self.rows[row].copy_(view)  # one by one, as the device may have no room for more
 
-    def gather(self, rows: np.ndarray, memory: Recycled) -> Tensor:
+    def gather(self, rows: np.ndarray, memory: RecycledMemory) -> Tensor:
         """The views in some rows, (n,) int64 -> (n, H, W, 3) uint8 where the rows are: in host memory in a piece of
         `memory`. What is begun later may have the rows at once."""
         if self._rendering is None or self.rows.device.type == "cpu":

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from teacher_cache.device import Recycled
+from teacher_cache.device import RecycledMemory
 from teacher_cache.errors import RenderError
 from teacher_cache.messages.shown import counted
 from teacher_cache.processes.memory import memory_lacking
@@ -127,7 +127,7 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
         self.pending -= 1
         return found
 
-    def gather(self, rows: np.ndarray, memory: Recycled) -> Tensor:
+    def gather(self, rows: np.ndarray, memory: RecycledMemory) -> Tensor:
         """The views in some rows, (n,) int64 -> (n, H, W, 3) uint8 in a piece of `memory`. The rows may be given to
         tasks again at once."""
         views = memory.empty((len(rows), *self.rows.shape[1:]), torch.uint8)

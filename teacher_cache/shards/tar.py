@@ -124,7 +124,7 @@ def _read_pax(records: bytes) -> dict[bytes, bytes]:
 
 
 @dataclass
-class _Extended:
+class _ExtendedHeader:
     """What the extended headers before a member say of it: its name, its size, or that its data are not the file's."""
 
     name: bytes | None = None
@@ -157,16 +157,16 @@ def members(reader: ShardReader) -> Iterator[tuple[bytes, int, int]]:
     Understands ustar with its prefix, GNU long names and base-256 sizes, and PAX paths and sizes.
     """
     position = 0
-    extended: _Extended | None = None  # headers before this one that belong to it
+    extended: _ExtendedHeader | None = None  # headers before this one that belong to it
     read, file_size = reader.read, reader.size
     while True:
         header = read(position, _BLOCK)
         if len(header) < _BLOCK or header == _ZEROS:
-            _check_closed(reader, header, position, extended or _Extended())
+            _check_closed(reader, header, position, extended or _ExtendedHeader())
             return
         size, kind, offset = _checked_size(header, position), header[156:157], position + _BLOCK
         if kind in b"LKxg":
-            extended = extended or _Extended()
+            extended = extended or _ExtendedHeader()
             _read_extended(reader, extended, kind, position, size)
             position = offset + _padded(size)
             continue
@@ -220,7 +220,7 @@ def _ustar_name(header: bytes) -> bytes:
     return name
 
 
-def _read_extended(reader: ShardReader, extended: _Extended, kind: bytes, position: int, size: int) -> None:
+def _read_extended(reader: ShardReader, extended: _ExtendedHeader, kind: bytes, position: int, size: int) -> None:
     """Take in the extended header at this position; DamageError where it cannot be read."""
     offset = position + _BLOCK
     if not 0 <= size <= _MAX_EXTENDED_HEADER or offset + size > reader.size:
@@ -244,7 +244,7 @@ def _refuse_irregular(kind: bytes, name: bytes, *, sparse: bool) -> None:
         )
 
 
-def _check_closed(reader: ShardReader, header: bytes, position: int, extended: _Extended) -> None:
+def _check_closed(reader: ShardReader, header: bytes, position: int, extended: _ExtendedHeader) -> None:
     """DamageError where an archive does not end as it should, at what is no header of a member."""
     if len(header) < _BLOCK:
         _refuse_other_file(header, position)

@@ -17,7 +17,7 @@ VIEW_NOISE = 0.5
 MEAN_TOP1 = 0.7
 
 
-class Simulated(NamedTuple):
+class SimulatedTeacher(NamedTuple):
     """A teacher of this many classes on one shard of samples x views."""
 
     samples: int
@@ -39,9 +39,9 @@ class Simulated(NamedTuple):
         return range(num_blocks(self.samples))
 
 
-def simulate(samples: int, views: int, classes: int, seed: int) -> Simulated:
+def simulate(samples: int, views: int, classes: int, seed: int) -> SimulatedTeacher:
     """The teacher with the scale at which the largest probability is MEAN_TOP1 on average (bisected on a block)."""
-    teacher = Simulated(samples, views, classes, seed)
+    teacher = SimulatedTeacher(samples, views, classes, seed)
     scores = teacher.logits(0)
     low, high = 0.0, 100.0
     for _ in range(30):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from teacher_cache.device import Normalise, Recycled, Upload, use_device
+from teacher_cache.device import Normalise, RecycledMemory, Upload, use_device
 from teacher_cache.errors import TeacherError
 from teacher_cache.messages.shown import counted
 from teacher_cache.replay.libraries import pixel_libraries
@@ -191,7 +191,7 @@ class _Batches:
     def __init__(self, teacher: Teacher) -> None:
         self._teacher = teacher
         self._ahead = 1 if teacher.on_cuda else 0
-        self._memory = Recycled(pin=teacher.on_cuda)
+        self._memory = RecycledMemory(pin=teacher.on_cuda)
         self._batch: Tensor | None = None  # which is being put together, and how many rows it has
         self._filled = 0
         self._pending: deque[PendingLogits] = deque()

@@ -20,7 +20,7 @@ from student.loader import Batch, ViewLoader
 from student.run import Run
 from student.validation import Preprocessing, ValidationSet
 from teacher_cache import open_store
-from teacher_cache.device import Recycled
+from teacher_cache.device import RecycledMemory
 from teacher_cache.errors import DriftError, ImageError, RenderError
 from teacher_cache.estimate import estimate
 from teacher_cache.fill import FillOptions
@@ -149,7 +149,7 @@ def test_views_go_into_the_rows_that_a_task_names(store: Store, workers: int) ->
         with opened as pool:
             leave_untouched(pool)
             found = {(each.task.id, each.view): each.block.digest for each in render_all(pool, tasks)}
-            gathered = pool.gather(np.array(free[:2] + tasks[0].rows.max(1).tolist()), Recycled())
+            gathered = pool.gather(np.array(free[:2] + tasks[0].rows.max(1).tolist()), RecycledMemory())
             held.append((torch.as_tensor(pool.rows).cpu().numpy().copy(), found, gathered.cpu().numpy().copy()))
     assert np.array_equal(held[0][0], held[1][0])
     assert held[0][1] == held[1][1]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from teacher_cache.device import Recycled
+from teacher_cache.device import RecycledMemory
 from teacher_cache.replay.policy import load_policy
 from tests.support.unwaited import not_waited_for
 
@@ -37,14 +37,14 @@ def test_views_are_given_and_gathered_while_the_device_is_busy() -> None:
     streams = DeviceStreams(policy, device, num_rows=rows.size)
     warm = streams.begin([Part(handed, memory, rows)])  # kernels are compiled, weights are sent
     streams.finish(warm)
-    expected = streams.gather(rows[rows >= 0], Recycled()).cpu()
+    expected = streams.gather(rows[rows >= 0], RecycledMemory()).cpu()
     streams.rows.zero_()
     torch.cuda.synchronize(device)
     with torch.cuda.stream(streams._rendering):
         torch.cuda._sleep(CYCLES)
     with not_waited_for():
         begun = streams.begin([Part(handed, memory, rows)])
-        found = streams.gather(rows[rows >= 0], Recycled())
+        found = streams.gather(rows[rows >= 0], RecycledMemory())
         assert not begun.is_rendered()
     assert torch.equal(found.cpu(), expected)
     streams.finish(begun)

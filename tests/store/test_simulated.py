@@ -2,18 +2,18 @@
 
 import numpy as np
 
-from teacher_cache.store.simulated import MEAN_TOP1, Simulated, simulate
+from teacher_cache.store.simulated import MEAN_TOP1, SimulatedTeacher, simulate
 
 
 def test_blocks_cover_the_samples_once() -> None:
-    teacher = Simulated(samples=130, views=3, classes=7, seed=1)
+    teacher = SimulatedTeacher(samples=130, views=3, classes=7, seed=1)
     assert teacher.blocks == range(3)
     assert [teacher.logits(block).shape for block in teacher.blocks] == [(64, 3, 7), (64, 3, 7), (2, 3, 7)]
     assert teacher.logits(2).dtype == np.float32
 
 
 def test_blocks_are_drawn_apart_and_again_the_same() -> None:
-    teacher = Simulated(samples=128, views=2, classes=7, seed=1)
+    teacher = SimulatedTeacher(samples=128, views=2, classes=7, seed=1)
     np.testing.assert_array_equal(teacher.logits(1), teacher.logits(1))
     assert (teacher.logits(0) != teacher.logits(1)).all()
     assert (teacher.logits(0) != teacher._replace(seed=2).logits(0)).all()
@@ -21,7 +21,7 @@ def test_blocks_are_drawn_apart_and_again_the_same() -> None:
 
 
 def test_views_of_a_sample_are_more_alike_than_samples() -> None:
-    logits = Simulated(samples=64, views=8, classes=50, seed=0).logits(0)
+    logits = SimulatedTeacher(samples=64, views=8, classes=50, seed=0).logits(0)
     assert logits.std(axis=1).mean() < 0.5 * logits.std(axis=0).mean()
 
 

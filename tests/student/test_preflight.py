@@ -241,24 +241,3 @@ def test_a_mended_recipe_is_one(
     loose = load_recipe(SMALL, overrides, loose=True)
     mends = all_mends(relation_faults(loose))[1::2]
     assert isinstance(load_recipe(SMALL, [*overrides, *mends]), Recipe)
-
-
-@pytest.mark.parametrize(
-    ("command", "more"),
-    [("evaluate", ["--val", "nope.tar"]), ("export", ["--format", "onnx", "--out", "x.onnx"])],
-)
-def test_a_checkpoint_that_is_absent_takes_no_torch(tmp_path: Path, command: str, more: list[str]) -> None:
-    (tmp_path / "checkpoint.pt").touch()
-    lines = f"""
-import sys
-from student.cli import main
-try:
-    main({[command, str(tmp_path / "chekpoint.pt"), *more]!r})
-finally:
-    print("torch" in sys.modules)
-"""
-    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, timeout=60)
-    told = f"error: checkpoint {tmp_path}/chekpoint.pt is absent ({tmp_path} has checkpoint.pt): check the path\n"
-    assert done.stderr.startswith(told)
-    assert (done.returncode, done.stdout) == (1, "False\n")
-    assert ("error: --val: no shard nope.tar there" in done.stderr) == (command == "evaluate")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from teacher_cache.device import Recycled
+from teacher_cache.device import RecycledMemory
 from teacher_cache.errors import TeacherError
 from teacher_cache.fill import FillOptions, fill
 from teacher_cache.teacher import teacher as module
@@ -179,7 +179,7 @@ def test_a_batch_is_put_together_while_the_one_before_is_under_way(
     monkeypatch: pytest.MonkeyPatch, batch_size: int
 ) -> None:
     monkeypatch.setattr(
-        "teacher_cache.teacher.teacher.Recycled", lambda *, pin: Recycled()
+        "teacher_cache.teacher.teacher.RecycledMemory", lambda *, pin: RecycledMemory()
     )  # no CUDA, no pinned memory
     teacher = LateTeacher(batch_size)
     views = drawn_views(23, 4, 4).numpy()

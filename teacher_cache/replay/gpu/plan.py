@@ -53,7 +53,7 @@ class Entries:
 
 
 @dataclass
-class _Packed:
+class _PackedArrays:
     parts: list[tuple[int, np.ndarray]] = field(default_factory=list)
     num_bytes: int = 0
 
@@ -132,7 +132,7 @@ class _Planner:
         self.num_views = num_views
         self.all_bytes = num_views * self.size[0] * self.size[1] * 3  # of one slot of every view
         self.at = numbers * (self.size[0] * self.size[1] * 3)  # each view's slot now
-        self.packed = _Packed()
+        self.packed = _PackedArrays()
         self.turn = (RESIZED, 0)
         self.launches: list[Entries] = []
         self.sides = np.zeros((0, 2, 2), np.int64)

@@ -1,0 +1,43 @@
+"""Whether a store is at a place, and what is said where none is."""
+
+from pathlib import Path
+
+import pytest
+
+from teacher_cache.errors import StoreError
+from teacher_cache.publish import publish
+from teacher_cache.storage.place import Url
+from teacher_cache.store.presence import check_is_store
+from tests.support.bright_shards import bright_store
+from tests.support.filling import fill_store
+from tests.support.memory_storage import bucket_in_memory
+
+
+def test_a_store_is_found_and_so_is_the_one_in_what_was_published(tmp_path: Path) -> None:
+    store = bright_store(tmp_path / "made")
+    fill_store(store)
+    publish(store, str(tmp_path / "published"))
+    assert check_is_store(store.path) == store.path
+    assert check_is_store(str(tmp_path / "published")) == tmp_path / "published" / "store"
+    assert check_is_store(tmp_path / "published" / "store") == tmp_path / "published" / "store"
+    with bucket_in_memory() as bucket:
+        bucket.objects["s3://bucket/plain/zarr.json"] = b"{}"
+        bucket.objects["s3://bucket/packed/store/zarr.json"] = b"{}"
+        assert check_is_store("s3://bucket/plain") == Url("s3://bucket/plain")
+        assert check_is_store("s3://bucket/packed") == Url("s3://bucket/packed/store")
+        with pytest.raises(StoreError, match=r"^there is no store at s3://bucket/none: check the place, or make one"):
+            check_is_store("s3://bucket/none")
+
+
+def test_what_is_none_is_told_apart(tmp_path: Path) -> None:
+    store = bright_store(tmp_path / "made")
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    for place, message in {
+        Path(store.path).with_name("stor"): r"there is no store at .*stor.*: make one with `teacher-cache index",
+        tmp_path / "file": r"file is not a store, ",
+        tmp_path / "folder": r"folder is not a store, ",
+        Path(store.path) / "labels": r"labels is not a store, ",
+    }.items():
+        with pytest.raises(StoreError, match=message):
+            check_is_store(place)
