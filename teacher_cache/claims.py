@@ -18,8 +18,9 @@ from pathlib import Path
 
 from teacher_cache.errors import DiskError, StorageError
 from teacher_cache.processes.timeouts import LEASE_S, TIMEOUT_S
+from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import beside
-from teacher_cache.storage.storage import Stamp, Storage, open_storage
+from teacher_cache.storage.storage import Stamp, Storage
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import Unit
 

@@ -19,8 +19,9 @@ from teacher_cache.errors import DiskError, StorageError, StoreError
 from teacher_cache.files import new_folder
 from teacher_cache.messages.shown import as_code, counted, shown
 from teacher_cache.storage.manifest import MANIFEST, STORE, read_manifest, write_manifest
+from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import Place, Url, to_place
-from teacher_cache.storage.storage import Storage, open_storage
+from teacher_cache.storage.storage import Storage
 from teacher_cache.store.packing import packed_files, unpacked_files
 from teacher_cache.store.proof import describe_build
 from teacher_cache.store.schema import GROUPS

@@ -13,8 +13,9 @@ import xxhash
 
 from teacher_cache import claims as module
 from teacher_cache.claims import Claims, open_claims, sweep_claims
+from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import Place, Url
-from teacher_cache.storage.storage import Storage, open_storage
+from teacher_cache.storage.storage import Storage
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import Unit
 from tests.support.bright_shards import bright_store

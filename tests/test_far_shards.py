@@ -24,8 +24,8 @@ from teacher_cache.shards.indexing import index_shards
 from teacher_cache.storage import objects
 from teacher_cache.storage.cache import NodeCache
 from teacher_cache.storage.objects import ObjectStorage
+from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import Url
-from teacher_cache.storage.storage import open_storage
 from teacher_cache.store.store import Store
 from teacher_cache.verify import verify
 from tests.support.bright_shards import bright_store, small_policy, write_bright_shards

@@ -10,8 +10,8 @@ from click.testing import CliRunner
 
 from teacher_cache.cli import main
 from teacher_cache.errors import StoreError
+from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import Url
-from teacher_cache.storage.storage import open_storage
 from teacher_cache.store.status import status
 from teacher_cache.store.store import Store
 from teacher_cache.verify import verify

@@ -16,8 +16,8 @@ from teacher_cache.cli import main
 from teacher_cache.errors import DiskError, ShardError, StorageError, StoreError
 from teacher_cache.publish import CARD, publish, unpack
 from teacher_cache.storage.manifest import MANIFEST, STORE
+from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import Place, Url
-from teacher_cache.storage.storage import open_storage
 from teacher_cache.store.labels import read_views
 from teacher_cache.store.places import open_moved
 from teacher_cache.store.status import status

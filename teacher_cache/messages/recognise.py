@@ -7,8 +7,8 @@ from pathlib import Path
 
 from teacher_cache.errors import StorageError
 from teacher_cache.messages.nearest import nearest
+from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import Place, Url
-from teacher_cache.storage.storage import open_storage
 
 RUN_FILES = ("results.json", "checkpoint.pt", "epoch.pt", "epochs.csv", "steps.csv")  # what a training leaves in --out
 LOOKED_AT = 1000  # entries of a folder; a million files are no reason to wait

@@ -8,8 +8,8 @@ from pathlib import Path
 from teacher_cache.errors import ShardError, StorageError
 from teacher_cache.messages.shown import counted
 from teacher_cache.settings import each_once, parse_json, read_json
+from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import Place, Url, to_place
-from teacher_cache.storage.storage import open_storage
 
 CLASSES_FILE = "classes.json"
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")

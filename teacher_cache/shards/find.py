@@ -11,8 +11,8 @@ import braceexpand
 
 from teacher_cache.errors import ShardError, StorageError
 from teacher_cache.shards.source import place_text
+from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import Url, is_url, to_place
-from teacher_cache.storage.storage import open_storage
 
 _GLOB = re.compile(r"[*?\[]")
 _OTHER_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")

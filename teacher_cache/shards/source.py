@@ -10,8 +10,9 @@ from typing import NamedTuple
 from teacher_cache.errors import ShardError, StorageError
 from teacher_cache.messages.shown import shown
 from teacher_cache.storage.local import read_range
+from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import Url, is_url, to_place
-from teacher_cache.storage.storage import AT_ONCE, Storage, open_storage
+from teacher_cache.storage.storage import AT_ONCE, Storage
 
 Read = Callable[[int, int], bytes]  # (start, length) -> the bytes, fewer only at the shard's end
 

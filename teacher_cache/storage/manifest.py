@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from teacher_cache.errors import StorageError
+from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import Place, Url
-from teacher_cache.storage.storage import Entry, Stamp, Storage, ask_each, open_storage
+from teacher_cache.storage.storage import Entry, Stamp, Storage, ask_each
 
 STORE, MANIFEST = "store", "manifest.json"
 

@@ -1,9 +1,8 @@
-"""The seam: what the project asks of a place that holds bytes, and which implementation a place has.
+"""The seam: what the project asks of a place that holds bytes.
 
 Names are relative to the storage's place, with slashes: "labels/c/0/0/0". Bytes that are there are whole.
 """
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -12,7 +11,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from teacher_cache.errors import StorageError
 from teacher_cache.storage.ahead import Ahead
-from teacher_cache.storage.place import Place, Url, to_place
+from teacher_cache.storage.place import Place
 
 # What changes when bytes are written anew; compared, and nothing else. Of what lies far away: its ETag, or what stands
 # for it, as text, and its size in bytes, which a later run may have kept.
@@ -65,25 +64,6 @@ class Storage(Protocol):
 
     def delete(self, name: str) -> None:
         """Remove a name; nothing happens where there is none."""
-
-
-def open_storage(place: str | os.PathLike[str], *, durable: bool = True) -> Storage:
-    """The storage of a place; nothing is looked at yet. With durable=False no write waits for a local disk.
-
-    StorageError for a URL that nothing here reads, or whose library is not installed.
-    """
-    place = to_place(place)
-    if not isinstance(place, Url):
-        from teacher_cache.storage.local import LocalStorage
-
-        return LocalStorage(place, durable=durable)
-    if place.scheme == "hf":
-        from teacher_cache.storage.hub import HubStorage
-
-        return HubStorage(place)
-    from teacher_cache.storage.objects import ObjectStorage
-
-    return ObjectStorage(place)
 
 
 AT_ONCE = 32  # requests in flight

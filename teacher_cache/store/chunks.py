@@ -14,11 +14,12 @@ from typing import Any, Protocol
 import numpy as np
 from numcodecs import zstd
 
+from teacher_cache.errors import StoreError
 from teacher_cache.messages.shown import counted
 from teacher_cache.storage.cache import NodeCache
 from teacher_cache.storage.storage import Stamp, Storage, get_all
 from teacher_cache.store.packed import GroupPacked, is_packed, unpacked_document
-from teacher_cache.store.unit import Unit
+from teacher_cache.store.unit import CLASS_ARRAYS, NOT_LABELLED, Unit, UnitValues, are_classes, topk_fault
 
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
@@ -165,6 +166,36 @@ def open_chunks(storage: Storage, array: str, cache: NodeCache | None = None) ->
         shards, rows = document["shape"][:2]
         frames = GroupPacked(storage, array, len(shape), (int(shards), int(rows) // shape[1]), cache)
     return Chunks(frames, shape, dtype, document["fill_value"], level)
+
+
+def pad_values(
+    values: UnitValues, chunks: Mapping[str, Chunks], samples: int, blocks: int, num_classes: int, where: str
+) -> UnitValues:
+    """A unit's values, filled up to the chunks of its arrays and of their types; chunks: by name, of those it holds.
+
+    samples, blocks: how many the unit has. StoreError, naming the unit as `where`, for other shapes, classes that the
+    store does not have, views without a label, and topk that is none.
+    """
+    assert samples > 0, f"{where}: there is no such unit"
+    padded = {}
+    for name, array in chunks.items():
+        given, own = getattr(values, name), blocks if name == "digests" else samples
+        padding, expected = array.fill_value, (own, *array.shape[2:])
+        full = padded[name] = np.full(array.shape[1:], padding, array.dtype)
+        if given.shape not in (expected, full.shape) or not (given[own:] == padding).all():
+            raise StoreError(
+                f"{name} of {where} have shape {given.shape}: expected {expected}, or {full.shape} padded with "
+                f"{padding}"
+            )
+        if name in CLASS_ARRAYS and not are_classes(given[:own], num_classes):
+            raise StoreError(f"{name} of {where} are not all below its {counted(num_classes, 'class')}")
+        full[:own] = given[:own]
+    if (padded["labels"][:samples] == NOT_LABELLED).any():
+        raise StoreError(f"{where} has views without a label: a unit is whole or absent")
+    whole = UnitValues(**padded)
+    if whole.topk_classes is not None and (fault := topk_fault(whole)):
+        raise StoreError(f"topk of {where}: {fault}")
+    return whole
 
 
 def _frame_bytes(frame: bytes) -> int | None:

@@ -5,8 +5,8 @@ import os
 from teacher_cache.errors import StoreError
 from teacher_cache.messages.recognise import is_part, is_store, meant, what_is
 from teacher_cache.storage.manifest import MANIFEST, STORE
+from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import Place, Url, to_place
-from teacher_cache.storage.storage import open_storage
 
 
 def check_is_store(path: str | os.PathLike[str]) -> Place:

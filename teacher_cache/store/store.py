@@ -44,8 +44,9 @@ from teacher_cache.shards.index import Index, ShardEntry
 from teacher_cache.storage.cache import NodeCache
 from teacher_cache.storage.held import HeldStorage
 from teacher_cache.storage.manifest import open_listed
+from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import Place, Url, beside, to_place
-from teacher_cache.storage.storage import Storage, ask_each, open_storage
+from teacher_cache.storage.storage import Storage, ask_each
 from teacher_cache.store.arrays import (
     GROWING_ARRAYS,
     INDEX_ARRAYS,
@@ -62,7 +63,7 @@ from teacher_cache.store.arrays import (
     topk_documents,
     write_index,
 )
-from teacher_cache.store.chunks import Chunks, open_chunks
+from teacher_cache.store.chunks import Chunks, open_chunks, pad_values
 from teacher_cache.store.commit import Commits
 from teacher_cache.store.layout import Layout, array_grids, plan_layout
 from teacher_cache.store.presence import check_is_store
@@ -90,7 +91,6 @@ from teacher_cache.store.unit import (
     UnitValues,
     are_classes,
     hash_values,
-    pad_values,
 )
 from teacher_cache.teacher.identity import TeacherIdentity, read_identity
 

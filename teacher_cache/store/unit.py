@@ -1,17 +1,10 @@
 """A unit: what it is called, and what it holds."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import xxhash
-
-from teacher_cache.errors import StoreError
-from teacher_cache.messages.shown import counted
-
-if TYPE_CHECKING:
-    from teacher_cache.store.chunks import Chunks
 
 NOT_LABELLED = -1
 SKIPPED = -2
@@ -69,36 +62,6 @@ def hash_values(values: UnitValues) -> int:
 def are_classes(values: np.ndarray, num_classes: int) -> bool:
     """Whether all values are classes, NOT_LABELLED or SKIPPED."""
     return bool(((values >= SKIPPED) & (values < num_classes)).all())
-
-
-def pad_values(
-    values: UnitValues, chunks: "Mapping[str, Chunks]", samples: int, blocks: int, num_classes: int, where: str
-) -> UnitValues:
-    """A unit's values, filled up to the chunks of its arrays and of their types; chunks: by name, of those it holds.
-
-    samples, blocks: how many the unit has. StoreError, naming the unit as `where`, for other shapes, classes that the
-    store does not have, views without a label, and topk that is none.
-    """
-    assert samples > 0, f"{where}: there is no such unit"
-    padded = {}
-    for name, array in chunks.items():
-        given, own = getattr(values, name), blocks if name == "digests" else samples
-        padding, expected = array.fill_value, (own, *array.shape[2:])
-        full = padded[name] = np.full(array.shape[1:], padding, array.dtype)
-        if given.shape not in (expected, full.shape) or not (given[own:] == padding).all():
-            raise StoreError(
-                f"{name} of {where} have shape {given.shape}: expected {expected}, or {full.shape} padded with "
-                f"{padding}"
-            )
-        if name in CLASS_ARRAYS and not are_classes(given[:own], num_classes):
-            raise StoreError(f"{name} of {where} are not all below its {counted(num_classes, 'class')}")
-        full[:own] = given[:own]
-    if (padded["labels"][:samples] == NOT_LABELLED).any():
-        raise StoreError(f"{where} has views without a label: a unit is whole or absent")
-    whole = UnitValues(**padded)
-    if whole.topk_classes is not None and (fault := topk_fault(whole)):
-        raise StoreError(f"topk of {where}: {fault}")
-    return whole
 
 
 def topk_fault(values: UnitValues) -> str | None:

@@ -31,8 +31,8 @@ from teacher_cache.errors import CheckpointError, StorageError
 from teacher_cache.files import raise_unreadable, writing
 from teacher_cache.messages.recognise import no_checkpoint
 from teacher_cache.messages.shown import shown
+from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import Url, to_place
-from teacher_cache.storage.storage import open_storage
 
 DIGEST = "deit_teacher_cache_sha256"  # the metadata key of what content_sha256 gives
 CHUNK_BYTES = 2**20

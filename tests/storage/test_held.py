@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from teacher_cache.storage.held import HeldStorage
+from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import Url
-from teacher_cache.storage.storage import open_storage
 from tests.support.memory_storage import bucket_in_memory
 
 

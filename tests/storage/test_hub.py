@@ -14,8 +14,8 @@ from teacher_cache.shards.find import expand_shards
 from teacher_cache.shards.indexing import index_shards
 from teacher_cache.shards.read import read_block
 from teacher_cache.storage.hub import HubStorage, commit_folder
+from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import Url
-from teacher_cache.storage.storage import open_storage
 from teacher_cache.store.labels import read_views
 from teacher_cache.store.store import Store
 from tests.support.bright_shards import write_bright_shards

@@ -20,8 +20,8 @@ import pytest
 from teacher_cache.errors import StorageError
 from teacher_cache.storage import objects
 from teacher_cache.storage.objects import ObjectStorage
+from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import Url
-from teacher_cache.storage.storage import open_storage
 from tests.support.faulty_proxy import Fault, FaultyProxy
 from tests.support.object_server import PAGE, SECRET, ObjectServer
 
@@ -185,7 +185,7 @@ def test_near_ranges_are_one_request(storage: ObjectStorage, network: FaultyProx
 def test_a_fork_of_a_process_that_has_asked_is_refused_and_hangs_not(bucket: Url) -> None:
     program = f"""
 import os, sys
-from teacher_cache.storage.storage import open_storage
+from teacher_cache.storage.opening import open_storage
 
 def child(ask):
     if not os.fork():

@@ -10,13 +10,11 @@ from threading import Barrier
 
 import pytest
 
-from teacher_cache.errors import ChangedError, StorageError
+from teacher_cache.errors import ChangedError
 from teacher_cache.storage import objects
 from teacher_cache.storage import storage as storage_module
-from teacher_cache.storage.local import LocalStorage
-from teacher_cache.storage.objects import ObjectStorage
-from teacher_cache.storage.place import Url
-from teacher_cache.storage.storage import AT_ONCE, Storage, get_all, get_parts, open_storage
+from teacher_cache.storage.opening import open_storage
+from teacher_cache.storage.storage import AT_ONCE, Storage, get_all, get_parts
 from tests.support.memory_storage import bucket_in_memory
 
 NAMES = ("c/0/0", "c/0/1", "c/10", "c.json", "ca/0", "zarr.json", "a b/ü%41+c&=~.x", "shards/train-0000.tar")
@@ -27,18 +25,6 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     if request.param == "local":
         return open_storage(tmp_path / "some" / "folder", durable=False)
     return open_storage(request.getfixturevalue("bucket"))
-
-
-def test_which_storage_a_place_has(tmp_path: Path) -> None:
-    assert isinstance(open_storage(tmp_path), LocalStorage)
-    assert isinstance(open_storage(str(tmp_path / "s3")), LocalStorage)
-    for place in ("s3://bucket", "gs://bucket/folder", "az://container/folder", "https://host/folder", "S3:/bucket/x"):
-        opened = open_storage(place)
-        assert isinstance(opened, ObjectStorage)
-        assert isinstance(opened.place, Url)
-    assert opened.place == "S3://bucket/x"
-    with pytest.raises(StorageError, match=r"^ftp://host/x: nothing here reads ftp://: give s3://"):
-        open_storage("ftp://host/x")
 
 
 def test_what_is_put_is_got_until_it_is_replaced_or_deleted(storage: Storage) -> None:

@@ -10,7 +10,8 @@ import zarr
 from zarr.core.sync import sync
 
 from teacher_cache.errors import StoreError
-from teacher_cache.storage.storage import Storage, open_storage
+from teacher_cache.storage.opening import open_storage
+from teacher_cache.storage.storage import Storage
 from teacher_cache.store.arrays import ArrayShape, make_array, read_document, read_shape, read_whole, settled
 
 

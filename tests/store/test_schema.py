@@ -7,7 +7,7 @@ import pytest
 import zarr
 
 from teacher_cache.errors import StoreError
-from teacher_cache.storage.storage import open_storage
+from teacher_cache.storage.opening import open_storage
 from teacher_cache.store.schema import FILES, SCHEMA, check_schema, check_seal, created_parts, views_sha256
 from tests.support.filled_store import make_store
 

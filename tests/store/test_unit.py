@@ -5,8 +5,8 @@ import pytest
 import xxhash
 
 from teacher_cache.errors import StoreError
-from teacher_cache.storage.storage import open_storage
-from teacher_cache.store.chunks import Chunks, FilePerChunk
+from teacher_cache.storage.opening import open_storage
+from teacher_cache.store.chunks import Chunks, FilePerChunk, pad_values
 from teacher_cache.store.topk import top_classes
 from teacher_cache.store.unit import (
     NOT_LABELLED,
@@ -14,7 +14,6 @@ from teacher_cache.store.unit import (
     UnitValues,
     are_classes,
     hash_values,
-    pad_values,
     topk_fault,
 )
 
