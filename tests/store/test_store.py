@@ -558,6 +558,15 @@ def test_topk_for_a_store_of_labels_alone_is_refused(tmp_path: Path) -> None:
         hard.read_array("topk_classes", UNIT)
 
 
+def test_topk_is_as_long_as_the_views_are_that_another_process_added(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s", views=4, group=2)
+    Store.open(store.path, writable=True).extend(8)
+    store.publish_teacher(TOPK)
+    lengths = {name: zarr.open_array(f"{store.path}/{name}", mode="r").shape[2] for name in ("labels", *TOPK_ARRAYS)}
+    assert set(lengths.values()) == {8}, lengths
+    assert Store.open(store.path).topk == TOPK.topk
+
+
 def test_extend_adds_views_to_topk(tmp_path: Path) -> None:
     store, direct = make_soft_store(tmp_path / "s"), make_soft_store(tmp_path / "direct", views=8)
     fill(store)
