@@ -181,13 +181,13 @@ def _writing(place: Place) -> Iterator[Write]:
         with tempfile.TemporaryDirectory() as folder, _alone(open_storage(place)) as storage:
             write_aside = _writer(Path(folder))
 
-            def send(name: str, parts: Iterable[bytes]) -> None:
+            def put(name: str, parts: Iterable[bytes]) -> None:
                 write_aside(name, parts)
                 written = Path(folder, name)
                 storage.put(name, written)
                 written.unlink()
 
-            yield send
+            yield put
 
 
 @contextmanager

@@ -51,7 +51,7 @@ def _left_to_groups(root: Path) -> Iterator[int]:
 
 
 def _left(folder: Path, limit_name: str, used_name: str, returned: tuple[str, ...]) -> int | None:
-    """What one group leaves; None where it has no limit, or there is no such group."""
+    """What one group leaves; None where it has no limit, or there is no such group. Statistics may be fewer."""
     try:
         limit, used = (folder / limit_name).read_text().strip(), int((folder / used_name).read_text())
         statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
@@ -59,4 +59,4 @@ def _left(folder: Path, limit_name: str, used_name: str, returned: tuple[str, ..
         return None
     if limit == "max":
         return None
-    return max(0, int(limit) - used + sum(int(statistics[name]) for name in returned))
+    return max(0, int(limit) - used + sum(int(statistics.get(name, 0)) for name in returned))

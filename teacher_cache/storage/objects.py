@@ -96,8 +96,9 @@ class ObjectStorage:
     def put(self, name: str, content: bytes | Path) -> None:
         self._check_writable(name)
         if isinstance(content, Path):
-            num_bytes, how = content.stat().st_size, {"chunk_size": PART_BYTES, "max_concurrency": PARTS_AHEAD}
-            self._ask(name, lambda client: self._obstore.put(client, name, content, **how), min(num_bytes, PART_BYTES))
+            how = {"chunk_size": PART_BYTES, "max_concurrency": PARTS_AHEAD}
+            at_once = min(content.stat().st_size, PARTS_AHEAD * PART_BYTES)  # by the same link
+            self._ask(name, lambda client: self._obstore.put(client, name, content, **how), at_once)
             return
         self._ask(name, lambda client: self._obstore.put(client, name, content, use_multipart=False), len(content))
 

@@ -51,6 +51,7 @@ def test_the_system_says_how_much_there_is() -> None:
         ("0::/\n", group("", "9000", 5000), 4000),
         ("0::/\n", group("", "9000", 5000, (1000, 200)), 5200),
         ("0::/\n", group("", "9000", 9500), 0),
+        ("0::/\n", group("", "9000", 5000, (1000, 200)) | {"memory.stat": "anon 1\n"}, 4000),
         # of a job's step, whose job is limited; of one whose own limit is less
         ("0::/job/step\n", {**group("job/", "9000", 5000), **group("job/step/", "max", 4000)}, 4000),
         ("0::/job/step\n", {**group("job/", "9000", 5000), **group("job/step/", "5000", 3000)}, 2000),
