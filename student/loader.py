@@ -149,7 +149,7 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
         self._pin = pin or self.device.type == "cuda"
         self._memory = RecycledMemory(pin=self._pin)
         self._upload = Upload(self.device) if self.device.type == "cuda" else None
-        num_rows = pool_rows(self.settings, workers)
+        num_rows = pool_rows(self.store, self.settings, workers)
         self.rows_device, self._said = place_rows(self.rendering, self.store.policy, num_rows, device_pool_gb)
         self._reader = LabelReader(self.store)
         # as the plan leaves them out: a fill may add to the store's meanwhile
@@ -253,7 +253,7 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
         """Rows of pixels to hold: the shuffle pool, the batch being gathered, and what is rendered ahead."""
         topk, on_device = self.store.topk if self._soft else 0, self.rows_device.type != "cpu"
         refuse(pool_faults(self.store, self.settings, self._workers, topk, on_device=on_device))
-        return pool_rows(self.settings, self._workers)
+        return pool_rows(self.store, self.settings, self._workers)
 
     def _open_pool(self, num_rows: int) -> "AnyPool":
         """The pool that renders; in host memory where the device has no room for its rows after all."""

@@ -11,7 +11,9 @@ from student.faults import Fault
 from student.plan import PlanSettings
 from teacher_cache.errors import PlanError
 from teacher_cache.processes.memory import available_memory, memory_lacking
+from teacher_cache.rendering.crew import AHEAD_TASKS
 from teacher_cache.replay import BLOCK_SAMPLES
+from teacher_cache.storage.place import is_url
 from teacher_cache.store.topk import SoftLabels
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from teacher_cache.store.store import Store
 
 SPARED = 0.9  # of the free memory that a mended pool takes
+FAR_BYTES = 64 << 20  # of views that wait for blocks from far away
 
 
 class PoolMemory:
@@ -62,9 +65,13 @@ class PoolMemory:
         self._free += rows.tolist()
 
 
-def pool_rows(settings: PlanSettings, workers: int) -> int:
-    """Views that a rank holds at once: the shuffle pool, the batch being gathered, and what is rendered ahead."""
-    ahead = (workers + 2) * BLOCK_SAMPLES * settings.repeats
+def pool_rows(store: "Store", settings: PlanSettings, workers: int) -> int:
+    """Views that a rank holds at once: the shuffle pool, the batch being gathered, and what is rendered ahead; where
+    blocks come from far away, as many more as can be on their way, of small views."""
+    block_views = BLOCK_SAMPLES * settings.repeats
+    ahead = (workers + 2) * block_views
+    if any(is_url(shard.path) for shard in store.index.shards):
+        ahead += min(AHEAD_TASKS * max(1, workers) * block_views, FAR_BYTES // math.prod((*store.policy.size, 3)))
     return settings.pool_batches * settings.local_batch + settings.local_batch + ahead
 
 
@@ -73,16 +80,16 @@ def pool_faults(
 ) -> Iterator[Fault]:
     """A shuffle pool that does not fit into memory. topk: how many probabilities of a view it holds beside pixels;
     on_device: which lie on a device."""
-    rows = pool_rows(settings, workers)
+    rows = pool_rows(store, settings, workers)
     pixels = 0 if on_device else math.prod((*store.policy.size, 3))
     row_bytes = pixels + (4 * (2 * topk + 1) if topk else 0)  # 4 bytes each for topk classes, topk + 1 probabilities
     if lacking := memory_lacking(rows * row_bytes, "the shuffle pool"):
-        yield _pool_fault(lacking, settings, workers, available_memory(), row_bytes)
+        without_pool = pool_rows(store, replace(settings, pool_batches=0), workers)
+        yield _pool_fault(lacking, settings, int(SPARED * (available_memory() or 0)) // row_bytes - without_pool)
 
 
-def _pool_fault(lacking: str, settings: PlanSettings, workers: int, free: int | None, row_bytes: int) -> Fault:
-    """Lower pool_batches to what fits; where even none fits, the batch has to be."""
-    rows = int(SPARED * (free or 0)) // row_bytes - pool_rows(replace(settings, pool_batches=0), workers)
+def _pool_fault(lacking: str, settings: PlanSettings, rows: int) -> Fault:
+    """Lower pool_batches to what fits into so many rows; where even none fits, the batch has to be."""
     if rows < 0:
         return Fault(PlanError, lacking, advice="lower batch_size, or --workers")
     return Fault(PlanError, lacking, ("--set", f"pool_batches={rows // settings.local_batch}"), "use a larger machine")

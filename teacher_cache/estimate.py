@@ -4,7 +4,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from teacher_cache.fill import FillOptions, LabelledUnit, describe, label_units, may_differ, open_pool
+from teacher_cache.fill import FillOptions, may_differ, open_pool
+from teacher_cache.labelling import LabelledUnit, describe, label_units
 from teacher_cache.messages.shown import counted
 from teacher_cache.processes.threads import share_cores
 from teacher_cache.rendering.choice import choose_rendering

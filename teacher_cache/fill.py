@@ -1,48 +1,42 @@
 """Stage one: units without labels -> replayed views -> teacher -> store."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from teacher_cache.claims import POLL_S, Claims, open_claims, sweep_claims
+from teacher_cache.committing import committing
 from teacher_cache.errors import AgreementError, DriftError, StoreError, TeacherError
 from teacher_cache.job import Job, join_job
+from teacher_cache.labelling import LabelledUnit, describe, label_units
 from teacher_cache.messages.shown import counted
 from teacher_cache.processes.signals import Stopped, stop_signals
 from teacher_cache.processes.timeouts import LEASE_S, RANK_TIMEOUT_S, TIMEOUT_S
 from teacher_cache.prove import Batch, check_same_answers, check_steady, first_batch
 from teacher_cache.rendering.choice import RENDER_DEFAULT, Render, Rendering, choose_rendering, open_render_pool
-from teacher_cache.rendering.crew import PoolSettings, RenderTask
-from teacher_cache.replay.gpu.sent import sent
+from teacher_cache.rendering.crew import PoolSettings
 from teacher_cache.storage.cache import NodeCache
 from teacher_cache.store.agreement import (
     NEAR_CHANCE,
     RENAMING_GAIN,
     agreement_above_chance,
-    count_agreement,
     renaming_gain,
 )
 from teacher_cache.store.drift import drift_message
-from teacher_cache.store.layout import BlockSpan
 from teacher_cache.store.proof import Proof, make_proof
 from teacher_cache.store.store import Store
-from teacher_cache.store.topk import top_classes
-from teacher_cache.store.unit import Unit, UnitCounts, UnitValues
+from teacher_cache.store.unit import Unit
 from teacher_cache.teacher.identity import check_same_teacher
-from teacher_cache.teacher.teacher import Teacher, classify_views
+from teacher_cache.teacher.teacher import Teacher
 
 if TYPE_CHECKING:
     from teacher_cache.rendering.choice import AnyPool
-    from teacher_cache.rendering.workers import BlockView
 
-DAMAGED_TOLD = 10  # by each rank
 LISTED_S = 20.0  # how old a listing of what is committed may be; of a store in a bucket one takes a second
-TASKS_AHEAD = 4  # blocks submitted for each worker: what keeps them busy while a unit ends and the next begins
 MOVING = ("views", "labelled")  # the job's counters that show that somebody works
 
 
@@ -71,29 +65,6 @@ class FillProgress:
     def agreement(self) -> float:
         """Share of committed labels that equal the class with the larger lambda; nan before the first unit."""
         return self.larger / self.labelled if self.labelled else float("nan")
-
-
-@dataclass(eq=False)
-class LabelledUnit:
-    """A unit while its labels come in. Arrays are (samples of the unit, views of the group)."""
-
-    unit: Unit
-    first_view: int
-    labels: np.ndarray
-    class_pairs: np.ndarray  # (samples, views, 2)
-    lambdas: np.ndarray
-    digests: np.ndarray  # (blocks, views) uint64
-    missing: int  # (block, view)s still to come
-    damaged: dict[int, str] = field(default_factory=dict)  # row -> what a decoder warned of in its image
-    topk_classes: np.ndarray | None = None  # (samples, views, K)
-    topk_probabilities: np.ndarray | None = None  # (samples, views, K + 1) float16
-
-    def values(self) -> UnitValues:
-        return UnitValues(self.labels, self.digests, self.topk_classes, self.topk_probabilities)
-
-    def counts(self) -> UnitCounts:
-        counts = count_agreement(self.labels.reshape(-1), self.class_pairs.reshape(-1, 2), self.lambdas.reshape(-1))
-        return replace(counts, damaged=len(self.damaged) * self.labels.shape[1])
 
 
 @dataclass(frozen=True)
@@ -183,30 +154,36 @@ def check_filled(store: Store, views: range) -> None:
 def fill_views(held: OpenFill, views: range, on_start: Callable[[int], None]) -> None:
     """This rank's part of a fill, until every unit is committed."""
     store, teacher, pool = held.store, held.teacher, held.pool
-    told: set[int] = set()  # damaged samples
     store.finish_pending()
     missing = store.missing_units(views)
     if held.job.first:
         on_start(sum(store.layout.num_views(unit) for unit in missing))
-    if missing and store.teacher is None and (first := bind_with_first_unit(held, missing[0])) is not None:
-        commit(held, first)
-        tell_damaged(store, first, told, held.warn)
-    elif store.teacher is not None:
-        check_same_teacher(store.teacher, teacher.identity, may_differ=may_differ(store))
-        if missing:
-            check_same_answers(store, teacher, pool, held.warn)
-    patience = held.job.patience(MOVING)
-    while left := store.missing_units(views):
-        if held.job.first and held.claims is not None:
-            on_start(held.job.add("views", 0) + sum(map(store.layout.num_views, left)))
-        none_is_free = True
-        for labelled in label_units(store, teacher, pool, free_units(held, views), held.advance):
-            none_is_free = False
-            commit(held, labelled)
-            tell_damaged(store, labelled, told, held.warn)
-        if none_is_free:
-            patience.check(lambda: "what is missing is with other ranks", len(left))
-            wait(held)
+    device = teacher.identity.device
+    with committing(store, device, held.job, held.claims, held.on_moved, held.warn) as units:
+
+        def advance(views: int) -> None:
+            held.advance(views)
+            units.look()
+
+        if missing and store.teacher is None and (first := bind_with_first_unit(held, missing[0])) is not None:
+            units.begin(first)
+            units.finish()
+        elif store.teacher is not None:
+            check_same_teacher(store.teacher, teacher.identity, may_differ=may_differ(store))
+            if missing:
+                check_same_answers(store, teacher, pool, held.warn)
+        patience = held.job.patience(MOVING)
+        while left := store.missing_units(views):
+            if held.job.first and held.claims is not None:
+                on_start(held.job.add("views", 0) + sum(map(store.layout.num_views, left)))
+            none_is_free = True
+            for labelled in label_units(store, teacher, pool, free_units(held, views), advance):
+                none_is_free = False
+                units.begin(labelled)
+            units.finish()
+            if none_is_free:
+                patience.check(lambda: "what is missing is with other ranks", len(left))
+                wait(held)
 
 
 def bind_with_first_unit(held: OpenFill, unit: Unit) -> LabelledUnit | None:
@@ -268,99 +245,6 @@ def open_pool(store: Store, options: FillOptions, rendering: Rendering, warn: Ca
         cache=options.cache,
     )
     return open_render_pool(rendering, settings, warn)
-
-
-def label_units(
-    store: Store,
-    teacher: Teacher,
-    pool: "AnyPool",
-    units: Iterable[Unit],
-    advance: Callable[[int], None],
-) -> Iterator[LabelledUnit]:
-    """Replay and label units, each yielded when it is whole. Batches run across units, labels do not depend on that."""
-    coming = iter(units)
-    blocks: dict[int, tuple[LabelledUnit, BlockSpan]] = {}  # task id -> its unit, and where its block is in that
-
-    def rendered_views() -> Iterator[tuple[tuple[LabelledUnit, np.ndarray, int], torch.Tensor]]:
-        task_id = 0
-        while True:
-            while pool.pending < TASKS_AHEAD * max(1, pool.num_workers) * store.group:
-                unit = next(coming, None)
-                if unit is None:
-                    break
-                labelled = begin_unit(store, unit, teacher)
-                for block in store.layout.blocks(unit):
-                    blocks[task_id] = (labelled, store.layout.block(unit.shard, block))
-                    views = tuple(store.layout.group_views(unit.group))
-                    pool.submit(RenderTask(task_id, store.index.place(unit.shard, block), views))
-                    task_id += 1
-            if not pool.pending:
-                return
-            rendered = pool.get()
-            labelled, span = blocks[rendered.task.id]
-            if rendered.view == rendered.task.views[-1]:
-                del blocks[rendered.task.id]
-            rows = take_replay(labelled, span, rendered)
-            pixels = rendered.pixels
-            if rendered.block.skipped:
-                pixels = pixels[sent(rows - span.rows.start, pixels.device)]
-            yield (labelled, rows, rendered.view - labelled.first_view), pixels
-            rendered.release()
-
-    def where(tag: tuple[LabelledUnit, np.ndarray, int], row: int) -> str:
-        labelled, rows, column = tag
-        shard, view = labelled.unit.shard, labelled.first_view + column
-        sample = store.layout.samples(labelled.unit)[rows[row]]
-        return f"shard {store.shard_name(shard)}, key {store.index.key(sample)}, view {view}"
-
-    for (labelled, rows, column), logits in classify_views(teacher, rendered_views(), where):
-        take_logits(labelled, rows, column, logits, teacher)
-        labelled.missing -= 1
-        advance(len(rows))
-        if not labelled.missing:
-            yield labelled
-
-
-def begin_unit(store: Store, unit: Unit, teacher: Teacher) -> LabelledUnit:
-    """An empty unit to label."""
-    num_samples, blocks = len(store.layout.rows(unit)), store.layout.blocks(unit)
-    views = store.layout.group_views(unit.group)
-    topk: int = teacher.identity.topk
-    return LabelledUnit(
-        unit,
-        views[0],
-        labels=np.full((num_samples, len(views)), -1, np.int32),
-        topk_classes=np.full((num_samples, len(views), topk), -1, np.int32) if topk else None,
-        topk_probabilities=np.zeros((num_samples, len(views), topk + 1), np.float16) if topk else None,
-        class_pairs=np.zeros((num_samples, len(views), 2), np.int32),
-        lambdas=np.zeros((num_samples, len(views)), np.uint32),
-        digests=np.zeros((len(blocks), len(views)), np.uint64),
-        missing=len(blocks) * len(views),
-    )
-
-
-def take_replay(labelled: LabelledUnit, span: BlockSpan, rendered: "BlockView") -> np.ndarray:
-    """Note what a replayed block says besides its pixels; the rows (positions in the unit) that want a label."""
-    block, column = rendered.block, rendered.view - labelled.first_view
-    rows = np.array(span.rows)
-    labelled.class_pairs[rows, column] = block.class_pairs
-    labelled.lambdas[rows, column] = block.lambdas
-    labelled.digests[span.number, column] = block.digest
-    labelled.damaged |= {int(rows[position]): words for position, words in block.damaged}
-    skipped = np.array(sorted(block.skipped), np.int64)
-    labelled.labels[rows[skipped], column] = -2
-    if labelled.topk_classes is not None:
-        labelled.topk_classes[rows[skipped], column] = -2
-    return np.delete(rows, skipped)
-
-
-def take_logits(labelled: LabelledUnit, rows: np.ndarray, column: int, logits: np.ndarray, teacher: Teacher) -> None:
-    """Note what the teacher says of some rows at a view: the label, and its probabilities where it gives any."""
-    labelled.labels[rows, column] = logits.argmax(1)
-    topk, tau = teacher.identity.topk, teacher.identity.tau
-    if labelled.topk_classes is not None and labelled.topk_probabilities is not None and tau is not None:
-        classes, probabilities = top_classes(logits, topk, tau)
-        labelled.topk_classes[rows, column], labelled.topk_probabilities[rows, column] = classes, probabilities
 
 
 def label_first_unit(held: OpenFill, unit: Unit) -> tuple[LabelledUnit, Proof]:
@@ -428,44 +312,5 @@ def may_differ(store: Store) -> tuple[str, ...]:
     return ("device",) if store.any_device else ()
 
 
-def commit(held: OpenFill, labelled: LabelledUnit) -> None:
-    """Write a whole unit to the store, and tell the job; one that another has taken meanwhile is discarded."""
-    counts = labelled.counts()
-    store, unit = held.store, labelled.unit
-    if held.claims is not None and not held.claims.holds(unit):
-        held.warn(f"{describe(store, unit)}: another worker has taken it, as this one stood still: its labels are lost")
-        return
-    if store.commit_unit(unit, labelled.values(), counts, held.teacher.identity.device):
-        held.job.add("units", 1)
-        held.job.add("labelled", counts.labelled)
-        held.job.add("larger", counts.larger)
-    release(held, unit)
-    held.on_moved()
-
-
-def tell_damaged(store: Store, labelled: LabelledUnit, told: set[int], warn: Callable[[str], None]) -> None:
-    """Name the first samples whose images a decoder warned of, each once; `told` grows by all of them."""
-    first = store.layout.samples(labelled.unit).start
-    shard = store.shard_name(labelled.unit.shard)
-    for row, words in sorted(labelled.damaged.items()):
-        if first + row in told:
-            continue
-        told.add(first + row)
-        if len(told) <= DAMAGED_TOLD:
-            key = store.index.key(first + row)
-            warn(
-                f"shard {shard}, key {key}: {words}; it is labelled as Pillow decodes it: restore the image if you can"
-            )
-        elif len(told) == DAMAGED_TOLD + 1:
-            warn("more images are damaged: `teacher-cache status` counts their views")
-
-
 def read_progress(job: Job) -> FillProgress:
     return FillProgress(job.add("views", 0), job.add("labelled", 0), job.add("larger", 0))
-
-
-def describe(store: Store, unit: Unit) -> str:
-    """A unit as messages name it."""
-    rows, views = store.layout.rows(unit), store.layout.group_views(unit.group)
-    shard = store.index.shards[unit.shard].name
-    return f"shard {shard}, samples {rows[0]} to {rows[-1]}, views {views[0]} to {views[-1]}"

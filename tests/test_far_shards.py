@@ -189,19 +189,22 @@ def test_a_network_that_fails_is_got_over_or_told_in_a_line(far: Far, monkeypatc
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_blocks_are_asked_for_before_their_turn(far: Far, workers: int) -> None:
-    """The first block's last view waits for room, so that the second block's turn has not come."""
+    """All of them, as they are small: the first block's last view waits for room, so that no other's turn has come."""
     store = far_store(far)
     far.asked()
     settings = PoolSettings(store.policy, store.seed, workers=workers)
+    places = [store.index.place(shard, block) for shard, count in enumerate(COUNTS) for block in range(-(-count // 64))]
+    assert len(places) == 7
     with open_render_pool(ON_CPU, settings, print) as pool:
-        for number in range(2):
-            pool.submit(RenderTask(number, store.index.place(0, number), tuple(range(SLOTS_PER_WORKER + 1))))
+        for number, place in enumerate(places):
+            assert pool.wants_tasks()
+            pool.submit(RenderTask(number, place, tuple(range(SLOTS_PER_WORKER + 1))))
         first = pool.get()
-        wait_until(lambda: len(far.network.requests) == 2, 20)
+        wait_until(lambda: len(far.network.requests) == 7, 20)
         first.release()
         while pool.pending:
             pool.get().release()
-    assert far.asked() == {"GET": 2}
+    assert far.asked() == {"GET": 7}
 
 
 def test_a_bucket_that_is_not_there_is_told(far: Far) -> None:

@@ -20,9 +20,9 @@ class BlockReader:
         self._coming: dict[int, Ahead[Block]] = {}  # by the task's id
 
     def expect(self, task: "RenderTask") -> None:
-        """Let the task's block come while something else is rendered; a local one is read in its turn, as nothing is
-        gained by a thread."""
-        if is_url(task.place.path):
+        """Let the task's block come while something else is rendered, if it does not come yet; a local one is read in
+        its turn, as nothing is gained by a thread."""
+        if task.id not in self._coming and is_url(task.place.path):
             self._coming[task.id] = Ahead(partial(read_block, task.place, self._settings.cache))
 
     def decode(self, task: "RenderTask") -> DecodedBlock:

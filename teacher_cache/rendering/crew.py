@@ -6,6 +6,7 @@ import select
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,12 @@ from teacher_cache.replay.header import MAX_PIXELS
 from teacher_cache.replay.policy import Policy
 from teacher_cache.shards.index import BlockPlace
 from teacher_cache.storage.cache import NodeCache
+from teacher_cache.storage.place import is_url
 
 TASKS_PER_WORKER = 2  # one being worked on, one waiting: a worker never idles for the parent's next turn
+QUEUED_PER_WORKER = 2  # tasks that wait for a worker to take them, so that it never lacks one
+AHEAD_TASKS = 32  # tasks whose blocks a worker has on their way from far away, each of them a request ...
+AHEAD_BYTES = 8 << 20  # ... as long as they are less than this: small ones take the time of a request, whatever it has
 SILENT_NAMED = 3  # of the processes that hang; of one's views
 
 
@@ -42,6 +47,21 @@ class RenderTask:
         """The block, as messages name it."""
         return f"shard {self.place.shard}, block {self.place.number}"
 
+    @cached_property
+    def far_bytes(self) -> int:
+        """What has to come from far away; 0 where the shard is a file of this machine."""
+        place = self.place
+        return int((place.offsets + place.sizes).max() - place.offsets[0]) if is_url(place.path) else 0
+
+
+def lacks_tasks(waiting: Sequence[RenderTask], least: int) -> bool:
+    """Whether more tasks should wait than these: there are fewer than `least`, or they come from far away, so that
+    others could be on their way meanwhile."""
+    if len(waiting) < least:
+        return True
+    far_bytes = [task.far_bytes for task in waiting]
+    return bool(waiting) and all(far_bytes) and len(waiting) < AHEAD_TASKS and sum(far_bytes) < AHEAD_BYTES
+
 
 AT_ONCE_BYTES = 160 << 20  # of views that a device renders at once
 
@@ -52,7 +72,8 @@ class PoolSettings:
 
     workers: processes; 0: the calling one works. skip_bad: see decode_block. max_pixels: of an image, height x width; a
     larger one cannot be decoded (see DecodedBlock). num_rows: how many views the pool's rows shall hold, into which
-    tasks are then rendered, through tasks_ahead tasks of each worker; None: there are none. cache: where blocks of
+    tasks are then rendered, through tasks_ahead tasks of each worker, and more that come from far away; None: there are
+    none. cache: where blocks of
     shards far away are kept.
     """
 
@@ -86,6 +107,10 @@ class Worker:
     def has_work(self) -> bool:
         """Whether it has something to do, and where to."""
         return bool(self.tasks) and (self.num_slots is None or self.lent < self.num_slots)
+
+    def lacks_tasks(self, tasks_ahead: int) -> bool:
+        """Whether it should have more, which are so many unless they come from far away."""
+        return not self.tasks or lacks_tasks(list(self.tasks)[1:], tasks_ahead - 1)
 
     def describe(self) -> str:
         """What it is, and what it has to render next."""
@@ -141,9 +166,19 @@ class Crew:
         """The next task for the parent itself; None where no task is left, or workers get them."""
         return self._queue.popleft() if self._queue and not self.workers else None
 
-    def next_task(self) -> RenderTask | None:
-        """What take() gives next."""
-        return self._queue[0] if self._queue and not self.workers else None
+    def upcoming(self) -> list[RenderTask]:
+        """What take() gives next, as far ahead as it should be on its way."""
+        found: list[RenderTask] = []
+        queue = iter(() if self.workers else self._queue)
+        while lacks_tasks(found, 1) and (task := next(queue, None)) is not None:
+            found.append(task)
+        return found
+
+    def wants_tasks(self) -> bool:
+        """Whether more should be submitted, so that nobody waits for tasks, or for what comes from far away."""
+        if self.workers:
+            return len(self._queue) < QUEUED_PER_WORKER * len(self.workers)
+        return lacks_tasks(self._queue, QUEUED_PER_WORKER)
 
     def is_ready(self) -> bool:
         """Whether receive() would give something at once."""
@@ -170,7 +205,7 @@ class Crew:
     def _feed(self) -> None:
         while self._queue and self.workers:
             worker = min(self.workers, key=lambda each: len(each.tasks))
-            if len(worker.tasks) >= self._tasks_ahead or not _takes_more(worker.child.connection):
+            if not worker.lacks_tasks(self._tasks_ahead) or not _takes_more(worker.child.connection):
                 return
             task = self._queue.popleft()
             worker.tasks.append(task)

@@ -79,7 +79,7 @@ class DeviceRenderPool(contextlib.AbstractContextManager["DeviceRenderPool"]):
     ) -> None:
         policy, num_rows = settings.policy, settings.num_rows
         self.device = device
-        self.num_workers = settings.workers
+        self._num_workers = settings.workers
         self.wait_s = 0.0  # time that get() has waited for pixels
         self.pending = 0  # (block, view)s submitted and not yet got
         self._streams = DeviceStreams(policy, device, num_rows, rows_device)
@@ -99,12 +99,12 @@ class DeviceRenderPool(contextlib.AbstractContextManager["DeviceRenderPool"]):
 
     def _start(self, slot_bytes: int) -> list[Tensor]:
         """Start the workers. -> the slots (slots, bytes) uint8 of each; those of the calling process without any."""
-        if not self.num_workers:
+        if not self._num_workers:
             return [torch.empty((1, slot_bytes), dtype=torch.uint8, pin_memory=self.device.type == "cuda")]
         num_bytes = SLOTS_PER_WORKER * slot_bytes
-        if lacking := memory_lacking(self.num_workers * num_bytes, "what processes hand over"):
+        if lacking := memory_lacking(self._num_workers * num_bytes, "what processes hand over"):
             raise RenderError(f"{lacking}: use fewer --workers")
-        self._shared = [SharedMemory(num_bytes) for _ in range(self.num_workers)]
+        self._shared = [SharedMemory(num_bytes) for _ in range(self._num_workers)]
         slots = []
         for shared in self._shared:
             self._crew.hire(serve, self._settings, shared.place, SLOTS_PER_WORKER, num_slots=SLOTS_PER_WORKER)
@@ -135,6 +135,10 @@ class DeviceRenderPool(contextlib.AbstractContextManager["DeviceRenderPool"]):
         self.pending += len(task.views)
         self._crew.submit(task)
 
+    def wants_tasks(self) -> bool:
+        """Whether more tasks should be submitted, so that nothing waits for them."""
+        return self._crew.wants_tasks()
+
     def get(self) -> BlockView:
         """The next replayed (block, view) of any task."""
         assert self.pending, "get() without a submitted task"
@@ -162,7 +166,7 @@ class DeviceRenderPool(contextlib.AbstractContextManager["DeviceRenderPool"]):
     def _is_worth_launches(self) -> bool:
         """Whether so much waits that nothing is gained by waiting for more: what a kernel does for small pictures costs
         less than its launch. Where views are waited for they are rendered all the same."""
-        if len(self._waiting) >= self.num_workers:  # each has a slot left
+        if len(self._waiting) >= self._num_workers:  # each has a slot left
             return True
         return sum(each.num_bytes for each in self._waiting) >= WORTH_BYTES
 
@@ -198,7 +202,7 @@ class DeviceRenderPool(contextlib.AbstractContextManager["DeviceRenderPool"]):
 
     def _take_parts(self, *, wait: bool) -> None:
         if (task := self._crew.take()) is not None:
-            if (following := self._crew.next_task()) is not None:
+            for following in self._crew.upcoming():
                 self._blocks.expect(following)
             self._decode_here(task)
         while self._crew.workers and (wait or self._crew.is_ready()):

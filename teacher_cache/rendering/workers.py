@@ -75,7 +75,6 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
 
     def __init__(self, settings: PoolSettings) -> None:
         policy, workers, num_rows = settings.policy, settings.workers, settings.num_rows
-        self.num_workers = workers
         self.rows = np.empty((0, *policy.size, 3), np.uint8)
         self.wait_s = 0.0  # time that get() has waited for pixels
         self.pending = 0  # (block, view)s submitted and not yet got
@@ -117,6 +116,10 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
         """Queue a task; ids of tasks in flight must differ."""
         self.pending += len(task.views)
         self._crew.submit(task)
+
+    def wants_tasks(self) -> bool:
+        """Whether more tasks should be submitted, so that nothing waits for them."""
+        return self._crew.wants_tasks()
 
     def get(self) -> BlockView:
         """The next replayed (block, view) of any task."""
@@ -163,7 +166,7 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
             if self._inline is None:
                 task = self._crew.take()
                 assert task is not None
-                if (following := self._crew.next_task()) is not None:
+                for following in self._crew.upcoming():
                     self._blocks.expect(following)
                 self._inline = self._render_task(task)
             found = next(self._inline, None)

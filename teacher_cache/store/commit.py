@@ -2,7 +2,7 @@
 
 They are first put as one object, which only one writer can create, into a folder beside the store. Its winner then
 looks for the last of the files, the mark, and gives way where it is there. Else anybody may copy the winner's bytes to
-their places, in order, the mark last; whoever has, removes the object. So files of two writers never mix: until the
+their places, the mark last; whoever has, removes the object. So files of two writers never mix: until the
 mark is there only one object can be copied from, and whoever finds an object beside a mark discards it.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import xxhash
 
-from teacher_cache.storage.storage import Storage
+from teacher_cache.storage.storage import Storage, ask_each
 
 _MAGIC = b"teacher-cache pending 1\n"
 
@@ -32,11 +32,11 @@ class Commits:
         if not others:  # one file is one object already
             return self.store.get(mark) is None and self.store.put_if_absent(mark, files[mark])
         content = _encode(files)
-        while self.store.get(mark) is None:
-            if self.pending.put_if_absent(name, content):
-                return self._copy(name, files)
+        while not self.pending.put_if_absent(name, content):
             self.finish(name, lambda names: names == list(files))
-        return False
+            if self.store.get(mark) is not None:
+                return False
+        return self._copy(name, files)
 
     def finish(self, name: str, expected: Callable[[list[str]], bool]) -> bool:
         """Copy what a writer has put and perhaps not copied, whoever it was. expected: whether these are names of files
@@ -56,10 +56,12 @@ class Commits:
 
     def _copy(self, name: str, files: Mapping[str, bytes]) -> bool:
         """Bring files that were read, or put, as one object to their places, unless the mark is there by now."""
-        there = self.store.get(list(files)[-1]) is not None
+        *others, mark = files
+        there = self.store.get(mark) is not None
         if not there:
-            for file, content in files.items():
-                self.store.put(file, content)
+            for _ in ask_each(self.store, lambda file: self.store.put(file, files[file]), others):
+                pass
+            self.store.put(mark, files[mark])
         self.pending.delete(name)
         return not there
 

@@ -81,10 +81,20 @@ def test_soft_labels_of_rows_are_those_put_there(block: ReplayedBlock) -> None:
 # -- how many ------------------------------------------------------------------------------------------------------
 
 
-def test_rows_are_those_of_pool_batch_and_what_is_rendered_ahead() -> None:
-    assert pool_rows(replace(PLAN, pool_batches=12), workers=3) == 12 * 32 + 32 + (3 + 2) * 64 * 2
+def test_rows_are_those_of_pool_batch_and_what_is_rendered_ahead(store: Store) -> None:
+    assert pool_rows(store, replace(PLAN, pool_batches=12), workers=3) == 12 * 32 + 32 + (3 + 2) * 64 * 2
     halves = replace(PLAN, pool_batches=12, world_size=2)
-    assert pool_rows(halves, workers=0) == 13 * 16 + 2 * 64 * 2
+    assert pool_rows(store, halves, workers=0) == 13 * 16 + 2 * 64 * 2
+
+
+def test_more_rows_where_blocks_come_from_far_away(store: Store) -> None:
+    """As many as the blocks have that are on their way, and no more than 64 MiB hold."""
+    (shard,) = store.index.shards
+    far = store.with_places(replace(store.index, shards=(replace(shard, path="s3://bucket/x.tar", etag="e"),)))
+    near = pool_rows(store, PLAN, 2)
+    assert pool_rows(far, PLAN, 2) == near + 32 * 2 * 64 * 2
+    assert pool_rows(far, PLAN, 0) == pool_rows(store, PLAN, 0) + 32 * 64 * 2
+    assert pool_rows(far, PLAN, 100) == pool_rows(store, PLAN, 100) + (64 << 20) // VIEW_BYTES
 
 
 def limit_memory(monkeypatch: pytest.MonkeyPatch, num_bytes: int) -> None:
@@ -112,7 +122,7 @@ def test_where_no_pool_fits_the_batch_has_to_be_smaller(store: Store, monkeypatc
 
 
 def test_soft_labels_take_memory(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = pool_rows(PLAN, 1)
+    rows = pool_rows(store, PLAN, 1)
     limit_memory(monkeypatch, rows * VIEW_BYTES)
     assert list(pool_faults(store, PLAN, 1, topk=0)) == []
     (fault,) = pool_faults(store, PLAN, 1, topk=4)
