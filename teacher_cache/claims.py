@@ -8,6 +8,7 @@ all the same cannot mix what they write (see store/commit.py).
 
 import json
 import os
+import re
 import secrets
 import threading
 import time
@@ -24,6 +25,7 @@ from teacher_cache.storage.storage import Stamp, Storage
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import Unit
 
+_CLAIM = re.compile(r"(?P<unit>\d{1,18}-\d{1,18}-\d{1,18})/(?P<generation>\d{1,18})")
 BEATS = 4  # changes of a claim in the time of a lease
 POLL_S = 2.0  # between looks at what others hold, where nothing is free
 
@@ -46,6 +48,7 @@ class Claims:
 
     def __init__(self, storage: Storage, lease_s: float = LEASE_S, still_s: float = TIMEOUT_S) -> None:
         self.lease_s, self.still_s = lease_s, still_s
+        self.changes = 0  # of others' claims that were seen: they work, as one that hangs changes none
         self._moved_at = time.monotonic()
         self._storage = storage
         self._token = secrets.token_hex(16)
@@ -130,13 +133,14 @@ class Claims:
         with self._lock:
             now, newest = time.monotonic(), dict[str, tuple[int, Stamp]]()
             for path, _, stamp in self._storage.list():
-                name, _, generation = path.partition("/")
-                if generation.isdecimal() and int(generation) >= newest.get(name, (-1, ()))[0]:
-                    newest[name] = (int(generation), stamp)
+                claim = _CLAIM.fullmatch(path)
+                if claim is not None and int(claim["generation"]) >= newest.get(claim["unit"], (-1, ()))[0]:
+                    newest[claim["unit"]] = (int(claim["generation"]), stamp)
             before, self._seen = self._seen, {}
             for name, (number, stamp) in newest.items():
                 was = before.get(name)
                 same = was is not None and (was.generation, was.stamp) == (number, stamp)
+                self.changes += not same and name not in self._held
                 self._seen[name] = _Seen(number, stamp, was.since if was is not None and same else now)
             for name, generation_held in list(self._held.items()):
                 if newest.get(name, (-1, ()))[0] != generation_held:  # another has taken it, or swept it as done
@@ -165,10 +169,12 @@ def open_claims(store: Store, lease_s: float = LEASE_S, still_s: float = TIMEOUT
 
 
 def sweep_claims(store: Store) -> None:
-    """Remove claims on units that are committed: of workers that were killed, or gave way."""
+    """Remove claims on units that are committed: of workers that were killed, or gave way. Those on units that were
+    added meanwhile, and what is no claim, are left."""
     storage, committed = _storage(store), store.committed()
     for entry in storage.list():
-        if committed[_unit(entry.name.partition("/")[0])]:
+        claim = _CLAIM.fullmatch(entry.name)
+        if claim is not None and (unit := _unit(claim["unit"])) in store.layout and committed[unit]:
             storage.delete(entry.name)
 
 

@@ -182,7 +182,7 @@ def fill_views(held: OpenFill, views: range, on_start: Callable[[int], None]) ->
                 units.begin(labelled)
             units.finish()
             if none_is_free:
-                patience.check(lambda: "what is missing is with other ranks", len(left))
+                patience.check(lambda: "what is missing is with other ranks", len(left), others_work(held))
                 wait(held)
 
 
@@ -197,7 +197,7 @@ def bind_with_first_unit(held: OpenFill, unit: Unit) -> LabelledUnit | None:
                 return first
             release(held, unit)
         else:
-            patience.check(lambda: "the first unit is not labelled")
+            patience.check(lambda: "the first unit is not labelled", others_work(held))
             wait(held)
     return None
 
@@ -226,6 +226,11 @@ def wait(held: OpenFill) -> None:
     """Let some time pass until another look at what others do."""
     held.on_moved()
     time.sleep(POLL_S)
+
+
+def others_work(held: OpenFill) -> int:
+    """What changes while somebody else, of this job or another, works on a unit."""
+    return 0 if held.claims is None else held.claims.changes
 
 
 def release(held: OpenFill, unit: Unit) -> None:

@@ -118,13 +118,13 @@ class Patience:
 
     def __init__(self, job: Job, moving: Sequence[str]) -> None:
         self._job, self._moving = job, moving
-        self._seen: list[int] = []
+        self._seen: list[object] = []
         self._still_s, self._looked_at = 0.0, time.monotonic()
 
-    def check(self, lacking: Callable[[], str], also: int = 0) -> None:
+    def check(self, lacking: Callable[[], str], *also: object) -> None:
         """RankError, with what is lacking, where no counter has moved, nor `also`, for the job's timeout_s, as far as
         calls of this tell: of the time between two no more than LOOK_S counts, lest this rank itself was stopped."""
-        now = [also, *(self._job.add(counter, 0) for counter in self._moving)]
+        now = [*also, *(self._job.add(counter, 0) for counter in self._moving)]
         passed_s = min(LOOK_S, time.monotonic() - self._looked_at)
         self._looked_at = time.monotonic()
         self._still_s = self._still_s + passed_s if now == self._seen else 0.0

@@ -105,6 +105,34 @@ def test_a_worker_that_hangs_changes_its_claims_no_more(
     assert storage.list()[0].stamp != stamps[3]
 
 
+def test_others_are_seen_to_work_while_their_claims_change(storage: Storage, elsewhere: None) -> None:
+    one, other = Claims(storage), Claims(storage)
+    assert list(one.take(UNITS[:1])) == UNITS[:1]
+    one.beat()
+    assert one.changes == 0  # its own are not others'
+    seen = []
+    for beats in (1, 0, 1, 0, 0):
+        for _ in range(beats):
+            one.beat()
+        assert list(other.take(UNITS[:1])) == []
+        seen.append(other.changes)
+    assert seen == [1, 1, 2, 2, 2]
+
+
+def test_what_is_no_claim_is_passed_over(tmp_path: Path) -> None:
+    """Nor are claims on units that the store has not, of views that were added meanwhile."""
+    store = make_store(tmp_path / "s", views=2)
+    strays = ["notes", "0-0-0/notes", "0-0/0", "x-0-0/0", f"{'9' * 30}-0-0/0", "0-0-1/0", "9-0-0/0"]
+    storage = open_storage(tmp_path / "s.claims")
+    for name in strays:
+        storage.put(name, b"{}")
+    storage.put("0-0-0/0", b"{}")
+    commit(store, Unit(0, 0, 0))
+    sweep_claims(store)
+    assert names(storage) == sorted(strays)
+    assert list(Claims(storage).take([Unit(0, 1, 0)])) == [Unit(0, 1, 0)]
+
+
 def test_a_holder_of_this_machine_that_has_ended_is_known_at_once(storage: Storage) -> None:
     pid = os.fork()
     if not pid:

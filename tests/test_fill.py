@@ -7,14 +7,18 @@ import random
 import shutil
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torch.distributed as dist
 from click.testing import CliRunner
 from PIL import Image
 
+from teacher_cache.claims import Claims, open_claims
 from teacher_cache.cli import main
 from teacher_cache.errors import (
     AgreementError,
@@ -23,9 +27,12 @@ from teacher_cache.errors import (
     StoreError,
     TeacherError,
 )
-from teacher_cache.fill import FillOptions, fill
+from teacher_cache.fill import FillOptions, OpenFill, fill, fill_views, open_pool
+from teacher_cache.job import Job
+from teacher_cache.rendering.choice import ON_CPU
 from teacher_cache.replay.block import replay
 from teacher_cache.shards.read import read_block
+from teacher_cache.storage.opening import open_storage
 from teacher_cache.store.labels import skipped_samples
 from teacher_cache.store.proof import Proof
 from teacher_cache.store.status import status
@@ -35,7 +42,7 @@ from teacher_cache.store.unit import Unit
 from teacher_cache.teacher.identity import TeacherIdentity
 from teacher_cache.verify import verify
 from tests.support.bright_shards import bright_store, change_pixel, small_policy, spoil_image, write_bright_shards
-from tests.support.filled_store import files
+from tests.support.filled_store import chunk, files
 from tests.support.filling import TEACHERS, fill_store, fill_words, open_test_teacher
 from tests.support.forked import Forks
 from tests.support.running import descendants, running, wait_until
@@ -70,6 +77,41 @@ def test_the_store_does_not_depend_on_workers(tmp_path: Path, workers: int) -> N
     fill_store(bright_store(tmp_path, name="alone"))
     fill_store(bright_store(tmp_path, name="workers"), workers=workers)
     assert files(tmp_path / "alone") == files(tmp_path / "workers")
+
+
+def test_ranks_wait_for_a_unit_of_another_job_as_long_as_that_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than they wait for each other: the other job's claim changes, then its unit is there."""
+    monkeypatch.setattr("teacher_cache.fill.POLL_S", 0.1)
+    store = bright_store(tmp_path, counts=(130,))
+    fill_store(store)
+    record = chunk(store, "records", Unit(0, 1, 1))
+    content = record.read_bytes()
+    record.unlink()
+    other = Claims(open_storage(tmp_path / "store.claims"))
+    assert list(other.take([Unit(0, 1, 1)])) == [Unit(0, 1, 1)]
+
+    def work() -> None:
+        for _ in range(15):
+            time.sleep(0.2)
+            other.beat()
+        record.write_bytes(content)
+        other.release(Unit(0, 1, 1))
+
+    job = Job(0, 2, torch.device("cpu"), store=dist.HashStore(), timeout_s=1.0)
+    teacher = open_test_teacher(store)
+    with (
+        open_pool(store, FillOptions(workers=0), ON_CPU, print) as pool,
+        open_claims(store) as claims,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        held = OpenFill(store, teacher, pool, job, claims, False, lambda: None, print)
+        done = threads.submit(work)
+        fill_views(held, range(4), lambda num_views: None)
+        done.result()
+    assert not store.missing_units()
+    assert job.add("units", 0) == 0
 
 
 def test_groups_filled_one_by_one_and_last_first_give_the_same_store(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -109,9 +110,10 @@ class LocalStorage:
         prefix = prefix.rstrip("/")
         top = f"{self._root}/{prefix}" if prefix else self._root
         try:
-            if os.path.isdir(top):
-                return sorted(_walk(top, f"{prefix}/" if prefix else ""))
-            return [_entry(prefix, os.stat(top))]
+            found = os.stat(top)
+            if stat.S_ISREG(found.st_mode):
+                return [_entry(prefix, found)]
+            return sorted(_walk(top, f"{prefix}/" if prefix else ""))
         except _ABSENT:
             return []
 
@@ -141,11 +143,11 @@ def read_range(descriptor: int, start: int, length: int) -> bytes:
 
 
 def _walk(folder: str, prefix: str) -> Iterator[Entry]:
-    with suppress(FileNotFoundError), os.scandir(folder) as entries:  # either may be removed meanwhile
+    with suppress(*_ABSENT), os.scandir(folder) as entries:  # either may be removed meanwhile
         for entry in entries:
             if entry.is_dir():
                 yield from _walk(entry.path, f"{prefix}{entry.name}/")
-            elif not is_leftover(entry.name):
+            elif entry.is_file() and not is_leftover(entry.name):
                 with suppress(FileNotFoundError):
                     yield _entry(f"{prefix}{entry.name}", entry.stat())
 

@@ -97,6 +97,11 @@ class Layout:
 
     # -- units ---------------------------------------------------------------------------------------------------
 
+    def __contains__(self, unit: Unit) -> bool:
+        """Whether there is such a unit."""
+        shard, number, group = unit
+        return 0 <= shard < len(self.counts) and 0 <= number < self.num_units(shard) and 0 <= group < self.num_groups
+
     def num_units(self, shard: int) -> int:
         """Units of a shard, of one group."""
         return -(-int(self.counts[shard]) // self.unit_samples)

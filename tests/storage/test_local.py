@@ -104,6 +104,34 @@ def test_folders_go_with_their_last_name(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+def test_files_are_listed_and_nothing_else(tmp_path: Path) -> None:
+    """No pipe, which nobody could read to its end, no link to nothing, and no folder by itself."""
+    storage = LocalStorage(tmp_path / "s")
+    storage.put("a/b", b"1")
+    os.mkfifo(tmp_path / "s" / "pipe")
+    (tmp_path / "s" / "gone").symlink_to(tmp_path / "nothing")
+    (tmp_path / "s" / "linked").symlink_to(tmp_path / "s" / "a")
+    (tmp_path / "s" / "empty").mkdir()
+    assert [entry.name for entry in storage.list()] == ["a/b", "linked/b"]
+    assert [entry.name for entry in storage.list("a/b")] == ["a/b"]
+    assert storage.list("empty") == storage.list("pipe") == storage.list("a/b/c") == []
+
+
+def test_a_folder_that_comes_while_it_is_listed_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage, stat = LocalStorage(tmp_path / "s"), os.stat
+
+    def and_then(path: str, **options: object) -> os.stat_result:
+        try:
+            return stat(path, **options)
+        finally:
+            monkeypatch.setattr(os, "stat", stat)
+            storage.put("a", b"1")
+
+    monkeypatch.setattr(os, "stat", and_then)
+    assert storage.list() == []
+    assert [entry.name for entry in storage.list()] == ["a"]
+
+
 def test_a_name_is_written_while_its_folder_goes(tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path / "store", durable=False)
 

@@ -152,7 +152,6 @@ REASONS = {
     "teacher_cache/shards/index.py": "a shard's blocks, which are read by place, need no store",
     "teacher_cache/shards/class_order.py": "the sizes of an index's blocks, before there is a store",
     "teacher_cache/store/simulated.py": "a teacher that answers block by block, of no store",
-    "teacher_cache/fill.py": "how many (block, view)s are rendered ahead",
     "student/loader.py": "how many views are rendered ahead, how many drifts are told",
     "student/pool.py": "how many views are rendered ahead",
     "student/validation.py": "a batch is closed before another block would not fit",
