@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from tests.support.faulty_proxy import FaultyProxy
 from tests.support.filled_store import files
 from tests.support.filling import fill_store, fill_words
 from tests.support.forked import Forks
-from tests.support.memory_storage import bucket_in_memory
+from tests.support.memory_storage import MemoryStorage, bucket_in_memory
 from tests.support.object_server import ObjectServer
 from tests.support.running import wait_until
 from tests.support.small_runs import train_small
@@ -100,6 +101,68 @@ def test_what_is_wrong_with_a_store_in_a_bucket_is_one_line(tmp_path: Path, buck
     with pytest.raises(StoreError, match=r"made exists already: remove it or choose another --store"):
         Store.create(bucket / "made", local.index, local.policy, views=4, seed=3)
     assert made.path == bucket / "made"
+
+
+@pytest.mark.parametrize("left", ["labels/c/0/0/0", "teacher/zarr.json", "notes.txt"])
+def test_where_anything_else_lies_no_store_is_made(tmp_path: Path, left: str) -> None:
+    """What is left of a store that was removed in part would be the new one's; what `index` itself left is its own."""
+    local = bright_store(tmp_path)
+    with bucket_in_memory() as memory:
+        memory.objects[f"s3://bucket/store/{left}"] = b"left"
+        with pytest.raises(StoreError, match=rf"^s3://bucket/store/{left} is there, of another store or none: remove"):
+            Store.create(Url("s3://bucket/store"), local.index, local.policy, views=4, seed=3)
+        assert list(memory.objects) == [f"s3://bucket/store/{left}"]
+        memory.objects.clear()
+        made = Store.create(Url("s3://bucket/store"), local.index, local.policy, views=4, seed=3)
+        before = dict(memory.objects)
+        for name in ("zarr.json", "labels/zarr.json", "index/sizes/c/0"):
+            del memory.objects[f"s3://bucket/store/{name}"]
+        Store.create(made.path, local.index, local.policy, views=4, seed=3)
+        assert memory.objects == before
+
+
+@pytest.mark.parametrize("url", ["s3://bucket", "s3://bucket/"])
+def test_a_whole_bucket_is_no_place_for_a_store(tmp_path: Path, url: str) -> None:
+    """Beside it lies nothing that is one's own; one that somebody has put there is read."""
+    local = bright_store(tmp_path)
+    with bucket_in_memory() as memory:
+        with pytest.raises(
+            StoreError, match=r"^s3://bucket/? is a whole bucket: name a folder in it, as s3://bucket/s"
+        ):
+            Store.create(Url(url), local.index, local.policy, views=4, seed=3)
+        assert not memory.objects
+        for entry in local.storage.list():
+            memory.objects[f"s3://bucket/{entry.name}"] = local.storage.get(entry.name) or b""
+        assert Store.open(Url("s3://bucket")).views == 4
+        with pytest.raises(StoreError, match="is a whole bucket"):
+            Store.open(Url("s3://bucket"), writable=True)
+
+
+def test_a_store_far_away_opens_while_another_process_extends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its settings come last of what is got at once, and are of after the extend; its arrays are of before."""
+    local = bright_store(tmp_path)
+    with bucket_in_memory():
+        made = Store.create(Url("s3://bucket/store"), local.index, local.policy, views=4, seed=3, group=2)
+        get, others, extended = MemoryStorage.get, threading.Semaphore(0), threading.Event()
+
+        def late(storage: MemoryStorage, name: str) -> bytes | None:
+            if threading.current_thread() is threading.main_thread() or extended.is_set():
+                return get(storage, name)
+            if name != "zarr.json":
+                content = get(storage, name)
+                others.release()
+                return content
+            for _ in range(3 + 8):
+                assert others.acquire(timeout=30)
+            extended.set()
+            made.extend(8)
+            return get(storage, name)
+
+        monkeypatch.setattr(MemoryStorage, "get", late)
+        assert Store.open(made.path).views == 8
+        assert extended.is_set()
 
 
 def test_opening_a_store_far_away_asks_for_nothing_twice(tmp_path: Path) -> None:

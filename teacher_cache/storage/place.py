@@ -48,9 +48,18 @@ def to_place(text: str | os.PathLike[str]) -> Place:
 
 
 def beside(place: Place, ending: str) -> Place:
-    """The place whose name is a place's with an ending: STORE.claims beside STORE."""
-    text = os.fspath(place).rstrip("/") + ending
-    return Path(text) if isinstance(place, Path) else Url(text)
+    """The place whose name is a place's with an ending, STORE.claims beside STORE: the same by whichever path of this
+    machine STORE is named. ValueError where a URL names a whole bucket, beside which lies nothing that is one's own."""
+    if isinstance(place, Path):
+        return Path(os.path.realpath(place) + ending)
+    if not is_in_bucket(place):
+        raise ValueError(f"{place} is a whole bucket")
+    return Url(place.rstrip("/") + ending)
+
+
+def is_in_bucket(url: Url) -> bool:
+    """Whether a URL names something in a bucket, not all of it."""
+    return "/" in url.partition("://")[2].strip("/")
 
 
 def is_endpoint(text: str) -> bool:

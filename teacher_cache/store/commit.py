@@ -50,6 +50,10 @@ class Commits:
         self.pending.delete(name)
         return False
 
+    def discard(self, name: str) -> None:
+        """Let go of what was put and is not to be copied."""
+        self.pending.delete(name)
+
     def waiting(self) -> list[str]:
         """Names of what was put and is not removed."""
         return [entry.name for entry in self.pending.list()]

@@ -5,7 +5,7 @@ A folder teacher/device-HASH holds the device's name, the unit and its replays, 
 proof_labels (n,) of the batch's n views, and proof_logits (rows, classes) float32 of as many of them as ROOM holds.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -136,8 +136,9 @@ def device_files(device: str, proof: Proof | None) -> dict[str, bytes]:
 class Proofs:
     """What teacher/ says of devices and builds. What is there first stays."""
 
-    def __init__(self, storage: Storage, commits: Commits | None) -> None:
-        self._storage, self._commits = storage, commits
+    def __init__(self, storage: Storage, commits: Commits | None, pending: Callable[[str], str]) -> None:
+        """pending: what something is called while it is on its way."""
+        self._storage, self._commits, self._pending = storage, commits, pending
         self._published: set[str] = set()  # devices, by this process
 
     @property
@@ -177,7 +178,7 @@ class Proofs:
     def _publish(self, folder: str, files: Mapping[str, bytes]) -> None:
         if self._commits is None:
             raise StoreError(f"{self._storage.place} was opened for reading: open it with writable=True")
-        self._commits.commit(folder.replace("/", "."), files)
+        self._commits.commit(self._pending(folder.replace("/", ".")), files)
 
     def _folders(self, kind: Literal["device", "build"]) -> Iterator[tuple[str, dict[str, Any]]]:
         for entry in self._storage.list("teacher"):

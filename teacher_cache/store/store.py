@@ -25,12 +25,15 @@ digest is of, the version of the policy says.
 import copy
 import json
 import os
+import re
 import tempfile
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import xxhash
 
 from teacher_cache.errors import PolicyError, StoreError, TeacherError
 from teacher_cache.files import new_folder, raise_unreadable
@@ -45,7 +48,7 @@ from teacher_cache.storage.cache import NodeCache
 from teacher_cache.storage.held import HeldStorage
 from teacher_cache.storage.manifest import open_listed
 from teacher_cache.storage.opening import open_storage
-from teacher_cache.storage.place import Place, Url, beside, to_place
+from teacher_cache.storage.place import Place, Url, beside, is_in_bucket, to_place
 from teacher_cache.storage.storage import Storage, ask_each
 from teacher_cache.store.arrays import (
     GROWING_ARRAYS,
@@ -80,7 +83,7 @@ from teacher_cache.store.schema import (
     created_parts,
     views_sha256,
 )
-from teacher_cache.store.sealed import SEAL, seal
+from teacher_cache.store.sealed import SEAL, WHOLE, seal
 from teacher_cache.store.unit import (
     CLASS_ARRAYS,
     NOT_LABELLED,
@@ -97,6 +100,8 @@ from teacher_cache.teacher.identity import TeacherIdentity, read_identity
 _INDEX_DOCUMENTS = frozenset(map(document_name, INDEX_ARRAYS))
 _OPENING = (*map(document_name, ("", *GROWING_ARRAYS)), *_INDEX_DOCUMENTS)  # what opening a store reads
 _TOPK_FACTS = "topk_arrays"  # in teacher/: what zarr.json says of these arrays
+# What lies beside a store while it is on its way into it: see Store._pending.
+_PENDING = re.compile(r"(?P<what>unit-(?P<unit>\d+-\d+-\d+)|teacher[.a-z0-9-]*)\.[0-9a-f]{16}")
 
 
 class Store:
@@ -124,6 +129,7 @@ class Store:
         self._shards = [_shard_place(shard) for shard in settings["shards"]]
         self._shapes = {name: read_shape(storage, name) for name in GROWING_ARRAYS}
         self._chunks = {name: open_chunks(storage, name, cache) for name in self._shapes}
+        self._seal = str(settings[SEAL][WHOLE])
         self._index: Index | None = None
         self._teacher: TeacherIdentity | None = None
 
@@ -150,6 +156,7 @@ class Store:
         path = to_place(path)
         if is_taken(path):
             raise StoreError(f"{path} exists already: remove it or choose another --store")
+        _check_in_bucket(path)
         if not index.num_samples:
             raise StoreError(f"the index for {path} holds no samples: name shards that do")
         layout = plan_layout(index.counts, views=views, group=group, unit_samples=unit_samples)
@@ -170,6 +177,7 @@ class Store:
             "libraries": pixel_libraries(),
             "packing": FILES,
         }
+        _sweep_pending(path)
         if isinstance(path, Url):
             with tempfile.TemporaryDirectory() as folder:
                 _make_store(Path(folder), index, layout, settings)
@@ -196,9 +204,23 @@ class Store:
         kept, each fetched once for all processes of this machine; without it a process holds those it reads in memory.
         """
         path = check_is_store(path)
+        if writable:
+            _check_in_bucket(path)
+        try:
+            return cls._open(path, _OPENING, writable, durable, cache)
+        except StoreError:
+            if not isinstance(path, Url):
+                raise
+        return cls._open(path, (), writable, durable, cache)
+
+    @classmethod
+    def _open(
+        cls, path: Place, at_once: Sequence[str], writable: bool, durable: bool, cache: NodeCache | None
+    ) -> "Store":
+        """Open a store, of which these files are got at once, all others in turn: settings, then arrays."""
         commits = None
         try:
-            storage = HeldStorage(open_listed(path, durable=durable), _OPENING)
+            storage = HeldStorage(open_listed(path, durable=durable), at_once)
             if writable:
                 commits = Commits(storage, open_storage(beside(path, ".pending"), durable=durable))
             settings = read_document(storage, "", "group").get("attributes", {}).get("teacher_cache")
@@ -429,23 +451,33 @@ class Store:
         record = encode_record(hash_values(padded), counts, device_hash(device) if self.any_device else 0)
         chunks = {name: record if name == "records" else getattr(padded, name) for name in self.array_names}
         files = (self._chunks[name].encode(chunk) for name, chunk in chunks.items())
-        return commits.commit(_pending_name(unit), dict(zip(self._unit_files(unit), files, strict=True)))
+        return commits.commit(self._pending(_unit_name(unit)), dict(zip(self._unit_files(unit), files, strict=True)))
 
     def finish_unit(self, unit: Unit) -> None:
         """Commit what a writer, killed or just slow, has put of a unit and not copied to its places; often nothing."""
         files = self._unit_files(unit)
-        self._for_writing().finish(_pending_name(unit), lambda names: names == files)
+        self._for_writing().finish(self._pending(_unit_name(unit)), lambda names: names == files)
 
     def finish_pending(self) -> None:
-        """The same of all that was put: units, a teacher, proofs of devices."""
+        """The same of all that was put: units, a teacher, proofs of devices. What was put for another store or teacher,
+        that were here before, is discarded; units that another process has added to the store are left to it."""
         commits = self._for_writing()
-        waiting = set(commits.waiting())
-        for unit in self.layout.units() if waiting else ():
-            if (name := _pending_name(unit)) in waiting:
-                waiting.discard(name)
+        for name in commits.waiting():
+            put = _PENDING.fullmatch(name)
+            if put is None:
+                continue
+            if name != self._pending(put["what"]):
+                commits.discard(name)
+            elif put["unit"] is None:
+                commits.finish(name, _are_of_teacher)
+            elif (unit := Unit(*map(int, put["unit"].split("-")))) in self.layout:
                 self.finish_unit(unit)
-        for name in sorted(waiting):
-            commits.finish(name, _are_of_teacher)
+
+    def _pending(self, what: str) -> str:
+        """What something is called while it is on its way: with whose it is, lest what is left of a store that was here
+        before becomes part of this one."""
+        teacher = seal(self.teacher.to_json())[WHOLE] if self.teacher else ""
+        return f"{what}.{xxhash.xxh3_64_hexdigest(f'{self._seal} {teacher}'.encode())}"
 
     def _unit_files(self, unit: Unit) -> list[str]:
         """The files of a unit, in the order in which they are written: its record last."""
@@ -476,15 +508,10 @@ class Store:
             raise StoreError(
                 f"{self.path} has {counted(self.views, 'view')} already: it cannot shrink to {layout.views}"
             )
-        self._open_topk()
-        grids = layout.array_grids()
         # The attribute comes last: until then the longer arrays are there but nobody looks beyond the old views.
-        for name in ("digests", "records", "labels", *self._topk_there):
-            document = read_document(self.storage, name, "array")
-            length = grids.get(name, grids["labels"]).shape[2]  # topk's as that of labels
-            if document["shape"][2] != length:
-                document["shape"][2] = length
-                self.storage.put(document_name(name), document_bytes(document))
+        for name, grid in layout.array_grids().items():
+            self._lengthen(name, grid.shape[2])
+        self._lengthen_topk()
         if layout.views > self.views:
             self._change_settings({"views": layout.views, "views_sha256": views_sha256(layout.views)})
             self.views, self.layout = layout.views, layout
@@ -519,7 +546,7 @@ class Store:
     @cached_property
     def proofs(self) -> Proofs:
         """Which devices and builds filled the store, and what the teacher answered on each device when it came."""
-        return Proofs(self.storage, self.commits)
+        return Proofs(self.storage, self.commits, self._pending)
 
     def publish_teacher(self, identity: TeacherIdentity, proof: Proof | None = None) -> None:
         """Bind the store to a teacher, with its proof on this device, and make the arrays of its topk, if it says any.
@@ -539,7 +566,9 @@ class Store:
         facts = {name: facts_of(json.loads(file), grows=True) for name, file in files.items()}
         attributes = {**identity.to_json(), **({_TOPK_FACTS: facts} if facts else {})}
         others = {} if proof is None else first_files(identity.device, proof)
-        return commits.commit("teacher", {**others, "teacher/zarr.json": attributes_document(attributes)})
+        return commits.commit(
+            self._pending("teacher"), {**others, "teacher/zarr.json": attributes_document(attributes)}
+        )
 
     def _open_topk(self) -> None:
         """Open the arrays of topk, once there are any. A writer makes those that are absent: a `fill` may have been
@@ -571,10 +600,28 @@ class Store:
         self._chunks |= chunks
 
     def _make_topk(self) -> None:
-        """Make the arrays of topk that are absent."""
+        """Make the arrays of topk that are absent, and lengthen those that are shorter than labels."""
         commits = self._for_writing()
         for name, document in self._topk_files(self.topk).items():
             commits.commit(name, {document_name(name): document})
+        self._lengthen_topk()
+
+    def _lengthen_topk(self) -> None:
+        """Let the arrays of topk that are there have the views of labels. Who makes them looks at labels afterwards,
+        and `extend`, which lengthens labels, at them afterwards: whoever is last sees what the other has done."""
+        done = 0
+        while (views := read_shape(self.storage, "labels").shape[2]) > done:
+            for name in TOPK_ARRAYS:
+                if self.storage.get(document_name(name)) is not None:
+                    self._lengthen(name, views)
+            done = views
+
+    def _lengthen(self, name: str, views: int) -> None:
+        """Let an array have these views, if it has fewer; no chunk is touched."""
+        document = read_document(self.storage, name, "array")
+        if document["shape"][2] < views:
+            document["shape"][2] = views
+            self.storage.put(document_name(name), document_bytes(document))
 
     def _topk_files(self, topk: int) -> dict[str, bytes]:
         """topk_documents of the labels as they are now: another process may have extended the store."""
@@ -613,6 +660,12 @@ def _upload_store(folder: Path, storage: Storage) -> None:
     root = document_name("")
     made = open_storage(folder)
     names = [entry.name for entry in made.list() if entry.name != root]
+    for there in storage.list():
+        if there.name not in names:
+            raise StoreError(
+                f"{storage.place / there.name} is there, of another store or none: remove what is under "
+                f"{storage.place}, or choose another --store"
+            )
 
     def put(name: str) -> None:
         content = made.get(name)
@@ -633,8 +686,21 @@ def is_taken(path: Place) -> bool:
     return open_storage(path).get(document_name("")) is not None if isinstance(path, Url) else os.path.lexists(path)
 
 
-def _pending_name(unit: Unit) -> str:
-    """What a unit is called until it is committed."""
+def _check_in_bucket(path: Place) -> None:
+    """StoreError for a whole bucket: what is on its way, and who works on what, lies beside a store."""
+    if isinstance(path, Url) and not is_in_bucket(path):
+        raise StoreError(f"{path} is a whole bucket: name a folder in it, as {path / 'store'}")
+
+
+def _sweep_pending(path: Place) -> None:
+    """Remove what was on its way into a store that was where a new one shall be."""
+    storage = open_storage(beside(path, ".pending"))
+    for entry in storage.list():
+        if _PENDING.fullmatch(entry.name):
+            storage.delete(entry.name)
+
+
+def _unit_name(unit: Unit) -> str:
     return f"unit-{unit.shard}-{unit.unit}-{unit.group}"
 
 

@@ -25,11 +25,29 @@ def test_names_of_a_url() -> None:
         assert type(part) is Url
 
 
-@pytest.mark.parametrize("place", [Path("stores/cache"), Url("s3://bucket/cache"), Url("s3://bucket/cache/")])
-def test_a_place_beside_another(place: Path | Url) -> None:
-    claims = beside(place, ".claims")
-    assert type(claims) is type(place)
-    assert (claims.name, claims.parent) == ("cache.claims", place.parent)
+@pytest.mark.parametrize("url", ["s3://bucket/cache", "s3://bucket/cache/", "s3://bucket/a/cache"])
+def test_a_place_beside_another(url: str) -> None:
+    claims = beside(Url(url), ".claims")
+    assert type(claims) is Url
+    assert (claims.name, claims.parent) == ("cache.claims", Url(url).parent)
+
+
+@pytest.mark.parametrize("url", ["s3://bucket", "s3://bucket/"])
+def test_nothing_lies_beside_a_whole_bucket(url: str) -> None:
+    with pytest.raises(ValueError, match="is a whole bucket"):
+        beside(Url(url), ".claims")
+
+
+def test_a_place_beside_another_is_the_same_by_every_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also before there is anything."""
+    (tmp_path / "stores" / "cache").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "stores" / "cache")
+    (tmp_path / "folder").symlink_to(tmp_path / "stores")
+    monkeypatch.chdir(tmp_path / "stores" / "cache")
+    expected = tmp_path / "stores" / "cache.claims"
+    names = [".", "../cache", "../cache/", tmp_path / "link", tmp_path / "folder" / "cache"]
+    assert [beside(Path(name), ".claims") for name in names] == [expected] * 5
+    assert beside(Path("../new"), ".claims") == tmp_path / "stores" / "new.claims"
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from tests.support.filled_store import (
     copied,
     count,
     draw_values,
+    drawn_proof,
     files,
     fill,
     make_index,
@@ -237,6 +238,79 @@ def test_a_writer_that_is_stopped_between_any_two_writes_gives_way(
     np.testing.assert_array_equal(store.read_labels(UNIT)[: len(winner.labels)], winner.labels)
     assert committed == [at == 0, at > 0]
     assert not list(tmp_path.glob("s.*"))
+
+
+def left_pending(store: Store, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let a writer of a unit be killed before it copies anything. -> what lies beside the store."""
+    with monkeypatch.context() as patch:
+        kill_before(patch, 1)
+        with pytest.raises(Killed):
+            commit(store, UNIT)
+    return [path.name for path in Path(f"{store.path}.pending").iterdir()]
+
+
+def test_what_a_store_that_was_here_before_left_is_swept_when_a_new_one_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its units, and its teacher, would be the new one's. What is none of them stays."""
+    store = make_soft_store(tmp_path / "s")
+    assert len(left_pending(store, monkeypatch)) == 1
+    unbound = make_store(tmp_path / "t")
+    with monkeypatch.context() as patch:
+        kill_before(patch, 1)
+        with pytest.raises(Killed):
+            unbound.bind(TOPK, drawn_proof())
+    assert list((tmp_path / "t.pending").iterdir())
+    (tmp_path / "s.pending" / "notes").write_text("of somebody")
+    for made in (store, unbound):
+        shutil.rmtree(made.path)
+        again = make_store(made.path)
+        again.finish_pending()
+        assert again.teacher is None
+        assert not again.committed().any()
+    assert [path.name for path in tmp_path.glob("*.pending/*")] == ["notes"]
+
+
+@pytest.mark.parametrize("other", ["teacher", "seed"])
+def test_what_was_put_for_another_store_or_teacher_is_discarded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    """As where a copy of another store comes to the same place."""
+    store = make_soft_store(tmp_path / "s")
+    left_pending(store, monkeypatch)
+    there = Store.create(
+        tmp_path / "other",
+        make_index(),
+        store.policy,
+        views=4,
+        seed=8 if other == "seed" else 7,
+        group=2,
+        unit_samples=128,
+    )
+    there.publish_teacher(replace(TOPK, name="another") if other == "teacher" else TOPK)
+    shutil.rmtree(store.path)
+    there.path.rename(store.path)
+    again = Store.open(store.path, writable=True)
+    again.finish_unit(UNIT)
+    assert not again.committed().any()
+    again.finish_pending()
+    assert not again.committed().any()
+    assert not list(tmp_path.glob("*.pending/*"))
+    commit(again, UNIT)
+    again.check_unit(UNIT)
+
+
+def test_a_unit_of_views_that_were_added_meanwhile_is_left_to_who_knows_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = make_soft_store(tmp_path / "s", views=2)
+    new = Store.open(old.path, writable=True)
+    new.extend(4)
+    assert len(left_pending(new, monkeypatch)) == 1  # UNIT is of the second group
+    old.finish_pending()
+    assert len(list((tmp_path / "s.pending").iterdir())) == 1
+    new.finish_pending()
+    assert new.committed()[UNIT]
 
 
 def test_fsync_comes_before_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -565,6 +639,49 @@ def test_topk_is_as_long_as_the_views_are_that_another_process_added(tmp_path: P
     lengths = {name: zarr.open_array(f"{store.path}/{name}", mode="r").shape[2] for name in ("labels", *TOPK_ARRAYS)}
     assert set(lengths.values()) == {8}, lengths
     assert Store.open(store.path).topk == TOPK.topk
+
+
+@pytest.mark.parametrize("at", range(12))
+def test_a_teacher_and_more_views_may_come_at_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """Whoever is in between which two writes of the other: all arrays have all views, and the store opens meanwhile."""
+    for first in ("extend", "teacher"):
+        store = make_store(tmp_path / first, views=4, group=2)
+        other = Store.open(store.path, writable=True)
+
+        def meanwhile(number: int, name: str, other: Store = other, first: str = first) -> None:
+            if number == at:
+                other.publish_teacher(TOPK) if first == "extend" else other.extend(8)
+
+        with monkeypatch.context() as patch:
+            between_writes(patch, meanwhile)
+            store.extend(8) if first == "extend" else store.publish_teacher(TOPK)
+        if Store.open(store.path).teacher is None:  # there are not so many writes
+            other.publish_teacher(TOPK)
+        if Store.open(store.path).views == 4:
+            other.extend(8)
+        lengths = {name: zarr.open_array(f"{store.path}/{name}", mode="r").shape[2] for name in store.array_names[:-1]}
+        assert set(lengths.values()) == {8}, lengths
+        assert Store.open(store.path).topk == TOPK.topk
+
+
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_arrays_of_topk_that_are_too_short_are_mended_by_who_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meanwhile: bool
+) -> None:
+    """As one that was killed between labels and topk leaves them; also where views are added meanwhile."""
+    store = make_soft_store(tmp_path / "s", views=6)
+    for name in TOPK_ARRAYS:
+        document = json.loads((store.path / name / "zarr.json").read_text())
+        document["shape"][2] = 4
+        (store.path / name / "zarr.json").write_text(json.dumps(document))
+    with pytest.raises(StoreError, match="do not fit"):
+        Store.open(store.path)
+    with monkeypatch.context() as patch:
+        between_writes(patch, lambda number, name: store.extend(8) if meanwhile and number == 0 else None)
+        Store.open(store.path, writable=True)
+    assert Store.open(store.path).views == (8 if meanwhile else 6)
 
 
 def test_extend_adds_views_to_topk(tmp_path: Path) -> None:
