@@ -89,7 +89,7 @@ class Measured:
 
 @click.command(context_settings={"show_default": True})
 @click.argument("out", type=click.Path(path_type=Path, file_okay=False, resolve_path=True))
-@click.option("--samples", default=1_281_167, type=click.IntRange(1), metavar=COUNT, help="SimulatedTeacher samples.")
+@click.option("--samples", default=1_281_167, type=click.IntRange(1), metavar=COUNT, help="Simulated samples.")
 @click.option("--shards", default=1024, type=click.IntRange(1), metavar=COUNT, help="That the samples lie in.")
 @click.option("--views", default=304, type=click.IntRange(1), metavar=COUNT, help="How many views a sample has.")
 @click.option("--classes", default=1000, type=click.IntRange(2), metavar=COUNT, help="Of samples and teacher.")

@@ -48,7 +48,7 @@ class Row(NamedTuple):
 
 @click.command(context_settings={"show_default": True})
 @optional_store_argument
-@click.option("--samples", default=4096, type=click.IntRange(1), metavar=COUNT, help="SimulatedTeacher samples.")
+@click.option("--samples", default=4096, type=click.IntRange(1), metavar=COUNT, help="Simulated samples.")
 @click.option("--views", default=16, type=click.IntRange(1), metavar=COUNT, help="How many views a sample has.")
 @click.option("--classes", default=1000, type=click.IntRange(max(TOPKS)), metavar=COUNT, help="Of the teacher.")
 @click.option("--seed", default=0, type=click.IntRange(0), metavar=NUMBER, help="Of all that is simulated.")

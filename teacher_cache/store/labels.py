@@ -110,12 +110,14 @@ def read_views(store: Store, views: Iterable[int] | int | None = None) -> np.nda
 
 # -- single views ----------------------------------------------------------------------------------------------------
 
+_VIEWS_OF_EPOCH = 3  # of a sample, where augmentation is repeated as in DeiT
+
 
 @dataclass(frozen=True, eq=False)
 class _Page:
     """Rows (samples or blocks) of one group from row `start` of the store on, those of a unit once it is `loaded`.
 
-    values (rows, group, ...); loaded (units of the page,) bool.
+    values (rows, group, ...), or (rows,) of one view; loaded (units of the page,) bool.
     """
 
     start: int
@@ -128,23 +130,29 @@ class LabelReader:
 
     The labels of a group lie in memory as one page, filled unit by unit as they are asked for, so that a batch is
     looked up at once; its digests as another. Pages used least recently are dropped beyond the budget. Where the pages
-    of two groups, which an epoch may need, are larger than that, a page holds one unit; those of topk always do.
+    of two groups, which an epoch may need, are larger than that, a page holds the labels of one view, and a unit is
+    read once for all views that are asked for together; where that does not fit either, a page holds one unit. Those
+    of topk always do.
     """
 
     def __init__(self, store: Store, budget_bytes: int = 256_000_000) -> None:
         self._store = store
         self._budget_bytes = budget_bytes
-        self._pages: OrderedDict[tuple[str, int, int], _Page] = OrderedDict()
+        self._pages: OrderedDict[tuple[str, int, int, int | None], _Page] = OrderedDict()
         self._held_bytes = 0
         layout = self._layout = store.layout
         self._committed = np.zeros((len(layout.group_units), layout.num_groups), bool)  # as far as it was looked at
-        sizes = [self._row_starts(name)[-1] * store.empty_rows(name, 1).nbytes for name in ("labels", "digests")]
-        self._whole_groups = 2 * sum(sizes) <= budget_bytes
+        labels, digests = (
+            int(self._row_starts(name)[-1]) * store.empty_rows(name, 1).nbytes for name in ("labels", "digests")
+        )
+        of_epoch = min(_VIEWS_OF_EPOCH, layout.group) * labels // layout.group
+        self._whole_groups = 2 * (of_epoch + digests) <= budget_bytes
+        self._by_view = self._whole_groups and 2 * (labels + digests) > budget_bytes
 
     @property
     def held(self) -> list[tuple[str, int, int]]:
         """What of the store is in memory, the least recently used first: (array, group, bytes)."""
-        return [(name, group, page.values.nbytes) for (name, group, _), page in self._pages.items()]
+        return [(name, group, page.values.nbytes) for (name, group, *_), page in self._pages.items()]
 
     def labels(self, samples: np.ndarray, views: np.ndarray) -> np.ndarray:
         """Labels of global samples (B,) int64 at views (B,) int64 -> (B,) int64.
@@ -163,8 +171,14 @@ class LabelReader:
             for unit in self._uncommitted(group, wanted)[:1]:
                 first = members[wanted == unit][0]
                 raise missing_label(self._store, int(samples[first]), int(views[first]))
-            page = self._page("labels", group, wanted)
-            labels[members] = page.values[samples[members] - page.start, columns[members]]
+            if self._by_view:
+                pages = self._view_pages(group, wanted, columns[members])
+                for column, page in pages.items():
+                    of_view = members[columns[members] == column]
+                    labels[of_view] = page.values[samples[of_view]]
+            else:
+                page = self._page("labels", group, wanted)
+                labels[members] = page.values[samples[members] - page.start, columns[members]]
         for position in np.flatnonzero(labels < 0)[:1]:
             raise missing_label(self._store, int(samples[position]), int(views[position]), int(labels[position]))
         return labels
@@ -202,8 +216,13 @@ class LabelReader:
     def skipped(self, shard: int, block: int, view: int) -> frozenset[int]:
         """Positions in a shard's block that stage one skipped at a view; its unit must be committed."""
         span, (group, column) = self._layout.block(shard, block), self._layout.locate_view(view)
-        page = self._page("labels", group, self._unit(span))
-        labels = page.values[span.samples.start - page.start : span.samples.stop - page.start, column]
+        if self._by_view:
+            of_views = self._view_pages(group, self._unit(span), np.array([column]))[column].values[:, None]
+            start, column = 0, 0
+        else:
+            page = self._page("labels", group, self._unit(span))
+            of_views, start = page.values, page.start
+        labels = of_views[span.samples.start - start : span.samples.stop - start, column]
         return frozenset(np.flatnonzero(labels == SKIPPED).tolist())
 
     # -- places --------------------------------------------------------------------------------------------------
@@ -233,13 +252,13 @@ class LabelReader:
         starts = self._row_starts(name)
         whole = self._whole_groups and name in ("labels", "digests")
         first, stop = (0, len(self._layout.group_units)) if whole else (int(units[0]), int(units[0]) + 1)
-        page = self._pages.get((name, group, first))
+        page = self._pages.get((name, group, first, None))
         if page is None:
             # The system gives memory as it is written to: a page that is filled in part takes less than it counts.
             values = self._store.empty_rows(name, int(starts[stop] - starts[first]))
             page = _Page(int(starts[first]), values, np.zeros(stop - first, bool))
-            self._hold((name, group, first), page)
-        self._pages.move_to_end((name, group, first))
+            self._hold((name, group, first, None), page)
+        self._pages.move_to_end((name, group, first, None))
         for unit in np.unique(units[~page.loaded[units - first]]).tolist():
             place, rows = self._place(unit, group), slice(*(starts[unit : unit + 2] - page.start).tolist())
             if name == "labels":
@@ -249,7 +268,32 @@ class LabelReader:
             page.loaded[unit - first] = True
         return page
 
-    def _hold(self, key: tuple[str, int, int], page: _Page) -> None:
+    def _view_pages(self, group: int, units: np.ndarray, columns: np.ndarray) -> dict[int, _Page]:
+        """The pages of the labels of views (columns of a group) by column, in which units (n,) are loaded; what is read
+        of one goes into all pages of the group that lack it."""
+        starts = self._layout.unit_starts
+        held = {key[3]: page for key, page in self._pages.items() if key[:2] == ("labels", group)}
+        pages = {column: held.get(column) or self._view_page() for column in np.unique(columns).tolist()}
+        for unit in np.unique(units).tolist():
+            if all(page.loaded[unit] for page in pages.values()):
+                continue
+            rows = slice(*starts[unit : unit + 2].tolist())
+            labels = read_committed(self._store, self._place(unit, group))
+            for column, page in (held | pages).items():
+                if not page.loaded[unit]:
+                    page.values[rows], page.loaded[unit] = labels[:, column], True
+        for column, page in pages.items():
+            if column not in held:
+                self._hold(("labels", group, 0, column), page)
+        for column in pages.keys() & held.keys():
+            self._pages.move_to_end(("labels", group, 0, column))
+        return pages
+
+    def _view_page(self) -> _Page:
+        dtype = self._store.empty_rows("labels", 0).dtype
+        return _Page(0, np.empty(self._layout.num_samples, dtype), np.zeros(len(self._layout.group_units), bool))
+
+    def _hold(self, key: tuple[str, int, int, int | None], page: _Page) -> None:
         self._pages[key] = page
         self._held_bytes += page.values.nbytes
         while self._held_bytes > self._budget_bytes and len(self._pages) > 1:

@@ -23,6 +23,8 @@ from tests.support.filled_store import (
     plant,
 )
 
+BY_VIEW = 2 * (3 * 331 * 2 + 8 * 8 * 8)  # the labels of three views of 331 samples and a group's digests, twice
+
 
 @pytest.mark.parametrize("budget_bytes", [1, 10**9])
 def test_label_reader_equals_plain_reading(tmp_path: Path, budget_bytes: int) -> None:
@@ -43,9 +45,9 @@ def test_label_reader_equals_plain_reading(tmp_path: Path, budget_bytes: int) ->
     assert len(reader.labels(np.zeros(0, np.int64), np.zeros(0, np.int64))) == 0
 
 
-@pytest.mark.parametrize("budget_bytes", [1, 10**9])
+@pytest.mark.parametrize("budget_bytes", [1, BY_VIEW, 10**9])
 def test_skipped_samples_are_those_of_the_block_not_of_the_next_shard(tmp_path: Path, budget_bytes: int) -> None:
-    store = make_store(tmp_path / "s")
+    store = make_store(tmp_path / "s", views=8, group=8)
     for unit in store.units():
         commit(store, unit, skip=(0,))
     reader = LabelReader(store, budget_bytes)
@@ -111,6 +113,36 @@ def test_label_reader_reads_a_unit_once_where_two_groups_fit(tmp_path: Path, mon
     too_small = LabelReader(store, 2 * size - 1)
     too_small.labels(samples, np.full(331, 1))
     assert len(too_small.held) > 1
+
+
+def test_label_reader_keeps_the_views_of_an_epoch_where_whole_groups_do_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A unit is read once for the views of an epoch, whatever batches they come in, and not again for those before."""
+    store = make_store(tmp_path / "s", views=16, group=8)
+    fill(store)
+    whole = read_views(store)
+    read: list[Unit] = []
+    real = store.read_labels
+    monkeypatch.setattr(store, "read_labels", lambda unit: read.append(unit) or real(unit))
+    reader, rng = LabelReader(store, BY_VIEW), np.random.default_rng(0)
+    present = np.flatnonzero((whole >= 0).all(axis=1))
+    for views in ((0, 1, 2), (3, 4, 5), (6, 7, 8)):
+        read.clear()
+        for _ in range(20):
+            samples = rng.choice(present, 30)
+            wanted = rng.permutation(np.repeat(views, 10))
+            np.testing.assert_array_equal(reader.labels(samples, wanted), whole[samples, wanted])
+        assert len(read) == len(set(read)), "a unit was read twice"
+        digests = store.read_array("digests", store.layout.unit_of(3, 3, views[0]))
+        assert reader.digest(3, 3, views[0]) == int(digests[store.layout.block(3, 3).number, views[0] % 8])
+        assert sum(num_bytes for _, _, num_bytes in reader.held) <= BY_VIEW
+    assert {name for name, _, num_bytes in reader.held if num_bytes == 331 * 2} == {"labels"}
+    for view in range(16):  # more views at once than are kept
+        np.testing.assert_array_equal(reader.labels(present, np.full(len(present), view)), whole[present, view])
+    every = np.arange(16).repeat(len(present))
+    np.testing.assert_array_equal(reader.labels(np.tile(present, 16), every), whole[present].T.reshape(-1))
+    assert sum(num_bytes for _, _, num_bytes in reader.held) <= BY_VIEW
 
 
 def test_label_reader_sees_units_of_a_page_that_are_committed_later(tmp_path: Path) -> None:
