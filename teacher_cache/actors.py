@@ -5,7 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +44,8 @@ class ActorsWanted:
 
 @dataclass(frozen=True)
 class ActorFill:
-    """What an actor needs to know: which store is filled how. Places mean the same on every node."""
+    """What an actor needs to know: which store is filled how. Places mean the same on every node, and are seen from
+    `folder`, where this one was made."""
 
     store: str
     shards: tuple[str, ...]
@@ -52,9 +53,13 @@ class ActorFill:
     teacher: TeacherSettings
     options: FillOptions
     views: range
+    folder: str = field(default_factory=os.getcwd)
 
     def run(self) -> int:
         """Claim and label units until all are committed. The number of units that it has committed."""
+        with suppress(OSError):  # a node may lack it: whole paths and URLs are found all the same, others named
+            os.chdir(self.folder)
+
         from teacher_cache.teacher.teacher import open_teacher
         from teacher_cache.terminal import say, warn
 

@@ -318,10 +318,7 @@ def fill(
     if engine == "ray":
         from teacher_cache.actors import ActorFill, ActorsWanted
 
-        place = to_place(store_path)
-        work = ActorFill(
-            str(place.absolute() if isinstance(place, Path) else place), shards, ops, settings, options, views
-        )
+        work = ActorFill(store_path, shards, ops, settings, options, views)
         _fill_by_actors(work, ActorsWanted(*actors, gpus=gpus_per_actor))
         return
     opened = _open_teacher(settings, store)

@@ -79,6 +79,20 @@ def test_actors_fill_a_store_though_a_node_goes(tmp_path: Path, cluster: Any) ->
     assert fill_by_actors(work(store), wanted) == 0
 
 
+def test_places_are_seen_from_where_the_command_runs(
+    tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not from where a node was started: the store's, shards', and the teacher's file."""
+    bright_store(tmp_path, counts=(64,))
+    (tmp_path / "shards").rename(tmp_path / "moved")
+    (tmp_path / "mine.py").write_bytes(Path(TEACHERS).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    settings = TeacherSettings(spec="mine.py:brightness", device="cpu", batch_size=32)
+    fill = ActorFill("store", ("moved/*.tar",), None, settings, FillOptions(workers=0), range(4))
+    assert fill_by_actors(fill, ActorsWanted(1, 1, gpus=0)) == 2
+    assert not Store.open("store").missing_units()
+
+
 def test_what_is_wrong_with_the_fill_is_said_as_one_process_says_it(tmp_path: Path, cluster: Any) -> None:
     store = bright_store(tmp_path)
     with pytest.raises(AgreementError, match=r"agree with the ground truth no better than chance"):
