@@ -8,7 +8,7 @@ import hashlib
 import secrets
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 from teacher_cache.errors import DiskError, StorageError, StoreError
 from teacher_cache.files import new_folder
 from teacher_cache.messages.shown import as_code, counted, shown
-from teacher_cache.storage.manifest import MANIFEST, STORE, read_manifest, write_manifest
+from teacher_cache.storage.manifest import MANIFEST, STORE, place_above, read_hashes, write_manifest
 from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import Place, Url, to_place
 from teacher_cache.storage.storage import Storage
@@ -116,16 +116,13 @@ def unpack(packed: str, folder: str, *, on_progress: Progress = lambda done, tot
     packed: the published TARGET or its store/. Raises StoreError where a file is not what the manifest says, or is
     absent; DiskError where something is at the folder.
     """
-    place = to_place(packed)
-    top = place if open_storage(place).get(ROOT) is not None else place.parent
-    storage = open_storage(top)
-    store = Store.open(top / STORE)
+    store = Store.open(packed)
     if store.packing != GROUPS:
         raise StoreError(f"{store.path} is not packed: it is a store as `index` makes it, copy it as it is")
     target = Path(folder)
     if target.exists():
         raise DiskError(f"{target} is there already: remove it, or choose another folder")
-    hashes = _hashes(storage)
+    hashes = _hashes(store)
     with new_folder(target) as aside:
         write = _writer(aside)
         try:
@@ -133,20 +130,21 @@ def unpack(packed: str, folder: str, *, on_progress: Progress = lambda done, tot
                 write(name, [content])
                 on_progress(done, done)
         except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{top} is no store that was published whole ({error}): fetch it again") from error
+            raise StoreError(f"{store.path} was not published whole ({error}): fetch it again") from error
     return Store.open(target)
 
 
-def _hashes(storage: Storage) -> dict[str, str]:
-    """The SHA-256 of the store's files as the manifest says, by their names in the store."""
-    try:
-        hashes = read_manifest(storage.get(MANIFEST) or b"null")
-    except ValueError as error:
+def _hashes(store: Store) -> dict[str, str]:
+    """The SHA-256 of a packed store's files as its manifest says, by their names in the store. StoreError without."""
+    hashes = None
+    with suppress(ValueError):
+        hashes = read_hashes(store.path)
+    if hashes is None:
         raise StoreError(
-            f"{storage.place / MANIFEST} is absent or damaged: fetch it again from where the store was published"
-        ) from error
-    within = f"{STORE}/"
-    return {name.removeprefix(within): sha256 for name, sha256 in hashes.items() if name.startswith(within)}
+            f"{place_above(store.path) / MANIFEST} is absent or damaged: fetch it again from where the store was "
+            "published"
+        )
+    return hashes
 
 
 # -- targets ---------------------------------------------------------------------------------------------------------

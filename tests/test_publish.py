@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import warnings
 from functools import partial
 from pathlib import Path
@@ -244,6 +245,29 @@ def test_a_packed_store_is_not_written(source: Store, tmp_path: Path) -> None:
         Store.open(tmp_path / "published/store", writable=True)
     with pytest.raises(StoreError, match="is not packed"):
         unpack(str(Path(source.path)), str(tmp_path / "back"))
+
+
+def test_the_store_that_is_named_is_unpacked_and_no_other(
+    source: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "published"
+    publish(source, str(folder))
+    expected = unpack(str(folder), str(tmp_path / "back"))
+    monkeypatch.chdir(folder / STORE)
+    for number, place in enumerate((".", "../store", "labels/..")):
+        back = unpack(place, str(tmp_path / f"back-{number}"))
+        assert files(Path(back.path)) == files(Path(expected.path))
+    shutil.copytree(folder / STORE, folder / "other")
+    with pytest.raises(StoreError, match=rf"^{folder}/manifest\.json is absent or damaged: fetch it again"):
+        unpack(str(folder / "other"), str(tmp_path / "other"))
+    assert not (tmp_path / "other").exists()
+
+
+def test_where_nothing_is_published_that_place_is_named(bucket: Url, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for place in (bucket, bucket.parent.parent, tmp_path / "folder"):
+        with pytest.raises(StoreError, match=rf"^(there is no store at )?{place}[: ]"):
+            unpack(str(place), str(tmp_path / "back"))
 
 
 def test_the_commands(source: Store, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ listing of a web server's files.
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -31,23 +32,52 @@ def read_manifest(content: bytes) -> dict[str, str]:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
+def place_above(store: Place) -> Place:
+    """The place that a store was published to, if it was: the one above its own, which may be the folder `.`."""
+    named = _named(store)
+    return named if isinstance(named, Url) and named.is_top else named.parent
+
+
+def _named(store: Place) -> Place:
+    """A store's place with its name at the end."""
+    return Path(os.path.abspath(store)) if isinstance(store, Path) and store.name in ("", "..") else store
+
+
+def read_hashes(store: Place) -> dict[str, str] | None:
+    """The SHA-256 of a store's files, by their names in it, as the manifest above it says; None where there is none.
+    ValueError where that is damaged, or names no such store."""
+    named = _named(store)
+    if isinstance(named, Url) and named.is_top:
+        return None
+    content = open_storage(named.parent).get(MANIFEST)
+    if content is None:
+        return None
+    within = f"{named.name}/"
+    hashes = {
+        name.removeprefix(within): sha256 for name, sha256 in read_manifest(content).items() if name.startswith(within)
+    }
+    if "zarr.json" not in hashes:
+        raise ValueError(f"it names no {within}zarr.json")
+    return hashes
+
+
 def open_listed(place: Place, *, durable: bool = True) -> Storage:
     """The storage of a store, as open_storage gives it, which can be listed. That of a web server by the manifest above
     it, which is read at once; StorageError where there is none."""
     storage = open_storage(place, durable=durable)
     if not isinstance(place, Url) or place.scheme not in ("http", "https"):
         return storage
-    file = place.parent / MANIFEST
-    content = open_storage(place.parent).get(MANIFEST)
+    fault = "absent"
     try:
-        names = read_manifest(content or b"null")
+        hashes = read_hashes(place)
     except ValueError:
+        hashes, fault = None, "damaged"
+    if hashes is None:
         raise StorageError(
-            f"{place}: a web server cannot list a store's files, and {file} is {'damaged' if content else 'absent'}: "
+            f"{place}: a web server cannot list a store's files, and {place_above(place) / MANIFEST} is {fault}: "
             "have it serve what `teacher-cache publish` makes, or copy the store to a folder or a bucket"
-        ) from None
-    within = f"{place.name}/"
-    return ListedStorage(storage, sorted(name.removeprefix(within) for name in names if name.startswith(within)))
+        )
+    return ListedStorage(storage, sorted(hashes))
 
 
 class ListedStorage:

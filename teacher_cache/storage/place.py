@@ -28,6 +28,12 @@ class Url(str):
         return Url(self.rstrip("/").rpartition("/")[0])
 
     @property
+    def is_top(self) -> bool:
+        """Whether no place is above it: a bucket, a web server, a repository of the Hub."""
+        parts = self.rstrip("/").partition("://")[2].split("/")
+        return len(parts) <= (1 if self.scheme != "hf" else 3 if parts[0] == "datasets" else 2)
+
+    @property
     def scheme(self) -> str:
         """s3, https, hf ..., in lower case."""
         return self.partition(":")[0].lower()

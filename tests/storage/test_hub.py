@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from teacher_cache.errors import ChangedError, StorageError
+from teacher_cache.errors import ChangedError, StorageError, StoreError
 from teacher_cache.publish import publish, unpack
 from teacher_cache.shards.classes import class_rule
 from teacher_cache.shards.find import expand_shards
@@ -91,6 +91,11 @@ def test_a_store_is_published_in_one_commit_and_read_from_there(hub: ModelHub, t
     assert not packed.missing_units()
     back = unpack(str(PLACE), str(tmp_path / "back"))
     np.testing.assert_array_equal(read_views(back), read_views(store))
+
+
+def test_a_repository_without_a_store_is_named(hub: ModelHub, repository: Repository, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=f"^there is no store at {PLACE}: check the place"):
+        unpack(str(PLACE), str(tmp_path / "back"))
 
 
 def test_a_commit_of_somebody_else_meanwhile_fails_ours(

@@ -8,7 +8,15 @@ import pytest
 
 from teacher_cache.errors import ChangedError, StorageError
 from teacher_cache.storage.local import LocalStorage
-from teacher_cache.storage.manifest import MANIFEST, STORE, open_listed, read_manifest, write_manifest
+from teacher_cache.storage.manifest import (
+    MANIFEST,
+    STORE,
+    open_listed,
+    place_above,
+    read_hashes,
+    read_manifest,
+    write_manifest,
+)
 from teacher_cache.storage.place import Url
 from tests.support.web_server import WebServer
 
@@ -29,6 +37,19 @@ def published(tmp_path: Path) -> Path:
 def test_what_is_written_is_read(published: Path) -> None:
     found = read_manifest((published / MANIFEST).read_bytes())
     assert found == {name: hashlib.sha256(content).hexdigest() for name, content in FILES.items()} | {"README.md": "00"}
+
+
+def test_the_manifest_of_a_store_lies_above_it(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = {name.removeprefix("store/"): hashlib.sha256(content).hexdigest() for name, content in FILES.items()}
+    monkeypatch.chdir(published / STORE)
+    for place in (published / STORE, Path(), Path("labels/..")):
+        assert read_hashes(place) == expected
+        assert place_above(place) == published
+    with pytest.raises(ValueError, match=r"^it names no labels/zarr\.json$"):
+        read_hashes(published / "labels")
+    (published / MANIFEST).unlink()
+    assert read_hashes(Path()) is None
+    assert read_hashes(Url("s3://store")) is read_hashes(Url("hf://datasets/someone/store")) is None
 
 
 @pytest.mark.parametrize(

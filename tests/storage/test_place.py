@@ -25,6 +25,13 @@ def test_names_of_a_url() -> None:
         assert type(part) is Url
 
 
+def test_what_no_place_is_above() -> None:
+    for top in ("s3://bucket", "https://host/", "hf://datasets/someone/store", "hf://someone/model@1234/"):
+        assert Url(top).is_top
+    for below in ("s3://bucket/store", "https://host/a/", "hf://datasets/someone/labels/store", "hf://someone/model/x"):
+        assert not Url(below).is_top
+
+
 @pytest.mark.parametrize("url", ["s3://bucket/cache", "s3://bucket/cache/", "s3://bucket/a/cache"])
 def test_a_place_beside_another(url: str) -> None:
     claims = beside(Url(url), ".claims")
