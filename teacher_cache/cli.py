@@ -139,12 +139,15 @@ def index(
     A store that is there is compared with what is asked: views that it lacks are added, shards that have moved are
     noted, other settings are refused by name.
     """
+    from teacher_cache.storage.opening import check_fillable
     from teacher_cache.store.create import IndexRequest, choose_policy, create_alike, create_store
     from teacher_cache.store.store import Store, is_taken
 
     if bool(shards) == bool(like):
         raise click.UsageError("give either SHARDS or --like OTHER_STORE")
     there = Store.open(store_path) if is_taken(to_place(store_path)) else None
+    if there is None:
+        check_fillable(to_place(store_path))
     other = Store.open(like) if like else None
     base = other or there  # its settings count where none are given
     if policy is None and base is None:
@@ -526,9 +529,10 @@ def _index_again(
         paths = expand_shards(shards)
         rule = class_rule(paths, store.index.class_from, classes_file)
         if not are_in_place(store.index, paths, rule):
+            writable = Store.open(store.path, writable=True)  # or refused, before shards are walked
             with _bar("shards", "comparing", len(paths)) as progress:
                 moved = check_shards(store.index, paths, rule, workers=workers, progress=progress)
-            Store.open(store.path, writable=True).move(moved)
+            writable.move(moved)
             say(f"{store.path}: its shards are those given, and are read from there from now on")
     say(f"{store.path}: {widen(store, request)}")
 

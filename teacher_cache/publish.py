@@ -19,7 +19,7 @@ from teacher_cache.errors import DiskError, StorageError, StoreError
 from teacher_cache.files import new_folder
 from teacher_cache.messages.shown import as_code, counted, shown
 from teacher_cache.storage.manifest import MANIFEST, STORE, place_above, read_hashes, write_manifest
-from teacher_cache.storage.opening import open_storage
+from teacher_cache.storage.opening import check_not_web, open_storage
 from teacher_cache.storage.place import Place, Url, to_place
 from teacher_cache.storage.storage import Storage
 from teacher_cache.store.packing import packed_files, unpacked_files
@@ -61,6 +61,8 @@ def publish(
     and the file of an own teacher, stays behind; keys and class names become public. Raises StoreError for one that is
     not filled, or damaged; DiskError or StorageError where something is at the target, or it cannot be written.
     """
+    place = to_place(target)
+    check_not_web(place)
     check_committed(store)
     committed = store.committed()
     missing = store.missing_units()
@@ -69,7 +71,6 @@ def publish(
             f"{counted(len(missing), 'unit', 'is', of=len(store.units()))} not labelled in {store.path}: run "
             f"`teacher-cache fill {store.path}`, or publish what there is with --partial"
         )
-    place = to_place(target)
     _check_free(place)
     units = [Unit(*numbers) for numbers in np.argwhere(committed).tolist()]
     for done, unit in enumerate(units, 1):

@@ -270,6 +270,12 @@ def test_where_nothing_is_published_that_place_is_named(bucket: Url, tmp_path: P
             unpack(str(place), str(tmp_path / "back"))
 
 
+def test_a_web_server_is_refused_as_a_target_before_anything_is_checked(source: Store) -> None:
+    told = "https://host/labels: a web server is only read: give a folder or a bucket to write to"
+    with pytest.raises(StorageError, match=f"^{told}$"):
+        publish(source, "https://host/labels", on_progress=lambda done, total: pytest.fail("a unit was checked"))
+
+
 def test_the_commands(source: Store, tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["publish", str(source.path), str(tmp_path / "published")])
     assert done.exit_code == 0, done.output

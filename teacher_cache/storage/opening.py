@@ -2,7 +2,8 @@
 
 import os
 
-from teacher_cache.storage.place import Url, to_place
+from teacher_cache.errors import StorageError
+from teacher_cache.storage.place import Place, Url, to_place
 from teacher_cache.storage.storage import Storage
 
 
@@ -23,3 +24,17 @@ def open_storage(place: str | os.PathLike[str], *, durable: bool = True) -> Stor
     from teacher_cache.storage.objects import ObjectStorage
 
     return ObjectStorage(place)
+
+
+def check_not_web(place: Place) -> None:
+    """StorageError for a web server's place, which is only read, before anything is made to be written there."""
+    if isinstance(place, Url) and place.scheme in ("http", "https"):
+        raise StorageError(f"{place}: a web server is only read: give a folder or a bucket to write to")
+
+
+def check_fillable(place: Place) -> None:
+    """StorageError for a place in which no store can be made, as it is not written file by file: a web server's, or one
+    of the Hub."""
+    check_not_web(place)
+    if isinstance(place, Url) and place.scheme == "hf":
+        raise StorageError(f"{place} is read only: fill a folder or a bucket, and `teacher-cache publish` it there")

@@ -7,12 +7,14 @@ from click.testing import CliRunner
 
 from teacher_cache.cli import main
 from teacher_cache.errors import StoreError
+from teacher_cache.publish import publish
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.store.create import IndexRequest
 from teacher_cache.store.reindex import check_request, widen
 from teacher_cache.store.store import Store
 from tests.support.bright_shards import SMALL, bright_store, small_policy, write_bright_shards
 from tests.support.filling import fill_store
+from tests.support.web_server import WebServer
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -72,7 +74,7 @@ def run(*words: str, code: int = 0) -> str:
     return done.output
 
 
-def index(shards: list[str], store: Path, *more: str, code: int = 0) -> str:
+def index(shards: list[str], store: Path | str, *more: str, code: int = 0) -> str:
     settings = [word for setting in SMALL for word in ("--set", setting)]
     words = ("--store", str(store), "--policy", "cifar", *settings, "--workers", "1", *more)
     return run("index", *shards, *words, code=code)
@@ -102,6 +104,20 @@ def test_moved_shards_are_read_from_where_they_are_now(tmp_path: Path) -> None:
     assert [entry.path for entry in Store.open(store).index.shards] == moved
     fill_store(Store.open(store, writable=True))
     assert "are those given" not in index(moved, store, "--views", "2")
+
+
+def test_what_is_only_read_is_told_before_shards_are_walked(tmp_path: Path) -> None:
+    shards, store = write_bright_shards(tmp_path / "shards", (64, 3)), tmp_path / "store"
+    index(shards, store, "--views", "2")
+    fill_store(Store.open(store, writable=True))
+    publish(Store.open(store), str(tmp_path / "published"))
+    for path in shards:
+        Path(path).write_bytes(b"none can be walked")
+    packed = tmp_path / "published/store"
+    assert f"{packed} is packed, as it was published, and only read" in index(shards, packed, "--views", "2", code=1)
+    with WebServer(tmp_path) as web:
+        told = f"{web.url}/new: a web server is only read: give a folder or a bucket to write to"
+        assert told in index(shards, f"{web.url}/new", "--views", "2", code=1)
 
 
 def test_other_shards_are_refused(tmp_path: Path) -> None:
