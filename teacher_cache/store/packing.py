@@ -16,7 +16,7 @@ import numpy as np
 from teacher_cache.errors import StoreError
 from teacher_cache.storage.storage import PART_BYTES, PARTS_AHEAD, Storage, ask_each, get_all
 from teacher_cache.store.arrays import document_bytes, document_name, read_document
-from teacher_cache.store.chunks import Frames, chunk_file, open_chunks
+from teacher_cache.store.chunks import FilePerChunk, Frames, chunk_file
 from teacher_cache.store.packed import (
     ABSENT,
     decode_places,
@@ -27,7 +27,7 @@ from teacher_cache.store.packed import (
     unpacked_document,
 )
 from teacher_cache.store.published import attributes_document, read_published
-from teacher_cache.store.schema import FILES, GROUPS
+from teacher_cache.store.schema import FILES, GROUPS, views_sha256
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import TOPK_ARRAYS, Unit
 
@@ -39,21 +39,23 @@ _GROUP = re.compile(rf"({'|'.join(ARRAYS)})/c/0/0/([0-9]+)(?:/0)?")
 
 def packed_files(store: Store, committed: np.ndarray) -> Iterator[tuple[str, Iterable[bytes]]]:
     """The files of a store once it is packed, by name, each part by part, the root's zarr.json last; committed
-    (S, U, G) says of which units. StoreError where a file that has to be there is absent."""
+    (S, U, G) says of which units. The store may be filled and extended meanwhile: it is packed as it was opened.
+    StoreError where a file that has to be there is absent."""
     storage, teacher = store.storage, document_name("teacher")
+    # The root first: an `extend` changes it last, and arrays that are longer than it says are sound.
+    root = _root(store, read_document(storage, "", "group"))
+    documents = {array: read_document(storage, array, "array") for array in store.array_names}
     listed = [entry.name for folder in ("index", "teacher") for entry in storage.list(folder)]
     for name, content in get_all(storage, [name for name in listed if _KEPT.fullmatch(name) and name != teacher]):
         yield name, [_there(store, name, content)]
     if (identity := read_published(storage, "teacher")) is not None:
         yield teacher, [attributes_document(_without_place(identity))]
-    for array in store.array_names:
-        document = read_document(storage, array, "array")
+    for array, document in documents.items():
         yield document_name(array), [document_bytes(packed_document(document))]
-        frames = open_chunks(storage, array).frames
+        frames = FilePerChunk(storage, array, rank := len(document["shape"]))
         for group in np.flatnonzero(committed.any(axis=(0, 1))).tolist():
-            of_group = _of_group(store, frames, committed[..., group], group)
-            yield group_file(array, group, len(document["shape"])), pack(of_group)
-    yield document_name(""), [_root(read_document(storage, "", "group"))]
+            yield group_file(array, group, rank), pack(_of_group(store, frames, committed[..., group], group))
+    yield document_name(""), [root]
 
 
 def unpacked_files(storage: Storage, hashes: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
@@ -162,10 +164,11 @@ def _there(store: Store, name: str, content: bytes | None) -> bytes:
     return content
 
 
-def _root(document: dict[str, Any]) -> bytes:
+def _root(store: Store, document: dict[str, Any]) -> bytes:
     settings = document["attributes"]["teacher_cache"]
     shards = [{"name": shard["name"], "path": shard["name"], "bytes": shard["bytes"]} for shard in settings["shards"]]
-    settings |= {"packing": GROUPS, "shards": shards}
+    views = {"views": store.views, "views_sha256": views_sha256(store.views)}  # another process may have added some
+    settings |= {"packing": GROUPS, "shards": shards, **views}
     return document_bytes({**document, "attributes": {"teacher_cache": settings}})
 
 

@@ -23,7 +23,7 @@ from teacher_cache.store.status import status
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import Unit
 from teacher_cache.verify import verify
-from tests.support.filled_store import commit, files, make_soft_store
+from tests.support.filled_store import commit, copied, files, make_soft_store
 from tests.support.memory_storage import Bucket, bucket_in_memory
 
 ABSENT = Unit(3, 0, 1)
@@ -72,6 +72,24 @@ def test_it_reads_as_the_store_it_was_made_of(source: Store, made: Path) -> None
     assert {**ours, "bytes": 0, "store": 0} == {**theirs, "bytes": 0, "store": 0}
     assert verify(packed, 0).exact
     assert verify(packed, 0).units == len(source.units()) - 1
+
+
+def test_a_store_that_is_extended_meanwhile_is_packed_as_it_was_opened(source: Store, tmp_path: Path) -> None:
+    """Whenever that is: before anything of it is packed, in the midst, and when all but the root is."""
+    names = [name for name, _ in packed_files(source, source.committed())]
+    for number in {0, names.index("labels/zarr.json"), names.index("records/zarr.json"), len(names) - 2}:
+        store, committed = Store.open(copied(source, tmp_path / f"s{number}").path), source.committed()
+        if number == 0:
+            Store.open(store.path, writable=True).extend(8)
+        for at, (name, parts) in enumerate(packed_files(store, committed)):
+            (tmp_path / f"p{number}" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / f"p{number}" / name).write_bytes(b"".join(parts))
+            if at == number > 0:
+                Store.open(store.path, writable=True).extend(8)
+        packed = Store.open(tmp_path / f"p{number}")
+        assert packed.views == source.views
+        np.testing.assert_array_equal(packed.committed(), committed)
+        assert verify(packed, 0).exact
 
 
 def test_a_file_holds_a_group_of_an_array(source: Store, made: Path) -> None:
