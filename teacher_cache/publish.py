@@ -78,7 +78,7 @@ def publish(
         on_progress(done, len(units))
     listed = store.storage.list()
     found = status(store)
-    with _writing(place) as write:
+    with _writing(place, lambda written: _check_reads(written, store, committed)) as write:
         sent: dict[str, tuple[str, int]] = {}
         root = b""
         for name, parts in packed_files(store, committed):
@@ -94,6 +94,20 @@ def publish(
         write(MANIFEST, [write_manifest(sent)])
         write(ROOT, [root])
     return Publication(num_files, num_bytes, len(listed), sum(entry.num_bytes for entry in listed))
+
+
+def _check_reads(written: Place, store: Store, committed: np.ndarray) -> None:
+    """Open what was published as a reader does. StoreError where it is not the store with these units, (S, U, G)."""
+    try:
+        there = Store.open(written)
+        fault = None if np.array_equal(there.committed(), committed) else "other units count"
+    except StoreError as error:
+        fault = str(error)
+    if fault is not None:
+        raise StoreError(
+            f"what was made of {store.path} to be published cannot be read as it can ({fault}): see that nothing "
+            "writes to its files, then run the same command again"
+        )
 
 
 def _send(write: Write, name: str, parts: Iterable[bytes]) -> tuple[str, int]:
@@ -164,18 +178,22 @@ def _not_free(place: Place) -> StorageError:
 
 
 @contextmanager
-def _writing(place: Place) -> Iterator[Write]:
+def _writing(place: Place, check: Callable[[Place], None]) -> Iterator[Write]:
     """Write files under a target, by name, so that they are there whole or not at all: a folder and a commit appear at
-    the end, in an object store the root, which makes it a store, is written last."""
+    the end, in an object store the root, which makes it a store, is written last. What was written is checked where it
+    lies before it appears, and far away there, too; the root of what fails is removed again."""
     if isinstance(place, Path):
         with new_folder(place) as aside:
             yield _writer(aside)
+            check(aside)
     elif place.scheme == "hf":
         from teacher_cache.storage.hub import commit_folder
 
         with tempfile.TemporaryDirectory() as folder:
             yield _writer(Path(folder))
+            check(Path(folder))
             commit_folder(place, Path(folder))
+            check(place)
     else:
         with tempfile.TemporaryDirectory() as folder, _alone(open_storage(place)) as storage:
             write_aside = _writer(Path(folder))
@@ -187,6 +205,11 @@ def _writing(place: Place) -> Iterator[Write]:
                 written.unlink()
 
             yield put
+            try:
+                check(place)
+            except BaseException:
+                storage.delete(ROOT)
+                raise
 
 
 @contextmanager

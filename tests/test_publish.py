@@ -26,7 +26,7 @@ from teacher_cache.store.store import Store
 from teacher_cache.store.unit import Unit
 from teacher_cache.verify import verify
 from tests.support.bright_shards import bright_store
-from tests.support.filled_store import files
+from tests.support.filled_store import copied, files
 from tests.support.filling import fill_store
 from tests.support.small_runs import SMALL, SPEED, rows, student, train_small
 from tests.support.web_server import WebServer
@@ -190,6 +190,35 @@ def test_a_damaged_store_is_not_published(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"shard train-0000\.tar, unit 1, views 0:2"):
         publish(store, str(tmp_path / "published"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["shards", "store"]
+
+
+def test_a_store_that_is_extended_meanwhile_is_published_as_it_was(
+    source: Store, target: Place, tmp_path: Path
+) -> None:
+    store = copied(source, tmp_path / "copy")
+
+    def extend(done: int, total: int) -> None:
+        if done == total:
+            Store.open(store.path, writable=True).extend(6)
+
+    publish(Store.open(store.path), str(target), on_progress=extend)
+    packed = Store.open(target)
+    assert packed.views == source.views
+    np.testing.assert_array_equal(read_views(packed), read_views(source))
+
+
+def test_what_cannot_be_read_back_is_not_published(source: Store, target: Place, tmp_path: Path) -> None:
+    store = copied(source, tmp_path / "copy")
+    document = Path(store.path) / "labels/zarr.json"
+
+    def damage(done: int, total: int) -> None:
+        if done == total:
+            document.write_text(document.read_text().replace('"level": 5', '"level": 6'))
+
+    with pytest.raises(StoreError, match=rf"^what was made of {store.path} to be published cannot be read as it can "):
+        publish(Store.open(store.path), str(target), on_progress=damage)
+    assert open_storage(target).get(f"{STORE}/zarr.json") is None
+    assert isinstance(target, Url) or not target.exists()
 
 
 def test_what_is_there_is_not_replaced(source: Store, target: Place, tmp_path: Path) -> None:

@@ -93,6 +93,20 @@ def test_a_store_is_published_in_one_commit_and_read_from_there(hub: ModelHub, t
     np.testing.assert_array_equal(read_views(back), read_views(store))
 
 
+def test_what_cannot_be_read_back_is_not_committed(hub: ModelHub, tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s")
+    fill(store)
+    document = store.path / "labels/zarr.json"
+
+    def damage(done: int, total: int) -> None:
+        if done == total:
+            document.write_text(document.read_text().replace('"level": 5', '"level": 6'))
+
+    with pytest.raises(StoreError, match="to be published cannot be read as it can "):
+        publish(store, str(PLACE), on_progress=damage)
+    assert not any(repository.commits for repository in hub.repositories.values())
+
+
 def test_a_repository_without_a_store_is_named(hub: ModelHub, repository: Repository, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=f"^there is no store at {PLACE}: check the place"):
         unpack(str(PLACE), str(tmp_path / "back"))
