@@ -22,7 +22,7 @@ from teacher_cache.storage.manifest import MANIFEST, STORE, place_above, read_ha
 from teacher_cache.storage.opening import check_not_web, open_storage
 from teacher_cache.storage.place import Place, Url, to_place
 from teacher_cache.storage.storage import Storage
-from teacher_cache.store.packing import packed_files, unpacked_files
+from teacher_cache.store.packing import copied_files, packed_files, unpacked_files
 from teacher_cache.store.proof import describe_build
 from teacher_cache.store.schema import GROUPS
 from teacher_cache.store.status import check_committed, status
@@ -55,7 +55,8 @@ def publish(
     licence: str | None = None,
     on_progress: Progress = lambda done, total: None,
 ) -> Publication:
-    """Pack a store into a folder, an object store or `hf://datasets/OWNER/NAME`; every unit is checked before.
+    """Pack a store into a folder, an object store or `hf://datasets/OWNER/NAME`; every unit is checked before. One that
+    is packed is copied, checked by its manifest.
 
     partial: what is committed of a store that is not filled. What says where the store was made, its shards' folders
     and the file of an own teacher, stays behind; keys and class names become public. Raises StoreError for one that is
@@ -72,6 +73,7 @@ def publish(
             f"`teacher-cache fill {store.path}`, or publish what there is with --partial"
         )
     _check_free(place)
+    hashes = _hashes(store) if store.packing == GROUPS else None
     units = [Unit(*numbers) for numbers in np.argwhere(committed).tolist()]
     for done, unit in enumerate(units, 1):
         store.check_unit(unit)
@@ -81,7 +83,7 @@ def publish(
     with _writing(place, lambda written: _check_reads(written, store, committed)) as write:
         sent: dict[str, tuple[str, int]] = {}
         root = b""
-        for name, parts in packed_files(store, committed):
+        for name, parts in packed_files(store, committed) if hashes is None else copied_files(store, hashes):
             named = f"{STORE}/{name}"
             if named == ROOT:
                 root = b"".join(parts)

@@ -192,6 +192,49 @@ def test_a_damaged_store_is_not_published(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["shards", "store"]
 
 
+def test_what_was_published_is_published_again_file_by_file(source: Store, target: Place, tmp_path: Path) -> None:
+    """From a web server, too, which lists nothing."""
+    folder = tmp_path / "first"
+    publish(source, str(folder))
+    first = open_storage(folder)
+    with WebServer(tmp_path) as web:
+        for number, place in enumerate((folder, f"{web.url}/first/store")):
+            again = open_storage(f"{target}-{number}")
+            publish(Store.open(place), str(again.place), licence="cc0-1.0")
+            assert [entry.name for entry in again.list()] == [entry.name for entry in first.list()]
+            for name in (entry.name for entry in again.list(STORE)):
+                assert again.get(name) == first.get(name)
+            assert b"license: cc0-1.0" in (again.get(CARD) or b"")
+            np.testing.assert_array_equal(read_views(Store.open(again.place)), read_views(source))
+            back = unpack(str(again.place), str(tmp_path / f"back-{number}"))
+            np.testing.assert_array_equal(read_views(back), read_views(source))
+
+
+def test_what_is_not_as_it_was_published_is_not_published_again(source: Store, tmp_path: Path) -> None:
+    folder, target = tmp_path / "first", tmp_path / "target"
+    publish(source, str(folder))
+    store, manifest = Store.open(folder), folder / MANIFEST
+    listed = manifest.read_text()
+    damages = {
+        "index/sizes/c/0 is not what its manifest says: fetch it again": lambda file: file.write_bytes(b"other"),
+        "teacher/zarr.json is absent: fetch it again": Path.unlink,
+    }
+    for told, damage in damages.items():
+        file = folder / STORE / told.partition(" ")[0]
+        sound = file.read_bytes()
+        damage(file)
+        with pytest.raises(StoreError, match=f"^{folder}/store/{told}"):
+            publish(store, str(target))
+        file.write_bytes(sound)
+    manifest.write_text(listed.replace("store/teacher/zarr.json", "store/../../zarr.json"))
+    with pytest.raises(StoreError, match=rf"^{folder}/store: \.\./\.\./zarr.json is no file of a packed store"):
+        publish(store, str(target))
+    manifest.unlink()
+    with pytest.raises(StoreError, match=rf"^{manifest} is absent or damaged: fetch it again"):
+        publish(store, str(target))
+    assert not target.exists()
+
+
 def test_a_store_that_is_extended_meanwhile_is_published_as_it_was(
     source: Store, target: Place, tmp_path: Path
 ) -> None:

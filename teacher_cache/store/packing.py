@@ -1,4 +1,4 @@
-"""Packing a store, and unpacking it: the same chunks in a few files, and back, file by file.
+"""Packing a store, and unpacking it: the same chunks in a few files, and back, file by file; copying a packed one.
 
 What says where the store was made stays behind: its shards are named without their places, and so is the file of a
 teacher that is somebody's own function. All else comes back byte for byte.
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from teacher_cache.errors import StoreError
-from teacher_cache.storage.storage import PART_BYTES, PARTS_AHEAD, Storage, ask_each, get_all
+from teacher_cache.storage.storage import PART_BYTES, PARTS_AHEAD, Entry, Storage, ask_each, get_all, get_parts
 from teacher_cache.store.arrays import document_bytes, document_name, read_document
 from teacher_cache.store.chunks import FilePerChunk, Frames, chunk_file
 from teacher_cache.store.packed import (
@@ -58,6 +58,26 @@ def packed_files(store: Store, committed: np.ndarray) -> Iterator[tuple[str, Ite
     yield document_name(""), [root]
 
 
+def copied_files(store: Store, hashes: Mapping[str, str]) -> Iterator[tuple[str, Iterable[bytes]]]:
+    """The files of a store that is packed already, as they are, by name, each part by part, the root's zarr.json last;
+    hashes says the SHA-256 of each. StoreError where one is absent or not what it shall be, or no file of a packed
+    store; the former two once its parts are asked for."""
+    root = document_name("")
+    for name in [*sorted(hashes.keys() - {root}), root]:
+        if name != root and not any(kind.fullmatch(name) for kind in (_KEPT, _DOCUMENT, _GROUP)):
+            raise StoreError(f"{store.path}: {name} is no file of a packed store: fetch it again")
+        yield name, _copied(store.storage, name, hashes[name])
+
+
+def _copied(storage: Storage, name: str, sha256: str) -> Iterator[bytes]:
+    digest = hashlib.sha256()
+    for part in get_parts(storage, _listed(storage, name)):
+        digest.update(part)
+        yield part
+    if digest.hexdigest() != sha256:
+        raise _not_said(storage, name, "not what its manifest says")
+
+
 def unpacked_files(storage: Storage, hashes: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
     """The files of a store with a file a chunk, by name, from those of a packed one, of which hashes says the SHA-256;
     the root's zarr.json last. Little of a group's file is in memory at a time, and what it holds counts once all of it
@@ -92,10 +112,7 @@ def _chunks(
     """The files of a group's chunks, out of its file, which is read part by part."""
     shape, chunk = document["shape"], document["chunk_grid"]["configuration"]["chunk_shape"]
     units = shape[0], shape[1] // chunk[1]
-    listed = [entry for entry in storage.list(name) if entry.name == name]
-    if not listed:
-        raise _not_said(storage, name, "absent")
-    (entry,) = listed
+    entry = _listed(storage, name)
     before = max(entry.num_bytes - index_bytes(units), 0)
     (index,) = storage.get_ranges(name, [(before, index_bytes(units))], entry.stamp)
     try:
@@ -133,6 +150,13 @@ def _parts(places: np.ndarray, before: int) -> list[list[tuple[int, int, int, in
     if at != before:
         raise ValueError("its index does not name all bytes before it")
     return parts
+
+
+def _listed(storage: Storage, name: str) -> Entry:
+    for entry in storage.list(name):
+        if entry.name == name:
+            return entry
+    raise _not_said(storage, name, "absent")
 
 
 def _check(storage: Storage, name: str, content: bytes | None, hashes: Mapping[str, str]) -> None:
