@@ -7,7 +7,7 @@ Zarr read as it is; `unpack` gives the original back, file by file.
 import hashlib
 import secrets
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 
 from teacher_cache.errors import DiskError, StorageError, StoreError
 from teacher_cache.files import new_folder
-from teacher_cache.messages.shown import as_code, counted, shown
+from teacher_cache.messages.shown import as_code, counted, listed, shown
 from teacher_cache.storage.manifest import MANIFEST, STORE, place_above, read_hashes, write_manifest
 from teacher_cache.storage.opening import check_not_web, open_storage
 from teacher_cache.storage.place import Place, Url, to_place
@@ -72,15 +72,16 @@ def publish(
             f"{counted(len(missing), 'unit', 'is', of=len(store.units()))} not labelled in {store.path}: run "
             f"`teacher-cache fill {store.path}`, or publish what there is with --partial"
         )
-    _check_free(place)
+    front = _front(licence)
+    _check_free(place, front)
     hashes = _hashes(store) if store.packing == GROUPS else None
     units = [Unit(*numbers) for numbers in np.argwhere(committed).tolist()]
     for done, unit in enumerate(units, 1):
         store.check_unit(unit)
         on_progress(done, len(units))
-    listed = store.storage.list()
+    before = store.storage.list()
     found = status(store)
-    with _writing(place, lambda written: _check_reads(written, store, committed)) as write:
+    with _writing(place, front, lambda written: _check_reads(written, store, committed)) as write:
         sent: dict[str, tuple[str, int]] = {}
         root = b""
         for name, parts in packed_files(store, committed) if hashes is None else copied_files(store, hashes):
@@ -95,7 +96,7 @@ def publish(
         sent[CARD] = _send(write, CARD, [card.encode()])
         write(MANIFEST, [write_manifest(sent)])
         write(ROOT, [root])
-    return Publication(num_files, num_bytes, len(listed), sum(entry.num_bytes for entry in listed))
+    return Publication(num_files, num_bytes, len(before), sum(entry.num_bytes for entry in before))
 
 
 def _check_reads(written: Place, store: Store, committed: np.ndarray) -> None:
@@ -167,12 +168,31 @@ def _hashes(store: Store) -> dict[str, str]:
 # -- targets ---------------------------------------------------------------------------------------------------------
 
 
-def _check_free(place: Place) -> None:
+def _check_free(place: Place, front: Sequence[str]) -> None:
     if isinstance(place, Path):
         if place.exists():
             raise DiskError(f"{place} is there already: remove it, or choose another place")
-    elif place.scheme != "hf" and open_storage(place).list():
+    elif place.scheme == "hf":
+        from teacher_cache.storage.hub import find_repository
+
+        if (there := find_repository(place)) is not None:
+            _check_hub_free(there, front)
+    elif open_storage(place).list():
         raise _not_free(place)
+
+
+def _check_hub_free(there: Storage, front: Sequence[str]) -> None:
+    """StorageError where something of a publication lies under a place of the Hub. Other files may, and a card that
+    says no more than the front matter of the one that comes: the Hub's own form makes it, of a licence."""
+    names = {entry.name.partition("/")[0] for entry in there.list()} & {CARD, MANIFEST, STORE}
+    card = there.get(CARD) if CARD in names else None
+    if card is not None and {line.strip() for line in card.decode(errors="replace").splitlines()} <= {*front, ""}:
+        names.remove(CARD)
+    if names:
+        raise StorageError(
+            f"{there.place} has {listed(sorted(names))} already: remove {'it' if len(names) == 1 else 'them'}, or "
+            "choose another place, a folder in the repository will do"
+        )
 
 
 def _not_free(place: Place) -> StorageError:
@@ -180,10 +200,10 @@ def _not_free(place: Place) -> StorageError:
 
 
 @contextmanager
-def _writing(place: Place, check: Callable[[Place], None]) -> Iterator[Write]:
+def _writing(place: Place, front: Sequence[str], check: Callable[[Place], None]) -> Iterator[Write]:
     """Write files under a target, by name, so that they are there whole or not at all: a folder and a commit appear at
     the end, in an object store the root, which makes it a store, is written last. What was written is checked where it
-    lies before it appears, and far away there, too; the root of what fails is removed again."""
+    lies before it appears, and far away there, too; the root of what fails is removed again. front: of the card."""
     if isinstance(place, Path):
         with new_folder(place) as aside:
             yield _writer(aside)
@@ -194,7 +214,7 @@ def _writing(place: Place, check: Callable[[Place], None]) -> Iterator[Write]:
         with tempfile.TemporaryDirectory() as folder:
             yield _writer(Path(folder))
             check(Path(folder))
-            commit_folder(place, Path(folder))
+            commit_folder(place, Path(folder), lambda there: _check_hub_free(there, front))
             check(place)
     else:
         with tempfile.TemporaryDirectory() as folder, _alone(open_storage(place)) as storage:
@@ -263,15 +283,19 @@ def describe(found: Mapping[str, Any], place: Place, licence: str | None, num_by
         )
     if found["topk"]:
         rows["probabilities"] = f"the {found['topk']} largest of each view, at temperature {found['tau']:g}"
-    front = ["---", *([f"license: {licence}"] if licence else []), "tags:", "- deit-teacher-cache", "---"]
     part = "\n**It is a part:** not all views are labelled.\n" if partial else ""
     stated = f"Licence: {licence}" if licence else "No licence is stated: ask whoever published it."
     builds = (f"{describe_build(build)}; logits: {build.get('logits')}" for build in found["builds"])
     table = [f"| {name} | {value} |" for name, value in rows.items()]
-    listed = [f"- {shown(build, None)}" for build in builds]
-    return _CARD.format(
-        front="\n".join(front), part=part, table="\n".join(table), stated=stated, where=where, builds="\n".join(listed)
-    )
+    made = [f"- {shown(build, None)}" for build in builds]
+    texts = {"front": _front(licence), "table": table, "builds": made}
+    joined = {name: "\n".join(lines) for name, lines in texts.items()}
+    return _CARD.format(**joined, part=part, stated=stated, where=where)
+
+
+def _front(licence: str | None) -> list[str]:
+    """The lines of the card's front matter, which the Hub reads."""
+    return ["---", *([f"license: {licence}"] if licence else []), "tags:", "- deit-teacher-cache", "---"]
 
 
 _CARD = f"""{{front}}

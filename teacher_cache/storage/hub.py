@@ -106,9 +106,24 @@ class HubStorage:
         )
 
 
-def commit_folder(place: Url, folder: Path) -> None:
+def find_repository(place: Url) -> HubStorage | None:
+    """What lies under a place now; None where there is no repository, or none that the token may see. StorageError."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.utils import RepositoryNotFoundError
+
+    kind, repository, revision, _ = _parts(place)
+    with _answered(place):
+        try:
+            commit = HfApi().repo_info(repository, repo_type=kind, revision=revision).sha
+        except RepositoryNotFoundError:
+            return None
+    return HubStorage(place, str(commit))
+
+
+def commit_folder(place: Url, folder: Path, check: Callable[[HubStorage], None]) -> None:
     """Put all files of a folder under a place in one commit, which fails where somebody else commits meanwhile. The
-    repository is made where there is none. StorageError."""
+    repository is made where there is none. check is given what lies under the place before, and raises where it may
+    not. StorageError."""
     from huggingface_hub import CommitOperationAdd, HfApi
 
     kind, repository, revision, top = _parts(place)
@@ -116,6 +131,8 @@ def commit_folder(place: Url, folder: Path) -> None:
     with _answered(place):
         api.create_repo(repository, repo_type=kind, exist_ok=True)
         parent = api.repo_info(repository, repo_type=kind, revision=revision).sha
+    check(HubStorage(place, str(parent)))
+    with _answered(place):
         operations = [
             CommitOperationAdd("/".join(part for part in (top, str(path.relative_to(folder))) if part), path)
             for path in sorted(folder.rglob("*"))

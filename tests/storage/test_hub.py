@@ -49,6 +49,13 @@ def repository(hub: ModelHub) -> Repository:
     return made
 
 
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    made = make_store(tmp_path / "s")
+    fill(made)
+    return made
+
+
 def test_a_repository_is_read_at_one_commit(repository: Repository) -> None:
     storage = HubStorage(PLACE / "store")
     assert [(entry.name, entry.num_bytes) for entry in storage.list()] == [("a", 10), ("b/c", 5)]
@@ -80,9 +87,7 @@ def test_it_is_read_only_and_what_is_wrong_is_one_line(hub: ModelHub) -> None:
         open_storage("hf://labels")
 
 
-def test_a_store_is_published_in_one_commit_and_read_from_there(hub: ModelHub, tmp_path: Path) -> None:
-    store = make_store(tmp_path / "s")
-    fill(store)
+def test_a_store_is_published_in_one_commit_and_read_from_there(hub: ModelHub, store: Store, tmp_path: Path) -> None:
     publish(store, str(PLACE), licence="cc-by-4.0")
     repository = hub.repositories["datasets/someone/labels"]
     assert len(repository.commits) == 1
@@ -93,9 +98,55 @@ def test_a_store_is_published_in_one_commit_and_read_from_there(hub: ModelHub, t
     np.testing.assert_array_equal(read_views(back), read_views(store))
 
 
-def test_what_cannot_be_read_back_is_not_committed(hub: ModelHub, tmp_path: Path) -> None:
-    store = make_store(tmp_path / "s")
-    fill(store)
+def unchecked(done: int, total: int) -> None:
+    pytest.fail("a unit was checked")
+
+
+def test_what_is_published_is_not_replaced(hub: ModelHub, store: Store, tmp_path: Path) -> None:
+    publish(store, str(PLACE))
+    repository = hub.repositories["datasets/someone/labels"]
+    told = "has README.md, manifest.json, store already: remove them, or choose another place, a folder in the"
+    with pytest.raises(StorageError, match=f"^{PLACE} {told}"):
+        publish(store, str(PLACE), on_progress=unchecked)
+    assert len(repository.commits) == 1
+    publish(store, str(PLACE / "more"))
+    assert repository.files.keys() > repository.commits[0].keys()
+    assert Store.open(PLACE / "more").packing == Store.open(PLACE).packing == "groups"
+    del repository.files["README.md"], repository.files["manifest.json"]
+    with pytest.raises(StorageError, match=rf"^{PLACE} has store already: remove it"):
+        publish(store, str(PLACE), on_progress=unchecked)
+
+
+def test_what_came_meanwhile_is_not_replaced(hub: ModelHub, store: Store) -> None:
+    repository = hub.repositories["datasets/someone/labels"] = Repository(private=False)
+    theirs = {"manifest.json": b"of another"}
+
+    def commit(done: int, total: int) -> None:
+        if done == total:
+            repository.commits.append(theirs)
+
+    with pytest.raises(StorageError, match=r"has manifest\.json already"):
+        publish(store, str(PLACE), on_progress=commit)
+    assert repository.commits == [theirs]
+
+
+def test_a_new_repository_is_published_to_though_its_card_says_a_licence(hub: ModelHub, store: Store) -> None:
+    """The form on the Hub makes .gitattributes, and a card where a licence is chosen; shards may lie beside, too."""
+    repository = hub.repositories["datasets/someone/labels"] = Repository(private=False)
+    others = {".gitattributes": b"*.tar filter=lfs", "data/0.tar": b"a shard"}
+    made = {**others, "README.md": b"---\nlicense: cc-by-4.0\n---\n"}
+    for card, licence in ((made["README.md"], None), (made["README.md"] + b"# Mine", "cc-by-4.0")):
+        repository.commits[:] = [{**made, "README.md": card}]
+        with pytest.raises(StorageError, match=rf"^{PLACE} has README\.md already: remove it"):
+            publish(store, str(PLACE), licence=licence, on_progress=unchecked)
+    repository.commits[:] = [made]
+    publish(store, str(PLACE), licence="cc-by-4.0")
+    assert {name: repository.files[name] for name in others} == others
+    assert repository.files["README.md"].startswith(made["README.md"].removesuffix(b"---\n"))
+    np.testing.assert_array_equal(read_views(Store.open(PLACE)), read_views(store))
+
+
+def test_what_cannot_be_read_back_is_not_committed(hub: ModelHub, store: Store) -> None:
     document = store.path / "labels/zarr.json"
 
     def damage(done: int, total: int) -> None:
@@ -125,7 +176,7 @@ def test_a_commit_of_somebody_else_meanwhile_fails_ours(
 
     monkeypatch.setattr(hub, "post", late)
     with pytest.raises(StorageError, match="labels: the Hub answers: "):
-        commit_folder(PLACE, tmp_path)
+        commit_folder(PLACE, tmp_path, lambda there: None)
     assert repository.files == {"theirs": b"first"}
 
 

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
+from urllib.parse import unquote
 
 TOKEN = "hf_of_the_tests"
 
@@ -128,7 +129,7 @@ class ModelHub(AbstractContextManager["ModelHub"]):
             sha = found[2] if found[2] and re.fullmatch(r"[0-9a-f]{40}", found[2]) else sha
             return _json({"id": found[1].removeprefix("datasets/"), "sha": sha, "private": False, "siblings": []})
         if found := re.fullmatch(r"/api/(datasets/[^/]+/[^/]+)/tree(-below)?/([^/]+)/?(.*)", path):
-            top = f"{found[4]}/" if found[4] else ""
+            top = f"{unquote(found[4])}/" if found[4] else ""
             under = [facts for facts in self._facts(found[1], found[3]) if facts["path"].startswith(top)]
             if not found[2]:
                 below = {facts["path"].removeprefix(top).partition("/")[0] for facts in under}
