@@ -23,7 +23,7 @@ from teacher_cache.store.labels import read_views
 from teacher_cache.store.places import open_moved
 from teacher_cache.store.status import status
 from teacher_cache.store.store import Store
-from teacher_cache.store.unit import Unit
+from teacher_cache.store.unit import NOT_LABELLED, Unit
 from teacher_cache.verify import verify
 from tests.support.bright_shards import bright_store
 from tests.support.filled_store import copied, files
@@ -192,6 +192,26 @@ def test_a_damaged_store_is_not_published(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["shards", "store"]
 
 
+def test_files_that_the_manifest_does_not_name_do_not_count(tmp_path: Path, target: Place) -> None:
+    """As of a store that was published to the same place before."""
+    store = bright_store(tmp_path)
+    fill_store(store)
+    whole, part = open_storage(tmp_path / "whole"), open_storage(target)
+    publish(store, str(whole.place))
+    for unit in store.units(range(2, 4)):
+        Path(store.records.file(unit)).unlink()
+    publish(store, str(target), partial=True)
+    expected = status(Store.open(target))
+    for name in {entry.name for entry in whole.list(STORE)} - {entry.name for entry in part.list(STORE)}:
+        part.put(name, whole.get(name) or b"")
+    found = Store.open(target)
+    np.testing.assert_array_equal(found.committed(), store.committed())
+    assert status(found) == expected
+    assert not [unit for unit in store.units(range(2, 4)) if found.records.is_committed(unit)]
+    assert (read_views(found, range(2, 4)) == NOT_LABELLED).all()
+    np.testing.assert_array_equal(unpack(str(target), str(tmp_path / "back")).committed(), store.committed())
+
+
 def test_what_was_published_is_published_again_file_by_file(source: Store, target: Place, tmp_path: Path) -> None:
     """From a web server, too, which lists nothing."""
     folder = tmp_path / "first"
@@ -306,7 +326,7 @@ def test_a_file_that_is_not_what_the_manifest_says_is_not_unpacked(source: Store
         unpack(str(folder), str(tmp_path / "back"))
     file.write_bytes(sound)
     (folder / MANIFEST).write_text("{}")
-    with pytest.raises(StoreError, match=r"manifest\.json is absent or damaged"):
+    with pytest.raises(StoreError, match=r"manifest\.json is damaged .*: fetch it again"):
         unpack(str(folder), str(tmp_path / "back"))
     assert not (tmp_path / "back").exists()
 

@@ -7,7 +7,7 @@ listing of a web server's files.
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from teacher_cache.errors import StorageError
@@ -77,21 +77,32 @@ def open_listed(place: Place, *, durable: bool = True) -> Storage:
             f"{place}: a web server cannot list a store's files, and {place_above(place) / MANIFEST} is {fault}: "
             "have it serve what `teacher-cache publish` makes, or copy the store to a folder or a bucket"
         )
-    return ListedStorage(storage, sorted(hashes))
+    return ListedStorage(storage, sorted(hashes), lists=False)
+
+
+def open_named(storage: Storage) -> Storage:
+    """A published store's storage, of the files that the manifest above it names and no others; as it is where there is
+    no manifest, or where the store is not named as it was published. ValueError where the manifest is damaged."""
+    place = storage.place
+    web = isinstance(place, Url) and place.scheme in ("http", "https")
+    hashes = None if web or _named(place).name != STORE else read_hashes(place)
+    return storage if hashes is None else ListedStorage(storage, sorted(hashes), lists=True)
 
 
 class ListedStorage:
-    """A storage, far away and only read, of these names, in order, as nothing there lists them. Sizes and stamps are
-    those that it says itself, name by name; what is absent is left out."""
+    """A storage of these names alone, in order: what else lies there is absent. Sizes and stamps are those that it says
+    itself; name by name where it lists nothing."""
 
-    is_local = False
-
-    def __init__(self, storage: Storage, names: Sequence[str]) -> None:
+    def __init__(self, storage: Storage, names: Iterable[str], *, lists: bool) -> None:
         self.place = storage.place
-        self._storage, self._names = storage, names
+        self._storage, self._names, self._lists = storage, dict.fromkeys(names), lists
+
+    @property
+    def is_local(self) -> bool:
+        return self._storage.is_local
 
     def get(self, name: str) -> bytes | None:
-        return self._storage.get(name)
+        return self._storage.get(name) if name in self._names else None
 
     def get_ranges(self, name: str, ranges: Sequence[tuple[int, int]], stamp: Stamp | None = None) -> list[bytes]:
         return self._storage.get_ranges(name, ranges, stamp)
@@ -103,6 +114,8 @@ class ListedStorage:
         return self._storage.put_if_absent(name, content)
 
     def list(self, prefix: str = "") -> list[Entry]:
+        if self._lists:
+            return [entry for entry in self._storage.list(prefix) if entry.name in self._names]
         top = prefix.rstrip("/")
         names = [name for name in self._names if not top or name == top or name.startswith(f"{top}/")]
         return [entry for found in ask_each(self._storage, self._storage.list, names) for entry in found]

@@ -46,7 +46,7 @@ from teacher_cache.shards.fingerprint import Fingerprint, read_kind
 from teacher_cache.shards.index import Index, ShardEntry
 from teacher_cache.storage.cache import NodeCache
 from teacher_cache.storage.held import HeldStorage
-from teacher_cache.storage.manifest import open_listed
+from teacher_cache.storage.manifest import MANIFEST, open_listed, open_named, place_above
 from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import Place, Url, beside, is_in_bucket, to_place
 from teacher_cache.storage.storage import Storage, ask_each
@@ -220,9 +220,10 @@ class Store:
         """Open a store, of which these files are got at once, all others in turn: settings, then arrays."""
         commits = None
         try:
-            storage = HeldStorage(open_listed(path, durable=durable), at_once)
+            held = HeldStorage(open_listed(path, durable=durable), at_once)
+            storage: Storage = held
             if writable:
-                commits = Commits(storage, open_storage(beside(path, ".pending"), durable=durable))
+                commits = Commits(held, open_storage(beside(path, ".pending"), durable=durable))
             settings = read_document(storage, "", "group").get("attributes", {}).get("teacher_cache")
         except Exception as error:
             raise_unreadable(error)
@@ -236,12 +237,14 @@ class Store:
                 f"{path} is packed, as it was published, and only read: unpack it first, `teacher-cache unpack {path} "
                 "FOLDER`, and name that folder"
             )
+        if settings["packing"] == GROUPS:
+            storage = _as_published(held)
         try:
             check_seal(storage, settings)
             check_policy_version(storage, settings)
             store = cls(storage, settings, commits, cache)
             store._check_shapes()
-            storage.let_go(but=_INDEX_DOCUMENTS.__contains__)
+            held.let_go(but=_INDEX_DOCUMENTS.__contains__)
             store._open_topk()
         except StoreError:
             raise
@@ -636,6 +639,17 @@ class Store:
         if self.commits is None:
             raise StoreError(f"{self.path} was opened for reading: open it with writable=True")
         return self.commits
+
+
+def _as_published(storage: Storage) -> Storage:
+    """Of a packed store the files that its manifest names: what lies there beside them is of another one."""
+    try:
+        return open_named(storage)
+    except ValueError as error:
+        raise StoreError(
+            f"{place_above(storage.place) / MANIFEST} is damaged ({error}): fetch it again from where the store was "
+            "published"
+        ) from error
 
 
 def _make_store(folder: Path, index: Index, layout: Layout, settings: dict[str, Any]) -> None:

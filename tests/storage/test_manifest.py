@@ -12,12 +12,15 @@ from teacher_cache.storage.manifest import (
     MANIFEST,
     STORE,
     open_listed,
+    open_named,
     place_above,
     read_hashes,
     read_manifest,
     write_manifest,
 )
+from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import Url
+from tests.support.memory_storage import bucket_in_memory
 from tests.support.web_server import WebServer
 
 FILES = {"store/zarr.json": b"{}", "store/labels/c/0": b"some", "store/labels/c/1": b"more", "store/labels2/c": b"x"}
@@ -88,6 +91,29 @@ def test_a_web_servers_files_are_listed_by_it(published: Path) -> None:
         ):
             with pytest.raises(StorageError, match="is read-only: give a folder or a bucket to write to"):
                 write()
+
+
+def test_of_others_only_what_it_names_is_there(published: Path) -> None:
+    """In a folder, and in a bucket; without one, and under another name, all that lies there."""
+    with bucket_in_memory() as bucket:
+        for path in published.rglob("*"):
+            if path.is_file():
+                bucket.objects[f"s3://b/{path.relative_to(published)}"] = path.read_bytes()
+        for store in (published / STORE, Url(f"s3://b/{STORE}")):
+            named = open_named(open_storage(store))
+            assert named.is_local == isinstance(store, Path)
+            assert [entry.name for entry in named.list()] == sorted(name.removeprefix("store/") for name in FILES)
+            assert named.list("notes") == []
+            assert named.get("notes") is None
+            assert named.get("labels/c/0") == b"some"
+    other = open_storage((published / STORE).rename(published / "other"))
+    assert open_named(other) is other
+    store = open_storage((published / "other").rename(published / STORE))
+    (published / MANIFEST).write_text("{}")
+    with pytest.raises(ValueError, match="files"):
+        open_named(store)
+    (published / MANIFEST).unlink()
+    assert open_named(store) is store
 
 
 def test_without_one_a_web_server_is_refused_and_others_need_none(published: Path) -> None:
