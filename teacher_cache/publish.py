@@ -27,7 +27,7 @@ from teacher_cache.store.proof import describe_build
 from teacher_cache.store.schema import GROUPS
 from teacher_cache.store.status import check_committed, status
 from teacher_cache.store.store import Store
-from teacher_cache.store.unit import Unit
+from teacher_cache.store.unit import by_group
 
 CARD = "README.md"
 ROOT = f"{STORE}/zarr.json"  # which makes the rest a store, and comes last
@@ -75,7 +75,7 @@ def publish(
     front = _front(licence)
     _check_free(place, front)
     hashes = _hashes(store) if store.packing == GROUPS else None
-    units = [Unit(*numbers) for numbers in np.argwhere(committed).tolist()]
+    units = by_group(committed)
     for done, unit in enumerate(units, 1):
         store.check_unit(unit)
         on_progress(done, len(units))

@@ -19,7 +19,7 @@ from teacher_cache.store.labels import LabelReader
 from teacher_cache.store.status import check_committed
 from teacher_cache.store.store import Store
 from teacher_cache.store.topk import top_classes
-from teacher_cache.store.unit import Unit
+from teacher_cache.store.unit import Unit, by_group
 from teacher_cache.teacher.identity import TeacherIdentity, check_same_teacher
 
 if TYPE_CHECKING:
@@ -109,18 +109,18 @@ def stored_teacher(store: Store) -> TeacherIdentity:
 
 
 def _check_records(store: Store, report: VerifyReport) -> list[Atom]:
-    """Check every committed unit's record; the blocks of those that are as it says."""
-    atoms: list[Atom] = []
-    for numbers in np.argwhere(store.committed()):
-        unit = Unit(*numbers.tolist())
-        report.units += 1
+    """Check every committed unit's record; the blocks of those that are as it says, in the store's order."""
+    differing: dict[Unit, str] = {}
+    units = by_group(store.committed())
+    for unit in units:
         try:
             store.check_unit(unit)
         except StoreError as error:
-            report.differences.append(str(error))
-            continue
-        atoms += [(unit, block) for block in store.layout.blocks(unit)]
-    return atoms
+            differing[unit] = str(error)
+    report.units += len(units)
+    report.differences += [differing[unit] for unit in sorted(differing)]
+    sound = (unit for unit in sorted(units) if unit not in differing)
+    return [(unit, block) for unit in sound for block in store.layout.blocks(unit)]
 
 
 def _device(teacher: "Teacher | None", asked: str | None) -> "torch.device":

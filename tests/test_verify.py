@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from teacher_cache.cli import main
 from teacher_cache.errors import StoreError
 from teacher_cache.store.unit import TOPK_ARRAYS, Unit
-from teacher_cache.verify import draw_in_layers, verify
+from teacher_cache.verify import VerifyReport, _check_records, draw_in_layers, verify
 from tests.support.bright_shards import bright_store, change_pixel
-from tests.support.filled_store import make_store, recommit
+from tests.support.filled_store import chunk, fill, make_store, recommit
 from tests.support.filling import TEACHERS, fill_store, open_test_teacher
 
 
@@ -103,6 +103,25 @@ def test_a_fraction_of_nothing_looks_at_records_alone(tmp_path: Path) -> None:
     told = CliRunner().invoke(main, verifying)
     assert told.exit_code == 1
     assert "6 records, 0 (block, view)s of 0 shards and 0 groups checked: 1 difference" in told.stdout
+
+
+def test_differences_are_told_in_the_stores_order(tmp_path: Path) -> None:
+    """Though units are read group by group; and what is sound is drawn from in that order, too."""
+    store = make_store(tmp_path / "s")
+    fill(store)
+    damaged = [Unit(3, 0, 0), Unit(0, 1, 1), Unit(0, 0, 1), Unit(1, 0, 0)]
+    for unit in damaged:
+        chunk(store, "digests", unit).unlink()
+    report = VerifyReport()
+    atoms = _check_records(store, report)
+    told = []
+    for unit in sorted(damaged):
+        with pytest.raises(StoreError) as raised:
+            store.check_unit(unit)
+        told.append(str(raised.value))
+    assert (report.differences, report.units) == (told, len(store.units()))
+    sound = [unit for unit in sorted(store.units()) if unit not in damaged]
+    assert atoms == [(unit, block) for unit in sound for block in store.layout.blocks(unit)]
 
 
 def test_an_extension_that_adds_nothing_says_so(tmp_path: Path) -> None:

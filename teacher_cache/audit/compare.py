@@ -9,7 +9,7 @@ from teacher_cache.audit.intervals import kappa, mcnemar
 from teacher_cache.audit.names import place
 from teacher_cache.audit.votes import Confusions, OnProgress, Votes, count_votes, no_votes
 from teacher_cache.errors import StoreError
-from teacher_cache.store.labels import UnitRow, read_unit_row, unit_rows
+from teacher_cache.store.labels import unit_rows
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import NOT_LABELLED
 
@@ -175,7 +175,7 @@ def _read_both(
     reader, views = _Rows(other), min(store.views, other.views)
     for row in unit_rows(store, store.committed(), on_progress):
         classes = store.index.classes[row.start : row.start + len(row.labels)]
-        first, second = row.labels, reader.labels(row.shard, row.start, len(row.labels))
+        first, second = row.labels, reader.labels(row.start, len(row.labels))
         if same_pixels:
             first, second = first[:, :views].copy(), second[:, :views].copy()
             both = (first >= 0) & (second >= 0)
@@ -187,23 +187,19 @@ def _read_both(
 
 
 class _Rows:
-    """Labels of any samples of a shard, whatever the store's units: the last unit row read is held."""
+    """Labels of the samples of a store in their order, whatever its units: the last unit row read is held."""
 
     def __init__(self, store: Store) -> None:
-        self._store, self._committed = store, store.committed()
-        self._held = self._read(*store.layout.group_units[0])
+        self._rows = unit_rows(store, store.committed())
+        self._held = next(self._rows)
 
-    def labels(self, shard: int, start: int, count: int) -> np.ndarray:
-        """(count, views) of samples from `start` on, all in this shard."""
-        store, parts, at = self._store, [], start
+    def labels(self, start: int, count: int) -> np.ndarray:
+        """(count, views) of samples from `start` on, none of which lies before those that were asked for last."""
+        parts, at = [], start
         while at < start + count:
-            unit = store.layout.locate(at).unit
-            if (self._held.shard, self._held.unit) != (shard, unit):
-                self._held = self._read(shard, unit)
+            while at >= self._held.start + len(self._held.labels):
+                self._held = next(self._rows)
             first = at - self._held.start
             parts.append(self._held.labels[first : first + start + count - at])
             at += len(parts[-1])
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-    def _read(self, shard: int, unit: int) -> UnitRow:
-        return read_unit_row(self._store, shard, unit, self._committed[shard, unit])

@@ -24,7 +24,7 @@ from teacher_cache.messages.shown import counted
 from teacher_cache.replay.block import view_mix
 from teacher_cache.replay.mix import LAMBDA_ONE
 from teacher_cache.replay.seeds import Stream, derive
-from teacher_cache.store.labels import read_unit_row
+from teacher_cache.store.labels import unit_rows
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import SKIPPED
 
@@ -224,10 +224,11 @@ def weigh(
     number = min(len(filled), max(1, plans // max(1, len(runs))))
     views = np.sort(filled[Stream(derive(seed, "audit views")).permutation(len(filled))[:number]])
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # labels, weights (n, views) of a block's samples
-    row = None
+    places = list(dict.fromkeys((span.shard, span.unit) for span, _ in runs))
+    rows, row = unit_rows(store, committed, places=places), None
     for done, (span, entries) in enumerate(runs):
         if row is None or (row.shard, row.unit) != (span.shard, span.unit):
-            row = read_unit_row(store, span.shard, span.unit, committed[span.shard, span.unit])
+            row = next(rows)
         labels = row.labels[span.rows.start : span.rows.stop][:, views].astype(np.int64)
         classes = index.classes[span.samples.start : span.samples.stop]
         weights = _weights(store, span.shard, span.block, classes, labels, views)

@@ -4,7 +4,7 @@ Whoever reads labels reads them here, where a label that is missing is an error.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,9 +12,12 @@ import numpy as np
 
 from teacher_cache.errors import MissingLabelError
 from teacher_cache.store.layout import BlockSpan
+from teacher_cache.store.schema import GROUPS
 from teacher_cache.store.store import Store
 from teacher_cache.store.topk import SoftLabels, renormalise
-from teacher_cache.store.unit import NOT_LABELLED, SKIPPED, Unit
+from teacher_cache.store.unit import NOT_LABELLED, SKIPPED, Unit, by_group
+
+ROWS_BYTES = 256 << 20  # of labels, of unit rows that are read together
 
 
 def read_committed(store: Store, unit: Unit) -> np.ndarray:
@@ -67,29 +70,46 @@ class UnitRow(NamedTuple):
 
 def read_unit_row(store: Store, shard: int, unit: int, committed: np.ndarray) -> UnitRow:
     """Read the committed groups of a unit's samples; committed (G,) bool says which they are."""
-    layout = store.layout
-    parts = {group: read_committed(store, Unit(shard, unit, group)) for group in np.flatnonzero(committed).tolist()}
-    dtype = next(iter(parts.values())).dtype if parts else np.dtype(np.int16)
-    samples = layout.samples(Unit(shard, unit, 0))
-    labels = np.full((len(samples), layout.views), NOT_LABELLED, dtype)
-    for group, part in parts.items():
-        views = layout.group_views(group)
-        labels[:, views.start : views.stop] = part
-    return UnitRow(shard, unit, samples.start, labels)
+    return _read_rows(store, [(shard, unit)], committed[None])[0]
 
 
 def unit_rows(
-    store: Store, committed: np.ndarray, on_progress: Callable[[int, int], None] | None = None
+    store: Store,
+    committed: np.ndarray,
+    on_progress: Callable[[int, int], None] | None = None,
+    places: Sequence[tuple[int, int]] | None = None,
 ) -> Iterator[UnitRow]:
-    """Every unit row in the store's order; those without a committed unit too.
+    """Every unit row in the store's order, or those of places, (shard, unit) each, in theirs; those without a committed
+    unit too.
 
-    committed (S, U, G) is what `store.committed` gives; on_progress(done, total).
+    committed (S, U, G) is what `store.committed` gives; on_progress(done, total). Of a packed store far away, whose
+    groups are files that are fetched whole, as many rows are read together as ROWS_BYTES hold.
     """
-    places = store.layout.group_units
-    for done, (shard, unit) in enumerate(places, 1):
-        yield read_unit_row(store, shard, unit, committed[shard, unit])
-        if on_progress is not None:
-            on_progress(done, len(places))
+    layout = store.layout
+    places = layout.group_units if places is None else places
+    row_bytes = layout.num_groups * store.empty_rows("labels", layout.unit_samples).nbytes
+    at_once = max(1, ROWS_BYTES // row_bytes) if store.packing == GROUPS and not store.storage.is_local else 1
+    for first in range(0, len(places), at_once):
+        together = places[first : first + at_once]
+        rows = _read_rows(store, together, np.array([committed[place] for place in together]))
+        for done, row in enumerate(rows, first + 1):
+            yield row
+            if on_progress is not None:
+                on_progress(done, len(places))
+
+
+def _read_rows(store: Store, places: Sequence[tuple[int, int]], committed: np.ndarray) -> list[UnitRow]:
+    """The unit rows of places (n,), read group by group; committed (n, G) bool."""
+    layout, rows = store.layout, []
+    for shard, unit in places:
+        samples = layout.samples(Unit(shard, unit, 0))
+        labels = np.full((len(samples), layout.views), NOT_LABELLED, store.empty_rows("labels", 0).dtype)
+        rows.append(UnitRow(shard, unit, samples.start, labels))
+    for group, number in np.argwhere(committed.T).tolist():
+        views = layout.group_views(group)
+        part = read_committed(store, Unit(*places[number], group))
+        rows[number].labels[:, views.start : views.stop] = part
+    return rows
 
 
 def read_views(store: Store, views: Iterable[int] | int | None = None) -> np.ndarray:
@@ -99,13 +119,15 @@ def read_views(store: Store, views: Iterable[int] | int | None = None) -> np.nda
     """
     layout = store.layout
     wanted = np.arange(layout.views)[views if isinstance(views, int) else slice(None) if views is None else [*views]]
+    groups, columns = layout.locate_views(wanted.reshape(-1))
     committed = store.committed()
-    committed[:, :, np.setdiff1d(np.arange(layout.num_groups), layout.locate_views(wanted)[0])] = False
+    committed[:, :, np.setdiff1d(np.arange(layout.num_groups), groups)] = False
     dtype = store.empty_rows("labels", 0).dtype
-    labels = np.full((layout.num_samples, *wanted.shape), NOT_LABELLED, dtype)
-    for row in unit_rows(store, committed):
-        labels[row.start : row.start + len(row.labels)] = row.labels[:, wanted]
-    return labels
+    labels = np.full((layout.num_samples, wanted.size), NOT_LABELLED, dtype)
+    for unit in by_group(committed):
+        samples, of_group = layout.samples(unit), np.flatnonzero(groups == unit.group)
+        labels[samples.start : samples.stop, of_group] = read_committed(store, unit)[:, columns[of_group]]
+    return labels.reshape(layout.num_samples, *wanted.shape)
 
 
 # -- single views ----------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from teacher_cache.files import raise_unreadable
 from teacher_cache.storage.storage import Stamp, Storage
 from teacher_cache.store.chunks import Chunks
 from teacher_cache.store.layout import Layout
-from teacher_cache.store.unit import Unit, UnitCounts
+from teacher_cache.store.unit import Unit, UnitCounts, by_group
 
 # writer (whose commit it was) and the last two are for later versions, and 0 until then
 RECORD_FIELDS = (
@@ -62,7 +62,7 @@ class Records:
     def __init__(self, storage: Storage, shard_names: Sequence[str], layout: Layout, chunks: Chunks) -> None:
         self._storage, self._shard_names, self._layout, self._chunks = storage, shard_names, layout, chunks
         grid = layout.array_grids()["records"].shape
-        self._units = [Unit(*place, group) for place in layout.group_units for group in range(layout.num_groups)]
+        self._units = layout.units()
         self._values = np.zeros((*grid, len(RECORD_FIELDS)), np.uint64)
         self._stamps: dict[Unit, Stamp] = {}  # of those that are held
         self._listed = np.zeros(grid, bool)
@@ -95,10 +95,9 @@ class Records:
         return dict(zip(RECORD_FIELDS, values.sum(axis=(0, 1), dtype=np.uint64).T.tolist(), strict=True))
 
     def units_with_skips(self) -> list[Unit]:
-        """The committed units in which a sample was skipped."""
+        """The committed units in which a sample was skipped, group by group."""
         values = self.read()
-        found = np.argwhere((values[..., _COMMITTED] == 1) & (values[..., _SKIPPED] > 0))
-        return [Unit(*numbers) for numbers in found.tolist()]
+        return by_group((values[..., _COMMITTED] == 1) & (values[..., _SKIPPED] > 0))
 
     def _list(self) -> np.ndarray:
         there = self._chunks.frames.stamps()

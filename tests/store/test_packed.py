@@ -11,19 +11,24 @@ import numpy as np
 import pytest
 import zarr
 
+from teacher_cache.audit.compare import compare
+from teacher_cache.audit.disagreements import weigh
 from teacher_cache.errors import ChangedError, StorageError, StoreError
+from teacher_cache.publish import publish
 from teacher_cache.storage import storage
 from teacher_cache.storage.cache import NodeCache
 from teacher_cache.storage.place import Url
+from teacher_cache.store import labels
+from teacher_cache.store import packed as packing_groups
 from teacher_cache.store.chunks import open_chunks
-from teacher_cache.store.labels import read_views
+from teacher_cache.store.labels import read_unit_row, read_views, skipped_samples, unit_rows
 from teacher_cache.store.packed import pack, packed_document, unpacked_document
 from teacher_cache.store.packing import packed_files
 from teacher_cache.store.status import status
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import Unit
 from teacher_cache.verify import verify
-from tests.support.filled_store import commit, copied, files, make_soft_store
+from tests.support.filled_store import commit, copied, files, make_index, make_soft_store, make_store
 from tests.support.memory_storage import Bucket, bucket_in_memory
 
 ABSENT = Unit(3, 0, 1)
@@ -369,3 +374,92 @@ def test_a_network_that_fails_is_not_called_damage(far: Bucket, tmp_path: Path) 
     far.fails = {f"{FAR}/labels/c/0/0/0"}
     with pytest.raises(StorageError, match="labels/c/0/0/0: gave no answer"):
         Store.open(FAR, cache=NodeCache(tmp_path, 10**7)).read_labels(Unit(0, 0, 0))
+
+
+# -- with more groups than are held ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Of 8 groups, each of 8 units, in all of which a sample was skipped."""
+    store = make_store(tmp_path_factory.mktemp("wide") / "s", index=make_index((128,) * 4), views=16, unit_samples=64)
+    for unit in store.units():
+        commit(store, unit, skip=(0,))
+    return Store.open(store.path)
+
+
+@pytest.fixture(scope="module")
+def wide_made(wide: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("published") / "p"
+    publish(wide, str(folder))
+    return folder / "store"
+
+
+@pytest.fixture
+def wide_far(wide_made: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """It at FAR, where all but one of the files of an array are held at most."""
+    sizes = Counter[str]()
+    for name, size in groups(wide_made).items():
+        sizes[name.partition("/")[0]] += size
+    assert max(sizes, key=sizes.__getitem__) == "labels"
+    monkeypatch.setattr(packing_groups, "HELD_BYTES", sizes["labels"] - 1)
+    with bucket_in_memory() as bucket:
+        for name in files(wide_made.parent):
+            bucket.objects[f"{FAR.parent}/{name}"] = (wide_made.parent / name).read_bytes()
+        yield bucket
+
+
+def times(bucket: Bucket, made: Path, array: str) -> set[float]:
+    """How many times each file of an array was fetched since this was asked for last."""
+    sizes = groups(made)
+    found = {num_bytes / sizes[name] for name, num_bytes in fetched(bucket).items() if name.startswith(f"{array}/")}
+    bucket.requests.clear()
+    return found
+
+
+def test_what_reads_a_whole_store_fetches_each_file_once(wide: Store, wide_made: Path, wide_far: Bucket) -> None:
+    report = verify(Store.open(FAR), 0)
+    assert (report.exact, report.units) == (True, len(wide.units()))
+    assert times(wide_far, wide_made, "labels") == {1}
+    for views in (None, 3, [15, 0, 7, 0]):
+        found, expected = read_views(Store.open(FAR), views), read_views(wide, views)
+        np.testing.assert_array_equal(found, expected)
+        assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
+        assert times(wide_far, wide_made, "labels") == {1}
+    np.testing.assert_array_equal(skipped_samples(Store.open(FAR)), skipped_samples(wide))
+    assert times(wide_far, wide_made, "labels") == {1}
+    far = Store.open(FAR)
+    for found, expected in zip(unit_rows(far, far.committed()), unit_rows(wide, wide.committed()), strict=True):
+        assert found[:3] == expected[:3]
+        np.testing.assert_array_equal(found.labels, expected.labels)
+        assert found.labels.dtype == expected.labels.dtype
+    assert times(wide_far, wide_made, "labels") == {1}
+    samples = np.arange(0, 512, 70)
+    weighed = [vars(weigh(store, samples)[0]) for store in (far, wide)]
+    for name, values in weighed[0].items():
+        np.testing.assert_array_equal(values, weighed[1][name])
+    assert times(wide_far, wide_made, "labels") == {1}
+    assert compare(Store.open(FAR), Store.open(FAR), limit=1)["views"]["agree"] == 1
+    assert times(wide_far, wide_made, "labels") == {2}  # once for each of the two
+
+
+def test_publishing_one_again_fetches_each_file_three_times(wide_made: Path, wide_far: Bucket, tmp_path: Path) -> None:
+    """To check its units, to count samples that were skipped, and to copy it."""
+    publish(Store.open(FAR), str(tmp_path / "again"))
+    assert files(tmp_path / "again/store") == files(wide_made)
+    assert times(wide_far, wide_made, "labels") == {3}
+
+
+def test_rows_that_are_too_large_together_are_read_in_parts(
+    wide: Store, wide_made: Path, wide_far: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    far, places = Store.open(FAR), [(3, 1), (0, 0), (2, 1), (1, 1)]
+    monkeypatch.setattr(labels, "ROWS_BYTES", 3 * 64 * 16 * 2)  # three rows of 64 samples and 16 views
+    done: list[tuple[int, int]] = []
+    rows = list(unit_rows(far, far.committed(), lambda *counts: done.append(counts), places))
+    assert [(row.shard, row.unit) for row in rows] == places
+    assert done == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    for row in rows:
+        expected = read_unit_row(wide, row.shard, row.unit, wide.committed()[row.shard, row.unit])
+        np.testing.assert_array_equal(row.labels, expected.labels)
+    assert max(times(wide_far, wide_made, "labels")) <= 2
