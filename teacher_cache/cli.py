@@ -141,13 +141,14 @@ def index(
     """
     from teacher_cache.storage.opening import check_fillable
     from teacher_cache.store.create import IndexRequest, choose_policy, create_alike, create_store
-    from teacher_cache.store.store import Store, is_taken
+    from teacher_cache.store.store import Store, check_in_bucket, is_taken
 
     if bool(shards) == bool(like):
         raise click.UsageError("give either SHARDS or --like OTHER_STORE")
     there = Store.open(store_path) if is_taken(to_place(store_path)) else None
     if there is None:
         check_fillable(to_place(store_path))
+        check_in_bucket(to_place(store_path))
     other = Store.open(like) if like else None
     base = other or there  # its settings count where none are given
     if policy is None and base is None:

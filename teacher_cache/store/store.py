@@ -156,7 +156,7 @@ class Store:
         path = to_place(path)
         if is_taken(path):
             raise StoreError(f"{path} exists already: remove it or choose another --store")
-        _check_in_bucket(path)
+        check_in_bucket(path)
         if not index.num_samples:
             raise StoreError(f"the index for {path} holds no samples: name shards that do")
         layout = plan_layout(index.counts, views=views, group=group, unit_samples=unit_samples)
@@ -205,7 +205,7 @@ class Store:
         """
         path = check_is_store(path)
         if writable:
-            _check_in_bucket(path)
+            check_in_bucket(path)
         try:
             return cls._open(path, _OPENING, writable, durable, cache)
         except StoreError:
@@ -695,15 +695,15 @@ def _upload_store(folder: Path, storage: Storage) -> None:
     put(root)
 
 
-def is_taken(path: Place) -> bool:
-    """Whether there is something where a new store shall be."""
-    return open_storage(path).get(document_name("")) is not None if isinstance(path, Url) else os.path.lexists(path)
-
-
-def _check_in_bucket(path: Place) -> None:
+def check_in_bucket(path: Place) -> None:
     """StoreError for a whole bucket: what is on its way, and who works on what, lies beside a store."""
     if isinstance(path, Url) and not is_in_bucket(path):
         raise StoreError(f"{path} is a whole bucket: name a folder in it, as {path / 'store'}")
+
+
+def is_taken(path: Place) -> bool:
+    """Whether there is something where a new store shall be."""
+    return open_storage(path).get(document_name("")) is not None if isinstance(path, Url) else os.path.lexists(path)
 
 
 def _sweep_pending(path: Place) -> None:

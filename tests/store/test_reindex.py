@@ -9,6 +9,7 @@ from teacher_cache.cli import main
 from teacher_cache.errors import StoreError
 from teacher_cache.publish import publish
 from teacher_cache.replay.policy import load_policy
+from teacher_cache.storage.place import Url
 from teacher_cache.store.create import IndexRequest
 from teacher_cache.store.reindex import check_request, widen
 from teacher_cache.store.store import Store
@@ -106,7 +107,7 @@ def test_moved_shards_are_read_from_where_they_are_now(tmp_path: Path) -> None:
     assert "are those given" not in index(moved, store, "--views", "2")
 
 
-def test_what_is_only_read_is_told_before_shards_are_walked(tmp_path: Path) -> None:
+def test_a_place_that_takes_no_store_is_told_before_shards_are_walked(tmp_path: Path, bucket: Url) -> None:
     shards, store = write_bright_shards(tmp_path / "shards", (64, 3)), tmp_path / "store"
     index(shards, store, "--views", "2")
     fill_store(Store.open(store, writable=True))
@@ -118,6 +119,8 @@ def test_what_is_only_read_is_told_before_shards_are_walked(tmp_path: Path) -> N
     with WebServer(tmp_path) as web:
         told = f"{web.url}/new: a web server is only read: give a folder or a bucket to write to"
         assert told in index(shards, f"{web.url}/new", "--views", "2", code=1)
+    whole = bucket.parent.parent
+    assert f"{whole} is a whole bucket: name a folder" in index(shards, str(whole), "--views", "2", code=1)
 
 
 def test_other_shards_are_refused(tmp_path: Path) -> None:
