@@ -139,7 +139,7 @@ def index(
     A store that is there is compared with what is asked: views that it lacks are added, shards that have moved are
     noted, other settings are refused by name.
     """
-    from teacher_cache.store.create import IndexRequest, choose_policy, create_alike, create_store
+    from teacher_cache.store.create import IndexRequest, check_grid, choose_policy, create_alike, create_store
     from teacher_cache.store.store import Store, is_taken
 
     if bool(shards) == bool(like):
@@ -158,6 +158,7 @@ def index(
         store = create_alike(store_path, other, request, classes_file)
         _say_created(store_path, store, request.views or other.views)
     else:
+        check_grid(request)
         found = _walk(shards, store_path, request, classes_file=classes_file, workers=workers)
         store = create_store(store_path, found, request)
         _say_created(store_path, store, request.views or store.views)

@@ -8,6 +8,7 @@ from click.testing import CliRunner, Result
 from teacher_cache.cli import main
 from teacher_cache.store.store import Store
 from tests.support.bright_shards import SMALL, bright_store, write_bright_shards
+from tests.support.filled_store import files
 from tests.support.filling import TEACHERS, fill_words
 
 
@@ -55,6 +56,23 @@ def test_index_says_what_it_lacks_and_makes_nothing(tmp_path: Path, options: tup
     refused = run("index", "--store", tmp_path / "store", *options, exit_code=2)
     assert words in refused.output
     assert not (tmp_path / "store").exists()
+
+
+def test_a_mistyped_number_of_views_costs_neither_a_walk_nor_a_store(tmp_path: Path) -> None:
+    new = ("index", tmp_path / "shard.tar", "--store", tmp_path / "new", "--policy", "none")
+    for options, words in (
+        (("--views", 30_000_000), "30,000,000 views, in groups of 16, are more than 1,048,576"),
+        (("--views", 2, "--group", 10**9), "1,000,000,000 views, in groups of 1,000,000,000, are more than"),
+        (("--views", 2, "--unit-samples", 100), "unit_samples 100 is not a positive multiple of 64"),
+    ):
+        assert words in run(*new, *options, exit_code=1).output  # there is no shard.tar
+    path = bright_store(tmp_path).path
+    before = files(path)
+    refused = run("extend", path, "--views", 30_000_000, exit_code=1)
+    assert (
+        "error: 30,000,000 views, in groups of 2, are more than 1,048,576, the most that a store may" in refused.output
+    )
+    assert files(path) == before
 
 
 def test_a_store_takes_what_is_left_out_from_that_which_it_is_like(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ from teacher_cache.store.arrays import (
 )
 from teacher_cache.store.chunks import Chunks, open_chunks, pad_values
 from teacher_cache.store.commit import Commits
-from teacher_cache.store.layout import Layout, array_grids, plan_layout
+from teacher_cache.store.layout import Layout, array_grids, grid_fault, plan_layout
 from teacher_cache.store.presence import check_is_store
 from teacher_cache.store.proof import Proof, Proofs, device_hash, first_files
 from teacher_cache.store.published import attributes_document, read_published
@@ -250,13 +250,16 @@ class Store:
         # An `extend` that was killed leaves arrays that are longer than the attribute says: that is sound.
         arrays = self._shapes
         records = arrays["records"]
-        grids = array_grids(
-            shards=len(self._shards),
-            units=records.shape[1],
-            unit_samples=self.unit_samples,
-            group=self.group,
-            views=self.views,
-        )
+        axes: Any = {
+            "shards": len(self._shards),
+            "units": records.shape[1],
+            "unit_samples": self.unit_samples,
+            "group": self.group,
+            "views": self.views,
+        }
+        if fault := grid_fault(**axes):
+            raise StoreError(f"{self.path}: {fault}, the most that a store may have: index a new one")
+        grids = array_grids(**axes)
         sound = (
             records.shape[3:] == records.chunks[3:] == (len(RECORD_FIELDS),)
             and all(arrays[name].chunks[:3] == grid.chunks for name, grid in grids.items())

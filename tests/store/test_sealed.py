@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from teacher_cache.cli import main
 from teacher_cache.errors import StoreError
 from teacher_cache.store.published import SEAL, attributes_document
-from teacher_cache.store.schema import created_parts
+from teacher_cache.store.schema import created_parts, views_sha256
 from teacher_cache.store.sealed import broken, seal
 from teacher_cache.store.status import status
 from teacher_cache.store.store import Store
 from tests.support.bright_shards import bright_store
-from tests.support.filled_store import make_soft_store, plant
+from tests.support.filled_store import make_soft_store, make_store, plant
 from tests.support.filling import TEACHERS, fill_store
 
 JSON = st.recursive(
@@ -239,3 +239,18 @@ def test_a_label_beyond_the_classes_is_refused_though_its_hash_fits(tmp_path: Pa
     plant(store, "labels", unit, values)
     with pytest.raises(StoreError, match=r"labels of .* are damaged \(not all are below 10\)"):
         store.read_labels(unit)
+
+
+def test_a_grid_beyond_all_bounds_is_refused_though_its_hash_fits(tmp_path: Path) -> None:
+    """Every command would list its units."""
+    views = 4 * 10**9
+    path = make_store(tmp_path / "s").path
+    for name, length in (("labels", views), ("digests", views), ("records", views // 2)):
+        document = json.loads((path / name / "zarr.json").read_text())
+        document["shape"][2] = length
+        (path / name / "zarr.json").write_text(json.dumps(document))
+    document = json.loads((path / "zarr.json").read_text())
+    document["attributes"]["teacher_cache"] |= {"views": views, "views_sha256": views_sha256(views)}
+    (path / "zarr.json").write_text(json.dumps(document))
+    with pytest.raises(StoreError, match=r"s: 4,000,000,000 views, in groups of 2, are more than 1,048,576, the most"):
+        Store.open(path)
