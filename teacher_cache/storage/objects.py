@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from teacher_cache.errors import ChangedError, StorageError
-from teacher_cache.storage.credentials import CREDENTIALS, METADATA, aws_profile, hide, is_given
+from teacher_cache.storage.credentials import CREDENTIALS, METADATA, aws_profile, check_sendable, hide, is_given
 from teacher_cache.storage.place import ENDPOINTS, Url, is_endpoint
 from teacher_cache.storage.storage import AT_ONCE, PART_BYTES, PARTS_AHEAD, Entry, Stamp
 
@@ -201,6 +201,15 @@ class ObjectStorage:
                 failure = self._failure(name, error, num_bytes)
                 if "body error" not in str(error) or "kind: Timeout" in str(error):
                     break  # what may help has been tried already
+            except BaseException as error:
+                if not _is_panic(error):
+                    raise
+                told = hide(str(error).partition("\n")[0])
+                failure = StorageError(
+                    f"{self._url(name)}: obstore, which was asked for it, broke down ({told}): check "
+                    f"{CREDENTIALS[self._kind]}"
+                )
+                break
         assert failure is not None
         raise failure
 
@@ -276,6 +285,7 @@ class ObjectStorage:
         if self._kind == "HTTP":
             return HTTPStore(url, client_options=client, retry_config=retry)
         given: dict[str, Any] = {}
+        check_sendable(self._kind)
         if self._kind == "S3":
             for variable in ENDPOINTS:
                 if (endpoint := os.environ.get(variable)) and not is_endpoint(endpoint):
@@ -325,6 +335,11 @@ def _kind(place: Url) -> str:
     if not parts.hostname:
         raise StorageError(f"{shown} names no bucket: give {place.scheme}://BUCKET/FOLDER")
     return KINDS[place.scheme]
+
+
+def _is_panic(error: BaseException) -> bool:
+    """Whether obstore's Rust code gave up, which is no Exception, and of a class that no module has."""
+    return (type(error).__module__, type(error).__name__) == ("pyo3_runtime", "PanicException")
 
 
 def _is_of_bucket(said: str) -> bool:
