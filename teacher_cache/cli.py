@@ -16,9 +16,13 @@ from teacher_cache.errors import TeacherError
 from teacher_cache.messages.shown import counted
 from teacher_cache.options import (
     COUNT,
+    LARGEST_SEED,
+    MOST_BATCH,
+    MOST_WORKERS,
     NUMBER,
     ActorCount,
     FiniteRange,
+    Whole,
     cache_options,
     device_option,
     endpoint_option,
@@ -72,20 +76,22 @@ def main() -> None:
 @click.option("--ops", metavar="FILE.py:FUNCTION", help="RandAugment operations of your own, by name.  [default: none]")
 @click.option(
     "--views",
-    type=click.IntRange(1),
+    type=Whole(1),
     metavar=COUNT,
     help="How many augmented views a sample has, rounded up to whole groups.  [default: --like's]",
 )
-@click.option("--seed", type=click.IntRange(0), metavar=NUMBER, help="Of all that is drawn.  [default: 0, or --like's]")
+@click.option(
+    "--seed", type=Whole(0, LARGEST_SEED), metavar=NUMBER, help="Of all that is drawn.  [default: 0, or --like's]"
+)
 @click.option(
     "--group",
-    type=click.IntRange(1),
+    type=Whole(1),
     metavar=COUNT,
     help="How many views are filled together.  [default: 16 or all views if fewer, or --like's]",
 )
 @click.option(
     "--unit-samples",
-    type=click.IntRange(64),
+    type=Whole(64),
     metavar=COUNT,
     help="How many samples are filled together, a multiple of 64.  [default: 4096, or --like's]",
 )
@@ -117,11 +123,11 @@ def main() -> None:
 )
 @click.option(
     "--max-pixels",
-    type=click.IntRange(1),
+    type=Whole(1, 1 << 33),
     metavar=COUNT,
     help="Height x width, in pixels, of the largest image that is decoded.  [default: 178956970, or --like's]",
 )
-@click.option("--workers", default=4, type=click.IntRange(1), metavar=COUNT, help="Processes that walk shards.")
+@click.option("--workers", default=4, type=Whole(1, MOST_WORKERS), metavar=COUNT, help="Processes that walk shards.")
 @endpoint_option
 def index(
     shards: tuple[str, ...],
@@ -180,7 +186,7 @@ def index(
 @click.option("--std", metavar="R,G,B", help="In [0, 1].  [default: the model's own, else ImageNet's]")
 @click.option(
     "--input-size",
-    type=click.IntRange(1),
+    type=Whole(1, 1 << 16),
     metavar="PIXELS",
     help="Resize views to this height and width for the teacher.  [default: the views' own size]",
 )
@@ -192,14 +198,14 @@ def index(
 )
 @click.option(
     "--batch-size",
-    type=click.IntRange(1),
+    type=Whole(1, MOST_BATCH),
     metavar="VIEWS",
     help="The one batch shape, in views.  [default: 256 on CUDA, else 64]",
 )
 @click.option("--compile/--no-compile", "compiled", default=None, help="torch.compile the teacher.  [default: no]")
 @click.option(
     "--topk",
-    type=click.IntRange(0),
+    type=Whole(0),
     metavar="K",
     help="Store the K largest probabilities of a view too.  [default: the store's, or 0]",
 )
@@ -236,7 +242,7 @@ def index(
 @click.option(
     "--gpus-per-actor",
     default=0,
-    type=FiniteRange(0),
+    type=FiniteRange(0, 1024),
     metavar="SHARE",
     help="With --engine ray: GPUs of each actor, or a share of one.",
 )
@@ -352,7 +358,7 @@ def policies(name: str | None, overrides: tuple[str, ...]) -> None:
 @click.option(
     "--views",
     required=True,
-    type=click.IntRange(1),
+    type=Whole(1),
     metavar=COUNT,
     help="How many views the store shall have in all, rounded up to whole groups.",
 )
@@ -402,7 +408,7 @@ def status(store_path: str, as_json: bool) -> None:
     metavar="SHARE",
     help="Share of blocks to render again; 0: none, records alone.",
 )
-@click.option("--seed", default=0, type=click.IntRange(0), metavar=NUMBER, help="Which blocks.")
+@click.option("--seed", default=0, type=Whole(0, LARGEST_SEED), metavar=NUMBER, help="Which blocks.")
 @teacher_options(
     "Label again too, with this teacher: as for `fill`.  [default: nothing is labelled]",
     "The teacher's weights; alone, for the teacher that the store names.  [default: timm's own]",
