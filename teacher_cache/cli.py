@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from teacher_cache.endings import INTERRUPTED, OneLineErrors
 from teacher_cache.errors import TeacherError
@@ -282,6 +283,7 @@ def fill(
     only_estimate: bool,
 ) -> None:
     """Label the views that have no label yet. Run it again to go on; under torchrun every rank takes units."""
+    _refuse_idle_options(engine, claim=claim, only_estimate=only_estimate)
     check_is_store(store_path)
     _check_is_model(teacher)
 
@@ -305,8 +307,6 @@ def fill(
     )
     check_settings(settings, store.teacher, store.num_classes)
     check_as_stored(settings, store.teacher)
-    if engine == "ray" and only_estimate:
-        raise click.UsageError("--estimate times this process: leave --engine ray out")
 
     # what needs torch, seconds to import, comes only now
     from teacher_cache.fill import FillOptions
@@ -448,6 +448,8 @@ def verify(
     from teacher_cache.verify import stored_teacher
 
     relabels = teacher is not None or checkpoint is not None
+    if dtype is not None and not relabels:
+        raise click.UsageError("--dtype is the teacher's, and none is asked: add --teacher NAME, or leave it out")
     if relabels and not fraction:
         raise click.UsageError("--fraction 0 renders nothing that a teacher could label: leave one of them out")
     store = open_moved(store_path, shards, ops=ops, cache=cache)
@@ -591,6 +593,25 @@ def _say_rounded(asked: int, views: int, group: int) -> None:
 
 
 # Steps of `fill` and `verify`
+
+
+def _refuse_idle_options(engine: str, *, claim: bool, only_estimate: bool) -> None:
+    """UsageError for an option of `fill` that is given, and would do nothing beside the others."""
+    context = click.get_current_context()
+
+    def is_given(name: str) -> bool:
+        return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+    if only_estimate:
+        for name, option in (("engine", "--engine ray"), ("view_range", "--views"), ("claim", "--claim")):
+            if is_given(name) and (name != "engine" or engine == "ray"):
+                raise click.UsageError(f"--estimate times one unit, in this process alone: leave {option} out")
+    for name, option in (("actors", "--actors"), ("gpus_per_actor", "--gpus-per-actor")):
+        if is_given(name) and engine != "ray":
+            raise click.UsageError(f"{option} is of Ray's actors: add --engine ray, or leave it out")
+    alone = engine == "here" and not claim and os.environ.get("WORLD_SIZE", "1") == "1"
+    if is_given("lease_s") and (alone or only_estimate):
+        raise click.UsageError("--lease is of workers that share units: add --claim, or leave it out")
 
 
 def _check_is_model(teacher: str | None) -> None:

@@ -75,6 +75,37 @@ def test_a_mistyped_number_of_views_costs_neither_a_walk_nor_a_store(tmp_path: P
     assert files(path) == before
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("fill S --estimate --views 0:2", "--estimate times one unit, in this process alone: leave --views out"),
+        ("fill S --estimate --claim", "--estimate times one unit, in this process alone: leave --claim out"),
+        ("fill S --estimate --engine ray", "--estimate times one unit, in this process alone: leave --engine ray out"),
+        ("fill S --estimate --lease 60", "--lease is of workers that share units: add --claim, or leave it out"),
+        ("fill S --lease 60", "--lease is of workers that share units: add --claim, or leave it out"),
+        ("fill S --actors 2", "--actors is of Ray's actors: add --engine ray, or leave it out"),
+        ("fill S --gpus-per-actor 0", "--gpus-per-actor is of Ray's actors: add --engine ray, or leave it out"),
+        ("verify S --dtype fp16", "--dtype is the teacher's, and none is asked: add --teacher NAME, or leave it out"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(tmp_path: Path, words: str, told: str) -> None:
+    path = bright_store(tmp_path).path
+    refused = run(*(path if word == "S" else word for word in words.split()), exit_code=2)
+    assert f"Error: {told}" in " ".join(refused.output.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "ranks"),
+    [("--lease 60 --claim", 1), ("--lease 60", 2), ("--engine ray --actors 1 --lease 60", 1), ("", 1)],
+)
+def test_an_option_that_does_something_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, ranks: int
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", str(ranks))
+    refused = run("fill", tmp_path / "absent", *words.split(), exit_code=1)
+    assert "there is no store at" in refused.output  # which is looked at after them
+
+
 def test_a_store_takes_what_is_left_out_from_that_which_it_is_like(tmp_path: Path) -> None:
     other = bright_store(tmp_path, name="other")
     run("index", "--like", other.path, "--store", tmp_path / "store", "--views", 6)
