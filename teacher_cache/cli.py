@@ -290,7 +290,7 @@ def fill(
     from teacher_cache.store.places import open_moved
     from teacher_cache.teacher.settings import TeacherSettings, check_as_stored, check_settings
 
-    store = open_moved(store_path, shards, ops=ops, writable=True)
+    store = open_moved(store_path, shards, ops=ops, writable=True, cache=cache)
     views = _view_range(store, view_range, loud=is_first_rank())
     settings = TeacherSettings(
         teacher,
