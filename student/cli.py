@@ -17,8 +17,10 @@ from teacher_cache.errors import CheckpointError
 from teacher_cache.messages.shown import counted, shown
 from teacher_cache.options import (
     COUNT,
+    MOST_BATCH,
     Command,
     FiniteRange,
+    Whole,
     cache_options,
     device_option,
     json_option,
@@ -75,7 +77,7 @@ _TRAINING_OPTIONS = (
     click.option(
         "--views-used",
         "views_in_use",
-        type=click.IntRange(1),
+        type=Whole(1),
         metavar=COUNT,
         help="Use this many views of a sample, from 0 on.  [default: all of the store's]",
     ),
@@ -84,7 +86,7 @@ _TRAINING_OPTIONS = (
     click.option(
         "--device-pool",
         "device_pool_gb",
-        type=FiniteRange(0),
+        type=FiniteRange(0, 1_000_000),
         metavar="GB",
         help="How much of a GPU that renders the shuffle pool may take; beyond, it lies in memory.  [default: a "
         "quarter of the GPU's]",
@@ -342,7 +344,7 @@ def show(name: str, overrides: tuple[str, ...]) -> None:
 @click.option("--ema", is_flag=True, help="The moving average of the weights.")
 @click.option(
     "--crop-pct",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=FiniteRange(0.01, 1),
     metavar="SHARE",
     help="The centre crop's share of the resized image.  [default: the recipe's or timm's; other files 0.875]",
 )
@@ -369,7 +371,7 @@ def show(name: str, overrides: tuple[str, ...]) -> None:
 )
 @json_option
 @click.option(
-    "--batch-size", default=256, type=click.IntRange(1), metavar="IMAGES", help="Images that go through at once."
+    "--batch-size", default=256, type=Whole(1, MOST_BATCH), metavar="IMAGES", help="Images that go through at once."
 )
 @workers_option
 @render_option

@@ -63,7 +63,7 @@ class ActorFill:
         from teacher_cache.teacher.teacher import open_teacher
         from teacher_cache.terminal import say, warn
 
-        store = open_moved(self.store, self.shards, ops=self.ops, writable=True)
+        store = open_moved(self.store, self.shards, ops=self.ops, writable=True, cache=self.options.cache)
         teacher = open_teacher(
             self.teacher, num_classes=store.num_classes, view_size=store.policy.size, stored=store.teacher
         )
@@ -157,7 +157,7 @@ def fill_by_actors(
     Raises what `fill` does; RankError where fewer than wanted.least actors live for its time-out, or they die one after
     the other; Stopped after a signal.
     """
-    store = open_moved(work.store, work.shards, ops=work.ops)
+    store = open_moved(work.store, work.shards, ops=work.ops, cache=work.options.cache)
     missing = store.missing_units(work.views)
     if not missing:
         return 0

@@ -10,15 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from teacher_cache.endings import INTERRUPTED, OneLineErrors
 from teacher_cache.errors import TeacherError
 from teacher_cache.messages.shown import counted
 from teacher_cache.options import (
     COUNT,
+    LARGEST_SEED,
+    MOST_BATCH,
+    MOST_WORKERS,
     NUMBER,
     ActorCount,
     FiniteRange,
+    Whole,
     cache_options,
     device_option,
     endpoint_option,
@@ -72,20 +77,22 @@ def main() -> None:
 @click.option("--ops", metavar="FILE.py:FUNCTION", help="RandAugment operations of your own, by name.  [default: none]")
 @click.option(
     "--views",
-    type=click.IntRange(1),
+    type=Whole(1),
     metavar=COUNT,
     help="How many augmented views a sample has, rounded up to whole groups.  [default: --like's]",
 )
-@click.option("--seed", type=click.IntRange(0), metavar=NUMBER, help="Of all that is drawn.  [default: 0, or --like's]")
+@click.option(
+    "--seed", type=Whole(0, LARGEST_SEED), metavar=NUMBER, help="Of all that is drawn.  [default: 0, or --like's]"
+)
 @click.option(
     "--group",
-    type=click.IntRange(1),
+    type=Whole(1),
     metavar=COUNT,
     help="How many views are filled together.  [default: 16 or all views if fewer, or --like's]",
 )
 @click.option(
     "--unit-samples",
-    type=click.IntRange(64),
+    type=Whole(64),
     metavar=COUNT,
     help="How many samples are filled together, a multiple of 64.  [default: 4096, or --like's]",
 )
@@ -117,11 +124,11 @@ def main() -> None:
 )
 @click.option(
     "--max-pixels",
-    type=click.IntRange(1),
+    type=Whole(1, 1 << 33),
     metavar=COUNT,
     help="Height x width, in pixels, of the largest image that is decoded.  [default: 178956970, or --like's]",
 )
-@click.option("--workers", default=4, type=click.IntRange(1), metavar=COUNT, help="Processes that walk shards.")
+@click.option("--workers", default=4, type=Whole(1, MOST_WORKERS), metavar=COUNT, help="Processes that walk shards.")
 @endpoint_option
 def index(
     shards: tuple[str, ...],
@@ -140,7 +147,7 @@ def index(
     noted, other settings are refused by name.
     """
     from teacher_cache.storage.opening import check_fillable
-    from teacher_cache.store.create import IndexRequest, choose_policy, create_alike, create_store
+    from teacher_cache.store.create import IndexRequest, check_grid, choose_policy, create_alike, create_store
     from teacher_cache.store.store import Store, check_in_bucket, is_taken
 
     if bool(shards) == bool(like):
@@ -162,6 +169,7 @@ def index(
         store = create_alike(store_path, other, request, classes_file)
         _say_created(store_path, store, request.views or other.views)
     else:
+        check_grid(request)
         found = _walk(shards, store_path, request, classes_file=classes_file, workers=workers)
         store = create_store(store_path, found, request)
         _say_created(store_path, store, request.views or store.views)
@@ -183,7 +191,7 @@ def index(
 @click.option("--std", metavar="R,G,B", help="In [0, 1].  [default: the model's own, else ImageNet's]")
 @click.option(
     "--input-size",
-    type=click.IntRange(1),
+    type=Whole(1, 1 << 16),
     metavar="PIXELS",
     help="Resize views to this height and width for the teacher.  [default: the views' own size]",
 )
@@ -195,14 +203,14 @@ def index(
 )
 @click.option(
     "--batch-size",
-    type=click.IntRange(1),
+    type=Whole(1, MOST_BATCH),
     metavar="VIEWS",
     help="The one batch shape, in views.  [default: 256 on CUDA, else 64]",
 )
 @click.option("--compile/--no-compile", "compiled", default=None, help="torch.compile the teacher.  [default: no]")
 @click.option(
     "--topk",
-    type=click.IntRange(0),
+    type=Whole(0),
     metavar="K",
     help="Store the K largest probabilities of a view too.  [default: the store's, or 0]",
 )
@@ -239,7 +247,7 @@ def index(
 @click.option(
     "--gpus-per-actor",
     default=0,
-    type=FiniteRange(0),
+    type=FiniteRange(0, 1024),
     metavar="SHARE",
     help="With --engine ray: GPUs of each actor, or a share of one.",
 )
@@ -279,13 +287,14 @@ def fill(
     only_estimate: bool,
 ) -> None:
     """Label the views that have no label yet. Run it again to go on; under torchrun every rank takes units."""
+    _refuse_idle_options(engine, claim=claim, only_estimate=only_estimate)
     check_is_store(store_path)
     _check_is_model(teacher)
 
     from teacher_cache.store.places import open_moved
     from teacher_cache.teacher.settings import TeacherSettings, check_as_stored, check_settings
 
-    store = open_moved(store_path, shards, ops=ops, writable=True)
+    store = open_moved(store_path, shards, ops=ops, writable=True, cache=cache)
     views = _view_range(store, view_range, loud=is_first_rank())
     settings = TeacherSettings(
         teacher,
@@ -302,8 +311,6 @@ def fill(
     )
     check_settings(settings, store.teacher, store.num_classes)
     check_as_stored(settings, store.teacher)
-    if engine == "ray" and only_estimate:
-        raise click.UsageError("--estimate times this process: leave --engine ray out")
 
     # what needs torch, seconds to import, comes only now
     from teacher_cache.fill import FillOptions
@@ -352,7 +359,7 @@ def policies(name: str | None, overrides: tuple[str, ...]) -> None:
 @click.option(
     "--views",
     required=True,
-    type=click.IntRange(1),
+    type=Whole(1),
     metavar=COUNT,
     help="How many views the store shall have in all, rounded up to whole groups.",
 )
@@ -402,7 +409,7 @@ def status(store_path: str, as_json: bool) -> None:
     metavar="SHARE",
     help="Share of blocks to render again; 0: none, records alone.",
 )
-@click.option("--seed", default=0, type=click.IntRange(0), metavar=NUMBER, help="Which blocks.")
+@click.option("--seed", default=0, type=Whole(0, LARGEST_SEED), metavar=NUMBER, help="Which blocks.")
 @teacher_options(
     "Label again too, with this teacher: as for `fill`.  [default: nothing is labelled]",
     "The teacher's weights; alone, for the teacher that the store names.  [default: timm's own]",
@@ -442,6 +449,8 @@ def verify(
     from teacher_cache.verify import stored_teacher
 
     relabels = teacher is not None or checkpoint is not None
+    if dtype is not None and not relabels:
+        raise click.UsageError("--dtype is the teacher's, and none is asked: add --teacher NAME, or leave it out")
     if relabels and not fraction:
         raise click.UsageError("--fraction 0 renders nothing that a teacher could label: leave one of them out")
     store = open_moved(store_path, shards, ops=ops, cache=cache)
@@ -586,6 +595,25 @@ def _say_rounded(asked: int, views: int, group: int) -> None:
 
 
 # Steps of `fill` and `verify`
+
+
+def _refuse_idle_options(engine: str, *, claim: bool, only_estimate: bool) -> None:
+    """UsageError for an option of `fill` that is given, and would do nothing beside the others."""
+    context = click.get_current_context()
+
+    def is_given(name: str) -> bool:
+        return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+    if only_estimate:
+        for name, option in (("engine", "--engine ray"), ("view_range", "--views"), ("claim", "--claim")):
+            if is_given(name) and (name != "engine" or engine == "ray"):
+                raise click.UsageError(f"--estimate times one unit, in this process alone: leave {option} out")
+    for name, option in (("actors", "--actors"), ("gpus_per_actor", "--gpus-per-actor")):
+        if is_given(name) and engine != "ray":
+            raise click.UsageError(f"{option} is of Ray's actors: add --engine ray, or leave it out")
+    alone = engine == "here" and not claim and os.environ.get("WORLD_SIZE", "1") == "1"
+    if is_given("lease_s") and (alone or only_estimate):
+        raise click.UsageError("--lease is of workers that share units: add --claim, or leave it out")
 
 
 def _check_is_model(teacher: str | None) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from teacher_cache.messages.shown import shown
 from teacher_cache.processes.timeouts import RANK_TIMEOUT_S, TIMEOUT_S
 from teacher_cache.rendering.choice import RENDER_DEFAULT
 from teacher_cache.storage.place import ENDPOINTS, is_endpoint
@@ -20,6 +21,20 @@ if TYPE_CHECKING:
     from teacher_cache.storage.cache import NodeCache
 
 Command = Callable[..., Any]
+
+
+class Whole(click.IntRange):
+    """Whole numbers from the least on; one beyond any use is a slip, refused before memory is taken for it."""
+
+    def __init__(self, least: int, largest: int = 2**31 - 1) -> None:
+        super().__init__(least)
+        self.largest = largest
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        number: int = super().convert(value, param, ctx)
+        if number > self.largest:
+            self.fail(f"{shown(str(value))} is more than {self.largest:,}, the most that is taken", param, ctx)
+        return number
 
 
 class FiniteRange(click.FloatRange):
@@ -46,10 +61,10 @@ class ActorCount(click.ParamType):
     name = "actors"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        match = re.fullmatch(r"(\d+)(?::(\d+))?", str(value))
+        match = re.fullmatch(r"(\d{1,6})(?::(\d{1,6}))?", str(value))
         least, most = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
         if not 1 <= least <= most:
-            self.fail(f"{value} is not LEAST:MOST, numbers from 1 on: 1:64", param, ctx)
+            self.fail(f"{shown(str(value))} is not LEAST:MOST, numbers from 1 to 999,999: 1:64", param, ctx)
         return least, most
 
 
@@ -59,10 +74,10 @@ class ByteCount(click.ParamType):
     name = "bytes"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        match = re.fullmatch(r"(\d+|\d*\.\d+)([KMGTP]?)B?", str(value).upper())
+        match = re.fullmatch(r"(\d{1,18}|\d{0,18}\.\d{1,18})([KMGTP]?)B?", str(value).upper())
         num_bytes = int(float(match[1]) * 1000 ** ("", *"KMGTP").index(match[2])) if match else 0
-        if not num_bytes:
-            self.fail(f"{value} is no number of bytes: 200G, 1.5T, 5000000", param, ctx)
+        if not 0 < num_bytes < 2**63:
+            self.fail(f"{shown(str(value))} is no number of bytes: 200G, 1.5T, 5000000", param, ctx)
         return num_bytes
 
 
@@ -202,6 +217,9 @@ def teacher_options(what: str, weights: str) -> Callable[[Command], Command]:
 
 COUNT, NUMBER, SECONDS = "COUNT", "NUMBER", "SECONDS"  # what stands after an option, in help
 A_WEEK_S = 7 * 24 * 3600
+MOST_WORKERS = 4096  # processes of one command
+MOST_BATCH = 1 << 24  # views, as a store's teacher may say
+LARGEST_SEED = 2**63 - 1
 
 
 def timeout_option(name: str, default_s: float, what: str) -> Callable[[Command], Command]:
@@ -234,7 +252,7 @@ workers_option = click.option(
     "--workers",
     default=2,
     show_default=True,
-    type=click.IntRange(0),
+    type=Whole(0, MOST_WORKERS),
     metavar=COUNT,
     help="Rendering processes for each rank; 0: the rank renders itself.",
 )

@@ -182,12 +182,16 @@ def _replay(
     """Render all views of the atoms and compare digests; labelled positions with their pixels."""
     from teacher_cache.replay.gpu.sent import sent  # and torch
 
-    for task_id, (unit, block) in enumerate(atoms):
-        views = tuple(store.layout.group_views(unit.group))
-        skipped = reader.skipped(unit.shard, block, views[0])
-        pool.submit(RenderTask(task_id, store.index.place(unit.shard, block, skipped), views))
-    total = pool.pending
-    while pool.pending:
+    total = sum(len(store.layout.group_views(unit.group)) for unit, _ in atoms)
+    coming = enumerate(atoms)
+    while True:
+        while pool.wants_tasks() and (each := next(coming, None)) is not None:  # a task takes kilobytes
+            task_id, (unit, block) = each
+            views = tuple(store.layout.group_views(unit.group))
+            skipped = reader.skipped(unit.shard, block, views[0])
+            pool.submit(RenderTask(task_id, store.index.place(unit.shard, block, skipped), views))
+        if not pool.pending:
+            return
         rendered = pool.get()
         (unit, block), replayed = atoms[rendered.task.id], rendered.block
         if replayed.digest != reader.digest(unit.shard, block, replayed.view):

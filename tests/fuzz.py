@@ -209,7 +209,7 @@ def store_target(folder: Path) -> Target:
         attributes = document["attributes"]
         if file == store.path / "zarr.json":
             settings = attributes["teacher_cache"]
-            settings[SEAL] = seal(created_parts(settings, store.path))
+            settings[SEAL] = seal(created_parts(settings, store.storage))
             settings["views_sha256"] = views_sha256(settings["views"])
         elif SEAL in attributes:
             attributes[SEAL] = seal({name: value for name, value in attributes.items() if name != SEAL})

@@ -8,6 +8,7 @@ from click.testing import CliRunner, Result
 from teacher_cache.cli import main
 from teacher_cache.store.store import Store
 from tests.support.bright_shards import SMALL, bright_store, write_bright_shards
+from tests.support.filled_store import files
 from tests.support.filling import TEACHERS, fill_words
 
 
@@ -55,6 +56,54 @@ def test_index_says_what_it_lacks_and_makes_nothing(tmp_path: Path, options: tup
     refused = run("index", "--store", tmp_path / "store", *options, exit_code=2)
     assert words in refused.output
     assert not (tmp_path / "store").exists()
+
+
+def test_a_mistyped_number_of_views_costs_neither_a_walk_nor_a_store(tmp_path: Path) -> None:
+    new = ("index", tmp_path / "shard.tar", "--store", tmp_path / "new", "--policy", "none")
+    for options, words in (
+        (("--views", 30_000_000), "30,000,000 views, in groups of 16, are more than 1,048,576"),
+        (("--views", 2, "--group", 10**9), "1,000,000,000 views, in groups of 1,000,000,000, are more than"),
+        (("--views", 2, "--unit-samples", 100), "unit_samples 100 is not a positive multiple of 64"),
+    ):
+        assert words in run(*new, *options, exit_code=1).output  # there is no shard.tar
+    path = bright_store(tmp_path).path
+    before = files(path)
+    refused = run("extend", path, "--views", 30_000_000, exit_code=1)
+    assert (
+        "error: 30,000,000 views, in groups of 2, are more than 1,048,576, the most that a store may" in refused.output
+    )
+    assert files(path) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("fill S --estimate --views 0:2", "--estimate times one unit, in this process alone: leave --views out"),
+        ("fill S --estimate --claim", "--estimate times one unit, in this process alone: leave --claim out"),
+        ("fill S --estimate --engine ray", "--estimate times one unit, in this process alone: leave --engine ray out"),
+        ("fill S --estimate --lease 60", "--lease is of workers that share units: add --claim, or leave it out"),
+        ("fill S --lease 60", "--lease is of workers that share units: add --claim, or leave it out"),
+        ("fill S --actors 2", "--actors is of Ray's actors: add --engine ray, or leave it out"),
+        ("fill S --gpus-per-actor 0", "--gpus-per-actor is of Ray's actors: add --engine ray, or leave it out"),
+        ("verify S --dtype fp16", "--dtype is the teacher's, and none is asked: add --teacher NAME, or leave it out"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(tmp_path: Path, words: str, told: str) -> None:
+    path = bright_store(tmp_path).path
+    refused = run(*(path if word == "S" else word for word in words.split()), exit_code=2)
+    assert f"Error: {told}" in " ".join(refused.output.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "ranks"),
+    [("--lease 60 --claim", 1), ("--lease 60", 2), ("--engine ray --actors 1 --lease 60", 1), ("", 1)],
+)
+def test_an_option_that_does_something_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, ranks: int
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", str(ranks))
+    refused = run("fill", tmp_path / "absent", *words.split(), exit_code=1)
+    assert "there is no store at" in refused.output  # which is looked at after them
 
 
 def test_a_store_takes_what_is_left_out_from_that_which_it_is_like(tmp_path: Path) -> None:

@@ -1,7 +1,12 @@
 """How commands end: what is printed where, and the exit code."""
 
+import re
+from collections.abc import Callable
+
 import click
+import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from teacher_cache.endings import INTERRUPTED, OneLineErrors
@@ -40,6 +45,16 @@ def ended(error: BaseException | None) -> tuple[int, str, str]:
 )
 def test_an_error_is_one_line_on_standard_error(error: BaseException | None, code: int, told: str) -> None:
     assert ended(error) == (code, "at work\n", told)
+
+
+@pytest.mark.parametrize("allocate", [lambda: np.empty(2**58), lambda: torch.empty(2**58)])
+def test_too_little_memory_is_one_line(allocate: Callable[[], object]) -> None:
+    with pytest.raises((MemoryError, RuntimeError)) as met:
+        allocate()
+    code, _, told = ended(met.value)
+    assert code == 1
+    assert re.fullmatch(r"error: memory is too small \(.*\): lower the numbers given, or free memory\n", told)
+    assert ended(RuntimeError("of ours"))[2] == ""
 
 
 def test_a_fault_of_ours_is_not_hidden() -> None:

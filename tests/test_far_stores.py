@@ -187,3 +187,18 @@ def test_opening_a_store_far_away_asks_for_nothing_twice(tmp_path: Path) -> None
         memory.requests.clear()
         assert store.index.num_samples == made.index.num_samples
         assert not any(url.endswith("zarr.json") for _, url, _ in memory.requests)
+
+
+def test_fill_keeps_the_index_of_a_far_store_in_its_cache(tmp_path: Path) -> None:
+    bright_store(tmp_path)
+    with bucket_in_memory() as bucket:
+        url = Url("s3://set/store")
+        index(tmp_path, url)
+        kept = ("--cache", tmp_path / "cache", "--cache-bytes", "100M")
+        for read_again in (True, False):
+            bucket.requests.clear()
+            done = CliRunner().invoke(main, fill_words(url, "--views", "0:2", *kept))
+            assert done.exit_code == 0, done.output
+            read = {name for method, name, _ in bucket.requests if "/index/" in name and "/c/" in name}
+            assert bool(read) == read_again
+        assert list((tmp_path / "cache").rglob("*.copy"))

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -11,7 +12,15 @@ from click.testing import CliRunner
 
 from student.cli import main as student
 from teacher_cache.cli import main as teacher_cache
-from teacher_cache.options import ByteCount, FiniteRange, OldSpelling, RenamedParameter, cache_options, endpoint_option
+from teacher_cache.options import (
+    ActorCount,
+    ByteCount,
+    FiniteRange,
+    OldSpelling,
+    RenamedParameter,
+    cache_options,
+    endpoint_option,
+)
 from teacher_cache.storage.cache import NodeCache
 from teacher_cache.storage.place import ENDPOINTS
 from tools import benchmark, inspect_cache, make_shards, simulate_scale, simulate_store, topk_table
@@ -76,6 +85,7 @@ def commands(name: str, command: click.Command, above: click.Context | None = No
 
 
 ALL = [context for name, program in PROGRAMS.items() for context in commands(name, program)]
+MAIN = [context for context in ALL if context.command_path.split()[0] in ("teacher-cache", "student")]
 
 
 def parse(line: str) -> dict[str, object]:
@@ -234,6 +244,27 @@ def test_nan_is_in_no_range() -> None:
     assert FiniteRange(0, 1).convert("0.5", None, None) == 0.5
     with pytest.raises(click.BadParameter, match="nan is no number"):
         FiniteRange(0, 1).convert("nan", None, None)
+
+
+def numeric(param: click.Parameter) -> bool:
+    kinds = (click.IntRange, click.FloatRange, ActorCount, ByteCount)
+    return isinstance(param.type, kinds) or param.type in (click.INT, click.FLOAT)
+
+
+JUDGED_LATER = {"tau", "checkpoint_every_s"}  # of which a setting's own check tells
+
+
+@pytest.mark.parametrize("context", MAIN, ids=lambda context: context.command_path)
+def test_no_number_that_is_typed_is_more_than_a_refusal(context: click.Context) -> None:
+    """Whatever its length; and where it is taken, it is no more than what is of any use."""
+    for param in filter(numeric, context.command.params):
+        if param.name in JUDGED_LATER:
+            continue
+        many, very_many = "9" * 400, "9" * 5000
+        for text in (many, very_many, "nan", "inf", "1e400", "9" * 18 + "P", many + "P", f".{many}", f"1:{very_many}"):
+            with suppress(click.BadParameter):
+                taken = param.type.convert(text, param, context)
+                assert max(taken if isinstance(taken, tuple) else (taken,)) < 2**63, (param.name, text)
 
 
 # -- where s3:// is ----------------------------------------------------------------------------------------------------

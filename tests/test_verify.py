@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from teacher_cache.cli import main
 from teacher_cache.errors import StoreError
+from teacher_cache.rendering.crew import RenderTask
 from teacher_cache.store.unit import TOPK_ARRAYS, Unit
 from teacher_cache.verify import VerifyReport, _check_records, draw_in_layers, verify
 from tests.support.bright_shards import bright_store, change_pixel
@@ -122,6 +124,28 @@ def test_differences_are_told_in_the_stores_order(tmp_path: Path) -> None:
     assert (report.differences, report.units) == (told, len(store.units()))
     sound = [unit for unit in sorted(store.units()) if unit not in damaged]
     assert atoms == [(unit, block) for unit in sound for block in store.layout.blocks(unit)]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_tasks_are_made_as_they_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
+    """Those of a whole data set would take gigabytes."""
+    store = bright_store(tmp_path, counts=(65, 64, 200, 130))
+    fill_store(store)
+    made: list[RenderTask] = []
+    ahead: list[int] = []
+
+    def make(*given: Any) -> RenderTask:
+        made.append(RenderTask(*given))
+        return made[-1]
+
+    def note(done: int, total: int) -> None:
+        assert total == 4 * 10
+        ahead.append(len(made) - done // 2)
+
+    monkeypatch.setattr("teacher_cache.verify.RenderTask", make)
+    report = verify(store, 1, workers=workers, on_progress=note)
+    assert (report.block_views, report.exact, len(made)) == (40, True, 20)
+    assert max(ahead) <= 8
 
 
 def test_an_extension_that_adds_nothing_says_so(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def one_shard(teacher: SimulatedTeacher) -> Index:
     """The index of a shard that is nowhere: only labels are read."""
     numbers = np.arange(teacher.samples, dtype=np.int64)
     return Index(
-        shards=(ShardEntry(name="simulated.tar", path="simulated.tar", num_bytes=0, hash=0),),
+        shards=(ShardEntry("simulated.tar", "simulated.tar", num_bytes=1024 * teacher.samples, hash=0),),
         counts=np.array([teacher.samples], np.int64),
         key_bytes=np.frombuffer(b"".join(b"%08d" % number for number in numbers), np.uint8),
         key_ends=8 * (numbers + 1),

@@ -63,7 +63,8 @@ def is_store(path: Path) -> bool:
         document = json.loads((path / "zarr.json").read_bytes())
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(document, dict) and "teacher_cache" in (document.get("attributes") or {})
+    attributes = document.get("attributes") if isinstance(document, dict) else None
+    return isinstance(attributes, dict) and "teacher_cache" in attributes
 
 
 def is_part(path: Path) -> Path | None:

@@ -19,8 +19,8 @@ from teacher_cache.replay.block import DecodedBlock, ReplayedBlock, replay_view
 from teacher_cache.replay.header import MAX_PIXELS
 from teacher_cache.replay.policy import Policy
 from teacher_cache.shards.index import BlockPlace
+from teacher_cache.shards.read import far_bytes
 from teacher_cache.storage.cache import NodeCache
-from teacher_cache.storage.place import is_url
 
 TASKS_PER_WORKER = 2  # one being worked on, one waiting: a worker never idles for the parent's next turn
 QUEUED_PER_WORKER = 2  # tasks that wait for a worker to take them, so that it never lacks one
@@ -50,8 +50,7 @@ class RenderTask:
     @cached_property
     def far_bytes(self) -> int:
         """What has to come from far away; 0 where the shard is a file of this machine."""
-        place = self.place
-        return int((place.offsets + place.sizes).max() - place.offsets[0]) if is_url(place.path) else 0
+        return far_bytes(self.place)
 
 
 def lacks_tasks(waiting: Sequence[RenderTask], least: int) -> bool:
@@ -59,8 +58,8 @@ def lacks_tasks(waiting: Sequence[RenderTask], least: int) -> bool:
     others could be on their way meanwhile."""
     if len(waiting) < least:
         return True
-    far_bytes = [task.far_bytes for task in waiting]
-    return bool(waiting) and all(far_bytes) and len(waiting) < AHEAD_TASKS and sum(far_bytes) < AHEAD_BYTES
+    coming = [task.far_bytes for task in waiting]
+    return bool(waiting) and all(coming) and len(waiting) < AHEAD_TASKS and sum(coming) < AHEAD_BYTES
 
 
 AT_ONCE_BYTES = 160 << 20  # of views that a device renders at once

@@ -1,6 +1,7 @@
 """Patterns -> the places of shards: local paths, and URLs of what a storage reads."""
 
 import glob
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -10,20 +11,25 @@ from fnmatch import fnmatchcase
 import braceexpand
 
 from teacher_cache.errors import ShardError, StorageError
+from teacher_cache.messages.shown import shown
 from teacher_cache.shards.source import place_text
 from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import Url, is_url, to_place
 
 _GLOB = re.compile(r"[*?\[]")
+_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?")
+_LETTERS = re.compile(r"([A-Za-z])\.\.([A-Za-z])(?:\.\.-?\d+)?")
+MAX_SHARDS = 1 << 20  # that a pattern stands for
 _OTHER_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 
 def expand_shards(patterns: Sequence[str]) -> list[str]:
     """Places of shards, of brace patterns and globs, sorted by file name.
 
-    Refused: a URL that nothing here reads, a pattern or path that finds nothing, a file given twice, and equal file
-    names in different folders (a shard's name is its identity). A URL without wildcards is taken as it is; one with
-    wildcards is looked for in one listing of the folder before them, which a web server has not.
+    Refused: a URL that nothing here reads, a pattern or path that finds nothing, a pattern that stands for more than a
+    million shards, what is no regular file, a file given twice, and equal file names in different folders (a shard's
+    name is its identity). A URL without wildcards is taken as it is; one with wildcards is looked for in one listing of
+    the folder before them, which a web server has not.
     """
     paths: list[str] = []
     listings: dict[str, list[str]] = {}
@@ -48,6 +54,8 @@ def expand_shards(patterns: Sequence[str]) -> list[str]:
             )
         if not name or os.path.isdir(path):
             raise ShardError(f"{path} is a folder: give its shards as {os.path.join(path, '*.tar')}")
+        if not is_url(path) and not os.path.isfile(path):  # reading a pipe would wait for who writes it
+            raise ShardError(f"{path} is no regular file, but a pipe or a device: write it to a file, and name that")
         places[name] = path
     return [places[name] for name in sorted(places)]
 
@@ -128,10 +136,51 @@ def _matches(parts: Sequence[str], wanted: Sequence[str]) -> bool:
 
 
 def _expand_braces(pattern: str) -> list[str]:
+    if _count(pattern) > MAX_SHARDS:
+        what = f"the shard pattern {shown(pattern)} stands for more than {MAX_SHARDS:,} shards"
+        raise ShardError(f"{what}: correct its numbers")
     try:
         return list(braceexpand.braceexpand(pattern))
     except ValueError:
         raise ShardError(f"the shard pattern {pattern} has unbalanced braces") from None
+
+
+def _count(pattern: str) -> int:
+    """For how many names a brace pattern stands, told before they are made; of unbalanced braces any number."""
+    return math.prod(map(_count_choices, _parts(pattern, "{", "}")))
+
+
+def _count_choices(choices: str) -> int:
+    """The same of what stands between two braces: a range, several choices, or neither."""
+    if numbers := _RANGE.fullmatch(choices):
+        if max(map(len, numbers.groups(""))) > 18:
+            return MAX_SHARDS + 1
+        first, last, step = (int(number or 1) for number in numbers.groups())
+        return abs(last - first) // (abs(step) or 1) + 1
+    if letters := _LETTERS.fullmatch(choices):
+        return abs(ord(letters[2]) - ord(letters[1])) + 1
+    several = _parts(choices, ",", ",")
+    return sum(map(_count, several)) if several[1:] else _count(choices)
+
+
+def _parts(text: str, first: str, last: str) -> list[str]:
+    """What stands between `{` and its `}`, or between commas, that are in no braces."""
+    parts, depth, start, at = [], 0, 0, 0
+    while at < len(text):
+        letter = text[at]
+        at += 2 if letter == "\\" else 1
+        if letter == "{":
+            depth += 1
+            if first == "{" and depth == 1:
+                start = at
+        elif letter == "}":
+            depth -= 1
+            if last == "}" and depth == 0:
+                parts.append(text[start : at - 1])
+        elif letter == first == "," and depth == 0:
+            parts.append(text[start : at - 1])
+            start = at
+    return [*parts, text[start:]] if first == "," else parts
 
 
 def _nothing_found(one: str, pattern: str) -> ShardError:

@@ -15,6 +15,7 @@ from teacher_cache.storage.place import Url, is_url, to_place
 from teacher_cache.storage.storage import AT_ONCE, Storage
 
 Read = Callable[[int, int], bytes]  # (start, length) -> the bytes, fewer only at the shard's end
+Ranges = Sequence[tuple[int, int]]  # of them
 
 
 class ShardFacts(NamedTuple):
@@ -70,9 +71,14 @@ def open_ranges(path: str) -> Iterator[Read]:
 def read_object(path: str, facts: ShardFacts, start: int, length: int) -> bytes:
     """A range of the object at a URL, in one request. Raises ChangedError where its facts are others now, StorageError,
     and FileNotFoundError."""
+    return read_object_ranges(path, facts, [(start, length)])[0]
+
+
+def read_object_ranges(path: str, facts: ShardFacts, ranges: Ranges) -> list[bytes]:
+    """The same of many ranges, of which the first is a request, and the others are at once."""
     storage, name = _storage_of(path)
     stamp = None if facts.etag is None else (facts.etag, facts.num_bytes)
-    return storage.get_ranges(name, [(start, length)], stamp)[0]
+    return storage.get_ranges(name, ranges, stamp)
 
 
 def cannot_be_opened(path: str, error: OSError | StorageError) -> ShardError:

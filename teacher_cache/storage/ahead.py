@@ -15,7 +15,7 @@ class Ahead(Generic[Answer]):
     def __init__(self, ask: Callable[[], Answer]) -> None:
         self._ask = ask
         self._answer: list[Answer] = []
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         self._done = Event()
         _hand_over(self)
 
@@ -33,7 +33,7 @@ class Ahead(Generic[Answer]):
     def call(self) -> None:
         try:
             self._answer.append(self._ask())
-        except Exception as error:
+        except BaseException as error:  # a panic of obstore's is no Exception; who waits would wait for ever
             self._error = error
 
     def tell(self) -> None:

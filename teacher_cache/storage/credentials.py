@@ -22,6 +22,12 @@ _GIVEN = {
     "GCS": r"GOOGLE_(APPLICATION_CREDENTIALS|SERVICE_ACCOUNT\w*|SKIP_SIGNATURE|BEARER_TOKEN)",
     "Azure": r"AZURE_(?!(STORAGE_)?ACCOUNT_NAME|CONTAINER_NAME|\w*ENDPOINT)\w+|(IDENTITY|MSI)_ENDPOINT",
 }
+_SENT = {  # in headers; files of secrets, and Google's keys in JSON, may be of several lines
+    "S3": r"AWS_(ACCESS_KEY_ID|SECRET_ACCESS_KEY|\w*TOKEN|\w*REGION)",
+    "GCS": r"GOOGLE_\w*TOKEN",
+    "Azure": r"AZURE_\w*(NAME|KEY|TOKEN|ID|SECRET)",
+}
+_NO_HEADER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _GOOGLE_LOGIN = ".config/gcloud/application_default_credentials.json"  # `gcloud auth application-default login`
 _SECRET = re.compile(r"(AWS|GOOGLE|AZURE)_.*(KEY|SECRET|TOKEN|PASSWORD)(?!.*(FILE|PATH))")
 
@@ -31,6 +37,16 @@ def is_given(kind: str) -> bool:
     if kind == "GCS" and (Path.home() / _GOOGLE_LOGIN).is_file():
         return True
     return any(value and re.fullmatch(_GIVEN[kind], name) for name, value in os.environ.items())
+
+
+def check_sendable(kind: str) -> None:
+    """StorageError that names the variable, and not what it holds, where the environment gives what no header takes:
+    a secret that is mounted as a file often ends in a newline."""
+    for name, value in sorted(os.environ.items()):
+        if re.fullmatch(_SENT[kind], name) and (found := _NO_HEADER.search(value)):
+            what = f"a {'newline' if found[0] in chr(10) + chr(13) else 'control character'}"
+            where = "at its end" if not value[found.start() :].strip() else "in it"
+            raise StorageError(f"{name} has {what} {where}, which cannot be sent: set it without")
 
 
 def aws_profile() -> Callable[[], Any] | None:

@@ -4,7 +4,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock, Thread, current_thread, main_thread
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from teacher_cache.errors import ChangedError, StorageError
-from teacher_cache.storage.credentials import CREDENTIALS, METADATA, aws_profile, hide, is_given
+from teacher_cache.storage.credentials import CREDENTIALS, METADATA, aws_profile, check_sendable, hide, is_given
 from teacher_cache.storage.place import ENDPOINTS, Url, is_endpoint
-from teacher_cache.storage.storage import AT_ONCE, PART_BYTES, PARTS_AHEAD, Entry, Stamp
+from teacher_cache.storage.storage import AT_ONCE, NEAR, PART_BYTES, PARTS_AHEAD, Entry, Stamp, cut, joined
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
@@ -35,7 +35,6 @@ RETRIES, RETRY_S = 5, 45  # no request is sent again later than this after it wa
 WHOLE_S = 1800  # of one answer; a stall is seen sooner
 SLOWEST = 1_000_000  # bytes a second that an upload may have
 TRIES = 3  # of listings that end early, and of creates that are refused for what is then not there
-NEAR = 1 << 20  # bytes between ranges that are read as one
 
 AGAIN = "check the network and the endpoint, then run the same command again: what is written stays"
 BROKEN = {"Connect": "no connection", "Interrupted": "the connection broke", "Decode": "the connection broke"}
@@ -78,7 +77,7 @@ class ObjectStorage:
             return None
 
     def get_ranges(self, name: str, ranges: Sequence[tuple[int, int]], stamp: Stamp | None = None) -> list[bytes]:
-        parts = list(_joined(ranges))
+        parts = joined(ranges, NEAR)
         if not parts:
             self._check(name, self._head(name), stamp)
             return [b""] * len(ranges)
@@ -91,7 +90,7 @@ class ObjectStorage:
             with ThreadPoolExecutor(min(AT_ONCE, len(others))) as threads:
                 more = threads.map(lambda part: self._get_part(name, part[0], part[1], found)[0], others)
                 read += [(start, content) for (start, _), content in zip(others, more, strict=True)]
-        return [_cut(read, start, length) for start, length in ranges]
+        return [cut(read, start, length) for start, length in ranges]
 
     def put(self, name: str, content: bytes | Path) -> None:
         self._check_writable(name)
@@ -201,6 +200,15 @@ class ObjectStorage:
                 failure = self._failure(name, error, num_bytes)
                 if "body error" not in str(error) or "kind: Timeout" in str(error):
                     break  # what may help has been tried already
+            except BaseException as error:
+                if not _is_panic(error):
+                    raise
+                told = hide(str(error).partition("\n")[0])
+                failure = StorageError(
+                    f"{self._url(name)}: obstore, which was asked for it, broke down ({told}): check "
+                    f"{CREDENTIALS[self._kind]}"
+                )
+                break
         assert failure is not None
         raise failure
 
@@ -276,6 +284,7 @@ class ObjectStorage:
         if self._kind == "HTTP":
             return HTTPStore(url, client_options=client, retry_config=retry)
         given: dict[str, Any] = {}
+        check_sendable(self._kind)
         if self._kind == "S3":
             for variable in ENDPOINTS:
                 if (endpoint := os.environ.get(variable)) and not is_endpoint(endpoint):
@@ -327,6 +336,11 @@ def _kind(place: Url) -> str:
     return KINDS[place.scheme]
 
 
+def _is_panic(error: BaseException) -> bool:
+    """Whether obstore's Rust code gave up, which is no Exception, and of a class that no module has."""
+    return (type(error).__module__, type(error).__name__) == ("pyo3_runtime", "PanicException")
+
+
 def _is_of_bucket(said: str) -> bool:
     """Whether an answer says that the bucket itself is absent."""
     return re.search("<Code>(NoSuchBucket|ContainerNotFound)</Code>", said) is not None
@@ -336,28 +350,6 @@ def _stamp(meta: "ObjectMeta") -> Stamp:
     """The ETag, which Azure quotes in answers but not in listings, else the time of change; and the size."""
     tag = meta["e_tag"]
     return tag.strip('"') if tag else meta["last_modified"].isoformat(), meta["size"]
-
-
-def _joined(ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """(start, end) of what is read as one, in order."""
-    joined: tuple[int, int] | None = None
-    for start, length in sorted(ranges):
-        if length <= 0:
-            continue
-        if joined is not None and start - joined[1] <= NEAR:
-            joined = joined[0], max(joined[1], start + length)
-            continue
-        if joined is not None:
-            yield joined
-        joined = start, start + length
-    if joined is not None:
-        yield joined
-
-
-def _cut(read: Sequence[tuple[int, bytes]], start: int, length: int) -> bytes:
-    """A range's bytes out of parts that were read, each with its start, in order."""
-    first, content = max((part for part in read if part[0] <= start), default=(start, b""), key=lambda part: part[0])
-    return content[start - first : start - first + max(length, 0)]
 
 
 def _answers(host: str) -> bool:

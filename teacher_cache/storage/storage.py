@@ -3,9 +3,11 @@
 Names are relative to the storage's place, with slashes: "labels/c/0/0/0". Bytes that are there are whole.
 """
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -69,6 +71,7 @@ class Storage(Protocol):
 AT_ONCE = 32  # requests in flight
 PART_BYTES = 16 << 20  # that are read or sent at once of a file that is not held whole
 PARTS_AHEAD = 4  # of them
+NEAR = 1 << 20  # bytes between ranges that are read as one where a request takes its time
 
 
 def ask_each(
@@ -105,3 +108,23 @@ def get_parts(storage: Storage, entry: Entry) -> Iterator[bytes]:
         return part
 
     return ask_each(storage, get, range(0, entry.num_bytes, PART_BYTES), PARTS_AHEAD)
+
+
+def joined(ranges: Iterable[tuple[int, int]], near: int) -> list[tuple[int, int]]:
+    """(start, end) of what is read as one, in order: those of (start, length) with no more than so many bytes between
+    them, but for empty ones."""
+    parts: list[tuple[int, int]] = []
+    for start, length in sorted(ranges):
+        if length <= 0:
+            continue
+        if parts and start - parts[-1][1] <= near:
+            parts[-1] = parts[-1][0], max(parts[-1][1], start + length)
+        else:
+            parts.append((start, start + length))
+    return parts
+
+
+def cut(read: Sequence[tuple[int, bytes]], start: int, length: int) -> bytes:
+    """A range's bytes out of parts that were read, each with its start, in order."""
+    first, content = read[max(0, bisect_right(read, start, key=itemgetter(0)) - 1)] if read else (start, b"")
+    return content[start - first : start - first + max(length, 0)] if start >= first else b""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import zarr
 
 _INDEX_CHUNK_ITEMS = 1 << 22
+_SAMPLE_BYTES = 2 * 512  # that a sample takes of its shard at least: the tar headers of its image and of its class
 _INDEX_TYPES = {
     "key_bytes": "uint8",
     "key_ends": "int64",
@@ -182,11 +183,12 @@ def write_index(root: "zarr.Group", index: Index) -> None:
             array[:] = np.asarray(values, dtype)
 
 
-def read_whole(storage: Storage, name: str, cache: NodeCache | None = None) -> np.ndarray:
-    """An array of a store that was written whole. StoreError, naming it, where it cannot be read or a chunk is absent,
-    which zarr would read as its fill value. cache: where chunks that are far away are kept."""
+def read_whole(storage: Storage, name: str, most: int, cache: NodeCache | None = None) -> np.ndarray:
+    """An array of a store that was written whole, of so many items at most. StoreError, naming it, where it cannot be
+    read, is longer, or a chunk is absent, which zarr would read as its fill value. cache: where chunks that are far
+    away are kept."""
     try:
-        return _read_whole(storage, name, cache)
+        return _read_whole(storage, name, most, cache)
     except Exception as error:
         raise_unreadable(error)
         folder = storage.place / name.partition("/")[0]
@@ -195,9 +197,14 @@ def read_whole(storage: Storage, name: str, cache: NodeCache | None = None) -> n
         ) from error
 
 
-def _read_whole(storage: Storage, name: str, cache: NodeCache | None) -> np.ndarray:
+def _read_whole(storage: Storage, name: str, most: int, cache: NodeCache | None) -> np.ndarray:
     """Every chunk of an array, put together. Raises what a damaged one raises."""
     facts, found = array_facts(storage, name, grows=False), read_shape(storage, name)
+    # before memory is taken: some bytes of zstd stand for gigabytes
+    most_of_chunk = min(most, _INDEX_CHUNK_ITEMS) if name in INDEX_ARRAYS else most
+    for lengths, limit, what in ((found.shape, most, "it has"), (found.chunks, most_of_chunk, "its chunks have")):
+        if math.prod(lengths) > max(1, limit):
+            raise ValueError(f"{what} {counted(math.prod(lengths), 'item')}, {max(1, limit):,} are the most")
     if facts["codecs"][0].get("configuration", {}).get("endian", "little") != "little":
         raise ValueError(f"{name} is not little-endian")
     dtype = np.dtype(facts["data_type"]).newbyteorder("<")
@@ -217,34 +224,67 @@ def _read_whole(storage: Storage, name: str, cache: NodeCache | None) -> np.ndar
     return whole
 
 
+def read_counts(storage: Storage, num_shards: int, cache: NodeCache | None = None) -> np.ndarray:
+    """Samples of each shard, (S,) int64, without the rest of the index, whose arrays are as long as they say.
+
+    StoreError where they cannot be read or do not fit each other.
+    """
+    counts = read_whole(storage, "index/counts", num_shards, cache)
+    if fault := _counts_fault(counts, num_shards):
+        raise damaged_index(storage, fault)
+    samples, there = sum(counts.tolist()), read_shape(storage, "index/key_ends").shape
+    if there != (samples,):
+        raise damaged_index(storage, f"counts are of {counted(samples, 'sample')}, key_ends has shape {there}")
+    return counts
+
+
 def read_index(
-    storage: Storage, num_shards: int, num_classes: int, cache: NodeCache | None = None
+    storage: Storage, num_shards: int, num_classes: int, shard_bytes: int, cache: NodeCache | None = None
 ) -> dict[str, np.ndarray]:
-    """What `write_index` wrote: the Index's own arrays by their names, and hashes (S,) uint64 of its shards.
+    """What `write_index` wrote: the Index's own arrays by their names, and hashes (S,) uint64 of its shards, which have
+    so many bytes in all.
 
     StoreError, naming the array, where one cannot be read or does not fit the others.
     """
-    whole = ask_each(storage, lambda name: read_whole(storage, name, cache), INDEX_ARRAYS)
-    arrays = dict(zip(_INDEX_TYPES, whole, strict=True))
+    samples = shard_bytes // _SAMPLE_BYTES
+    most = dict.fromkeys(_INDEX_TYPES, samples) | {"key_bytes": shard_bytes, "counts": num_shards, "hashes": num_shards}
+
+    def read(name: str) -> np.ndarray:
+        return read_whole(storage, f"index/{name}", most[name], cache)
+
+    arrays = dict(zip(_INDEX_TYPES, ask_each(storage, read, _INDEX_TYPES), strict=True))
     if fault := _index_fault(arrays, num_shards, num_classes):
-        raise StoreError(
-            f"index/ of {storage.place} is damaged ({fault}): restore it from a copy, or index a new store"
-        )
+        raise damaged_index(storage, fault)
     return arrays
+
+
+def damaged_index(storage: Storage, fault: str) -> StoreError:
+    """What to say of an index that does not fit."""
+    return StoreError(f"index/ of {storage.place} is damaged ({fault}): restore it from a copy, or index a new store")
+
+
+def _counts_fault(counts: np.ndarray, num_shards: int) -> str | None:
+    if counts.shape != (num_shards,) or counts.dtype != np.int64:
+        return f"counts has shape {counts.shape} and type {counts.dtype}, expected ({num_shards},) and int64"
+    return "counts are negative, or all 0" if (counts < 0).any() or not counts.any() else None
 
 
 def _index_fault(arrays: dict[str, np.ndarray], num_shards: int, num_classes: int) -> str | None:
     """What in a stranger's index would be read beside its arrays; None where nothing is."""
-    samples = int(arrays["counts"].sum())
+    if fault := _counts_fault(arrays["counts"], num_shards):
+        return fault
+    samples = sum(arrays["counts"].tolist())
     for name, values in arrays.items():
         expected = num_shards if name in ("counts", "hashes") else samples
         if name != "key_bytes" and values.shape != (expected,):
             return f"{name} has shape {values.shape}, expected ({expected},)"
+        if values.ndim != 1 or values.dtype != _INDEX_TYPES[name]:
+            return f"{name} has type {values.dtype}, expected {_INDEX_TYPES[name]}"
     ends, classes = arrays["key_ends"], arrays["classes"]
     if (np.diff(ends, prepend=0) < 0).any() or (len(ends) and ends[-1] != len(arrays["key_bytes"])):
         return "key_ends do not part key_bytes"
     if ((classes < 0) | (classes >= num_classes)).any():
         return f"classes are not all below {num_classes}"
-    if any((arrays[name] < 0).any() for name in ("counts", "offsets", "sizes")):
-        return "counts, offsets or sizes are negative"
+    if any((arrays[name] < 0).any() for name in ("offsets", "sizes")):
+        return "offsets or sizes are negative"
     return None

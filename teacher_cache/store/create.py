@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from teacher_cache.errors import StoreError
 from teacher_cache.replay.header import MAX_PIXELS
 from teacher_cache.replay.operations import open_operations
 from teacher_cache.replay.policy import Policy, change_policy, load_policy
 from teacher_cache.shards.classes import read_class_names
 from teacher_cache.shards.index import Index
+from teacher_cache.store.layout import plan_layout
 from teacher_cache.store.store import Store
 
 UNIT_SAMPLES = 4096
@@ -37,6 +40,13 @@ def choose_policy(name: str | None, overrides: tuple[str, ...], ops: str | None,
         return load_policy(name, overrides, operations)
     assert base is not None
     return change_policy(base.policy, overrides, operations, f"the policy of {base.path}")
+
+
+def check_grid(request: IndexRequest) -> None:
+    """StoreError for views, groups or units that a store over no shards at all may have, before any is walked."""
+    assert request.views is not None
+    one_sample = np.ones(1, np.int64)
+    plan_layout(one_sample, views=request.views, group=request.group, unit_samples=request.unit_samples or UNIT_SAMPLES)
 
 
 def create_store(path: str, index: Index, request: IndexRequest) -> Store:

@@ -18,6 +18,12 @@ from teacher_cache.messages.shown import counted
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.store.unit import Unit
 
+# Of any store, so that a mistyped number makes none that nothing opens, and a stranger's takes no memory: commands hold
+# lists of all units. ImageNet-22k in 4,096 shards has 262 thousand of them at 1,024 views.
+MAX_VIEWS = 1 << 20
+MAX_UNITS = 1 << 22  # shards x units of the largest shard x groups: what the records are an array of
+MAX_UNIT_VIEWS = 1 << 24  # samples x views of a unit, which is held whole
+
 
 class Location(NamedTuple):
     """Where a sample is: block in its shard, position in the block, unit in its shard, row in the unit."""
@@ -104,7 +110,7 @@ class Layout:
 
     def num_units(self, shard: int) -> int:
         """Units of a shard, of one group."""
-        return -(-int(self.counts[shard]) // self.unit_samples)
+        return num_units(int(self.counts[shard]), self.unit_samples)
 
     def rows(self, unit: Unit) -> range:
         """A unit's samples by their place in the shard; its row r is the r-th of them."""
@@ -190,28 +196,33 @@ class Layout:
         """Shape and chunks of the store's arrays."""
         return array_grids(
             shards=len(self.counts),
-            units=max(map(self.num_units, range(len(self.counts)))),
+            units=self.most_units,
             unit_samples=self.unit_samples,
             group=self.group,
             views=self.views,
         )
 
+    @property
+    def most_units(self) -> int:
+        """Units of the largest shard, of one group."""
+        return num_units(int(self.counts.max()), self.unit_samples)
+
     def widened(self, views: int) -> "Layout":
-        """The same with so many views, rounded up to whole groups."""
-        return replace(self, views=_round_up(views, self.group))
+        """The same with so many views, rounded up to whole groups. StoreError for more than a store may have."""
+        return _bounded(replace(self, views=_round_up(views, self.group)))
 
 
 def plan_layout(counts: np.ndarray, *, views: int, group: int | None, unit_samples: int) -> Layout:
     """The grid of a new store: views rounded up to whole groups, a unit no longer than the longest shard needs.
 
-    StoreError for a setting that is impossible.
+    StoreError for a setting that is impossible, or a grid larger than a store may have.
     """
     group = min(16, views) if group is None else group
     if views < 1 or group < 1:
         raise StoreError(f"views {views} and group {group} must both be at least 1")
     if unit_samples < 1 or unit_samples % BLOCK_SAMPLES:
         raise StoreError(f"unit_samples {unit_samples} is not a positive multiple of {BLOCK_SAMPLES}")
-    return Layout(counts, fitting_unit(counts, unit_samples), group, _round_up(views, group))
+    return _bounded(Layout(counts, fitting_unit(counts, unit_samples), group, _round_up(views, group)))
 
 
 def fitting_unit(counts: np.ndarray, unit_samples: int) -> int:
@@ -234,6 +245,26 @@ def array_grids(*, shards: int, units: int, unit_samples: int, group: int, views
     }
 
 
+def grid_fault(*, shards: int, units: int, unit_samples: int, group: int, views: int) -> str | None:
+    """In which way a grid is larger than a store's may be; None where it is not. units: of the largest shard."""
+    if views > MAX_VIEWS:
+        return f"{views:,} views, in groups of {group:,}, are more than {MAX_VIEWS:,}"
+    if unit_samples * group > MAX_UNIT_VIEWS:
+        return f"a unit of {unit_samples:,} samples at {group:,} views is more than {MAX_UNIT_VIEWS:,} views"
+    groups = views // group
+    if shards * units * groups > MAX_UNITS:
+        return (
+            f"{counted(shards, 'shard')} of up to {counted(units, 'unit')} in {counted(groups, 'group')} of views are "
+            f"more than {MAX_UNITS:,} units"
+        )
+    return None
+
+
+def num_units(samples: int, unit_samples: int) -> int:
+    """Units of so many samples, of one group."""
+    return -(-samples // unit_samples)
+
+
 def num_blocks(samples: Count) -> Count:
     """Blocks of a shard of so many samples, or of each of many."""
     return -(-samples // BLOCK_SAMPLES)
@@ -251,6 +282,20 @@ def enumerate_blocks(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
 def _starts(lengths: np.ndarray) -> np.ndarray:
     """Where runs of these lengths (n,) start, and where the last ends; (n + 1,) int64."""
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def _bounded(layout: Layout) -> Layout:
+    """The layout. StoreError where it is larger than a store may be."""
+    fault = grid_fault(
+        shards=len(layout.counts),
+        units=layout.most_units,
+        unit_samples=layout.unit_samples,
+        group=layout.group,
+        views=layout.views,
+    )
+    if fault:
+        raise StoreError(f"{fault}, the most that a store may have: lower --views, or --group and --unit-samples")
+    return layout
 
 
 def _round_up(number: int, multiple: int) -> int:

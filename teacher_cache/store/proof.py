@@ -15,6 +15,7 @@ import xxhash
 from teacher_cache.errors import StoreError
 from teacher_cache.files import raise_unreadable
 from teacher_cache.messages.shown import counted
+from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.storage.storage import Storage
 from teacher_cache.store.arrays import make_array, read_whole
 from teacher_cache.store.commit import Commits
@@ -103,20 +104,37 @@ def read_proof(storage: Storage, name: str, attributes: Mapping[str, Any]) -> Pr
     if "unit" not in attributes:
         return None
     try:
-        replays = tuple(
-            Replay(block, view, int(digest, 16), tuple(skipped))
-            for block, view, digest, skipped in attributes["replays"]
-        )
-        labels, logits = (read_whole(storage, f"{name}/{array}") for array in ARRAYS)
+        unit, build = Unit(*_numbers(attributes["unit"])), attributes["build"]
+        replays = tuple(map(_read_replay, attributes["replays"]))
+        if not isinstance(build, dict):
+            raise ValueError(f"its build is {build!r}")
+        most = (BLOCK_SAMPLES * len(replays), ROOM // 4)
+        labels, logits = (read_whole(storage, f"{name}/{each}", n) for each, n in zip(ARRAYS, most, strict=True))
+        if (labels.dtype, logits.dtype) != (np.int32, np.float32):
+            raise ValueError(f"its labels are {labels.dtype}, its logits {logits.dtype}")
         if labels.ndim != 1 or logits.ndim != 2 or not min(1, len(labels)) <= len(logits) <= len(labels):
             raise ValueError(f"{counted(len(logits), 'row')} of logits, {counted(len(labels), 'label')}")
-        return Proof(Unit(*attributes["unit"]), replays, labels.astype(np.int64), logits, attributes["build"])
+        return Proof(unit, replays, labels.astype(np.int64), logits, build)
     except Exception as error:
         raise_unreadable(error)
         raise StoreError(
             f"the teacher's proof in {storage.place / name} cannot be read ({error}): restore it from a copy, or make "
             "a new store"
         ) from error
+
+
+def _read_replay(entry: Any) -> Replay:
+    """A (block, view) as proof_attributes has it. ValueError or TypeError where it is none."""
+    block, view, digest, skipped = entry
+    _numbers([block, view])
+    return Replay(block, view, int(digest, 16), tuple(_numbers(skipped)))
+
+
+def _numbers(values: list[Any]) -> list[int]:
+    """The values, if all are numbers that count something. ValueError."""
+    if not all(type(value) is int and value >= 0 for value in values):
+        raise ValueError(f"{values!r} are no numbers of blocks, views, samples")
+    return values
 
 
 def first_files(device: str, proof: Proof) -> dict[str, bytes]:

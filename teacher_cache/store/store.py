@@ -54,21 +54,22 @@ from teacher_cache.store.arrays import (
     GROWING_ARRAYS,
     INDEX_ARRAYS,
     array_facts,
+    damaged_index,
     document_bytes,
     document_name,
     facts_of,
     make_array,
+    read_counts,
     read_document,
     read_index,
     read_shape,
-    read_whole,
     settled,
     topk_documents,
     write_index,
 )
 from teacher_cache.store.chunks import Chunks, open_chunks, pad_values
 from teacher_cache.store.commit import Commits
-from teacher_cache.store.layout import Layout, array_grids, plan_layout
+from teacher_cache.store.layout import Layout, array_grids, grid_fault, num_units, plan_layout
 from teacher_cache.store.presence import check_is_store
 from teacher_cache.store.proof import Proof, Proofs, device_hash, first_files
 from teacher_cache.store.published import attributes_document, read_published
@@ -275,13 +276,16 @@ class Store:
         # An `extend` that was killed leaves arrays that are longer than the attribute says: that is sound.
         arrays = self._shapes
         records = arrays["records"]
-        grids = array_grids(
-            shards=len(self._shards),
-            units=records.shape[1],
-            unit_samples=self.unit_samples,
-            group=self.group,
-            views=self.views,
-        )
+        axes: Any = {
+            "shards": len(self._shards),
+            "units": records.shape[1],
+            "unit_samples": self.unit_samples,
+            "group": self.group,
+            "views": self.views,
+        }
+        if fault := grid_fault(**axes):
+            raise StoreError(f"{self.path}: {fault}, the most that a store may have: index a new one")
+        grids = array_grids(**axes)
         sound = (
             records.shape[3:] == records.chunks[3:] == (len(RECORD_FIELDS),)
             and all(arrays[name].chunks[:3] == grid.chunks for name, grid in grids.items())
@@ -330,7 +334,8 @@ class Store:
         return self._index
 
     def _read_index(self) -> Index:
-        arrays = read_index(self.storage, len(self._shards), self.num_classes, self._cache)
+        num_bytes = sum(num_bytes for _, _, num_bytes, _ in self._shards)
+        arrays = read_index(self.storage, len(self._shards), self.num_classes, num_bytes, self._cache)
         hashes = arrays.pop("hashes")
         entries = tuple(
             ShardEntry(name=name, path=path, num_bytes=num_bytes, hash=int(shard_hash), etag=etag)
@@ -347,8 +352,17 @@ class Store:
 
     @cached_property
     def counts(self) -> np.ndarray:
-        """Samples of each shard, (S,) int64, without reading the rest of the index."""
-        return read_whole(self.storage, "index/counts", self._cache) if self._index is None else self._index.counts
+        """Samples of each shard, (S,) int64, without reading the rest of the index. StoreError where they do not fit
+        it, or the records."""
+        if self._index is not None:
+            counts = self._index.counts
+        else:
+            counts = read_counts(self.storage, len(self._shards), self._cache)
+        units, of_records = num_units(int(counts.max()), self.unit_samples), self._shapes["records"].shape[1]
+        if units != of_records:
+            fault = f"counts say {counted(units, 'unit')} of the largest shard, the records {of_records:,}"
+            raise damaged_index(self.storage, fault)
+        return counts
 
     @cached_property
     def layout(self) -> Layout:
@@ -589,6 +603,11 @@ class Store:
             if facts != (read_published(self.storage, "teacher") or {}).get(_TOPK_FACTS):
                 raise ValueError(f"topk_classes, topk_probabilities are not those of the teacher's topk of {self.topk}")
             topk, labels = {name: read_shape(storage, name) for name in TOPK_ARRAYS}, self._shapes["labels"]
+            lasts = zip(topk.values(), (self.topk, self.topk + 1), strict=True)
+            if self.topk > self.num_classes or any(
+                (array.shape[3:], array.chunks) != ((last,), (*labels.chunks, last)) for array, last in lasts
+            ):
+                raise ValueError(f"topk_classes, topk_probabilities are not of a topk of {self.topk}")
             if any(array.shape[:2] != labels.shape[:2] or array.shape[2] < self.views for array in topk.values()):
                 raise ValueError("the shapes of topk_classes and topk_probabilities do not fit those of labels")
             chunks = {name: open_chunks(self.storage, name, self._cache) for name in TOPK_ARRAYS}

@@ -15,6 +15,8 @@ from teacher_cache.teacher.timm_names import unknown_model
 if TYPE_CHECKING:
     import torch
 
+SMALLEST_STD, LARGEST_PIXEL = 1e-4, 255.0  # what divides and what is subtracted from pixels of 0 to 1
+SMALLEST_TAU = 1e-6
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -97,10 +99,15 @@ def _faults(settings: TeacherSettings, stored: TeacherIdentity | None, num_class
     if settings.spec is None and (stored is None or stored.spec is None):
         yield "no teacher: name one with --teacher (a timm name, or path/file.py:function)"
     yield from name_faults(settings)
-    for name in ("mean", "std"):
+    for name, low in (("mean", -LARGEST_PIXEL), ("std", SMALLEST_STD)):
         numbers = getattr(settings, name)
         if numbers is not None and len(numbers) != 3:
             yield f"--{name} has {counted(len(numbers), 'number')}, one for each of R, G, B is expected"
+        elif numbers is not None and not all(
+            low <= number <= LARGEST_PIXEL for number in numbers
+        ):  # nan is within nothing
+            said = ",".join(f"{number:g}" for number in numbers)
+            yield f"--{name} {said} is not within {low:g} and {LARGEST_PIXEL:g}: pixels are of 0 to 1 before it"
     kept = (0, None) if stored is None else (stored.topk, stored.tau)
     topk = kept[0] if settings.topk is None else settings.topk
     tau = kept[1] if settings.tau is None else settings.tau
@@ -110,3 +117,5 @@ def _faults(settings: TeacherSettings, stored: TeacherIdentity | None, num_class
         yield f"--tau {settings.tau:g} says nothing without probabilities: give --topk K too"
     elif topk and tau is not None and not 0 < tau < math.inf:
         yield f"--tau {float(tau)} is not a positive number: the temperature divides the logits"
+    elif topk and tau is not None and not SMALLEST_TAU <= tau <= 1 / SMALLEST_TAU:
+        yield f"--tau {float(tau)} is not within {SMALLEST_TAU:g} and {1 / SMALLEST_TAU:g}: it divides the logits"

@@ -108,3 +108,9 @@ def test_what_can_be_no_checkpoint_is_told_unread(tmp_path: Path) -> None:
     assert no_checkpoint(tmp_path) == f"{tmp_path} is a folder: name a file in it, checkpoint.pt for instance"
     absent = no_checkpoint(tmp_path / "wieghts.pt")
     assert absent == f"checkpoint {tmp_path}/wieghts.pt is absent ({tmp_path} has weights.pt): check the path"
+
+
+@pytest.mark.parametrize("document", [{"attributes": 3}, {"attributes": True}, {"attributes": "teacher_cache"}, [], 3])
+def test_attributes_that_are_none_make_no_store(tmp_path: Path, document: object) -> None:
+    (tmp_path / "zarr.json").write_text(json.dumps(document))
+    assert not is_store(tmp_path)

@@ -40,10 +40,18 @@ def fill_command(folder: Path) -> tuple[str, list[str]]:
 
 def index_command(folder: Path) -> tuple[str, list[str]]:
     """Of shards that cannot be opened before somebody writes to them: walkers wait in the system."""
-    for name in "ab":
-        os.mkfifo(folder / f"{name}.tar")
-    given = [str(folder / "{a,b}.tar"), "--store", str(folder / "store"), "--policy", "none", "--views", "1"]
-    return "teacher_cache", ["index", *given, "--workers", "2"]
+    paths = [str(folder / "a.tar"), str(folder / "b.tar")]
+    for path in paths:
+        os.mkfifo(path)
+    script = folder / "walk.py"
+    script.write_text(
+        "from teacher_cache.endings import one_line_errors\n"
+        "from teacher_cache.shards.classes import ClassRule\n"
+        "from teacher_cache.shards.indexing import index_shards\n"
+        "if __name__ == '__main__':\n"
+        f"    with one_line_errors():\n        index_shards({paths!r}, ClassRule(), workers=2)\n"
+    )
+    return str(script), []
 
 
 def report_command(folder: Path) -> tuple[str, list[str]]:

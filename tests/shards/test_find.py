@@ -1,10 +1,14 @@
 """Patterns and the paths that they stand for."""
 
+import os
+from contextlib import suppress
 from pathlib import Path
 
+import braceexpand
 import pytest
 
 from teacher_cache.errors import ShardError
+from teacher_cache.shards.find import _count as count_names
 from teacher_cache.shards.find import expand_shards
 from tests.support.memory_storage import bucket_in_memory
 
@@ -47,6 +51,55 @@ def test_expand_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ]:
         with pytest.raises(ShardError, match=part):
             expand_shards(patterns)
+
+
+def test_what_would_be_waited_for_is_no_shard(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.tar")
+    for pattern in (f"{tmp_path}/a.tar", f"{tmp_path}/*.tar", "/dev/zero"):
+        with pytest.raises(ShardError, match="is no regular file, but a pipe or a device: write it to a file"):
+            expand_shards([pattern])
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "t-{0..9999999999}.tar",
+        "s3://set/t-{0..9999999999}.tar",
+        "t-{-9..9999999}.tar",
+        "t-{9999999..0..-3}.tar",
+        "{a,b{0..999}{0..1999}}.tar",
+        "{x{0..999}{a..z}{a..z},y}{0,1}",
+        f"t-{{0..{'9' * 5000}}}",
+        "{a,b}" * 40,
+        "{{0..9999999}}",
+    ],
+)
+def test_a_pattern_that_stands_for_too_many_is_refused_before_it_is_expanded(pattern: str) -> None:
+    with pytest.raises(ShardError, match=r"stands for more than 1,048,576 shards: correct its numbers"):
+        expand_shards([pattern])
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *(
+            "t",
+            "{a}",
+            "{a,b}",
+            "{a,{b,c},}",
+            "{0..9}",
+            "{9..0..2}",
+            "{a..e}",
+            "{a{0..2},b{c,d}}{1,2}",
+            "{{0..3}}",
+            "{}",
+        ),
+        *(r"\{0..9\}", r"{a\,b,c}", "{a,b}}", "{-2..2}", "{0..9..4}x{1..2}", "{a.b}", "{}"),
+    ],
+)
+def test_names_of_a_pattern_are_counted_as_they_are_expanded(pattern: str) -> None:
+    with suppress(ValueError):
+        assert count_names(pattern) == len(list(braceexpand.braceexpand(pattern)))
 
 
 def test_urls_expand_as_paths_do_with_one_listing_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,11 @@ from teacher_cache.errors import ImageError, ShardError
 from teacher_cache.shards.classes import ClassRule
 from teacher_cache.shards.index import BlockPlace
 from teacher_cache.shards.indexing import index_shards
-from teacher_cache.shards.read import read_block
+from teacher_cache.shards.read import far_bytes, read_block
+from teacher_cache.storage.cache import NodeCache
+from teacher_cache.storage.storage import NEAR
 from tests.support.bright_shards import stored_samples
+from tests.support.memory_storage import bucket_in_memory
 from tests.support.shard_files import make_samples, write_shard
 
 CLS = ClassRule()
@@ -118,3 +121,42 @@ def test_a_read_that_returns_early_goes_on(tmp_path: Path, monkeypatch: pytest.M
     pread = os.pread
     monkeypatch.setattr(os, "pread", lambda fd, size, offset: pread(fd, min(size, 1000), offset))
     assert read_block(place).images == whole.images
+
+
+def spread_samples(num_bytes: int) -> list[dict[str, bytes]]:
+    """Small images, with so many other bytes beside each."""
+    return [{**sample, "npy": bytes(num_bytes)} for sample in make_samples(6)]
+
+
+def test_images_are_read_and_not_what_lies_between_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, size, offset: (asked.append(size), pread(fd, size, offset))[1])
+    for num_bytes, reads in ((0, 1), (60_000, 1), (70_000, 6)):
+        path = write_shard(tmp_path / f"{num_bytes}.tar", spread_samples(num_bytes))
+        place = index_shards([str(path)], CLS).place(0, 0)
+        asked.clear()
+        images = read_block(place).images
+        assert images == tuple(sample["png"] for sample in make_samples(6))
+        assert len(asked) == reads
+        assert sum(asked) <= sum(map(len, images)) + (reads == 1) * 6 * (num_bytes + 4096)
+
+
+def test_of_an_object_the_images_come_and_not_what_lies_between_them(tmp_path: Path) -> None:
+    with bucket_in_memory() as bucket:
+        for num_bytes, together in ((0, True), (NEAR + 1, False)):
+            folder, url = tmp_path / str(num_bytes), f"s3://set/{num_bytes}"
+            write_shard(folder / "a.tar", spread_samples(num_bytes))
+            bucket.upload(folder, url)
+            far = index_shards([f"{url}/a.tar"], CLS).place(0, 0)
+            cache = NodeCache(tmp_path / "cache", 10**8)
+            images = tuple(sample["png"] for sample in make_samples(6))
+            for kept in (None, cache, cache):
+                bucket.requests.clear()
+                assert read_block(far, kept).images == images
+            assert bucket.requests == []  # from the copy
+            assert image_sizes(far).tolist() == [[8, 8]] * 6
+            ((method, _, taken),) = bucket.requests
+            assert method == "get_ranges"
+            assert taken == far_bytes(far)
+            assert taken == sum(map(len, images)) if not together else taken > sum(map(len, images))

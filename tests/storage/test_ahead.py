@@ -36,6 +36,18 @@ def test_what_a_call_raises_is_raised_where_its_answer_is_wanted() -> None:
             failing.result()
 
 
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_nobody_waits_for_a_call_that_raised_no_exception(kind: type[BaseException]) -> None:
+    def fail() -> None:
+        raise kind(3)
+
+    failing = Ahead(fail)
+    assert failing.wait(20)
+    with pytest.raises(kind):
+        failing.result()
+    assert Ahead(lambda: 5).result() == 5  # the thread goes on
+
+
 def test_a_thread_serves_one_call_after_the_other_and_holds_no_answer() -> None:
     class Answer:
         pass

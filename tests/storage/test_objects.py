@@ -19,6 +19,7 @@ import pytest
 
 from teacher_cache.errors import StorageError
 from teacher_cache.storage import objects
+from teacher_cache.storage.ahead import Ahead
 from teacher_cache.storage.objects import ObjectStorage
 from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import Url
@@ -316,6 +317,40 @@ def test_a_profile_of_aws_is_taken(bucket: Url, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("AWS_PROFILE", "home")
     with pytest.raises(StorageError, match=r"^The config profile \(home\) could not be found: check AWS_PROFILE"):
         ObjectStorage(bucket).get("x")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "found"),
+    [
+        ("AWS_SESSION_TOKEN", f"{SECRET}\n", "a newline at its end"),
+        ("AWS_SECRET_ACCESS_KEY", f"{SECRET}\r\n", "a newline at its end"),
+        ("AWS_ACCESS_KEY_ID", f"{SECRET}\x7f", "a control character in it"),
+        ("AWS_REGION", f"us\n{SECRET}", "a newline in it"),
+    ],
+)
+def test_a_variable_that_no_header_takes_is_named(
+    variable: str, value: str, found: str, bucket: Url, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(StorageError, match=f"^{variable} has {found}, which cannot be sent: set it without$"):
+        ObjectStorage(bucket).get("x")
+
+
+def test_a_panic_of_the_library_is_one_line(bucket: Url, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of what no variable says, but a profile: obstore panics, which is no Exception."""
+    without_credentials(monkeypatch)
+    profile = f"[default]\naws_access_key_id = a\naws_secret_access_key = b\naws_session_token = {SECRET}\x7f.\n"
+    (tmp_path / "credentials").write_text(profile)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    with pytest.raises(
+        StorageError, match=r"/x: obstore, which was asked for it, broke down \(.*Invalid.*\): check AWS"
+    ) as told:
+        ObjectStorage(bucket).get("x")
+    assert "SeCrEt" not in str(told.value)
+    coming = Ahead(lambda: ObjectStorage(bucket).get("x"))
+    assert coming.wait(20)
+    with pytest.raises(StorageError):
+        coming.result()
 
 
 class Quoting(http.server.BaseHTTPRequestHandler):

@@ -1,5 +1,6 @@
 """What every storage is held to: a folder, and an object store."""
 
+import itertools
 import pickle
 import random
 from collections.abc import Iterator
@@ -9,12 +10,14 @@ from pathlib import Path
 from threading import Barrier
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from teacher_cache.errors import ChangedError
 from teacher_cache.storage import objects
 from teacher_cache.storage import storage as storage_module
 from teacher_cache.storage.opening import open_storage
-from teacher_cache.storage.storage import AT_ONCE, Storage, get_all, get_parts
+from teacher_cache.storage.storage import AT_ONCE, Storage, cut, get_all, get_parts, joined
 from tests.support.memory_storage import bucket_in_memory
 
 NAMES = ("c/0/0", "c/0/1", "c/10", "c.json", "ca/0", "zarr.json", "a b/ü%41+c&=~.x", "shards/train-0000.tar")
@@ -172,3 +175,14 @@ def test_a_file_comes_part_by_part(storage: Storage, monkeypatch: pytest.MonkeyP
     storage.put("x", b"another")
     with pytest.raises(ChangedError):
         list(get_parts(storage, entry))
+
+
+@given(st.lists(st.tuples(st.integers(0, 400), st.integers(-1, 60)), max_size=12), st.integers(0, 80))
+def test_ranges_are_cut_out_of_what_was_read_for_them(ranges: list[tuple[int, int]], near: int) -> None:
+    content = bytes(number % 251 for number in range(300))
+    parts = joined(ranges, near)
+    assert all(start - end > near for (_, end), (start, _) in itertools.pairwise(parts))
+    read = [(start, content[start:end]) for start, end in parts]
+    assert [cut(read, start, length) for start, length in ranges] == [
+        content[start : start + max(length, 0)] for start, length in ranges
+    ]

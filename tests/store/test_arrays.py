@@ -59,7 +59,7 @@ def test_an_array_is_read_as_zarr_reads_it(
 ) -> None:
     values = np.random.default_rng(3).integers(0, 200, shape).astype(dtype)
     made(tmp_path, values, chunks)
-    found = read_whole(store_of(tmp_path), "values")
+    found = read_whole(store_of(tmp_path), "values", 40)
     assert (found.dtype, found.dtype.isnative) == (values.dtype, True)
     np.testing.assert_array_equal(found, values)
     np.testing.assert_array_equal(zarr.open_array(str(tmp_path / "store/values"), mode="r")[...], found)
@@ -72,20 +72,20 @@ def test_an_array_that_is_not_whole_or_not_ours_is_not_read(tmp_path: Path) -> N
     chunk = file.read_bytes()
     file.rename(tmp_path / "one")
     with pytest.raises(StoreError, match=r"^values of .*store cannot be read \(2 of 3 chunks are there\): restore"):
-        read_whole(store_of(tmp_path), "values")
+        read_whole(store_of(tmp_path), "values", 40)
     (tmp_path / "store/values/c/stray").touch()
     with pytest.raises(StoreError, match=r"\(chunk 1 is absent\)"):
-        read_whole(store_of(tmp_path), "values")
+        read_whole(store_of(tmp_path), "values", 40)
     file.write_bytes(chunk[:-3] + bytes(3))
     with pytest.raises(StoreError, match=r"^values of .* cannot be read"):
-        read_whole(store_of(tmp_path), "values")
+        read_whole(store_of(tmp_path), "values", 40)
     file.write_bytes(chunk)
-    read_whole(store_of(tmp_path), "values")
+    read_whole(store_of(tmp_path), "values", 40)
     big = {"name": "bytes", "configuration": {"endian": "big"}}
     zstd = json.loads((tmp_path / "store/values/zarr.json").read_bytes())["codecs"][1]
     edit(tmp_path, codecs=[big, zstd])
     with pytest.raises(StoreError, match=r"values is not little-endian"):
-        read_whole(store_of(tmp_path), "values")
+        read_whole(store_of(tmp_path), "values", 40)
 
 
 @pytest.mark.parametrize("changes", [{"zarr_format": 2}, {"node_type": "group"}])

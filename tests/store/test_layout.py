@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from teacher_cache.errors import StoreError
 from teacher_cache.store.layout import (
+    MAX_UNITS,
     Layout,
     Location,
     array_grids,
@@ -143,6 +144,27 @@ def test_a_layout_is_planned_of_what_fits() -> None:
             plan_layout(counts, views=views, group=group, unit_samples=unit_samples)
     with pytest.raises(ValueError, match="5 views are not whole groups of 2"):
         array_grids(shards=1, units=1, unit_samples=64, group=2, views=5)
+
+
+def test_no_grid_is_larger_than_commands_can_hold() -> None:
+    counts = np.full(4096, 3466)  # ImageNet-22k's, at some thousands of views
+    largest = plan_layout(counts, views=8192, group=None, unit_samples=4096)
+    assert 2 * len(largest.group_units) * largest.num_groups == MAX_UNITS
+    assert largest.widened(16384).views == 16384
+    for views, group, unit_samples, message in (
+        (10**23, None, 4096, r"views, in groups of 16, are more than 1,048,576, the most .*: lower --views"),
+        (2, 10**9, 4096, r"1,000,000,000 views, in groups of 1,000,000,000, are more than 1,048,576"),
+        (2, 1 << 20, 4096, r"a unit of 3,520 samples at 1,048,576 views is more than 16,777,216 views"),
+        (2, 1, 64, None),
+        (77, 1, 64, r"4,096 shards of up to 55 units in 77 groups of views are more than 4,194,304 units"),
+    ):
+        if message is None:
+            plan_layout(counts, views=views, group=group, unit_samples=unit_samples)
+            continue
+        with pytest.raises(StoreError, match=message):
+            plan_layout(counts, views=views, group=group, unit_samples=unit_samples)
+    with pytest.raises(StoreError, match="4,096 shards of up to 1 unit in 1,025 groups of views are more"):
+        largest.widened(16385)
 
 
 # -- nowhere else ----------------------------------------------------------------------------------------------------

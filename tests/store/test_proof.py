@@ -1,12 +1,16 @@
 """What teacher/ says of proofs, devices and builds."""
 
+import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from teacher_cache.errors import StoreError
 from teacher_cache.store import proof as module
 from teacher_cache.store.proof import Proof, describe_build, device_folder
+from teacher_cache.store.published import SEAL, attributes_document
 from teacher_cache.store.store import Store
 from tests.support.filled_store import BUILD, TOPK, drawn_proof, files, make_store
 
@@ -97,3 +101,27 @@ def test_builds_are_described_by_what_they_have() -> None:
     assert describe_build(BUILD) == "torch 2.14.1, cpu: avx512, 8 CPU threads"
     cuda = BUILD | {"cuda": "13.0", "cudnn": 91002, "driver": "580.65", "device": "NVIDIA H100"}
     assert describe_build(cuda) == "torch 2.14.1, CUDA 13.0, cuDNN 91002, driver 580.65, NVIDIA H100, 8 CPU threads"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"replays": [[0, 0, "7", [[1]]]]}, "[[1]] are no numbers"),
+        ({"replays": [[[1], 0, "7", []]]}, "[[1], 0] are no numbers"),
+        ({"replays": [[0, True, "7", []]]}, "[0, True] are no numbers"),
+        ({"replays": [[0, -1, "7", []]]}, "[0, -1] are no numbers"),
+        ({"replays": [[0, 0, 7, []]]}, "cannot be read"),
+        ({"replays": []}, "proof_labels of"),
+        ({"unit": [0, "1", 0]}, "[0, '1', 0] are no numbers"),
+        ({"build": "x"}, "its build is 'x'"),
+    ],
+)
+def test_a_proof_must_mean_something_though_its_hash_fits(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    store = make_store(tmp_path / "s")
+    store.publish_teacher(TOPK, drawn_proof())
+    file = store.path / device_folder(TOPK.device) / "zarr.json"
+    attributes = json.loads(file.read_text())["attributes"]
+    del attributes[SEAL]
+    file.write_bytes(attributes_document(attributes | changes))
+    with pytest.raises(StoreError, match=rf"the teacher's proof in .*{re.escape(said)}.*: restore it from a copy"):
+        Store.open(store.path).proofs.read(TOPK.device)

@@ -5,20 +5,24 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from numcodecs import zstd
 
 from teacher_cache.cli import main
 from teacher_cache.errors import StoreError
+from teacher_cache.storage.opening import open_storage
+from teacher_cache.store import arrays
 from teacher_cache.store.published import SEAL, attributes_document
-from teacher_cache.store.schema import created_parts
+from teacher_cache.store.schema import created_parts, views_sha256
 from teacher_cache.store.sealed import broken, seal
-from teacher_cache.store.status import status
+from teacher_cache.store.status import check_committed, status
 from teacher_cache.store.store import Store
 from tests.support.bright_shards import bright_store
-from tests.support.filled_store import make_soft_store, plant
+from tests.support.filled_store import make_soft_store, make_store, plant
 from tests.support.filling import TEACHERS, fill_store
 
 JSON = st.recursive(
@@ -201,6 +205,22 @@ def test_an_absent_chunk_of_the_index_is_no_zeros(tmp_path: Path, name: str) -> 
         _ = Store.open(store.path).index
 
 
+def reseal_store(path: Path) -> None:
+    """The same of a store's arrays that were edited."""
+    document = json.loads((path / "zarr.json").read_text())
+    settings = document["attributes"]["teacher_cache"]
+    settings[SEAL] = seal(created_parts(settings, open_storage(path)))
+    (path / "zarr.json").write_text(json.dumps(document))
+
+
+def write_array(folder: Path, values: np.ndarray) -> None:
+    """An array of one chunk, in the place of another."""
+    document = json.loads((folder / "zarr.json").read_text())
+    document["shape"] = document["chunk_grid"]["configuration"]["chunk_shape"] = list(values.shape)
+    (folder / "zarr.json").write_text(json.dumps(document))
+    (folder / "c" / "0").write_bytes(zstd.compress(values, 5, True))
+
+
 def reseal(file: Path, **changes: Any) -> None:
     """An edit of a group by somebody who means to deceive: its hash fits."""
     attributes = json.loads(file.read_text())["attributes"]
@@ -239,3 +259,85 @@ def test_a_label_beyond_the_classes_is_refused_though_its_hash_fits(tmp_path: Pa
     plant(store, "labels", unit, values)
     with pytest.raises(StoreError, match=r"labels of .* are damaged \(not all are below 10\)"):
         store.read_labels(unit)
+
+
+def test_a_grid_beyond_all_bounds_is_refused_though_its_hash_fits(tmp_path: Path) -> None:
+    """Every command would list its units."""
+    views = 4 * 10**9
+    path = make_store(tmp_path / "s").path
+    for name, length in (("labels", views), ("digests", views), ("records", views // 2)):
+        document = json.loads((path / name / "zarr.json").read_text())
+        document["shape"][2] = length
+        (path / name / "zarr.json").write_text(json.dumps(document))
+    document = json.loads((path / "zarr.json").read_text())
+    document["attributes"]["teacher_cache"] |= {"views": views, "views_sha256": views_sha256(views)}
+    (path / "zarr.json").write_text(json.dumps(document))
+    with pytest.raises(StoreError, match=r"s: 4,000,000,000 views, in groups of 2, are more than 1,048,576, the most"):
+        Store.open(path)
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ([-5, 1, 0, 200], "counts are negative"),
+        ([10**13, 1, 0, 200], r"counts are of 10,000,000,000,201 samples, key_ends has shape \(331,\)"),
+        ([2**63 - 1, 2**63 - 1, 333, 0], r"counts are of 18,446,744,073,709,551,947 samples, key_ends has"),
+        ([1, 0, 0, 330], r"counts say 3 units of the largest shard, the records 2"),
+        ([131, 0, 200], r"counts has shape \(3,\) and type int64, expected \(4,\)"),
+        ([0, 0, 0, 0], "all 0"),
+    ],
+)
+def test_counts_that_are_not_the_stores_are_refused_by_who_reads_nothing_else(
+    tmp_path: Path, counts: list[int], message: str
+) -> None:
+    path = make_store(tmp_path / "s").path
+    write_array(path / "index" / "counts", np.array(counts, np.int64))
+    reseal_store(path)
+    for read in (status, check_committed):
+        with pytest.raises(StoreError, match=message):
+            read(Store.open(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("key_bytes", {"shape": [400_000]}, r"index/key_bytes of .* \(it has 400,000 items, 343,040 are the most\)"),
+        ("classes", {"shape": [336]}, r"index/classes of .* \(it has 336 items, 335 are the most\)"),
+        ("key_bytes", {"chunk_grid": [343_041]}, r"\(its chunks have 343,041 items, 343,040 are the most\)"),
+        ("key_bytes", {}, r"\(its chunks have 1,986 items, 1,000 are the most\)"),
+        ("fingerprints", {"data_type": "float64"}, "fingerprints has type float64, expected uint64"),
+    ],
+)
+def test_an_index_that_its_shards_cannot_hold_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, changes: dict[str, Any], message: str
+) -> None:
+    """Some bytes of zstd stand for gigabytes."""
+    path = make_store(tmp_path / "s").path  # 331 samples in 343,040 bytes of shards
+    if not changes:
+        monkeypatch.setattr(arrays, "_INDEX_CHUNK_ITEMS", 1000)
+    file = path / "index" / name / "zarr.json"
+    document = json.loads(file.read_text())
+    if "chunk_grid" in changes:
+        document["chunk_grid"]["configuration"]["chunk_shape"] = changes["chunk_grid"]
+    else:
+        document |= changes
+    file.write_text(json.dumps(document))
+    reseal_store(path)
+    with pytest.raises(StoreError, match=message):
+        _ = Store.open(path).index
+
+
+def test_topk_of_more_classes_than_there_are_is_refused_though_its_hash_fits(tmp_path: Path) -> None:
+    path = make_soft_store(tmp_path / "s").path
+    facts = json.loads((path / "teacher/zarr.json").read_text())["attributes"]["topk_arrays"]
+    for name, last in (("topk_classes", 10**9), ("topk_probabilities", 10**9 + 1)):
+        file = path / name / "zarr.json"
+        document = json.loads(file.read_text())
+        document["shape"][3] = document["chunk_grid"]["configuration"]["chunk_shape"][3] = last
+        file.write_text(json.dumps(document))
+        facts[name]["shape"][2] = facts[name]["chunk_grid"]["configuration"]["chunk_shape"][3] = last
+    reseal(path / "teacher/zarr.json", topk_arrays=facts)
+    for topk in (3, 10**9):
+        reseal(path / "teacher/zarr.json", topk=topk)
+        with pytest.raises(StoreError, match=rf"topk_classes, topk_probabilities are not of a topk of {topk}"):
+            Store.open(path)

@@ -134,7 +134,7 @@ def test_plain_zarr_reads_what_was_committed(tmp_path: Path) -> None:
     assert store.proofs.devices == ["cuda:H100"]
     attributes = group.attrs["teacher_cache"]
     assert isinstance(attributes, dict)
-    assert attributes["shards"][0] == {"name": "shard-0.tar", "path": "/data/shard-0.tar", "bytes": 512}
+    assert attributes["shards"][0] == {"name": "shard-0.tar", "path": "/data/shard-0.tar", "bytes": 131 * 1024}
     assert (attributes["schema"], attributes["policy"]) == (2, load_policy("none").to_json())
 
 

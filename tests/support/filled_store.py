@@ -35,8 +35,8 @@ def make_index(counts: tuple[int, ...] = COUNTS, num_classes: int = 10, classes:
     total = len(keys)
     return Index(
         shards=tuple(
-            ShardEntry(name=f"shard-{shard}.tar", path=f"/data/shard-{shard}.tar", num_bytes=512, hash=2**63 + shard)
-            for shard in range(len(counts))
+            ShardEntry(f"shard-{shard}.tar", f"/data/shard-{shard}.tar", 1024 * count + 1024, hash=2**63 + shard)
+            for shard, count in enumerate(counts)
         ),
         counts=np.array(counts, np.int64),
         key_bytes=np.frombuffer(b"".join(keys), np.uint8),

@@ -77,11 +77,29 @@ def test_soft_settings_need_each_other() -> None:
     wrong: tuple[tuple[dict[str, Any], str], ...] = (
         ({"tau": 2.0}, "--tau 2 says nothing without probabilities"),
         ({"topk": 3, "tau": float("inf")}, "--tau inf is not a positive number"),
+        ({"topk": 3, "tau": 1e-9}, "--tau 1e-09 is not within 1e-06 and 1e"),
         ({"topk": 11, "tau": -1.0}, "--topk 11 is not within the store's 10 classes: lower it; --tau -1.0"),
     )
     for settings, said in wrong:
         with pytest.raises(TeacherError, match=said):
             check_settings(TeacherSettings("t", **settings), None, 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers", "said"),
+    [
+        ("mean", (float("nan"), 0.5, 0.5), r"--mean nan,0\.5,0\.5 is not within -255 and 255: pixels"),
+        ("mean", (0.5, 1e39, 0.5), r"--mean 0\.5,1e\+39,0\.5 is not within -255 and 255"),
+        ("std", (0.0, 0.0, 0.0), r"--std 0,0,0 is not within 0\.0001 and 255: pixels are of 0 to 1 before it"),
+        ("std", (0.2, 0.2, -0.2), "--std 0.2,0.2,-0.2 is not within"),
+        ("std", (0.2, float("inf"), 0.2), "--std 0.2,inf,0.2 is not within"),
+    ],
+)
+def test_a_normalisation_that_makes_no_numbers_is_refused(name: str, numbers: tuple[float, ...], said: str) -> None:
+    """Else the teacher's logits would be no numbers, and its dtype be blamed."""
+    with pytest.raises(TeacherError, match=f"^{said}"):
+        check_settings(TeacherSettings("t", **{name: numbers}), None, 10)
+    check_settings(TeacherSettings("t", mean=(0.0, 0.0, 0.0), std=(1 / 255, 1.0, 1.0)), None, 10)
 
 
 ASKED = TeacherSettings(
