@@ -459,7 +459,7 @@ def evaluate(
         speaks = job.first
     if speaks:
         asked = opened.identity.name if opened else None
-        _say_evaluation(counts, trained, ema=ema, tta=tta, teacher=asked, as_json=as_json)
+        _say_evaluation(counts, trained, tta=tta, teacher=asked, as_json=as_json)
 
 
 def _open_compared(settings: "TeacherSettings", trained: "TrainedModel") -> "Teacher":
@@ -476,7 +476,7 @@ def _open_compared(settings: "TeacherSettings", trained: "TrainedModel") -> "Tea
 
 
 def _say_evaluation(
-    counts: "Tally", trained: "TrainedModel", *, ema: bool, tta: str | None, teacher: str | None, as_json: bool
+    counts: "Tally", trained: "TrainedModel", *, tta: str | None, teacher: str | None, as_json: bool
 ) -> None:
     from student.report import Evaluation, report, tables
 
@@ -484,7 +484,7 @@ def _say_evaluation(
     evaluation = Evaluation(
         checkpoint=trained.source,
         name=recipe.name if recipe else trained.model,
-        ema=ema,
+        ema=trained.weights == "ema",
         fusion=recipe.fusion if recipe else None,
         preprocessing=trained.preprocessing,
         tta=tta,
@@ -571,7 +571,7 @@ def export(
 
     trained = _read_trained(trained_model, model_name, ema)
     chosen = fusion or (trained.recipe.fusion if trained.recipe else "softmax_sum")
-    written = write(trained, out, file_format, ema=ema, outputs=outputs, fusion=chosen, force=force)
+    written = write(trained, out, file_format, outputs=outputs, fusion=chosen, force=force)
     holds = f" ({', '.join(written.outputs)})" if written.outputs else ""
     compared = "" if written.difference is None else f", largest difference {written.difference:.2g}"
     batches = "" if written.difference is None else f" at batches of {' and '.join(map(str, CHECKED_BATCHES))}"
@@ -592,7 +592,7 @@ def _export_hub(
     from student.hub import export_hub, push
 
     trained = _read_trained(source, model, ema)
-    written = export_hub(trained, out, ema=ema, licence=licence, repo=repo)
+    written = export_hub(trained, out, licence=licence, repo=repo)
     say(f"wrote {out}; {written.how}, largest difference {written.difference:.2g}")
     say(f"timm.create_model({f'local-dir:{out}'!r}, pretrained=True)")
     if repo:
