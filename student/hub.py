@@ -20,7 +20,7 @@ from teacher_cache.files import new_folder
 from teacher_cache.messages.shown import as_code, counted, shown
 from teacher_cache.settings import read_json
 from teacher_cache.teacher.state_dict import load_state
-from teacher_cache.teacher.weights import first_line
+from teacher_cache.teacher.weights import first_line, state_sha256
 
 WEIGHTS, CARD = "model.safetensors", "README.md"
 RESULTS = "results.json"  # of a finished run, beside its checkpoint
@@ -36,8 +36,8 @@ def export_hub(
     """Write a folder that `timm.create_model("local-dir:FOLDER", pretrained=True)` loads, and publish it once that has
     given what the model gives, to the bit. Uploaded as a model's repository it is what "hf_hub:REPO" loads.
 
-    licence goes into the card, as do the results of the run that the file lies in; repo
-    names it there. Of a distilled model timm answers with the mean of both heads' logits. Raises CheckpointError,
+    licence goes into the card, as do the results of the run that the file lies in, where they are of these weights;
+    repo names it there. Of a distilled model timm answers with the mean of both heads' logits. Raises CheckpointError,
     also for a model that is none of timm's.
     """
     refuse(hub_faults(trained.source, folder, licence))
@@ -117,13 +117,17 @@ def _write_timms_files(model: nn.Module, trained: TrainedModel, licence: str | N
 
 
 def _results(trained: TrainedModel) -> Mapping[str, Any]:
-    """The results.json of the run whose checkpoint this is; {} where there is none, or it is of another training."""
+    """The results.json of the run whose weights these are; {} where there is none, or it is of others: another
+    training's, or an earlier epoch's."""
     path = Path(trained.source).with_name(RESULTS)
     if trained.recipe is None or not path.is_file():
         return {}
     results = read_json(path, str(path), CheckpointError, "remove it, or run the training's command again")
     told = {"recipe": trained.recipe.to_json(), **trained.identity}
     if not isinstance(results, dict) or any(results.get(part) != values for part, values in told.items()):
+        return {}
+    of_weights = results.get("model")
+    if not isinstance(of_weights, dict) or of_weights.get(trained.weights) != state_sha256(trained.state):
         return {}
     return {**results, "accuracy": final_accuracy(path)}
 

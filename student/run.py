@@ -296,6 +296,11 @@ class Run:
             "answers": {"topk": self.answers.topk},
         }
 
+    def weights_sha256(self) -> dict[str, str]:
+        """SHA-256 of the "raw" weights, and of their average, "ema", where the recipe keeps one."""
+        models = {"raw": self.model} | ({} if self.ema is None else {"ema": self.ema.module})
+        return {weights: state_sha256(model.state_dict()) for weights, model in models.items()}
+
     def save(self) -> None:
         """Write a checkpoint of what prove() has passed. Every rank must call it, and comes back when it is written."""
         assert self._proven is not None, "nothing is proven"
