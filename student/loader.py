@@ -96,8 +96,9 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
     store, that are far away are kept, for all processes of this machine.
 
     Raises StoreError for soft labels that the store does not hold; PlanError where batch, ranks, repeats and views do
-    not fit; DeviceError where render or device asks for what is not there; MissingLabelError, before anything is
-    rendered, where a label that the plan needs is not there; DriftError while iterating.
+    not fit, or memory has no room for the shuffle pools of all ranks here; DeviceError where render or device asks for
+    what is not there; MissingLabelError, before anything is rendered, where a label that the plan needs is not there;
+    DriftError while iterating.
     """
 
     def __init__(
@@ -162,6 +163,7 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
             refuse(topk_faults(self.store))
         if self._labels:
             refuse(label_faults(self.store, self.views_needed, repeats))
+        self._check_memory()  # now, as ranks that have begun have taken theirs
         self._pool: AnyPool | None = None
 
     # -- what the plan says --------------------------------------------------------------------------------------
@@ -203,7 +205,7 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
 
     def __iter__(self) -> Iterator[Batch]:
         self.close()
-        capacity = self._capacity()
+        capacity = pool_rows(self.store, self.settings, self._workers)
         pool = self._pool = self._open_pool(capacity)
         memory = PoolMemory(capacity, self.store.topk if self._soft else 0)
         begun: deque[_Epoch] = deque()  # the epoch being trained, and the next once its rendering has begun
@@ -249,11 +251,10 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
     def __exit__(self, *details: object) -> None:
         self.close()
 
-    def _capacity(self) -> int:
-        """Rows of pixels to hold: the shuffle pool, the batch being gathered, and what is rendered ahead."""
+    def _check_memory(self) -> None:
+        """Refuse, with PlanError, a shuffle pool that memory has no room for."""
         topk, on_device = self.store.topk if self._soft else 0, self.rows_device.type != "cpu"
         refuse(pool_faults(self.store, self.settings, self._workers, topk, on_device=on_device))
-        return pool_rows(self.store, self.settings, self._workers)
 
     def _open_pool(self, num_rows: int) -> "AnyPool":
         """The pool that renders; in host memory where the device has no room for its rows after all."""
@@ -274,7 +275,8 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
                 raise
             self._warn(f"warning: the shuffle pool lies in host memory: {self.rows_device} has no room for it")
             self.rows_device = torch.device("cpu")
-            return self._open_pool(self._capacity())
+            self._check_memory()
+            return self._open_pool(num_rows)
 
     def _tasks_ahead(self) -> int:
         """Tasks that each worker has at once: what a batch takes, one being rendered, one waiting."""
