@@ -91,7 +91,8 @@ def pool_faults(
 
 
 def _pool_fault(lacking: str, settings: PlanSettings, rows: int) -> Fault:
-    """Lower pool_batches to what fits into so many rows; where even none fits, the batch has to be."""
-    if rows < 0:
+    """Lower pool_batches to what fits into so many rows; where not even one does, the batch has to be."""
+    pool_batches = rows // settings.local_batch
+    if pool_batches < 1:
         return Fault(PlanError, lacking, advice="lower batch_size, or --workers")
-    return Fault(PlanError, lacking, ("--set", f"pool_batches={rows // settings.local_batch}"), "use a larger machine")
+    return Fault(PlanError, lacking, ("--set", f"pool_batches={pool_batches}"), "use a larger machine")

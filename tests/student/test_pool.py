@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from student.plan import PlanSettings
-from student.pool import PoolMemory, pool_faults, pool_rows
+from student.pool import SPARED, PoolMemory, pool_faults, pool_rows
 from teacher_cache.errors import PlanError
 from teacher_cache.replay.block import ReplayedBlock, replay
 from teacher_cache.settings import parse_override
@@ -124,6 +124,13 @@ def test_where_no_pool_fits_the_batch_has_to_be_smaller(store: Store, monkeypatc
     limit_memory(monkeypatch, 1000)
     (fault,) = pool_faults(store, PLAN, 0, 0)
     assert (fault.mend, fault.advice) == ((), "lower batch_size, or --workers")
+    rows = pool_rows(store, replace(PLAN, pool_batches=0), 0) + PLAN.local_batch - 1  # not even one batch fits
+    limit_memory(monkeypatch, int(rows * VIEW_BYTES / SPARED))
+    (fault,) = pool_faults(store, PLAN, 0, 0)
+    assert (fault.mend, fault.advice) == ((), "lower batch_size, or --workers")
+    limit_memory(monkeypatch, int((rows + 1) * VIEW_BYTES / SPARED) + 1)
+    (fault,) = pool_faults(store, PLAN, 0, 0)
+    assert fault.mend == ("--set", "pool_batches=1")
 
 
 def test_soft_labels_take_memory(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
