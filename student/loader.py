@@ -29,7 +29,7 @@ from student.plan import (
 from student.pool import PoolMemory, pool_faults, pool_rows
 from student.preflight import label_faults, topk_faults
 from teacher_cache.device import RecycledMemory, Upload, choose_device
-from teacher_cache.errors import DriftError
+from teacher_cache.errors import DriftError, PlanError
 from teacher_cache.messages.shown import counted
 from teacher_cache.processes.timeouts import TIMEOUT_S
 from teacher_cache.rendering.choice import RENDER_DEFAULT, Render, choose_rendering, open_render_pool, place_rows
@@ -96,9 +96,9 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
     store, that are far away are kept, for all processes of this machine.
 
     Raises StoreError for soft labels that the store does not hold; PlanError where batch, ranks, repeats and views do
-    not fit, or memory has no room for the shuffle pools of all ranks here; DeviceError where render or device asks for
-    what is not there; MissingLabelError, before anything is rendered, where a label that the plan needs is not there;
-    DriftError while iterating.
+    not fit, start is not in the plan, or memory has no room for the shuffle pools of all ranks here; DeviceError where
+    render or device asks for what is not there; MissingLabelError, before anything is rendered, where a label that the
+    plan needs is not there; DriftError while iterating.
     """
 
     def __init__(
@@ -163,6 +163,7 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
             refuse(topk_faults(self.store))
         if self._labels:
             refuse(label_faults(self.store, self.views_needed, repeats))
+        self._check_start()
         self._check_memory()  # now, as ranks that have begun have taken theirs
         self._pool: AnyPool | None = None
 
@@ -204,6 +205,7 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
     # -- iterating -----------------------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[Batch]:
+        self._check_start()  # which may be another one by now
         self.close()
         capacity = pool_rows(self.store, self.settings, self._workers)
         pool = self._pool = self._open_pool(capacity)
@@ -250,6 +252,16 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
 
     def __exit__(self, *details: object) -> None:
         self.close()
+
+    def _check_start(self) -> None:
+        """Refuse, with PlanError, to begin where no batch of the plan, nor the end of an epoch, is."""
+        epoch, step = self.start
+        if not (0 <= epoch <= self.epochs and 0 <= step <= (self.steps(epoch) if epoch < self.epochs else 0)):
+            steps = f", epoch {epoch} has {counted(self.steps(epoch), 'step')}" if 0 <= epoch < self.epochs else ""
+            raise PlanError(
+                f"start is epoch {epoch}, step {step}, the plan has {counted(self.epochs, 'epoch')}{steps}: "
+                "both count from 0"
+            )
 
     def _check_memory(self) -> None:
         """Refuse, with PlanError, a shuffle pool that memory has no room for."""

@@ -434,6 +434,25 @@ def test_plans_that_cannot_be(store: Store, options: dict[str, Any], message: st
         next(iter(make_loader(store, **options)))
 
 
+@pytest.mark.parametrize("start", [(0, 6), (1, 40), (-1, 0), (0, -1), (4, 0), (3, 1)])
+def test_a_start_that_is_not_in_the_plan(half_store: Store, start: tuple[int, int]) -> None:
+    steps = ", epoch . has 5 steps" if 0 <= start[0] < 3 else ""
+    said = rf"start is epoch {start[0]}, step {start[1]}, the plan has 3 epochs{steps}: both count from 0$"
+    with pytest.raises(PlanError, match=said):
+        make_loader(half_store, start=start)
+    with make_loader(half_store) as loader:
+        loader.start = start  # as a resumed run sets it
+        with pytest.raises(PlanError, match=said):
+            next(iter(loader))
+
+
+def test_a_start_at_an_end_of_an_epoch(half_store: Store) -> None:
+    assert [batch.step for batch in load(half_store, start=(2, 5))] == []
+    assert load(half_store, start=(3, 0)) == []
+    starts = [fields(load(half_store, start=start)[0]) for start in ((0, 5), (1, 0))]
+    assert starts[0] == starts[1]
+
+
 def test_a_store_that_is_not_there() -> None:
     with pytest.raises(StoreError, match="there is no store at nowhere"):
         ViewLoader("nowhere", 8, epochs=1)
