@@ -95,6 +95,8 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
     `rendering` and `rows_device` say what was chosen. cache: where blocks of shards, and files of a published
     store, that are far away are kept, for all processes of this machine.
 
+    One iteration is open at a time: another one, or close(), ends it, and PlanError says so where it is asked for more.
+
     Raises StoreError for soft labels that the store does not hold; PlanError where batch, ranks, repeats and views do
     not fit, start is not in the plan, or memory has no room for the shuffle pools of all ranks here; DeviceError where
     render or device asks for what is not there; MissingLabelError, before anything is rendered, where a label that the
@@ -241,6 +243,11 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
             batch = self._gather(epoch, wanted, memory)
             submit()  # so that workers go on while this batch is trained
             yield batch
+            if self._pool is not pool:
+                raise PlanError(
+                    "the loader was closed, or iterated anew, and its earlier iteration cannot go on: one is open at a "
+                    "time, start=(epoch, step) goes on with the next batch"
+                )
             del batch  # its memory serves the next one, unless the caller holds it
         self.close()
 

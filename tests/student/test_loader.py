@@ -185,6 +185,23 @@ def test_iterating_again_begins_again(store: Store) -> None:
 # -- memory --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_iteration_that_another_one_ended_says_so(half_store: Store, workers: int) -> None:
+    whole = [fields(batch) for batch in load(half_store)]
+    with make_loader(half_store, workers=workers) as loader:
+        first, second = iter(loader), iter(loader)
+        assert [fields(next(first)) for _ in range(2)] == whole[:2]
+        assert fields(next(second)) == whole[0]
+        with pytest.raises(PlanError, match="its earlier iteration cannot go on: one is open at a time"):
+            next(first)
+        assert [fields(batch) for batch in second] == whole[1:]
+        third = iter(loader)
+        next(third)
+        loader.close()
+        with pytest.raises(PlanError, match="the loader was closed"):
+            next(third)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_batch_stays_as_it_is_while_it_is_held(store: Store, workers: int) -> None:
     held, copies = [], []
