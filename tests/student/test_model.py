@@ -250,7 +250,10 @@ def test_a_function_in_a_file_may_have_two_heads(model_file: str) -> None:
         (["model_args.num_classes=7"], "model_args num_classes would make timm read other files or build another kind"),
         (["model=vgg11", "model_args={}"], "does not take views of 16 x 16"),
         (["model=student.convnet:small_convnet"], "takes no patch_size, embed_dim, depth, num_heads"),
-        (["model=student.convnet:small_convnet", "model_args={}", "drop_path=0.1"], "takes no drop_path_rate"),
+        (
+            ["model=student.convnet:small_convnet", "model_args={}", "drop_path=0.1"],
+            "takes no drop_path_rate: --set drop_path=none, or",
+        ),
         (
             ["model=student.convnet:large_convnet"],
             "has no function large_convnet: did you mean 'cifar_convnet' or 'small_convnet'",
