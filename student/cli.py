@@ -520,7 +520,9 @@ def _say_evaluation(
     "--outputs", type=click.Choice(["fused", "heads"]), default="fused", help="Of a graph: scores, or logits by head."
 )
 @click.option(
-    "--fusion", type=click.Choice(["softmax_sum", "logit_mean"]), help="Of both heads.  [default: the recipe's]"
+    "--fusion",
+    type=click.Choice(["softmax_sum", "logit_mean"]),
+    help="Of both heads.  [default: the recipe's]",
 )
 @click.option("--force", is_flag=True, help="Write over a file that is there.")
 @click.option(
@@ -643,7 +645,7 @@ def _named_runs(runs: Sequence[str]) -> dict[str, Path]:
     """Name -> folder. UsageError where two runs have one name, which would be one row."""
     named: dict[str, Path] = {}
     for run in runs:
-        given, _, folder = run.rpartition("=")
+        given, _, folder = run.partition("=") if "=" in run and not Path(run).is_dir() else ("", "", run)
         name = given or Path(folder).absolute().name
         if name in named:
             one, two, both = (shown(each, limit=None) for each in (str(named[name]), folder, name))
