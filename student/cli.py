@@ -522,7 +522,7 @@ def _say_evaluation(
 @click.option(
     "--fusion",
     type=click.Choice(["softmax_sum", "logit_mean"]),
-    help="Of both heads.  [default: the recipe's]",
+    help="Of a graph's scores, which both heads give.  [default: the recipe's]",
 )
 @click.option("--force", is_flag=True, help="Write over a file that is there.")
 @click.option(
@@ -563,6 +563,10 @@ def export(
             raise click.UsageError("--force, --outputs and --fusion are for files, --format hf makes a folder")
         _export_hub(trained_model, model_name, out, ema=ema, licence=licence, repo=repo, private=private)
         return
+    if file_format == "safetensors" and (fusion or outputs != "fused"):
+        raise click.UsageError("--outputs and --fusion are for graphs, --format safetensors holds weights")
+    if fusion and outputs == "heads":
+        raise click.UsageError("--fusion is for --outputs fused: with heads each head's logits are given")
     from student.arguments import export_faults, source_faults
 
     _refuse_all([*source_faults(trained_model, model_name), *export_faults(trained_model, out, file_format, force)])

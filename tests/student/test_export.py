@@ -264,6 +264,20 @@ def test_a_model_whose_outputs_are_no_numbers_is_not_written(
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["safetensors", "--outputs", "heads"], "--outputs and --fusion are for graphs, --format safetensors holds"),
+        (["safetensors", "--fusion", "logit_mean"], "--outputs and --fusion are for graphs, --format safetensors"),
+        (["onnx", "--outputs", "heads", "--fusion", "logit_mean"], "--fusion is for --outputs fused: with heads each"),
+    ],
+)
+def test_what_would_change_nothing_is_refused(tmp_path: Path, words: list[str], said: str) -> None:
+    done = CliRunner().invoke(main, ["export", "c.pt", "--out", str(tmp_path / "out"), "--format", *words])
+    assert done.exit_code == 2
+    assert said in done.output
+
+
 def test_what_is_there_is_not_written_over_unasked(tmp_path: Path) -> None:
     read(tmp_path, *SINGLE)
     out = tmp_path / "out.safetensors"
