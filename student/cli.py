@@ -461,7 +461,7 @@ def evaluate(
         speaks = job.first
     if speaks:
         asked = opened.identity.name if opened else None
-        _say_evaluation(counts, trained, ema=ema, tta=tta, teacher=asked, as_json=as_json)
+        _say_evaluation(counts, trained, tta=tta, teacher=asked, as_json=as_json)
 
 
 def _open_compared(settings: "TeacherSettings", trained: "TrainedModel") -> "Teacher":
@@ -478,7 +478,7 @@ def _open_compared(settings: "TeacherSettings", trained: "TrainedModel") -> "Tea
 
 
 def _say_evaluation(
-    counts: "Tally", trained: "TrainedModel", *, ema: bool, tta: str | None, teacher: str | None, as_json: bool
+    counts: "Tally", trained: "TrainedModel", *, tta: str | None, teacher: str | None, as_json: bool
 ) -> None:
     from student.report import Evaluation, report, tables
 
@@ -486,7 +486,7 @@ def _say_evaluation(
     evaluation = Evaluation(
         checkpoint=trained.source,
         name=recipe.name if recipe else trained.model,
-        ema=ema,
+        ema=trained.weights == "ema",
         fusion=recipe.fusion if recipe else None,
         preprocessing=trained.preprocessing,
         tta=tta,
@@ -522,7 +522,9 @@ def _say_evaluation(
     "--outputs", type=click.Choice(["fused", "heads"]), default="fused", help="Of a graph: scores, or logits by head."
 )
 @click.option(
-    "--fusion", type=click.Choice(["softmax_sum", "logit_mean"]), help="Of both heads.  [default: the recipe's]"
+    "--fusion",
+    type=click.Choice(["softmax_sum", "logit_mean"]),
+    help="Of a graph's scores, which both heads give.  [default: the recipe's]",
 )
 @click.option("--force", is_flag=True, help="Write over a file that is there.")
 @click.option(
@@ -563,6 +565,10 @@ def export(
             raise click.UsageError("--force, --outputs and --fusion are for files, --format hf makes a folder")
         _export_hub(trained_model, model_name, out, ema=ema, licence=licence, repo=repo, private=private)
         return
+    if file_format == "safetensors" and (fusion or outputs != "fused"):
+        raise click.UsageError("--outputs and --fusion are for graphs, --format safetensors holds weights")
+    if fusion and outputs == "heads":
+        raise click.UsageError("--fusion is for --outputs fused: with heads each head's logits are given")
     from student.arguments import export_faults, source_faults
 
     _refuse_all([*source_faults(trained_model, model_name), *export_faults(trained_model, out, file_format, force)])
@@ -573,7 +579,7 @@ def export(
 
     trained = _read_trained(trained_model, model_name, ema)
     chosen = fusion or (trained.recipe.fusion if trained.recipe else "softmax_sum")
-    written = write(trained, out, file_format, ema=ema, outputs=outputs, fusion=chosen, force=force)
+    written = write(trained, out, file_format, outputs=outputs, fusion=chosen, force=force)
     holds = f" ({', '.join(written.outputs)})" if written.outputs else ""
     compared = "" if written.difference is None else f", largest difference {written.difference:.2g}"
     batches = "" if written.difference is None else f" at batches of {' and '.join(map(str, CHECKED_BATCHES))}"
@@ -594,7 +600,7 @@ def _export_hub(
     from student.hub import export_hub, push
 
     trained = _read_trained(source, model, ema)
-    written = export_hub(trained, out, ema=ema, licence=licence, repo=repo)
+    written = export_hub(trained, out, licence=licence, repo=repo)
     say(f"wrote {out}; {written.how}, largest difference {written.difference:.2g}")
     say(f"timm.create_model({f'local-dir:{out}'!r}, pretrained=True)")
     if repo:
@@ -645,7 +651,7 @@ def _named_runs(runs: Sequence[str]) -> dict[str, Path]:
     """Name -> folder. UsageError where two runs have one name, which would be one row."""
     named: dict[str, Path] = {}
     for run in runs:
-        given, _, folder = run.rpartition("=")
+        given, _, folder = run.partition("=") if "=" in run and not Path(run).is_dir() else ("", "", run)
         name = given or Path(folder).absolute().name
         if name in named:
             one, two, both = (shown(each, limit=None) for each in (str(named[name]), folder, name))

@@ -61,22 +61,21 @@ def export(
     path: Path,
     file_format: Format,
     *,
-    ema: bool = False,
     outputs: Outputs = "fused",
     fusion: Fusion = "softmax_sum",
     force: bool = False,
 ) -> ExportResult:
     """Write a trained model, and publish the file once it has been read back and gives the same as PyTorch.
 
-    ema tells which weights `trained` holds. outputs and fusion are of a graph, see Graph; its batch size is free. The
-    file says which preprocessing it needs, and more (student.trained.describe_trained): in the header of safetensors,
-    in metadata_props of ONNX, in the extra file METADATA of torch.export. With force a file that is there is written
-    over. Raises CheckpointError, also for a model whose logits are not finite.
+    outputs and fusion are of a graph, see Graph; its batch size is free. The file says which preprocessing it needs,
+    and more (student.trained.describe_trained): in the header of safetensors, in metadata_props of ONNX, in the extra
+    file METADATA of torch.export. With force a file that is there is written over. Raises CheckpointError, also for a
+    model whose logits are not finite.
     """
     refuse(export_faults(trained.source, path, file_format, force))
     model = build_trained(trained)
     check_finite(model, trained)
-    metadata = describe_trained(trained, ema=ema)
+    metadata = describe_trained(trained)
     graph = Graph(model, outputs, fusion).eval()
     names = ("scores",) if outputs == "fused" else ("class_logits", "distillation_logits")[: len(_run(graph, trained))]
     difference: float | None

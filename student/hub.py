@@ -20,7 +20,7 @@ from teacher_cache.files import new_folder
 from teacher_cache.messages.shown import as_code, counted, shown
 from teacher_cache.settings import read_json
 from teacher_cache.teacher.state_dict import load_state
-from teacher_cache.teacher.weights import first_line
+from teacher_cache.teacher.weights import first_line, state_sha256
 
 WEIGHTS, CARD = "model.safetensors", "README.md"
 RESULTS = "results.json"  # of a finished run, beside its checkpoint
@@ -31,14 +31,14 @@ ARCHITECTURES_OWN = (  # of what timm's configuration of a name says: the rest i
 
 
 def export_hub(
-    trained: TrainedModel, folder: Path, *, ema: bool = False, licence: str | None = None, repo: str | None = None
+    trained: TrainedModel, folder: Path, *, licence: str | None = None, repo: str | None = None
 ) -> ExportResult:
     """Write a folder that `timm.create_model("local-dir:FOLDER", pretrained=True)` loads, and publish it once that has
     given what the model gives, to the bit. Uploaded as a model's repository it is what "hf_hub:REPO" loads.
 
-    ema tells which weights `trained` holds; licence goes into the card, as do the results of the run that the file
-    lies in; repo names it there. Of a distilled model timm answers with the mean of both heads' logits. Raises
-    CheckpointError, also for a model that is none of timm's.
+    licence goes into the card, as do the results of the run that the file lies in, where they are of these weights;
+    repo names it there. Of a distilled model timm answers with the mean of both heads' logits. Raises CheckpointError,
+    also for a model that is none of timm's.
     """
     refuse(hub_faults(trained.source, folder, licence))
     if ":" in trained.model or not timm.is_model(trained.model):
@@ -54,9 +54,9 @@ def export_hub(
     with new_folder(folder) as aside:
         aside.mkdir()
         _write_timms_files(model, trained, licence, aside)
-        write_safetensors(model, describe_trained(trained, ema=ema), aside / WEIGHTS)  # theirs, and what ours say
+        write_safetensors(model, describe_trained(trained), aside / WEIGHTS)  # theirs, and what ours say
         loads = f"hf_hub:{repo}" if repo else f"local-dir:{folder.name}"  # where it lies here is nobody's business
-        (aside / CARD).write_text(_card(model, trained, results, loads, ema=ema, licence=licence))
+        (aside / CARD).write_text(_card(model, trained, results, loads, licence))
         again = timm.create_model(f"local-dir:{aside}", pretrained=True).eval()
         difference = largest_difference(model, again, trained)
         if difference != 0:
@@ -117,13 +117,17 @@ def _write_timms_files(model: nn.Module, trained: TrainedModel, licence: str | N
 
 
 def _results(trained: TrainedModel) -> Mapping[str, Any]:
-    """The results.json of the run whose checkpoint this is; {} where there is none, or it is of another training."""
+    """The results.json of the run whose weights these are; {} where there is none, or it is of others: another
+    training's, or an earlier epoch's."""
     path = Path(trained.source).with_name(RESULTS)
     if trained.recipe is None or not path.is_file():
         return {}
     results = read_json(path, str(path), CheckpointError, "remove it, or run the training's command again")
     told = {"recipe": trained.recipe.to_json(), **trained.identity}
     if not isinstance(results, dict) or any(results.get(part) != values for part, values in told.items()):
+        return {}
+    of_weights = results.get("model")
+    if not isinstance(of_weights, dict) or of_weights.get(trained.weights) != state_sha256(trained.state):
         return {}
     return {**results, "accuracy": final_accuracy(path)}
 
@@ -133,8 +137,6 @@ def _card(
     trained: TrainedModel,
     results: Mapping[str, Any],
     loads: str,
-    *,
-    ema: bool,
     licence: str | None,
 ) -> str:
     """The page of a model: what it is, how it is loaded and what it answers, how good it is, how it was trained."""
@@ -149,7 +151,7 @@ def _card(
     lines += [f"model = timm.create_model({loads!r}, pretrained=True).eval()"]
     lines += ["settings = timm.data.resolve_model_data_config(model)"]
     lines += ["transform = timm.data.create_transform(**settings, is_training=False)", "```", "", _answers(model), ""]
-    lines += [*_accuracy(results, ema), *_training(trained, results, ema)]
+    lines += [*_accuracy(trained, results), *_training(trained, results)]
     return "\n".join(lines) + "\n"
 
 
@@ -163,8 +165,9 @@ def _answers(model: nn.Module) -> str:
     return "It gives the logits of its one head."
 
 
-def _accuracy(results: Mapping[str, Any], ema: bool) -> list[str]:
+def _accuracy(trained: TrainedModel, results: Mapping[str, Any]) -> list[str]:
     """Of the weights that the folder holds."""
+    ema = trained.weights == "ema"
     everything = results.get("accuracy", {})
     found = {head: values for head, values in everything.items() if head.startswith("ema_") == ema}
     if not found:
@@ -176,12 +179,12 @@ def _accuracy(results: Mapping[str, Any], ema: bool) -> list[str]:
     return ["## Results", "", told, "", "| | top-1 % | top-5 % |", "| --- | --- | --- |", *rows, ""]
 
 
-def _training(trained: TrainedModel, results: Mapping[str, Any], ema: bool) -> list[str]:
+def _training(trained: TrainedModel, results: Mapping[str, Any]) -> list[str]:
     """Recipe, teacher and store, as far as the file says."""
     if trained.recipe is None:
         return []
     store, teacher = trained.identity.get("store", {}), trained.identity.get("weights", {}).get("teacher")
-    told = {"weights": "their moving average" if ema else "those of the last step"}
+    told = {"weights": "their moving average" if trained.weights == "ema" else "those of the last step"}
     if results.get("teacher"):
         told["teacher"] = as_code(results["teacher"])
     if teacher:

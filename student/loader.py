@@ -29,7 +29,7 @@ from student.plan import (
 from student.pool import PoolMemory, pool_faults, pool_rows
 from student.preflight import label_faults, topk_faults
 from teacher_cache.device import RecycledMemory, Upload, choose_device
-from teacher_cache.errors import DriftError
+from teacher_cache.errors import DriftError, PlanError
 from teacher_cache.messages.shown import counted
 from teacher_cache.processes.timeouts import TIMEOUT_S
 from teacher_cache.rendering.choice import RENDER_DEFAULT, Render, choose_rendering, open_render_pool, place_rows
@@ -95,9 +95,12 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
     `rendering` and `rows_device` say what was chosen. cache: where blocks of shards, and files of a published
     store, that are far away are kept, for all processes of this machine.
 
+    One iteration is open at a time: another one, or close(), ends it, and PlanError says so where it is asked for more.
+
     Raises StoreError for soft labels that the store does not hold; PlanError where batch, ranks, repeats and views do
-    not fit; DeviceError where render or device asks for what is not there; MissingLabelError, before anything is
-    rendered, where a label that the plan needs is not there; DriftError while iterating.
+    not fit, start is not in the plan, or memory has no room for the shuffle pools of all ranks here; DeviceError where
+    render or device asks for what is not there; MissingLabelError, before anything is rendered, where a label that the
+    plan needs is not there; DriftError while iterating.
     """
 
     def __init__(
@@ -162,6 +165,8 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
             refuse(topk_faults(self.store))
         if self._labels:
             refuse(label_faults(self.store, self.views_needed, repeats))
+        self._check_start()
+        self._check_memory()  # now, as ranks that have begun have taken theirs
         self._pool: AnyPool | None = None
 
     # -- what the plan says --------------------------------------------------------------------------------------
@@ -202,8 +207,9 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
     # -- iterating -----------------------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[Batch]:
+        self._check_start()  # which may be another one by now
         self.close()
-        capacity = self._capacity()
+        capacity = pool_rows(self.store, self.settings, self._workers)
         pool = self._pool = self._open_pool(capacity)
         memory = PoolMemory(capacity, self.store.topk if self._soft else 0)
         begun: deque[_Epoch] = deque()  # the epoch being trained, and the next once its rendering has begun
@@ -237,6 +243,11 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
             batch = self._gather(epoch, wanted, memory)
             submit()  # so that workers go on while this batch is trained
             yield batch
+            if self._pool is not pool:
+                raise PlanError(
+                    "the loader was closed, or iterated anew, and its earlier iteration cannot go on: one is open at a "
+                    "time, start=(epoch, step) goes on with the next batch"
+                )
             del batch  # its memory serves the next one, unless the caller holds it
         self.close()
 
@@ -249,11 +260,20 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
     def __exit__(self, *details: object) -> None:
         self.close()
 
-    def _capacity(self) -> int:
-        """Rows of pixels to hold: the shuffle pool, the batch being gathered, and what is rendered ahead."""
+    def _check_start(self) -> None:
+        """Refuse, with PlanError, to begin where no batch of the plan, nor the end of an epoch, is."""
+        epoch, step = self.start
+        if not (0 <= epoch <= self.epochs and 0 <= step <= (self.steps(epoch) if epoch < self.epochs else 0)):
+            steps = f", epoch {epoch} has {counted(self.steps(epoch), 'step')}" if 0 <= epoch < self.epochs else ""
+            raise PlanError(
+                f"start is epoch {epoch}, step {step}, the plan has {counted(self.epochs, 'epoch')}{steps}: "
+                "both count from 0"
+            )
+
+    def _check_memory(self) -> None:
+        """Refuse, with PlanError, a shuffle pool that memory has no room for."""
         topk, on_device = self.store.topk if self._soft else 0, self.rows_device.type != "cpu"
         refuse(pool_faults(self.store, self.settings, self._workers, topk, on_device=on_device))
-        return pool_rows(self.store, self.settings, self._workers)
 
     def _open_pool(self, num_rows: int) -> "AnyPool":
         """The pool that renders; in host memory where the device has no room for its rows after all."""
@@ -274,7 +294,8 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
                 raise
             self._warn(f"warning: the shuffle pool lies in host memory: {self.rows_device} has no room for it")
             self.rows_device = torch.device("cpu")
-            return self._open_pool(self._capacity())
+            self._check_memory()
+            return self._open_pool(num_rows)
 
     def _tasks_ahead(self) -> int:
         """Tasks that each worker has at once: what a batch takes, one being rendered, one waiting."""

@@ -8,10 +8,12 @@ import torch
 from timm.layers import resample_abs_pos_embed, trunc_normal_
 from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from student.faults import refuse
 from student.preflight import model_faults
 from student.recipe import Recipe
+from teacher_cache.errors import ModelError
 from teacher_cache.messages.shown import counted
 from teacher_cache.teacher.models import ModelSpec, build_module, size_argument
 from teacher_cache.teacher.weights import first_line
@@ -54,8 +56,8 @@ def build_student(
 ) -> nn.Module:
     """Build a student with fresh weights. A function's model has a distillation head when it returns a pair of logits,
     in training and in evaluation mode. State dicts are the model's own: nothing is wrapped. Raises ModelError, also for
-    outputs of another shape. token_init_std: of class and distillation token, which are drawn anew. draw: see
-    build_module.
+    outputs of another shape, and for other heads in evaluation than in training. token_init_std: of class and
+    distillation token, which are drawn anew. draw: see build_module.
     """
     model = build_module(spec, num_classes, size, draw=draw)
     if isinstance(model, VisionTransformerDistilled):
@@ -69,13 +71,28 @@ def build_student(
 def heads(model: nn.Module, images: Tensor) -> Heads:
     """Run a model that build_model made, or DDP or torch.compile around it, on images (B, 3, H, W).
 
-    Each head's own logits, whether the model trains or not: timm's distilled models average them in evaluation.
+    Each head's own logits, whether the model trains or not: timm's distilled models average them in evaluation. Raises
+    ModelError where it gives neither logits nor a pair of them.
     """
     if not model.training and isinstance(inner := _unwrapped(model), VisionTransformerDistilled):
         tokens = inner.forward_features(images)
         return Heads(inner.head(inner.head_drop(tokens[:, 0])), inner.head_dist(inner.head_drop(tokens[:, 1])))
-    outputs = model(images)
-    return Heads(*outputs) if isinstance(outputs, tuple) else Heads(outputs, None)
+    return _as_heads(model(images))
+
+
+def _as_heads(outputs: Any) -> Heads:
+    """What a model gives, by head."""
+    if isinstance(outputs, Tensor):
+        return Heads(outputs, None)
+    if isinstance(outputs, tuple) and len(outputs) == 2 and all(isinstance(logits, Tensor) for logits in outputs):
+        return Heads(*outputs)
+    found = f"a {type(outputs).__name__}"
+    if isinstance(outputs, tuple | list):
+        found += f" of {counted(len(outputs), 'item')}"
+    raise ModelError(
+        f"the model gives {found}: return one tensor of logits (views, classes), or a tuple of two where it has a "
+        "distillation head"
+    )
 
 
 def fused(outputs: Heads, fusion: Fusion = "softmax_sum") -> Tensor:
@@ -136,22 +153,36 @@ def _draw_tokens(model: nn.Module, spec: ModelSpec, std: float) -> None:
 
 @torch.no_grad()
 def _check_outputs(model: nn.Module, spec: ModelSpec, num_classes: int, size: tuple[int, int]) -> None:
-    model.eval()
+    """Refuse, with ModelError, what is no student in one of the modes. Nothing is changed; it is left in training."""
+    views = torch.zeros(2, 3, *size)  # two: batch normalisation trains on no single value
     try:
-        outputs = heads(model, torch.zeros(1, 3, *size))
+        given = [heads(model.eval(), views), _trained_heads(model.train(), views)]
+    except ModelError as error:
+        raise spec.error(f"{spec.name}: {error}") from error
     except Exception as error:
         raise spec.error(
             f"{spec.name} does not take views of {size[0]} x {size[1]} ({first_line(error)}): "
             "check model_args, or use a store of another size"
         ) from error
-    finally:
-        model.train()
-    for logits in (outputs.class_logits, outputs.distill_logits):
-        if logits is not None and tuple(logits.shape) != (1, num_classes):
+    for logits in (logits for outputs in given for logits in (outputs.class_logits, outputs.distill_logits)):
+        if logits is not None and tuple(logits.shape) != (2, num_classes):
             raise spec.error(
-                f"{spec.name} gives an output of shape {tuple(logits.shape)} for one view, "
-                f"(1, {num_classes}) is expected: the store has {counted(num_classes, 'class')}"
+                f"{spec.name} gives an output of shape {tuple(logits.shape)} for two views, "
+                f"(2, {num_classes}) is expected: the store has {counted(num_classes, 'class')}"
             )
+    evaluated, trained = (1 if outputs.distill_logits is None else 2 for outputs in given)
+    if evaluated != trained:
+        raise spec.error(
+            f"{spec.name} has {counted(trained, 'head')} in training and {evaluated} in evaluation: return "
+            "the same in both modes, each head's own logits, which are fused here"
+        )
+
+
+def _trained_heads(model: nn.Module, views: Tensor) -> Heads:
+    """What a model says in training mode, on the CPU, which changes neither its buffers nor torch's random numbers."""
+    own = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with torch.random.fork_rng([]):
+        return _as_heads(functional_call(model, own, (views,)))
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

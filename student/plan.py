@@ -149,7 +149,7 @@ def plan_faults(settings: PlanSettings, num_samples: int, store_views: int, stor
             few = counted(num_samples, "sample", "is")
             found = f"{counted(repeats, 'repeat', 'is')} shared out among as many epochs: {few} too few"
         more = f"use more views; `teacher-cache extend {store} --views N` adds some" if most == views else ""
-        yield Fault(PlanError, found, ("--set", f"repeats={most}"), more)
+        yield Fault(PlanError, found, ("--set", f"repeats={most}") if most else (), more)
         repeats = most
     yield from _batch_faults(batch, world_size, num_samples, num_samples // max(1, repeats) * repeats)
 

@@ -11,6 +11,7 @@ from student.faults import Fault
 from student.plan import PlanSettings
 from teacher_cache.errors import PlanError
 from teacher_cache.processes.memory import available_memory, memory_lacking
+from teacher_cache.processes.ties import ranks_here
 from teacher_cache.rendering.crew import AHEAD_TASKS
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.storage.place import is_url
@@ -78,18 +79,20 @@ def pool_rows(store: "Store", settings: PlanSettings, workers: int) -> int:
 def pool_faults(
     store: "Store", settings: PlanSettings, workers: int, topk: int, *, on_device: bool = False
 ) -> Iterator[Fault]:
-    """A shuffle pool that does not fit into memory. topk: how many probabilities of a view it holds beside pixels;
-    on_device: which lie on a device."""
+    """A shuffle pool that does not fit into memory, beside those of the other ranks on this machine. topk: how many
+    probabilities of a view it holds beside pixels; on_device: which lie on a device."""
     rows = pool_rows(store, settings, workers)
     pixels = 0 if on_device else math.prod((*store.policy.size, 3))
     row_bytes = pixels + (4 * (2 * topk + 1) if topk else 0)  # 4 bytes each for topk classes, topk + 1 probabilities
     if lacking := memory_lacking(rows * row_bytes, "the shuffle pool"):
         without_pool = pool_rows(store, replace(settings, pool_batches=0), workers)
-        yield _pool_fault(lacking, settings, int(SPARED * (available_memory() or 0)) // row_bytes - without_pool)
+        own = int(SPARED * (available_memory() or 0)) // ranks_here()
+        yield _pool_fault(lacking, settings, own // row_bytes - without_pool)
 
 
 def _pool_fault(lacking: str, settings: PlanSettings, rows: int) -> Fault:
-    """Lower pool_batches to what fits into so many rows; where even none fits, the batch has to be."""
-    if rows < 0:
+    """Lower pool_batches to what fits into so many rows; where not even one does, the batch has to be."""
+    pool_batches = rows // settings.local_batch
+    if pool_batches < 1:
         return Fault(PlanError, lacking, advice="lower batch_size, or --workers")
-    return Fault(PlanError, lacking, ("--set", f"pool_batches={rows // settings.local_batch}"), "use a larger machine")
+    return Fault(PlanError, lacking, ("--set", f"pool_batches={pool_batches}"), "use a larger machine")

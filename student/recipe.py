@@ -30,6 +30,7 @@ from teacher_cache.messages.shown import counted, shown
 from teacher_cache.replay.policy import Zoom
 from teacher_cache.settings import (
     LARGEST,
+    SMALLEST,
     below_one,
     in_float32,
     parse_override,
@@ -49,6 +50,8 @@ def _none_word(value: Any) -> Any:
 def _keep_given(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
     return value if isinstance(value, GivenModel) else check(value)  # pydantic makes plain strings of all strings
 
+
+MOST_RATE = LARGEST / 16  # AdamW divides its first rate by 1 - 0.9
 
 # strict: neither true nor "0.5" is a number
 Count = Annotated[int, Field(strict=True, ge=1, le=2**20)]
@@ -99,7 +102,7 @@ class Recipe(BaseModel):
     pool_batches: Count = 12  # global batches in the shuffle pool
 
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    momentum: Fraction = 0.9  # of SGD, Nesterov's
+    momentum: Fraction = 0.9  # of SGD, Nesterov's; 0: none
     lr: Positive
     lr_batch: Count | None = None  # lr is for this global batch and grows with batch_size; None: lr as it is
     weight_decay: NonNegative  # not of biases, norms, position embedding and tokens
@@ -156,11 +159,16 @@ def relation_faults(recipe: Recipe) -> Iterator[Fault]:
         yield Fault(RecipeError, found, ("--set", f"micro_batch={divisor}"))
     peak = recipe.lr if recipe.lr_batch is None else recipe.lr * recipe.batch_size / recipe.lr_batch
     scaled = f"lr {recipe.lr:g}" + ("" if recipe.lr_batch is None else f" x batch_size / {recipe.lr_batch}")
-    if peak > LARGEST:
-        yield Fault(RecipeError, f"the rate is {peak:g} ({scaled}), which no float32 holds", advice="lower lr")
+    if peak > MOST_RATE:
+        found = f"the rate is {peak:g} ({scaled}), with which no step can be computed in float32"
+        yield Fault(RecipeError, found, advice="lower lr")
+    if recipe.warmup_lr > MOST_RATE and recipe.warmup_epochs:
+        found = f"warmup_lr is {recipe.warmup_lr:g}, with which no step can be computed in float32"
+        yield Fault(RecipeError, found, advice="lower warmup_lr")
     if recipe.min_lr > peak:
         found = f"min_lr {recipe.min_lr:g} is above {peak:g} ({scaled})"
-        yield Fault(RecipeError, found, ("--set", f"min_lr={peak / 100:g}"), "raise lr")
+        lower = peak / 100 if peak / 100 >= SMALLEST else 0.0
+        yield Fault(RecipeError, found, ("--set", f"min_lr={lower:g}"), "raise lr")
 
 
 def shipped_recipes() -> list[str]:

@@ -29,7 +29,7 @@ from student.recipe import Recipe
 from student.schedule import learning_rate, scaled_lr
 from student.validation import Preprocessing, ValidationSet
 from teacher_cache.device import Normalise, Upload, memory_format
-from teacher_cache.errors import TeacherCacheError, TrainingError
+from teacher_cache.errors import ModelError, TeacherCacheError, TrainingError
 from teacher_cache.job import Job, meeting
 from teacher_cache.messages.shown import counted
 from teacher_cache.store.store import Store
@@ -296,6 +296,11 @@ class Run:
             "answers": {"topk": self.answers.topk},
         }
 
+    def weights_sha256(self) -> dict[str, str]:
+        """SHA-256 of the "raw" weights, and of their average, "ema", where the recipe keeps one."""
+        models = {"raw": self.model} | ({} if self.ema is None else {"ema": self.ema.module})
+        return {weights: state_sha256(model.state_dict()) for weights, model in models.items()}
+
     def save(self) -> None:
         """Write a checkpoint of what prove() has passed. Every rank must call it, and comes back when it is written."""
         assert self._proven is not None, "nothing is proven"
@@ -424,16 +429,24 @@ class Run:
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """timm's optimiser of that name; what the model spares from weight decay, biases and norms are spared.
+    """timm's optimiser of that name; what the model spares from weight decay, biases and norms are spared. ModelError
+    where there is nothing to train.
 
     On CUDA its step is one kernel for many parameters; on the CPU the plain one.
     """
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ModelError(
+            f"model: {recipe.model} has no parameter that takes a gradient (requires_grad), so there is nothing to "
+            "train: leave its head's free"
+        )
+    # to timm "sgd" is Nesterov's, which torch refuses without momentum, and "momentum" is not
+    name = "momentum" if recipe.optimizer == "sgd" and not recipe.momentum else recipe.optimizer
     own_list: Callable[[], Iterable[str]] = getattr(model, "no_weight_decay", tuple)
     spared = set(own_list()) - ({"dist_token"} if recipe.decay_dist_token else set())
     groups = timm.optim.param_groups_weight_decay(model, recipe.weight_decay, no_weight_decay_list=spared)
     return timm.optim.create_optimizer_v2(
         groups,
-        opt=recipe.optimizer,
+        opt=name,
         lr=scaled_lr(recipe),
         momentum=recipe.momentum,
         fused=True if next(model.parameters()).is_cuda else None,

@@ -203,6 +203,7 @@ def write_results(out: Path, run: Run, accuracy: Accuracy) -> None:
         **run.identity(),
         "teacher": run.answers.teacher_name,
         "accuracy": accuracy,
+        "model": run.weights_sha256(),
         "steps": run.steps_done(),
         "views": list(run.loader.views_needed),
     }

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
@@ -18,7 +18,15 @@ from teacher_cache.replay.policy import Interpolation, Positive, Probability, Sh
 from teacher_cache.settings import parse_json, validated
 from teacher_cache.teacher.models import ModelSpec, pretrained_module, timm_config, timm_tensors
 from teacher_cache.teacher.names import TIMM_HUBS, GivenModel, check_usable, is_timm_name
-from teacher_cache.teacher.state_dict import EMA_KEYS, RAW_KEYS, check_tensors, find_state, fit_names, load_state
+from teacher_cache.teacher.state_dict import (
+    EMA_KEYS,
+    RAW_KEYS,
+    check_tensors,
+    find_state,
+    fit_names,
+    load_state,
+    state_key,
+)
 from teacher_cache.teacher.timm_names import OR_A_FILE
 from teacher_cache.teacher.weights import read_checkpoint, read_metadata
 
@@ -28,6 +36,8 @@ TEXTS = ("model", "weights", "class_from", "image_from", "interpolation")  # met
 DEIT_CROP = {"crop_pct": 0.875, "interpolation": "bicubic"}  # of files that say nothing of it: DeiT's evaluation
 NUMBERS = ("model_args", "num_classes", "class_names", "size", "crop_pct", "mean", "std", "recipe")
 MOST_CLASSES = 2**24
+
+Weights = Literal["raw", "ema"]  # as the last step left them, or their moving average
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,7 @@ class TrainedModel:
     state: dict[str, Tensor]
     num_classes: int
     preprocessing: Preprocessing
+    weights: Weights = "raw"  # what `state` holds, whoever asked for it
     model_args: dict[str, Any] = field(default_factory=dict)
     recipe: Recipe | None = None  # of our own checkpoints and exports
     class_names: tuple[str, ...] | None = None
@@ -64,6 +75,7 @@ class _CheckpointFields(_PreprocessingFields):
     """What our own checkpoints and exports say beside the weights."""
 
     model: str | None = None
+    weights: Weights = "raw"  # of exports: a checkpoint has both
     model_args: dict[str, Any] = {}
     num_classes: Annotated[int, Field(strict=True, ge=1, le=MOST_CLASSES)]
     class_names: tuple[str, ...] | None = None
@@ -106,8 +118,8 @@ def build_trained(trained: TrainedModel) -> nn.Module:
     return model.eval()
 
 
-def describe_trained(trained: TrainedModel, *, ema: bool) -> dict[str, str]:
-    """What an exported file carries beside the weights, as strings: read_trained reads it back. ema: of which weights.
+def describe_trained(trained: TrainedModel) -> dict[str, str]:
+    """What an exported file carries beside the weights, as strings: read_trained reads it back.
 
     Values that are no strings are JSON.
     """
@@ -116,7 +128,7 @@ def describe_trained(trained: TrainedModel, *, ema: bool) -> dict[str, str]:
         MARK: LAYOUT,
         "model": trained.model,
         "model_args": trained.model_args,
-        "weights": "ema" if ema else "raw",
+        "weights": trained.weights,
         "num_classes": trained.num_classes,
         "class_names": trained.class_names,
         "class_from": trained.class_from,
@@ -145,7 +157,9 @@ def _from_checkpoint(source: str, content: dict[str, Any], model: GivenModel | N
     if ema and "model_ema" not in content:
         raise CheckpointError(f"{source} has no EMA weights: leave out --ema, or train with --set ema=0.9999")
     names = content["class_names"]
-    values = {name: content[name] for name in _CheckpointFields.model_fields if name in content and name != "model"}
+    # under "model" and "weights" a checkpoint has other things
+    said = _CheckpointFields.model_fields.keys() & content.keys() - {"model", "weights"}
+    values: dict[str, Any] = {name: content[name] for name in said} | {"weights": "ema" if ema else "raw"}
     fields = _fields(source, values | {"num_classes": len(names) if isinstance(names, list | tuple) else 0})
     recipe = _recipe(source, fields.recipe)
     assert recipe is not None
@@ -162,8 +176,6 @@ def _from_export(
         raise CheckpointError(
             f"{source} has layout {metadata[MARK]}, this program reads {LAYOUT}: use the version that wrote it"
         )
-    if ema and metadata.get("weights") != "ema":
-        raise CheckpointError(f"{source} holds the weights without averaging: leave out --ema, or export with it")
     values: dict[str, Any] = {name: metadata[name] for name in TEXTS if name in metadata}
     advice = "export it again"
     values |= {
@@ -172,6 +184,8 @@ def _from_export(
         if name in metadata
     }
     fields = _fields(source, values)
+    if ema and fields.weights != "ema":
+        raise CheckpointError(f"{source} holds the weights without averaging: leave out --ema, or export with it")
     recipe = _recipe(source, fields.recipe)
     name = _model_name(source, fields.model, model)
     return _ours(source, fields, recipe, name, fields.model_args, check_tensors(state, source))
@@ -191,6 +205,7 @@ def _ours(
         model=model,
         model_args=model_args,
         state=state,
+        weights=fields.weights,
         num_classes=fields.num_classes,
         class_names=fields.class_names,
         class_from=fields.class_from,
@@ -211,13 +226,15 @@ def _from_foreign(source: str, content: dict[str, Any], model: GivenModel | None
         raise CheckpointError(
             f"{source} has no EMA weights ({', '.join(EMA_KEYS[:-1])} or {EMA_KEYS[-1]}): leave out --ema"
         )
-    found = find_state(content, source, EMA_KEYS if ema else RAW_KEYS + EMA_KEYS)
+    keys = EMA_KEYS if ema else RAW_KEYS + EMA_KEYS
+    found = find_state(content, source, keys)
     fitted = fit_names(found, timm_tensors(model), source)
     state = fitted.state
     return TrainedModel(
         source=source,
         model=model,
         state=state,
+        weights="ema" if state_key(content, keys) in EMA_KEYS else "raw",
         num_classes=_num_classes(source, state, model, config),
         preprocessing=_timm_preprocessing(source, config | DEIT_CROP, _size(state, config)),
         notes=tuple(fitted.notes),

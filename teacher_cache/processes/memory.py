@@ -3,18 +3,26 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from teacher_cache.processes.ties import ranks_here
+
 CONTROL_GROUPS = Path("sys/fs/cgroup")
 # limit, use, and of the statistics what is given back when memory is short: a file's pages
 _VERSION_2 = ("memory.max", "memory.current", ("inactive_file", "active_file"))
 _VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"))
 
 
-def memory_lacking(num_bytes: int, what: str) -> str | None:
-    """What to say where so many bytes are not available; None where they are, or nobody knows."""
-    available = available_memory()
-    if available is None or num_bytes <= available:
+def memory_lacking(num_bytes: int, what: str, *, in_each_rank: bool = True) -> str | None:
+    """What to say where so many bytes are not available; None where they are, or nobody knows.
+
+    in_each_rank: whether every rank of the job that runs on this machine is yet to take as many.
+    """
+    available, ranks = available_memory(), ranks_here() if in_each_rank else 1
+    if available is None or ranks * num_bytes <= available:
         return None
-    return f"{what} needs {num_bytes / 1e9:.1f} GB of memory in this rank, {available / 1e9:.1f} GB are available"
+    need, there = f"{num_bytes / 1e9:.1f}", f"{available / 1e9:.1f}"
+    if ranks == 1:
+        return f"{what} needs {need} GB of memory in this rank, {there} GB are available"
+    return f"{what} needs {need} GB of memory in each of {ranks} ranks here, {there} GB are available to all of them"
 
 
 def available_memory(root: Path = Path("/")) -> int | None:

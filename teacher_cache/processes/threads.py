@@ -4,6 +4,8 @@ nothing here imports torch before it is used."""
 import os
 import sys
 
+from teacher_cache.processes.ties import ranks_here
+
 
 def wait_asleep() -> None:
     """Before torch is imported: let its threads sleep while they wait, as rendering processes can use their cores."""
@@ -24,9 +26,8 @@ def share_cores(workers: int) -> None:
     if "OMP_NUM_THREADS" not in os.environ:
         import torch
 
-        ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         own = workers if threads_spin() else 0
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_here - own))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_here() - own))
 
 
 def use_one_thread() -> None:

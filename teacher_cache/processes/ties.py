@@ -53,6 +53,11 @@ def is_first_rank() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def ranks_here() -> int:
+    """How many ranks of its job run on this machine, this process among them, as torchrun says; 1 without it."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or "1")
+
+
 def follow_launcher() -> None:
     """Under torchrun: a rank gets SIGTERM, as if it had been passed on, when torchrun itself is killed. RankError where
     that has happened already: others would be waited for in vain."""

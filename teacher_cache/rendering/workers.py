@@ -106,7 +106,9 @@ class RenderPool(contextlib.AbstractContextManager["RenderPool"]):
                 self._slots[worker] = shared.bytes.reshape(shape)
         else:
             num_bytes = num_rows * math.prod(view)
-            _check_memory(num_bytes, f"a shuffle pool of {counted(num_rows, 'view')}", LOWER_POOL)
+            # of this rank alone: others may have taken theirs, which the loader has counted before any did
+            what = f"a shuffle pool of {counted(num_rows, 'view')}"
+            _check_memory(num_bytes, what, LOWER_POOL, in_each_rank=False)
             self._shared = [SharedMemory(num_bytes)]
             self.rows = self._shared[0].bytes.reshape(num_rows, *view)
             for _ in range(workers):
@@ -187,6 +189,6 @@ def _imports(policy: Policy) -> str | None:
     return __name__ if policy.own_operations is not None or workspace() is None else None
 
 
-def _check_memory(num_bytes: int, what: str, advice: str) -> None:
-    if lacking := memory_lacking(num_bytes, what):
+def _check_memory(num_bytes: int, what: str, advice: str, *, in_each_rank: bool = True) -> None:
+    if lacking := memory_lacking(num_bytes, what, in_each_rank=in_each_rank):
         raise RenderError(f"{lacking}: {advice}")

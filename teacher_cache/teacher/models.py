@@ -259,12 +259,36 @@ def _build_from_function(spec: ModelSpec, offered: Mapping[str, Any]) -> nn.Modu
     takes_all = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
     unknown = [] if takes_all else [name for name in spec.arguments if name not in parameters]
     if unknown:
-        raise spec.error(f"{spec.name} takes no {', '.join(unknown)}: leave it out of the recipe")
-    taken = {name: value for name, value in offered.items() if takes_all or name in parameters}
-    model = _call(function, spec, {**taken, **spec.arguments})
+        raise spec.error(
+            f"{spec.name} takes no {', '.join(unknown)}: {_without(unknown, spec)}, or let the function take "
+            f"{'it' if len(unknown) == 1 else 'them'}"
+        )
+    taken = {name: value for name, value in offered.items() if takes_all or name in parameters} | {**spec.arguments}
+    if lacking := [name for name, each in parameters.items() if _is_demanded(each) and name not in taken]:
+        raise spec.error(
+            f"{spec.name} demands {', '.join(lacking)}, which nothing gives it: give a default, or a student's "
+            f"model_args, --set model_args.{lacking[0]}=VALUE"
+        )
+    model = _call(function, spec, taken)
     if not isinstance(model, nn.Module):
         raise spec.error(f"{spec.name} returned a {type(model).__name__}, a torch.nn.Module is expected")
     return model
+
+
+def _without(unknown: list[str], spec: ModelSpec) -> str:
+    """How a recipe, which alone has arguments for a function, does not give these."""
+    of_recipe = {"drop_path_rate"}  # by a setting of its own
+    ways = ["--set drop_path=none"] if of_recipe & set(unknown) else []
+    if others := [name for name in unknown if name not in of_recipe]:
+        left = spec.arguments.keys() - {*unknown, *of_recipe}
+        ways.append(f"leave {', '.join(others)} out of model_args" if left else "--set model_args={}")
+    return " ".join(ways) if all(way.startswith("--") for way in ways) else " and ".join(ways)
+
+
+def _is_demanded(parameter: inspect.Parameter) -> bool:
+    """Whether a function cannot be called without."""
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return parameter.kind in named and parameter.default is inspect.Parameter.empty
 
 
 def _call(function: Callable[..., Any], spec: ModelSpec, arguments: dict[str, Any]) -> Any:

@@ -44,8 +44,13 @@ def find_state(content: Mapping[str, Any], path: str, keys: Collection[str] = RA
 
     What else is in the checkpoint is left alone; a state dict holds plain tensors and nothing else.
     """
-    state = next((content[key] for key in keys if isinstance(content.get(key), Mapping)), content)
-    return check_tensors(state, path)
+    key = state_key(content, keys)
+    return check_tensors(content if key is None else content[key], path)
+
+
+def state_key(content: Mapping[str, Any], keys: Collection[str] = RAW_KEYS + EMA_KEYS) -> str | None:
+    """Under which of these keys a checkpoint keeps its state dict, the first that there is; None: bare."""
+    return next((key for key in keys if isinstance(content.get(key), Mapping)), None)
 
 
 def check_tensors(state: Mapping[Any, Any], path: str) -> dict[str, Tensor]:

@@ -132,7 +132,12 @@ class Teacher:
             images = self._normalise(batch)
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
-            logits: Tensor = self.model(images)
+            logits = self.model(images)
+        if not isinstance(logits, Tensor):
+            raise TeacherError(
+                f"teacher {self.identity.name} gives a {type(logits).__name__}, one tensor of logits (views, classes) "
+                "is expected: let its function return such a model"
+            )
         return logits[: len(views)].float()
 
 

@@ -76,6 +76,15 @@ def test_lacking_is_one_more_than_there_is(monkeypatch: pytest.MonkeyPatch) -> N
     assert memory_lacking(2_500_000_000, "the pool") == said
 
 
+def test_every_rank_of_the_machine_takes_as_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_memory", lambda: 2_000_000_000)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert memory_lacking(500_000_000, "the pool") is None
+    said = "the pool needs 0.6 GB of memory in each of 4 ranks here, 2.0 GB are available to all of them"
+    assert memory_lacking(600_000_000, "the pool") == said
+    assert memory_lacking(600_000_000, "the pool", in_each_rank=False) is None
+
+
 def test_nothing_lacks_where_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "exists", lambda path: False)
     assert memory_lacking(10**18, "the pool") is None

@@ -1,5 +1,6 @@
 """Rendering processes that write into rows of one pool: what was asked for, where it was asked for, nothing else."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -101,11 +102,24 @@ def test_too_little_memory_is_refused_with_its_bytes(store: Store, monkeypatch: 
     for module in ("teacher_cache.processes.memory", "student.pool"):
         monkeypatch.setattr(f"{module}.available_memory", lambda: 20_000)
     with pytest.raises(PlanError, match=r"the shuffle pool needs 0\.0 GB of memory in this rank, 0\.0 GB are"):
-        next(iter(ViewLoader(store, 32, epochs=1, workers=1, pool_batches=2, labels=False)))
+        ViewLoader(store, 32, epochs=1, workers=1, pool_batches=2, labels=False)
     with pytest.raises(RenderError, match=r"a shuffle pool of 300 views needs .*: lower pool_batches or the batch"):
         RenderPool(PoolSettings(store.policy, 0, workers=1, num_rows=300))
     with pytest.raises(RenderError, match=r"rendering in 2 processes needs .*: use fewer --workers$"):
         RenderPool(PoolSettings(store.policy, 0, workers=2))
+
+
+def test_slots_of_all_ranks_have_to_fit(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of this rank's alone have to: the loader has counted those of all before any took theirs."""
+    view_bytes = 3 * store.policy.size[0] * store.policy.size[1]
+    monkeypatch.setattr("teacher_cache.processes.memory.available_memory", lambda: 400 * view_bytes)
+    settings = PoolSettings(store.policy, 0, workers=1)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    with pytest.raises(RenderError, match=r"rendering in 1 process .* in each of 3 ranks here, .*fewer --workers$"):
+        RenderPool(settings)
+    RenderPool(replace(settings, num_rows=300)).close()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    RenderPool(settings).close()
 
 
 def test_a_dead_worker_is_an_error_not_a_hang(tmp_path: Path) -> None:

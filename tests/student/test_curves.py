@@ -256,3 +256,14 @@ def test_two_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert told.exit_code == 2
     assert f"Error: {one} and {other} are both called out: name one NAME=RUN" in told.output
     assert CliRunner().invoke(main, ["results", str(one), f"b={other}", "--plot", "-"]).exit_code == 0
+
+
+def test_a_runs_folder_may_have_an_equals_sign_in_its_name(tmp_path: Path) -> None:
+    run, other = write_run(tmp_path / "lr=0.1", 2), write_run(tmp_path / "lr=0.1,wd=0", 3)
+    told = CliRunner().invoke(main, ["results", str(run), f"named={other}", "--plot", "-"])
+    assert told.exit_code == 0, told.output
+    assert "lr=0.1 is not finished: 2 epochs so far\n" in told.output
+    assert "named is not finished: 3 epochs so far\n" in told.output
+    absent = CliRunner().invoke(main, ["results", f"a={tmp_path}/lr=0.2"])
+    assert absent.exit_code == 1
+    assert f"error: {tmp_path}/lr=0.2 is no run" in absent.output.replace("\n", "")

@@ -330,7 +330,7 @@ def evaluate_command(*options: str) -> str:
     return done.output
 
 
-def test_evaluate_command_prints_what_training_reported(trained: Path) -> None:
+def test_evaluate_command_prints_what_training_reported(trained: Path, tmp_path: Path) -> None:
     reported = json.loads((trained / "out" / "results.json").read_text())["accuracy"]
     given = [str(trained / "out" / "checkpoint.pt"), "--val", str(trained / "val.tar")]
     given += ["--model", f"{STUDENTS}:two_heads"]
@@ -341,6 +341,11 @@ def test_evaluate_command_prints_what_training_reported(trained: Path) -> None:
         for name, head in names.items():
             for top in ("top1", "top5"):
                 assert values["accuracy"][name][top] == reported[f"{kind}{head}"][top]
+    exported = str(tmp_path / "average.safetensors")
+    command = ["export", given[0], *given[3:], "--ema", "--format", "safetensors", "--out", exported]
+    assert CliRunner().invoke(main, command).exit_code == 0
+    table = evaluate_command(exported, *given[1:]).splitlines()  # --ema or not: the file has no others
+    assert table[0] == "small, EMA: 100 samples, 8 x 8, crop 1 bicubic"
     table = evaluate_command(*given).splitlines()
     assert table[0] == "small: 100 samples, 8 x 8, crop 1 bicubic"
     assert table[3].split()[:3] == ["class", "head", f"{100 * reported['class']['top1']:.2f}"]

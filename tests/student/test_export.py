@@ -115,7 +115,7 @@ def test_onnx(tmp_path: Path, settings: tuple[str, ...], outputs: Any, fusion: A
 @pytest.mark.parametrize(("settings", "outputs", "fusion", "names"), [GRAPHS[0], GRAPHS[2], GRAPHS[5]])
 def test_torch_export(tmp_path: Path, settings: tuple[str, ...], outputs: Any, fusion: Any, names: list[str]) -> None:
     trained, model = read(tmp_path, *settings, ema=True)
-    written = export(trained, tmp_path / "out.pt2", "torch-export", ema=True, outputs=outputs, fusion=fusion)
+    written = export(trained, tmp_path / "out.pt2", "torch-export", outputs=outputs, fusion=fusion)
     assert written.outputs == tuple(names)
     extra = {METADATA: ""}
     graph = torch.export.load(tmp_path / "out.pt2", extra_files=extra).module()
@@ -148,7 +148,7 @@ def test_a_model_that_cannot_be_followed(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("settings", [DISTILLED, SINGLE])
 def test_timm_loads_safetensors_strictly(tmp_path: Path, settings: tuple[str, ...], ema: bool) -> None:
     trained, model = read(tmp_path, *settings, ema=ema)
-    written = export(trained, tmp_path / "out.safetensors", "safetensors", ema=ema)
+    written = export(trained, tmp_path / "out.safetensors", "safetensors")
     assert written.difference == 0
     arguments = {"num_classes": 5, "img_size": (16, 24), "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 3}
     assert timm_arguments(trained) == arguments
@@ -262,6 +262,20 @@ def test_a_model_whose_outputs_are_no_numbers_is_not_written(
     with pytest.raises(CheckpointError, match=r"numbers that are not finite, first in heads\.0\.bias: "):
         export(small, tmp_path / f"out.{ending}", file_format)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["safetensors", "--outputs", "heads"], "--outputs and --fusion are for graphs, --format safetensors holds"),
+        (["safetensors", "--fusion", "logit_mean"], "--outputs and --fusion are for graphs, --format safetensors"),
+        (["onnx", "--outputs", "heads", "--fusion", "logit_mean"], "--fusion is for --outputs fused: with heads each"),
+    ],
+)
+def test_what_would_change_nothing_is_refused(tmp_path: Path, words: list[str], said: str) -> None:
+    done = CliRunner().invoke(main, ["export", "c.pt", "--out", str(tmp_path / "out"), "--format", *words])
+    assert done.exit_code == 2
+    assert said in done.output
 
 
 def test_what_is_there_is_not_written_over_unasked(tmp_path: Path) -> None:

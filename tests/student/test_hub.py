@@ -17,6 +17,7 @@ from student.cli import main
 from student.hub import export_hub, push
 from student.trained import build_trained, read_trained
 from teacher_cache.errors import CheckpointError, StorageError
+from teacher_cache.teacher.weights import state_sha256
 from tests.student.test_export import DISTILLED, SINGLE, images, read
 from tests.support.model_hub import TOKEN, ModelHub
 from tests.support.small_runs import filled_store, student, train_small, validation_shard
@@ -96,6 +97,7 @@ def test_the_card_says_what_it_is_and_how_it_was_trained(tmp_path: Path) -> None
         "store": STORE,
         "weights": content["weights"],
         "teacher": "regnety_160",
+        "model": {"raw": state_sha256(content["model"]), "ema": state_sha256(content["model_ema"])},
     }
     results["accuracy"] = {head: {"top1": top1, "top5": 1.0} for head, top1 in heads.items()}
     (tmp_path / "results.json").write_text(json.dumps(results))
@@ -140,6 +142,40 @@ def test_a_trainings_own_results_are_in_its_card(tmp_path: Path) -> None:
     for head in ("class head", "distillation head", "fused"):
         assert f"| {head} | {100 * accuracy[head.partition(' ')[0]]['top1']:.2f} |" in card
     assert f"| store's seed | `{store.seed}` |" in card
+
+
+def test_a_card_has_the_accuracy_of_its_own_weights_alone(tmp_path: Path) -> None:
+    """However they came here: a checkpoint's, its average, an earlier epoch's, those of a file that was exported."""
+    store = filled_store(tmp_path / "filled", counts=(70,))
+    val = validation_shard(tmp_path / "val.tar", 40)
+    train_small(store, tmp_path, "epochs=2", *DISTILLED, "batch_size=32", "lr=2e-3", val=(val,))
+    results = json.loads((tmp_path / "results.json").read_text())
+    shares = {weights: 0.25 + number / 8 for number, weights in enumerate(("", "ema_"))}
+    results["accuracy"] = {f"{weights}fused": {"top1": share, "top5": 1.0} for weights, share in shares.items()}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+
+    def card(source: str, *words: str) -> str:
+        out = tmp_path / "-".join(("out", source, *words))
+        command = ["export", str(tmp_path / source), *words, "--format", "hf", "--out", str(out)]
+        done = CliRunner().invoke(main, command)
+        assert done.exit_code == 0, done.output
+        return (out / "README.md").read_text()
+
+    for name, words in (("raw", []), ("average", ["--ema"])):
+        command = ["export", str(tmp_path / "checkpoint.pt"), *words, "--format", "safetensors"]
+        assert CliRunner().invoke(main, [*command, "--out", str(tmp_path / f"{name}.safetensors")]).exit_code == 0
+    for told in (card("checkpoint.pt"), card("raw.safetensors")):
+        assert "| fused | 25.00 | 100.00 |" in told
+        assert "| weights | those of the last step |" in told
+        assert "37.50" not in told
+    for told in (card("checkpoint.pt", "--ema"), card("average.safetensors"), card("average.safetensors", "--ema")):
+        assert "| EMA, fused | 37.50 | 100.00 |" in told
+        assert "| weights | their moving average |" in told
+        assert "25.00" not in told
+    for words in ([], ["--ema"]):
+        told = card("epoch.pt", *words)
+        assert "## Results" not in told
+        assert '"lr": 0.002' in told
 
 
 @pytest.mark.parametrize("model", [student("two_heads"), "model=student.convnet:small_convnet"])

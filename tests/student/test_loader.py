@@ -185,6 +185,23 @@ def test_iterating_again_begins_again(store: Store) -> None:
 # -- memory --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_iteration_that_another_one_ended_says_so(half_store: Store, workers: int) -> None:
+    whole = [fields(batch) for batch in load(half_store)]
+    with make_loader(half_store, workers=workers) as loader:
+        first, second = iter(loader), iter(loader)
+        assert [fields(next(first)) for _ in range(2)] == whole[:2]
+        assert fields(next(second)) == whole[0]
+        with pytest.raises(PlanError, match="its earlier iteration cannot go on: one is open at a time"):
+            next(first)
+        assert [fields(batch) for batch in second] == whole[1:]
+        third = iter(loader)
+        next(third)
+        loader.close()
+        with pytest.raises(PlanError, match="the loader was closed"):
+            next(third)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_batch_stays_as_it_is_while_it_is_held(store: Store, workers: int) -> None:
     held, copies = [], []
@@ -432,6 +449,25 @@ def test_views_that_repeat_are_announced(store: Store) -> None:
 def test_plans_that_cannot_be(store: Store, options: dict[str, Any], message: str) -> None:
     with pytest.raises(PlanError, match=message):
         next(iter(make_loader(store, **options)))
+
+
+@pytest.mark.parametrize("start", [(0, 6), (1, 40), (-1, 0), (0, -1), (4, 0), (3, 1)])
+def test_a_start_that_is_not_in_the_plan(half_store: Store, start: tuple[int, int]) -> None:
+    steps = ", epoch . has 5 steps" if 0 <= start[0] < 3 else ""
+    said = rf"start is epoch {start[0]}, step {start[1]}, the plan has 3 epochs{steps}: both count from 0$"
+    with pytest.raises(PlanError, match=said):
+        make_loader(half_store, start=start)
+    with make_loader(half_store) as loader:
+        loader.start = start  # as a resumed run sets it
+        with pytest.raises(PlanError, match=said):
+            next(iter(loader))
+
+
+def test_a_start_at_an_end_of_an_epoch(half_store: Store) -> None:
+    assert [batch.step for batch in load(half_store, start=(2, 5))] == []
+    assert load(half_store, start=(3, 0)) == []
+    starts = [fields(load(half_store, start=start)[0]) for start in ((0, 5), (1, 0))]
+    assert starts[0] == starts[1]
 
 
 def test_a_store_that_is_not_there() -> None:

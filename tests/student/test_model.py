@@ -1,5 +1,6 @@
 """Students of every kind: both heads in both modes, under DDP and torch.compile, and refusals."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ SIZE = (16, 16)
 IMAGES = torch.linspace(-1, 1, 4 * 3 * 16 * 16).reshape(4, 3, 16, 16).sin()
 
 TWO_HEADS = """
+import torch
 from torch import nn
 
 class Both(nn.Module):
@@ -32,6 +34,55 @@ class Both(nn.Module):
 def both(num_classes, image_size):
     assert image_size == (16, 16)
     return Both(num_classes)
+
+class InTraining(Both):  # as facebookresearch/deit's DistilledVisionTransformer
+    def forward(self, images):
+        one, two = super().forward(images)
+        return (one, two) if self.training else (one + two) / 2
+
+class Odd(Both):
+    def __init__(self, num_classes, change):
+        super().__init__(num_classes)
+        self.change = change
+
+    def forward(self, images):
+        return self.change(*super().forward(images))
+
+class OneClassMore(Both):
+    def forward(self, images):
+        one, two = super().forward(images)
+        return (one, nn.functional.pad(two, (0, 1))) if self.training else (one, two)
+
+class Normed(nn.Sequential):
+    def __init__(self, num_classes):
+        super().__init__(nn.Flatten(), nn.BatchNorm1d(768), nn.Dropout(0.5), nn.Linear(768, num_classes))
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, images):
+        if self.training:
+            self.seen = self.seen + 1
+        return super().forward(images)
+
+def in_training(num_classes):
+    return InTraining(num_classes)
+
+def one_class_more(num_classes):
+    return OneClassMore(num_classes)
+
+def normed(num_classes):
+    return Normed(num_classes)
+
+def a_dict(num_classes):
+    return Odd(num_classes, lambda one, two: {"logits": one})
+
+def a_list(num_classes):
+    return Odd(num_classes, lambda one, two: [one, two])
+
+def a_triple(num_classes):
+    return Odd(num_classes, lambda one, two: (one, two, two))
+
+def a_pair_of_others(num_classes):
+    return Odd(num_classes, lambda one, two: (one, None))
 
 def nothing():
     return None
@@ -199,7 +250,10 @@ def test_a_function_in_a_file_may_have_two_heads(model_file: str) -> None:
         (["model_args.num_classes=7"], "model_args num_classes would make timm read other files or build another kind"),
         (["model=vgg11", "model_args={}"], "does not take views of 16 x 16"),
         (["model=student.convnet:small_convnet"], "takes no patch_size, embed_dim, depth, num_heads"),
-        (["model=student.convnet:small_convnet", "model_args={}", "drop_path=0.1"], "takes no drop_path_rate"),
+        (
+            ["model=student.convnet:small_convnet", "model_args={}", "drop_path=0.1"],
+            "takes no drop_path_rate: --set drop_path=none, or",
+        ),
         (
             ["model=student.convnet:large_convnet"],
             "has no function large_convnet: did you mean 'cifar_convnet' or 'small_convnet'",
@@ -216,6 +270,36 @@ def test_models_that_do_not_fit_are_refused(overrides: list[str], message: str) 
 def test_a_function_that_builds_no_model_is_refused(model_file: str) -> None:
     with pytest.raises(ModelError, match=r"^model: .* returned a NoneType"):
         build(f"model={model_file}:nothing", "model_args={}")
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        ("a_dict", "the model gives a dict: return one tensor of logits (views, classes), or a tuple of two where"),
+        ("a_list", "the model gives a list of 2 items: return one tensor"),
+        ("a_triple", "the model gives a tuple of 3 items: return one tensor"),
+        ("a_pair_of_others", "the model gives a tuple of 2 items: return one tensor"),
+        ("in_training", "2 heads in training and 1 in evaluation: return the same in both modes, each head's own"),
+        ("one_class_more", "an output of shape (2, 6) for two views, (2, 5) is expected: the store has 5 classes"),
+    ],
+)
+def test_a_function_whose_model_answers_otherwise_is_refused(model_file: str, function: str, said: str) -> None:
+    with pytest.raises(ModelError, match=f"^model: {re.escape(model_file)}:{function}.*{re.escape(said)}") as refused:
+        build(f"model={model_file}:{function}", "model_args={}")
+    assert "\n" not in str(refused.value)
+
+
+def test_looking_at_what_a_model_answers_leaves_it_as_it_was_drawn(model_file: str) -> None:
+    """Its buffers, also one that it assigns, and torch's random numbers."""
+    model = build(f"model={model_file}:normed", "model_args={}")
+    drawn = torch.rand(3)
+    assert model.training
+    assert (int(model.seen), int(model[1].num_batches_tracked)) == (0, 0)
+    assert torch.equal(model[1].running_mean, torch.zeros(768))
+    torch.manual_seed(0)
+    fresh = nn.Linear(768, 5)
+    assert torch.equal(fresh.weight, model[3].weight)
+    assert torch.equal(torch.rand(3), drawn)
 
 
 def test_a_recipes_model_args_come_before_the_stores_size() -> None:

@@ -17,6 +17,7 @@ from student.plan import (
     epoch_plan,
     epoch_steps,
     pass_blocks,
+    plan_faults,
     pool_order,
     reuse_warning,
     views_needed,
@@ -253,6 +254,12 @@ def test_settings_that_fit_pass() -> None:
 def test_settings_that_do_not_fit_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(PlanError, match=message):
         check_settings(make_settings(**changes), pass_blocks(np.array([91])), store_views=16)
+
+
+def test_no_repeats_are_offered_where_no_sample_is_left() -> None:
+    faults = list(plan_faults(make_settings(), 0, store_views=8, store="STORE"))
+    assert any("0 samples are too few" in fault.found for fault in faults)
+    assert [fault.mend for fault in faults] == [(), ()]
 
 
 def test_views_needed_are_those_that_are_read() -> None:

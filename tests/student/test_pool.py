@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from student.plan import PlanSettings
-from student.pool import PoolMemory, pool_faults, pool_rows
+from student.pool import SPARED, PoolMemory, pool_faults, pool_rows
 from teacher_cache.errors import PlanError
 from teacher_cache.replay.block import ReplayedBlock, replay
 from teacher_cache.settings import parse_override
@@ -103,14 +103,19 @@ def limit_memory(monkeypatch: pytest.MonkeyPatch, num_bytes: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_pool_is_offered_that_fits(store: Store, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
+@pytest.mark.parametrize("ranks", [1, 4])
+def test_a_pool_is_offered_that_fits(store: Store, monkeypatch: pytest.MonkeyPatch, workers: int, ranks: int) -> None:
+    """Into the memory of the machine, beside those of the other ranks there."""
     limit_memory(monkeypatch, 10**6)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
     (fault,) = pool_faults(store, PLAN, workers, 0)
-    assert "of memory in this rank" in fault.found
+    assert ("of memory in each of 4 ranks here" if ranks == 4 else "of memory in this rank") in fault.found
     assert fault.mend[0] == "--set"
     key, pool = parse_override(fault.mend[1], PlanError)
     assert key == "pool_batches"
-    assert list(pool_faults(store, replace(PLAN, pool_batches=pool), workers, 0)) == []
+    offered = replace(PLAN, pool_batches=pool)
+    assert list(pool_faults(store, offered, workers, 0)) == []
+    assert ranks * pool_rows(store, offered, workers) * VIEW_BYTES <= 10**6
     assert list(pool_faults(store, replace(PLAN, pool_batches=2 * pool), workers, 0)) != []
     assert list(pool_faults(store, PLAN, workers, 0, on_device=True)) == []
 
@@ -119,6 +124,13 @@ def test_where_no_pool_fits_the_batch_has_to_be_smaller(store: Store, monkeypatc
     limit_memory(monkeypatch, 1000)
     (fault,) = pool_faults(store, PLAN, 0, 0)
     assert (fault.mend, fault.advice) == ((), "lower batch_size, or --workers")
+    rows = pool_rows(store, replace(PLAN, pool_batches=0), 0) + PLAN.local_batch - 1  # not even one batch fits
+    limit_memory(monkeypatch, int(rows * VIEW_BYTES / SPARED))
+    (fault,) = pool_faults(store, PLAN, 0, 0)
+    assert (fault.mend, fault.advice) == ((), "lower batch_size, or --workers")
+    limit_memory(monkeypatch, int((rows + 1) * VIEW_BYTES / SPARED) + 1)
+    (fault,) = pool_faults(store, PLAN, 0, 0)
+    assert fault.mend == ("--set", "pool_batches=1")
 
 
 def test_soft_labels_take_memory(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

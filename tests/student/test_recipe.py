@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from student.cli import main
 from student.plan import num_views_read
-from student.recipe import Recipe, load_recipe, load_sourced_recipe, shipped_recipes
+from student.recipe import Recipe, load_recipe, load_sourced_recipe, relation_faults, shipped_recipes
 from teacher_cache.errors import RecipeError
 from teacher_cache.replay.policy import OPERATIONS, load_policy, shipped_policies
 
@@ -312,10 +312,23 @@ def test_shares_that_are_one_on_a_device_are_refused_by_name(minimal: str, name:
     assert getattr(load_recipe(minimal, [f"{name}=0.9999999"]), name) == 0.9999999
 
 
-def test_a_scaled_rate_that_no_float32_holds_is_refused(minimal: str) -> None:
-    message = r"the rate is 6\.4e\+38 \(lr 1e\+38 x batch_size / 10\), which no float32 holds: lower lr"
-    with pytest.raises(RecipeError, match=message):
+def test_a_rate_with_which_float32_computes_no_step_is_refused(minimal: str) -> None:
+    message = "with which no step can be computed in float32"
+    with pytest.raises(
+        RecipeError, match=rf"the rate is 6\.4e\+38 \(lr 1e\+38 x batch_size / 10\), {message}: lower lr"
+    ):
         load_recipe(minimal, ["lr=1e38", "lr_batch=10"])
+    with pytest.raises(RecipeError, match=rf"the rate is 3\.4e\+37 \(lr 3\.4e\+37\), {message}: lower lr"):
+        load_recipe(minimal, ["lr=3.4e37"])
+    with pytest.raises(RecipeError, match=rf"warmup_lr is 3\.4e\+37, {message}: lower warmup_lr"):
+        load_recipe(minimal, ["warmup_lr=3.4e37", "warmup_epochs=1"])
+
+
+def test_a_lower_rate_is_offered_that_is_one(minimal: str) -> None:
+    for lr in ("1e-3", "1.2e-38"):
+        overrides = [f"lr={lr}", "min_lr=0.1"]
+        (fault,) = relation_faults(load_recipe(minimal, overrides, loose=True))
+        assert load_recipe(minimal, [*overrides, fault.mend[1]]).min_lr < float(lr)
 
 
 def test_every_number_of_a_recipe_has_bounds(minimal: str) -> None:

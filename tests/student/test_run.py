@@ -14,13 +14,16 @@ from torch.utils._pytree import tree_leaves
 from student.checkpoint import find_checkpoint
 from student.loader import Batch
 from student.log import STEPS, RunLog
+from student.model import build_model
 from student.options import TrainOptions
+from student.recipe import MOST_RATE
 from student.run import Run, build_optimizer, unchanged
 from student.train import resume, train
-from teacher_cache.errors import TrainingError
+from teacher_cache.errors import ModelError, TrainingError
 from teacher_cache.job import Job
+from teacher_cache.settings import LARGEST, SMALLEST
 from teacher_cache.store.store import Store
-from tests.support.small_runs import filled_store, small_recipe
+from tests.support.small_runs import filled_store, small_recipe, student
 from tests.support.unwaited import not_waited_for
 
 CPU = torch.device("cpu")
@@ -168,6 +171,34 @@ class Asked(TorchDispatchMode):
         self.names.add(func.overloadpacket.__name__)
         self.dtypes |= {tensor.dtype for tensor in tree_leaves(given) if isinstance(tensor, torch.Tensor)}
         return given
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize(
+    "setting",
+    ["momentum=0", "momentum=0.99999994", f"lr={MOST_RATE}", f"lr={SMALLEST}", "lr=1e-37", f"weight_decay={LARGEST}"],
+)
+def test_a_recipe_that_is_taken_can_take_its_steps(tmp_path: Path, store: Store, optimizer: str, setting: str) -> None:
+    """With numbers at the edge of what a setting may be, of any optimiser. What comes of it need not be finite."""
+    run = open_run(
+        store, tmp_path, f"optimizer={optimizer}", setting, "min_lr=0", "schedule_step=epoch", student("plain")
+    )
+    for batch, _ in zip(run.loader, range(2), strict=False):
+        run.train_step(batch)
+    assert run.step == 2
+
+
+def test_nesterovs_momentum_is_sgds_where_there_is_one() -> None:
+    for momentum in (0.9, 0.0):
+        recipe = small_recipe("optimizer=sgd", f"momentum={momentum}")
+        group = build_optimizer(build_model(recipe, 10, (8, 8)), recipe).param_groups[0]
+        assert (group["momentum"], group["nesterov"]) == (momentum, momentum > 0)
+
+
+def test_a_model_of_which_nothing_would_be_trained_is_refused(tmp_path: Path, store: Store) -> None:
+    said = r"^model: .*:frozen has no parameter that takes a gradient \(requires_grad\), so there is nothing to train"
+    with pytest.raises(ModelError, match=said):
+        open_run(store, tmp_path, student("frozen"))
 
 
 @pytest.mark.parametrize("settings", [[], ["micro_batch=8", "clip_grad=1"], ["distill=none", "optimizer=sgd"]])

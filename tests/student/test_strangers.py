@@ -73,7 +73,7 @@ def test_a_safetensors_file_names_no_code(tmp_path: Path, trap: tuple[str, Path]
     path, _, _ = checkpoint(tmp_path, *PLAIN)
     trained = read_trained(str(path))
     for name in names(trap):
-        save_file(trained.state, tmp_path / "s.safetensors", describe_trained(trained, ema=False) | {"model": name})
+        save_file(trained.state, tmp_path / "s.safetensors", describe_trained(trained) | {"model": name})
         said = run(student, "evaluate", tmp_path / "s.safetensors", "--val", __file__)
         assert f"s.safetensors asks for the model '{name}'" in said
     assert not trap[1].exists()
@@ -202,7 +202,7 @@ def test_a_checkpoint_of_wrong_values_ends_in_one_line(tmp_path: Path, field: st
 def test_an_export_of_wrong_values_ends_in_one_line(tmp_path: Path, field: str, text: str) -> None:
     trained = read_trained(str(checkpoint(tmp_path, *PLAIN)[0]))
     path = tmp_path / "odd.safetensors"
-    save_file(trained.state, path, describe_trained(trained, ema=False) | {field: text})
+    save_file(trained.state, path, describe_trained(trained) | {field: text})
     with pytest.raises((CheckpointError, ModelError), match=r"odd\.safetensors") as refused:
         build_trained(read_trained(str(path)))
     assert len(str(refused.value)) < 2000
@@ -220,7 +220,7 @@ def test_an_export_of_wrong_values_ends_in_one_line(tmp_path: Path, field: str, 
 def test_a_model_that_cannot_be_built_ends_in_one_line(tmp_path: Path, arguments: str) -> None:
     trained = read_trained(str(checkpoint(tmp_path, *DEIT_SETTINGS)[0]))
     path = tmp_path / "odd.safetensors"
-    save_file(trained.state, path, describe_trained(trained, ema=False) | {"model_args": arguments})
+    save_file(trained.state, path, describe_trained(trained) | {"model_args": arguments})
     with pytest.raises(ModelError, match=r"odd\.safetensors: model: .*check model_args"):
         build_trained(read_trained(str(path)))
 

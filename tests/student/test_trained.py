@@ -2,6 +2,7 @@
 
 import json
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +98,10 @@ def test_the_average_of_a_file_of_others(tmp_path: Path) -> None:
     average = filled(model, seed=1).state_dict()
 
     def assert_read(path: Path, ema: bool, expected: dict[str, Tensor]) -> None:
-        found = read_trained(str(path), model=DEIT, ema=ema).state
-        assert found.keys() == expected.keys()
-        assert all(torch.equal(value, expected[name]) for name, value in found.items())
+        found = read_trained(str(path), model=DEIT, ema=ema)
+        assert found.weights == ("raw" if expected is raw else "ema")
+        assert found.state.keys() == expected.keys()
+        assert all(torch.equal(value, expected[name]) for name, value in found.state.items())
 
     path = pth("model", model_ema=average)(raw, tmp_path)
     assert_read(path, False, raw)
@@ -108,6 +110,7 @@ def test_the_average_of_a_file_of_others(tmp_path: Path) -> None:
     assert_read(pth("state_dict", state_dict_ema=average)(raw, tmp_path), True, average)
     wrapped = {f"module.{name}": value for name, value in average.items()}
     assert_read(pth("model", ema_state_dict=wrapped)(raw, tmp_path), True, average)
+    assert_read(pth("model_ema")(average, tmp_path), False, average)  # the file has no others
     with pytest.raises(CheckpointError, match=r"has no EMA weights \(model_ema, .*\): leave out --ema"):
         read_trained(str(pth("model")(raw, tmp_path)), model=DEIT, ema=True)
 
@@ -128,6 +131,7 @@ def test_our_checkpoints_say_everything(tmp_path: Path, settings: tuple[str, ...
     for ema, expected in ((False, raw), (True, average)):
         found = read_own(path, ema=ema)
         assert_ours(found)
+        assert found.weights == ("ema" if ema else "raw")
         assert_same(build_trained(found), expected, (16, 24))
 
 
@@ -135,13 +139,15 @@ def test_our_checkpoints_say_everything(tmp_path: Path, settings: tuple[str, ...
 def test_our_safetensors_say_everything(tmp_path: Path, settings: tuple[str, ...]) -> None:
     path, _, average = checkpoint(tmp_path, *settings, ema=True)
     trained = read_own(path, ema=True)
-    save_file(trained.state, tmp_path / "out.safetensors", metadata=describe_trained(trained, ema=True))
+    save_file(trained.state, tmp_path / "out.safetensors", metadata=describe_trained(trained))
     for ema in (False, True):
         found = read_trained(str(tmp_path / "out.safetensors"), model=trained.model, ema=ema)
         assert_ours(found)
+        assert found.weights == "ema"
         assert (found.model, found.model_args, found.recipe) == (trained.model, trained.model_args, trained.recipe)
         assert_same(build_trained(found), average, (16, 24))
-    save_file(trained.state, tmp_path / "out.safetensors", metadata=describe_trained(trained, ema=False))
+    raw = replace(trained, weights="raw")
+    save_file(trained.state, tmp_path / "out.safetensors", metadata=describe_trained(raw))
     with pytest.raises(CheckpointError, match="holds the weights without averaging: leave out --ema"):
         read_trained(str(tmp_path / "out.safetensors"), ema=True)
 
@@ -149,7 +155,7 @@ def test_our_safetensors_say_everything(tmp_path: Path, settings: tuple[str, ...
 def test_a_foreign_model_is_described_without_recipe_and_names(tmp_path: Path) -> None:
     model = timm.create_model(DEIT, num_classes=3)
     trained = read_trained(str(pth("model")(model.state_dict(), tmp_path)), model=DEIT)
-    metadata = describe_trained(trained, ema=False)
+    metadata = describe_trained(trained)
     assert json.loads(metadata["size"]) == [224, 224]
     assert not {"recipe", "class_names", "class_from"} & metadata.keys()
     save_file(trained.state, tmp_path / "out.safetensors", metadata=metadata)

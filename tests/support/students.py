@@ -111,3 +111,8 @@ def infinite_on_one_rank(num_classes: int, image_size: tuple[int, int]) -> nn.Mo
             return logits * torch.inf if self.steps == 8 and os.environ["RANK"] == "1" else logits
 
     return InfiniteOnOneRank(num_classes, 1, image_size, dropout=0.0, norm=False)
+
+
+def frozen(num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+    """Nothing of it takes a gradient."""
+    return plain(num_classes, image_size).requires_grad_(False)

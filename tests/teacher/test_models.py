@@ -2,6 +2,7 @@
 
 import os
 import py_compile
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,9 @@ def takes_all(**arguments):
     model.arguments = arguments
     return model
 
+def higher(num_classes, *, height):
+    return takes_all(height=height)
+
 def fails(num_classes):
     raise ZeroDivisionError("of my own")
 """
@@ -73,8 +77,28 @@ def test_a_function_gets_what_it_names_and_all_that_is_demanded(file: str) -> No
     assert (tuple(sized.weight.shape), sized.image_size) == ((7, 5), (8, 9))
     takes_all = build_module(spec(file, "takes_all", depth=3), 7, (8, 9))
     assert takes_all.arguments == {"num_classes": 7, "image_size": (8, 9), "depth": 3}
-    with pytest.raises(ModelError, match=r"sized takes no height, depth: leave it out of the recipe"):
-        build_module(spec(file, "sized", height=1, width=2, depth=3), 7, (8, 9))
+    with pytest.raises(ModelError, match=r"higher demands height, which nothing gives it: .* model_args\.height=VALUE"):
+        build_module(spec(file, "higher"), 7, (8, 9))
+    assert build_module(spec(file, "higher", height=3), 7, (8, 9)).arguments == {"height": 3}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"height": 1, "depth": 3}, "height, depth: --set model_args={}, or let the function take them"),
+        ({"height": 1, "width": 3}, "height: leave height out of model_args, or let the function take it"),
+        ({"drop_path_rate": 0.1, "width": 3}, "drop_path_rate: --set drop_path=none, or let the function take it"),
+        (
+            {"drop_path_rate": 0.1, "depth": 3},
+            "drop_path_rate, depth: --set drop_path=none --set model_args={}, or let the function take them",
+        ),
+    ],
+)
+def test_a_function_takes_what_a_recipe_gives_or_the_recipes_setting_is_told(
+    file: str, arguments: dict[str, object], said: str
+) -> None:
+    with pytest.raises(ModelError, match=f"sized takes no {re.escape(said)}$"):
+        build_module(spec(file, "sized", **arguments), 7, (8, 9))
 
 
 def test_an_error_in_a_function_of_ones_own_shows_where_it_is(file: str) -> None:

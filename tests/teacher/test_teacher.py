@@ -123,6 +123,20 @@ def test_a_teacher_of_its_own_says_what_it_is_and_is_not_trained(tmp_path: Path)
     assert again.identity.weights_sha256 == identity.weights_sha256
 
 
+def two_heads(num_classes: int) -> nn.Module:
+    class TwoHeads(nn.Linear):
+        def forward(self, images: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+            return (super().forward(images.flatten(1)),) * 2
+
+    return TwoHeads(192, num_classes)
+
+
+def test_a_teacher_that_gives_no_tensor_is_refused() -> None:
+    settings = TeacherSettings(f"{__file__}:two_heads", device="cpu")
+    with pytest.raises(TeacherError, match=r"two_heads gives a tuple, one tensor of logits .* is expected: let its"):
+        open_teacher(settings, num_classes=5, view_size=(8, 8), stored=None)
+
+
 def test_views_of_another_size_are_resized_or_refused_with_what_to_do() -> None:
     def open_for(input_size: int | None) -> Teacher:
         settings = TeacherSettings(f"{__file__}:small_of_eight", device="cpu", input_size=input_size)
