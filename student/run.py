@@ -454,13 +454,18 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -
 
 @contextmanager
 def unchanged(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Let a model run and be as before: its buffers (batch statistics), and the state of torch's random numbers."""
-    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    """Let a model run and be as before: its buffers (batch statistics), also those that it assigns anew, and the state
+    of torch's random numbers."""
+    before = [(module._buffers, dict(module._buffers)) for module in model.modules()]
+    values = [(buffer, buffer.clone()) for buffer in model.buffers()]
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield
     with torch.no_grad():
-        for buffer, values in before:
-            buffer.copy_(values)
+        for held, buffers in before:
+            held.clear()
+            held.update(buffers)
+        for buffer, value in values:
+            buffer.copy_(value)
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from student.train import resume, train
 from teacher_cache.errors import TrainingError
 from teacher_cache.job import Job
 from teacher_cache.store.store import Store
-from tests.support.small_runs import filled_store, small_recipe
+from tests.support.small_runs import filled_store, small_recipe, student
 from tests.support.unwaited import not_waited_for
 
 CPU = torch.device("cpu")
@@ -385,6 +385,22 @@ def test_a_look_leaves_buffers_and_random_numbers_as_they_were(tmp_path: Path, s
         torch.rand(3)
         assert state(run) != before
     assert state(run) == before
+
+
+def test_a_buffer_that_is_assigned_anew_knows_of_steps_and_not_of_looks(tmp_path: Path, store: Store) -> None:
+    run = open_run(store, tmp_path, student("counting"))
+    looked = [
+        lambda: run.announce(lambda line: None),
+        lambda: run.prove(batch),
+        lambda: run.prove(batch),
+    ]
+    with run.loader:
+        for batch, look in zip(run.loader, looked, strict=False):
+            last = run.model.get_buffer("last") if run.steps_done() else None
+            look()
+            assert run.model._buffers["last"] is last
+            run.train_step(batch)
+    assert run.model.get_buffer("count") == 3
 
 
 # -- where it starts -----------------------------------------------------------------------------------------------
