@@ -12,6 +12,7 @@ import numpy as np
 import timm.optim
 import torch
 import torch.distributed as dist
+from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -372,11 +373,11 @@ class Run:
         return outputs.distill_logits is not None
 
     def _set_mode(self) -> None:
-        """Training mode; with train_mode off, evaluation mode of all parts but the whole, which gives both heads."""
-        self.model.train()
-        if not self.recipe.train_mode:
-            for part in self.model.children():
-                part.eval()
+        """Training mode, or evaluation mode with train_mode off: there a distilled model of timm's stays in training
+        mode as a whole, without its parts, to give both heads when it is called."""
+        self.model.train(self.recipe.train_mode)
+        if isinstance(self.model, VisionTransformerDistilled):
+            self.model.training = True
 
     def _make_loader(self) -> ViewLoader:
         recipe, options = self.recipe, self.options
