@@ -89,7 +89,6 @@ class Run:
         self.forward = self._wrapped()
         self.loader = self._make_loader()
         self._meter = Meter()
-        self.begin_epoch()
         torch.manual_seed(recipe.seed + 1 + job.rank)  # stochastic depth differs between ranks, weights do not
 
     # -- what a step is ------------------------------------------------------------------------------------------

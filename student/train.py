@@ -58,7 +58,7 @@ def train(
         with run.loader, open_validation(run, say) as validation, open_log(run, say) as log:
             if initial is not None and not resumed and validation is not None:
                 say(f"before the first step  {describe_accuracy(run.accuracy(validation))}")
-                run.begin_epoch()
+            run.begin_epoch()
             accuracy = train_epochs(run, validation, log, stop_asked, say)
         if job.first:
             write_results(options.out, run, accuracy)

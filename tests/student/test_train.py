@@ -1,5 +1,6 @@
 """Stage two, from store to student: resumable to the bit, whatever stops it, and refusing what would train wrongly."""
 
+import itertools
 import json
 import os
 import random
@@ -8,7 +9,9 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,9 +24,10 @@ from student.cli import main
 from student.evaluate import evaluate
 from student.faults import refuse
 from student.loader import Batch
+from student.log import RunLog
 from student.preflight import policy_faults
 from student.run import Run
-from student.train import LOCK, STOPPED
+from student.train import LOCK, STOPPED, open_log
 from student.trained import build_trained
 from student.validation import ValidationSet, index_validation
 from teacher_cache.errors import CheckpointError, MissingLabelError, ModelError, PlanError, RecipeError, TrainingError
@@ -385,6 +389,22 @@ def test_torchrun_passes_sigterm_on_and_waits_for_the_checkpoint(tmp_path: Path,
 
 
 # -- what is trained -----------------------------------------------------------------------------------------------
+
+
+def test_the_first_epochs_speed_does_not_count_what_comes_before_it(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = itertools.count()
+    monkeypatch.setattr("student.meter.time", SimpleNamespace(perf_counter=lambda: float(next(now_s))))
+
+    def slow(*words: Any) -> AbstractContextManager[RunLog | None]:
+        for _ in range(1000):
+            next(now_s)
+        return open_log(*words)
+
+    monkeypatch.setattr("student.train.open_log", slow)
+    train_small(store, tmp_path)
+    assert column(tmp_path / "epochs.csv", "images_per_s").tolist() == [256.0, 256.0]
 
 
 def test_results_name_the_teacher(tmp_path: Path, store: Store) -> None:
