@@ -30,7 +30,7 @@ from student.recipe import Recipe
 from student.schedule import learning_rate, scaled_lr
 from student.validation import Preprocessing, ValidationSet
 from teacher_cache.device import Normalise, Upload, memory_format
-from teacher_cache.errors import TeacherCacheError, TrainingError
+from teacher_cache.errors import ModelError, TeacherCacheError, TrainingError
 from teacher_cache.job import Job, meeting
 from teacher_cache.messages.shown import counted
 from teacher_cache.store.store import Store
@@ -86,8 +86,9 @@ class Run:
         given = images_dtype(recipe.model, self._dtype(), job.device)
         self.normalise = Normalise(policy.mean, policy.std, job.device, given)
         self.upload = Upload(job.device)
-        self.forward = self._wrapped()
         self.loader = self._make_loader()
+        self._unused: list[str] = []
+        self.forward = self._wrapped()
         self._meter = Meter()
         torch.manual_seed(recipe.seed + 1 + job.rank)  # stochastic depth differs between ranks, weights do not
 
@@ -104,7 +105,11 @@ class Run:
         num_views = len(batch.views)
         pieces = []
         for rows in self._pieces(batch):
-            with meeting("a step's gradients"), nullcontext() if rows.stop >= num_views else self._without_sync():
+            with (
+                meeting("a step's gradients"),
+                _all_used(),
+                nullcontext() if rows.stop >= num_views else self._without_sync(),
+            ):
                 pieces.append(self._backward(batch, answers, rows))
         self.scaler.unscale_(self.optimizer)
         if recipe.clip_grad is not None:
@@ -358,6 +363,11 @@ class Run:
     def announce(self, say: Callable[[str], None]) -> None:
         """Say what the training will read, of whom it will learn, and by which head."""
         self.loader.announce(say)
+        if self._unused:
+            say(
+                f"the loss does not use {counted(len(self._unused), 'parameter')} of {self.recipe.model} "
+                f"({self._unused[0]} first): they stay as they are"
+            )
         for line in (self.answers.describe(), describe_way(self.recipe, token=self._has_token())):
             if line is not None:
                 say(line)
@@ -406,10 +416,44 @@ class Run:
         model: nn.Module = self.model
         if self.recipe.compile:
             model = torch.compile(model)  # type: ignore[assignment]
-        if self.job.world_size > 1:
-            with meeting("the start"):
-                model = DistributedDataParallel(model, gradient_as_bucket_view=True)  # no copy of each gradient
+        if self.job.world_size == 1:
+            return model
+        self._unused = self._find_unused()
+        find = self.job.any([bool(self._unused)])[0]
+        with meeting("the start"):
+            model = DistributedDataParallel(
+                model,
+                gradient_as_bucket_view=True,  # no copy of each gradient
+                find_unused_parameters=find,  # a walk through the graph at every step
+            )
+            if not find:
+                # After its first backward DDP puts gradients together in another way, and three ranks add up in another
+                # order; a run that goes on would have that order one step later than one that was never left.
+                self._rehearse(model, self.recipe.micro_batch or self.loader.settings.local_batch)
+                self.optimizer.zero_grad(set_to_none=True)
         return model
+
+    def _find_unused(self) -> list[str]:
+        """The names of parameters that the loss does not use, for which DDP would wait."""
+        self._rehearse(self.model, 2)  # one view has no batch statistics
+        parameters = list(self.model.named_parameters())
+        unused = [name for name, parameter in parameters if parameter.requires_grad and parameter.grad is None]
+        self.optimizer.zero_grad(set_to_none=True)
+        return unused
+
+    def _rehearse(self, model: nn.Module, num_views: int) -> None:
+        """Give parameters the gradients of black views, and change nothing else."""
+        device, num_classes = self.job.device, self.store.num_classes
+        views = torch.zeros((num_views, *self.store.policy.size, 3), dtype=torch.uint8, device=device)
+        zeros = torch.zeros(num_views, dtype=torch.int64, device=device)
+        pairs, lambdas = torch.stack([zeros, zeros], 1), torch.ones(num_views, device=device)
+        batch = Batch(0, 0, views, pairs, lambdas, None, zeros, zeros)
+        answers = None
+        if self.recipe.distill != "none":
+            answers = TeacherAnswers(zeros, torch.full((num_views, num_classes), 1 / num_classes, device=device))
+        with unchanged(self.model, self.job.device):
+            _, loss, _ = self._loss(model, batch, answers, slice(0, num_views))
+            loss.total.backward()
 
     def _without_sync(self) -> AbstractContextManager[Any]:
         return self.forward.no_sync() if isinstance(self.forward, DistributedDataParallel) else nullcontext()
@@ -466,6 +510,20 @@ def unchanged(model: nn.Module, device: torch.device) -> Iterator[None]:
             held.update(buffers)
         for buffer, value in values:
             buffer.copy_(value)
+
+
+@contextmanager
+def _all_used() -> Iterator[None]:
+    """ModelError where DDP still waits for gradients of the step before, which _find_unused did not foresee."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "Expected to have finished reduction" not in str(error):
+            raise
+        raise ModelError(
+            "a step did not use all parameters that the first one used, which several ranks wait for: train on one "
+            "rank, or let the model use all of them in every step (TORCH_DISTRIBUTED_DEBUG=DETAIL names them)"
+        ) from None
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:

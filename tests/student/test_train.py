@@ -25,6 +25,7 @@ from student.evaluate import evaluate
 from student.faults import refuse
 from student.loader import Batch
 from student.log import RunLog
+from student.model import build_model
 from student.preflight import policy_faults
 from student.run import Run
 from student.train import LOCK, STOPPED, open_log
@@ -375,6 +376,50 @@ def test_two_ranks(tmp_path: Path, half_store: Store, forks: Forks) -> None:
     (tmp_path / "first epoch" / EPOCH_END).unlink()
     with pytest.raises(CheckpointError, match="in the middle of the first epoch by 2 ranks"):
         train_small(store, tmp_path / "first epoch", *settings)
+
+
+def test_three_ranks_go_on_to_the_same_bits(tmp_path: Path, half_store: Store, forks: Forks) -> None:
+    """Of three numbers the order of adding matters, in which DDP lays gradients out; of two it does not."""
+    settings = ["batch_size=18", "epochs=4", student("two_heads")]
+    command = train_command(half_store, tmp_path / "whole", *settings)
+    ranks = forks.start_ranks("student", command, 3)
+    assert [rank.wait() for rank in ranks] == [0, 0, 0], ranks[0].output
+    out = tmp_path / "stopped"
+    command = train_command(half_store, out, *settings, every_s=0.01)
+    ranks = forks.start_ranks("student", command, 3)
+    wait_for_checkpoint(out, ranks[0].running)
+    os.kill(ranks[1].id, signal.SIGTERM)
+    assert [rank.wait() for rank in ranks] == [STOPPED] * 3, ranks[0].output
+    ranks = forks.start_ranks("student", command, 3)
+    assert [rank.wait() for rank in ranks] == [0, 0, 0], ranks[0].output
+    assert "going on from " in ranks[0].output
+    check_same_run(tmp_path / "whole", out)
+
+
+def test_two_ranks_train_a_model_that_does_not_use_all_its_parameters(
+    tmp_path: Path, half_store: Store, forks: Forks
+) -> None:
+    learnt = {}
+    for every in (1, 2):  # never, and in every other step
+        out = tmp_path / str(every)
+        command = train_command(half_store, out, *HALF, student("unused"), f"model_args.every={every}")
+        ranks = forks.start_ranks("student", command, 2)
+        assert [rank.wait() for rank in ranks] == [0, 0], ranks[0].output
+        said = f"the loss does not use 2 parameters of {STUDENTS}:unused (spare.weight first): they stay as they are\n"
+        assert [rank.output.count(said) for rank in ranks] == [1, 0]
+        learnt[every] = checkpoint(out)["model"]["spare.weight"]
+    torch.manual_seed(0)
+    begun = build_model(small_recipe(student("unused")), 10, (8, 8)).state_dict()["spare.weight"]
+    assert equal(learnt[1], begun)
+    assert not equal(learnt[2], begun)
+
+
+def test_two_ranks_tell_of_parameters_that_are_used_no_more(tmp_path: Path, half_store: Store, forks: Forks) -> None:
+    ranks = forks.start_ranks("student", train_command(half_store, tmp_path, *HALF, student("left_out_later")), 2)
+    assert [rank.wait() for rank in ranks] == [1, 1]
+    for rank in ranks:
+        assert "Traceback" not in rank.output
+        assert "error: a step did not use all parameters that the first one used, which several ranks" in rank.output
 
 
 def test_torchrun_passes_sigterm_on_and_waits_for_the_checkpoint(tmp_path: Path, store: Store, forks: Forks) -> None:
