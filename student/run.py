@@ -26,6 +26,7 @@ from student.losses import StudentLoss, TeacherAnswers, describe_way, mixed_targ
 from student.meter import Meter, Piece, Step, epoch_means
 from student.model import Heads, build_model, heads
 from student.options import TrainOptions
+from student.ranks import check_same
 from student.recipe import Recipe
 from student.schedule import learning_rate, scaled_lr
 from student.validation import Preprocessing, ValidationSet
@@ -87,6 +88,8 @@ class Run:
         self.normalise = Normalise(policy.mean, policy.std, job.device, given)
         self.upload = Upload(job.device)
         self.loader = self._make_loader()
+        shapes = [(name, tuple(value.shape)) for name, value in self.model.state_dict().items()]
+        check_same(job, {**self.identity(), "model": {"weights": shapes}})
         self._unused: list[str] = []
         self.forward = self._wrapped()
         self._meter = Meter()
@@ -429,7 +432,8 @@ class Run:
             if not find:
                 # After its first backward DDP puts gradients together in another way, and three ranks add up in another
                 # order; a run that goes on would have that order one step later than one that was never left.
-                self._rehearse(model, self.recipe.micro_batch or self.loader.settings.local_batch)
+                local_batch = self.loader.settings.local_batch
+                self._rehearse(model, min(self.recipe.micro_batch or local_batch, local_batch))
                 self.optimizer.zero_grad(set_to_none=True)
         return model
 

@@ -9,15 +9,16 @@ from typing import Any
 
 from torch import Tensor
 
-from student.checkpoint import check_resumable, find_checkpoint, taking_up
+from student.checkpoint import NEWEST, check_resumable, find_checkpoint, taking_up
 from student.evaluate import Accuracy
 from student.log import RunLog
 from student.options import TrainOptions
+from student.ranks import check_same
 from student.recipe import Recipe
 from student.run import Run
 from student.tracker import Tracker, new_curve
 from student.validation import ValidationSet, index_validation
-from teacher_cache.errors import RecipeError, TeacherCacheError
+from teacher_cache.errors import CheckpointError, RecipeError, TeacherCacheError
 from teacher_cache.files import replacing, writing
 from teacher_cache.job import Job, join_job
 from teacher_cache.processes.lock import alone
@@ -67,13 +68,14 @@ def train(
 
 @contextmanager
 def only_run(out: Path, job: Job, say: Callable[[str], None]) -> Iterator[None]:
-    """Make a run's folder, which the first rank holds for its job; BusyError, on every rank, where another job does."""
+    """The first rank makes the run's folder and holds it for its job; BusyError, on every rank, where another job
+    does."""
     problem: TeacherCacheError | None = None
     with ExitStack() as held:
         try:
-            with writing(out):
-                out.mkdir(parents=True, exist_ok=True)
             if job.first:
+                with writing(out):
+                    out.mkdir(parents=True, exist_ok=True)
                 advice = "wait for its end, stop it, or give this one another --out"
                 held.enter_context(alone(out / LOCK, f"another run writes to {out}", advice, say))
         except TeacherCacheError as error:
@@ -83,12 +85,28 @@ def only_run(out: Path, job: Job, say: Callable[[str], None]) -> Iterator[None]:
 
 
 def resume(run: Run, say: Callable[[str], None]) -> bool:
-    """Go on where the run's folder says that an earlier one stopped; False where there was none. CheckpointError."""
-    out = run.options.out
-    checkpoint = find_checkpoint(out, run.job.world_size)
+    """Go on where the first rank's folder says that an earlier run stopped, on all ranks; False where there was none.
+    CheckpointError, on all ranks."""
+    out, job = run.options.out, run.job
+    there = job.gather((out / NEWEST).exists(), "the start")
+    checkpoint: dict[str, Any] | None = None
+    notes: list[str] = []
+    problem: TeacherCacheError | None = None
+    try:
+        if job.first and (checkpoint := find_checkpoint(out, job.world_size)) is not None:
+            notes = check_resumable(out, checkpoint, run.identity())
+        if any(there) and not there[0]:
+            raise CheckpointError(
+                f"rank {there.index(True)} finds a {NEWEST} in {out}, the first rank, which reads and writes there, "
+                "finds none: give an --out that all hosts share, or copy the folder to the first rank's host"
+            )
+    except TeacherCacheError as error:
+        problem = error
+    job.raise_on_all(problem, "the start")
+    checkpoint = job.share(checkpoint)
     if checkpoint is None:
         return False
-    for note in check_resumable(out, checkpoint, run.identity()):
+    for note in notes:
         say(note)
     with taking_up(out):
         run.load(checkpoint)
@@ -100,15 +118,19 @@ def open_validation(run: Run, say: Callable[[str], None]) -> AbstractContextMana
     """The validation shards, held open for the whole run, their views rendered where those of training are; None
     without such."""
     store, options = run.store, run.options
-    if not options.val:
+    index = None
+    if options.val:
+        index = index_validation(
+            options.val,
+            store.class_names,
+            store.index.class_from,
+            image_from=store.index.image_from,
+            cache=options.cache,
+        )
+    shards = [] if index is None else [(shard.name, shard.hash) for shard in index.shards]
+    check_same(run.job, {"validation": {"shards": shards}})
+    if index is None:
         return nullcontext()
-    index = index_validation(
-        options.val,
-        store.class_names,
-        store.index.class_from,
-        image_from=store.index.image_from,
-        cache=options.cache,
-    )
     rendering = run.loader.rendering
     if rendering.device is not None:
         rendering = choose_rendering(options.render, run.preprocessing.policy(), rendering.device)

@@ -378,6 +378,54 @@ def test_two_ranks(tmp_path: Path, half_store: Store, forks: Forks) -> None:
         train_small(store, tmp_path / "first epoch", *settings)
 
 
+def test_the_first_ranks_folder_counts(tmp_path: Path, half_store: Store, forks: Forks) -> None:
+    """As where each host has an --out of its own: all ranks go on where the first one's says, and only it writes."""
+    settings = [*HALF, "epochs=4"]
+    whole, first, second = (tmp_path / name for name in ("whole", "first", "second"))
+    ranks = forks.start_ranks("student", train_command(half_store, whole, *settings), 2)
+    assert [rank.wait() for rank in ranks] == [0, 0], ranks[0].output
+    commands = [train_command(half_store, out, *settings, every_s=0.01) for out in (first, second)]
+    ranks = forks.start_ranks("student", commands[0], 2, commands[1])
+    wait_for_checkpoint(first, ranks[0].running)
+    os.kill(ranks[1].id, signal.SIGTERM)
+    assert [rank.wait() for rank in ranks] == [STOPPED] * 2, ranks[1].output
+    epoch, step = position(first)
+    assert not second.exists()
+
+    ranks = forks.start_ranks("student", commands[1], 2, commands[0])
+    assert [rank.wait() for rank in ranks] == [1, 1]
+    refused = f"error: rank 1 finds a {NEWEST} in {second}, the first rank, which reads and writes there, finds none: "
+    assert [rank.output.startswith(refused) for rank in ranks] == [True, True]
+
+    ranks = forks.start_ranks("student", commands[0], 2, commands[1])
+    assert [rank.wait() for rank in ranks] == [0, 0], ranks[1].output
+    assert f"going on from {first}: epoch {epoch + 1}, step {step}" in ranks[0].output
+    check_same_run(whole, first)
+    assert not (second / NEWEST).exists()
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (["lr=0.001"], "recipe lr = 0.001, the first rank has 0.005"),
+        ([student("one_head")], f"recipe model = {STUDENTS[:50]}"),
+        (["epochs=2", "--views-used", "2"], "plan views_in_use = 2, the first rank has 4"),
+        (["epochs=2", "--val", "VAL"], "validation shards = [('val.tar', "),
+    ],
+)
+def test_ranks_that_are_asked_for_different_things_say_so(
+    tmp_path: Path, half_store: Store, val: str, forks: Forks, other: list[str], message: str
+) -> None:
+    setting, *options = (word.replace("VAL", val) for word in other)
+    command = train_command(half_store, tmp_path / "out", *HALF)
+    ranks = forks.start_ranks("student", command, 2, [*command, "--set", setting, *options])
+    assert [rank.wait() for rank in ranks] == [1, 1], ranks[0].output
+    for rank in ranks:
+        assert f"error: rank 1 has {message}" in rank.output
+        assert "Traceback" not in rank.output
+    assert not (tmp_path / "out" / NEWEST).exists()
+
+
 def test_three_ranks_go_on_to_the_same_bits(tmp_path: Path, half_store: Store, forks: Forks) -> None:
     """Of three numbers the order of adding matters, in which DDP lays gradients out; of two it does not."""
     settings = ["batch_size=18", "epochs=4", student("two_heads")]
