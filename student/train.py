@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from student.checkpoint import NEWEST, check_resumable, find_checkpoint, taking_up
+from student.checkpoint import NEWEST, check_resumable, find_checkpoint, settle_on, taking_up
 from student.evaluate import Accuracy
 from student.log import RunLog
 from student.options import TrainOptions
@@ -110,7 +110,10 @@ def resume(run: Run, say: Callable[[str], None]) -> bool:
         say(note)
     with taking_up(out):
         run.load(checkpoint)
+    given_up = settle_on(out, checkpoint) if job.first else None
     say(run.describe_resumption())
+    if given_up is not None:
+        say(given_up)
     return True
 
 

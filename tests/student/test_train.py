@@ -470,6 +470,33 @@ def test_two_ranks_tell_of_parameters_that_are_used_no_more(tmp_path: Path, half
         assert "error: a step did not use all parameters that the first one used, which several ranks" in rank.output
 
 
+def test_logs_lack_no_step_where_another_number_of_ranks_came_to_no_checkpoint(
+    tmp_path: Path, store: Store, whole: Path, val: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def written_by(ranks: int) -> None:
+        found = checkpoint(tmp_path)
+        torch.save({**found, "plan": {**found["plan"], "world_size": ranks}}, tmp_path / NEWEST)
+
+    with monkeypatch.context() as patch:
+        stop_at(patch, 12, signal.SIGTERM)
+        with pytest.raises(Stopped, match="stopped at epoch 2, step 5"):
+            train_small(store, tmp_path, val=(val,))
+    written_by(2)
+    said: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "train_step", lambda run, batch: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train_small(store, tmp_path, val=(val,), said=said)
+    assert said[:2] == [
+        f"going on from {tmp_path}: epoch 2, step 0",
+        "given up: checkpoint.pt of another number of ranks, at epoch 2, step 5",
+    ]
+    assert len(rows(tmp_path / "steps.csv")) == 8
+    written_by(1)
+    train_small(store, tmp_path, val=(val,))
+    check_same_run(whole, tmp_path)
+
+
 def test_torchrun_passes_sigterm_on_and_waits_for_the_checkpoint(tmp_path: Path, store: Store, forks: Forks) -> None:
     out = tmp_path / "out"
     words = ["-m", "student", *train_command(store, out, "epochs=2000", every_s=0.01)]
