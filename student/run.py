@@ -59,6 +59,7 @@ class Run:
     ) -> None:
         self.store, self.recipe, self.options, self.job = store, recipe, options, job
         self.epoch, self.step = 0, 0  # of the next batch
+        self.views_drifted = self._drifted_before = 0  # replayed so far, over all ranks, as the last checkpoint says
         self.curve: str | None = None  # its id where a tracking library logs
         self.answers = open_answers(
             store, recipe, options.teacher, job.device, options.render
@@ -165,11 +166,14 @@ class Run:
 
     def prove(self, batch: Batch) -> None:
         """Raise TrainingError, on all ranks, unless all that a checkpoint would hold is finite, and so is the loss that
-        the weights give on this batch. Every rank must call it, before save().
+        the weights give on this batch; TeacherError for answers of a teacher that runs online. Every rank must call it,
+        before save().
 
         A step's loss is that of the weights before it; this one is of those after it. Nothing is changed.
         """
-        found = self.job.gather((self._not_finite(), self._own_loss(batch)))
+        own = (self._not_finite(), self._own_loss(batch))
+        self.job.raise_on_all(self._answers_fault(), "a checkpoint")
+        found = self.job.gather(own)
         if problem := next((problem for problem, _ in found if problem is not None), None):
             raise TrainingError(self._ruined(problem, batch.epoch, batch.step, self._learning_rate(batch)))
         loss = sum(loss for _, loss in found) / len(found)
@@ -285,10 +289,8 @@ class Run:
     def describe_resumption(self) -> str:
         """Where it goes on, for people."""
         if self.is_finished():
-            return (
-                f"{self.options.out} is trained to the end of its "
-                f"{counted(self.recipe.epochs, 'epoch')}, and evaluated again"
-            )
+            end = f"{self.options.out} is trained to the end of its {counted(self.recipe.epochs, 'epoch')}"
+            return f"{end}, and evaluated again" if self.options.val else f"{end}; without --val nothing is evaluated"
         return f"going on from {self.options.out}: epoch {self.epoch + 1}, step {self.step}"
 
     def identity(self) -> dict[str, dict[str, Any]]:
@@ -310,6 +312,7 @@ class Run:
         assert self._proven[0] == self.steps_done(), "these weights are not proven"
         generators = self.job.gather(_random_state(self.job.device))
         sums = self.job.gather(self._meter.sums.tolist())
+        self.views_drifted = self._drifted_before + sum(self.job.gather(self.loader.views_drifted))
         if self.job.first:
             self._write(generators, sums, self._proven[1])
         self.job.barrier()  # torchrun ends the others once one rank has stopped
@@ -325,6 +328,7 @@ class Run:
             "generators": generators,
             "sums": sums,
             "loss": loss,
+            "views_drifted": self.views_drifted,
             "size": list(self.preprocessing.size),
             "mean": list(self.preprocessing.mean),
             "std": list(self.preprocessing.std),
@@ -353,6 +357,7 @@ class Run:
             self._meter.load_sums(checkpoint["sums"][self.job.rank])
         self.loader.start = (self.epoch, self.step)
         self.curve = checkpoint.get("curve")
+        self.views_drifted = self._drifted_before = checkpoint.get("views_drifted", 0)
         if is_proven(checkpoint):
             self._saved = f"the last good checkpoint is {self._place()}"
         else:

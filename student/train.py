@@ -28,6 +28,7 @@ from teacher_cache.store.store import Store
 
 STOPPED = 75  # exit code of a run that a signal stopped after it wrote a checkpoint (EX_TEMPFAIL: run it again)
 LOCK = ".lock"  # held while a run writes to its folder
+RESULTS = "results.json"  # of a run that has trained through
 LOG_STEPS = 50  # losses are fetched from the device and written this often
 
 
@@ -53,15 +54,17 @@ def train(
     ):
         say = say if job.first else lambda message: None
         run = Run(store, recipe, options, job, initial)
-        resumed = resume(run, say)
-        if not run.is_finished():
+        resumed, finished = resume(run, say), run.is_finished()
+        if not finished:
             run.announce(say)
+            if job.first:
+                remove_results(options.out)
         with run.loader, open_validation(run, say) as validation, open_log(run, say) as log:
             if initial is not None and not resumed and validation is not None:
                 say(f"before the first step  {describe_accuracy(run.accuracy(validation))}")
             run.begin_epoch()
             accuracy = train_epochs(run, validation, log, stop_asked, say)
-        if job.first:
+        if job.first and not (finished and validation is None and (options.out / RESULTS).exists()):
             write_results(options.out, run, accuracy)
         return accuracy if job.first else {}
 
@@ -222,6 +225,12 @@ def end_epoch(run: Run, validation: ValidationSet | None, log: RunLog | None, sa
     return accuracy
 
 
+def remove_results(out: Path) -> None:
+    """Those of an earlier run, as a training that goes on has none. DiskError."""
+    with writing(out / RESULTS):
+        (out / RESULTS).unlink(missing_ok=True)
+
+
 def write_results(out: Path, run: Run, accuracy: Accuracy) -> None:
     """Publish results.json: what was trained, on what, by which teacher, and how good it is."""
     results = {
@@ -230,8 +239,9 @@ def write_results(out: Path, run: Run, accuracy: Accuracy) -> None:
         "accuracy": accuracy,
         "steps": run.steps_done(),
         "views": list(run.loader.views_needed),
+        "views_drifted": run.views_drifted,
     }
-    with replacing(out / "results.json", "the trained model is in its checkpoint") as aside:
+    with replacing(out / RESULTS, "the trained model is in its checkpoint") as aside:
         aside.write_text(json.dumps(results, indent=2) + "\n")
 
 

@@ -11,15 +11,17 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from student.answers import OnlineAnswers
 from student.checkpoint import find_checkpoint
 from student.loader import Batch
 from student.log import STEPS, RunLog
 from student.options import TrainOptions
 from student.run import Run, build_optimizer, unchanged
 from student.train import resume, train
-from teacher_cache.errors import TrainingError
+from teacher_cache.errors import TeacherError, TrainingError
 from teacher_cache.job import Job
 from teacher_cache.store.store import Store
+from tests.support.convnet_stores import convnet_store, online
 from tests.support.small_runs import filled_store, small_recipe, student
 from tests.support.unwaited import not_waited_for
 
@@ -59,6 +61,20 @@ def test_nothing_of_a_checkpoint_may_be_infinite(tmp_path: Path, store: Store, p
         model = run.model if part == "model" else run.ema.module
         model.state_dict()[name].flatten()[0] = torch.inf
     with pytest.raises(TrainingError, match=rf"^{place} is no longer finite at epoch 1, step 0, learning rate"):
+        run.prove(batch)
+
+
+def test_a_teachers_answers_are_looked_at_where_weights_are_proven(tmp_path: Path) -> None:
+    """Those of a run's last batch are asked for again, and nobody comes after that."""
+    options = TrainOptions(tmp_path / "out", workers=0, teacher=online())
+    run = Run(convnet_store(tmp_path), small_recipe(), options, Job(0, 1, CPU))
+    with run.loader:
+        batch = next(iter(run.loader))
+    run.train_step(batch)
+    run.flush_steps(None)
+    assert isinstance(run.answers, OnlineAnswers)
+    run.answers._teacher._run = lambda views: torch.full((len(views), 10), torch.nan)
+    with pytest.raises(TeacherError, match=r"^shard .*, key .*, view \d: .* not finite"):
         run.prove(batch)
 
 

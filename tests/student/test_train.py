@@ -35,7 +35,7 @@ from teacher_cache.errors import CheckpointError, MissingLabelError, ModelError,
 from teacher_cache.processes.signals import Stopped
 from teacher_cache.store.store import Store
 from tests.student.freeze_losses import GOLDEN, golden_losses
-from tests.support.bright_shards import bright_store, spoil_image
+from tests.support.bright_shards import bright_store, change_pixel, spoil_image
 from tests.support.filling import fill_store
 from tests.support.forked import Forks
 from tests.support.small_runs import (
@@ -248,6 +248,42 @@ def test_a_finished_run_trains_nothing_and_prints_the_table(tmp_path: Path, stor
     assert len(table) == 6
     assert all(line in first.output for line in table)
     assert len(rows(tmp_path / "out" / "steps.csv")) == 16
+
+
+def test_a_finished_run_without_validation_keeps_what_it_knows(tmp_path: Path, whole: Path, store: Store) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    before = (out / "results.json").read_bytes()
+    said: list[str] = []
+    train_small(store, out, said=said)
+    assert said == [f"{out} is trained to the end of its 2 epochs; without --val nothing is evaluated"]
+    assert (out / "results.json").read_bytes() == before
+    (out / "results.json").unlink()  # as of a run that was killed before it wrote them
+    train_small(store, out)
+    assert json.loads((out / "results.json").read_text())["accuracy"] == {}
+    told = CliRunner().invoke(main, ["results", str(out)])
+    assert told.exit_code == 1
+    assert told.output.startswith(f"error: {out} was trained without --val: `student evaluate {out}/checkpoint.pt ")
+    told = CliRunner().invoke(main, ["results", str(out), "--plot", "-"])
+    assert told.exit_code == 0, told.output
+    assert "out was trained without --val\n" in told.output
+    assert "validation" not in told.output
+
+
+def test_a_training_that_begins_leaves_no_results_of_another(
+    tmp_path: Path, whole: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("anew", "from the epoch"):
+        out = tmp_path / name
+        shutil.copytree(whole, out)
+        (out / NEWEST).unlink()
+        (out / EPOCH_END).unlink() if name == "anew" else (out / EPOCH_END).replace(out / NEWEST)
+        with monkeypatch.context() as patch:
+            stop_at(patch, 9, signal.SIGTERM)
+            with pytest.raises(Stopped):
+                train_small(store, out)
+        told = CliRunner().invoke(main, ["results", str(out)])
+        assert told.output.startswith(f"error: {out} has no results.json: its training is not finished")
 
 
 @pytest.mark.parametrize(
@@ -527,6 +563,22 @@ def test_the_first_epochs_speed_does_not_count_what_comes_before_it(
     assert column(tmp_path / "epochs.csv", "images_per_s").tolist() == [256.0, 256.0]
 
 
+def test_results_have_the_views_that_drifted_before_a_stop_and_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = filled_store(tmp_path)
+    change_pixel(store, 0)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 7, signal.SIGTERM)
+        with pytest.raises(Stopped, match="epoch 2, step 0"):
+            train_small(store, tmp_path / "out", on_drift="warn")
+    before = checkpoint(tmp_path / "out")["views_drifted"]
+    train_small(store, tmp_path / "out", on_drift="warn")
+    found = json.loads((tmp_path / "out" / "results.json").read_text())["views_drifted"]
+    assert 0 < before <= found
+    assert found == checkpoint(tmp_path / "out")["views_drifted"]
+
+
 def test_results_name_the_teacher(tmp_path: Path, store: Store) -> None:
     assert store.teacher is not None
     for distill, name in (("hard", store.teacher.name), ("none", None)):
@@ -668,7 +720,7 @@ def test_a_checkpoint_that_does_not_know_a_setting_is_gone_on_from_with_a_word(t
     assert said[:2] == [
         f"the checkpoint in {out} says nothing of recipe decay_dist_token, which the version that wrote it did not "
         "know: taken to be False, today's default",
-        f"{out} is trained to the end of its 2 epochs, and evaluated again",
+        f"{out} is trained to the end of its 2 epochs; without --val nothing is evaluated",
     ]
     with pytest.raises(CheckpointError, match=r"nothing of recipe decay_dist_token, .*, now it is True: leave the"):
         train_small(store, out, "decay_dist_token=true")
