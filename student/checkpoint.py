@@ -3,6 +3,7 @@
 import math
 import os
 import shlex
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 
 from student.recipe import Recipe
 from teacher_cache.errors import CheckpointError
-from teacher_cache.files import replacing, sweep
+from teacher_cache.files import replacing, sweep, sync, writing
 from teacher_cache.messages.shown import counted, shown
 from teacher_cache.teacher.state_dict import first_not_finite
 from teacher_cache.teacher.weights import check_whole, first_line, read_checkpoint
@@ -39,8 +40,31 @@ def write_checkpoint(out: Path, content: Mapping[str, Any]) -> None:
         with aside.open("wb") as file:
             torch.save({"format": FORMAT, **content}, file)
         if _is_epoch_end(newest):
-            with replacing(out / EPOCH_END, lost) as link:
-                os.link(newest, link)
+            with replacing(out / EPOCH_END, lost) as kept:
+                _link_or_copy(newest, kept)
+
+
+def _link_or_copy(path: Path, other: Path) -> None:
+    """A second name for a file; a copy where the file system has no hard links, as FAT and some network mounts."""
+    try:
+        os.link(path, other)
+    except OSError:
+        shutil.copyfile(path, other)  # whose error, on a full disk, is the one to tell
+
+
+def settle_on(out: Path, checkpoint: Mapping[str, Any]) -> str | None:
+    """Make what find_checkpoint gave the newest, if it is EPOCH_END; what is given up with that, for people. DiskError.
+
+    Before logs are cut to it: a run that is killed before its first checkpoint would leave NEWEST with a position whose
+    steps no log has.
+    """
+    position = _position(out / NEWEST)
+    if position == checkpoint["position"]:
+        return None
+    with writing(out / NEWEST):
+        (out / EPOCH_END).replace(out / NEWEST)
+        sync(out)
+    return f"given up: {NEWEST} of another number of ranks, at epoch {position['epoch'] + 1}, step {position['step']}"
 
 
 def find_checkpoint(out: Path, world_size: int) -> dict[str, Any] | None:
@@ -170,13 +194,16 @@ def _checked(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def _position(path: Path) -> dict[str, int]:
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["position"]  # without reading all of it
+
+
 def _is_epoch_end(path: Path) -> bool:
     """Whether this is a whole checkpoint of an epoch's end."""
     if not path.exists():
         return False
     try:
-        position = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["position"]
-        if position["step"] != 0:
+        if _position(path)["step"] != 0:
             return False  # without reading all of it, as most are
         check_whole(str(path))
         return True

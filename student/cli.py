@@ -629,14 +629,21 @@ def results(runs: tuple[str, ...], plot: str | None) -> None:
                 curves[name] = read_curves(folder)
             if plot is None or (folder / "results.json").is_file():
                 found[name] = final_accuracy(folder / "results.json")
+                if plot is None and not found[name]:
+                    wrong.append(
+                        f"{folder} was trained without --val: `student evaluate {folder}/checkpoint.pt --val ...` says "
+                        "how good it is, --plot - draws its loss"
+                    )
         except CheckpointError as error:
             wrong.append(str(error))
     for message in wrong:
         say(f"error: {message}", err=True)
     if wrong:
         sys.exit(1)
-    if found:
+    if any(found.values()):
         terminal().print(accuracy_table(found))
+    for name in (name for name, accuracy in found.items() if not accuracy):
+        say(f"{name} was trained without --val")
     for name in (name for name in curves if name not in found):
         say(f"{name} is not finished: {counted(curves[name].epochs[-1], 'epoch')} so far")
     if plot is not None:

@@ -12,6 +12,7 @@ import numpy as np
 import timm.optim
 import torch
 import torch.distributed as dist
+from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -25,6 +26,7 @@ from student.losses import StudentLoss, TeacherAnswers, describe_way, mixed_targ
 from student.meter import Meter, Piece, Step, epoch_means
 from student.model import Heads, build_model, heads
 from student.options import TrainOptions
+from student.ranks import check_same
 from student.recipe import Recipe
 from student.schedule import learning_rate, scaled_lr
 from student.validation import Preprocessing, ValidationSet
@@ -57,6 +59,7 @@ class Run:
     ) -> None:
         self.store, self.recipe, self.options, self.job = store, recipe, options, job
         self.epoch, self.step = 0, 0  # of the next batch
+        self.views_drifted = self._drifted_before = 0  # replayed so far, over all ranks, as the last checkpoint says
         self.curve: str | None = None  # its id where a tracking library logs
         self.answers = open_answers(
             store, recipe, options.teacher, job.device, options.render
@@ -85,10 +88,12 @@ class Run:
         given = images_dtype(recipe.model, self._dtype(), job.device)
         self.normalise = Normalise(policy.mean, policy.std, job.device, given)
         self.upload = Upload(job.device)
-        self.forward = self._wrapped()
         self.loader = self._make_loader()
+        shapes = [(name, tuple(value.shape)) for name, value in self.model.state_dict().items()]
+        check_same(job, {**self.identity(), "model": {"weights": shapes}})
+        self._unused: list[str] = []
+        self.forward = self._wrapped()
         self._meter = Meter()
-        self.begin_epoch()
         torch.manual_seed(recipe.seed + 1 + job.rank)  # stochastic depth differs between ranks, weights do not
 
     # -- what a step is ------------------------------------------------------------------------------------------
@@ -104,7 +109,11 @@ class Run:
         num_views = len(batch.views)
         pieces = []
         for rows in self._pieces(batch):
-            with meeting("a step's gradients"), nullcontext() if rows.stop >= num_views else self._without_sync():
+            with (
+                meeting("a step's gradients"),
+                _all_used(),
+                nullcontext() if rows.stop >= num_views else self._without_sync(),
+            ):
                 pieces.append(self._backward(batch, answers, rows))
         self.scaler.unscale_(self.optimizer)
         if recipe.clip_grad is not None:
@@ -157,11 +166,14 @@ class Run:
 
     def prove(self, batch: Batch) -> None:
         """Raise TrainingError, on all ranks, unless all that a checkpoint would hold is finite, and so is the loss that
-        the weights give on this batch. Every rank must call it, before save().
+        the weights give on this batch; TeacherError for answers of a teacher that runs online. Every rank must call it,
+        before save().
 
         A step's loss is that of the weights before it; this one is of those after it. Nothing is changed.
         """
-        found = self.job.gather((self._not_finite(), self._own_loss(batch)))
+        own = (self._not_finite(), self._own_loss(batch))
+        self.job.raise_on_all(self._answers_fault(), "a checkpoint")
+        found = self.job.gather(own)
         if problem := next((problem for problem, _ in found if problem is not None), None):
             raise TrainingError(self._ruined(problem, batch.epoch, batch.step, self._learning_rate(batch)))
         loss = sum(loss for _, loss in found) / len(found)
@@ -277,10 +289,8 @@ class Run:
     def describe_resumption(self) -> str:
         """Where it goes on, for people."""
         if self.is_finished():
-            return (
-                f"{self.options.out} is trained to the end of its "
-                f"{counted(self.recipe.epochs, 'epoch')}, and evaluated again"
-            )
+            end = f"{self.options.out} is trained to the end of its {counted(self.recipe.epochs, 'epoch')}"
+            return f"{end}, and evaluated again" if self.options.val else f"{end}; without --val nothing is evaluated"
         return f"going on from {self.options.out}: epoch {self.epoch + 1}, step {self.step}"
 
     def identity(self) -> dict[str, dict[str, Any]]:
@@ -307,6 +317,7 @@ class Run:
         assert self._proven[0] == self.steps_done(), "these weights are not proven"
         generators = self.job.gather(_random_state(self.job.device))
         sums = self.job.gather(self._meter.sums.tolist())
+        self.views_drifted = self._drifted_before + sum(self.job.gather(self.loader.views_drifted))
         if self.job.first:
             self._write(generators, sums, self._proven[1])
         self.job.barrier()  # torchrun ends the others once one rank has stopped
@@ -322,6 +333,7 @@ class Run:
             "generators": generators,
             "sums": sums,
             "loss": loss,
+            "views_drifted": self.views_drifted,
             "size": list(self.preprocessing.size),
             "mean": list(self.preprocessing.mean),
             "std": list(self.preprocessing.std),
@@ -350,6 +362,7 @@ class Run:
             self._meter.load_sums(checkpoint["sums"][self.job.rank])
         self.loader.start = (self.epoch, self.step)
         self.curve = checkpoint.get("curve")
+        self.views_drifted = self._drifted_before = checkpoint.get("views_drifted", 0)
         if is_proven(checkpoint):
             self._saved = f"the last good checkpoint is {self._place()}"
         else:
@@ -363,6 +376,11 @@ class Run:
     def announce(self, say: Callable[[str], None]) -> None:
         """Say what the training will read, of whom it will learn, and by which head."""
         self.loader.announce(say)
+        if self._unused:
+            say(
+                f"the loss does not use {counted(len(self._unused), 'parameter')} of {self.recipe.model} "
+                f"({self._unused[0]} first): they stay as they are"
+            )
         for line in (self.answers.describe(), describe_way(self.recipe, token=self._has_token())):
             if line is not None:
                 say(line)
@@ -377,11 +395,11 @@ class Run:
         return outputs.distill_logits is not None
 
     def _set_mode(self) -> None:
-        """Training mode; with train_mode off, evaluation mode of all parts but the whole, which gives both heads."""
-        self.model.train()
-        if not self.recipe.train_mode:
-            for part in self.model.children():
-                part.eval()
+        """Training mode, or evaluation mode with train_mode off: there a distilled model of timm's stays in training
+        mode as a whole, without its parts, to give both heads when it is called."""
+        self.model.train(self.recipe.train_mode)
+        if isinstance(self.model, VisionTransformerDistilled):
+            self.model.training = True
 
     def _make_loader(self) -> ViewLoader:
         recipe, options = self.recipe, self.options
@@ -411,10 +429,45 @@ class Run:
         model: nn.Module = self.model
         if self.recipe.compile:
             model = torch.compile(model)  # type: ignore[assignment]
-        if self.job.world_size > 1:
-            with meeting("the start"):
-                model = DistributedDataParallel(model, gradient_as_bucket_view=True)  # no copy of each gradient
+        if self.job.world_size == 1:
+            return model
+        self._unused = self._find_unused()
+        find = self.job.any([bool(self._unused)])[0]
+        with meeting("the start"):
+            model = DistributedDataParallel(
+                model,
+                gradient_as_bucket_view=True,  # no copy of each gradient
+                find_unused_parameters=find,  # a walk through the graph at every step
+            )
+            if not find:
+                # After its first backward DDP puts gradients together in another way, and three ranks add up in another
+                # order; a run that goes on would have that order one step later than one that was never left.
+                local_batch = self.loader.settings.local_batch
+                self._rehearse(model, min(self.recipe.micro_batch or local_batch, local_batch))
+                self.optimizer.zero_grad(set_to_none=True)
         return model
+
+    def _find_unused(self) -> list[str]:
+        """The names of parameters that the loss does not use, for which DDP would wait."""
+        self._rehearse(self.model, 2)  # one view has no batch statistics
+        parameters = list(self.model.named_parameters())
+        unused = [name for name, parameter in parameters if parameter.requires_grad and parameter.grad is None]
+        self.optimizer.zero_grad(set_to_none=True)
+        return unused
+
+    def _rehearse(self, model: nn.Module, num_views: int) -> None:
+        """Give parameters the gradients of black views, and change nothing else."""
+        device, num_classes = self.job.device, self.store.num_classes
+        views = torch.zeros((num_views, *self.store.policy.size, 3), dtype=torch.uint8, device=device)
+        zeros = torch.zeros(num_views, dtype=torch.int64, device=device)
+        pairs, lambdas = torch.stack([zeros, zeros], 1), torch.ones(num_views, device=device)
+        batch = Batch(0, 0, views, pairs, lambdas, None, zeros, zeros)
+        answers = None
+        if self.recipe.distill != "none":
+            answers = TeacherAnswers(zeros, torch.full((num_views, num_classes), 1 / num_classes, device=device))
+        with unchanged(self.model, self.job.device):
+            _, loss, _ = self._loss(model, batch, answers, slice(0, num_views))
+            loss.total.backward()
 
     def _without_sync(self) -> AbstractContextManager[Any]:
         return self.forward.no_sync() if isinstance(self.forward, DistributedDataParallel) else nullcontext()
@@ -467,13 +520,32 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -
 
 @contextmanager
 def unchanged(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Let a model run and be as before: its buffers (batch statistics), and the state of torch's random numbers."""
-    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    """Let a model run and be as before: its buffers (batch statistics), also those that it assigns anew, and the state
+    of torch's random numbers."""
+    before = [(module._buffers, dict(module._buffers)) for module in model.modules()]
+    values = [(buffer, buffer.clone()) for buffer in model.buffers()]
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield
     with torch.no_grad():
-        for buffer, values in before:
-            buffer.copy_(values)
+        for held, buffers in before:
+            held.clear()
+            held.update(buffers)
+        for buffer, value in values:
+            buffer.copy_(value)
+
+
+@contextmanager
+def _all_used() -> Iterator[None]:
+    """ModelError where DDP still waits for gradients of the step before, which _find_unused did not foresee."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "Expected to have finished reduction" not in str(error):
+            raise
+        raise ModelError(
+            "a step did not use all parameters that the first one used, which several ranks wait for: train on one "
+            "rank, or let the model use all of them in every step (TORCH_DISTRIBUTED_DEBUG=DETAIL names them)"
+        ) from None
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:

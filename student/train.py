@@ -9,15 +9,16 @@ from typing import Any
 
 from torch import Tensor
 
-from student.checkpoint import check_resumable, find_checkpoint, taking_up
+from student.checkpoint import NEWEST, check_resumable, find_checkpoint, settle_on, taking_up
 from student.evaluate import Accuracy
 from student.log import RunLog
 from student.options import TrainOptions
+from student.ranks import check_same
 from student.recipe import Recipe
 from student.run import Run
 from student.tracker import Tracker, new_curve
 from student.validation import ValidationSet, index_validation
-from teacher_cache.errors import RecipeError, TeacherCacheError
+from teacher_cache.errors import CheckpointError, RecipeError, TeacherCacheError
 from teacher_cache.files import replacing, writing
 from teacher_cache.job import Job, join_job
 from teacher_cache.processes.lock import alone
@@ -27,6 +28,7 @@ from teacher_cache.store.store import Store
 
 STOPPED = 75  # exit code of a run that a signal stopped after it wrote a checkpoint (EX_TEMPFAIL: run it again)
 LOCK = ".lock"  # held while a run writes to its folder
+RESULTS = "results.json"  # of a run that has trained through
 LOG_STEPS = 50  # losses are fetched from the device and written this often
 
 
@@ -52,28 +54,31 @@ def train(
     ):
         say = say if job.first else lambda message: None
         run = Run(store, recipe, options, job, initial)
-        resumed = resume(run, say)
-        if not run.is_finished():
+        resumed, finished = resume(run, say), run.is_finished()
+        if not finished:
             run.announce(say)
+            if job.first:
+                remove_results(options.out)
         with run.loader, open_validation(run, say) as validation, open_log(run, say) as log:
             if initial is not None and not resumed and validation is not None:
                 say(f"before the first step  {describe_accuracy(run.accuracy(validation))}")
-                run.begin_epoch()
+            run.begin_epoch()
             accuracy = train_epochs(run, validation, log, stop_asked, say)
-        if job.first:
+        if job.first and not (finished and validation is None and (options.out / RESULTS).exists()):
             write_results(options.out, run, accuracy)
         return accuracy if job.first else {}
 
 
 @contextmanager
 def only_run(out: Path, job: Job, say: Callable[[str], None]) -> Iterator[None]:
-    """Make a run's folder, which the first rank holds for its job; BusyError, on every rank, where another job does."""
+    """The first rank makes the run's folder and holds it for its job; BusyError, on every rank, where another job
+    does."""
     problem: TeacherCacheError | None = None
     with ExitStack() as held:
         try:
-            with writing(out):
-                out.mkdir(parents=True, exist_ok=True)
             if job.first:
+                with writing(out):
+                    out.mkdir(parents=True, exist_ok=True)
                 advice = "wait for its end, stop it, or give this one another --out"
                 held.enter_context(alone(out / LOCK, f"another run writes to {out}", advice, say))
         except TeacherCacheError as error:
@@ -83,16 +88,35 @@ def only_run(out: Path, job: Job, say: Callable[[str], None]) -> Iterator[None]:
 
 
 def resume(run: Run, say: Callable[[str], None]) -> bool:
-    """Go on where the run's folder says that an earlier one stopped; False where there was none. CheckpointError."""
-    out = run.options.out
-    checkpoint = find_checkpoint(out, run.job.world_size)
+    """Go on where the first rank's folder says that an earlier run stopped, on all ranks; False where there was none.
+    CheckpointError, on all ranks."""
+    out, job = run.options.out, run.job
+    there = job.gather((out / NEWEST).exists(), "the start")
+    checkpoint: dict[str, Any] | None = None
+    notes: list[str] = []
+    problem: TeacherCacheError | None = None
+    try:
+        if job.first and (checkpoint := find_checkpoint(out, job.world_size)) is not None:
+            notes = check_resumable(out, checkpoint, run.identity())
+        if any(there) and not there[0]:
+            raise CheckpointError(
+                f"rank {there.index(True)} finds a {NEWEST} in {out}, the first rank, which reads and writes there, "
+                "finds none: give an --out that all hosts share, or copy the folder to the first rank's host"
+            )
+    except TeacherCacheError as error:
+        problem = error
+    job.raise_on_all(problem, "the start")
+    checkpoint = job.share(checkpoint)
     if checkpoint is None:
         return False
-    for note in check_resumable(out, checkpoint, run.identity()):
+    for note in notes:
         say(note)
     with taking_up(out):
         run.load(checkpoint)
+    given_up = settle_on(out, checkpoint) if job.first else None
     say(run.describe_resumption())
+    if given_up is not None:
+        say(given_up)
     return True
 
 
@@ -100,15 +124,19 @@ def open_validation(run: Run, say: Callable[[str], None]) -> AbstractContextMana
     """The validation shards, held open for the whole run, their views rendered where those of training are; None
     without such."""
     store, options = run.store, run.options
-    if not options.val:
+    index = None
+    if options.val:
+        index = index_validation(
+            options.val,
+            store.class_names,
+            store.index.class_from,
+            image_from=store.index.image_from,
+            cache=options.cache,
+        )
+    shards = [] if index is None else [(shard.name, shard.hash) for shard in index.shards]
+    check_same(run.job, {"validation": {"shards": shards}})
+    if index is None:
         return nullcontext()
-    index = index_validation(
-        options.val,
-        store.class_names,
-        store.index.class_from,
-        image_from=store.index.image_from,
-        cache=options.cache,
-    )
     rendering = run.loader.rendering
     if rendering.device is not None:
         rendering = choose_rendering(options.render, run.preprocessing.policy(), rendering.device)
@@ -197,6 +225,12 @@ def end_epoch(run: Run, validation: ValidationSet | None, log: RunLog | None, sa
     return accuracy
 
 
+def remove_results(out: Path) -> None:
+    """Those of an earlier run, as a training that goes on has none. DiskError."""
+    with writing(out / RESULTS):
+        (out / RESULTS).unlink(missing_ok=True)
+
+
 def write_results(out: Path, run: Run, accuracy: Accuracy) -> None:
     """Publish results.json: what was trained, on what, by which teacher, and how good it is."""
     results = {
@@ -206,8 +240,9 @@ def write_results(out: Path, run: Run, accuracy: Accuracy) -> None:
         "model": run.weights_sha256(),
         "steps": run.steps_done(),
         "views": list(run.loader.views_needed),
+        "views_drifted": run.views_drifted,
     }
-    with replacing(out / "results.json", "the trained model is in its checkpoint") as aside:
+    with replacing(out / RESULTS, "the trained model is in its checkpoint") as aside:
         aside.write_text(json.dumps(results, indent=2) + "\n")
 
 

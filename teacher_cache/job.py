@@ -5,16 +5,19 @@ one; stage two trains in step, through a process group. Under torchrun the store
 memory with the same methods.
 """
 
+import io
 import os
+import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import IO, Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from teacher_cache.device import use_device
 from teacher_cache.errors import RankError, TeacherCacheError
@@ -100,6 +103,22 @@ class Job:
             dist.all_gather_object(gathered, value)
         return gathered
 
+    def share(self, value: Any, where: str = "the start") -> Any:
+        """The first rank's value, on every rank. Tensors in it, of the CPU, are sent one by one: a checkpoint that is
+        pickled whole would lie in memory three times."""
+        if self.world_size == 1:
+            return value
+        with meeting(where):
+            content, tensors = _taken_apart(value if self.first else None)
+            said: list[Any] = [content, [(each.shape, each.dtype) for each in tensors]]
+            dist.broadcast_object_list(said, 0)
+            if not self.first:
+                tensors = [torch.empty(shape, dtype=dtype) for shape, dtype in said[1]]
+            for each in tensors:
+                if each.numel():
+                    dist.broadcast(each.view(-1).view(torch.uint8), 0)
+        return value if self.first else _put_together(said[0], tensors)
+
     def raise_on_all(self, problem: TeacherCacheError | None, where: str) -> None:
         """Raise, on every rank, the first rank's problem that has one, so that none waits for another."""
         for found in self.gather(problem, where):
@@ -111,6 +130,39 @@ class Job:
         if self.world_size > 1:
             with meeting(where):
                 dist.barrier()
+
+
+class _TakingApart(pickle.Pickler):
+    """Pickles plain data; tensors in it stay in `tensors`, in their order."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__(file)
+        self.tensors: list[Tensor] = []
+
+    def persistent_id(self, obj: Any) -> int | None:
+        if not isinstance(obj, Tensor):
+            return None
+        self.tensors.append(obj.detach().contiguous())
+        return len(self.tensors) - 1
+
+
+class _PuttingTogether(pickle.Unpickler):
+    def __init__(self, file: IO[bytes], tensors: Sequence[Tensor]) -> None:
+        super().__init__(file)
+        self._tensors = tensors
+
+    def persistent_load(self, pid: Any) -> Tensor:
+        return self._tensors[pid]
+
+
+def _taken_apart(value: Any) -> tuple[bytes, list[Tensor]]:
+    pickler = _TakingApart(file := io.BytesIO())
+    pickler.dump(value)
+    return file.getvalue(), pickler.tensors
+
+
+def _put_together(content: bytes, tensors: Sequence[Tensor]) -> Any:
+    return _PuttingTogether(io.BytesIO(content), tensors).load()
 
 
 class Patience:

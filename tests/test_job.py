@@ -56,6 +56,26 @@ def test_a_rank_that_does_not_come_is_told_once_nothing_moves(clock: Clock) -> N
     assert 3590 < clock.s < 3610
 
 
+SHARING = """
+import torch, torch.distributed as dist
+from teacher_cache.job import join_job
+with join_job("cpu", group=True) as job:
+    turned = torch.full((2, 3), 1.5).bfloat16().T
+    ours = {"a": [turned, torch.tensor(7)], "b": (torch.empty(0, 2), torch.tensor([True]))}
+    found = job.share({**ours, "c": "text"} if job.first else None)
+    assert found["c"] == "text"
+    for name, tensors in ours.items():
+        assert type(found[name]) is type(tensors)
+        assert all(one.dtype == other.dtype and torch.equal(one, other) for one, other in zip(found[name], tensors))
+"""
+
+
+def test_what_the_first_rank_shares_all_have(forks: Forks) -> None:
+    """Tensors of any type, shape and order among plain data."""
+    ranks = forks.start_ranks("-c", [SHARING], 3)
+    assert [rank.wait() for rank in ranks] == [0, 0, 0], ranks[1].output
+
+
 def test_ranks_that_get_on_are_waited_for(clock: Clock) -> None:
     """What moves is counted, or is fewer units that are not committed."""
     job = two_ranks()

@@ -167,7 +167,7 @@ class LabelReader:
         labels, digests = (
             int(self._row_starts(name)[-1]) * store.empty_rows(name, 1).nbytes for name in ("labels", "digests")
         )
-        of_epoch = min(_VIEWS_OF_EPOCH, layout.group) * labels // layout.group
+        of_epoch = min(_VIEWS_OF_EPOCH, layout.group) * layout.num_samples * store.empty_rows("labels", 0).itemsize
         self._whole_groups = 2 * (of_epoch + digests) <= budget_bytes
         self._by_view = self._whole_groups and 2 * (labels + digests) > budget_bytes
 

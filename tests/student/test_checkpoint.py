@@ -1,5 +1,6 @@
 """Checkpoints: whole or not there, the right one to go on from, and refusals that name what differs."""
 
+import errno
 import os
 import re
 import subprocess
@@ -80,6 +81,18 @@ def test_the_newest_and_the_epochs_end_are_two_files(tmp_path: Path) -> None:
             (epoch, step), {"epoch": epoch, "step": 0}
         )
         assert kept is None or len(inodes(tmp_path)) == 2
+
+
+def test_an_epochs_end_is_kept_where_there_are_no_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*paths: Any) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    for epoch, step in ((1, 0), (1, 5), (2, 0), (2, 3)):
+        write_checkpoint(tmp_path, content(epoch, step, world_size=2))
+        assert position(find_checkpoint(tmp_path, 2)) == (epoch, step)
+        assert position(find_checkpoint(tmp_path, 1)) == (epoch, 0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([NEWEST, EPOCH_END])
 
 
 @pytest.mark.parametrize("moment", range(4))

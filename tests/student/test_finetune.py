@@ -204,6 +204,15 @@ def test_evaluation_mode_draws_nothing_and_keeps_batch_statistics(tmp_path: Path
         assert bool(state["features.1.running_mean"].abs().max() > 0) == moved
 
 
+def test_evaluation_mode_is_that_of_a_whole_that_drops_out_itself(source: Path, tmp_path: Path) -> None:
+    options = TrainOptions(tmp_path, workers=0, device="cpu")
+    recipe = small_recipe("model=mobilenetv3_small_050", "model_args.drop_rate=0.5", "train_mode=false")
+    run = Run(Store.open(source / "store"), recipe, options, Job(0, 1, torch.device("cpu")))
+    run.announce(lambda line: None)
+    images = torch.randn(2, 3, *run.store.policy.size)
+    assert torch.equal(run.forward(images), run.forward(images))
+
+
 def test_evaluation_mode_leaves_the_whole_in_training_mode(source: Path, tmp_path: Path) -> None:
     """A DeiT as a whole in evaluation mode is not called itself to have both heads, so DDP would sync no gradients."""
     options = TrainOptions(tmp_path, workers=0, device="cpu")

@@ -11,6 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from student.answers import OnlineAnswers
 from student.checkpoint import find_checkpoint
 from student.loader import Batch
 from student.log import STEPS, RunLog
@@ -19,10 +20,11 @@ from student.options import TrainOptions
 from student.recipe import MOST_RATE
 from student.run import Run, build_optimizer, unchanged
 from student.train import resume, train
-from teacher_cache.errors import ModelError, TrainingError
+from teacher_cache.errors import ModelError, TeacherError, TrainingError
 from teacher_cache.job import Job
 from teacher_cache.settings import LARGEST, SMALLEST
 from teacher_cache.store.store import Store
+from tests.support.convnet_stores import convnet_store, online
 from tests.support.small_runs import filled_store, small_recipe, student
 from tests.support.unwaited import not_waited_for
 
@@ -62,6 +64,20 @@ def test_nothing_of_a_checkpoint_may_be_infinite(tmp_path: Path, store: Store, p
         model = run.model if part == "model" else run.ema.module
         model.state_dict()[name].flatten()[0] = torch.inf
     with pytest.raises(TrainingError, match=rf"^{place} is no longer finite at epoch 1, step 0, learning rate"):
+        run.prove(batch)
+
+
+def test_a_teachers_answers_are_looked_at_where_weights_are_proven(tmp_path: Path) -> None:
+    """Those of a run's last batch are asked for again, and nobody comes after that."""
+    options = TrainOptions(tmp_path / "out", workers=0, teacher=online())
+    run = Run(convnet_store(tmp_path), small_recipe(), options, Job(0, 1, CPU))
+    with run.loader:
+        batch = next(iter(run.loader))
+    run.train_step(batch)
+    run.flush_steps(None)
+    assert isinstance(run.answers, OnlineAnswers)
+    run.answers._teacher._run = lambda views: torch.full((len(views), 10), torch.nan)
+    with pytest.raises(TeacherError, match=r"^shard .*, key .*, view \d: .* not finite"):
         run.prove(batch)
 
 
@@ -416,6 +432,22 @@ def test_a_look_leaves_buffers_and_random_numbers_as_they_were(tmp_path: Path, s
         torch.rand(3)
         assert state(run) != before
     assert state(run) == before
+
+
+def test_a_buffer_that_is_assigned_anew_knows_of_steps_and_not_of_looks(tmp_path: Path, store: Store) -> None:
+    run = open_run(store, tmp_path, student("counting"))
+    looked = [
+        lambda: run.announce(lambda line: None),
+        lambda: run.prove(batch),
+        lambda: run.prove(batch),
+    ]
+    with run.loader:
+        for batch, look in zip(run.loader, looked, strict=False):
+            last = run.model.get_buffer("last") if run.steps_done() else None
+            look()
+            assert run.model._buffers["last"] is last
+            run.train_step(batch)
+    assert run.model.get_buffer("count") == 3
 
 
 # -- where it starts -----------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Stage two, from store to student: resumable to the bit, whatever stops it, and refusing what would train wrongly."""
 
+import itertools
 import json
 import os
 import random
@@ -8,7 +9,9 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,16 +24,18 @@ from student.cli import main
 from student.evaluate import evaluate
 from student.faults import refuse
 from student.loader import Batch
+from student.log import RunLog
+from student.model import build_model
 from student.preflight import policy_faults
 from student.run import Run
-from student.train import LOCK, STOPPED
+from student.train import LOCK, STOPPED, open_log
 from student.trained import build_trained
 from student.validation import ValidationSet, index_validation
 from teacher_cache.errors import CheckpointError, MissingLabelError, ModelError, PlanError, RecipeError, TrainingError
 from teacher_cache.processes.signals import Stopped
 from teacher_cache.store.store import Store
 from tests.student.freeze_losses import GOLDEN, golden_losses
-from tests.support.bright_shards import bright_store, spoil_image
+from tests.support.bright_shards import bright_store, change_pixel, spoil_image
 from tests.support.filling import fill_store
 from tests.support.forked import Forks
 from tests.support.small_runs import (
@@ -245,6 +250,42 @@ def test_a_finished_run_trains_nothing_and_prints_the_table(tmp_path: Path, stor
     assert len(rows(tmp_path / "out" / "steps.csv")) == 16
 
 
+def test_a_finished_run_without_validation_keeps_what_it_knows(tmp_path: Path, whole: Path, store: Store) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    before = (out / "results.json").read_bytes()
+    said: list[str] = []
+    train_small(store, out, said=said)
+    assert said == [f"{out} is trained to the end of its 2 epochs; without --val nothing is evaluated"]
+    assert (out / "results.json").read_bytes() == before
+    (out / "results.json").unlink()  # as of a run that was killed before it wrote them
+    train_small(store, out)
+    assert json.loads((out / "results.json").read_text())["accuracy"] == {}
+    told = CliRunner().invoke(main, ["results", str(out)])
+    assert told.exit_code == 1
+    assert told.output.startswith(f"error: {out} was trained without --val: `student evaluate {out}/checkpoint.pt ")
+    told = CliRunner().invoke(main, ["results", str(out), "--plot", "-"])
+    assert told.exit_code == 0, told.output
+    assert "out was trained without --val\n" in told.output
+    assert "validation" not in told.output
+
+
+def test_a_training_that_begins_leaves_no_results_of_another(
+    tmp_path: Path, whole: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("anew", "from the epoch"):
+        out = tmp_path / name
+        shutil.copytree(whole, out)
+        (out / NEWEST).unlink()
+        (out / EPOCH_END).unlink() if name == "anew" else (out / EPOCH_END).replace(out / NEWEST)
+        with monkeypatch.context() as patch:
+            stop_at(patch, 9, signal.SIGTERM)
+            with pytest.raises(Stopped):
+                train_small(store, out)
+        told = CliRunner().invoke(main, ["results", str(out)])
+        assert told.output.startswith(f"error: {out} has no results.json: its training is not finished")
+
+
 @pytest.mark.parametrize(
     ("overrides", "options", "message"),
     [
@@ -373,6 +414,125 @@ def test_two_ranks(tmp_path: Path, half_store: Store, forks: Forks) -> None:
         train_small(store, tmp_path / "first epoch", *settings)
 
 
+def test_the_first_ranks_folder_counts(tmp_path: Path, half_store: Store, forks: Forks) -> None:
+    """As where each host has an --out of its own: all ranks go on where the first one's says, and only it writes."""
+    settings = [*HALF, "epochs=4"]
+    whole, first, second = (tmp_path / name for name in ("whole", "first", "second"))
+    ranks = forks.start_ranks("student", train_command(half_store, whole, *settings), 2)
+    assert [rank.wait() for rank in ranks] == [0, 0], ranks[0].output
+    commands = [train_command(half_store, out, *settings, every_s=0.01) for out in (first, second)]
+    ranks = forks.start_ranks("student", commands[0], 2, commands[1])
+    wait_for_checkpoint(first, ranks[0].running)
+    os.kill(ranks[1].id, signal.SIGTERM)
+    assert [rank.wait() for rank in ranks] == [STOPPED] * 2, ranks[1].output
+    epoch, step = position(first)
+    assert not second.exists()
+
+    ranks = forks.start_ranks("student", commands[1], 2, commands[0])
+    assert [rank.wait() for rank in ranks] == [1, 1]
+    refused = f"error: rank 1 finds a {NEWEST} in {second}, the first rank, which reads and writes there, finds none: "
+    assert [rank.output.startswith(refused) for rank in ranks] == [True, True]
+
+    ranks = forks.start_ranks("student", commands[0], 2, commands[1])
+    assert [rank.wait() for rank in ranks] == [0, 0], ranks[1].output
+    assert f"going on from {first}: epoch {epoch + 1}, step {step}" in ranks[0].output
+    check_same_run(whole, first)
+    assert not (second / NEWEST).exists()
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (["lr=0.001"], "recipe lr = 0.001, the first rank has 0.005"),
+        ([student("one_head")], f"recipe model = {STUDENTS[:50]}"),
+        (["epochs=2", "--views-used", "2"], "plan views_in_use = 2, the first rank has 4"),
+        (["epochs=2", "--val", "VAL"], "validation shards = [('val.tar', "),
+    ],
+)
+def test_ranks_that_are_asked_for_different_things_say_so(
+    tmp_path: Path, half_store: Store, val: str, forks: Forks, other: list[str], message: str
+) -> None:
+    setting, *options = (word.replace("VAL", val) for word in other)
+    command = train_command(half_store, tmp_path / "out", *HALF)
+    ranks = forks.start_ranks("student", command, 2, [*command, "--set", setting, *options])
+    assert [rank.wait() for rank in ranks] == [1, 1], ranks[0].output
+    for rank in ranks:
+        assert f"error: rank 1 has {message}" in rank.output
+        assert "Traceback" not in rank.output
+    assert not (tmp_path / "out" / NEWEST).exists()
+
+
+def test_three_ranks_go_on_to_the_same_bits(tmp_path: Path, half_store: Store, forks: Forks) -> None:
+    """Of three numbers the order of adding matters, in which DDP lays gradients out; of two it does not."""
+    settings = ["batch_size=18", "epochs=4", student("two_heads")]
+    command = train_command(half_store, tmp_path / "whole", *settings)
+    ranks = forks.start_ranks("student", command, 3)
+    assert [rank.wait() for rank in ranks] == [0, 0, 0], ranks[0].output
+    out = tmp_path / "stopped"
+    command = train_command(half_store, out, *settings, every_s=0.01)
+    ranks = forks.start_ranks("student", command, 3)
+    wait_for_checkpoint(out, ranks[0].running)
+    os.kill(ranks[1].id, signal.SIGTERM)
+    assert [rank.wait() for rank in ranks] == [STOPPED] * 3, ranks[0].output
+    ranks = forks.start_ranks("student", command, 3)
+    assert [rank.wait() for rank in ranks] == [0, 0, 0], ranks[0].output
+    assert "going on from " in ranks[0].output
+    check_same_run(tmp_path / "whole", out)
+
+
+def test_two_ranks_train_a_model_that_does_not_use_all_its_parameters(
+    tmp_path: Path, half_store: Store, forks: Forks
+) -> None:
+    learnt = {}
+    for every in (1, 2):  # never, and in every other step
+        out = tmp_path / str(every)
+        command = train_command(half_store, out, *HALF, student("unused"), f"model_args.every={every}")
+        ranks = forks.start_ranks("student", command, 2)
+        assert [rank.wait() for rank in ranks] == [0, 0], ranks[0].output
+        said = f"the loss does not use 2 parameters of {STUDENTS}:unused (spare.weight first): they stay as they are\n"
+        assert [rank.output.count(said) for rank in ranks] == [1, 0]
+        learnt[every] = checkpoint(out)["model"]["spare.weight"]
+    torch.manual_seed(0)
+    begun = build_model(small_recipe(student("unused")), 10, (8, 8)).state_dict()["spare.weight"]
+    assert equal(learnt[1], begun)
+    assert not equal(learnt[2], begun)
+
+
+def test_two_ranks_tell_of_parameters_that_are_used_no_more(tmp_path: Path, half_store: Store, forks: Forks) -> None:
+    ranks = forks.start_ranks("student", train_command(half_store, tmp_path, *HALF, student("left_out_later")), 2)
+    assert [rank.wait() for rank in ranks] == [1, 1]
+    for rank in ranks:
+        assert "Traceback" not in rank.output
+        assert "error: a step did not use all parameters that the first one used, which several ranks" in rank.output
+
+
+def test_logs_lack_no_step_where_another_number_of_ranks_came_to_no_checkpoint(
+    tmp_path: Path, store: Store, whole: Path, val: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def written_by(ranks: int) -> None:
+        found = checkpoint(tmp_path)
+        torch.save({**found, "plan": {**found["plan"], "world_size": ranks}}, tmp_path / NEWEST)
+
+    with monkeypatch.context() as patch:
+        stop_at(patch, 12, signal.SIGTERM)
+        with pytest.raises(Stopped, match="stopped at epoch 2, step 5"):
+            train_small(store, tmp_path, val=(val,))
+    written_by(2)
+    said: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "train_step", lambda run, batch: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train_small(store, tmp_path, val=(val,), said=said)
+    assert said[:2] == [
+        f"going on from {tmp_path}: epoch 2, step 0",
+        "given up: checkpoint.pt of another number of ranks, at epoch 2, step 5",
+    ]
+    assert len(rows(tmp_path / "steps.csv")) == 8
+    written_by(1)
+    train_small(store, tmp_path, val=(val,))
+    check_same_run(whole, tmp_path)
+
+
 def test_torchrun_passes_sigterm_on_and_waits_for_the_checkpoint(tmp_path: Path, store: Store, forks: Forks) -> None:
     out = tmp_path / "out"
     words = ["-m", "student", *train_command(store, out, "epochs=2000", every_s=0.01)]
@@ -385,6 +545,38 @@ def test_torchrun_passes_sigterm_on_and_waits_for_the_checkpoint(tmp_path: Path,
 
 
 # -- what is trained -----------------------------------------------------------------------------------------------
+
+
+def test_the_first_epochs_speed_does_not_count_what_comes_before_it(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = itertools.count()
+    monkeypatch.setattr("student.meter.time", SimpleNamespace(perf_counter=lambda: float(next(now_s))))
+
+    def slow(*words: Any) -> AbstractContextManager[RunLog | None]:
+        for _ in range(1000):
+            next(now_s)
+        return open_log(*words)
+
+    monkeypatch.setattr("student.train.open_log", slow)
+    train_small(store, tmp_path)
+    assert column(tmp_path / "epochs.csv", "images_per_s").tolist() == [256.0, 256.0]
+
+
+def test_results_have_the_views_that_drifted_before_a_stop_and_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = filled_store(tmp_path)
+    change_pixel(store, 0)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 7, signal.SIGTERM)
+        with pytest.raises(Stopped, match="epoch 2, step 0"):
+            train_small(store, tmp_path / "out", on_drift="warn")
+    before = checkpoint(tmp_path / "out")["views_drifted"]
+    train_small(store, tmp_path / "out", on_drift="warn")
+    found = json.loads((tmp_path / "out" / "results.json").read_text())["views_drifted"]
+    assert 0 < before <= found
+    assert found == checkpoint(tmp_path / "out")["views_drifted"]
 
 
 def test_results_name_the_teacher(tmp_path: Path, store: Store) -> None:
@@ -528,7 +720,7 @@ def test_a_checkpoint_that_does_not_know_a_setting_is_gone_on_from_with_a_word(t
     assert said[:2] == [
         f"the checkpoint in {out} says nothing of recipe decay_dist_token, which the version that wrote it did not "
         "know: taken to be False, today's default",
-        f"{out} is trained to the end of its 2 epochs, and evaluated again",
+        f"{out} is trained to the end of its 2 epochs; without --val nothing is evaluated",
     ]
     with pytest.raises(CheckpointError, match=r"nothing of recipe decay_dist_token, .*, now it is True: leave the"):
         train_small(store, out, "decay_dist_token=true")

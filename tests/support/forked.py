@@ -108,13 +108,18 @@ class Forks:
             pid = ask(self.socket, question, [nothing.fileno(), file.fileno(), file.fileno()])
         return Command(pid, log, self)
 
-    def start_ranks(self, program: str, words: Sequence[str], world_size: int) -> list[Command]:
-        """A process for each rank, as torchrun starts them."""
+    def start_ranks(
+        self, program: str, words: Sequence[str], world_size: int, others: Sequence[str] | None = None
+    ) -> list[Command]:
+        """A process for each rank, as torchrun starts them. others: words of all ranks but the first."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
         job = {**place, "WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
-        return [self.start(program, words, {**job, "RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(world_size)]
+        return [
+            self.start(program, others if r and others is not None else words, {**job, **rank_variables(r)})
+            for r in range(world_size)
+        ]
 
     def __enter__(self) -> Self:
         return self
@@ -128,6 +133,10 @@ class Forks:
         self._process.stdout.close()
         self._process.wait(timeout=60)
         self._place.cleanup()
+
+
+def rank_variables(rank: int) -> dict[str, str]:
+    return {"RANK": str(rank), "LOCAL_RANK": str(rank)}
 
 
 def serve(place: str) -> None:

@@ -47,12 +47,68 @@ def noting(num_classes: int, image_size: tuple[int, int], notes: str) -> nn.Modu
 
     class Noting(Student):
         def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
-            if torch.is_grad_enabled():
+            if learns_from(images):
                 with Path(notes, f"{os.environ['RANK']} of {os.environ['WORLD_SIZE']}").open("a") as file:
                     file.writelines(f"{name}\n" for name in image_names(images))
             return super().forward(images)
 
     return Noting(num_classes, 2, image_size, dropout=0.0, norm=False)
+
+
+def counting(num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+    """As plain; one buffer counts its batches and is another tensor after each, one is not there before the first."""
+
+    class Counting(Student):
+        def __init__(self) -> None:
+            super().__init__(num_classes, 2, image_size, dropout=0.0, norm=False)
+            self.register_buffer("count", torch.zeros(()))
+            self.register_buffer("last", None, persistent=False)
+
+        def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+            if self.training:
+                self.count = self.count + 1
+                self.last = images.mean()
+            return super().forward(images)
+
+    return Counting()
+
+
+def learns_from(images: Tensor) -> bool:
+    """Whether a model is trained on these, and not on the black views that several ranks begin with."""
+    return torch.is_grad_enabled() and bool((images != images[:1, :, :1, :1]).any())
+
+
+def unused(num_classes: int, image_size: tuple[int, int], every: int = 1) -> nn.Module:
+    """As plain, with a layer that is used in one step of so many, at first not."""
+
+    class Unused(Student):
+        steps = 0
+
+        def __init__(self) -> None:
+            super().__init__(num_classes, 2, image_size, dropout=0.0, norm=False)
+            self.spare = nn.Linear(3, num_classes)
+
+        def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+            one, other = super().forward(images)
+            self.steps += learns_from(images)
+            used = every > 1 and self.steps % every
+            return (one + self.spare(images.mean((2, 3))), other) if used else (one, other)
+
+    return Unused()
+
+
+def left_out_later(num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+    """As plain, without its first head from the third step on."""
+
+    class LeftOutLater(Student):
+        steps = 0
+
+        def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+            one, other = super().forward(images)
+            self.steps += learns_from(images)
+            return (one, other) if self.steps < 3 else (other, other)
+
+    return LeftOutLater(num_classes, 2, image_size, dropout=0.0, norm=False)
 
 
 def image_names(images: Tensor) -> list[str]:
@@ -107,7 +163,7 @@ def infinite_on_one_rank(num_classes: int, image_size: tuple[int, int]) -> nn.Mo
         def forward(self, images: Tensor) -> Tensor:
             logits = super().forward(images)
             assert isinstance(logits, Tensor)
-            self.steps += self.training and torch.is_grad_enabled()
+            self.steps += learns_from(images)
             return logits * torch.inf if self.steps == 8 and os.environ["RANK"] == "1" else logits
 
     return InfiniteOnOneRank(num_classes, 1, image_size, dropout=0.0, norm=False)
