@@ -179,6 +179,7 @@ REASONS = {
     "student/validation.py": "a batch is closed before another block would not fit",
     "tools/simulate_store.py": "partners are simulated within 64 samples",
     "tools/benchmarks/rendering.py": "pictures are cut into blocks without a shard",
+    "teacher_cache/store/proof.py": "the positions that a stranger's proof names are held to those of a block",
     "teacher_cache/rendering/choice.py": "how much room a block's views take on a device",
     "tools/benchmarks/renderer.py": "a block of pictures, without a shard",
     "tools/benchmarks/scaling.py": "how many views are rendered ahead",
