@@ -13,7 +13,7 @@ import torch
 
 from student.recipe import Recipe
 from teacher_cache.errors import CheckpointError
-from teacher_cache.files import replacing, sweep, sync, writing
+from teacher_cache.files import replacing, sweep
 from teacher_cache.messages.shown import counted, shown
 from teacher_cache.teacher.state_dict import first_not_finite
 from teacher_cache.teacher.weights import check_whole, first_line, read_checkpoint
@@ -61,9 +61,8 @@ def settle_on(out: Path, checkpoint: Mapping[str, Any]) -> str | None:
     position = _position(out / NEWEST)
     if position == checkpoint["position"]:
         return None
-    with writing(out / NEWEST):
-        (out / EPOCH_END).replace(out / NEWEST)
-        sync(out)
+    with replacing(out / NEWEST) as kept:
+        _link_or_copy(out / EPOCH_END, kept)
     return f"given up: {NEWEST} of another number of ranks, at epoch {position['epoch'] + 1}, step {position['step']}"
 
 

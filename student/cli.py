@@ -658,13 +658,22 @@ def _named_runs(runs: Sequence[str]) -> dict[str, Path]:
     """Name -> folder. UsageError where two runs have one name, which would be one row."""
     named: dict[str, Path] = {}
     for run in runs:
-        given, _, folder = run.partition("=") if "=" in run and not Path(run).is_dir() else ("", "", run)
+        given, folder = _name_and_folder(run)
         name = given or Path(folder).absolute().name
         if name in named:
             one, two, both = (shown(each, limit=None) for each in (str(named[name]), folder, name))
             raise click.UsageError(f"{one} and {two} are both called {both}: name one NAME=RUN")
         named[name] = Path(folder)
     return named
+
+
+def _name_and_folder(run: str) -> tuple[str, str]:
+    """The two of NAME=RUN, "" where there is no name. Either may have an equals sign in it: what is there counts."""
+    signs = [place for place, character in enumerate(run) if character == "="]
+    if not signs or os.path.isdir(run):
+        return "", run
+    splits = [(run[:place], run[place + 1 :]) for place in signs]
+    return next((split for split in splits if os.path.isdir(split[1])), splits[0])
 
 
 def _print_charts(drawn: Sequence["Chart"]) -> None:

@@ -1,6 +1,7 @@
 """Students: timm's DeiT with both heads, any other timm model, or a function of one's own."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -8,7 +9,6 @@ import torch
 from timm.layers import resample_abs_pos_embed, trunc_normal_
 from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from student.faults import refuse
 from student.preflight import model_faults
@@ -179,10 +179,25 @@ def _check_outputs(model: nn.Module, spec: ModelSpec, num_classes: int, size: tu
 
 
 def _trained_heads(model: nn.Module, views: Tensor) -> Heads:
-    """What a model says in training mode, on the CPU, which changes neither its buffers nor torch's random numbers."""
-    own = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    with torch.random.fork_rng([]):
-        return _as_heads(functional_call(model, own, (views,)))
+    """What a model says in training mode, on the CPU; it is as before then."""
+    with unchanged(model, torch.device("cpu")):
+        return _as_heads(model(views))
+
+
+@contextmanager
+def unchanged(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Let a model run and be as before: its buffers (batch statistics), also those that it assigns anew, and the state
+    of torch's random numbers."""
+    before = [(module._buffers, dict(module._buffers)) for module in model.modules()]
+    values = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
+    with torch.no_grad():
+        for held, buffers in before:
+            held.clear()
+            held.update(buffers)
+        for buffer, value in values:
+            buffer.copy_(value)
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

@@ -24,7 +24,7 @@ from student.loader import Batch, ViewLoader
 from student.log import RunLog
 from student.losses import StudentLoss, TeacherAnswers, describe_way, mixed_target, student_loss
 from student.meter import Meter, Piece, Step, epoch_means
-from student.model import Heads, build_model, heads
+from student.model import Heads, build_model, heads, unchanged
 from student.options import TrainOptions
 from student.ranks import check_same
 from student.recipe import Recipe
@@ -516,22 +516,6 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -
         for name, value in values.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 values[name] = torch.empty_like(parameter).copy_(value)  # a fused step wants one order of all
-
-
-@contextmanager
-def unchanged(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Let a model run and be as before: its buffers (batch statistics), also those that it assigns anew, and the state
-    of torch's random numbers."""
-    before = [(module._buffers, dict(module._buffers)) for module in model.modules()]
-    values = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        yield
-    with torch.no_grad():
-        for held, buffers in before:
-            held.clear()
-            held.update(buffers)
-        for buffer, value in values:
-            buffer.copy_(value)
 
 
 @contextmanager

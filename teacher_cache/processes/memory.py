@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from teacher_cache.messages.shown import counted
 from teacher_cache.processes.ties import ranks_here
 
 CONTROL_GROUPS = Path("sys/fs/cgroup")
@@ -22,7 +23,8 @@ def memory_lacking(num_bytes: int, what: str, *, in_each_rank: bool = True) -> s
     need, there = f"{num_bytes / 1e9:.1f}", f"{available / 1e9:.1f}"
     if ranks == 1:
         return f"{what} needs {need} GB of memory in this rank, {there} GB are available"
-    return f"{what} needs {need} GB of memory in each of {ranks} ranks here, {there} GB are available to all of them"
+    here = f"each of {counted(ranks, 'rank')} here"
+    return f"{what} needs {need} GB of memory in {here}, {there} GB are available to all of them"
 
 
 def available_memory(root: Path = Path("/")) -> int | None:

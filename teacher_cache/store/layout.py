@@ -248,9 +248,10 @@ def array_grids(*, shards: int, units: int, unit_samples: int, group: int, views
 def grid_fault(*, shards: int, units: int, unit_samples: int, group: int, views: int) -> str | None:
     """In which way a grid is larger than a store's may be; None where it is not. units: of the largest shard."""
     if views > MAX_VIEWS:
-        return f"{views:,} views, in groups of {group:,}, are more than {MAX_VIEWS:,}"
+        return f"{counted(views, 'view')}, in groups of {group:,}, are more than {MAX_VIEWS:,}"
     if unit_samples * group > MAX_UNIT_VIEWS:
-        return f"a unit of {unit_samples:,} samples at {group:,} views is more than {MAX_UNIT_VIEWS:,} views"
+        unit = f"a unit of {counted(unit_samples, 'sample')} at {counted(group, 'view')}"
+        return f"{unit} is more than {MAX_UNIT_VIEWS:,} views"
     groups = views // group
     if shards * units * groups > MAX_UNITS:
         return (

@@ -15,10 +15,10 @@ from student.answers import OnlineAnswers
 from student.checkpoint import find_checkpoint
 from student.loader import Batch
 from student.log import STEPS, RunLog
-from student.model import build_model
+from student.model import build_model, unchanged
 from student.options import TrainOptions
 from student.recipe import MOST_RATE
-from student.run import Run, build_optimizer, unchanged
+from student.run import Run, build_optimizer
 from student.train import resume, train
 from teacher_cache.errors import ModelError, TeacherError, TrainingError
 from teacher_cache.job import Job
