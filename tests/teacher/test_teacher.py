@@ -124,11 +124,16 @@ def test_a_teacher_of_its_own_says_what_it_is_and_is_not_trained(tmp_path: Path)
 
 
 def two_heads(num_classes: int) -> nn.Module:
-    class TwoHeads(nn.Linear):
-        def forward(self, images: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-            return (super().forward(images.flatten(1)),) * 2
+    class TwoHeads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(192, num_classes)
 
-    return TwoHeads(192, num_classes)
+        def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+            logits = self.head(images.flatten(1))
+            return logits, logits
+
+    return TwoHeads()
 
 
 def test_a_teacher_that_gives_no_tensor_is_refused() -> None:
