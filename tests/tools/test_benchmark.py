@@ -156,6 +156,11 @@ def test_what_both_stages_cost() -> None:
     assert gpu.both_stages(4.0, 3.0, 3.0).endswith("never even")
 
 
+@pytest.mark.parametrize(("repeats", "view_px", "blocks"), [(3, 224, 5), (16, 224, 1), (300, 384, 1), (1, 32, 853)])
+def test_kernels_are_timed_with_as_much_as_a_device_renders_at_once(repeats: int, view_px: int, blocks: int) -> None:
+    assert renderer.blocks_at_once(repeats, view_px) == blocks
+
+
 def test_the_renderers_share_is_of_its_own_kernels() -> None:
     names = renderer.kernel_names()
     assert names == frozenset() or names >= {"rotate", "resize_across", "mix", "block_sums"}

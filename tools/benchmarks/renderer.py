@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from teacher_cache.messages.shown import counted
+from teacher_cache.rendering.crew import AT_ONCE_BYTES
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.block import decode_block
 from teacher_cache.replay.policy import load_policy
@@ -17,11 +19,14 @@ LAUNCHES = 10  # of a turn
 
 
 def kernels_rate(bench: Bench, repeats: int) -> Measurement:
-    """Views a second of DeiT's whole policy, mixed and erased, of a block whose pictures and plan lie on the device."""
+    """Views a second of DeiT's whole policy, mixed and erased, of as many whole blocks as a device renders at once;
+    their pictures and plan lie on the device."""
     device, images = bench.device, photographs(bench)
     renderer = open_renderer(bench)
-    block = as_blocks([images[number % len(images)] for number in range(BLOCK_SAMPLES)])[0]
-    batch = renderer.prepare(SEED, [decode_block(block)], list(range(repeats)))
+    num_blocks = blocks_at_once(repeats, bench.scale.view_px)
+    num_views = num_blocks * BLOCK_SAMPLES * repeats
+    blocks = as_blocks([images[number % len(images)] for number in range(num_blocks * BLOCK_SAMPLES)])
+    batch = renderer.prepare(SEED, [decode_block(block) for block in blocks], list(range(repeats)))
     uploaded = renderer.upload(batch)
     renderer.render(batch.plan, *uploaded)  # kernels are compiled
 
@@ -29,12 +34,18 @@ def kernels_rate(bench: Bench, repeats: int) -> Measurement:
         started = now_s(device)
         for _ in range(LAUNCHES):
             renderer.render(batch.plan, *uploaded)
-        return LAUNCHES * BLOCK_SAMPLES * repeats / (now_s(device) - started)
+        return LAUNCHES * num_views / (now_s(device) - started)
 
     found, _ = bench.turns(rate, None)
+    blocks_said = counted(num_blocks, "block")
     return Measurement(
-        found, note=f"a block of {BLOCK_SAMPLES} pictures, R = {repeats}; launches are in it, digests not"
+        found, note=f"{blocks_said} of {BLOCK_SAMPLES} pictures, R = {repeats}; launches are in it, digests not"
     )
+
+
+def blocks_at_once(repeats: int, view_px: int) -> int:
+    """Whole blocks of so many views of each picture, view_px square, that a device renders at once; at least one."""
+    return max(1, AT_ONCE_BYTES // (BLOCK_SAMPLES * repeats * 3 * view_px**2))
 
 
 def open_renderer(bench: Bench) -> Any:
