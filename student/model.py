@@ -80,6 +80,14 @@ def heads(model: nn.Module, images: Tensor) -> Heads:
     return _as_heads(model(images))
 
 
+def set_train_mode(model: nn.Module, training: bool) -> None:
+    """Let a student be in training mode, or in evaluation mode while it is trained: there a distilled model of timm's
+    stays in training mode as a whole, without its parts, to give both heads when it is called."""
+    model.train(training)
+    if isinstance(model, VisionTransformerDistilled):
+        model.training = True
+
+
 def _as_heads(outputs: Any) -> Heads:
     """What a model gives, by head."""
     if isinstance(outputs, Tensor):

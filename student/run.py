@@ -3,18 +3,15 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import timm.optim
 import torch
 import torch.distributed as dist
-from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from student.answers import open_answers
 from student.checkpoint import NEWEST, is_proven, write_checkpoint
@@ -24,14 +21,16 @@ from student.loader import Batch, ViewLoader
 from student.log import RunLog
 from student.losses import StudentLoss, TeacherAnswers, describe_way, mixed_target, student_loss
 from student.meter import Meter, Piece, Step, epoch_means
-from student.model import Heads, build_model, heads, unchanged
+from student.model import Heads, build_model, heads, set_train_mode, unchanged
+from student.optim import build_optimizer, load_optimizer
 from student.options import TrainOptions
+from student.parallel import all_used, averaging, without_averaging
 from student.ranks import check_same
 from student.recipe import Recipe
-from student.schedule import learning_rate, scaled_lr
+from student.schedule import learning_rate
 from student.validation import Preprocessing, ValidationSet
 from teacher_cache.device import Normalise, Upload, memory_format
-from teacher_cache.errors import ModelError, TeacherCacheError, TrainingError
+from teacher_cache.errors import TeacherCacheError, TrainingError
 from teacher_cache.job import Job, meeting
 from teacher_cache.messages.shown import counted
 from teacher_cache.store.store import Store
@@ -39,7 +38,6 @@ from teacher_cache.teacher.models import images_dtype
 from teacher_cache.teacher.state_dict import first_not_finite, infinite_by_design
 from teacher_cache.teacher.weights import state_sha256
 
-WAYS = ("foreach", "fused", "capturable")  # of taking an optimiser's step: the device's, and not a checkpoint's
 LEAST_SCALE = 2.0**-24  # of a loss in fp16, whose smallest number it is: gradients that it scales are 0
 
 
@@ -81,7 +79,7 @@ class Run:
             self.model.load_state_dict(initial)
         self._unbounded = _check_start(self.model)
         self.model = self.model.to(job.device).to(memory_format=memory_format(job.device))
-        self._set_mode()
+        set_train_mode(self.model, self.recipe.train_mode)
         self.ema = Ema(self.model, recipe.ema) if recipe.ema is not None else None
         self.optimizer = build_optimizer(self.model, recipe)
         self.scaler = torch.amp.GradScaler(job.device.type, enabled=self._dtype() is torch.float16)
@@ -111,8 +109,8 @@ class Run:
         for rows in self._pieces(batch):
             with (
                 meeting("a step's gradients"),
-                _all_used(),
-                nullcontext() if rows.stop >= num_views else self._without_sync(),
+                all_used(),
+                nullcontext() if rows.stop >= num_views else without_averaging(self.forward),
             ):
                 pieces.append(self._backward(batch, answers, rows))
         self.scaler.unscale_(self.optimizer)
@@ -263,7 +261,7 @@ class Run:
         self._share_statistics()
         models = [self.model] if self.ema is None else [self.model, self.ema.module]
         found, *averaged = evaluate_all(models, validation, self.job.device, fusion=self.recipe.fusion)
-        self._set_mode()
+        set_train_mode(self.model, self.recipe.train_mode)
         return found | {f"ema_{head}": values for each in averaged for head, values in each.items()}
 
     def _share_statistics(self) -> None:
@@ -391,15 +389,8 @@ class Run:
         self.model.eval()
         with unchanged(self.model, self.job.device):
             outputs = heads(self.model, torch.zeros(1, 3, *self.preprocessing.size, device=self.job.device))
-        self._set_mode()
+        set_train_mode(self.model, self.recipe.train_mode)
         return outputs.distill_logits is not None
-
-    def _set_mode(self) -> None:
-        """Training mode, or evaluation mode with train_mode off: there a distilled model of timm's stays in training
-        mode as a whole, without its parts, to give both heads when it is called."""
-        self.model.train(self.recipe.train_mode)
-        if isinstance(self.model, VisionTransformerDistilled):
-            self.model.training = True
 
     def _make_loader(self) -> ViewLoader:
         recipe, options = self.recipe, self.options
@@ -429,31 +420,11 @@ class Run:
         model: nn.Module = self.model
         if self.recipe.compile:
             model = torch.compile(model)  # type: ignore[assignment]
-        if self.job.world_size == 1:
-            return model
-        self._unused = self._find_unused()
-        find = self.job.any([bool(self._unused)])[0]
-        with meeting("the start"):
-            model = DistributedDataParallel(
-                model,
-                gradient_as_bucket_view=True,  # no copy of each gradient
-                find_unused_parameters=find,  # a walk through the graph at every step
-            )
-            if not find:
-                # After its first backward DDP puts gradients together in another way, and three ranks add up in another
-                # order; a run that goes on would have that order one step later than one that was never left.
-                local_batch = self.loader.settings.local_batch
-                self._rehearse(model, min(self.recipe.micro_batch or local_batch, local_batch))
-                self.optimizer.zero_grad(set_to_none=True)
+        if self.job.world_size > 1:
+            local_batch = self.loader.settings.local_batch
+            num_views = min(self.recipe.micro_batch or local_batch, local_batch)
+            model, self._unused = averaging(model, self.model, self.job, self._rehearse, num_views)
         return model
-
-    def _find_unused(self) -> list[str]:
-        """The names of parameters that the loss does not use, for which DDP would wait."""
-        self._rehearse(self.model, 2)  # one view has no batch statistics
-        parameters = list(self.model.named_parameters())
-        unused = [name for name, parameter in parameters if parameter.requires_grad and parameter.grad is None]
-        self.optimizer.zero_grad(set_to_none=True)
-        return unused
 
     def _rehearse(self, model: nn.Module, num_views: int) -> None:
         """Give parameters the gradients of black views, and change nothing else."""
@@ -469,9 +440,6 @@ class Run:
             _, loss, _ = self._loss(model, batch, answers, slice(0, num_views))
             loss.total.backward()
 
-    def _without_sync(self) -> AbstractContextManager[Any]:
-        return self.forward.no_sync() if isinstance(self.forward, DistributedDataParallel) else nullcontext()
-
     def _dtype(self) -> torch.dtype:
         amp = {"bf16": torch.bfloat16, "fp16": torch.float16, "none": torch.float32}[self.recipe.amp]
         return amp if self.job.device.type == "cuda" else torch.float32
@@ -479,57 +447,6 @@ class Run:
     def _autocast(self) -> torch.autocast:
         dtype = self._dtype()
         return torch.autocast(self.job.device.type, dtype, enabled=dtype is not torch.float32)
-
-
-def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """timm's optimiser of that name; what the model spares from weight decay, biases and norms are spared. ModelError
-    where there is nothing to train.
-
-    On CUDA its step is one kernel for many parameters; on the CPU the plain one.
-    """
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ModelError(
-            f"model: {recipe.model} has no parameter that takes a gradient (requires_grad), so there is nothing to "
-            "train: leave its head's free"
-        )
-    # to timm "sgd" is Nesterov's, which torch refuses without momentum, and "momentum" is not
-    name = "momentum" if recipe.optimizer == "sgd" and not recipe.momentum else recipe.optimizer
-    own_list: Callable[[], Iterable[str]] = getattr(model, "no_weight_decay", tuple)
-    spared = set(own_list()) - ({"dist_token"} if recipe.decay_dist_token else set())
-    groups = timm.optim.param_groups_weight_decay(model, recipe.weight_decay, no_weight_decay_list=spared)
-    return timm.optim.create_optimizer_v2(
-        groups,
-        opt=name,
-        lr=scaled_lr(recipe),
-        momentum=recipe.momentum,
-        fused=True if next(model.parameters()).is_cuda else None,
-    )
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
-    """Take up a saved state, which another kind of device may have written: in this one's order in memory, for this
-    one's way of taking a step."""
-    own = [{way: group[way] for way in WAYS if way in group} for group in optimizer.param_groups]
-    groups = [{**group, **ways} for group, ways in zip(saved["param_groups"], own, strict=True)]
-    optimizer.load_state_dict({**saved, "param_groups": groups})
-    for parameter, values in optimizer.state.items():
-        for name, value in values.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape:
-                values[name] = torch.empty_like(parameter).copy_(value)  # a fused step wants one order of all
-
-
-@contextmanager
-def _all_used() -> Iterator[None]:
-    """ModelError where DDP still waits for gradients of the step before, which _find_unused did not foresee."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "Expected to have finished reduction" not in str(error):
-            raise
-        raise ModelError(
-            "a step did not use all parameters that the first one used, which several ranks wait for: train on one "
-            "rank, or let the model use all of them in every step (TORCH_DISTRIBUTED_DEBUG=DETAIL names them)"
-        ) from None
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:

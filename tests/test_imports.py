@@ -41,7 +41,7 @@ DOORS = {
         "student/ema.py",
         "student/export.py",
         "student/hub.py",
-        "student/run.py",
+        "student/optim.py",
         "tools/benchmarks/models.py",
         "tools/benchmarks/peers.py",
     },

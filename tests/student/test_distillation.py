@@ -7,13 +7,9 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from torch import nn
 
 from student.checkpoint import NEWEST
 from student.cli import main
-from student.model import build_model
-from student.recipe import load_recipe
-from student.run import build_optimizer
 from teacher_cache.errors import CheckpointError, RecipeError, StoreError
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.settings import TeacherSettings
@@ -148,26 +144,3 @@ def test_the_command_takes_a_teacher(tmp_path: Path, store: Store) -> None:
         assert result.exit_code == 0, result.output
         assert ("runs online" in result.output) == bool(words)
     assert rows(tmp_path / "cached" / "steps.csv") == rows(tmp_path / "online" / "steps.csv")
-
-
-# -- weight decay --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("decay", [True, False])
-def test_weight_decay_spares_what_deit_spares(decay: bool) -> None:
-    recipe = load_recipe("digits_distilled", [f"decay_dist_token={str(decay).lower()}", "optimizer=sgd"])
-    model = build_model(recipe, 10, (16, 16))
-    optimizer = build_optimizer(model, recipe)
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    spared = {
-        names[id(parameter)]
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-        if group["weight_decay"] == 0
-    }
-    shapes = dict(model.named_parameters())
-    expected = {name for name in shapes if shapes[name].ndim == 1} | {"cls_token", "pos_embed"}
-    assert spared == (expected if decay else expected | {"dist_token"})
-    assert {group["momentum"] for group in optimizer.param_groups} == {0.9}
-    assert isinstance(optimizer, torch.optim.SGD)
-    assert all(isinstance(parameter, nn.Parameter) for group in optimizer.param_groups for parameter in group["params"])

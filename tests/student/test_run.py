@@ -15,10 +15,10 @@ from student.answers import OnlineAnswers
 from student.checkpoint import find_checkpoint
 from student.loader import Batch
 from student.log import STEPS, RunLog
-from student.model import build_model, unchanged
+from student.model import unchanged
 from student.options import TrainOptions
 from student.recipe import MOST_RATE
-from student.run import Run, build_optimizer
+from student.run import Run
 from student.train import resume, train
 from teacher_cache.errors import ModelError, TeacherError, TrainingError
 from teacher_cache.job import Job
@@ -163,17 +163,6 @@ def test_a_step_logs_the_loss_of_the_weights_before_it(tmp_path: Path, store: St
     assert float(row["loss"]) == pytest.approx(before[1], rel=1e-5)
 
 
-def test_weight_decay_spares_biases_and_norms(tmp_path: Path, store: Store) -> None:
-    model = open_run(store, tmp_path).model
-    groups = build_optimizer(model, small_recipe("weight_decay=0.3")).param_groups
-    decays = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
-    found = {name: decays[id(parameter)] for name, parameter in model.named_parameters()}
-    assert set(found.values()) == {0.0, 0.3}
-    assert {name for name, decay in found.items() if decay} == {
-        name for name, parameter in model.named_parameters() if parameter.ndim > 1
-    }
-
-
 class Asked(TorchDispatchMode):
     """Which operations torch was asked for meanwhile, and the dtypes of what they gave."""
 
@@ -202,13 +191,6 @@ def test_a_recipe_that_is_taken_can_take_its_steps(tmp_path: Path, store: Store,
     for batch, _ in zip(run.loader, range(2), strict=False):
         run.train_step(batch)
     assert run.step == 2
-
-
-def test_nesterovs_momentum_is_sgds_where_there_is_one() -> None:
-    for momentum in (0.9, 0.0):
-        recipe = small_recipe("optimizer=sgd", f"momentum={momentum}")
-        group = build_optimizer(build_model(recipe, 10, (8, 8)), recipe).param_groups[0]
-        assert (group["momentum"], group["nesterov"]) == (momentum, momentum > 0)
 
 
 def test_a_model_of_which_nothing_would_be_trained_is_refused(tmp_path: Path, store: Store) -> None:
