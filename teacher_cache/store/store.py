@@ -452,9 +452,11 @@ class Store:
         is there instead; what is there is whole and one writer's, whoever writes at the same time.
 
         No chunk is read, so one that a killed writer left damaged does not matter. What is written depends on the
-        arguments alone: no time, host, path or rank. `device` is recorded where the store takes any device.
+        arguments alone: no time, host, path or rank. `device` is recorded where the store takes any device. StoreError
+        where the values do not fit, or another store, or none, is at its place by now.
         """
         commits = self._for_writing()
+        self._check_in_place()
         where = self.records.where(unit)
         padded = self._padded(unit, values, where)
         labelled, skipped = int((padded.labels >= 0).sum()), int((padded.labels == SKIPPED).sum())
@@ -469,6 +471,21 @@ class Store:
         chunks = {name: record if name == "records" else getattr(padded, name) for name in self.array_names}
         files = (self._chunks[name].encode(chunk) for name, chunk in chunks.items())
         return commits.commit(self._pending(_unit_name(unit)), dict(zip(self._unit_files(unit), files, strict=True)))
+
+    def _check_in_place(self) -> None:
+        """StoreError where the store was moved away, or removed and made anew, since it was opened: what is written to
+        its place would become part of another one, or of none."""
+        here = HeldStorage(self.storage, map(document_name, ("", "teacher")))
+        try:
+            seal_here = read_document(here, "", "group")["attributes"]["teacher_cache"][SEAL][WHOLE]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise_unreadable(error)
+            seal_here = None
+        if seal_here != self._seal or self._teacher not in (None, _read_teacher(here)):
+            raise StoreError(
+                f"{self.path} was moved, removed or made anew since it was opened: nothing more is written there; run "
+                "the same command again with the place where the store is"
+            )
 
     def finish_unit(self, unit: Unit) -> None:
         """Commit what a writer, killed or just slow, has put of a unit and not copied to its places; often nothing."""
@@ -556,8 +573,8 @@ class Store:
     def teacher(self) -> TeacherIdentity | None:
         """Identity of the teacher that filled the store; None while there is none. Read once, as it never changes.
         StoreError where the file was changed."""
-        if self._teacher is None and (published := read_published(self.storage, "teacher")) is not None:
-            self._teacher = read_identity(published, f"{self.path}/teacher")
+        if self._teacher is None:
+            self._teacher = _read_teacher(self.storage)
         return self._teacher
 
     @cached_property
@@ -579,6 +596,7 @@ class Store:
     def bind(self, identity: TeacherIdentity, proof: Proof | None = None) -> bool:
         """Write the teacher, whole or not at all; False where there is one. The arrays of its topk come after."""
         commits = self._for_writing()
+        self._check_in_place()
         files = self._topk_files(identity.topk)
         facts = {name: facts_of(json.loads(file), grows=True) for name, file in files.items()}
         attributes = {**identity.to_json(), **({_TOPK_FACTS: facts} if facts else {})}
@@ -658,6 +676,11 @@ class Store:
         if self.commits is None:
             raise StoreError(f"{self.path} was opened for reading: open it with writable=True")
         return self.commits
+
+
+def _read_teacher(storage: Storage) -> TeacherIdentity | None:
+    published = read_published(storage, "teacher")
+    return None if published is None else read_identity(published, f"{storage.place}/teacher")
 
 
 def _as_published(storage: Storage) -> Storage:
