@@ -23,7 +23,7 @@ from teacher_cache.store import packed as packing_groups
 from teacher_cache.store.chunks import open_chunks
 from teacher_cache.store.labels import read_unit_row, read_views, skipped_samples, unit_rows
 from teacher_cache.store.packed import pack, packed_document, unpacked_document
-from teacher_cache.store.packing import packed_files
+from teacher_cache.store.packing import copied_files, packed_files, unpacked_files
 from teacher_cache.store.status import status
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import Unit
@@ -111,6 +111,19 @@ def test_a_file_holds_a_group_of_an_array(source: Store, made: Path) -> None:
     chunks, grouped = open_chunks(source.storage, "labels"), (made / "labels/c/0/0/1").read_bytes()
     frames = [chunks.frames.get(unit) for unit in source.units(range(2, 4)) if unit != ABSENT]
     assert grouped.startswith(b"".join(frame for frame in frames if frame is not None))  # the same, one after the other
+
+
+def test_an_array_that_the_store_has_not_is_neither_copied_nor_unpacked(tmp_path: Path) -> None:
+    """Nothing of it was looked at when the store was opened: a stranger's may have chunks of no rows."""
+    store = make_store(tmp_path / "s")
+    commit(store, store.units()[0])
+    packed = Store.open(write(store, tmp_path / "p"))
+    hashes = {"zarr.json": "", "topk_classes/zarr.json": "", "topk_classes/c/0/0/0/0": ""}
+    for taken in (copied_files, unpacked_files):
+        with pytest.raises(
+            StoreError, match=r"/p: topk_classes/zarr\.json is no file of a packed store: fetch it again"
+        ):
+            next(taken(packed, hashes))
 
 
 def test_plain_zarr_reads_it(source: Store, made: Path) -> None:
