@@ -30,7 +30,7 @@ from torch import Tensor
 from teacher_cache.errors import CheckpointError, StorageError
 from teacher_cache.files import raise_unreadable, writing
 from teacher_cache.messages.recognise import no_checkpoint
-from teacher_cache.messages.shown import shown
+from teacher_cache.messages.shown import counted, shown
 from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import Url, to_place
 
@@ -71,6 +71,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         raise CheckpointError(f"checkpoint {path} {_unreadable(path, file, error)}") from error
     if not isinstance(loaded, dict):
         raise CheckpointError(f"checkpoint {path} holds a {type(loaded).__name__}, a state dict is expected")
+    _check_held(path, loaded)
     return loaded
 
 
@@ -185,6 +186,26 @@ def _check_kind(path: str, copy: str) -> None:
             f"checkpoint {path} cannot be read as plain weights: it begins with {start!r}, as no file of torch.save "
             f"does: {WHAT_NEXT}"
         )
+
+
+def _check_held(path: str, content: Any) -> None:
+    """Refuse, with CheckpointError, a tensor of more values than are in the file: it says one many times, and who looks
+    at all of them takes memory for as many as a stranger likes."""
+    waiting, seen = [content], set[int]()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Tensor):
+            if value.layout is not torch.strided:
+                continue
+            said, held = math.prod(value.shape) * value.element_size(), value.untyped_storage().nbytes()
+            if said > held:
+                raise CheckpointError(
+                    f"checkpoint {path} holds a tensor of shape {tuple(value.shape)} in {counted(held, 'byte')}, the "
+                    "same values again and again: save it anew, each tensor as its .clone()"
+                )
+        elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:  # it may hold itself
+            seen.add(id(value))
+            waiting.extend(value.values() if isinstance(value, Mapping) else value)
 
 
 def _unreadable(path: str, copy: str, error: Exception) -> str:
