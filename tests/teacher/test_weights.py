@@ -86,6 +86,20 @@ def test_a_member_that_claims_more_than_the_file_is_refused(tmp_path: Path) -> N
         read_checkpoint(str(path))
 
 
+def test_a_tensor_that_says_one_value_many_times_is_refused(tmp_path: Path) -> None:
+    """Wherever in a file it is: looking whether all of it is finite would take gigabytes, for a file of some bytes."""
+    path, many = str(tmp_path / "x.pt"), torch.zeros(1).expand(2**20, 2**20)
+    for content in ({"model": {"weight": many}}, {"optimizer": {"state": [({"exp_avg": many},)]}}):
+        torch.save(content, path)
+        with pytest.raises(CheckpointError, match=r"of shape \(1048576, 1048576\) in 4 bytes, the same values again"):
+            read_checkpoint(path)
+    rows = torch.arange(6).reshape(2, 3)
+    content = {"a row": rows[0].expand(1, -1), "a part": rows[1:], "turned": rows.T, "none": rows[:0].expand(0, 3)}
+    content["itself"] = content
+    torch.save(content, path)
+    assert read_checkpoint(path).keys() == content.keys()
+
+
 def test_a_compressed_member_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path)
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
