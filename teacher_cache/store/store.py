@@ -766,7 +766,8 @@ def _are_of_teacher(names: list[str]) -> bool:
 
 
 def _damaged_metadata(path: Place, error: Exception) -> StoreError:
-    return StoreError(f"metadata of {path} are damaged ({error!r}): restore its zarr.json files, or make a new store")
+    said = f"{type(error).__name__}: {error}"
+    return StoreError(f"metadata of {path} are damaged ({said}): restore its zarr.json files, or make a new store")
 
 
 def _shard_settings(index: Index) -> list[dict[str, Any]]:

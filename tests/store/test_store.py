@@ -819,6 +819,9 @@ def test_open_refuses(tmp_path: Path) -> None:
     (path / "zarr.json").write_text(sound[:100])
     with pytest.raises(StoreError, match=r"metadata of .* are damaged .*restore its zarr\.json"):
         Store.open(path)
+    (path / "zarr.json").write_bytes(sound.encode() + b"\xff")  # one byte of it is named, not all that there are
+    with pytest.raises(StoreError, match=r"\(ValueError: zarr\.json: 'utf-8' codec .{,80}\): restore its zarr\.json"):
+        Store.open(path)
     (path / "zarr.json").write_text(sound)
     Store.open(path)
     (path / "labels" / "zarr.json").unlink()
