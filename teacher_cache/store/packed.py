@@ -17,7 +17,7 @@ import numpy as np
 
 from teacher_cache.errors import StoreError
 from teacher_cache.storage.cache import Copy, NodeCache, copy_key
-from teacher_cache.storage.storage import Entry, Stamp, Storage, get_parts
+from teacher_cache.storage.storage import Entry, Stamp, Storage, find_entry, get_parts
 from teacher_cache.store.unit import Unit
 
 ABSENT = 2**64 - 1
@@ -177,11 +177,9 @@ class GroupPacked:
     def _file(self, group: int) -> _File | None:
         """A group's file; None where there is none."""
         if group not in self._files:
-            name = self._name(group)
-            listed = [entry for entry in self._storage.list(name) if entry.name == name]
-            if not listed:
+            if (entry := find_entry(self._storage, self._name(group))) is None:
                 return None
-            self._files[group] = self._open(listed[0], group)
+            self._files[group] = self._open(entry, group)
         return self._files[group]
 
     def _open(self, entry: Entry, group: int) -> _File:

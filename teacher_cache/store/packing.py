@@ -14,7 +14,16 @@ from typing import Any
 import numpy as np
 
 from teacher_cache.errors import StoreError
-from teacher_cache.storage.storage import PART_BYTES, PARTS_AHEAD, Entry, Storage, ask_each, get_all, get_parts
+from teacher_cache.storage.storage import (
+    PART_BYTES,
+    PARTS_AHEAD,
+    Entry,
+    Storage,
+    ask_each,
+    find_entry,
+    get_all,
+    get_parts,
+)
 from teacher_cache.store.arrays import document_bytes, document_name, read_document
 from teacher_cache.store.chunks import FilePerChunk, Frames, chunk_file
 from teacher_cache.store.packed import (
@@ -160,10 +169,9 @@ def _check_names(store: Store, hashes: Mapping[str, str]) -> None:
 
 
 def _listed(storage: Storage, name: str) -> Entry:
-    for entry in storage.list(name):
-        if entry.name == name:
-            return entry
-    raise _not_said(storage, name, "absent")
+    if (entry := find_entry(storage, name)) is None:
+        raise _not_said(storage, name, "absent")
+    return entry
 
 
 def _check(storage: Storage, name: str, content: bytes | None, hashes: Mapping[str, str]) -> None:

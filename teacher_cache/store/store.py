@@ -38,7 +38,7 @@ import xxhash
 from teacher_cache.errors import PolicyError, StoreError, TeacherError
 from teacher_cache.files import new_folder, raise_unreadable
 from teacher_cache.messages.recognise import what_is
-from teacher_cache.messages.shown import counted
+from teacher_cache.messages.shown import counted, shown
 from teacher_cache.replay.header import MAX_PIXELS
 from teacher_cache.replay.libraries import pixel_libraries
 from teacher_cache.replay.policy import Policy
@@ -766,7 +766,7 @@ def _are_of_teacher(names: list[str]) -> bool:
 
 
 def _damaged_metadata(path: Place, error: Exception) -> StoreError:
-    said = f"{type(error).__name__}: {error}"
+    said = shown(f"{type(error).__name__}: {error}", 300)  # what it quotes of a file may be of any length
     return StoreError(f"metadata of {path} are damaged ({said}): restore its zarr.json files, or make a new store")
 
 
