@@ -100,6 +100,7 @@ from teacher_cache.teacher.identity import TeacherIdentity, read_identity
 
 _INDEX_DOCUMENTS = frozenset(map(document_name, INDEX_ARRAYS))
 _OPENING = (*map(document_name, ("", *GROWING_ARRAYS)), *_INDEX_DOCUMENTS)  # what opening a store reads
+_WHOSE = tuple(map(document_name, ("", "teacher")))  # which say what store it is, and whose labels it holds
 _TOPK_FACTS = "topk_arrays"  # in teacher/: what zarr.json says of these arrays
 # What lies beside a store while it is on its way into it: see Store._pending.
 _PENDING = re.compile(r"(?P<what>unit-(?P<unit>\d+-\d+-\d+)|teacher[.a-z0-9-]*)\.[0-9a-f]{16}")
@@ -133,6 +134,7 @@ class Store:
         self._seal = str(settings[SEAL][WHOLE])
         self._index: Index | None = None
         self._teacher: TeacherIdentity | None = None
+        self._in_place: list[object] = []  # teacher and _WHOSE when the store was last seen to be itself
 
     # -- create and open -----------------------------------------------------------------------------------------
 
@@ -475,7 +477,10 @@ class Store:
     def _check_in_place(self) -> None:
         """StoreError where the store was moved away, or removed and made anew, since it was opened: what is written to
         its place would become part of another one, or of none."""
-        here = HeldStorage(self.storage, map(document_name, ("", "teacher")))
+        here = HeldStorage(self.storage, _WHOSE)
+        found: list[object] = [self._teacher, *map(here.get, _WHOSE)]
+        if found == self._in_place:
+            return
         try:
             seal_here = read_document(here, "", "group")["attributes"]["teacher_cache"][SEAL][WHOLE]
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -486,6 +491,7 @@ class Store:
                 f"{self.path} was moved, removed or made anew since it was opened: nothing more is written there; run "
                 "the same command again with the place where the store is"
             )
+        self._in_place = found
 
     def finish_unit(self, unit: Unit) -> None:
         """Commit what a writer, killed or just slow, has put of a unit and not copied to its places; often nothing."""
