@@ -1,6 +1,7 @@
 """A packed store holds what the store held: for this program, for plain zarr, and once it is unpacked."""
 
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +30,7 @@ from teacher_cache.store.store import Store
 from teacher_cache.store.unit import Unit
 from teacher_cache.verify import verify
 from tests.support.filled_store import commit, copied, files, make_index, make_soft_store, make_store
-from tests.support.memory_storage import Bucket, bucket_in_memory
+from tests.support.memory_storage import Bucket, MemoryStorage, bucket_in_memory
 
 ABSENT = Unit(3, 0, 1)
 FAR = Url("s3://set/store")
@@ -327,6 +328,21 @@ def test_a_process_without_a_cache_fetches_it_once(source: Store, made: Path, fa
     far.requests.clear()
     assert_equal(Store.open(FAR, cache=NodeCache(tmp_path, 100)), source)  # without room for one
     assert fetched(far) == groups(made)
+
+
+def test_records_of_all_groups_are_asked_for_at_once(
+    source: Store, far: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One after the other would take as many times as long."""
+    get, all_asked = MemoryStorage.get, threading.Barrier(2, timeout=60)
+
+    def wait(storage: MemoryStorage, name: str) -> bytes | None:
+        if name.startswith("records/c/"):
+            all_asked.wait()
+        return get(storage, name)
+
+    monkeypatch.setattr(MemoryStorage, "get", wait)
+    np.testing.assert_array_equal(Store.open(FAR).committed(), source.committed())
 
 
 @pytest.mark.parametrize("opened", [False, True])
