@@ -140,5 +140,4 @@ def take_logits(labelled: LabelledUnit, rows: np.ndarray, column: int, logits: n
 def describe(store: Store, unit: Unit) -> str:
     """A unit as messages name it."""
     rows, views = store.layout.rows(unit), store.layout.group_views(unit.group)
-    shard = store.index.shards[unit.shard].name
-    return f"shard {shard}, samples {rows[0]} to {rows[-1]}, views {views[0]} to {views[-1]}"
+    return f"shard {store.shard_name(unit.shard)}, samples {rows[0]} to {rows[-1]}, views {views[0]} to {views[-1]}"

@@ -9,6 +9,7 @@ from teacher_cache.errors import StorageError
 from teacher_cache.messages.nearest import nearest
 from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import Place, Url
+from teacher_cache.storage.storage import find_entry
 
 RUN_FILES = ("results.json", "checkpoint.pt", "epoch.pt", "epochs.csv", "steps.csv")  # what a training leaves in --out
 LOOKED_AT = 1000  # entries of a folder; a million files are no reason to wait
@@ -51,10 +52,10 @@ def no_checkpoint(path: Place) -> str | None:
 
 def _no_object(url: Url) -> str | None:
     try:
-        there = any(entry.name == url.name for entry in open_storage(url.parent).list(url.name))
+        entry = find_entry(open_storage(url.parent), url.name)
     except StorageError as error:
         return f"checkpoint {error}"
-    return None if there else f"checkpoint {url} is absent: check the place"
+    return None if entry else f"checkpoint {url} is absent: check the place"
 
 
 def is_store(path: Path) -> bool:

@@ -12,7 +12,7 @@ from teacher_cache.messages.shown import shown
 from teacher_cache.storage.local import read_range
 from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import Url, is_url, to_place
-from teacher_cache.storage.storage import AT_ONCE, Storage
+from teacher_cache.storage.storage import AT_ONCE, Storage, find_entry
 
 Read = Callable[[int, int], bytes]  # (start, length) -> the bytes, fewer only at the shard's end
 Ranges = Sequence[tuple[int, int]]  # of them
@@ -98,10 +98,9 @@ def _look(path: str) -> ShardFacts:
     if not is_url(path):
         return ShardFacts(os.stat(path).st_size)
     storage, name = _storage_of(path)
-    for entry in storage.list(name):
-        if entry.name == name:
-            return ShardFacts(entry.num_bytes, str(entry.stamp[0]))
-    raise FileNotFoundError(errno.ENOENT, "no such object")
+    if (entry := find_entry(storage, name)) is None:
+        raise FileNotFoundError(errno.ENOENT, "no such object")
+    return ShardFacts(entry.num_bytes, str(entry.stamp[0]))
 
 
 def _storage_of(path: str) -> tuple[Storage, str]:

@@ -13,6 +13,7 @@ from teacher_cache.files import UNIT_IN_FLIGHT, aside_of, is_leftover, remove, s
 from teacher_cache.storage.storage import Entry, Stamp
 
 _ABSENT = FileNotFoundError, NotADirectoryError  # nothing of that name, or a file where a folder is named
+_READING = os.O_RDONLY | os.O_NONBLOCK  # a stranger's folder may hold a pipe, for whose writer it would wait for ever
 TRIES = 100  # where other processes sweep, or remove empty folders, just as something is written there
 
 
@@ -29,7 +30,7 @@ class LocalStorage:
 
     def get(self, name: str) -> bytes | None:
         try:
-            descriptor = os.open(f"{self._root}/{name}", os.O_RDONLY)
+            descriptor = os.open(f"{self._root}/{name}", _READING)
         except _ABSENT:
             return None
         try:
@@ -49,7 +50,7 @@ class LocalStorage:
     def get_ranges(self, name: str, ranges: Sequence[tuple[int, int]], stamp: Stamp | None = None) -> list[bytes]:
         path = f"{self._root}/{name}"
         try:
-            descriptor = os.open(path, os.O_RDONLY)
+            descriptor = os.open(path, _READING)
         except NotADirectoryError:  # a file stands where a folder is named
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from None
         try:

@@ -132,7 +132,8 @@ class ObjectStorage:
         if not found and name:
             with suppress(FileNotFoundError):
                 found = [self._head(name)]
-        return sorted(Entry(meta["path"], meta["size"], _stamp(meta)) for meta in found)
+        # without a name: what consoles make of a folder that somebody has made there
+        return sorted(Entry(meta["path"], meta["size"], _stamp(meta)) for meta in found if meta["path"])
 
     def delete(self, name: str) -> None:
         self._check_writable(name)
@@ -224,6 +225,9 @@ class ObjectStorage:
             return FileNotFoundError(f"{url} is not there: check the place")
         if isinstance(error, FileNotFoundError) or _is_of_bucket(said):
             return StorageError(f"{url}: there is no such bucket: check its name and the endpoint")
+        if isinstance(error, self._obstore.exceptions.InvalidPathError):
+            reason = said.partition("\n")[0]
+            return StorageError(f"{url}: a name there cannot be read ({reason}): rename it, or choose another place")
         if METADATA in said:
             return StorageError(f"{url}: no credentials were found: set {variables}")
         if answer.startswith(("401", "403")):
@@ -333,7 +337,10 @@ def _kind(place: Url) -> str:
         raise StorageError(f"{shown} has a .. in it: give the place itself")
     if not parts.hostname:
         raise StorageError(f"{shown} names no bucket: give {place.scheme}://BUCKET/FOLDER")
-    return KINDS[place.scheme]
+    kind = KINDS[place.scheme]
+    if kind != "HTTP" and "//" in parts.path.rstrip("/"):
+        raise StorageError(f"{shown} has a // in it: give it with one slash")
+    return kind
 
 
 def _is_panic(error: BaseException) -> bool:

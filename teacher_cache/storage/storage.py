@@ -96,6 +96,11 @@ def get_all(storage: Storage, names: Iterable[str]) -> Iterator[tuple[str, bytes
     return ask_each(storage, lambda name: (name, storage.get(name)), names)
 
 
+def find_entry(storage: Storage, name: str) -> Entry | None:
+    """What a listing says of a name; None where it is not there."""
+    return next((entry for entry in storage.list(name) if entry.name == name), None)
+
+
 def get_parts(storage: Storage, entry: Entry) -> Iterator[bytes]:
     """The bytes of a name as it was listed, part by part, of which few are in memory. Raises what get_ranges raises,
     and StorageError where there are fewer."""

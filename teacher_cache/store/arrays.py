@@ -112,7 +112,10 @@ def read_document(storage: Storage, name: str, kind: Literal["array", "group"]) 
     content = storage.get(file)
     if content is None:
         raise FileNotFoundError(f"{file} is absent")
-    document = json.loads(content)
+    try:
+        document = json.loads(content)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
     if not isinstance(document, dict) or document.get("zarr_format") != 3 or document.get("node_type") != kind:
         raise ValueError(f"{name or 'it'} is no {kind} of Zarr 3")
     return document

@@ -304,11 +304,11 @@ class LabelReader:
             for column, page in (held | pages).items():
                 if not page.loaded[unit]:
                     page.values[rows], page.loaded[unit] = labels[:, column], True
-        for column, page in pages.items():
-            if column not in held:
-                self._hold(("labels", group, 0, column), page)
         for column in pages.keys() & held.keys():
             self._pages.move_to_end(("labels", group, 0, column))
+        for column, page in pages.items():  # only now, as others lose their place to them
+            if column not in held:
+                self._hold(("labels", group, 0, column), page)
         return pages
 
     def _view_page(self) -> _Page:

@@ -17,7 +17,7 @@ import numpy as np
 
 from teacher_cache.errors import StoreError
 from teacher_cache.storage.cache import Copy, NodeCache, copy_key
-from teacher_cache.storage.storage import Entry, Stamp, Storage, get_parts
+from teacher_cache.storage.storage import NEAR, Entry, Stamp, Storage, find_entry, get_all, get_parts
 from teacher_cache.store.unit import Unit
 
 ABSENT = 2**64 - 1
@@ -141,18 +141,23 @@ class GroupPacked:
             yield from zip(members, self._read(group, members), strict=True)
 
     def stamps(self) -> Mapping[Unit, Stamp]:
-        found = {}
+        listed: dict[int, Entry] = {}
         for entry in self._storage.list(f"{self._array}/c"):
             numbers = entry.name.removeprefix(f"{self._array}/c/").split("/")
-            if len(numbers) < 3 or not numbers[2].isdecimal() or entry.name != self._name(group := int(numbers[2])):
-                continue
-            file = self._files.get(group)
-            if file is None or file.entry.stamp != entry.stamp:
-                self._held.pop(group, None)
-                self._copies.pop(group, None)
-                file = self._files[group] = self._open(entry, group)
-            for shard, unit in np.argwhere(file.places[..., 0] != ABSENT).tolist():
-                found[Unit(shard, unit, group)] = (*entry.stamp, *file.places[shard, unit].tolist())
+            if len(numbers) >= 3 and numbers[2].isdecimal() and entry.name == self._name(group := int(numbers[2])):
+                listed[group] = entry
+        self._open_all(
+            {
+                group: entry
+                for group, entry in listed.items()
+                if group not in self._files or self._files[group].entry.stamp != entry.stamp
+            }
+        )
+        found = {}
+        for group, entry in listed.items():
+            places = self._files[group].places
+            for shard, unit in np.argwhere(places[..., 0] != ABSENT).tolist():
+                found[Unit(shard, unit, group)] = (*entry.stamp, *places[shard, unit].tolist())
         return found
 
     def name(self, unit: Unit) -> str:
@@ -177,12 +182,23 @@ class GroupPacked:
     def _file(self, group: int) -> _File | None:
         """A group's file; None where there is none."""
         if group not in self._files:
-            name = self._name(group)
-            listed = [entry for entry in self._storage.list(name) if entry.name == name]
-            if not listed:
+            if (entry := find_entry(self._storage, self._name(group))) is None:
                 return None
-            self._files[group] = self._open(listed[0], group)
+            self._files[group] = self._open(entry, group)
         return self._files[group]
+
+    def _open_all(self, entries: Mapping[int, Entry]) -> None:
+        """Open files that were listed, by group, anew where others of their names were open. Small ones far away, as
+        those of records are, are fetched at once: one after the other would take as many times as long."""
+        for group in entries:
+            self._held.pop(group, None)
+            self._copies.pop(group, None)
+        if not self._storage.is_local and self._cache is None:
+            small = {group: entry.name for group, entry in entries.items() if entry.num_bytes <= NEAR}
+            for group, (_, content) in zip(small, get_all(self._storage, small.values()), strict=True):
+                self._hold(entries[group], group, content)
+        for group, entry in entries.items():
+            self._files[group] = self._open(entry, group)
 
     def _open(self, entry: Entry, group: int) -> _File:
         """Read the index of a file that was listed."""
@@ -220,14 +236,17 @@ class GroupPacked:
         if entry.num_bytes > WHOLE_BYTES:
             return None
         if group not in self._held:
-            content = self._storage.get(entry.name)
-            if content is None or len(content) != entry.num_bytes:
-                raise self._damaged(entry.name, "it is not what was listed")
-            self._held[group] = content
-            while sum(map(len, self._held.values())) > HELD_BYTES:
-                self._held.popitem(last=False)
+            self._hold(entry, group, self._storage.get(entry.name))
         self._held.move_to_end(group)
         return self._held[group]
+
+    def _hold(self, entry: Entry, group: int, content: bytes | None) -> None:
+        """Have all bytes of a group's file in memory, and those used longest ago no more where they are too many."""
+        if content is None or len(content) != entry.num_bytes:
+            raise self._damaged(entry.name, "it is not what was listed")
+        self._held[group] = content
+        while sum(map(len, self._held.values())) > HELD_BYTES:
+            self._held.popitem(last=False)
 
     def _damaged(self, name: str, what: str) -> StoreError:
         return StoreError(

@@ -14,7 +14,16 @@ from typing import Any
 import numpy as np
 
 from teacher_cache.errors import StoreError
-from teacher_cache.storage.storage import PART_BYTES, PARTS_AHEAD, Entry, Storage, ask_each, get_all, get_parts
+from teacher_cache.storage.storage import (
+    PART_BYTES,
+    PARTS_AHEAD,
+    Entry,
+    Storage,
+    ask_each,
+    find_entry,
+    get_all,
+    get_parts,
+)
 from teacher_cache.store.arrays import document_bytes, document_name, read_document
 from teacher_cache.store.chunks import FilePerChunk, Frames, chunk_file
 from teacher_cache.store.packed import (
@@ -34,7 +43,7 @@ from teacher_cache.store.unit import TOPK_ARRAYS, Unit
 ARRAYS = ("labels", "digests", *TOPK_ARRAYS, "records")
 _KEPT = re.compile(r"(index|teacher)/([\w-]+/)*(zarr\.json|c/[0-9/]+)")  # files that stay as they are
 _DOCUMENT = re.compile(rf"({'|'.join(ARRAYS)})/zarr\.json")
-_GROUP = re.compile(rf"({'|'.join(ARRAYS)})/c/0/0/([0-9]+)(?:/0)?")
+_GROUP = re.compile(rf"({'|'.join(ARRAYS)})/c/0/0/(0|[1-9][0-9]{{0,6}})(?:/0)?")
 
 
 def packed_files(store: Store, committed: np.ndarray) -> Iterator[tuple[str, Iterable[bytes]]]:
@@ -60,12 +69,11 @@ def packed_files(store: Store, committed: np.ndarray) -> Iterator[tuple[str, Ite
 
 def copied_files(store: Store, hashes: Mapping[str, str]) -> Iterator[tuple[str, Iterable[bytes]]]:
     """The files of a store that is packed already, as they are, by name, each part by part, the root's zarr.json last;
-    hashes says the SHA-256 of each. StoreError where one is absent or not what it shall be, or no file of a packed
+    hashes says the SHA-256 of each. StoreError where one is absent or not what it shall be, or no file of this packed
     store; the former two once its parts are asked for."""
     root = document_name("")
+    _check_names(store, hashes)
     for name in [*sorted(hashes.keys() - {root}), root]:
-        if name != root and not any(kind.fullmatch(name) for kind in (_KEPT, _DOCUMENT, _GROUP)):
-            raise StoreError(f"{store.path}: {name} is no file of a packed store: fetch it again")
         yield name, _copied(store.storage, name, hashes[name])
 
 
@@ -78,14 +86,15 @@ def _copied(storage: Storage, name: str, sha256: str) -> Iterator[bytes]:
         raise _not_said(storage, name, "not what its manifest says")
 
 
-def unpacked_files(storage: Storage, hashes: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
+def unpacked_files(store: Store, hashes: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
     """The files of a store with a file a chunk, by name, from those of a packed one, of which hashes says the SHA-256;
     the root's zarr.json last. Little of a group's file is in memory at a time, and what it holds counts once all of it
     was given.
 
-    StoreError where a file is absent or not what it shall be, ValueError where that is no file of a packed store.
+    StoreError where a file is absent or not what it shall be, or no file of this packed store.
     """
-    root = document_name("")
+    storage, root = store.storage, document_name("")
+    _check_names(store, hashes)
     documents: dict[str, dict[str, Any]] = {}
     groups = {name: match for name in hashes if (match := _GROUP.fullmatch(name)) is not None}
     for name, content in get_all(storage, sorted(hashes.keys() - groups.keys() - {root})):
@@ -94,8 +103,6 @@ def unpacked_files(storage: Storage, hashes: Mapping[str, str]) -> Iterator[tupl
         if match := _DOCUMENT.fullmatch(name):
             document = documents[match[1]] = unpacked_document(json.loads(content))
             content = document_bytes(document)
-        elif not _KEPT.fullmatch(name):
-            raise ValueError(f"{name} is no file of a packed store")
         yield name, content
     for name, match in sorted(groups.items()):
         yield from _chunks(storage, name, hashes[name], match[1], int(match[2]), documents[match[1]])
@@ -152,11 +159,19 @@ def _parts(places: np.ndarray, before: int) -> list[list[tuple[int, int, int, in
     return parts
 
 
+def _check_names(store: Store, hashes: Mapping[str, str]) -> None:
+    """StoreError where one of these is no file of a packed store with the arrays of this one, which were looked at when
+    it was opened."""
+    for name in hashes:
+        of_array = name.partition("/")[0] in store.array_names and (_DOCUMENT.fullmatch(name) or _GROUP.fullmatch(name))
+        if not of_array and not _KEPT.fullmatch(name) and name != document_name(""):
+            raise StoreError(f"{store.path}: {name} is no file of a packed store: fetch it again")
+
+
 def _listed(storage: Storage, name: str) -> Entry:
-    for entry in storage.list(name):
-        if entry.name == name:
-            return entry
-    raise _not_said(storage, name, "absent")
+    if (entry := find_entry(storage, name)) is None:
+        raise _not_said(storage, name, "absent")
+    return entry
 
 
 def _check(storage: Storage, name: str, content: bytes | None, hashes: Mapping[str, str]) -> None:

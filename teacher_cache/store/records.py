@@ -90,14 +90,11 @@ class Records:
 
     def sums(self) -> dict[str, list[int]]:
         """By field the sum over the committed units of each group."""
-        values = self.read()
-        values[values[..., _COMMITTED] != 1] = 0
-        return dict(zip(RECORD_FIELDS, values.sum(axis=(0, 1), dtype=np.uint64).T.tolist(), strict=True))
+        return dict(zip(RECORD_FIELDS, self.read().sum(axis=(0, 1), dtype=np.uint64).T.tolist(), strict=True))
 
     def units_with_skips(self) -> list[Unit]:
         """The committed units in which a sample was skipped, group by group."""
-        values = self.read()
-        return by_group((values[..., _COMMITTED] == 1) & (values[..., _SKIPPED] > 0))
+        return by_group(self.read()[..., _SKIPPED] > 0)
 
     def _list(self) -> np.ndarray:
         there = self._chunks.frames.stamps()
@@ -165,19 +162,22 @@ class Records:
 
     def _decode(self, unit: Unit, frame: bytes | None) -> np.ndarray:
         try:
-            return self._chunks.decode(frame)[0, 0, 0]
+            values: np.ndarray = self._chunks.decode(frame)[0, 0, 0]
+            if frame is not None and values[_COMMITTED] != 1:  # nobody would commit the unit, as its record is there
+                raise ValueError("it does not say that the unit is committed")
+            return values
         except (RuntimeError, ValueError) as error:
             raise self._damaged(unit, error) from error
 
     def _decode_all(self, frames: dict[Unit, bytes | None]) -> Iterator[tuple[Unit, np.ndarray]]:
-        """The same of many at once."""
+        """The same of many at once, of those that are there."""
         there = {unit: frame for unit, frame in frames.items() if frame is not None}
         try:
-            records = dict(zip(there, self._chunks.decode_all(list(there.values())), strict=True))
+            records = self._chunks.decode_all(list(there.values()))[:, 0, 0, 0]
         except (RuntimeError, ValueError):
-            records = {}
-        for unit, frame in frames.items():
-            yield unit, records[unit][0, 0, 0] if unit in records else self._decode(unit, frame)
+            records = np.zeros((len(there), len(RECORD_FIELDS)), np.uint64)
+        for (unit, frame), values in zip(there.items(), records, strict=True):
+            yield unit, values if values[_COMMITTED] == 1 else self._decode(unit, frame)
 
     def _damaged(self, unit: Unit, error: Exception) -> StoreError:
         return StoreError(f"the record of {self.where(unit)} is damaged ({error}): {self.redo(unit)}")

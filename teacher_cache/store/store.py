@@ -38,7 +38,7 @@ import xxhash
 from teacher_cache.errors import PolicyError, StoreError, TeacherError
 from teacher_cache.files import new_folder, raise_unreadable
 from teacher_cache.messages.recognise import what_is
-from teacher_cache.messages.shown import counted
+from teacher_cache.messages.shown import counted, shown
 from teacher_cache.replay.header import MAX_PIXELS
 from teacher_cache.replay.libraries import pixel_libraries
 from teacher_cache.replay.policy import Policy
@@ -100,6 +100,7 @@ from teacher_cache.teacher.identity import TeacherIdentity, read_identity
 
 _INDEX_DOCUMENTS = frozenset(map(document_name, INDEX_ARRAYS))
 _OPENING = (*map(document_name, ("", *GROWING_ARRAYS)), *_INDEX_DOCUMENTS)  # what opening a store reads
+_WHOSE = tuple(map(document_name, ("", "teacher")))  # which say what store it is, and whose labels it holds
 _TOPK_FACTS = "topk_arrays"  # in teacher/: what zarr.json says of these arrays
 # What lies beside a store while it is on its way into it: see Store._pending.
 _PENDING = re.compile(r"(?P<what>unit-(?P<unit>\d+-\d+-\d+)|teacher[.a-z0-9-]*)\.[0-9a-f]{16}")
@@ -133,6 +134,7 @@ class Store:
         self._seal = str(settings[SEAL][WHOLE])
         self._index: Index | None = None
         self._teacher: TeacherIdentity | None = None
+        self._in_place: list[object] = []  # teacher and _WHOSE when the store was last seen to be itself
 
     # -- create and open -----------------------------------------------------------------------------------------
 
@@ -452,9 +454,11 @@ class Store:
         is there instead; what is there is whole and one writer's, whoever writes at the same time.
 
         No chunk is read, so one that a killed writer left damaged does not matter. What is written depends on the
-        arguments alone: no time, host, path or rank. `device` is recorded where the store takes any device.
+        arguments alone: no time, host, path or rank. `device` is recorded where the store takes any device. StoreError
+        where the values do not fit, or another store, or none, is at its place by now.
         """
         commits = self._for_writing()
+        self._check_in_place()
         where = self.records.where(unit)
         padded = self._padded(unit, values, where)
         labelled, skipped = int((padded.labels >= 0).sum()), int((padded.labels == SKIPPED).sum())
@@ -469,6 +473,25 @@ class Store:
         chunks = {name: record if name == "records" else getattr(padded, name) for name in self.array_names}
         files = (self._chunks[name].encode(chunk) for name, chunk in chunks.items())
         return commits.commit(self._pending(_unit_name(unit)), dict(zip(self._unit_files(unit), files, strict=True)))
+
+    def _check_in_place(self) -> None:
+        """StoreError where the store was moved away, or removed and made anew, since it was opened: what is written to
+        its place would become part of another one, or of none."""
+        here = HeldStorage(self.storage, _WHOSE)
+        found: list[object] = [self._teacher, *map(here.get, _WHOSE)]
+        if found == self._in_place:
+            return
+        try:
+            seal_here = read_document(here, "", "group")["attributes"]["teacher_cache"][SEAL][WHOLE]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise_unreadable(error)
+            seal_here = None
+        if seal_here != self._seal or self._teacher not in (None, _read_teacher(here)):
+            raise StoreError(
+                f"{self.path} was moved, removed or made anew since it was opened: nothing more is written there; run "
+                "the same command again with the place where the store is"
+            )
+        self._in_place = found
 
     def finish_unit(self, unit: Unit) -> None:
         """Commit what a writer, killed or just slow, has put of a unit and not copied to its places; often nothing."""
@@ -556,8 +579,8 @@ class Store:
     def teacher(self) -> TeacherIdentity | None:
         """Identity of the teacher that filled the store; None while there is none. Read once, as it never changes.
         StoreError where the file was changed."""
-        if self._teacher is None and (published := read_published(self.storage, "teacher")) is not None:
-            self._teacher = read_identity(published, f"{self.path}/teacher")
+        if self._teacher is None:
+            self._teacher = _read_teacher(self.storage)
         return self._teacher
 
     @cached_property
@@ -579,6 +602,7 @@ class Store:
     def bind(self, identity: TeacherIdentity, proof: Proof | None = None) -> bool:
         """Write the teacher, whole or not at all; False where there is one. The arrays of its topk come after."""
         commits = self._for_writing()
+        self._check_in_place()
         files = self._topk_files(identity.topk)
         facts = {name: facts_of(json.loads(file), grows=True) for name, file in files.items()}
         attributes = {**identity.to_json(), **({_TOPK_FACTS: facts} if facts else {})}
@@ -658,6 +682,11 @@ class Store:
         if self.commits is None:
             raise StoreError(f"{self.path} was opened for reading: open it with writable=True")
         return self.commits
+
+
+def _read_teacher(storage: Storage) -> TeacherIdentity | None:
+    published = read_published(storage, "teacher")
+    return None if published is None else read_identity(published, f"{storage.place}/teacher")
 
 
 def _as_published(storage: Storage) -> Storage:
@@ -743,7 +772,8 @@ def _are_of_teacher(names: list[str]) -> bool:
 
 
 def _damaged_metadata(path: Place, error: Exception) -> StoreError:
-    return StoreError(f"metadata of {path} are damaged ({error!r}): restore its zarr.json files, or make a new store")
+    said = shown(f"{type(error).__name__}: {error}", 300)  # what it quotes of a file may be of any length
+    return StoreError(f"metadata of {path} are damaged ({said}): restore its zarr.json files, or make a new store")
 
 
 def _shard_settings(index: Index) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ import argparse
 import hashlib
 import json
 import math
+import mmap
 import os
 import pickletools
 import re
@@ -30,7 +31,7 @@ from torch import Tensor
 from teacher_cache.errors import CheckpointError, StorageError
 from teacher_cache.files import raise_unreadable, writing
 from teacher_cache.messages.recognise import no_checkpoint
-from teacher_cache.messages.shown import shown
+from teacher_cache.messages.shown import counted, shown
 from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import Url, to_place
 
@@ -40,6 +41,7 @@ GRAPHS = (".onnx", ".pt2")
 PICKLE_START = b"\x80"
 LEGACY_PICKLES = 3  # before torch 1.6 a file began with a magic number, the format's and the system's
 ZIP_START, LOCAL_HEADER = b"PK\x03\x04", struct.Struct("<4s5H3L2H")
+SIZED = b"\nbytearray\n"  # as a pickle names it
 WHAT_NEXT = "copy it again from where it came, or use another"
 # what many training scripts save beside the weights: their arguments, paths among them
 ARGUMENTS: list[Any] = [
@@ -62,6 +64,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
             return _read_safetensors(path, file)
         _check_kind(path, file)
         check_whole(path, file)
+        _check_sized(path, file)
         with torch.serialization.safe_globals(ARGUMENTS):
             loaded = torch.load(file, map_location="cpu", weights_only=True)
     except CheckpointError:
@@ -71,6 +74,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         raise CheckpointError(f"checkpoint {path} {_unreadable(path, file, error)}") from error
     if not isinstance(loaded, dict):
         raise CheckpointError(f"checkpoint {path} holds a {type(loaded).__name__}, a state dict is expected")
+    _check_held(path, loaded, os.path.getsize(file))
     return loaded
 
 
@@ -185,6 +189,36 @@ def _check_kind(path: str, copy: str) -> None:
             f"checkpoint {path} cannot be read as plain weights: it begins with {start!r}, as no file of torch.save "
             f"does: {WHAT_NEXT}"
         )
+
+
+def _check_sized(path: str, copy: str) -> None:
+    """Refuse, with CheckpointError, what torch would take memory for by a number alone, of whatever size."""
+    with open(copy, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+        if whole.find(SIZED) >= 0:
+            raise CheckpointError(
+                f"checkpoint {path} holds a bytearray, which may claim any memory: whoever trusts it saves its weights "
+                "alone"
+            )
+
+
+def _check_held(path: str, content: Any, num_bytes: int) -> None:
+    """Refuse, with CheckpointError, a tensor of more values than are in a file of so many bytes: it says one many
+    times, or none, and who looks at all of them takes memory for as many as a stranger likes."""
+    waiting, seen = [content], set[int]()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Tensor):
+            if value.layout is not torch.strided or value.is_meta:
+                continue
+            held = min(value.untyped_storage().nbytes(), num_bytes)
+            if math.prod(value.shape) * value.element_size() > held:
+                raise CheckpointError(
+                    f"checkpoint {path} holds a tensor of shape {tuple(value.shape)} in {counted(held, 'byte')}, the "
+                    "same values again and again: save it anew, each tensor as its .clone()"
+                )
+        elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:  # it may hold itself
+            seen.add(id(value))
+            waiting.extend(value.values() if isinstance(value, Mapping) else value)
 
 
 def _unreadable(path: str, copy: str, error: Exception) -> str:

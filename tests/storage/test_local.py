@@ -188,6 +188,12 @@ def test_what_cannot_be_written_is_a_disk_error(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a"]
 
 
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x")
+    read = run("print(LocalStorage(Path(sys.argv[1])).get('x'))", str(tmp_path))  # TimeoutExpired where it waits
+    assert read.stdout == "b''\n", read.stderr
+
+
 def test_a_range_is_read_to_the_files_end(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"0123456789")
     descriptor = os.open(tmp_path / "x", os.O_RDONLY)

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import traceback
+import urllib.request
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -241,6 +242,7 @@ def test_an_absent_bucket_is_said(bucket: Url) -> None:
         ("ftp://user:PASSWORD@host/x", "ftp://host/x: nothing here reads ftp://: give s3://, gs://"),
         ("s3://bucket/a/../../other", "s3://bucket/a/../../other has a .. in it: give the place itself"),
         ("s3://", "s3:// names no bucket: give s3://BUCKET/FOLDER"),
+        ("s3://bucket/stores//x", "s3://bucket/stores//x has a // in it: give it with one slash"),
     ],
 )
 def test_places_that_are_refused(place: str, message: str) -> None:
@@ -248,6 +250,28 @@ def test_places_that_are_refused(place: str, message: str) -> None:
         ObjectStorage(Url(place))
     assert str(refused.value).startswith(message)
     assert "PASSWORD" not in str(refused.value)
+
+
+def test_a_name_that_cannot_be_read_is_told_as_one(bucket: Url, network: FaultyProxy) -> None:
+    """A key that others made: `a//b` is one for S3, and for nobody's folders."""
+    _put_key(network, f"{bucket.partition('://')[2]}/a//b")
+    with pytest.raises(
+        StorageError, match=r'a name there cannot be read \(.*a//b".*\): rename it, or choose'
+    ) as refused:
+        ObjectStorage(bucket).list()
+    assert "\n" not in str(refused.value)
+
+
+def test_a_folder_that_a_console_made_is_empty(bucket: Url, network: FaultyProxy) -> None:
+    _put_key(network, f"{bucket.partition('://')[2]}/")
+    assert ObjectStorage(bucket).list() == []
+    assert [entry.name for entry in ObjectStorage(bucket.parent).list()] == ["folder"]
+
+
+def _put_key(network: FaultyProxy, path: str) -> None:
+    """Make an object of whatever key, by a client of another's."""
+    with urllib.request.urlopen(urllib.request.Request(f"{network.url}/{path}", b"", method="PUT")) as answer:
+        assert answer.status == 200
 
 
 def test_of_azure_a_container_may_stand_before_its_account() -> None:

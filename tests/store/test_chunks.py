@@ -3,12 +3,14 @@
 import json
 import os
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import zarr
+from numcodecs import zstd
 
 from teacher_cache.errors import StoreError
 from teacher_cache.storage.local import LocalStorage
@@ -110,6 +112,21 @@ def test_damaged_files_are_refused_as_by_plain_zarr(tmp_path: Path, name: str) -
         file.write_bytes(sound[:length])
         with pytest.raises(StoreError, match=r"shard-0\.tar, unit 1, views 0:2 (is|are) damaged"):
             Store.open(store.path).records.read() if name == "records" else store.check_unit(unit)
+
+
+def test_what_lies_behind_a_frame_claims_no_memory(store: Store) -> None:
+    """Kilobytes of zstd stand for gigabytes: a stranger's file may begin as a chunk does and have another behind it."""
+    bomb = zstd.compress(np.zeros(1 << 26, np.uint8), 1, True)
+    for name in ("labels", "records"):
+        chunks = open_chunks(store.storage, name)
+        frame = chunks.frames.get(UNIT)
+        assert frame is not None
+        for read in (chunks.decode, lambda data, of=chunks: of.decode_all([data])):
+            tracemalloc.start()
+            with pytest.raises((RuntimeError, ValueError)):
+                read(frame + bomb)
+            assert tracemalloc.get_traced_memory()[1] < 1 << 20
+            tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

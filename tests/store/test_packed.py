@@ -1,6 +1,7 @@
 """A packed store holds what the store held: for this program, for plain zarr, and once it is unpacked."""
 
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,13 +24,13 @@ from teacher_cache.store import packed as packing_groups
 from teacher_cache.store.chunks import open_chunks
 from teacher_cache.store.labels import read_unit_row, read_views, skipped_samples, unit_rows
 from teacher_cache.store.packed import pack, packed_document, unpacked_document
-from teacher_cache.store.packing import packed_files
+from teacher_cache.store.packing import copied_files, packed_files, unpacked_files
 from teacher_cache.store.status import status
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import Unit
 from teacher_cache.verify import verify
 from tests.support.filled_store import commit, copied, files, make_index, make_soft_store, make_store
-from tests.support.memory_storage import Bucket, bucket_in_memory
+from tests.support.memory_storage import Bucket, MemoryStorage, bucket_in_memory
 
 ABSENT = Unit(3, 0, 1)
 FAR = Url("s3://set/store")
@@ -111,6 +112,19 @@ def test_a_file_holds_a_group_of_an_array(source: Store, made: Path) -> None:
     chunks, grouped = open_chunks(source.storage, "labels"), (made / "labels/c/0/0/1").read_bytes()
     frames = [chunks.frames.get(unit) for unit in source.units(range(2, 4)) if unit != ABSENT]
     assert grouped.startswith(b"".join(frame for frame in frames if frame is not None))  # the same, one after the other
+
+
+def test_an_array_that_the_store_has_not_is_neither_copied_nor_unpacked(tmp_path: Path) -> None:
+    """Nothing of it was looked at when the store was opened: a stranger's may have chunks of no rows."""
+    store = make_store(tmp_path / "s")
+    commit(store, store.units()[0])
+    packed = Store.open(write(store, tmp_path / "p"))
+    hashes = {"zarr.json": "", "topk_classes/zarr.json": "", "topk_classes/c/0/0/0/0": ""}
+    for taken in (copied_files, unpacked_files):
+        with pytest.raises(
+            StoreError, match=r"/p: topk_classes/zarr\.json is no file of a packed store: fetch it again"
+        ):
+            next(taken(packed, hashes))
 
 
 def test_plain_zarr_reads_it(source: Store, made: Path) -> None:
@@ -314,6 +328,21 @@ def test_a_process_without_a_cache_fetches_it_once(source: Store, made: Path, fa
     far.requests.clear()
     assert_equal(Store.open(FAR, cache=NodeCache(tmp_path, 100)), source)  # without room for one
     assert fetched(far) == groups(made)
+
+
+def test_records_of_all_groups_are_asked_for_at_once(
+    source: Store, far: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One after the other would take as many times as long."""
+    get, all_asked = MemoryStorage.get, threading.Barrier(2, timeout=60)
+
+    def wait(storage: MemoryStorage, name: str) -> bytes | None:
+        if name.startswith("records/c/"):
+            all_asked.wait()
+        return get(storage, name)
+
+    monkeypatch.setattr(MemoryStorage, "get", wait)
+    np.testing.assert_array_equal(Store.open(FAR).committed(), source.committed())
 
 
 @pytest.mark.parametrize("opened", [False, True])

@@ -45,16 +45,21 @@ def test_what_is_committed_is_said_of_all_and_of_one(tmp_path: Path) -> None:
     assert sums["skipped"] == [0, 2]
 
 
-def test_a_record_that_is_not_of_a_commit_counts_for_nothing(tmp_path: Path) -> None:
+def test_a_record_that_does_not_say_committed_is_damaged(tmp_path: Path) -> None:
+    """No commit writes over a record: a fill that took the unit for missing would label it again for ever."""
     store = make_store(tmp_path / "s")
     values = commit(store, UNIT, skip=(0,))
     record = encode_record(3, replace(count(store, UNIT, values), own=1), 0)
-    record[0] = 2
-    plant(store, "records", UNIT, record)
+    for committed in (0, 2):
+        record[0] = committed
+        plant(store, "records", UNIT, record)
+        message = r"shard shard-0\.tar, unit 1, views 2:4 is damaged \(it does not say.*: delete its record"
+        for records in (store.records, Store.open(store.path).records):
+            for read in (records.committed, records.sums, lambda of=records: of.is_committed(UNIT)):
+                with pytest.raises(StoreError, match=message):
+                    read()
+    Path(store.records.file(UNIT)).unlink()
     assert not store.committed().any()
-    assert not store.records.is_committed(UNIT)
-    assert store.records.units_with_skips() == []
-    assert store.records.sums()["labelled"] == [0, 0]
     assert UNIT in store.missing_units()
 
 

@@ -249,6 +249,39 @@ def left_pending(store: Store, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return [path.name for path in Path(f"{store.path}.pending").iterdir()]
 
 
+def test_nothing_is_written_where_the_store_is_no_more(tmp_path: Path) -> None:
+    """It was moved away, removed and made anew, or made otherwise, while something works on it."""
+    store = make_store(tmp_path / "s")
+    store.publish_teacher(TeacherIdentity(name="tiny"))
+    unit = store.units()[0]
+    values = draw_values(store, unit)
+    counts = count(store, unit, values)
+
+    def refused() -> bool:
+        before = files(tmp_path)
+        for write in (
+            lambda: store.commit_unit(unit, values, counts, "cpu"),
+            lambda: store.publish_teacher(TeacherIdentity(name="tiny")),
+        ):
+            with pytest.raises(StoreError, match=r"/s was moved, removed or made anew since it was opened: "):
+                write()
+        return files(tmp_path) == before
+
+    store.path.rename(tmp_path / "moved")
+    assert refused()
+    make_store(tmp_path / "s")  # the same again, of which nobody knows the teacher
+    assert refused()
+    Store.open(tmp_path / "s", writable=True).publish_teacher(TeacherIdentity(name="other"))
+    assert refused()
+    shutil.rmtree(tmp_path / "s")
+    make_store(tmp_path / "s", policy=load_policy("digits"))
+    assert refused()
+    shutil.rmtree(tmp_path / "s")
+    (tmp_path / "moved").rename(tmp_path / "s")
+    Store.open(tmp_path / "s", writable=True).extend(8)  # which is the same store
+    assert store.commit_unit(unit, values, counts, "cpu")
+
+
 def test_what_a_store_that_was_here_before_left_is_swept_when_a_new_one_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -785,6 +818,9 @@ def test_open_refuses(tmp_path: Path) -> None:
     refused("is packed as 'zip', this program reads 'files'", packing="zip")
     (path / "zarr.json").write_text(sound[:100])
     with pytest.raises(StoreError, match=r"metadata of .* are damaged .*restore its zarr\.json"):
+        Store.open(path)
+    (path / "zarr.json").write_bytes(sound.encode() + b"\xff")  # one byte of it is named, not all that there are
+    with pytest.raises(StoreError, match=r"\(ValueError: zarr\.json: 'utf-8' codec .{,80}\): restore its zarr\.json"):
         Store.open(path)
     (path / "zarr.json").write_text(sound)
     Store.open(path)

@@ -2,6 +2,7 @@
 
 import random
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,36 @@ def test_a_member_that_claims_more_than_the_file_is_refused(tmp_path: Path) -> N
         archive.infolist()[-1].file_size = archive.infolist()[-1].compress_size = 10**13
     with pytest.raises(CheckpointError, match=r"lists more than the [0-9,]+ bytes of the file"):
         read_checkpoint(str(path))
+
+
+class Called:
+    """What is pickled as the call of something that torch lets a file call."""
+
+    def __init__(self, function: Callable[[int], object], size: int) -> None:
+        self._call = function, (size,)
+
+    def __reduce__(self) -> tuple[Callable[[int], object], tuple[int]]:
+        return self._call
+
+
+def test_a_file_of_some_bytes_claims_no_gigabytes(tmp_path: Path) -> None:
+    """By a tensor that says one value many times, wherever it is, or what is made by its size alone."""
+    path, many = str(tmp_path / "x.pt"), torch.zeros(1).expand(2**20, 2**20)
+    for content in ({"model": {"weight": many}}, {"optimizer": {"state": [({"exp_avg": many},)]}}):
+        torch.save(content, path)
+        with pytest.raises(CheckpointError, match=r"of shape \(1048576, 1048576\) in 4 bytes, the same values again"):
+            read_checkpoint(path)
+    torch.save({"model": Called(torch.FloatTensor, 2**30)}, path)
+    with pytest.raises(CheckpointError, match=r"of shape \(1073741824,\) in [0-9,]+ bytes, the same values again"):
+        read_checkpoint(path)
+    torch.save({"model": Called(bytearray, 2**40)}, path)
+    with pytest.raises(CheckpointError, match="holds a bytearray, which may claim any memory: whoever trusts it"):
+        read_checkpoint(path)
+    rows = torch.arange(6).reshape(2, 3)
+    content = {"a row": rows[0].expand(1, -1), "a part": rows[1:], "turned": rows.T, "none": rows[:0].expand(0, 3)}
+    content["itself"] = content
+    torch.save(content, path)
+    assert read_checkpoint(path).keys() == content.keys()
 
 
 def test_a_compressed_member_is_refused(tmp_path: Path) -> None:
