@@ -414,7 +414,7 @@ def show_comparison(report: dict[str, Any], console: Console) -> None:
         p_value = f"; McNemar p = {part['mcnemar_p']:.3g}" if "mcnemar_p" in part else ""
         say(
             console,
-            f"{part['compared']:,} {name}: {_percent(part['agree'])} agree, kappa {chance}; ground truth: first "
+            f"{counted(part['compared'], name.removesuffix('s'))}: {_percent(part['agree'])} agree, kappa {chance}; ground truth: first "
             f"{_percent(part['hits'][0])}, second {_percent(part['hits'][1])}, only the first right "
             f"{part['only_first']:,}, only the second {part['only_second']:,}{p_value}",
         )
