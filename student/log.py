@@ -132,7 +132,7 @@ def _drop_beyond(path: Path, counter: str, done: int) -> None:
         kept = [line for line in lines[1:-1] if int(line.split(",")[column]) < done]
     except (ValueError, IndexError) as error:
         raise CheckpointError(
-            f"{path} is no log of `student train` any more ({shown(str(error))}): mend it, or move it away, and run again"
+            f"{path} is no log of `student train` any more ({shown(str(error))}): mend it, or move it away"
         ) from error
     with replacing(path) as aside:
         aside.write_text("\n".join([lines[0], *kept, ""]), newline="")

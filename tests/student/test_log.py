@@ -47,7 +47,7 @@ def test_what_is_no_log_any_more_is_told(tmp_path: Path, text: str) -> None:
     """As a machine that lost its power leaves it, or a spreadsheet. Moved away, another one begins."""
     path = tmp_path / STEPS
     path.write_text(text, "latin-1")
-    with pytest.raises(CheckpointError, match="steps.csv is no log of `student train` any more .*: mend it, or move"):
+    with pytest.raises(CheckpointError, match=r"steps\.csv is no log of `student train` any more \(.*\): mend it, or"):
         RunLog(tmp_path, steps_done=3, epochs_done=0)
     path.rename(tmp_path / "moved")
     RunLog(tmp_path, steps_done=3, epochs_done=0).close()
