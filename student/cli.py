@@ -422,11 +422,13 @@ def evaluate(
 
     # what needs torch, seconds to import, comes only now
     from student.evaluate import tally
+    from student.ranks import check_same
     from student.real import read_real
     from student.trained import build_trained
     from student.validation import ValidationSet, index_validation
     from teacher_cache.job import join_job
     from teacher_cache.rendering.choice import choose_rendering
+    from teacher_cache.teacher.weights import state_sha256
 
     with join_job(device, workers=workers, timeout_s=rank_timeout_s, group=True) as job:
         trained = _read_trained(trained_model, model_name, ema)
@@ -440,6 +442,14 @@ def evaluate(
             image_from=image_from or trained.image_from,
             num_classes=trained.num_classes,
             cache=cache,
+        )
+        check_same(
+            job,
+            {
+                "model": {"weights": state_sha256(trained.state), "preprocessing": trained.preprocessing},
+                "validation": {"shards": [(shard.name, shard.hash) for shard in index.shards], "tta": tta},
+                "teacher": {"name": teacher, "checkpoint": checkpoint},
+            },
         )
         real = read_real(real_path, index, trained.num_classes) if real_path else None
         opened = _open_compared(replace(compared, device=job.device), trained) if compared else None

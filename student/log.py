@@ -16,7 +16,9 @@ from torch.utils.tensorboard.summary import scalar
 
 from student.curves import EPOCHS
 from student.tracker import Tracker
+from teacher_cache.errors import CheckpointError
 from teacher_cache.files import replacing, writing
+from teacher_cache.messages.shown import shown
 
 LOST = "the steps since the last checkpoint are lost"
 STEPS = "steps.csv"
@@ -116,16 +118,21 @@ def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _drop_beyond(path: Path, counter: str, done: int) -> None:
-    """Keep the rows whose counter is below `done`; a line that a killed run left half written goes too."""
+    """Keep the rows whose counter is below `done`; a line that a killed run left half written goes too. CheckpointError
+    for a file that a run does not leave, though a machine that lost its power may, or a spreadsheet."""
     if not path.exists():
         return
-    with path.open(newline="") as file:
-        lines = file.read().split("\n")
     if not done:
         with writing(path):
             path.unlink()
         return
-    column = lines[0].rstrip("\r").split(",").index(counter)
-    kept = [line for line in lines[1:-1] if int(line.split(",")[column]) < done]
+    try:
+        lines = path.read_bytes().decode().split("\n")
+        column = lines[0].rstrip("\r").split(",").index(counter)
+        kept = [line for line in lines[1:-1] if int(line.split(",")[column]) < done]
+    except (ValueError, IndexError) as error:
+        raise CheckpointError(
+            f"{path} is no log of `student train` any more ({shown(str(error))}): mend it, or move it away"
+        ) from error
     with replacing(path) as aside:
         aside.write_text("\n".join([lines[0], *kept, ""]), newline="")

@@ -194,18 +194,20 @@ def _trained_heads(model: nn.Module, views: Tensor) -> Heads:
 
 @contextmanager
 def unchanged(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Let a model run and be as before: its buffers (batch statistics), also those that it assigns anew, and the state
-    of torch's random numbers."""
+    """Let a model run and be as before, whatever it raises: its buffers (batch statistics), also those that it assigns
+    anew, and the state of torch's random numbers."""
     before = [(module._buffers, dict(module._buffers)) for module in model.modules()]
     values = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        yield
-    with torch.no_grad():
-        for held, buffers in before:
-            held.clear()
-            held.update(buffers)
-        for buffer, value in values:
-            buffer.copy_(value)
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        with torch.no_grad():
+            for held, buffers in before:
+                held.clear()
+                held.update(buffers)
+            for buffer, value in values:
+                buffer.copy_(value)
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

@@ -1,4 +1,6 @@
-"""What the ranks of a training must have in common: their gradients are averaged, whatever each has trained."""
+"""What ranks must have in common: their gradients are averaged, whatever each has trained, and their counts added up,
+whatever each has counted.
+"""
 
 from collections.abc import Mapping
 from typing import Any

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -34,7 +34,7 @@ MARK = "deit_teacher_cache"  # the metadata key by which our own exports are kno
 LAYOUT = "1"
 TEXTS = ("model", "weights", "class_from", "image_from", "interpolation")  # metadata as it is, the others are JSON
 DEIT_CROP = {"crop_pct": 0.875, "interpolation": "bicubic"}  # of files that say nothing of it: DeiT's evaluation
-NUMBERS = ("model_args", "num_classes", "class_names", "size", "crop_pct", "mean", "std", "recipe")
+NUMBERS = ("model_args", "num_classes", "class_names", "size", "crop_pct", "mean", "std", "recipe", "identity")
 MOST_CLASSES = 2**24
 
 Weights = Literal["raw", "ema"]  # as the last step left them, or their moving average
@@ -56,7 +56,8 @@ class TrainedModel:
     class_from: str | None = None  # where the training shards have the class: "cls", "json:FIELD"
     notes: tuple[str, ...] = ()  # what was done to the file's names, or is worth to know, for people
     image_from: str | None = None  # the extension of the training shards' images, where one was chosen
-    identity: Mapping[str, Any] = field(default_factory=dict)  # of our own checkpoints: store and weights, as they say
+    # of our own checkpoints and exports: what the checkpoint says of "store" and "weights"
+    identity: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
 
 class _PreprocessingFields(BaseModel):
@@ -82,6 +83,7 @@ class _CheckpointFields(_PreprocessingFields):
     class_from: str | None = None
     image_from: str | None = None
     recipe: dict[str, Any] | None = None
+    identity: dict[str, dict[str, Any]] = {}
 
 
 def read_trained(source: str, *, model: str | None = None, ema: bool = False) -> TrainedModel:
@@ -139,6 +141,7 @@ def describe_trained(trained: TrainedModel) -> dict[str, str]:
         "mean": preprocessing.mean,
         "std": preprocessing.std,
         "recipe": None if trained.recipe is None else trained.recipe.to_json(),
+        "identity": trained.identity or None,
     }
     return {
         name: value if isinstance(value, str) else json.dumps(value)
@@ -159,14 +162,14 @@ def _from_checkpoint(source: str, content: dict[str, Any], model: GivenModel | N
     names = content["class_names"]
     # under "model" and "weights" a checkpoint has other things
     said = _CheckpointFields.model_fields.keys() & content.keys() - {"model", "weights"}
-    values: dict[str, Any] = {name: content[name] for name in said} | {"weights": "ema" if ema else "raw"}
+    told = {part: content[part] for part in ("store", "weights") if isinstance(content.get(part), dict)}
+    values: dict[str, Any] = {name: content[name] for name in said}
+    values |= {"weights": "ema" if ema else "raw", "identity": told}
     fields = _fields(source, values | {"num_classes": len(names) if isinstance(names, list | tuple) else 0})
     recipe = _recipe(source, fields.recipe)
     assert recipe is not None
     state = find_state(content, source, ["model_ema" if ema else "model"])
-    trained = _ours(source, fields, recipe, _model_name(source, recipe.model, model), recipe.model_args, state)
-    told = {part: content[part] for part in ("store", "weights") if isinstance(content.get(part), dict)}
-    return replace(trained, identity=told)
+    return _ours(source, fields, recipe, _model_name(source, recipe.model, model), recipe.model_args, state)
 
 
 def _from_export(
@@ -212,6 +215,7 @@ def _ours(
         preprocessing=_preprocessing(fields),
         notes=_recipe_notes(source, fields.recipe),
         image_from=fields.image_from,
+        identity=fields.identity,
     )
 
 

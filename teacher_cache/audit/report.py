@@ -80,7 +80,7 @@ def write_report(
     if room < 0:
         raise StoreError(
             f"{out} would be {(int(max_megabytes * 1e6) - room) / 1e6:.1f} MB without a single picture: "
-            "give a larger --max-megabytes, or a smaller --limit"
+            "give a larger --max-megabytes"
         )
     add_pictures(store, data, room, workers=workers, on_progress=on_pictures, timeout_s=worker_timeout_s)
     page = render(data, script).encode()

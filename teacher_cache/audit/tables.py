@@ -406,15 +406,15 @@ def show_comparison(report: dict[str, Any], console: Console) -> None:
     say(console, f"first {report['store']} ({first}), second {report['other']} ({second})")
     if report["why_not"] is not None:
         say(console, f"{shown(report['why_not'], None)}: samples are compared by their commonest label alone")
-    for name in ("views", "samples"):
-        part = report[name]
+    for noun in ("view", "sample"):
+        part = report[f"{noun}s"]
         if part is None:
             continue
         chance = "-" if part["kappa"] is None else f"{part['kappa']:.3f}"
         p_value = f"; McNemar p = {part['mcnemar_p']:.3g}" if "mcnemar_p" in part else ""
         say(
             console,
-            f"{part['compared']:,} {name}: {_percent(part['agree'])} agree, kappa {chance}; ground truth: first "
+            f"{counted(part['compared'], noun)}: {_percent(part['agree'])} agree, kappa {chance}; ground truth: first "
             f"{_percent(part['hits'][0])}, second {_percent(part['hits'][1])}, only the first right "
             f"{part['only_first']:,}, only the second {part['only_second']:,}{p_value}",
         )

@@ -26,6 +26,7 @@ from teacher_cache.teacher.settings import TeacherSettings
 from teacher_cache.teacher.teacher import Teacher, open_teacher
 from tests.support.bright_shards import bright_image
 from tests.support.filled_store import make_store
+from tests.support.forked import Forks
 from tests.support.shard_files import write_shard
 from tests.support.small_runs import STUDENTS, filled_store, read_own, train_small, validation_shard
 from tests.support.students import one_head, two_heads
@@ -322,6 +323,16 @@ def test_a_checkpoint_alone_repeats_what_training_reported(trained: Path) -> Non
         with ValidationSet(index, read.preprocessing, workers=0) as validation:
             found = evaluate(build_trained(read), validation, CPU)
         assert found == {head: reported[f"{kind}{head}"] for head in ("class", "distillation", "fused")}
+
+
+def test_ranks_that_are_asked_for_different_things_say_so(tmp_path: Path, trained: Path, forks: Forks) -> None:
+    """Their counts are added up, whatever each has counted."""
+    model, other = str(trained / "out" / "checkpoint.pt"), validation_shard(tmp_path / "other.tar", 40)
+    command = ["evaluate", model, "--model", f"{STUDENTS}:two_heads", "--workers", "0", "--device", "cpu", "--val"]
+    ranks = forks.start_ranks("student", [*command, str(trained / "val.tar")], 2, [*command, other])
+    assert [rank.wait() for rank in ranks] == [1, 1], ranks[0].output
+    for rank in ranks:
+        assert rank.output.startswith("error: rank 1 has validation shards = [('other.tar', ")
 
 
 def evaluate_command(*options: str) -> str:

@@ -122,6 +122,10 @@ def test_the_card_says_what_it_is_and_how_it_was_trained(tmp_path: Path) -> None
     assert str(tmp_path) not in card
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["pretrained_cfg"]["license"] == "cc-by-4.0"
+    export_hub(read_trained(str(tmp_path / "out" / "model.safetensors")), tmp_path / "again")
+    again = (tmp_path / "again" / "README.md").read_text()
+    trainings = [text.partition("## Training")[2] for text in (card, again)]
+    assert trainings[0].replace("| teacher | `regnety_160` |\n", "") == trainings[1], "results alone name the teacher"
     results["store"] = STORE | {"seed": 8}  # another training's
     (tmp_path / "results.json").write_text(json.dumps(results))
     export_hub(read_trained(str(tmp_path / "checkpoint.pt")), tmp_path / "other")

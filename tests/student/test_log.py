@@ -3,7 +3,10 @@
 import csv
 from pathlib import Path
 
+import pytest
+
 from student.log import EPOCHS, STEPS, RunLog
+from teacher_cache.errors import CheckpointError
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -37,3 +40,14 @@ def test_a_run_resumed_with_validation_gets_its_column_and_one_without_keeps_it(
     found = rows(tmp_path / EPOCHS)
     assert [row["loss"] for row in found] == ["3.0", "2.0", "1.0"]
     assert [row["class_top1"] for row in found] == ["", "0.5", ""]
+
+
+@pytest.mark.parametrize("text", ["", "step,epoch\n0,0\n\0\0\0\0\n", "step;epoch\n0;0\n", "epoch,step\n0\n", "\xff\n"])
+def test_what_is_no_log_any_more_is_told(tmp_path: Path, text: str) -> None:
+    """As a machine that lost its power leaves it, or a spreadsheet. Moved away, another one begins."""
+    path = tmp_path / STEPS
+    path.write_text(text, "latin-1")
+    with pytest.raises(CheckpointError, match=r"steps\.csv is no log of `student train` any more \(.*\): mend it, or"):
+        RunLog(tmp_path, steps_done=3, epochs_done=0)
+    path.rename(tmp_path / "moved")
+    RunLog(tmp_path, steps_done=3, epochs_done=0).close()
