@@ -171,7 +171,7 @@ class Index:
             if not numbers:
                 raise ShardError(f"shard {shard_name} is not in the index")
             first, last = int(self.starts[numbers[0]]), int(self.starts[numbers[0] + 1])
-        wanted = key.encode()
+        wanted = key.encode("utf-8", "surrogatepass")  # no UTF-8, as a command line may have: no key
         found = [
             sample for sample in self._samples_of_length(len(wanted), first, last) if self._key_at(sample) == wanted
         ]

@@ -11,13 +11,11 @@ import io
 import json
 import os
 import re
-import zipfile
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import xxhash
@@ -36,7 +34,7 @@ from teacher_cache.shards.tar import DamageError, OtherFileError, Reader, ShardR
 from teacher_cache.storage.cache import NodeCache
 from teacher_cache.storage.place import is_url
 
-SCRATCH_VERSION = 3
+SCRATCH_VERSION = 4
 
 _META = re.compile(rb"__[^/]*__($|/)")
 _HASHED_TOGETHER = 4096  # members' names
@@ -279,13 +277,13 @@ def index_shard_resumed(path: str, rule: ClassRule, kind: Fingerprint, scratch: 
     identity = json.dumps([SCRATCH_VERSION, place_text(path), facts.num_bytes, changed, *read_as])
     if isinstance(scratch, NodeCache):
         content = scratch.get(identity, lambda: _walked_bytes(index_shard(path, rule, kind, facts)), alone=True)
-        found = _read_walked(io.BytesIO(content), path, facts)
+        found = _read_walked(content, path, facts)
         assert found is not None  # of which a copy's hash is proof
         return found
-    file = scratch / f"{xxhash.xxh3_128_hexdigest(identity.encode())}.npz"
+    file = scratch / f"{xxhash.xxh3_128_hexdigest(identity.encode())}"
     found = None
-    with suppress(OSError), open(file, "rb") as stream:
-        found = _read_walked(stream, path, facts)
+    with suppress(OSError):
+        found = _read_walked(file.read_bytes(), path, facts)
     if found is None:
         found = index_shard(path, rule, kind, facts)
         with replacing(file, "what is walked is kept", durable=False) as aside:
@@ -293,23 +291,24 @@ def index_shard_resumed(path: str, rule: ClassRule, kind: Fingerprint, scratch: 
     return found
 
 
+_DIGEST_BYTES = 16
 _WALKED_ARRAYS = ("key_bytes", "key_ends", "classes", "offsets", "sizes", "fingerprints")
 
 
 def _walked_bytes(found: ShardIndex) -> bytes:
-    """What a walk found, as it is kept."""
+    """What a walk found, as it is kept: a hash, then what it is of."""
     numbers = np.array([found.entry.num_bytes, found.entry.hash], np.uint64)
     stream = io.BytesIO()
     np.savez(stream, numbers=numbers, **{name: getattr(found, name) for name in _WALKED_ARRAYS})
-    return stream.getvalue()
+    return xxhash.xxh3_128_digest(stream.getvalue()) + stream.getvalue()
 
 
-def _read_walked(stream: BinaryIO, path: str, facts: ShardFacts) -> ShardIndex | None:
-    """What _walked_bytes made; None where it is damaged (npz members carry a CRC)."""
-    try:
-        with np.load(stream, allow_pickle=False) as saved:
-            num_bytes, digest = (int(number) for number in saved["numbers"])
-            entry = ShardEntry(os.path.basename(path), place_text(path), num_bytes, digest, facts.etag)
-            return ShardIndex(entry, **{name: saved[name] for name in _WALKED_ARRAYS})
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
+def _read_walked(content: bytes, path: str, facts: ShardFacts) -> ShardIndex | None:
+    """What _walked_bytes made; None where it is damaged."""
+    digest, arrays = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+    if xxhash.xxh3_128_digest(arrays) != digest:
         return None
+    with np.load(io.BytesIO(arrays), allow_pickle=False) as saved:
+        num_bytes, hashed = (int(number) for number in saved["numbers"])
+        entry = ShardEntry(os.path.basename(path), place_text(path), num_bytes, hashed, facts.etag)
+        return ShardIndex(entry, **{name: saved[name] for name in _WALKED_ARRAYS})

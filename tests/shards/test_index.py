@@ -1,5 +1,6 @@
 """An index: samples by number and by key, the blocks of its shards, and what its classes are called."""
 
+import os
 import pickle
 from pathlib import Path
 
@@ -56,6 +57,7 @@ def test_find(tmp_path: Path) -> None:
     for arguments, part in [
         (("sample-00002",), r"2 samples have the key 'sample-00002' \(in a.tar, b.tar\)"),
         (("sample-0000",), "no sample 'sample-0000' in any of 3 shards"),
+        ((os.fsdecode(b"sample-\xff"),), r"no sample 'sample-\S+' in any of 3 shards"),
         (("sample-00000", "b.tar"), "no sample 'sample-00000' in shard b.tar"),
         (("sample-00000", "c.tar"), "no sample 'sample-00000' in shard c.tar"),
         (("sample-00000", "d.tar"), "shard d.tar is not in the index"),

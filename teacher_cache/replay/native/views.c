@@ -9,7 +9,8 @@
 #define SOURCES "unknown"
 #endif
 
-enum { WEIGHTS_BYTES = 32 << 20, MOST_PICTURE_SIDE = 65535, MOST_SLOTS = 1 << 16 };
+/* A PNG may be longer than a JPEG, and a centre of a thin picture is cut out of a far longer one. */
+enum { WEIGHTS_BYTES = 32 << 20, MOST_PICTURE_SIDE = 1 << 24, MOST_SLOTS = 1 << 16 };
 
 /* Views of one policy, in columns. */
 typedef struct {

@@ -341,7 +341,7 @@ static void fuzz_blend_pair(const Kernels *kernels) {
 
 /* ---- what Python calls ---- */
 
-enum { MOST_OPERATIONS = 4, MOST_BOXES = 3, NUM_NOISE = 3 * 65536 };
+enum { LONG_SIDE = 1 << 17, MOST_OPERATIONS = 4, MOST_BOXES = 3, NUM_NOISE = 3 * 65536 };
 
 /* One view and where its numbers lie. */
 typedef struct {
@@ -408,7 +408,7 @@ static Given random_view(Buffer *pixels) {
                    .has_noise = true};
     Views *views = &given.views;
     if (one_of(40)) stretch(&views->height, &views->width, MOST_SIDE);
-    if (one_of(40)) stretch(&given.picture.height, &given.picture.width, MOST_PICTURE_SIDE);
+    if (one_of(40)) stretch(&given.picture.height, &given.picture.width, LONG_SIDE);
     *pixels = random_levels(3 * given.picture.height * given.picture.width);
     given.picture.pixels = pixels->bytes;
     random_box(given.picture.height, given.picture.width, given.crop);
@@ -416,7 +416,7 @@ static Given random_view(Buffer *pixels) {
         given.crop[0] = given.picture.height - given.crop[2];
         given.crop[1] = given.picture.width - given.crop[3];
     }
-    const int64_t margin = one_of(40) ? MOST_PICTURE_SIDE - MOST_SIDE : 50;
+    const int64_t margin = one_of(40) ? LONG_SIDE - MOST_SIDE : 50;
     given.resized[0] = views->height + (one_of(2) ? 0 : between(0, margin));
     given.resized[1] = views->width + (one_of(2) ? 0 : between(0, margin));
     given.window[2] = views->height, given.window[3] = views->width;

@@ -87,6 +87,16 @@ def test_every_size_from_1_to_700_is_resized_to_the_specifications_bytes(interpo
         assert np.array_equal(rendered(policy, [pixels], [params])[0], render_pixels(pixels, params)), params
 
 
+@pytest.mark.parametrize("shape", [(3, 70_000), (70_000, 2)])
+def test_pictures_longer_than_a_jpeg_and_thinner_than_their_view_have_the_specifications_bytes(shape) -> None:
+    """Of the thin ones a centre crop is cut out of 32 x 746,667 and 1,120,000 x 32 pixels."""
+    picture = np.random.default_rng(4).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    for name in ("deit", "none"):
+        policy = load_policy(name, ["size=32"])
+        params = view_params(policy, equality.SEED, "thin", "key", 0, shape)
+        assert np.array_equal(rendered(policy, [picture], [params])[0], render_pixels(picture, params))
+
+
 def test_every_factor_and_value_of_a_whole_range_has_the_specifications_bytes() -> None:
     """Values on a grid over and beyond what policies draw, each on a picture that has every level in every channel."""
     levels = np.arange(3 * 256, dtype=np.int64).reshape(16, 16, 3)
