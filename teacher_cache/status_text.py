@@ -41,7 +41,7 @@ def _rows(found: State) -> dict[str, str]:
         "samples": f"{found['samples']:,} in {counted(found['shards'], 'shard')}, {counted(found['classes'], 'class')}",
         "views": f"{found['views']} in groups of {found['group']}, seed {found['seed']}",
         "coverage": f"{100 * found['coverage']['share']:.1f} % ({committed})",
-        "agreement": _agreement(found),
+        "agreement": _agreement(found).removeprefix("agreement "),
         "size": _size(found),
         "soft labels": _soft(found),
         "teacher": _teacher(found["teacher"]),

@@ -13,7 +13,7 @@ import braceexpand
 
 from teacher_cache.errors import ShardError, StorageError
 from teacher_cache.messages.recognise import is_store, meant
-from teacher_cache.messages.shown import shown
+from teacher_cache.messages.shown import as_word, shown
 from teacher_cache.shards.source import place_text
 from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import Url, is_url, to_place
@@ -196,6 +196,5 @@ def _what_folder(path: str) -> str:
         return f"{path} is a folder: give its shards as {shards}"
     if is_store(Path(path)):
         return f"{path} is a store of labels: shards, .tar files of images, go here"
-    return (
-        f"{path} is a folder without shards: `python tools/make_shards.py folder {path} OUT` makes some of its images"
-    )
+    make = f"`python tools/make_shards.py folder {as_word(path)} OUT`"
+    return f"{path} is a folder without shards: {make} makes some of images"
