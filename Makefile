@@ -14,6 +14,15 @@ quoted = '$(subst ','\'',$(1))'
 option = $(if $(2),$(1) $(call quoted,$(2)))
 each   = $(foreach one,$(2),$(1) $(call quoted,$(one)))
 
+# a misspelt variable would change nothing, and nobody would know
+KNOWN := PYTHON VENV WORKERS FOLDER VAL_FOLDER DATA SHARDS VAL STORE TEACHER CHECKPOINT POLICY SET OPS TOPK TAU VIEWS RECIPE \
+	NPROC CLAIM RENDER LOG OUT BENCH_SHARDS BENCH_FILLED BENCH_TIMM BENCH_ROWS BENCH_REPEATS BENCH_DALI BENCH_OUT \
+	EVIDENCE EVIDENCE_OUT EVIDENCE_DOCS PLAN JOBS ONLY DEVICE TEST_PROCESSES TEST_TMPDIR
+unknown := $(foreach name,$(filter-out $(KNOWN),$(.VARIABLES)),$(if $(findstring command,$(origin $(name))),$(name)=))
+ifneq ($(strip $(unknown)),)
+$(error $(strip $(unknown)) is no variable of this Makefile: see `make help`; one of the environment goes before make)
+endif
+
 ifneq ($(FOLDER)$(VAL_FOLDER),)
 ifeq ($(FOLDER),)
 $(error VAL_FOLDER= goes with FOLDER=, whose classes it has: give both, or VAL= for validation shards)
@@ -133,6 +142,7 @@ help: ## list targets and variables
 install: $(INSTALLED) ## make the environment in .venv from the lock file
 
 $(INSTALLED): requirements.lock pyproject.toml $(wildcard teacher_cache/replay/native/*.[ch])
+	@echo 'installing requirements.lock: up to 7 GB in $(VENV), and minutes in which pip says nothing'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .

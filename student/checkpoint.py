@@ -2,7 +2,6 @@
 
 import math
 import os
-import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ import torch
 from student.recipe import Recipe
 from teacher_cache.errors import CheckpointError
 from teacher_cache.files import replacing, sweep
-from teacher_cache.messages.shown import counted, shown
+from teacher_cache.messages.shown import as_word, counted, shown
 from teacher_cache.teacher.state_dict import first_not_finite
 from teacher_cache.teacher.weights import check_whole, first_line, read_checkpoint
 
@@ -217,7 +216,7 @@ def _offer(out: Path) -> str:
         epochs = _read(kept)["position"]["epoch"]
     except CheckpointError:
         return f"there is no whole {EPOCH_END} to go on from: start anew in another --out"
-    command = f"mv {shlex.quote(str(kept))} {shlex.quote(str(out / NEWEST))}"
+    command = f"mv {as_word(kept)} {as_word(out / NEWEST)}"
     return f"{EPOCH_END} beside it is whole, the state after epoch {epochs}: `{command}` and run again to go on there"
 
 

@@ -14,7 +14,7 @@ import click
 from student.faults import Fault, all_mends
 from teacher_cache.endings import OneLineErrors
 from teacher_cache.errors import CheckpointError
-from teacher_cache.messages.shown import counted, shown
+from teacher_cache.messages.shown import MESSAGE, as_word, counted, shown
 from teacher_cache.options import (
     COUNT,
     MOST_BATCH,
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from teacher_cache.teacher.teacher import Teacher
 
 MODEL_HELP = "Architecture of a file that does not say it, or that names code: timm name, or FILE.py:FUNCTION."
+LEAST_SAID = 20  # characters of what a recipe is, however narrow the terminal
 FILES_OWN = "  [default: what the file says]"
 
 
@@ -317,14 +318,15 @@ def recipes(context: click.Context) -> None:
 
     names = shipped_recipes()
     width = max(map(len, names))
-    columns = shutil.get_terminal_size((120, 24)).columns
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else MESSAGE
     say(f"{'recipe':<{width}}  policy    distill  epochs  views  what")
     for name in names:
         recipe = load_recipe(name)
         views = num_views_read(recipe.epochs, recipe.repeats)
         row = f"{name:<{width}}  {recipe.policy or 'any':<8}  {recipe.distill:<7}  {recipe.epochs:>6}  {views:>5}  "
+        room = max(columns - len(row), LEAST_SAID)
         what = read_header(name).partition("\n")[0]
-        say(row + (what if len(row + what) <= columns else f"{what[: columns - len(row) - 3]}..."))
+        say(row + (what if len(what) <= room else f"{what[: room - 3]}..."))
 
 
 @recipes.command()
@@ -640,9 +642,9 @@ def results(runs: tuple[str, ...], plot: str | None) -> None:
             if plot is None or (folder / "results.json").is_file():
                 found[name] = final_accuracy(folder / "results.json")
                 if plot is None and not found[name]:
+                    evaluate = f"`student evaluate {as_word(f'{folder}/checkpoint.pt')} --val ...`"
                     wrong.append(
-                        f"{folder} was trained without --val: `student evaluate {folder}/checkpoint.pt --val ...` says "
-                        "how good it is, --plot - draws its loss"
+                        f"{folder} was trained without --val: {evaluate} says how good it is, --plot - draws its loss"
                     )
         except CheckpointError as error:
             wrong.append(str(error))

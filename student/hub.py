@@ -17,7 +17,7 @@ from student.results import accuracy_rows, final_accuracy
 from student.trained import TrainedModel, build_trained, describe_trained
 from teacher_cache.errors import CheckpointError, StorageError
 from teacher_cache.files import new_folder
-from teacher_cache.messages.shown import as_code, counted, shown
+from teacher_cache.messages.shown import as_code, as_word, counted, shown
 from teacher_cache.settings import read_json
 from teacher_cache.teacher.state_dict import load_state
 from teacher_cache.teacher.weights import first_line, state_sha256
@@ -85,7 +85,7 @@ def push(folder: Path, repo: str, *, private: bool) -> str:
     except Exception as error:  # of the client, of HTTP below it, of a network: it has no one class
         raise StorageError(
             f"{api.endpoint} does not take {repo} ({first_line(error)}): {folder} is whole, "
-            f"`hf upload {repo} {folder}` tries again"
+            f"`hf upload {repo} {as_word(folder)}` tries again"
         ) from error
     raise StorageError(
         f"{repo} is there and everybody can read it, --private was asked: nothing is uploaded; choose another --push"

@@ -201,7 +201,7 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
         compared = f"{counted(self.views_checked, 'replayed view')} compared with the store's digests, {differ}"
         text = rank + (compared if self.views_checked else "no replayed view was compared with the store's digests")
         if self.views_unchecked:
-            text += f"; {self.views_unchecked} were not labelled yet, so not compared"
+            text += f"; {self.views_unchecked:,} were not labelled yet, so not compared"
         return text
 
     # -- iterating -----------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """What the steps of a run gave: left on the device as it is, fetched together and added up when somebody asks."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,6 +111,11 @@ class Meter:
             self._sums += sums
             self._fetched.append(StepSums(step.number, step.epoch, step.step, step.lr, sums))
         self._waiting.clear()
+
+
+def describe_speed(speed: Mapping[str, Any]) -> str:
+    """What Meter.speed gives, for the console."""
+    return f"{speed['images_per_s']:.0f} images/s, {100 * speed['wait_share']:.0f} % waiting"
 
 
 def epoch_means(sums: np.ndarray, *, labelled: bool) -> dict[str, float | None]:

@@ -21,7 +21,7 @@ from teacher_cache.errors import (
     ShardError,
     StoreError,
 )
-from teacher_cache.messages.shown import counted, listed
+from teacher_cache.messages.shown import as_word, counted, listed
 from teacher_cache.rendering.choice import RENDER_DEFAULT, Render, may_use_device
 from teacher_cache.settings import parse_override
 from teacher_cache.shards.classes import class_rule
@@ -171,7 +171,7 @@ def resolution_faults(store: "Store", resolution: tuple[int, int] | None) -> Ite
         RecipeError,
         f"--resolution is {height} x {width}, views of {store.path} are {own[0]} x {own[1]}",
         ("--resolution", f"{own[0]}x{own[1]}"),
-        f"make a store of that size, `teacher-cache index --like {store.path} --set size={size} --views N "
+        f"make a store of that size, `teacher-cache index --like {as_word(store.path)} --set size={size} --views N "
         "--store OTHER`",
     )
 
@@ -229,19 +229,18 @@ def online_faults(recipe: Recipe) -> Iterator[Fault]:
 
 def topk_faults(store: "Store") -> Iterator[Fault]:
     """Soft labels that the store does not hold."""
-    fill = "`teacher-cache fill {} --topk K --tau T`"
     if store.topk:
         return
     if store.teacher is None:
-        advice = f"run {fill.format(store.path)}"
+        advice = f"run `teacher-cache fill {as_word(store.path)} --teacher NAME --topk K --tau T`"
         yield Fault(StoreError, f"{store.path} is not filled yet, soft labels are wanted", advice=advice)
         return
     yield Fault(
         StoreError,
         f"{store.path} holds labels alone (topk 0), soft labels are wanted",
         ("--set", "distill=hard"),
-        f"make another store with `teacher-cache index --like {store.path} --store OTHER` and run "
-        f"{fill.format('OTHER')}",
+        f"make another store with `teacher-cache index --like {as_word(store.path)} --store OTHER` and run "
+        "`teacher-cache fill OTHER --topk K --tau T`",
     )
 
 
@@ -268,6 +267,7 @@ def label_faults(store: "Store", views: Sequence[int], repeats: int) -> Iterator
     first = units[0]
     lacked = layout.group_views(first.group)
     wanted = range(lacked.start, layout.group_views(units[-1].group).stop)
+    teacher = " --teacher NAME" if store.teacher is None else ""
     whole = wanted.start  # views that are labelled of every sample: those of the groups before
     yield Fault(
         MissingLabelError,
@@ -275,5 +275,5 @@ def label_faults(store: "Store", views: Sequence[int], repeats: int) -> Iterator
         "those of "
         f"shard {store.shard_name(first.shard)}, views {lacked[0]} to {lacked[-1]}",
         ("--views-used", str(whole)) if whole >= repeats else (),
-        f"run `teacher-cache fill {store.path} --views {wanted.start}:{wanted.stop}`",
+        f"run `teacher-cache fill {as_word(store.path)}{teacher} --views {wanted.start}:{wanted.stop}`",
     )

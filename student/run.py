@@ -20,7 +20,7 @@ from student.evaluate import Accuracy, evaluate_all
 from student.loader import Batch, ViewLoader
 from student.log import RunLog
 from student.losses import StudentLoss, TeacherAnswers, describe_way, mixed_target, student_loss
-from student.meter import Meter, Piece, Step, epoch_means
+from student.meter import Meter, Piece, Step, describe_speed, epoch_means
 from student.model import Heads, build_model, heads, set_train_mode, unchanged
 from student.optim import build_optimizer, load_optimizer
 from student.options import TrainOptions
@@ -237,6 +237,12 @@ class Run:
         except TeacherCacheError as error:
             return error
         return None
+
+    def describe_position(self) -> str:
+        """How far the epoch is, and how fast it goes."""
+        speed = self._meter.speed(self.loader.wait_s, self.job.world_size)
+        step = f"step {self.step:,} of {self.loader.steps(self.epoch):,}"
+        return f"epoch {self.epoch + 1}/{self.recipe.epochs}  {step}  {describe_speed(speed)}"
 
     def begin_epoch(self) -> None:
         """Count time and views from here on: what comes before an epoch is not its own."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from student.checkpoint import NEWEST, check_resumable, find_checkpoint, settle_on, taking_up
 from student.evaluate import Accuracy
 from student.log import RunLog
+from student.meter import describe_speed
 from student.options import TrainOptions
 from student.ranks import check_same
 from student.recipe import Recipe
@@ -29,6 +30,7 @@ from teacher_cache.store.store import Store
 STOPPED = 75  # exit code of a run that a signal stopped after it wrote a checkpoint (EX_TEMPFAIL: run it again)
 LOCK = ".lock"  # held while a run writes to its folder
 RESULTS = "results.json"  # of a run that has trained through
+TOLD_EVERY_S = 60.0  # within an epoch
 LOG_STEPS = 50  # losses are fetched from the device and written this often
 
 
@@ -189,11 +191,14 @@ def train_epochs(
 ) -> Accuracy:
     """Train until the plan is through, or a signal comes. The accuracy at the end."""
     accuracy: Accuracy | None = None
-    saved_at = time.monotonic()
+    saved_at = told_at = time.monotonic()
     for batch in run.loader:
         run.train_step(batch)
         ended = run.step == 0
         overdue = time.monotonic() - saved_at > run.options.checkpoint_every_s
+        if not ended and time.monotonic() - told_at > TOLD_EVERY_S:
+            say(run.describe_position())
+            told_at = time.monotonic()
         stopping, due = run.job.any([stop_asked(), overdue])
         saving = ended or due or stopping
         if saving or run.unlogged() >= LOG_STEPS:
@@ -203,6 +208,7 @@ def train_epochs(
         run.prove(batch)
         if ended:
             accuracy = end_epoch(run, validation, log, say)
+            told_at = time.monotonic()
         run.save()
         saved_at = time.monotonic()
         if stopping and not run.is_finished():
@@ -253,7 +259,7 @@ def describe_epoch(row: Mapping[str, Any], epochs: int) -> str:
         parts.append(f"(class {row['class_loss']:.3f}, distillation {row['distill_loss']:.3f})")
         parts.append(f"agrees with teacher {100 * row['teacher_agreement']:.1f} %")
     parts += [f"{name.removesuffix('_top1')} {100 * row[name]:.2f} %" for name in row if name.endswith("_top1")]
-    parts.append(f"{row['images_per_s']:.0f} images/s, {100 * row['wait_share']:.0f} % waiting")
+    parts.append(describe_speed(row))
     return "  ".join(parts)
 
 

@@ -14,7 +14,7 @@ from click.core import ParameterSource
 
 from teacher_cache.endings import INTERRUPTED, OneLineErrors
 from teacher_cache.errors import TeacherError
-from teacher_cache.messages.shown import counted
+from teacher_cache.messages.shown import as_word, counted
 from teacher_cache.options import (
     COUNT,
     LARGEST_SEED,
@@ -379,7 +379,10 @@ def extend(store_path: str, views: int) -> None:
         )
         return
     _say_rounded(views, store.views, store.group)
-    say(f"{store_path}: {before} -> {counted(store.views, 'view')}; `teacher-cache fill {store_path}` labels them")
+    say(
+        f"{store_path}: {before} -> {counted(store.views, 'view')}; "
+        f"`teacher-cache fill {as_word(store_path)}` labels them"
+    )
 
 
 @main.command()

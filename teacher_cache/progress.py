@@ -1,23 +1,52 @@
-"""Progress bars on standard error, where that is a terminal: in a file they would be lines beside what is said."""
+"""Progress bars on standard error, where that is a terminal; in a file a line a minute."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
-from teacher_cache.terminal import terminal
+from teacher_cache.terminal import say, terminal
 
 if TYPE_CHECKING:
     from teacher_cache.fill import FillProgress
 
 SPEED_OVER_S = 300.0  # speed and time left are means of this long: units end in bursts
+LINE_EVERY_S = 60.0
 
 
-def counting_bar(what: str) -> Progress:
+class CountedBar(Progress):
+    """A bar of one task that counts `what`; where no terminal is, a line of it every LINE_EVERY_S."""
+
+    def __init__(self, *columns: ProgressColumn, what: str, shown: bool = True, **how: Any) -> None:
+        console = terminal(err=True)
+        super().__init__(*columns, console=console, disable=not (shown and console.is_terminal), **how)
+        self._what, self._tells = what, shown and not console.is_terminal
+        self._told_at = time.monotonic()
+
+    def update(self, *task: Any, **fields: Any) -> None:
+        super().update(*task, **fields)
+        if self._tells and time.monotonic() - self._told_at >= LINE_EVERY_S:
+            self._told_at = time.monotonic()
+            (bar,) = self.tasks
+            speed = f", {bar.speed:.1f}/s" if bar.speed else ""
+            left = f", {timedelta(seconds=int(bar.time_remaining))} left" if bar.time_remaining else ""
+            say(f"{bar.description}: {bar.completed:,.0f} of {bar.total or 0:,.0f} {self._what}{speed}{left}", err=True)
+
+
+def counting_bar(what: str) -> CountedBar:
     """A bar that counts `what`, with time passed and time left."""
-    console = terminal(err=True)
-    return Progress(
+    return CountedBar(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -25,8 +54,7 @@ def counting_bar(what: str) -> Progress:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
+        what=what,
     )
 
 
@@ -47,8 +75,7 @@ def step_bars(*steps: str) -> Iterator[tuple[Callable[[int, int], None], ...]]:
 def filling_bar(shown: bool) -> Iterator[tuple[Callable[[int], None], Callable[["FillProgress"], None]]]:
     """A bar with views/s, time left and agreement so far: (set the number of views, show progress) to call. It shows
     from when the number is first set."""
-    console = terminal(err=True)
-    bar = Progress(
+    bar = CountedBar(
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("views"),
@@ -56,11 +83,11 @@ def filling_bar(shown: bool) -> Iterator[tuple[Callable[[int], None], Callable[[
         TextColumn("left"),
         TimeRemainingColumn(),
         TextColumn("{task.fields[agreement]}"),
-        console=console,
+        what="views",
+        shown=shown,
         speed_estimate_period=SPEED_OVER_S,
-        disable=not (shown and console.is_terminal),
     )
-    task = bar.add_task("fill", total=None, speed_text="", agreement="")
+    task = bar.add_task("labelling", total=None, speed_text="", agreement="")
 
     opened = ExitStack()
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from teacher_cache.errors import DiskError, StorageError, StoreError
 from teacher_cache.files import new_folder
-from teacher_cache.messages.shown import as_code, counted, listed, shown
+from teacher_cache.messages.shown import as_code, as_word, counted, listed, shown
 from teacher_cache.storage.manifest import MANIFEST, STORE, place_above, read_hashes, write_manifest
 from teacher_cache.storage.opening import check_not_web, open_storage
 from teacher_cache.storage.place import Place, Url, to_place
@@ -70,7 +70,7 @@ def publish(
     if missing and not partial:
         raise StoreError(
             f"{counted(len(missing), 'unit', 'is', of=len(store.units()))} not labelled in {store.path}: run "
-            f"`teacher-cache fill {store.path}`, or publish what there is with --partial"
+            f"`teacher-cache fill {as_word(store.path)}`, or publish what there is with --partial"
         )
     front = _front(licence)
     _check_free(place, front)

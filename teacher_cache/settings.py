@@ -21,7 +21,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from teacher_cache.errors import TeacherCacheError
 from teacher_cache.files import reading_advice
 from teacher_cache.messages.nearest import did_you_mean
-from teacher_cache.messages.shown import shown
+from teacher_cache.messages.shown import listed, shown
 
 Settings = TypeVar("Settings")
 Pairs = list[tuple[str, Any]]
@@ -309,9 +309,14 @@ def _problems(problems: Sequence[Any], known: Sequence[str], listing: str) -> It
             yield f"unknown setting {place}: {did_you_mean(place, known, '' if unknown else listing)}"
         elif problem["type"] == "missing":
             yield f"{place} is missing"
+        elif problem["type"] in ("model_type", "dataclass_type") and place in known:
+            below = listed([name for name in known if name.startswith(f"{place}.")])
+            yield f"{place} is a section: set {below}{_got(problem['input'])}"
         elif not place:
             yield message
         else:
-            given = problem["input"]
-            got = "" if isinstance(given, dict | BaseModel) else f" (got {shown(repr(given), SHOWN_VALUE)})"
-            yield f"{place}: {message[0].lower()}{message[1:]}{got}"
+            yield f"{place}: {message[0].lower()}{message[1:]}{_got(problem['input'])}"
+
+
+def _got(given: Any) -> str:
+    return "" if isinstance(given, dict | BaseModel) else f" (got {shown(repr(given), SHOWN_VALUE)})"

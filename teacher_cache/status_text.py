@@ -36,15 +36,16 @@ def print_status(found: State) -> None:
 
 def _rows(found: State) -> dict[str, str]:
     committed = f"{found['units_committed']:,} of {counted(found['units'], 'unit')}"
+    builds = "\n".join(f"{describe_build(build)}: logits: {build['logits']}" for build in found["builds"])
     rows = {
         "samples": f"{found['samples']:,} in {counted(found['shards'], 'shard')}, {counted(found['classes'], 'class')}",
         "views": f"{found['views']} in groups of {found['group']}, seed {found['seed']}",
         "coverage": f"{100 * found['coverage']['share']:.1f} % ({committed})",
-        "agreement": _agreement(found),
+        "agreement": _agreement(found).removeprefix("agreement "),
         "size": _size(found),
         "soft labels": _soft(found),
         "teacher": _teacher(found["teacher"]),
-        "filled with": "\n".join(f"{describe_build(build)}: logits: {build['logits']}" for build in found["builds"]),
+        "filled with": builds or "nothing yet",
         "policy": f"{found['policy']['name']} at {found['policy']['size'][0]} x {found['policy']['size'][1]}",
         "libraries": ", ".join(f"{name} {version}" for name, version in found["libraries"].items()),
     }

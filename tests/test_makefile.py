@@ -219,10 +219,11 @@ def test_a_folder_without_validation_or_with_its_shards(called: tuple[list[str],
         (("FOLDER={train}", "VAL_FOLDER={val}", "VAL=v.tar"), "VAL_FOLDER= and VAL= are both given: leave one out"),
         (("VAL_FOLDER={val}",), "VAL_FOLDER= goes with FOLDER=, whose classes it has: give both, or VAL= for "),
         (("FOLDER={train} x",), "{train} x is no folder: give FOLDER= and VAL_FOLDER= one that holds a folder for "),
+        (("VIEW=64", "VIEWS=64"), "VIEW= is no variable of this Makefile: see `make help`"),
         (("FOLDER={train}", "VAL_FOLDER=it's not"), "it's not is no folder: give FOLDER= and VAL_FOLDER= one that "),
     ],
 )
-def test_what_does_not_go_with_a_folder_is_refused_in_one_line(
+def test_what_does_not_go_together_is_refused_in_one_line(
     called: tuple[list[str], Path], variables: tuple[str, ...], message: str
 ) -> None:
     programs, notes = called
@@ -231,6 +232,13 @@ def test_what_does_not_go_with_a_folder_is_refused_in_one_line(
     assert message.format(train=train) in said
     assert said.count("\n") == 1
     assert not notes.exists()
+
+
+def test_every_variable_of_the_help_is_known() -> None:
+    known = re.search(r"^KNOWN := ((?:.*\\\n)*.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert known
+    helped = set(re.findall(r"^  ([A-Z_]+)=|(?<=\S= )([A-Z_]+)=", make("help"), re.MULTILINE))
+    assert {one or other for one, other in helped} <= set(known[1].replace("\\", "").split())
 
 
 def test_a_folder_of_pictures_goes_all_the_way(tmp_path: Path, forks: Forks) -> None:

@@ -1,6 +1,7 @@
 """Bars: what they show, and where they show nothing."""
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -55,6 +56,24 @@ def test_a_filling_that_never_began_shows_nothing(screen: io.StringIO) -> None:
     with pytest.raises(ValueError, match="no teacher"), filling_bar(True):
         raise ValueError("no teacher")
     assert screen.getvalue() == ""
+
+
+def test_a_file_is_sent_a_line_now_and_then(
+    file: io.StringIO, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
+    with filling_bar(True) as (start, show):
+        start(8000)
+        show(FillProgress(views=4000, labelled=4, larger=3))
+    with filling_bar(False) as (start, _):
+        start(8)  # another rank's
+    with counting_bar("shards") as bar:
+        bar.update(bar.add_task("walking", total=3), completed=2)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "labelling: 0 of 8,000 views"
+    assert re.fullmatch(r"labelling: 4,000 of 8,000 views(, [\d.]+/s)?(, 0:0\d:\d\d left)?", said[1])
+    assert said[2].startswith("walking: 2 of 3 shards")
+    assert said[3:] == []
 
 
 def test_a_file_is_sent_no_bar(file: io.StringIO) -> None:

@@ -114,6 +114,13 @@ def test_impossible_policies_end_in_one_line(override: str) -> None:
     one_line(refused.value)
 
 
+def test_a_word_for_a_section_is_answered_with_the_sections_settings() -> None:
+    with pytest.raises(PolicyError) as refused:
+        load_policy("deit", ["mix=mixup"])
+    wanted = "mix is a section: set mix.mixup_alpha, mix.cutmix_alpha, mix.probability and 1 more (got 'mixup')"
+    assert str(refused.value) == f"policy deit: {wanted}"
+
+
 words = st.one_of(st.text(max_size=40), st.text("[]{}=.,\"'-+_0123456789enaif#\n \0", max_size=60))
 
 

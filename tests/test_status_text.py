@@ -29,6 +29,7 @@ def test_an_empty_store_says_what_it_has_and_that_nothing_is_labelled(
         "size no bytes yet",
         "soft labels none",
         "teacher none yet",
+        "filled with nothing yet",
     ):
         assert row in text
     assert "skipped" not in text

@@ -131,15 +131,15 @@ def shard_name(prefix: str, number: int) -> str:
     return f"{prefix}-{number:04d}.tar"
 
 
-def check_out(out: Path, prefix: str, class_names: Sequence[str] | None) -> None:
+def check_out(
+    out: Path, prefix: str, class_names: Sequence[str] | None, choices: str = "another folder or --prefix"
+) -> None:
     """Refuse to write where shards of this prefix, or other classes, are already; None: classes without names."""
     if not _PREFIX.fullmatch(prefix):
         raise ShardError(f"the prefix {prefix!r} makes no plain file name: use letters, digits, '_', '.' and '-'")
     there = sorted(out.glob(f"{prefix}-*.tar"))
     if there:
-        raise ShardError(
-            f"{out} already holds {there[0].name} ({len(there)} such): remove them, or give another folder or --prefix"
-        )
+        raise ShardError(f"{out} already holds {there[0].name} ({len(there)} such): remove them, or give {choices}")
     if (out / CLASSES_FILE).exists() and (
         class_names is None or read_class_names(out / CLASSES_FILE) != tuple(class_names)
     ):
@@ -233,6 +233,11 @@ def folder_samples(source: Path, class_names: Sequence[str] | None) -> tuple[lis
             key = _unused_key(file.relative_to(source), taken)
             taken.add(key)
             samples.append(Sample(key, number, partial(_copy, file), file))
+    if not samples:
+        raise ShardError(
+            f"{source} holds no images: {', '.join(IMAGE_EXTENSIONS)} are expected in its folders of classes, "
+            f"which have {counted(left_out, 'other file')}"
+        )
     return samples, names, left_out
 
 
@@ -541,7 +546,7 @@ def digits(out: Path, seed: int, samples_per_shard: int) -> None:
     class_names = [str(number) for number in range(10)]
     train, val = digits_samples()
     for prefix in ("train", "val"):
-        check_out(out, prefix, class_names)
+        check_out(out, prefix, class_names, "another folder")
     for prefix, samples in (("train", train), ("val", val)):
         paths = write_shards(out, prefix, shuffle(samples, seed, prefix), class_names, samples_per_shard)
         _report(paths, len(samples), class_names)

@@ -20,7 +20,7 @@ from teacher_cache.audit.thumbnails import EXACT_SIDE, SIDE, add_pictures
 from teacher_cache.audit.votes import LabelStatistics, OnProgress, read_statistics
 from teacher_cache.errors import StoreError
 from teacher_cache.files import replacing
-from teacher_cache.messages.shown import MESSAGE, shown
+from teacher_cache.messages.shown import MESSAGE, counted, shown
 from teacher_cache.processes.timeouts import TIMEOUT_S
 from teacher_cache.store.store import Store
 
@@ -172,6 +172,7 @@ def render(data: dict[str, Any], plotly: str) -> str:
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_PAGE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
+    templates.filters["counted"] = counted
     templates.filters["count"] = lambda number: f"{number:,}"
     shown = _printable(data)
     return templates.get_template("report.html.jinja").render(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from teacher_cache.errors import StorageError
 from teacher_cache.messages.nearest import nearest
+from teacher_cache.messages.shown import as_word
 from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import Place, Url
 from teacher_cache.storage.storage import find_entry
@@ -37,7 +38,7 @@ def what_is(path: Path) -> str:
         return "it is Zarr data of something else" + _stores_near(path)
     names = _names(path)
     if any(name.endswith(".tar") for name in names):
-        return f"it is a folder of shards: `teacher-cache index '{path}/*.tar'` makes a store of them"
+        return f"it is a folder of shards: `teacher-cache index {as_word(f'{path}/*.tar')}` makes a store of them"
     return ("it is an empty folder" if not names else "it is a folder of other things") + _stores_near(path)
 
 

@@ -1,5 +1,6 @@
 """How a string of a stranger's (a key, a member's name, a class, a path, a library's message) is shown to a person."""
 
+import shlex
 from collections.abc import Iterable
 
 SHOWN = 60  # characters of a name in a table
@@ -47,6 +48,11 @@ def _plural(noun: str) -> str:
 def escaped(letter: str) -> str:
     """As Python writes it in ASCII: \\x1b, \\u732b."""
     return letter.encode("unicode_escape").decode("ascii")
+
+
+def as_word(value: object) -> str:
+    """A path as one word of a shell, for a command that a message offers."""
+    return shlex.quote(str(value))
 
 
 def as_code(value: object) -> str:

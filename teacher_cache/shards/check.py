@@ -38,9 +38,8 @@ def check_shards(
     missing = [entry.name for entry in index.shards if entry.name not in places]
     if missing:
         raise ShardError(
-            f"{len(missing)} of {counted(index.num_shards, 'shard')} of the index are not among the "
-            f"{len(places)} given, the "
-            f"first is {missing[0]}"
+            f"{counted(len(missing), 'indexed shard', 'is', of=index.num_shards)} not among the {len(places)} given, "
+            f"the first is {missing[0]}: give all that were indexed, or make another store of these"
         )
     extra = sorted(places.keys() - {entry.name for entry in index.shards})
     if extra:

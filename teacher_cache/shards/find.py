@@ -7,11 +7,13 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 import braceexpand
 
 from teacher_cache.errors import ShardError, StorageError
-from teacher_cache.messages.shown import shown
+from teacher_cache.messages.recognise import is_store, meant
+from teacher_cache.messages.shown import as_word, shown
 from teacher_cache.shards.source import place_text
 from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import Url, is_url, to_place
@@ -53,7 +55,7 @@ def expand_shards(patterns: Sequence[str]) -> list[str]:
                 "its name"
             )
         if not name or os.path.isdir(path):
-            raise ShardError(f"{path} is a folder: give its shards as {os.path.join(path, '*.tar')}")
+            raise ShardError(_what_folder(path))
         if not is_url(path) and not os.path.isfile(path):  # reading a pipe would wait for who writes it
             raise ShardError(f"{path} is no regular file, but a pipe or a device: write it to a file, and name that")
         places[name] = path
@@ -81,7 +83,7 @@ def _expand_pattern(pattern: str) -> list[str]:
         found = [one] if os.path.exists(one) else glob.glob(one, recursive=True) if _GLOB.search(one) else []
         if not found:
             _check_open(one)
-            raise _nothing_found(one, pattern)
+            raise _nothing_found(one, pattern, meant(Path(one)))
         paths += found
     return paths
 
@@ -183,5 +185,16 @@ def _parts(text: str, first: str, last: str) -> list[str]:
     return [*parts, text[start:]] if first == "," else parts
 
 
-def _nothing_found(one: str, pattern: str) -> ShardError:
-    return ShardError(f"no shard {one} there" + (f" (of the pattern {pattern})" if one != pattern else ""))
+def _nothing_found(one: str, pattern: str, near: str = "") -> ShardError:
+    return ShardError(f"no shard {one} there" + (f" (of the pattern {pattern})" if one != pattern else "") + near)
+
+
+def _what_folder(path: str) -> str:
+    """What is said of a folder that was given as a shard."""
+    shards = os.path.join(path, "*.tar")
+    if is_url(path) or glob.glob(shards):
+        return f"{path} is a folder: give its shards as {shards}"
+    if is_store(Path(path)):
+        return f"{path} is a store of labels: shards, .tar files of images, go here"
+    make = f"`python tools/make_shards.py folder {as_word(path)} OUT`"
+    return f"{path} is a folder without shards: {make} makes some of images"

@@ -4,6 +4,7 @@ import os
 
 from teacher_cache.errors import StoreError
 from teacher_cache.messages.recognise import is_part, is_store, meant, what_is
+from teacher_cache.messages.shown import as_word
 from teacher_cache.storage.manifest import MANIFEST, STORE
 from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import Place, Url, to_place
@@ -13,7 +14,7 @@ def check_is_store(path: str | os.PathLike[str]) -> Place:
     """The place of the store at a path: this, or store/ in what `publish` made. StoreError where there is nothing, or
     plainly something else; where its metadata are damaged it opens or says so."""
     place = to_place(path)
-    make = f"make one with `teacher-cache index SHARDS --store {place}`"
+    make = f"make one with `teacher-cache index SHARDS --store {as_word(place)}`"
     if isinstance(place, Url):
         storage = open_storage(place)
         if storage.get("zarr.json") is not None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from teacher_cache.errors import StoreError
 from teacher_cache.files import raise_unreadable
+from teacher_cache.messages.shown import as_word
 from teacher_cache.storage.storage import Stamp, Storage
 from teacher_cache.store.chunks import Chunks
 from teacher_cache.store.layout import Layout
@@ -131,9 +132,9 @@ class Records:
         """How to label a unit that lacks its labels, for the end of a message."""
         views = self._layout.group_views(unit.group)
         if self._chunks.is_packed:
-            unpack = f"run `teacher-cache unpack {self._storage.place} FOLDER`"
+            unpack = f"run `teacher-cache unpack {as_word(self._storage.place)} FOLDER`"
             return f"{unpack}, then `teacher-cache fill FOLDER --views {views.start}:{views.stop}`"
-        return f"run `teacher-cache fill {self._storage.place} --views {views.start}:{views.stop}`"
+        return f"run `teacher-cache fill {as_word(self._storage.place)} --views {views.start}:{views.stop}`"
 
     def redo(self, unit: Unit) -> str:
         """How to mend a committed unit that is damaged, for the end of a message."""

@@ -38,7 +38,7 @@ import xxhash
 from teacher_cache.errors import PolicyError, StoreError, TeacherError
 from teacher_cache.files import new_folder, raise_unreadable
 from teacher_cache.messages.recognise import what_is
-from teacher_cache.messages.shown import counted, shown
+from teacher_cache.messages.shown import as_word, counted, shown
 from teacher_cache.replay.header import MAX_PIXELS
 from teacher_cache.replay.libraries import pixel_libraries
 from teacher_cache.replay.policy import Policy
@@ -237,8 +237,8 @@ class Store:
         check_schema(storage, settings)
         if writable and settings["packing"] == GROUPS:
             raise StoreError(
-                f"{path} is packed, as it was published, and only read: unpack it first, `teacher-cache unpack {path} "
-                "FOLDER`, and name that folder"
+                f"{path} is packed, as it was published, and only read: unpack it first, "
+                f"`teacher-cache unpack {as_word(path)} FOLDER`, and name that folder"
             )
         if settings["packing"] == GROUPS:
             storage = _as_published(held)
@@ -391,7 +391,7 @@ class Store:
         if not len(views) or views.step != 1 or views.start < 0 or views.stop > self.views:
             raise StoreError(
                 f"views {views.start}:{views.stop} are not within the store's 0:{self.views}: "
-                f"`teacher-cache extend {self.path} --views N` adds views"
+                f"`teacher-cache extend {as_word(self.path)} --views N` adds views"
             )
         return self.layout.units(views)
 
@@ -434,7 +434,7 @@ class Store:
         if name not in self._chunks:
             self._open_topk()
         if name not in self._chunks:
-            raise StoreError(f"{self.path} holds no {name}: run `teacher-cache fill {self.path}`")
+            raise StoreError(f"{self.path} holds no {name}: run `teacher-cache fill {as_word(self.path)}`")
         return self._chunks[name]
 
     def check_unit(self, unit: Unit) -> None:

@@ -344,6 +344,21 @@ def open_page(browser: Any, page: str, width: int) -> None:
 
 
 @pytest.mark.browser
+def test_paper_is_white_and_as_wide_as_what_is_on_it(browser: Any, page: str) -> None:
+    open_page(browser, page, 718)  # A4 between its margins
+    browser.execute_script("document.getElementById('theme').click()")
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        seen = """const style = (what) => getComputedStyle(document.querySelector(what));
+            return [style("body").backgroundColor, style("#heat .xtitle").fill, style("#theme").display];"""
+        wait_until(lambda: browser.execute_script(seen) == ["rgb(255, 255, 255)", "rgb(26, 28, 31)", "none"])
+        beyond = "const e = document.querySelector('#classes .scroll'); return e.scrollWidth - e.clientWidth"
+        assert browser.execute_script(beyond) <= 0
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+@pytest.mark.browser
 @pytest.mark.parametrize("width", [375, 1280])
 def test_colours_of_the_heat_map_are_of_errors_alone(browser: Any, sure_page: str, width: int) -> None:
     open_page(browser, sure_page, width)

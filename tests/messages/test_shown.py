@@ -3,6 +3,7 @@
 import ast
 import itertools
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from teacher_cache.errors import StoreError
-from teacher_cache.messages.shown import MESSAGE, counted, shown
+from teacher_cache.messages.shown import MESSAGE, as_word, counted, shown
 
 ANY_TEXT = st.text(st.characters(exclude_categories=[]))
 
@@ -30,6 +31,11 @@ def test_what_was_there_is_shown() -> None:
     assert shown("é日本😀[red]", None) == "é日本😀[red]"
     assert shown("x" * 70) == "x" * 59 + "…"
     assert shown(b"caf\xe9\x1b") == "caf\\xe9\\x1b"
+
+
+@given(st.text(st.characters(exclude_characters="\0", codec="utf-8")))
+def test_a_path_in_a_command_is_one_word(path: str) -> None:
+    assert shlex.split(f"fill {as_word(path)} --views 4") == ["fill", path, "--views", "4"]
 
 
 @given(ANY_TEXT)

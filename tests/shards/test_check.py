@@ -46,7 +46,7 @@ def test_check_shards(tmp_path: Path) -> None:
         with pytest.raises(ShardError, match=part):
             check_shards(index, given, rule)
 
-    check("1 of 2 shards of the index are not among the 1 given, the first is train-0001.tar", places[:1])
+    check("1 of 2 indexed shards is not among the 1 given, the first is train-0001.tar", places[:1])
     check(r"shard other.tar is not in the index \(1 such\)", [*places, str(tmp_path / "other.tar")])
     check(r"the classes beside .* \(2\) are not the 10 of the index", places, ClassRule("cls", ("a", "b")))
     file = Path(places[1])

@@ -31,10 +31,14 @@ def test_expand_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("link.tar").symlink_to("a/t-0.tar")  # a name of its own
     assert expand_shards(["link.tar", "a/t-0.tar"]) == ["link.tar", "a/t-0.tar"]
     (tmp_path / "b" / "t-0.tar").touch()
+    (tmp_path / "images" / "cat").mkdir(parents=True)
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "zarr.json").write_text('{"attributes": {"teacher_cache": {}}}')
     for patterns, part in [
         ([], "no shards given"),
         (["a/t-{0..2}.tar"], r"no shard a/t-2.tar there \(of the pattern a/t-\{0..2\}.tar\)"),
-        (["a/x-*.tar"], r"no shard a/x-\*.tar there"),
+        (["a/photos-*.jpg"], r"no shard a/photos-\*.jpg there$"),
+        (["a/x-*.tar"], r"no shard a/x-\*.tar there \(.*/a has t-0.tar and t-1.tar and t-10.tar\)"),
         (["a/x.tar"], "no shard a/x.tar there"),
         (["a/{0.tar"], "no shard|unbalanced"),
         (["a/t-0.tar", "b/t-0.tar"], "two shards have the file name t-0.tar: a/t-0.tar and b/t-0.tar"),
@@ -48,6 +52,11 @@ def test_expand_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["https://host/t-*.tar"], "https://host: .* cannot be listed"),
         (["https://host/t-0.tar?X-Signature=secret"], "https://host/t-0.tar was given with more behind it"),
         (["a"], r"a is a folder: give its shards as a/\*.tar"),
+        (
+            ["images"],
+            "images is a folder without shards: `python tools/make_shards.py folder images OUT` makes some of",
+        ),
+        (["store"], "store is a store of labels: shards, .tar files of images, go here"),
     ]:
         with pytest.raises(ShardError, match=part):
             expand_shards(patterns)

@@ -127,7 +127,7 @@ def test_other_shards_are_refused(tmp_path: Path) -> None:
     shards, store = write_bright_shards(tmp_path / "shards", (64, 3)), tmp_path / "store"
     index(shards, store, "--views", "2")
     fewer = index(shards[:1], store, "--views", "2", code=1)
-    assert "1 of 2 shards of the index are not among the 1 given, the first is train-0001.tar" in fewer
+    assert "1 of 2 indexed shards is not among the 1 given, the first is train-0001.tar: give all" in fewer
     others = write_bright_shards(tmp_path / "others", (64, 4))
     before = tree(store)
     assert "train-0001.tar" in index(others, store, "--views", "8", code=1)

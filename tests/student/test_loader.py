@@ -311,7 +311,9 @@ def test_soft_labels_that_the_store_does_not_hold(tmp_path: Path, store: Store) 
     with pytest.raises(StoreError, match=rf"topk 0.*{advice} and run `teacher-cache fill OTHER --topk K --tau"):
         make_loader(store, soft=True)
     empty = bright_store(tmp_path)
-    with pytest.raises(StoreError, match=rf"not filled yet.*run `teacher-cache fill {empty.path} --topk K"):
+    with pytest.raises(
+        StoreError, match=rf"not filled yet.*run `teacher-cache fill {empty.path} --teacher NAME --topk K"
+    ):
         make_loader(empty, soft=True)
     fill_store(empty, topk=2, views=range(2))
     with pytest.raises(MissingLabelError, match="520 of 1,040 labels"):
@@ -377,7 +379,7 @@ def test_an_image_that_broke_since_names_shard_and_key(tmp_path: Path) -> None:
 def test_missing_labels_stop_before_anything_is_rendered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = bright_store(tmp_path)
     monkeypatch.setattr("student.loader.open_render_pool", None)
-    command = f"run `teacher-cache fill {store.path} --views 0:4`"
+    command = f"run `teacher-cache fill {store.path} --teacher NAME --views 0:4`"
     with pytest.raises(MissingLabelError, match=rf"1,040 of 1,040 labels .*train-0000.tar, views 0 to 1: {command}"):
         make_loader(store, epochs=4)
     fill_store(store, views=range(2))

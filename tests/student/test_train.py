@@ -563,6 +563,16 @@ def test_the_first_epochs_speed_does_not_count_what_comes_before_it(
     assert column(tmp_path / "epochs.csv", "images_per_s").tolist() == [256.0, 256.0]
 
 
+def test_a_long_epoch_tells_how_far_it_is(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("student.train.TOLD_EVERY_S", 0.0)
+    said: list[str] = []
+    train_small(store, tmp_path, said=said)
+    told = [line for line in said if "  step " in line]
+    assert re.fullmatch(r"epoch 1/2  step 1 of \d+  \d+ images/s, \d+ % waiting", told[0])
+    num_steps = int(told[0].split()[5])
+    assert len(told) == 2 * (num_steps - 1)  # an epoch's last step has the epoch's own line
+
+
 def test_results_have_the_views_that_drifted_before_a_stop_and_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,7 +98,8 @@ def test_digits(tmp_path: Path) -> None:
     other = open_index(tmp_path / "seed")
     assert read_samples(other) == read_samples(train)
     assert [other.key(sample) for sample in range(9)] != [train.key(sample) for sample in range(9)]
-    assert "already holds train-0000.tar" in run("digits", tmp_path / "one", fails=True)
+    message = run("digits", tmp_path / "one", fails=True)
+    assert message.endswith("already holds train-0000.tar (3 such): remove them, or give another folder\n")
 
 
 def test_the_shuffle_is_frozen() -> None:
@@ -172,7 +173,8 @@ def test_folder_refuses(tmp_path: Path) -> None:
     (tmp_path / "src").mkdir()
     assert "holds no folders" in run("folder", tmp_path / "src", tmp_path / "out", fails=True)
     source = make_tree(tmp_path / "src", {"a/list.txt": b""})
-    assert "no images found" in run("folder", source, tmp_path / "out", fails=True)
+    message = run("folder", source, tmp_path / "out", fails=True)
+    assert f"{source} holds no images: jpg, jpeg, png, webp are expected in its folders of classes" in message
     source = make_tree(tmp_path / "meta", {"__a__/x.png": make_image(0)})
     assert "rename the folder" in run("folder", source, tmp_path / "out", fails=True)
 

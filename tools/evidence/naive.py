@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from teacher_cache.messages.shown import counted
+from teacher_cache.messages.shown import as_word, counted
 from teacher_cache.replay.block import view_mix
 from teacher_cache.replay.mix import LAMBDA_ONE, MixPlan, class_pairs
 from teacher_cache.store.agreement import count_agreement
@@ -81,7 +81,9 @@ def _check(kind: Naive, source: Store, labels: Store, target: Store) -> None:
     """Refuse stores of other samples or views; every label that is copied must be there."""
     for store in (source, labels):
         if store.missing_units():
-            raise EvidenceError(f"{store.path} is not filled to its end: run `teacher-cache fill {store.path}`")
+            raise EvidenceError(
+                f"{store.path} is not filled to its end: run `teacher-cache fill {as_word(store.path)}`"
+            )
     hashes = [[shard.hash for shard in store.index.shards] for store in (source, labels, target)]
     if any(other != hashes[0] for other in hashes[1:]):
         raise EvidenceError(f"{source.path}, {labels.path} and {target.path} index other shards: index the same ones")

@@ -27,7 +27,7 @@ function el(tag, properties = {}, ...children) {
 const drawings = []; // functions that draw a chart anew in the theme's colours, once Plotly is there
 
 function isDark() {
-  return (document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
+  return !matchMedia("print").matches && (document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
 }
 
 function showTheme() {
@@ -46,7 +46,7 @@ at("theme").addEventListener("click", () => {
   document.documentElement.dataset.theme = isDark() ? "light" : "dark";
   showTheme();
 });
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showTheme);
+for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).addEventListener("change", showTheme);
 
 function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
