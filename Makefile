@@ -16,7 +16,7 @@ each   = $(foreach one,$(2),$(1) $(call quoted,$(one)))
 
 # a misspelt variable would change nothing, and nobody would know
 KNOWN := PYTHON VENV WORKERS FOLDER VAL_FOLDER DATA SHARDS VAL STORE TEACHER CHECKPOINT POLICY SET OPS TOPK TAU VIEWS RECIPE \
-	NPROC CLAIM RENDER LOG OUT BENCH_SHARDS BENCH_FILLED BENCH_TIMM BENCH_ROWS BENCH_REPEATS BENCH_DALI BENCH_OUT \
+	NPROC CLAIM ENGINE ACTORS GPUS_PER_ACTOR ENDPOINT CACHE CACHE_BYTES RENDER LOG OUT BENCH_SHARDS BENCH_FILLED BENCH_TIMM BENCH_ROWS BENCH_REPEATS BENCH_DALI BENCH_OUT \
 	EVIDENCE EVIDENCE_OUT EVIDENCE_DOCS PLAN JOBS ONLY DEVICE TEST_PROCESSES TEST_TMPDIR
 unknown := $(foreach name,$(filter-out $(KNOWN),$(.VARIABLES)),$(if $(findstring command,$(origin $(name))),$(name)=))
 ifneq ($(strip $(unknown)),)
@@ -85,12 +85,13 @@ STUDENT = $(OUT)/$(basename $(notdir $(RECIPE)))$(if $(filter-out $(USUAL_VIEWS)
 
 RUN       := $(BIN)/python -m
 LAUNCH    := $(if $(NPROC),$(BIN)/torchrun --standalone --nproc-per-node $(NPROC) -m,$(RUN))
+FAR       := $(call option,--endpoint,$(ENDPOINT)) $(call option,--cache,$(CACHE)) $(call option,--cache-bytes,$(CACHE_BYTES))
 INSTALLED := $(VENV)/.installed
 
 # a command, shown and run; after an error, which variables stand behind its options (75 and 130: it was stopped)
 command = @(PS4=; set -x; $(1)) || { code=$$?; case $$code in 75|130) ;; *) echo $(VARIABLES) >&2;; esac; exit $$code; }
 VARIABLES := "make's variables: the store is STORE=, a folder of images FOLDER= or VAL_FOLDER=, that of their shards DATA=," \
-	"--policy POLICY=, --set SET=, --views and --views-used VIEWS=, --teacher TEACHER=, --checkpoint CHECKPOINT=, --topk TOPK=, --tau TAU=, --recipe RECIPE=, --val VAL=, --ops OPS=, --log-to LOG=, --out OUT="
+	"--policy POLICY=, --set SET=, --views and --views-used VIEWS=, --teacher TEACHER=, --checkpoint CHECKPOINT=, --topk TOPK=, --tau TAU=, --recipe RECIPE=, --val VAL=, --ops OPS=, --engine ENGINE=, --actors ACTORS=, --gpus-per-actor GPUS_PER_ACTOR=, --endpoint ENDPOINT=, --cache CACHE=, --cache-bytes CACHE_BYTES=, --log-to LOG=, --out OUT="
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -117,6 +118,9 @@ help: ## list targets and variables
 	@echo '  NPROC=       processes (GPUs) on this machine, through torchrun'
 	@echo '  WORKERS=     rendering processes for each of them   [$(WORKERS)]'
 	@echo '  CLAIM=1      other jobs, on other machines too, fill the same store at the same time'
+	@echo '  ENGINE=ray   label by actors of a Ray cluster: ACTORS=1:64, GPUS_PER_ACTOR=1'
+	@echo '  ENDPOINT=    the server that s3:// means: MinIO, R2'
+	@echo '  CACHE=       keep what is read from far away in this folder, CACHE_BYTES=200G of it'
 	@echo '  RENDER=      where views are rendered: auto (a GPU if there is one), cpu or gpu   [$(or $(RENDER),auto)]'
 	@echo '  LOG=         send the curves to wandb or trackio, too'
 	@echo '  OUT=         where the run goes                     [$(OUT)]'
@@ -166,15 +170,18 @@ ifneq ($(MADE_TEACHER),)
 		--val '$(DATA)/val-*.tar' --out $(call quoted,$(MADE_TEACHER)) --workers $(WORKERS) $(call option,--render,$(RENDER)))
 endif
 	$(call command,$(RUN) teacher_cache index $(TRAIN_PATTERNS) --store $(call quoted,$(STORE)) $(FOR_NEW) \
-		$(call option,--policy,$(POLICY)) $(call option,--views,$(VIEWS)) $(call each,--set,$(SET)) $(call option,--ops,$(OPS)))
-	$(call command,$(LAUNCH) teacher_cache fill $(call quoted,$(STORE)) --workers $(WORKERS) $(call option,--render,$(RENDER)) \
+		$(call option,--policy,$(POLICY)) $(call option,--views,$(VIEWS)) $(call each,--set,$(SET)) $(call option,--ops,$(OPS)) \
+		$(call option,--endpoint,$(ENDPOINT)))
+	$(call command,$(if $(filter ray,$(ENGINE)),$(RUN),$(LAUNCH)) teacher_cache fill $(call quoted,$(STORE)) --workers $(WORKERS) $(call option,--render,$(RENDER)) \
 		$(call option,--teacher,$(ASKED)) $(call option,--checkpoint,$(WEIGHTS)) $(call option,--topk,$(TOPK)) \
-		$(call option,--tau,$(TAU)) $(call option,--ops,$(OPS)) $(if $(CLAIM),--claim))
+		$(call option,--tau,$(TAU)) $(call option,--ops,$(OPS)) $(if $(CLAIM),--claim) $(call option,--engine,$(ENGINE)) \
+		$(call option,--actors,$(ACTORS)) $(call option,--gpus-per-actor,$(GPUS_PER_ACTOR)) $(FAR))
 
 train-student: cache-teacher ## stage two: train a student from the labels
 	$(call command,$(LAUNCH) student train $(call quoted,$(STORE)) --recipe $(call quoted,$(RECIPE)) \
 		$(VAL_PATTERNS) $(call option,--views-used,$(VIEWS)) --out $(call quoted,$(STUDENT)) \
-		--workers $(WORKERS) $(call option,--render,$(RENDER)) $(call option,--ops,$(OPS)) $(call option,--log-to,$(LOG)))
+		--workers $(WORKERS) $(call option,--render,$(RENDER)) $(call option,--ops,$(OPS)) $(FAR) \
+		$(call option,--log-to,$(LOG)))
 	@$(RUN) student results $(if $(MADE_TEACHER),$(call quoted,teacher=$(MADE_TEACHER))) $(call quoted,$(STUDENT))
 
 ifneq ($(MADE_SHARDS),)

@@ -73,6 +73,15 @@ def after(words: list[str], option: str) -> list[str]:
         ("OUT=elsewhere", "student train", "--out", ["elsewhere/deit_tiny_distilled"]),
         ("NPROC=4", "teacher_cache fill", "--nproc-per-node", ["4"]),
         ("NPROC=4", "student train", "--nproc-per-node", ["4"]),
+        ("ENGINE=ray", "teacher_cache fill", "--engine", ["ray"]),
+        ("ACTORS=1:64", "teacher_cache fill", "--actors", ["1:64"]),
+        ("GPUS_PER_ACTOR=0.5", "teacher_cache fill", "--gpus-per-actor", ["0.5"]),
+        ("ENDPOINT=http://minio:9000", "teacher_cache index", "--endpoint", ["http://minio:9000"]),
+        ("ENDPOINT=http://minio:9000", "teacher_cache fill", "--endpoint", ["http://minio:9000"]),
+        ("ENDPOINT=http://minio:9000", "student train", "--endpoint", ["http://minio:9000"]),
+        ("CACHE=/scratch/a b", "teacher_cache fill", "--cache", ["/scratch/a b"]),
+        ("CACHE=/scratch/a b", "student train", "--cache", ["/scratch/a b"]),
+        ("CACHE_BYTES=200G", "student train", "--cache-bytes", ["200G"]),
     ],
 )
 def test_a_variable_reaches_its_command(
@@ -86,6 +95,13 @@ def test_a_variable_reaches_its_command(
     assert after(before[command], option) != expected
     make("train-student", "SHARDS=a-*.tar b.tar", variable, *programs)
     assert after(commands(notes)[command], option) == expected
+
+
+def test_actors_are_no_ranks(called: tuple[list[str], Path]) -> None:
+    programs, notes = called
+    make("train-student", "SHARDS=a.tar", "ENGINE=ray", "CLAIM=1", "NPROC=4", *programs)
+    asked = commands(notes)
+    assert (asked["teacher_cache fill"][0], asked["student train"][0]) == ("python", "torchrun")
 
 
 def test_the_embedded_data_are_made_once_and_their_teacher_asked_each_time(called: tuple[list[str], Path]) -> None:
