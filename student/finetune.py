@@ -52,8 +52,8 @@ def adapt(trained: TrainedModel, recipe: Recipe, store: Store, *, reset_heads: b
 
 
 def with_model_of(trained: TrainedModel, recipe: Recipe) -> Recipe:
-    """The recipe with the checkpoint's model, unless it names one. No token is drawn: all weights are there. A drop_path
-    of the recipe holds, whatever the checkpoint's arguments have for it."""
+    """The recipe with the checkpoint's model, unless it names one. No token is drawn: all weights are there. A recipe's
+    drop_path holds against one among the checkpoint's arguments."""
     if recipe.model is not None:
         return recipe.model_copy(update={"token_init_std": None})
     own = set() if recipe.drop_path is None else {"drop_path_rate"}

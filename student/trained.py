@@ -226,7 +226,7 @@ def _from_foreign(source: str, content: dict[str, Any], model: GivenModel | None
             "name it with --model, a timm name"
         )
     config = timm_config(ModelSpec(model))
-    if ema and not any(key in content for key in EMA_KEYS):
+    if ema and state_key(content, EMA_KEYS) is None:
         raise CheckpointError(
             f"{source} has no EMA weights ({', '.join(EMA_KEYS[:-1])} or {EMA_KEYS[-1]}): leave out --ema"
         )
