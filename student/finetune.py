@@ -52,10 +52,13 @@ def adapt(trained: TrainedModel, recipe: Recipe, store: Store, *, reset_heads: b
 
 
 def with_model_of(trained: TrainedModel, recipe: Recipe) -> Recipe:
-    """The recipe with the checkpoint's model, unless it names one. No token is drawn: all weights are there."""
+    """The recipe with the checkpoint's model, unless it names one. No token is drawn: all weights are there. A recipe's
+    drop_path holds against one among the checkpoint's arguments."""
     if recipe.model is not None:
         return recipe.model_copy(update={"token_init_std": None})
-    model_args = {**trained.model_args, **recipe.model_args}
+    own = set() if recipe.drop_path is None else {"drop_path_rate"}
+    theirs = {name: value for name, value in trained.model_args.items() if name not in own}
+    model_args = {**theirs, **recipe.model_args}
     return recipe.model_copy(update={"model": trained.model, "model_args": model_args, "token_init_std": None})
 
 

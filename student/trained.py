@@ -16,7 +16,7 @@ from teacher_cache.errors import CheckpointError, RecipeError
 from teacher_cache.messages.shown import counted, shown
 from teacher_cache.replay.policy import Interpolation, Positive, Probability, Share, Side
 from teacher_cache.settings import parse_json, validated
-from teacher_cache.teacher.models import ModelSpec, pretrained_module, timm_config, timm_tensors
+from teacher_cache.teacher.models import ModelSpec, pretrained_module, size_argument, timm_config, timm_tensors
 from teacher_cache.teacher.names import TIMM_HUBS, GivenModel, check_usable, is_timm_name
 from teacher_cache.teacher.state_dict import (
     EMA_KEYS,
@@ -226,7 +226,7 @@ def _from_foreign(source: str, content: dict[str, Any], model: GivenModel | None
             "name it with --model, a timm name"
         )
     config = timm_config(ModelSpec(model))
-    if ema and not any(key in content for key in EMA_KEYS):
+    if ema and state_key(content, EMA_KEYS) is None:
         raise CheckpointError(
             f"{source} has no EMA weights ({', '.join(EMA_KEYS[:-1])} or {EMA_KEYS[-1]}): leave out --ema"
         )
@@ -254,13 +254,15 @@ def _from_timm(name: str, model: str | None, ema: bool) -> TrainedModel:
     built: Any = pretrained_module(spec, "and give the file with --model")
     config: Mapping[str, Any] = built.pretrained_cfg
     plain = name if not name.startswith(TIMM_HUBS) else config["architecture"]
+    size = tuple(config["input_size"][1:])
+    told = {"num_classes", *size_argument(plain, size)}  # by whoever builds the model, for other data too
     return TrainedModel(
         source=name,
         model=plain,
-        model_args=dict(built.pretrained_model_args),
+        model_args={name: value for name, value in built.pretrained_model_args.items() if name not in told},
         state=built.state_dict(),
         num_classes=built.num_classes,
-        preprocessing=_timm_preprocessing(name, config, tuple(config["input_size"][1:])),
+        preprocessing=_timm_preprocessing(name, config, size),
     )
 
 

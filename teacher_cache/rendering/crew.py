@@ -26,6 +26,7 @@ TASKS_PER_WORKER = 2  # one being worked on, one waiting: a worker never idles f
 QUEUED_PER_WORKER = 2  # tasks that wait for a worker to take them, so that it never lacks one
 AHEAD_TASKS = 32  # tasks whose blocks a worker has on their way from far away, each of them a request ...
 AHEAD_BYTES = 8 << 20  # ... as long as they are less than this: small ones take the time of a request, whatever it has
+AT_ONCE_BYTES = 160 << 20  # of views that a device renders at once
 SILENT_NAMED = 3  # of the processes that hang; of one's views
 
 
@@ -62,9 +63,6 @@ def lacks_tasks(waiting: Sequence[RenderTask], least: int) -> bool:
     return bool(waiting) and all(coming) and len(waiting) < AHEAD_TASKS and sum(coming) < AHEAD_BYTES
 
 
-AT_ONCE_BYTES = 160 << 20  # of views that a device renders at once
-
-
 @dataclass(frozen=True)
 class PoolSettings:
     """What a pool renders, and how; the same wherever views are rendered.
@@ -72,8 +70,7 @@ class PoolSettings:
     workers: processes; 0: the calling one works. skip_bad: see decode_block. max_pixels: of an image, height x width; a
     larger one cannot be decoded (see DecodedBlock). num_rows: how many views the pool's rows shall hold, into which
     tasks are then rendered, through tasks_ahead tasks of each worker, and more that come from far away; None: there are
-    none. cache: where blocks of
-    shards far away are kept.
+    none. cache: where blocks of shards far away are kept.
     """
 
     policy: Policy

@@ -65,7 +65,7 @@ def open_listed(place: Place, *, durable: bool = True) -> Storage:
     """The storage of a store, as open_storage gives it, which can be listed. That of a web server by the manifest above
     it, which is read at once; StorageError where there is none."""
     storage = open_storage(place, durable=durable)
-    if not isinstance(place, Url) or place.scheme not in ("http", "https"):
+    if not isinstance(place, Url) or not place.is_web:
         return storage
     fault = "absent"
     try:
@@ -84,8 +84,8 @@ def open_named(storage: Storage) -> Storage:
     """A published store's storage, of the files that the manifest above it names and no others; as it is where there is
     no manifest, or where the store is not named as it was published. ValueError where the manifest is damaged."""
     place = storage.place
-    web = isinstance(place, Url) and place.scheme in ("http", "https")
-    hashes = None if web or _named(place).name != STORE else read_hashes(place)
+    is_web = isinstance(place, Url) and place.is_web
+    hashes = None if is_web or _named(place).name != STORE else read_hashes(place)
     return storage if hashes is None else ListedStorage(storage, sorted(hashes), lists=True)
 
 

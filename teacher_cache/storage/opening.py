@@ -28,7 +28,7 @@ def open_storage(place: str | os.PathLike[str], *, durable: bool = True) -> Stor
 
 def check_not_web(place: Place) -> None:
     """StorageError for a web server's place, which is only read, before anything is made to be written there."""
-    if isinstance(place, Url) and place.scheme in ("http", "https"):
+    if isinstance(place, Url) and place.is_web:
         raise StorageError(f"{place}: a web server is only read: give a folder or a bucket to write to")
 
 

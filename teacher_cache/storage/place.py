@@ -38,6 +38,11 @@ class Url(str):
         """s3, https, hf ..., in lower case."""
         return self.partition(":")[0].lower()
 
+    @property
+    def is_web(self) -> bool:
+        """Whether it is a web server's, whose files are only read, and listed by nobody."""
+        return self.scheme in ("http", "https")
+
 
 Place = Path | Url
 

@@ -21,7 +21,8 @@ def check_is_store(path: str | os.PathLike[str]) -> Place:
             return place
         if storage.get(f"{STORE}/zarr.json") is not None:
             return place / STORE
-        raise StoreError(f"there is no store at {place}: check the place, or {make}")
+        can_be_made = not (place.is_web or place.is_top or place.scheme == "hf")
+        raise StoreError(f"there is no store at {place}: check the place{f', or {make}' if can_be_made else ''}")
     if not place.exists():
         raise StoreError(f"there is no store at {place}{meant(place)}: {make}")
     if (place / MANIFEST).is_file() and is_store(place / STORE):

@@ -1,8 +1,11 @@
 """A name and a checkpoint -> a module: timm's models, and functions of one's own. Both stages build all theirs here."""
 
+import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -244,11 +247,11 @@ class _AsItIs(SourceFileLoader):
 def _import_file(spec: ModelSpec, path: str) -> ModuleType:
     if not Path(path).is_file():
         raise spec.error(f"model file {path} is absent: check the path before the colon in {spec.name}")
-    name = Path(path).stem
+    name = f"own_model_{hashlib.sha256(os.path.abspath(path).encode()).hexdigest()[:16]}"  # which is nobody else's
     found = importlib.util.spec_from_file_location(name, path, loader=_AsItIs(name, path))
     assert found is not None
     assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
+    module = sys.modules[name] = importlib.util.module_from_spec(found)  # where dataclasses look a class's module up
     found.loader.exec_module(module)
     return module
 

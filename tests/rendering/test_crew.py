@@ -1,4 +1,4 @@
-"""Who gets which task. What becomes of processes is in test_workers.py and test_processes.py."""
+"""Who gets which task. What becomes of processes is in test_workers.py and processes/test_pool.py."""
 
 import select
 from dataclasses import replace

@@ -27,6 +27,9 @@ def test_a_store_is_found_and_so_is_the_one_in_what_was_published(tmp_path: Path
         assert check_is_store("s3://bucket/packed") == Url("s3://bucket/packed/store")
         with pytest.raises(StoreError, match=r"^there is no store at s3://bucket/none: check the place, or make one"):
             check_is_store("s3://bucket/none")
+        for place in ("s3://bucket", "https://host/none"):  # where none can be made
+            with pytest.raises(StoreError, match=rf"^there is no store at {place}: check the place$"):
+                check_is_store(place)
 
 
 def test_what_is_none_is_told_apart(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Fine-tuning: other resolutions, other classes, students and convnets, with and without distillation."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 from student.checkpoint import NEWEST
 from student.cli import main
 from student.faults import refuse
-from student.finetune import adapt, other_classes
+from student.finetune import adapt, other_classes, with_model_of
+from student.hub import export_hub
 from student.model import build_model
 from student.options import TrainOptions
 from student.preflight import resolution_faults
@@ -106,6 +108,26 @@ def test_position_embedding_is_resized_as_deits(source: Path, tmp_path: Path) ->
         assert name == "pos_embed" or torch.equal(value, trained.state[name]), name
     assert start.recipe.model == "deit_tiny_distilled_patch16_224"
     assert start.recipe.model_args == {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3}
+
+
+def test_a_folder_of_timms_is_brought_to_another_resolution_as_the_checkpoint_is(source: Path, tmp_path: Path) -> None:
+    """timm notes classes and size among a model's arguments, where those of a store are not."""
+    trained, store = read_trained(str(source / "run" / NEWEST)), store_of_size(tmp_path, 16)
+    export_hub(trained, tmp_path / "hub")
+    again = read_trained(f"local-dir:{tmp_path / 'hub'}")
+    start, expected = (adapt(each, fine_recipe(), store) for each in (again, trained))
+    assert start.state.keys() == expected.state.keys()
+    for name, value in start.state.items():
+        assert torch.equal(value, expected.state[name]), name
+
+
+def test_the_recipes_drop_path_is_not_that_of_the_checkpoints_arguments(source: Path) -> None:
+    trained, store = read_trained(str(source / "run" / NEWEST)), Store.open(source / "store")
+    trained = replace(trained, model_args={**trained.model_args, "drop_path_rate": 0.4})
+    for overrides, rate in (((), 0.4), (("drop_path=0.2",), 0.2), (("model_args.drop_path_rate=0.3",), 0.3)):
+        recipe = with_model_of(trained, fine_recipe(*overrides))
+        model = build_model(recipe, store.num_classes, store.policy.size)
+        assert model.get_submodule("blocks.1.drop_path1").drop_prob == pytest.approx(rate)
 
 
 def test_bicubic_keeps_the_norms_and_bilinear_shrinks_them(source: Path, tmp_path: Path) -> None:

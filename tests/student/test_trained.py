@@ -111,8 +111,10 @@ def test_the_average_of_a_file_of_others(tmp_path: Path) -> None:
     wrapped = {f"module.{name}": value for name, value in average.items()}
     assert_read(pth("model", ema_state_dict=wrapped)(raw, tmp_path), True, average)
     assert_read(pth("model_ema")(average, tmp_path), False, average)  # the file has no others
-    with pytest.raises(CheckpointError, match=r"has no EMA weights \(model_ema, .*\): leave out --ema"):
-        read_trained(str(pth("model")(raw, tmp_path)), model=DEIT, ema=True)
+    for more in ({}, {"model_ema": None}):
+        path = pth("model", **more)(raw, tmp_path)
+        with pytest.raises(CheckpointError, match=r"has no EMA weights \(model_ema, .*\): leave out --ema"):
+            read_trained(str(path), model=DEIT, ema=True)
 
 
 # -- our own -------------------------------------------------------------------------------------------------------

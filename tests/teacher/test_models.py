@@ -272,6 +272,21 @@ def test_under_autocast_images_that_are_cast_already_give_the_same_bits(model: s
         assert torch.equal(module(images), module(images.bfloat16()))
 
 
+def test_a_file_may_have_dataclasses(tmp_path: Path) -> None:
+    """Which look their module up by its name where annotations are strings."""
+    for width in (2, 3):
+        file = tmp_path / str(width) / "torch.py"  # whose name is another module's
+        file.parent.mkdir()
+        file.write_text(
+            "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom torch import nn\n\n"
+            f"@dataclass\nclass Config:\n    width: int = {width}\n\n"
+            "def model(num_classes):\n    return nn.Linear(Config().width, num_classes)\n"
+        )
+        module = build_module(ModelSpec(GivenModel(f"{file}:model")), 5, (8, 8))
+        assert isinstance(module, nn.Linear)
+        assert module.in_features == width
+
+
 def test_a_file_is_run_as_it_is_whatever_bytecode_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Python takes bytecode for current whose file has the second and size of now."""
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
