@@ -148,7 +148,8 @@ def index(
     """
     from teacher_cache.storage.opening import check_fillable
     from teacher_cache.store.create import IndexRequest, check_grid, choose_policy, create_alike, create_store
-    from teacher_cache.store.store import Store, check_in_bucket, is_taken
+    from teacher_cache.store.making import check_in_bucket, is_taken
+    from teacher_cache.store.store import Store
 
     if bool(shards) == bool(like):
         raise click.UsageError("give either SHARDS or --like OTHER_STORE")

@@ -33,7 +33,7 @@ DOORS = {
         "tools/benchmarks/renderer.py",  # which kernels there are, to tell their share of a device
     },
     "webdataset": {"tools/make_shards.py"},
-    "zarr": {"teacher_cache/store/store.py", "teacher_cache/store/arrays.py", "teacher_cache/store/proof.py"},
+    "zarr": {"teacher_cache/store/making.py", "teacher_cache/store/arrays.py", "teacher_cache/store/proof.py"},
     "numcodecs": {"teacher_cache/store/chunks.py"},
     "timm": {
         "teacher_cache/teacher/models.py",

@@ -7,15 +7,33 @@ mark is there only one object can be copied from, and whoever finds an object be
 """
 
 import json
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import xxhash
 
+from teacher_cache.storage.opening import open_storage
+from teacher_cache.storage.place import Place, beside
 from teacher_cache.storage.storage import Storage, ask_each
 
 _MAGIC = b"teacher-cache pending 1\n"
+# What something is called while it is on its way: what it is, and whose (see Store._pending).
+PENDING = re.compile(r"(?P<what>unit-(?P<unit>\d+-\d+-\d+)|teacher[.a-z0-9-]*)\.[0-9a-f]{16}")
+
+
+def open_pending(store: Place, *, durable: bool = True) -> Storage:
+    """Where lies what is on its way into a store: beside it."""
+    return open_storage(beside(store, ".pending"), durable=durable)
+
+
+def sweep_pending(store: Place) -> None:
+    """Remove what was on its way into a store that was where a new one shall be."""
+    pending = open_pending(store)
+    for entry in pending.list():
+        if PENDING.fullmatch(entry.name):
+            pending.delete(entry.name)
 
 
 @dataclass(frozen=True)

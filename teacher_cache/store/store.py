@@ -23,20 +23,17 @@ digest is of, the version of the policy says.
 """
 
 import copy
-import json
 import os
-import re
-import tempfile
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import xxhash
 
 from teacher_cache.errors import PolicyError, StoreError, TeacherError
-from teacher_cache.files import new_folder, raise_unreadable
+from teacher_cache.files import raise_unreadable
 from teacher_cache.messages.recognise import what_is
 from teacher_cache.messages.shown import as_word, counted, shown
 from teacher_cache.replay.header import MAX_PIXELS
@@ -47,29 +44,24 @@ from teacher_cache.shards.index import Index, ShardEntry
 from teacher_cache.storage.cache import NodeCache
 from teacher_cache.storage.held import HeldStorage
 from teacher_cache.storage.manifest import MANIFEST, open_listed, open_named, place_above
-from teacher_cache.storage.opening import open_storage
-from teacher_cache.storage.place import Place, Url, beside, is_in_bucket, to_place
-from teacher_cache.storage.storage import Storage, ask_each
+from teacher_cache.storage.place import Place, Url, to_place
+from teacher_cache.storage.storage import Storage
 from teacher_cache.store.arrays import (
     GROWING_ARRAYS,
     INDEX_ARRAYS,
-    array_facts,
     damaged_index,
     document_bytes,
     document_name,
-    facts_of,
-    make_array,
+    lengthen,
     read_counts,
     read_document,
     read_index,
     read_shape,
-    settled,
-    topk_documents,
-    write_index,
 )
 from teacher_cache.store.chunks import Chunks, open_chunks, pad_values
-from teacher_cache.store.commit import Commits
+from teacher_cache.store.commit import PENDING, Commits, open_pending
 from teacher_cache.store.layout import Layout, array_grids, grid_fault, num_units, plan_layout
+from teacher_cache.store.making import check_in_bucket, is_taken, make_store
 from teacher_cache.store.presence import check_is_store
 from teacher_cache.store.proof import Proof, Proofs, device_hash, first_files
 from teacher_cache.store.published import attributes_document, read_published
@@ -81,13 +73,12 @@ from teacher_cache.store.schema import (
     check_policy_version,
     check_schema,
     check_seal,
-    created_parts,
     views_sha256,
 )
 from teacher_cache.store.sealed import SEAL, WHOLE, seal
+from teacher_cache.store.topk_arrays import TOPK_FACTS, lengthen_topk, make_topk, open_topk, topk_facts, topk_files
 from teacher_cache.store.unit import (
     CLASS_ARRAYS,
-    NOT_LABELLED,
     SKIPPED,
     TOPK_ARRAYS,
     Unit,
@@ -101,9 +92,6 @@ from teacher_cache.teacher.identity import TeacherIdentity, read_identity
 _INDEX_DOCUMENTS = frozenset(map(document_name, INDEX_ARRAYS))
 _OPENING = (*map(document_name, ("", *GROWING_ARRAYS)), *_INDEX_DOCUMENTS)  # what opening a store reads
 _WHOSE = tuple(map(document_name, ("", "teacher")))  # which say what store it is, and whose labels it holds
-_TOPK_FACTS = "topk_arrays"  # in teacher/: what zarr.json says of these arrays
-# What lies beside a store while it is on its way into it: see Store._pending.
-_PENDING = re.compile(r"(?P<what>unit-(?P<unit>\d+-\d+-\d+)|teacher[.a-z0-9-]*)\.[0-9a-f]{16}")
 
 
 class Store:
@@ -180,14 +168,7 @@ class Store:
             "libraries": pixel_libraries(),
             "packing": FILES,
         }
-        _sweep_pending(path)
-        if isinstance(path, Url):
-            with tempfile.TemporaryDirectory() as folder:
-                _make_store(Path(folder), index, layout, settings)
-                _upload_store(Path(folder), open_storage(path))
-        else:
-            with new_folder(path) as aside:
-                _make_store(aside, index, layout, settings)
+        make_store(path, index, layout, settings)
         return cls.open(path, writable=True, durable=durable)
 
     @classmethod
@@ -226,7 +207,7 @@ class Store:
             held = HeldStorage(open_listed(path, durable=durable), at_once)
             storage: Storage = held
             if writable:
-                commits = Commits(held, open_storage(beside(path, ".pending"), durable=durable))
+                commits = Commits(held, open_pending(path, durable=durable))
             settings = read_document(storage, "", "group").get("attributes", {}).get("teacher_cache")
         except Exception as error:
             raise_unreadable(error)
@@ -503,7 +484,7 @@ class Store:
         that were here before, is discarded; units that another process has added to the store are left to it."""
         commits = self._for_writing()
         for name in commits.waiting():
-            put = _PENDING.fullmatch(name)
+            put = PENDING.fullmatch(name)
             if put is None:
                 continue
             if name != self._pending(put["what"]):
@@ -550,8 +531,8 @@ class Store:
             )
         # The attribute comes last: until then the longer arrays are there but nobody looks beyond the old views.
         for name, grid in layout.array_grids().items():
-            self._lengthen(name, grid.shape[2])
-        self._lengthen_topk()
+            lengthen(self.storage, name, grid.shape[2])
+        lengthen_topk(self.storage)
         if layout.views > self.views:
             self._change_settings({"views": layout.views, "views_sha256": views_sha256(layout.views)})
             self.views, self.layout = layout.views, layout
@@ -603,9 +584,8 @@ class Store:
         """Write the teacher, whole or not at all; False where there is one. The arrays of its topk come after."""
         commits = self._for_writing()
         self._check_in_place()
-        files = self._topk_files(identity.topk)
-        facts = {name: facts_of(json.loads(file), grows=True) for name, file in files.items()}
-        attributes = {**identity.to_json(), **({_TOPK_FACTS: facts} if facts else {})}
+        facts = topk_facts(topk_files(self.storage, self._chunks["labels"].dtype, identity.topk))
+        attributes = {**identity.to_json(), **({TOPK_FACTS: facts} if facts else {})}
         others = {} if proof is None else first_files(identity.device, proof)
         return commits.commit(
             self._pending("teacher"), {**others, "teacher/zarr.json": attributes_document(attributes)}
@@ -615,68 +595,25 @@ class Store:
         """Open the arrays of topk, once there are any. A writer makes those that are absent: a `fill` may have been
         killed right after it had bound its teacher, or be about to make them; whoever does it writes the same bytes.
         """
-        if self._topk_there or not self.topk:
+        if not self.topk or TOPK_ARRAYS[0] in self._chunks:
             return
-        if self.writable:
-            self._make_topk()
-        storage = HeldStorage(self.storage, map(document_name, TOPK_ARRAYS))
-        if any(storage.get(document_name(name)) is None for name in TOPK_ARRAYS):
-            return
+        if self.commits is not None:
+            make_topk(self.commits, topk_files(self.storage, self._chunks["labels"].dtype, self.topk))
         try:
-            facts = {name: array_facts(storage, name, grows=True) for name in TOPK_ARRAYS}
-            if facts != (read_published(self.storage, "teacher") or {}).get(_TOPK_FACTS):
-                raise ValueError(f"topk_classes, topk_probabilities are not those of the teacher's topk of {self.topk}")
-            topk, labels = {name: read_shape(storage, name) for name in TOPK_ARRAYS}, self._shapes["labels"]
-            lasts = zip(topk.values(), (self.topk, self.topk + 1), strict=True)
-            if self.topk > self.num_classes or any(
-                (array.shape[3:], array.chunks) != ((last,), (*labels.chunks, last)) for array, last in lasts
-            ):
-                raise ValueError(f"topk_classes, topk_probabilities are not of a topk of {self.topk}")
-            if any(array.shape[:2] != labels.shape[:2] or array.shape[2] < self.views for array in topk.values()):
-                raise ValueError("the shapes of topk_classes and topk_probabilities do not fit those of labels")
-            chunks = {name: open_chunks(self.storage, name, self._cache) for name in TOPK_ARRAYS}
-            if any(each.is_packed != (self.packing == GROUPS) for each in chunks.values()):
-                raise ValueError(f"topk_classes, topk_probabilities are not packed as {self.packing}")
+            self._chunks |= open_topk(
+                self.storage,
+                self._shapes["labels"],
+                topk=self.topk,
+                views=self.views,
+                num_classes=self.num_classes,
+                packing=self.packing,
+                cache=self._cache,
+            )
         except StoreError:
             raise
         except Exception as error:
             raise_unreadable(error)
             raise _damaged_metadata(self.path, error) from error
-        self._shapes |= topk
-        self._chunks |= chunks
-
-    def _make_topk(self) -> None:
-        """Make the arrays of topk that are absent, and lengthen those that are shorter than labels."""
-        commits = self._for_writing()
-        for name, document in self._topk_files(self.topk).items():
-            commits.commit(name, {document_name(name): document})
-        self._lengthen_topk()
-
-    def _lengthen_topk(self) -> None:
-        """Let the arrays of topk that are there have the views of labels. Who makes them looks at labels afterwards,
-        and `extend`, which lengthens labels, at them afterwards: whoever is last sees what the other has done."""
-        done = 0
-        while (views := read_shape(self.storage, "labels").shape[2]) > done:
-            for name in TOPK_ARRAYS:
-                if self.storage.get(document_name(name)) is not None:
-                    self._lengthen(name, views)
-            done = views
-
-    def _lengthen(self, name: str, views: int) -> None:
-        """Let an array have these views, if it has fewer; no chunk is touched."""
-        document = read_document(self.storage, name, "array")
-        if document["shape"][2] < views:
-            document["shape"][2] = views
-            self.storage.put(document_name(name), document_bytes(document))
-
-    def _topk_files(self, topk: int) -> dict[str, bytes]:
-        """topk_documents of the labels as they are now: another process may have extended the store."""
-        return topk_documents(read_shape(self.storage, "labels"), self._chunks["labels"].dtype, topk)
-
-    @property
-    def _topk_there(self) -> tuple[str, ...]:
-        """The arrays of topk that are open."""
-        return tuple(name for name in TOPK_ARRAYS if name in self._shapes)
 
     def _for_writing(self) -> Commits:
         if self.commits is None:
@@ -698,68 +635,6 @@ def _as_published(storage: Storage) -> Storage:
             f"{place_above(storage.place) / MANIFEST} is damaged ({error}): fetch it again from where the store was "
             "published"
         ) from error
-
-
-def _make_store(folder: Path, index: Index, layout: Layout, settings: dict[str, Any]) -> None:
-    """Make an empty store in a folder that is not there, or empty."""
-    import zarr
-
-    with settled():
-        root = zarr.create_group(str(folder), zarr_format=3)
-        write_index(root, index)
-        label_type = "int16" if len(index.class_names) <= 32767 else "int32"
-        kinds = {"labels": (label_type, NOT_LABELLED), "digests": ("uint64", 0), "records": ("uint64", 0)}
-        for name, grid in layout.array_grids().items():
-            last = (len(RECORD_FIELDS),) if name == "records" else ()
-            make_array(root, name, grid.shape + last, grid.chunks + last, *kinds[name])
-        parts = seal(created_parts(settings, open_storage(folder)))
-        hashes = {SEAL: parts, "views_sha256": views_sha256(layout.views)}
-        root.attrs["teacher_cache"] = cast(Any, settings | hashes)
-
-
-def _upload_store(folder: Path, storage: Storage) -> None:
-    """Put a new store's files where it shall be, the one that makes it a store last. StoreError where another's are."""
-    root = document_name("")
-    made = open_storage(folder)
-    names = [entry.name for entry in made.list() if entry.name != root]
-    for there in storage.list():
-        if there.name not in names:
-            raise StoreError(
-                f"{storage.place / there.name} is there, of another store or none: remove what is under "
-                f"{storage.place}, or choose another --store"
-            )
-
-    def put(name: str) -> None:
-        content = made.get(name)
-        assert content is not None
-        if not storage.put_if_absent(name, content):
-            raise StoreError(
-                f"{storage.place / name} is there and is of another store, one that is being made or was not finished: "
-                f"remove what is under {storage.place}, or choose another --store"
-            )
-
-    for _ in ask_each(storage, put, names):
-        pass
-    put(root)
-
-
-def check_in_bucket(path: Place) -> None:
-    """StoreError for a whole bucket: what is on its way, and who works on what, lies beside a store."""
-    if isinstance(path, Url) and not is_in_bucket(path):
-        raise StoreError(f"{path} is a whole bucket: name a folder in it, as {path / 'store'}")
-
-
-def is_taken(path: Place) -> bool:
-    """Whether there is something where a new store shall be."""
-    return open_storage(path).get(document_name("")) is not None if isinstance(path, Url) else os.path.lexists(path)
-
-
-def _sweep_pending(path: Place) -> None:
-    """Remove what was on its way into a store that was where a new one shall be."""
-    storage = open_storage(beside(path, ".pending"))
-    for entry in storage.list():
-        if _PENDING.fullmatch(entry.name):
-            storage.delete(entry.name)
 
 
 def _unit_name(unit: Unit) -> str:

@@ -1,0 +1,35 @@
+"""A new store's files: all of them or none."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from teacher_cache.errors import DiskError, StoreError
+from tests.support.filled_store import files, make_index, make_store
+
+
+def test_create_refuses(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    with pytest.raises(StoreError, match="there exists already: remove it or choose another"):
+        make_store(tmp_path / "there")
+    with pytest.raises(StoreError, match="unit_samples 100 is not a positive multiple of 64"):
+        make_store(tmp_path / "s", unit_samples=100)
+    with pytest.raises(StoreError, match="views 0 and group 2 must both be at least 1"):
+        make_store(tmp_path / "s", views=0)
+    with pytest.raises(StoreError, match="holds no samples"):
+        make_store(tmp_path / "s", index=make_index((0, 0)))
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def test_a_failed_create_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def rename(self: Path, target: Path) -> Path:
+        target.mkdir()
+        (target / "other").touch()
+        os.rename(self, target)
+        return target
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(DiskError, match="appeared meanwhile"):
+        make_store(tmp_path / "s")
+    assert files(tmp_path).keys() == {"s/other"}
