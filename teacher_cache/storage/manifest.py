@@ -105,6 +105,8 @@ class ListedStorage:
         return self._storage.get(name) if name in self._names else None
 
     def get_ranges(self, name: str, ranges: Sequence[tuple[int, int]], stamp: Stamp | None = None) -> list[bytes]:
+        if name not in self._names:
+            raise FileNotFoundError(f"{self.place / name} is not there: check the place")
         return self._storage.get_ranges(name, ranges, stamp)
 
     def put(self, name: str, content: bytes | Path) -> None:

@@ -105,6 +105,9 @@ def test_of_others_only_what_it_names_is_there(published: Path) -> None:
             assert [entry.name for entry in named.list()] == sorted(name.removeprefix("store/") for name in FILES)
             assert named.list("notes") == []
             assert named.get("notes") is None
+            with pytest.raises(FileNotFoundError, match="store/notes is not there"):
+                named.get_ranges("notes", [(0, 1)])
+            assert named.get_ranges("labels/c/0", [(1, 2)]) == [b"om"]
             assert named.get("labels/c/0") == b"some"
     other = open_storage((published / STORE).rename(published / "other"))
     assert open_named(other) is other

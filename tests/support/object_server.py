@@ -4,16 +4,19 @@ As a program, `python -m tests.support.object_server`: says its address, and ser
 """
 
 import http.client
+import io
 import os
 import subprocess
 import sys
 import threading
 import uuid
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 ROOT = Path(__file__).parents[2]
+Application = Callable[[dict[str, Any], Any], Iterable[bytes]]  # of WSGI
 PAGE = 20  # names in an answer to a listing; Amazon gives 1,000
 SECRET = "a-SeCrEt-that-nobody-may-see"
 
@@ -80,12 +83,27 @@ def credentials(endpoint: str) -> dict[str, str]:
     }
 
 
+def one_create_at_a_time(app: Application) -> Application:
+    """S3 lets one of several create a name; moto looks whether it is there, and another may as well until it writes."""
+    lock = threading.Lock()
+
+    def answer(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if "HTTP_IF_NONE_MATCH" not in environ:
+            return app(environ, start_response)
+        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))  # which may be long in coming
+        with lock:
+            return app({**environ, "wsgi.input": io.BytesIO(body)}, start_response)
+
+    return answer
+
+
 def serve() -> None:
     from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app
     from werkzeug.serving import make_server
 
     # S3 alone: moto's own server looks through its folders at each request for which service it may be of
-    server = make_server("127.0.0.1", 0, create_backend_app("s3"), threaded=True, request_handler=MotoRequestHandler)
+    app = one_create_at_a_time(create_backend_app("s3"))
+    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=MotoRequestHandler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print(*server.server_address[:2], flush=True)
     sys.stdin.read()
