@@ -1,5 +1,6 @@
 """How commands end: what is printed where, and the exit code."""
 
+import errno
 import re
 from collections.abc import Callable
 
@@ -39,6 +40,16 @@ def ended(error: BaseException | None) -> tuple[int, str, str]:
             FileNotFoundError(2, "No such file or directory", "a.tar"),
             1,
             "error: a.tar: No such file or directory: check the path\n",
+        ),
+        (
+            OSError(errno.EMFILE, "Too many files"),
+            1,
+            "error: Too many files: raise the limit of open files (`ulimit -n`), then run the same command again\n",
+        ),
+        (
+            OSError(errno.ENODEV, "No such device"),
+            1,
+            "error: No such device: see to it, then run the same command again\n",
         ),
         (KeyboardInterrupt(), INTERRUPTED, "stopped\n"),
     ],
