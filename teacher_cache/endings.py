@@ -12,7 +12,7 @@ import click
 from teacher_cache.errors import TeacherCacheError
 from teacher_cache.files import describe_os_error
 from teacher_cache.messages.shown import MESSAGE, listed, shown
-from teacher_cache.terminal import say
+from teacher_cache.terminal import open_streams, say
 
 _EXTRA = re.compile(r"(Got unexpected extra arguments) \((.*)\)", re.DOTALL)
 INTERRUPTED = 130  # exit code after Ctrl-C or SIGTERM, as shells have it
@@ -24,6 +24,7 @@ class OneLineErrors(click.Group):
     def invoke(self, context: click.Context) -> Any:
         # else pydantic looks for plug-ins in all that is installed: 20 ms of each process, and nobody has any here
         os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+        open_streams()
         with one_line_errors():
             return super().invoke(context)
 

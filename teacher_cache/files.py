@@ -24,6 +24,7 @@ _LEFTOVER = re.compile(r"\.[0-9a-f]{32}\.partial(\.[^.]*)?$")
 _SHUT = {
     *(errno.EACCES, errno.EPERM, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT, errno.EBUSY),
 }
+_SEE_TO_IT = "see to it, then run the same command again"  # what nothing better is known of
 _READING = {
     **dict.fromkeys((errno.EACCES, errno.EPERM), "let this user in (see `ls -ld`), or give another place"),
     errno.ESTALE: "the network file system has lost it; run the same command again, or mount it anew",
@@ -152,9 +153,9 @@ def raise_unreadable(error: BaseException) -> None:
 def describe_os_error(error: OSError) -> str:
     """One line: the path, what the system says, which folder before it is shut, and what to do."""
     reason = error.strerror or str(error) or type(error).__name__
-    advice = _READING.get(error.errno or 0, "see to it")
+    advice = _READING.get(error.errno or 0, _SEE_TO_IT)
     if not isinstance(error.filename, str | bytes | os.PathLike):
-        return f"{reason}: {advice}, then run the same command again"
+        return f"{reason}: {advice}"
     path = Path(os.fsdecode(error.filename))
     if error.errno == errno.EACCES and (shut := _shut_folder(path)) is not None:
         reason += f", the folder {shut} may not be entered"
@@ -240,7 +241,7 @@ def _disk_error(error: OSError, path: str | os.PathLike[str], lost: str) -> Disk
     reason, place, other = os.strerror(error.errno) if error.errno else str(error), os.fspath(path), error.filename
     if isinstance(other, str) and not other.startswith(os.path.dirname(place)) and not place.startswith(other):
         reason = f"{other}: {reason}"  # something else went wrong while it was written
-    what_next = _WHAT_NEXT.get(error.errno or 0, "see to it, then run the same command again")
+    what_next = _WHAT_NEXT.get(error.errno or 0, _SEE_TO_IT)
     shut = os.path.dirname(other) if isinstance(other, str) and error.errno in (errno.EACCES, errno.EPERM) else ""
     if shut and shut != os.path.dirname(place):
         what_next = what_next.replace("make it", f"make {shut}")  # where what is published is first written aside

@@ -1,6 +1,7 @@
 """The one door to a terminal: strangers' strings move no cursor, forge no line, are no markup and no emoji codes."""
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,16 @@ if TYPE_CHECKING:  # rich is imported where something is drawn: help and errors 
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+
+def open_streams() -> None:
+    """Standard streams that this process was started without (`>&-`) lead nowhere: else the next files and pipes that
+    it opens would be them, to libraries that print and to processes that inherit them."""
+    for stream in range(3):
+        try:
+            os.fstat(stream)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest that is free, which is this one
 
 
 def say(text: str, *, err: bool = False) -> None:

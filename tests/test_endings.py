@@ -1,7 +1,11 @@
 """How commands end: what is printed where, and the exit code."""
 
+import errno
 import re
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 import numpy as np
@@ -40,6 +44,16 @@ def ended(error: BaseException | None) -> tuple[int, str, str]:
             1,
             "error: a.tar: No such file or directory: check the path\n",
         ),
+        (
+            OSError(errno.EMFILE, "Too many files"),
+            1,
+            "error: Too many files: raise the limit of open files (`ulimit -n`), then run the same command again\n",
+        ),
+        (
+            OSError(errno.ENODEV, "No such device"),
+            1,
+            "error: No such device: see to it, then run the same command again\n",
+        ),
         (KeyboardInterrupt(), INTERRUPTED, "stopped\n"),
     ],
 )
@@ -67,3 +81,24 @@ def test_many_extra_arguments_are_three_and_a_count() -> None:
     done = CliRunner().invoke(main, ["work", *"abcde"])
     assert done.exit_code == 2
     assert "Got unexpected extra arguments (a, b, c and 2 more): a pattern of an option goes in quotes" in done.stderr
+
+
+_OPENS = """
+import os, sys, click
+from teacher_cache.endings import OneLineErrors
+
+def work():
+    click.echo("to nobody")
+    open(sys.argv[2], "w").write(str(min(os.pipe())))
+
+argument = click.Argument(["to"], expose_value=False)
+OneLineErrors("main", {"work": click.Command("work", callback=work, params=[argument])})()
+"""
+
+
+@pytest.mark.parametrize("closed", ["<&- >&- 2>&-", ">&- 2>&-", "2>&-", "<&-"])
+def test_no_file_or_pipe_of_ours_takes_the_place_of_a_stream_that_is_closed(tmp_path: Path, closed: str) -> None:
+    """Processes that were forked with such pipes ended without a word."""
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-c", _OPENS, "work", str(tmp_path / "lowest")]
+    assert subprocess.run(command).returncode == 0
+    assert int((tmp_path / "lowest").read_text()) > 2
