@@ -96,8 +96,8 @@ class Recipe(BaseModel):
 
     epochs: Count
     batch_size: Count  # views, over all ranks
-    # views of one rank that go through the model at once; the same training otherwise, but that batch normalisation sees
-    # so many
+    # views of one rank that go through the model at once; the same training otherwise, but batch normalisation sees
+    # no more
     micro_batch: Count | None = None
     repeats: Count = 1  # views of a sample in an epoch, R
     repeats_order: Literal["apart", "together"] = "apart"

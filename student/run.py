@@ -109,11 +109,7 @@ class Run:
         num_views = len(batch.views)
         pieces = []
         for rows in self._pieces(batch):
-            with (
-                meeting("a step's gradients"),
-                _all_used(),
-                nullcontext() if rows.stop >= num_views else self._without_sync(),
-            ):
+            with meeting("a step's gradients"), nullcontext() if rows.stop >= num_views else self._without_sync():
                 pieces.append(self._backward(batch, answers, rows))
         self.scaler.unscale_(self.optimizer)
         if recipe.clip_grad is not None:
@@ -158,7 +154,7 @@ class Run:
             batch.class_pairs[rows], batch.lambdas[rows], self.store.num_classes, self.recipe.label_smoothing
         )
         taught = None if answers is None else answers.rows(rows)
-        with self._autocast():
+        with self._autocast(), _in_our_words():
             outputs = heads(model, images)
         return outputs, student_loss(self.recipe, outputs, target, taught), taught
 
@@ -519,10 +515,18 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -
 
 
 @contextmanager
-def _all_used() -> Iterator[None]:
-    """ModelError where DDP still waits for gradients of the step before, which _find_unused did not foresee."""
+def _in_our_words() -> Iterator[None]:
+    """ModelError where batch normalisation has one value to train on, or DDP still waits for gradients of the step
+    before, which _find_unused did not foresee."""
     try:
         yield
+    except ValueError as error:
+        if "Expected more than 1 value per channel" not in str(error):
+            raise
+        raise ModelError(
+            "the model normalises over a batch, and cannot train on one view at once: raise batch_size or micro_batch, "
+            "or train on fewer ranks"
+        ) from None
     except RuntimeError as error:
         if "Expected to have finished reduction" not in str(error):
             raise

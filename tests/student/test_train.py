@@ -655,6 +655,7 @@ def test_another_policy_needs_to_be_allowed(tmp_path: Path, store: Store) -> Non
         (["batch_size=600"], {}, PlanError, "less than one global batch of 600"),
         (["repeats=5"], {}, PlanError, "5 repeats need as many views of a sample, 4 views are in use"),
         ([], {"views_in_use": 9}, PlanError, "--views-used 9 is not within the store's 1 to 4"),
+        (["model=resnet10t", "micro_batch=1"], {}, ModelError, "over a batch, and cannot train on one view at once"),
     ],
 )
 def test_runs_that_cannot_be(
