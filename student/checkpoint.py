@@ -22,7 +22,7 @@ NEWEST = "checkpoint.pt"
 EPOCH_END = "epoch.pt"  # the last epoch's end: what another world size goes on from
 PARTS = ("recipe", "plan", "store", "weights", "answers")  # what a run is, besides its position
 WEIGHTS = ("model", "model_ema", "optimizer")  # what training has made of them
-MAY_CHANGE = ("micro_batch", "compile")  # recipe fields that do not change what is trained
+MAY_CHANGE = ("micro_batch", "compile")  # recipe fields that say how a step is computed, for the memory that there is
 
 
 def write_checkpoint(out: Path, content: Mapping[str, Any]) -> None:

@@ -76,8 +76,12 @@ def read_curves(run: Path) -> Curves:
         kept.append((epoch, values))
     if not kept:
         raise CheckpointError(f"{path} has no row: no epoch of its training has ended yet")
-    columns = np.array([values for _, values in kept]).T
-    return Curves(np.array([epoch + 1 for epoch, _ in kept]), dict(zip(header, columns, strict=True)))
+    columns = dict(zip(header, np.array([values for _, values in kept]).T, strict=True))
+    if not np.isfinite(columns["loss"]).any():
+        raise CheckpointError(
+            f"{path} has no loss that is finite: its training had failed, start anew in another --out"
+        )
+    return Curves(np.array([epoch + 1 for epoch, _ in kept]), columns)
 
 
 def _parse(path: Path, number: int, header: Sequence[str], row: Sequence[str]) -> tuple[int, list[float]]:

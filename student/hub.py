@@ -14,7 +14,7 @@ from student.arguments import hub_faults
 from student.export import ExportResult, check_finite, largest_difference, timm_arguments, write_safetensors
 from student.faults import refuse
 from student.results import accuracy_rows, final_accuracy
-from student.trained import TrainedModel, build_trained, describe_trained
+from student.trained import HUB_WEIGHTS, TrainedModel, build_trained, describe_trained
 from teacher_cache.errors import CheckpointError, StorageError
 from teacher_cache.files import new_folder
 from teacher_cache.messages.shown import as_code, as_word, counted, shown
@@ -22,7 +22,7 @@ from teacher_cache.settings import read_json
 from teacher_cache.teacher.state_dict import load_state
 from teacher_cache.teacher.weights import first_line, state_sha256
 
-WEIGHTS, CARD = "model.safetensors", "README.md"
+CARD = "README.md"
 RESULTS = "results.json"  # of a finished run, beside its checkpoint
 ARCHITECTURES_OWN = (  # of what timm's configuration of a name says: the rest is of the weights that timm has by it
     *("architecture", "fixed_input_size", "input_size", "crop_mode", "pool_size", "first_conv", "classifier"),
@@ -54,7 +54,7 @@ def export_hub(
     with new_folder(folder) as aside:
         aside.mkdir()
         _write_timms_files(model, trained, licence, aside)
-        write_safetensors(model, describe_trained(trained), aside / WEIGHTS)  # theirs, and what ours say
+        write_safetensors(model, describe_trained(trained), aside / HUB_WEIGHTS)  # theirs, and what ours say
         loads = f"hf_hub:{repo}" if repo else f"local-dir:{folder.name}"  # where it lies here is nobody's business
         (aside / CARD).write_text(_card(model, trained, results, loads, licence))
         again = timm.create_model(f"local-dir:{aside}", pretrained=True).eval()

@@ -72,12 +72,14 @@ def heads(model: nn.Module, images: Tensor) -> Heads:
     """Run a model that build_model made, or DDP or torch.compile around it, on images (B, 3, H, W).
 
     Each head's own logits, whether the model trains or not: timm's distilled models average them in evaluation. Raises
-    ModelError where it gives neither logits nor a pair of them.
+    ModelError where it gives neither logits nor a pair of them, or normalises over a batch and is given one view.
     """
     if not model.training and isinstance(inner := _unwrapped(model), VisionTransformerDistilled):
         tokens = inner.forward_features(images)
         return Heads(inner.head(inner.head_drop(tokens[:, 0])), inner.head_dist(inner.head_drop(tokens[:, 1])))
-    return _as_heads(model(images))
+    with _views_enough():
+        outputs = model(images)
+    return _as_heads(outputs)
 
 
 def set_train_mode(model: nn.Module, training: bool) -> None:
@@ -86,6 +88,20 @@ def set_train_mode(model: nn.Module, training: bool) -> None:
     model.train(training)
     if isinstance(model, VisionTransformerDistilled):
         model.training = True
+
+
+@contextmanager
+def _views_enough() -> Iterator[None]:
+    """ModelError where batch normalisation has one value to train on."""
+    try:
+        yield
+    except ValueError as error:
+        if "Expected more than 1 value per channel" not in str(error):
+            raise
+        raise ModelError(
+            "the model normalises over a batch, and cannot train on one view at once: raise batch_size or micro_batch, "
+            "or train on fewer ranks"
+        ) from None
 
 
 def _as_heads(outputs: Any) -> Heads:

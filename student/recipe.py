@@ -96,7 +96,9 @@ class Recipe(BaseModel):
 
     epochs: Count
     batch_size: Count  # views, over all ranks
-    micro_batch: Count | None = None  # views of one rank that go through the model at once; the same training otherwise
+    # views of one rank that go through the model at once; the same training otherwise, but batch normalisation sees
+    # no more
+    micro_batch: Count | None = None
     repeats: Count = 1  # views of a sample in an epoch, R
     repeats_order: Literal["apart", "together"] = "apart"
     pool_batches: Count = 12  # global batches in the shuffle pool

@@ -16,6 +16,7 @@ from student.meter import describe_speed
 from student.options import TrainOptions
 from student.ranks import check_same
 from student.recipe import Recipe
+from student.results import final_accuracy
 from student.run import Run
 from student.tracker import Tracker, new_curve
 from student.validation import ValidationSet, index_validation
@@ -66,7 +67,7 @@ def train(
                 say(f"before the first step  {describe_accuracy(run.accuracy(validation))}")
             run.begin_epoch()
             accuracy = train_epochs(run, validation, log, stop_asked, say)
-        if job.first and not (finished and validation is None and (options.out / RESULTS).exists()):
+        if job.first and not (finished and validation is None and has_results(options.out)):
             write_results(options.out, run, accuracy)
         return accuracy if job.first else {}
 
@@ -229,6 +230,15 @@ def end_epoch(run: Run, validation: ValidationSet | None, log: RunLog | None, sa
         log.write_epoch(row, run.steps_done())
     say(describe_epoch(row, run.recipe.epochs))
     return accuracy
+
+
+def has_results(out: Path) -> bool:
+    """Whether there are those of an earlier run, which can be read."""
+    try:
+        final_accuracy(out / RESULTS)
+    except CheckpointError:
+        return False
+    return True
 
 
 def remove_results(out: Path) -> None:

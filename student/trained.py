@@ -1,10 +1,12 @@
 """Trained models, wherever they come from: our checkpoints and exports, DeiT's released files, timm's weights."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+from huggingface_hub import try_to_load_from_cache
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
@@ -32,6 +34,7 @@ from teacher_cache.teacher.weights import read_checkpoint, read_metadata
 
 MARK = "deit_teacher_cache"  # the metadata key by which our own exports are known; its value is the layout's number
 LAYOUT = "1"
+HUB_WEIGHTS = "model.safetensors"  # in a folder that timm loads, here or at the Hub
 TEXTS = ("model", "weights", "class_from", "image_from", "interpolation")  # metadata as it is, the others are JSON
 DEIT_CROP = {"crop_pct": 0.875, "interpolation": "bicubic"}  # of files that say nothing of it: DeiT's evaluation
 NUMBERS = ("model_args", "num_classes", "class_names", "size", "crop_pct", "mean", "std", "recipe", "identity")
@@ -95,7 +98,8 @@ def read_trained(source: str, *, model: str | None = None, ema: bool = False) ->
     Any other file, with a state dict bare or under "model" or "state_dict" (the released DeiT files, timm's,
     Lightning's), needs `model`, a timm name: mean and std are what timm's configuration of that name says, the crop is
     DeiT's, the number of classes that of the head in the file, the size that of its position embedding; its names are
-    brought to the model's (fit_names). ema takes the moving average of the weights.
+    brought to the model's (fit_names). ema takes the moving average of the weights. A folder or repository that
+    `student export` wrote says everything, too, where timm's name for it is given.
     """
     if is_timm_name(source):
         return _from_timm(source, model, ema)
@@ -252,6 +256,8 @@ def _from_timm(name: str, model: str | None, ema: bool) -> TrainedModel:
     if not name.startswith(TIMM_HUBS):
         timm_config(spec, OR_A_FILE)
     built: Any = pretrained_module(spec, "and give the file with --model")
+    if (path := _hub_weights(name)) is not None and MARK in (metadata := read_metadata(path)):
+        return _from_export(name, read_checkpoint(path), metadata, None, ema=False)
     config: Mapping[str, Any] = built.pretrained_cfg
     plain = name if not name.startswith(TIMM_HUBS) else config["architecture"]
     size = tuple(config["input_size"][1:])
@@ -264,6 +270,16 @@ def _from_timm(name: str, model: str | None, ema: bool) -> TrainedModel:
         num_classes=built.num_classes,
         preprocessing=_timm_preprocessing(name, config, size),
     )
+
+
+def _hub_weights(name: str) -> str | None:
+    """The file of a folder's weights, or of a repository's, which timm has fetched; None where timm found others."""
+    place = name.partition(":")[2]
+    if name.startswith("local-dir:"):
+        return path if os.path.isfile(path := os.path.join(place, HUB_WEIGHTS)) else None
+    repo, _, revision = place.partition("@")
+    fetched = try_to_load_from_cache(repo, HUB_WEIGHTS, revision=revision or None) if repo else None
+    return fetched if isinstance(fetched, str) else None
 
 
 def _num_classes(source: str, state: Mapping[str, Tensor], model: str, config: Mapping[str, Any]) -> int:

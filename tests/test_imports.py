@@ -72,7 +72,7 @@ DOORS = {
     "botocore": {"teacher_cache/storage/credentials.py"},
     "nvidia": {"tools/benchmarks/peers.py"},
     "wandb": {"student/tracker.py"},
-    "huggingface_hub": {"student/hub.py", "student/arguments.py", "teacher_cache/storage/hub.py"},
+    "huggingface_hub": {"student/hub.py", "student/arguments.py", "student/trained.py", "teacher_cache/storage/hub.py"},
     "ray": {"teacher_cache/actors.py"},
     "trackio": {"student/tracker.py"},
 }

@@ -83,6 +83,7 @@ def test_half_a_line_of_a_run_that_was_killed_does_not_count(tmp_path: Path) -> 
         ("epoch,loss\n0,1\n1\n", "line 3, has 1 value for 2 columns"),
         ("epoch,loss\n0,many\n", "line 2: could not convert string to float: 'many'"),
         ("epoch,loss\n,1\n", "line 2: invalid literal for int"),
+        ("epoch,loss\n0,nan\n1,inf\n", "has no loss that is finite: its training had failed"),
     ],
 )
 def test_what_is_no_log_is_told_in_a_line(tmp_path: Path, text: str | None, message: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,9 @@ def test_timm_loads_the_same_bits_and_the_same_preprocessing(
     again = read_trained(str(out / "model.safetensors"))
     assert again.class_names == tuple(NAMES)
     assert torch.equal(build_trained(again)(images(3)), model(images(3)))
+    by_name = read_trained(f"local-dir:{out}")
+    assert replace(by_name, source="", state={}) == replace(again, source="", state={})
+    assert by_name.weights == ("ema" if ema else "raw")
     resize, crop, *_, normalise = create_transform(**resolve_model_data_config(theirs), is_training=False).transforms
     seen = read_trained(str(tmp_path / "checkpoint.pt")).preprocessing
     assert isinstance(crop, transforms.CenterCrop)
@@ -245,6 +249,9 @@ def test_what_is_pushed_is_one_commit_that_the_hubs_readers_load(tmp_path: Path,
     (call,) = [line for line in said.splitlines() if line.startswith("timm.create_model('hf_hub:")]
     loaded = eval(call, {"timm": timm}).eval()
     assert torch.equal(loaded(images(3)), model(images(3)))
+    read_back = read_trained("hf_hub:someone/deit")
+    assert (read_back.class_names, read_back.recipe is None) == (tuple(NAMES), False)
+    assert torch.equal(build_trained(read_back)(images(3)), model(images(3)))
     push(tmp_path / "out", "someone/deit", private=True)
     assert len(repository.commits) == 2
 
