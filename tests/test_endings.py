@@ -67,3 +67,10 @@ def test_many_extra_arguments_are_three_and_a_count() -> None:
     done = CliRunner().invoke(main, ["work", *"abcde"])
     assert done.exit_code == 2
     assert "Got unexpected extra arguments (a, b, c and 2 more): a pattern of an option goes in quotes" in done.stderr
+
+
+def test_commands_are_listed_with_their_first_sentence_whole() -> None:
+    sentence = "What it does, in more words than one line of a narrow terminal has room for"
+    main = OneLineErrors("main", {"work": click.Command("work", help=f"{sentence}. And how.")})
+    listed = CliRunner().invoke(main, ["--help"]).output.partition("Commands:")[2]
+    assert " ".join(listed.split()) == f"work {sentence}."
