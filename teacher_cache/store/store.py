@@ -134,6 +134,9 @@ class Store:
         self._index: Index | None = None
         self._teacher: TeacherIdentity | None = None
 
+    def __repr__(self) -> str:
+        return f"Store({str(self.path)!r})"
+
     # -- create and open -----------------------------------------------------------------------------------------
 
     @classmethod
