@@ -325,7 +325,7 @@ def recipes(context: click.Context) -> None:
         views = num_views_read(recipe.epochs, recipe.repeats)
         row = f"{name:<{width}}  {recipe.policy or 'any':<8}  {recipe.distill:<7}  {recipe.epochs:>6}  {views:>5}  "
         room = max(columns - len(row), LEAST_SAID)
-        what = read_header(name).partition("\n")[0]
+        what = " ".join(read_header(name).split()).partition(". ")[0]
         say(row + (what if len(what) <= room else f"{what[: room - 3]}..."))
 
 

@@ -741,9 +741,8 @@ def _view_range(store: "Store", text: str | None, *, loud: bool) -> range:
     except ValueError:
         raise click.BadParameter(f"{text!r} is not A:B, two numbers", param_hint="--views") from None
     if not 0 <= first < last <= store.views:
-        raise click.BadParameter(
-            f"{text} is not inside 0:{store.views}; `teacher-cache extend` adds views", param_hint="--views"
-        )
+        advice = "`teacher-cache extend` adds views" if last > store.views else "A is 0 or more, and below B"
+        raise click.BadParameter(f"{text} is not inside 0:{store.views}; {advice}", param_hint="--views")
     rounded = store.layout.whole_groups(range(first, last))
     if loud and (rounded.start, rounded.stop) != (first, last):
         warn(f"views {text} rounded out to {rounded.start}:{rounded.stop}: groups of {store.group} are filled together")

@@ -19,7 +19,7 @@ INTERRUPTED = 130  # exit code after Ctrl-C or SIGTERM, as shells have it
 
 
 class OneLineErrors(click.Group):
-    """A group whose commands end as `one_line_errors` says."""
+    """A group whose commands end as `one_line_errors` says, and are listed with their first sentence, whole."""
 
     def invoke(self, context: click.Context) -> Any:
         # else pydantic looks for plug-ins in all that is installed: 20 ms of each process, and nobody has any here
@@ -27,6 +27,11 @@ class OneLineErrors(click.Group):
         open_streams()
         with one_line_errors():
             return super().invoke(context)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = [(name, self.commands[name].get_short_help_str(MESSAGE)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
 
 @contextmanager

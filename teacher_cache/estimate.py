@@ -16,7 +16,8 @@ from teacher_cache.teacher.teacher import Teacher
 
 
 def estimate(store: Store, teacher: Teacher, options: FillOptions) -> str:
-    """Label the store's first unit; hours, bytes and files for 16, 32, 64 ... views at this speed, in lines.
+    """Label the store's first unit; hours, bytes and files for 16, 32, 64 ... views, and the store's, at this speed, in
+    lines.
 
     TeacherError for another teacher than the store's.
     """
@@ -38,13 +39,12 @@ def estimate(store: Store, teacher: Teacher, options: FillOptions) -> str:
         f"this process alone, {unit_bytes / views:.2f} bytes a view; nothing was committed",
         f"{'views':>6} {'hours':>9} {'MB':>9} {'files':>9}",
     ]
-    num_views = 16
-    while num_views <= max(512, store.views):
+    most = max(512, store.views)
+    for num_views in sorted({store.views, *(16 << power for power in range(most.bit_length() - 4))}):
         total = num_views * store.index.num_samples
         files = unit_files * len(store.layout.group_units) * store.layout.groups_holding(num_views)
         hours, megabytes = total * wall_s / views / 3600, total * unit_bytes / views / 1e6
         lines.append(f"{num_views:>6} {hours:>9.2f} {megabytes:>9.2f} {files:>9}")
-        num_views *= 2
     return "\n".join(lines)
 
 

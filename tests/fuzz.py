@@ -267,7 +267,7 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
 }
 
 
-@click.command(context_settings={"show_default": True})
+@click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
 @click.option("--inputs", default=1_000_000, type=click.IntRange(1), help="In all, shared among the targets.")
 @click.option("--seed", default=0, type=click.IntRange(0))
 @click.option("--only", type=click.Choice(list(TARGETS)), help="One target alone.")

@@ -102,3 +102,10 @@ def test_no_file_or_pipe_of_ours_takes_the_place_of_a_stream_that_is_closed(tmp_
     command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-c", _OPENS, "work", str(tmp_path / "lowest")]
     assert subprocess.run(command).returncode == 0
     assert int((tmp_path / "lowest").read_text()) > 2
+
+
+def test_commands_are_listed_with_their_first_sentence_whole() -> None:
+    sentence = "What it does, in more words than one line of a narrow terminal has room for"
+    main = OneLineErrors("main", {"work": click.Command("work", help=f"{sentence}. And how.")})
+    listed = CliRunner().invoke(main, ["--help"]).output.partition("Commands:")[2]
+    assert " ".join(listed.split()) == f"work {sentence}."

@@ -54,7 +54,7 @@ def _file_option(name: str, what: str) -> Callable[[Command], Command]:
     )
 
 
-@click.command(context_settings={"show_default": True})
+@click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
 @click.option(
     "--shards",
     multiple=True,

@@ -87,7 +87,7 @@ class Measured:
     note: str
 
 
-@click.command(context_settings={"show_default": True})
+@click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
 @click.argument("out", type=click.Path(path_type=Path, file_okay=False, resolve_path=True))
 @click.option("--samples", default=1_281_167, type=click.IntRange(1), metavar=COUNT, help="Simulated samples.")
 @click.option("--shards", default=1024, type=click.IntRange(1), metavar=COUNT, help="That the samples lie in.")

@@ -46,7 +46,7 @@ class Row(NamedTuple):
     errors: list[float]  # of the loss and of its gradient, student that knows nothing; the same, student close by
 
 
-@click.command(context_settings={"show_default": True})
+@click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
 @optional_store_argument
 @click.option("--samples", default=4096, type=click.IntRange(1), metavar=COUNT, help="Simulated samples.")
 @click.option("--views", default=16, type=click.IntRange(1), metavar=COUNT, help="How many views a sample has.")

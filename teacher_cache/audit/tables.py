@@ -234,16 +234,13 @@ def show_disagreements(report: dict[str, Any], console: Console) -> None:
         _table(
             console,
             f"{title} ({len(rows)} of {report[name]['samples']:,})",
-            ("sample", "class", "its share", "label", "share", "second", "of it", "evidence", "entropy"),
+            ("sample", "class, its share", "label, its share", "second, its share", "evidence", "entropy"),
             (
                 (
                     f"{row['shard']}/{row['key']}",
-                    row["class"],
-                    _percent(row["own_share"]),
-                    row["label"],
-                    _percent(row["share"]),
-                    row["second"] or "-",
-                    _percent(row["second_share"]),
+                    f"{row['class']} {_percent(row['own_share'])}",
+                    f"{row['label']} {_percent(row['share'])}",
+                    f"{row['second']} {_percent(row['second_share'])}" if row["second"] else "-",
                     f"{row['evidence']:.1f}",
                     f"{row['entropy_bits']:.2f}",
                 )

@@ -124,6 +124,9 @@ class Store:
         self._teacher: TeacherIdentity | None = None
         self._in_place: list[object] = []  # teacher and _WHOSE when the store was last seen to be itself
 
+    def __repr__(self) -> str:
+        return f"Store({str(self.path)!r})"
+
     # -- create and open -----------------------------------------------------------------------------------------
 
     @classmethod

@@ -202,19 +202,20 @@ def _check_sized(path: str, copy: str) -> None:
 
 
 def _check_held(path: str, content: Any, num_bytes: int) -> None:
-    """Refuse, with CheckpointError, a tensor of more values than are in a file of so many bytes: it says one many
+    """Refuse, with CheckpointError, a tensor that is larger than the file of so many bytes: it says one value many
     times, or none, and who looks at all of them takes memory for as many as a stranger likes."""
     waiting, seen = [content], set[int]()
     while waiting:
         value = waiting.pop()
         if isinstance(value, Tensor):
-            if value.layout is not torch.strided or value.is_meta:
-                continue
-            held = min(value.untyped_storage().nbytes(), num_bytes)
-            if math.prod(value.shape) * value.element_size() > held:
+            if (
+                value.layout is torch.strided
+                and not value.is_meta
+                and math.prod(value.shape) * value.element_size() > num_bytes
+            ):
                 raise CheckpointError(
-                    f"checkpoint {path} holds a tensor of shape {tuple(value.shape)} in {counted(held, 'byte')}, the "
-                    "same values again and again: save it anew, each tensor as its .clone()"
+                    f"checkpoint {path} holds a tensor of shape {tuple(value.shape)} in {counted(num_bytes, 'byte')}, "
+                    "the same values again and again: save it anew, each tensor as its .clone()"
                 )
         elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:  # it may hold itself
             seen.add(id(value))

@@ -16,6 +16,7 @@ from tests.support.drawn import all_labels, commit_labels
 
 def test_notebook(soft_labels: Store) -> None:
     store, labels = teacher_cache.open_store(str(soft_labels.path)), all_labels(soft_labels)
+    assert repr(store) == f"OpenStore(store=Store('{soft_labels.path}'))"
     assert (store.labels() == labels).all()
     assert store.labels().dtype == np.int16
     assert (store.labels([3, 0]) == labels[:, [3, 0]]).all()

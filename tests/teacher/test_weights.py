@@ -102,7 +102,7 @@ def test_a_file_of_some_bytes_claims_no_gigabytes(tmp_path: Path) -> None:
     path, many = str(tmp_path / "x.pt"), torch.zeros(1).expand(2**20, 2**20)
     for content in ({"model": {"weight": many}}, {"optimizer": {"state": [({"exp_avg": many},)]}}):
         torch.save(content, path)
-        with pytest.raises(CheckpointError, match=r"of shape \(1048576, 1048576\) in 4 bytes, the same values again"):
+        with pytest.raises(CheckpointError, match=r"of shape \(1048576, 1048576\) in [0-9,]+ bytes, the same values "):
             read_checkpoint(path)
     torch.save({"model": Called(torch.FloatTensor, 2**30)}, path)
     with pytest.raises(CheckpointError, match=r"of shape \(1073741824,\) in [0-9,]+ bytes, the same values again"):
@@ -112,6 +112,7 @@ def test_a_file_of_some_bytes_claims_no_gigabytes(tmp_path: Path) -> None:
         read_checkpoint(path)
     rows = torch.arange(6).reshape(2, 3)
     content = {"a row": rows[0].expand(1, -1), "a part": rows[1:], "turned": rows.T, "none": rows[:0].expand(0, 3)}
+    content["a mask"] = torch.ones(1).expand(2, 3)
     content["itself"] = content
     torch.save(content, path)
     assert read_checkpoint(path).keys() == content.keys()

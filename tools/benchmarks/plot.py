@@ -54,7 +54,7 @@ def draw(rows: Sequence[Row | PrintedRow], path: Path, title: str) -> None:
         figure.savefig(aside, dpi=120, format="png")
 
 
-@click.command()
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("page", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.argument("picture", type=click.Path(path_type=Path, dir_okay=False))
 @click.argument("title")
