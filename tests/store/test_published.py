@@ -18,7 +18,6 @@ from tests.support.filled_store import (
     copied,
     drawn_proof,
     files,
-    fill,
     make_soft_store,
     make_store,
 )
@@ -67,7 +66,7 @@ def test_a_publication_killed_between_any_two_writes_is_whole_or_absent(
     with monkeypatch.context() as patch:
         written = count_writes(patch)
         whole.publish_teacher(identity, drawn_proof())
-    fill(whole)
+    commit(whole, UNIT)
     mark = written.index("teacher/zarr.json")
     assert mark > 3
     for number, name in enumerate(written):
@@ -85,7 +84,7 @@ def test_a_publication_killed_between_any_two_writes_is_whole_or_absent(
                 reopened.publish_teacher(TeacherIdentity("second"), drawn_proof())
         reopened.finish_pending()
         list(zarr.open_group(str(store.path), mode="r").members())  # warns of stray files, were there any
-        fill(reopened)
+        commit(reopened, UNIT)
         assert files(reopened.path) == files(whole.path), name
         assert not list(tmp_path.glob(f"s{number}.*")), name
 
