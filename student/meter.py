@@ -95,8 +95,8 @@ class Meter:
         return taken
 
     def load_sums(self, values: list[float]) -> None:
-        """Take up the sums of an epoch that was left in its middle."""
-        self._sums = np.array(values, np.float64)
+        """Take up the sums of an epoch that was left in its middle. ValueError where they are others than SUMS."""
+        self._sums = np.array(values, np.float64).reshape(len(SUMS))
 
     def _fetch(self) -> None:
         """Bring what steps gave here, by one copy, and add it up in float64."""

@@ -366,7 +366,7 @@ class Run:
             self._meter.load_sums(checkpoint["sums"][self.job.rank])
         self.loader.start = (self.epoch, self.step)
         self.curve = checkpoint.get("curve")
-        self.views_drifted = self._drifted_before = checkpoint.get("views_drifted", 0)
+        self.views_drifted = self._drifted_before = int(checkpoint.get("views_drifted", 0))
         if is_proven(checkpoint):
             self._saved = f"the last good checkpoint is {self._place()}"
         else:

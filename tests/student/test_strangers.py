@@ -248,13 +248,13 @@ def test_results_of_strangers_end_in_one_line(tmp_path: Path, text: str) -> None
     assert run(student, "results", tmp_path).startswith(f"error: {tmp_path}/results.json ")
 
 
-@pytest.mark.parametrize("part", ["model", "optimizer", "generators", "sums"])
+@pytest.mark.parametrize("part", ["model", "optimizer", "generators", "sums", "views_drifted"])
 def test_a_checkpoint_that_a_run_cannot_take_up_ends_in_one_line(tmp_path: Path, part: str) -> None:
     store, out = bright_store(tmp_path), tmp_path / "out"
     settings = ("epochs=1", "distill=none", "ema=none", "model_args={}", student_of("one_head"))
     train_small(store, out, *settings)
     content = torch.load(out / "checkpoint.pt")
-    for value in (None, {"x": 3}):
+    for value in (None, {"x": 3}, [[1.0]]):
         torch.save(content | {part: value}, out / "checkpoint.pt")
         with pytest.raises(CheckpointError, match="holds a checkpoint that this run cannot take up"):
             train_small(store, out, *settings)
