@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 import inspect
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -98,6 +98,15 @@ def load_module(
         for done in load_weights(model, checkpoint, spec.name, advice):
             note(done)
     return model
+
+
+def pretrained_classes(spec: ModelSpec) -> int | None:
+    """How many classes timm's weights of a model are of, as timm lists it; None where it does not."""
+    listed = None
+    if not spec.is_function and timm.is_model(spec.name.partition(".")[0]):
+        with suppress(RuntimeError):  # weights of a tag that it does not have, which is told where they are loaded
+            listed = timm.get_pretrained_cfg(spec.name)
+    return None if listed is None else int(listed.num_classes)
 
 
 def pretrained_module(spec: ModelSpec, otherwise: str) -> nn.Module:
