@@ -7,7 +7,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from teacher_cache.errors import ModelError
 from teacher_cache.messages.nearest import did_you_mean
+from teacher_cache.messages.shown import as_word
 from teacher_cache.teacher.names import OWN_MODELS, TIMM_HUBS, GivenModel, is_usable
 from teacher_cache.teacher.state_dict import load_weights
 from teacher_cache.teacher.timm_names import no_model
@@ -102,6 +103,15 @@ def load_module(
     return model
 
 
+def pretrained_classes(spec: ModelSpec) -> int | None:
+    """How many classes timm's weights of a model are of, as timm lists it; None where it does not."""
+    listed = None
+    if not spec.is_function and timm.is_model(spec.name.partition(".")[0]):
+        with suppress(RuntimeError):  # weights of a tag that it does not have, which is told where they are loaded
+            listed = timm.get_pretrained_cfg(spec.name)
+    return None if listed is None else int(listed.num_classes)
+
+
 def pretrained_module(spec: ModelSpec, otherwise: str) -> nn.Module:
     """timm's model with timm's weights, of their classes. otherwise: what helps where there is no network.
 
@@ -133,8 +143,8 @@ def images_dtype(name: str | None, autocast: torch.dtype, device: torch.device) 
 def adapting_advice(name: str, checkpoint: str | None) -> str:
     """What to do about a teacher of other classes."""
     return (
-        f"bring it to the store's classes first, `student finetune {checkpoint or name} STORE "
-        f"--recipe finetune_teacher --out TEACHER`, then fill with `--teacher {name} --checkpoint "
+        f"bring it to the store's classes first, `student finetune {as_word(checkpoint or name)} STORE "
+        f"--recipe finetune_teacher --out TEACHER`, then fill with `--teacher {as_word(name)} --checkpoint "
         "TEACHER/checkpoint.pt`; or index the shards with the teacher's classes.json"
     )
 

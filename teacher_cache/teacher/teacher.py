@@ -19,7 +19,7 @@ from teacher_cache.messages.shown import counted
 from teacher_cache.replay.libraries import pixel_libraries
 from teacher_cache.storage.place import to_place
 from teacher_cache.teacher.identity import TeacherIdentity
-from teacher_cache.teacher.models import ModelSpec, adapting_advice, images_dtype, load_module
+from teacher_cache.teacher.models import ModelSpec, adapting_advice, images_dtype, load_module, pretrained_classes
 from teacher_cache.teacher.names import GivenModel, check_usable
 from teacher_cache.teacher.settings import TeacherSettings, check_settings, settle
 from teacher_cache.teacher.state_dict import background_class
@@ -276,6 +276,9 @@ def open_teacher(
     spec = ModelSpec(_name(settings, stored))
     device = use_device(settings.device)
     normalisation = read_normalisation(settings.checkpoint) if settings.checkpoint else {}
+    advice = adapting_advice(spec.name, settings.checkpoint)
+    if settings.checkpoint is None and (known := pretrained_classes(spec)) not in (None, num_classes):
+        raise TeacherError(_other_classes(spec.name, known, num_classes, advice))  # before its weights are fetched
     model = load_module(spec, num_classes, view_size, settings.checkpoint, note)
     own = {**(getattr(model, "pretrained_cfg", None) or {}), **normalisation}
     identity = TeacherIdentity(
@@ -291,7 +294,7 @@ def open_teacher(
     )
     model = model.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
     teacher = Teacher(model, identity, device)
-    _check_num_classes(teacher, view_size, adapting_advice(spec.name, settings.checkpoint))
+    _check_num_classes(teacher, view_size, advice)
     return teacher
 
 
@@ -334,10 +337,13 @@ def _check_num_classes(teacher: Teacher, view_size: tuple[int, int], advice: str
             f"teacher {name} does not take views of {view_size[0]} x {view_size[1]}: "
             f"{str(error).strip().splitlines()[0]}: give --input-size"
         ) from error
-    if logits.ndim != 2 or logits.shape[1] != num_classes:
-        found = logits.shape[1] if logits.ndim == 2 else None
-        what = f"an output of shape {tuple(logits.shape)}" if found is None else counted(found, "class")
-        raise TeacherError(
-            f"teacher {name} gives {what}, the store has {num_classes}: {advice}"
-            + (background_class(found, num_classes) if found is not None else "")
-        )
+    if logits.ndim != 2:
+        shape = tuple(logits.shape)
+        raise TeacherError(f"teacher {name} gives an output of shape {shape}, the store has {num_classes}: {advice}")
+    if logits.shape[1] != num_classes:
+        raise TeacherError(_other_classes(name, logits.shape[1], num_classes, advice))
+
+
+def _other_classes(name: str, found: int, num_classes: int, advice: str) -> str:
+    told = f"teacher {name} gives {counted(found, 'class')}, the store has {num_classes}: {advice}"
+    return told + background_class(found, num_classes)

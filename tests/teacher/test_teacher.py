@@ -48,6 +48,8 @@ def test_class_counts_that_differ_are_refused(tmp_path: Path) -> None:
     store = bright_store(tmp_path)
     with pytest.raises(TeacherError, match="gives 13 classes, the store has 10"):
         open_test_teacher(store, "too_many_classes")
+    with pytest.raises(TeacherError, match="teacher resnet10t gives 1,000 classes, the store has 10: bring it"):
+        open_teacher(TeacherSettings("resnet10t"), num_classes=10, view_size=(8, 8), stored=None)
 
 
 def test_logits_that_are_not_finite_are_refused(tmp_path: Path) -> None:
