@@ -393,8 +393,8 @@ def test_topk_from_the_command_line(tmp_path: Path) -> None:
     command = [*fill_words(store.path, "--topk", 3), "--tau", "2"]
     estimate = run.invoke(main, [*command, "--estimate"])
     assert estimate.exit_code == 0, estimate.output
-    files_told = [line.split()[-1] for line in estimate.output.splitlines()[2:]]
-    assert files_told[0] == str(5 * 3 * 8)  # 5 files a unit, 3 units a group, 16 views in groups of 2
+    files_told = {words[0]: words[-1] for words in map(str.split, estimate.output.splitlines()[2:])}
+    assert files_told["16"] == str(5 * 3 * 8)  # 5 files a unit, 3 units a group, 16 views in groups of 2
     assert Store.open(store.path).teacher is None
     part = run.invoke(main, [*command, "--views", "0:2"])
     assert part.exit_code == 0, part.output
