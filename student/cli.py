@@ -445,14 +445,15 @@ def evaluate(
             num_classes=trained.num_classes,
             cache=cache,
         )
-        check_same(
-            job,
-            {
-                "model": {"weights": state_sha256(trained.state), "preprocessing": trained.preprocessing},
-                "validation": {"shards": [(shard.name, shard.hash) for shard in index.shards], "tta": tta},
-                "teacher": {"name": teacher, "checkpoint": checkpoint},
-            },
-        )
+        if job.world_size > 1:
+            check_same(
+                job,
+                {
+                    "model": {"weights": state_sha256(trained.state), "preprocessing": trained.preprocessing},
+                    "validation": {"shards": [(shard.name, shard.hash) for shard in index.shards], "tta": tta},
+                    "teacher": {"name": teacher, "checkpoint": checkpoint},
+                },
+            )
         real = read_real(real_path, index, trained.num_classes) if real_path else None
         opened = _open_compared(replace(compared, device=job.device), trained) if compared else None
         rendering = choose_rendering(render, trained.preprocessing.policy(), job.device)
