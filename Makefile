@@ -16,7 +16,8 @@ each   = $(foreach one,$(2),$(1) $(call quoted,$(one)))
 
 # a misspelt variable would change nothing, and nobody would know
 KNOWN := PYTHON VENV WORKERS FOLDER VAL_FOLDER DATA SHARDS VAL STORE TEACHER CHECKPOINT POLICY SET OPS TOPK TAU VIEWS RECIPE \
-	NPROC CLAIM ENGINE ACTORS GPUS_PER_ACTOR ENDPOINT CACHE CACHE_BYTES RENDER LOG OUT BENCH_SHARDS BENCH_FILLED BENCH_TIMM BENCH_ROWS BENCH_REPEATS BENCH_DALI BENCH_OUT \
+	NPROC CLAIM ENGINE ACTORS GPUS_PER_ACTOR ENDPOINT CACHE CACHE_BYTES RENDER LOG OUT \
+	BENCH_SHARDS BENCH_FILLED BENCH_TIMM BENCH_ROWS BENCH_REPEATS BENCH_DALI BENCH_OUT \
 	EVIDENCE EVIDENCE_OUT EVIDENCE_DOCS PLAN JOBS ONLY DEVICE TEST_PROCESSES TEST_TMPDIR
 unknown := $(foreach name,$(filter-out $(KNOWN),$(.VARIABLES)),$(if $(findstring command,$(origin $(name))),$(name)=))
 ifneq ($(strip $(unknown)),)
@@ -172,7 +173,8 @@ endif
 	$(call command,$(RUN) teacher_cache index $(TRAIN_PATTERNS) --store $(call quoted,$(STORE)) $(FOR_NEW) \
 		$(call option,--policy,$(POLICY)) $(call option,--views,$(VIEWS)) $(call each,--set,$(SET)) $(call option,--ops,$(OPS)) \
 		$(call option,--endpoint,$(ENDPOINT)))
-	$(call command,$(if $(filter ray,$(ENGINE)),$(RUN),$(LAUNCH)) teacher_cache fill $(call quoted,$(STORE)) --workers $(WORKERS) $(call option,--render,$(RENDER)) \
+	$(call command,$(if $(filter ray,$(ENGINE)),$(RUN),$(LAUNCH)) teacher_cache fill $(call quoted,$(STORE)) \
+		--workers $(WORKERS) $(call option,--render,$(RENDER)) \
 		$(call option,--teacher,$(ASKED)) $(call option,--checkpoint,$(WEIGHTS)) $(call option,--topk,$(TOPK)) \
 		$(call option,--tau,$(TAU)) $(call option,--ops,$(OPS)) $(if $(CLAIM),--claim) $(call option,--engine,$(ENGINE)) \
 		$(call option,--actors,$(ACTORS)) $(call option,--gpus-per-actor,$(GPUS_PER_ACTOR)) $(FAR))

@@ -280,7 +280,7 @@ def index_shard_resumed(path: str, rule: ClassRule, kind: Fingerprint, scratch: 
         found = _read_walked(content, path, facts)
         assert found is not None  # of which a copy's hash is proof
         return found
-    file = scratch / f"{xxhash.xxh3_128_hexdigest(identity.encode())}"
+    file = scratch / xxhash.xxh3_128_hexdigest(identity.encode())
     found = None
     with suppress(OSError):
         found = _read_walked(file.read_bytes(), path, facts)
