@@ -237,7 +237,8 @@ TEST_TMPDIR ?= $(shell test "$$(df --output=avail /dev/shm 2>&1 | tail -n 1)" -g
 test: $(INSTALLED) ## run all tests
 	@folder=$$(mktemp -d $(or $(TEST_TMPDIR),$${TMPDIR:-/tmp})/tests-XXXXXX) || exit; trap 'rm -rf "$$folder"' EXIT; \
 		trap 'exit 130' INT; trap 'exit 143' TERM; PS4=; set -x; \
-		TMPDIR=$$folder PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q --numprocesses $(TEST_PROCESSES) --dist loadfile
+		TMPDIR=$$folder PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q --numprocesses $(TEST_PROCESSES) \
+			--dist loadfile --no-loadscope-reorder
 
 check: $(INSTALLED) ## lint, formatting, types, pages: what CI runs before the tests
 	$(BIN)/ruff check .

@@ -16,6 +16,32 @@ from tests.support.object_server import ObjectServer, credentials
 
 torch.set_num_threads(1)
 
+# The files that take longest, those that compute beside those that wait. They come first: at the end none works alone.
+LONGEST = (
+    "tests/rendering/test_choice.py",
+    "tests/processes/test_pool.py",
+    "tests/replay/gpu/test_gpu.py",
+    "tests/test_job.py",
+    "tests/replay/native/test_kernels.py",
+    "tests/student/test_ranks.py",
+    "tests/student/test_train.py",
+    "tests/test_two_hosts.py",
+    "tests/audit/test_report.py",
+    "tests/test_slurm.py",
+    "tests/tools/test_evidence_run.py",
+    "tests/test_fill.py",
+    "tests/test_makefile.py",
+    "tests/test_claims.py",
+    "tests/replay/native/test_views.py",
+    "tests/tools/test_benchmark.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    assert all((Path(__file__).parents[1] / file).is_file() for file in LONGEST)
+    places = {file: place for place, file in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(LONGEST)))
+
 
 @pytest.fixture(scope="session")
 def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:

@@ -28,7 +28,7 @@ from teacher_cache.replay.seeds import Stream, derive, on_grid
 from tests.support.statistics import ALPHA, same_counts, same_values
 from tests.support.timms import OUR_NAMES, Mixed, TimmsTransforms, erased, mixed, seeded
 
-DRAWS = 5_000  # views
+DRAWS = 5_000  # views, and pairs where that is enough
 PAIRS = 10_000  # Mixup at alpha 1.0 is not told from 0.8 by fewer
 OUR_SEED, TIMMS_SEED = 0, 1
 
@@ -364,14 +364,19 @@ MIX_REALS: dict[str, Callable[[Mixed], list[float]]] = {
 }
 
 
-def draw_our_pairs(*settings: str) -> list[Mixed]:
+def draw_our_pairs(*settings: str, num: int = PAIRS) -> list[Mixed]:
+    """Of whole blocks; two samples that are not mixed count as a pair."""
     policy = load_policy("deit", [f"size={list(MIX_SIZE)}", *settings])
     pairs = []
-    for number in range(PAIRS):
-        plan = draw_mix(policy, Stream(derive(OUR_SEED, "mix", number)), 2, frozenset())
-        box, lam = Box(*plan.boxes[0].tolist()), int(plan.lambdas[0]) / LAMBDA_ONE
-        mode = "pasted" if box.height else "blended" if plan.partners[0] == 1 else "alone"
-        pairs.append(Mixed(mode, lam, box if box.height else None))
+    for number in range(num // 32):
+        plan = draw_mix(policy, Stream(derive(OUR_SEED, "mix", number)), 64, frozenset())
+        alone = 0
+        for first, partner in enumerate(plan.partners.tolist()):
+            if first < partner:
+                box, lam = Box(*plan.boxes[first].tolist()), int(plan.lambdas[first]) / LAMBDA_ONE
+                pairs.append(Mixed("pasted", lam, box) if box.height else Mixed("blended", lam))
+            alone += first == partner
+        pairs += [Mixed("alone", 1.0)] * (alone // 2)
     return pairs
 
 
@@ -385,7 +390,8 @@ def draw_timms_pairs(num: int = PAIRS, **arguments: Any) -> list[Mixed]:
 @cache
 def pairs(settings: str) -> tuple[list[Mixed], list[Mixed]]:
     our_settings, timms_arguments = MIXES[settings]
-    return draw_our_pairs(*our_settings), draw_timms_pairs(**timms_arguments)
+    num = PAIRS if settings == "only Mixup" else DRAWS
+    return draw_our_pairs(*our_settings, num=num), draw_timms_pairs(num, **timms_arguments)
 
 
 def reals_of(quantity: str, drawn: Sequence[Mixed]) -> list[float]:

@@ -1,17 +1,19 @@
-"""Triton's interpreter in a third of its time."""
+"""Triton's interpreter in a quarter of its time."""
 
 import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from triton.language import core
 from triton.runtime import interpreter
 
 
 def hasten() -> None:
     """What a device function calls is patched at its module's first call, not searched for what to patch at each; types
-    are translated once; an integer that overflows is found in NumPy, not by five more tensors."""
+    are made and translated once; an integer that overflows is found in NumPy, not by five more tensors."""
     _patch_once()
+    _make_types_once()
     _translate_once()
     _check_in_numpy()
 
@@ -26,6 +28,27 @@ def _patch_once() -> None:
         return call(function, *args, **kwargs)
 
     interpreter.InterpretedFunction.__call__ = call_patched
+
+
+def _make_types_once() -> None:
+    """Of a shape and its elements' type: a block's type, and what a tensor says of itself."""
+    make_type, make_tensor = core.block_type.__init__, core.tensor.__init__
+    types, tensors = dict[Any, dict[str, Any]](), dict[str, dict[str, Any]]()
+
+    def known_type(block: Any, element_ty: Any, shape: Any) -> None:
+        key = element_ty.name, *map(core._unwrap_if_constexpr, shape)
+        if key not in types:
+            make_type(block, element_ty, shape)
+            types[key] = dict(vars(block))
+        vars(block).update(types[key])
+
+    def known_tensor(tensor: Any, handle: Any, type: Any) -> None:
+        if type.name not in tensors:
+            make_tensor(tensor, handle, type)
+            tensors[type.name] = dict(vars(tensor))
+        vars(tensor).update(tensors[type.name], handle=handle, type=type)
+
+    core.block_type.__init__, core.tensor.__init__ = known_type, known_tensor
 
 
 def _translate_once() -> None:
