@@ -23,6 +23,7 @@ from teacher_cache.options import (
     Whole,
     cache_options,
     device_option,
+    endpoint_option,
     json_option,
     model_argument,
     old_model_option,
@@ -341,6 +342,7 @@ def show(name: str, overrides: tuple[str, ...]) -> None:
 
 @main.command()
 @model_argument
+@endpoint_option
 @click.option("--model", "model_name", metavar="NAME", help=MODEL_HELP + FILES_OWN)
 @click.option("--val", multiple=True, required=True, metavar="PATTERN", help="Validation shards. May be repeated.")
 @click.option("--ema", is_flag=True, help="The moving average of the weights.")
@@ -514,6 +516,7 @@ def _say_evaluation(
 
 @main.command()
 @model_argument
+@endpoint_option
 @old_model_option
 @click.option("--model", "model_name", metavar="NAME", help=MODEL_HELP + FILES_OWN)
 @click.option("--ema", is_flag=True, help="The moving average of the weights.")

@@ -269,6 +269,17 @@ def test_no_number_that_is_typed_is_more_than_a_refusal(context: click.Context) 
 
 # -- where s3:// is ----------------------------------------------------------------------------------------------------
 
+PLACES = {"store", "store_path", "shards", "val", "trained_model", "checkpoint", "packed", "target", "like", "other"}
+
+
+@pytest.mark.parametrize("context", ALL, ids=lambda context: context.command_path)
+def test_what_reads_places_takes_an_endpoint(context: click.Context) -> None:
+    """Else its shards, stores or weights could lie on Amazon's servers alone."""
+    above = context.parent.command.params if context.parent is not None else []
+    if "benchmark.py" not in context.command_path and not isinstance(context.command, click.Group):
+        texts = {param.name for param in [*above, *context.command.params] if not hasattr(param.type, "min")}
+        assert not texts & PLACES or "endpoint" in {param.name for param in context.command.params}
+
 
 def test_an_endpoint_goes_before_those_of_the_environment_and_to_other_processes(
     monkeypatch: pytest.MonkeyPatch,

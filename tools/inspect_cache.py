@@ -32,6 +32,7 @@ from teacher_cache.options import (
     NUMBER,
     Command,
     FiniteRange,
+    endpoint_option,
     json_option,
     ops_option,
     replay_option,
@@ -59,6 +60,11 @@ class _Commands(OneLineErrors):
         return super().resolve_command(ctx, args)
 
 
+def _common_options(command: Command) -> Command:
+    """--json and --endpoint, wherever they stand."""
+    return endpoint_option(json_option(command))
+
+
 def _sampling_options(command: Command) -> Command:
     command = click.option(
         "--seed", default=0, type=click.IntRange(0), metavar=NUMBER, help="Which views are looked at."
@@ -79,7 +85,7 @@ def _sampling_options(command: Command) -> Command:
     context_settings={"show_default": True, "help_option_names": ["-h", "--help"]},
 )
 @click.argument("store", type=click.Path(readable=False))
-@json_option
+@_common_options
 @click.pass_context
 def main(ctx: click.Context, store: str, as_json: bool) -> None:
     """Look into STORE. Without a command: its summary.
@@ -100,7 +106,7 @@ def main(ctx: click.Context, store: str, as_json: bool) -> None:
 @_sampling_options
 @shards_option
 @ops_option
-@json_option
+@_common_options
 @click.pass_obj
 def summary(store: str, views_sampled: int, seed: int, shards: tuple[str, ...], ops: str | None, as_json: bool) -> None:
     """Coverage, agreement with the ground truth, confusions, stability, and what crops, mixes and operations do.
@@ -129,7 +135,7 @@ def summary(store: str, views_sampled: int, seed: int, shards: tuple[str, ...], 
     help="Only where another label leads the own class by this share of the views.  [default: all]",
 )
 @click.option("--limit", default=ROWS_SHOWN, type=click.IntRange(1), metavar=COUNT, help="Rows of each list.")
-@json_option
+@_common_options
 @click.pass_obj
 def disagreements(
     store: str, of_class: str | None, shard: str | None, margin: float | None, limit: int, as_json: bool
@@ -162,7 +168,7 @@ def disagreements(
 @main.command()
 @click.option("--class", "of_class", metavar="NAME", help="Only pairs that this class takes part in.  [default: all]")
 @click.option("--limit", default=ROWS_SHOWN, type=click.IntRange(1), metavar=COUNT, help="Pairs and classes shown.")
-@json_option
+@_common_options
 @click.pass_obj
 def confusions(store: str, of_class: str | None, limit: int, as_json: bool) -> None:
     """Which class is taken for which, and every class with what it is taken for.
@@ -196,7 +202,7 @@ def confusions(store: str, of_class: str | None, limit: int, as_json: bool) -> N
 @replay_option
 @shards_option
 @ops_option
-@json_option
+@_common_options
 @click.pass_obj
 def sample(
     store: str,
@@ -254,7 +260,7 @@ def sample(
 @replay_option
 @shards_option
 @ops_option
-@json_option
+@_common_options
 @click.pass_obj
 def view(
     store: str,
@@ -296,7 +302,7 @@ def view(
 @main.command()
 @click.argument("other", metavar="OTHER_STORE", type=click.Path(readable=False))
 @click.option("--limit", default=ROWS_SHOWN, type=click.IntRange(1), metavar=COUNT, help="Rows of each list.")
-@json_option
+@_common_options
 @click.pass_obj
 def compare(store: str, other: str, limit: int, as_json: bool) -> None:
     """Two stores of the same shards: two teachers, two dtypes, two checkpoints.
@@ -324,7 +330,7 @@ def compare(store: str, other: str, limit: int, as_json: bool) -> None:
     type=click.Choice(["views", "samples"]),
     help="A row a (sample, view), or a row a sample.",
 )
-@json_option
+@_common_options
 @click.pass_obj
 def export(store: str, out: str, rows: Literal["views", "samples"], as_json: bool) -> None:
     """Write labels as a table for pandas or DuckDB: a row a (sample, view), or a row a sample.
@@ -367,7 +373,7 @@ def export(store: str, out: str, rows: Literal["views", "samples"], as_json: boo
 @_sampling_options
 @shards_option
 @ops_option
-@json_option
+@_common_options
 @click.pass_obj
 def report(
     store: str,

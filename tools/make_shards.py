@@ -17,6 +17,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -33,13 +34,15 @@ from teacher_cache.files import fail, place_files, writing
 from teacher_cache.messages.nearest import did_you_mean
 from teacher_cache.messages.recognise import meant
 from teacher_cache.messages.shown import counted, shown
-from teacher_cache.options import COUNT, NUMBER
+from teacher_cache.options import COUNT, NUMBER, endpoint_option
 from teacher_cache.replay.seeds import Stream, derive
 from teacher_cache.shards.classes import CLASSES_FILE, IMAGE_EXTENSIONS, class_rule, read_class_names
 from teacher_cache.shards.find import expand_shards
-from teacher_cache.shards.tar import DamageError, Reader, members
-from teacher_cache.shards.walk import split_name
-from teacher_cache.storage.local import read_range
+from teacher_cache.shards.source import ShardFacts, look, open_ranges, read_object_ranges
+from teacher_cache.shards.tar import DamageError, members
+from teacher_cache.shards.walk import open_reader, split_name
+from teacher_cache.storage.place import is_url
+from teacher_cache.storage.storage import AT_ONCE
 from teacher_cache.terminal import say
 
 DIGITS_VALIDATION = 360  # of 1,797: a fifth
@@ -69,12 +72,18 @@ class MovedSample:
 
     key: str
     path: str
+    facts: ShardFacts
     places: tuple[tuple[str, int, int], ...]
 
     def members(self) -> dict[str, bytes]:
         """Contents by extension. ShardError where the shard has become shorter."""
-        with open(self.path, "rb") as stream:
-            found = {extension: read_range(stream.fileno(), offset, size) for extension, offset, size in self.places}
+        ranges = [(offset, size) for _, offset, size in self.places]
+        if is_url(self.path):
+            contents = read_object_ranges(self.path, self.facts, ranges)
+        else:
+            with open_ranges(self.path) as read:
+                contents = [read(offset, size) for offset, size in ranges]
+        found = {extension: content for (extension, *_), content in zip(self.places, contents, strict=True)}
         if any(len(found[extension]) != size for extension, _, size in self.places):
             raise ShardError(f"shard {self.path} became shorter while it was read, at key '{shown(self.key)}'")
         return found
@@ -154,8 +163,17 @@ def write_shard(path: Path, samples: Sequence[Sample] | Sequence[MovedSample]) -
 
     fixed = {"user": "", "group": "", "mode": 0o644, "mtime": 0, "encoder": False}
     with open(path, "wb") as stream, webdataset.TarWriter(stream, keep_meta=True, **fixed) as writer:
-        for sample in samples:
-            writer.write({"__key__": sample.key} | sample.members())
+        for sample, members_read in zip(samples, _read_all(samples), strict=True):
+            writer.write({"__key__": sample.key} | members_read)
+
+
+def _read_all(samples: Sequence[Sample] | Sequence[MovedSample]) -> Iterator[dict[str, bytes]]:
+    """The members of a shard's samples, in order; of those that lie far away many at once."""
+    if not any(isinstance(sample, MovedSample) and is_url(sample.path) for sample in samples):
+        yield from (sample.members() for sample in samples)
+        return
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        yield from threads.map(lambda sample: sample.members(), samples)
 
 
 def encode_png(image: Image.Image) -> tuple[str, bytes]:
@@ -280,7 +298,8 @@ def shard_samples(paths: Sequence[str]) -> tuple[list[MovedSample], int]:
     samples: dict[str, MovedSample] = {}
     left_out = 0
     for path in paths:
-        for key, places in _grouped(path):
+        facts = look(path)
+        for key, places in _grouped(path, facts):
             if not key:
                 left_out += len(places)
             elif key in samples and samples[key].path == path:
@@ -294,16 +313,16 @@ def shard_samples(paths: Sequence[str]) -> tuple[list[MovedSample], int]:
                     "hold both; rename one"
                 )
             else:
-                samples[key] = MovedSample(key, path, tuple(places))
+                samples[key] = MovedSample(key, path, facts, tuple(places))
     return list(samples.values()), left_out
 
 
-def _grouped(path: str) -> Iterator[tuple[str, list[tuple[str, int, int]]]]:
+def _grouped(path: str, facts: ShardFacts) -> Iterator[tuple[str, list[tuple[str, int, int]]]]:
     """(key, extension, offset and size of each of its members) as they follow each other; key "": of no sample."""
     held: tuple[str, list[tuple[str, int, int]]] | None = None
-    with open(path, "rb") as stream:
+    with open_reader(path, facts) as (reader, _):
         try:
-            for name, offset, size in members(Reader(stream.fileno())):
+            for name, offset, size in members(reader):
                 key, extension = _split_text(path, name)
                 if held is None or held[0] != key:
                     if held is not None:
@@ -620,6 +639,7 @@ def torchvision_command(
 @main.command()
 @click.argument("shards", nargs=-1, required=True)
 @_out
+@endpoint_option
 @_seed
 @_samples_per_shard
 @_prefix

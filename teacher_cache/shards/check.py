@@ -13,6 +13,7 @@ from teacher_cache.shards.classes import ClassRule
 from teacher_cache.shards.index import Index, ShardIndex
 from teacher_cache.shards.indexing import walk_shards
 from teacher_cache.shards.source import look_all
+from teacher_cache.storage.cache import NodeCache
 
 
 def check_shards(
@@ -21,13 +22,14 @@ def check_shards(
     rule: ClassRule,
     *,
     workers: int = 1,
-    scratch: Path | None = None,
+    scratch: Path | NodeCache | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Index:
     """The same index with its shards at other places, matched by file name.
 
-    They are walked, and a missing one, one too many, or one that holds anything else is refused. Images and classes
-    are read as the index says; rule.names, where there are any, must be the index's.
+    They are walked, those far away once a machine where scratch is its cache, and a missing one, one too many, or one
+    that holds anything else is refused. Images and classes are read as the index says; rule.names, where there are any,
+    must be the index's.
     """
     if rule.names is not None and rule.names != index.class_names:
         raise ShardError(

@@ -46,12 +46,12 @@ def index_shard(path: str, rule: ClassRule, kind: Fingerprint = "tail", facts: S
     """Walk one shard: headers, class members, and what the images' fingerprints are of. ShardError, naming shard and
     key, when it is not whole. facts: of an object, where they are known.
     """
-    with _open_reader(path, facts) as (reader, etag):
+    with open_reader(path, facts) as (reader, etag):
         return _Walk(reader, etag, path, rule, kind).walk()
 
 
 @contextmanager
-def _open_reader(path: str, facts: ShardFacts | None) -> Iterator[tuple[ShardReader, str | None]]:
+def open_reader(path: str, facts: ShardFacts | None = None) -> Iterator[tuple[ShardReader, str | None]]:
     """What reads a shard while it is walked, and the ETag of an object."""
     if is_url(path):
         facts = look(path) if facts is None else facts

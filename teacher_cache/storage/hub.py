@@ -5,12 +5,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 from teacher_cache.errors import ChangedError, StorageError
 from teacher_cache.storage.place import Url
 from teacher_cache.storage.storage import AT_ONCE, Entry, Stamp
 
 STALL_S = 30.0  # without an answer, or a byte more of it
+RETRIES, RETRY_S = 3, 1.0  # and how long it is waited before the first, before others longer
 _PLACE = re.compile(r"hf://(datasets/)?([\w.-]+/[\w.-]+?)(?:@([^/]+))?(?:/(.*))?")
 
 
@@ -70,35 +73,34 @@ class HubStorage:
     @cached_property
     def _files(self) -> dict[str, Entry]:
         """What lies under the place at its commit, which never changes, by name and in order."""
-        from huggingface_hub import HfApi
-        from huggingface_hub.hf_api import RepoFile
         from huggingface_hub.utils import EntryNotFoundError
 
-        api, kind = HfApi(), self._kind
         with _answered(self.place):
             if self._commit is None:
-                self._commit = str(api.repo_info(self._repository, repo_type=kind, revision=self._revision).sha)
-            tree = api.list_repo_tree(
-                self._repository, self._folder or None, recursive=True, revision=self._commit, repo_type=kind
-            )
+                self._commit = _commit_at(self._kind, self._repository, self._revision)
             try:
-                files = sorted((file.path, file.size, file.blob_id) for file in tree if isinstance(file, RepoFile))
+                files = sorted((file["path"], file["size"], file["oid"]) for file in self._tree())
             except EntryNotFoundError:
                 files = []
         names = ((path.removeprefix(self._folder).strip("/"), size, blob) for path, size, blob in files)
         return {name: Entry(name, size, (blob, size)) for name, size, blob in names}
 
+    def _tree(self) -> Iterator[dict[str, Any]]:
+        """What the Hub lists of each file under the place, a page after the other."""
+        top = f"/{quote(self._folder, safe='')}" if self._folder else ""
+        page = f"{_address(self._kind, self._repository)}/tree/{self._commit}{top}?recursive=true"
+        while page:
+            answer = _ask(page)
+            yield from (each for each in answer.json() if each["type"] == "file")
+            page = answer.links.get("next", {}).get("url", "")
+
     def _read(self, name: str, part: str | None = None) -> bytes:
         from huggingface_hub import hf_hub_url
-        from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
 
         path = "/".join(part for part in (self._folder, name) if part)
         url = hf_hub_url(self._repository, path, repo_type=self._kind, revision=self._commit)
-        headers = {**build_hf_headers(), **({"Range": part} if part else {})}
         with _answered(self.place / name):
-            answer = http_backoff("GET", url, headers=headers, follow_redirects=True, timeout=STALL_S)
-            hf_raise_for_status(answer)
-            return bytes(answer.content)
+            return bytes(_ask(url, part).content)
 
     def _read_only(self, name: str) -> StorageError:
         return StorageError(
@@ -108,16 +110,15 @@ class HubStorage:
 
 def find_repository(place: Url) -> HubStorage | None:
     """What lies under a place now; None where there is no repository, or none that the token may see. StorageError."""
-    from huggingface_hub import HfApi
     from huggingface_hub.utils import RepositoryNotFoundError
 
     kind, repository, revision, _ = _parts(place)
     with _answered(place):
         try:
-            commit = HfApi().repo_info(repository, repo_type=kind, revision=revision).sha
+            commit = _commit_at(kind, repository, revision)
         except RepositoryNotFoundError:
             return None
-    return HubStorage(place, str(commit))
+    return HubStorage(place, commit)
 
 
 def commit_folder(place: Url, folder: Path, check: Callable[[HubStorage], None]) -> None:
@@ -130,8 +131,8 @@ def commit_folder(place: Url, folder: Path, check: Callable[[HubStorage], None])
     api = HfApi(library_name="deit-teacher-cache")
     with _answered(place):
         api.create_repo(repository, repo_type=kind, exist_ok=True)
-        parent = api.repo_info(repository, repo_type=kind, revision=revision).sha
-    check(HubStorage(place, str(parent)))
+        parent = _commit_at(kind, repository, revision)
+    check(HubStorage(place, parent))
     with _answered(place):
         operations = [
             CommitOperationAdd("/".join(part for part in (top, str(path.relative_to(folder))) if part), path)
@@ -154,6 +155,30 @@ def _parts(place: Url) -> tuple[str, str, str | None, str]:
     if match is None or ".." in place.split("/"):
         raise StorageError(f"{place} is no place of the Hub: give hf://datasets/OWNER/NAME, with @REVISION and /FOLDER")
     return "dataset" if match[1] else "model", match[2], match[3], (match[4] or "").strip("/")
+
+
+def _commit_at(kind: str, repository: str, revision: str | None) -> str:
+    """The commit that a repository's revision, or main, is at."""
+    at = "" if revision is None else f"/revision/{quote(revision, safe='')}"
+    return str(_ask(_address(kind, repository) + at).json()["sha"])
+
+
+def _address(kind: str, repository: str) -> str:
+    from huggingface_hub import HfApi
+
+    return f"{HfApi().endpoint}/api/{kind}s/{repository}"
+
+
+def _ask(url: str, part: str | None = None) -> Any:
+    """The Hub's answer, all or a part of it, asked for some times more where none comes: its client's own calls to look
+    at a repository wait for ever."""
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
+
+    headers = {**build_hf_headers(), **({"Range": part} if part else {})}
+    again = {"max_retries": RETRIES, "base_wait_time": RETRY_S}
+    answer = http_backoff("GET", url, headers=headers, follow_redirects=True, timeout=STALL_S, **again)
+    hf_raise_for_status(answer)
+    return answer
 
 
 @contextmanager

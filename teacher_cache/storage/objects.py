@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Lock, Thread, current_thread, main_thread
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from teacher_cache.errors import ChangedError, StorageError
 from teacher_cache.storage.credentials import CREDENTIALS, METADATA, aws_profile, check_sendable, hide, is_given
@@ -72,7 +72,7 @@ class ObjectStorage:
 
     def get(self, name: str) -> bytes | None:
         try:
-            return self._ask(name, lambda client: bytes(self._obstore.get(client, name).bytes()))
+            return self._ask(name, lambda client: bytes(self._obstore.get(client, self._key(name)).bytes()))
         except FileNotFoundError:
             return None
 
@@ -131,7 +131,8 @@ class ObjectStorage:
             found = self._ask(name, lambda client: self._pages(client, name))
         if not found and name:
             with suppress(FileNotFoundError):
-                found = [self._head(name)]
+                meta = self._head(name)
+                return [Entry(name, meta["size"], _stamp(meta))]
         # without a name: what consoles make of a folder that somebody has made there
         return sorted(Entry(meta["path"], meta["size"], _stamp(meta)) for meta in found if meta["path"])
 
@@ -145,14 +146,14 @@ class ObjectStorage:
         return [meta for page in pages for meta in page]
 
     def _head(self, name: str) -> "ObjectMeta":
-        return self._ask(name, lambda client: self._obstore.head(client, name))
+        return self._ask(name, lambda client: self._obstore.head(client, self._key(name)))
 
     def _get_part(self, name: str, start: int, end: int, stamp: Stamp | None) -> tuple[bytes, Stamp]:
         """The bytes of a range as far as there are any, and the stamp of the object that they are of."""
 
         def get(client: "ObjectStore") -> tuple[bytes, Stamp]:
             try:
-                part = self._obstore.get(client, name, options={"range": (start, end)})
+                part = self._obstore.get(client, self._key(name), options={"range": (start, end)})
             except self._obstore.exceptions.BaseError as error:
                 if "status code: 416" in str(error):
                     raise _PastEndError from None
@@ -176,6 +177,10 @@ class ObjectStorage:
     def _check_writable(self, name: str) -> None:
         if self._kind == "HTTP":
             raise StorageError(f"{self._url(name)} is read-only: give a folder or a bucket to write to")
+
+    def _key(self, name: str) -> str:
+        """A name that is read, as obstore takes it: what it asks of a web server it escapes itself."""
+        return unquote(name) if self._kind == "HTTP" else name
 
     def _url(self, name: str) -> Url:
         return self.place / name if name else self.place
@@ -300,7 +305,7 @@ class ObjectStorage:
                 given["credential_provider"] = provider
             elif not _answers(METADATA):
                 raise StorageError(f"{url}: no credentials were found: set {CREDENTIALS[self._kind]}")
-        return from_url(url, client_options=client, retry_config=retry, **given)
+        return from_url(_escaped(self.place), client_options=client, retry_config=retry, **given)
 
 
 class _PastEndError(Exception):
@@ -341,6 +346,13 @@ def _kind(place: Url) -> str:
     if kind != "HTTP" and "//" in parts.path.rstrip("/"):
         raise StorageError(f"{shown} has a // in it: give it with one slash")
     return kind
+
+
+def _escaped(place: Url) -> str:
+    """A bucket's place with its keys as a URL has them, of which obstore makes keys again."""
+    before, slashes, after = place.partition("://")
+    bucket, slash, key = after.partition("/")
+    return f"{before}{slashes}{bucket}{slash}{quote(key)}"
 
 
 def _is_panic(error: BaseException) -> bool:

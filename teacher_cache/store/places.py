@@ -33,4 +33,4 @@ def open_moved(
     from teacher_cache.shards.find import expand_shards
 
     rule = ClassRule(store.index.class_from, store.class_names, store.index.image_from)
-    return store.with_places(check_shards(store.index, expand_shards(patterns), rule))
+    return store.with_places(check_shards(store.index, expand_shards(patterns), rule, scratch=cache))

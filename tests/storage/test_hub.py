@@ -19,6 +19,7 @@ from teacher_cache.storage.place import Url
 from teacher_cache.store.labels import read_views
 from teacher_cache.store.store import Store
 from tests.support.bright_shards import write_bright_shards
+from tests.support.faulty_proxy import Fault, FaultyProxy
 from tests.support.filled_store import fill, make_store
 from tests.support.model_hub import TOKEN, ModelHub, Repository
 
@@ -74,6 +75,32 @@ def test_a_repository_is_read_at_one_commit(repository: Repository) -> None:
     with pytest.raises(FileNotFoundError):
         newer.get_ranges("b/c", [(0, 1)])
     assert HubStorage(Url(f"{PLACE}@{1:040x}/store")).get("a") == b"0123456789"
+
+
+def test_a_hub_that_does_not_answer_is_asked_again_then_given_up(
+    hub: ModelHub, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is asked: its commit, what it holds, a file."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr("teacher_cache.storage.hub.STALL_S", 0.15)
+    monkeypatch.setattr("teacher_cache.storage.hub.RETRY_S", 0.01)
+    host, port = hub.url.removeprefix("http://").split(":")
+    with FaultyProxy(host, int(port)) as network:
+        monkeypatch.setattr(constants, "ENDPOINT", network.url)
+        template = network.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        for fault in ("lost", "busy", "stalled"):
+            storage = HubStorage(PLACE / "store")
+            for ask in (lambda storage: storage.list(), lambda storage: storage.get("a")):
+                network.faults.append(Fault(fault))
+                assert ask(storage)
+                assert not network.faults
+        network.faults += [Fault("stalled")] * 100
+        with pytest.raises(StorageError, match=rf"^{PLACE}/store: the Hub answers: .*: check the name"):
+            HubStorage(PLACE / "store").list()
+        with pytest.raises(StorageError, match=rf"^{PLACE}/store/a: the Hub answers: .*: check the name"):
+            storage.get("a")
 
 
 def test_it_is_read_only_and_what_is_wrong_is_one_line(hub: ModelHub) -> None:

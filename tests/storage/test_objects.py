@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 import pytest
 
@@ -26,6 +27,7 @@ from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import Url
 from tests.support.faulty_proxy import Fault, FaultyProxy
 from tests.support.object_server import PAGE, SECRET, ObjectServer
+from tests.support.web_server import WebServer
 
 ROOT = Path(__file__).parents[2]
 BODY = random.Random(0).randbytes(600_000)
@@ -262,6 +264,17 @@ def test_a_name_that_cannot_be_read_is_told_as_one(bucket: Url, network: FaultyP
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("folder", ["per%20cent", "a%2Fb", "100%", "sp ace", "grün", "plus+eq=&~"])
+def test_a_key_is_what_was_written(folder: str, bucket: Url, network: FaultyProxy) -> None:
+    """Also in the place itself: a percent sign is one, and begins no escape."""
+    other = ObjectStorage(bucket)
+    ObjectStorage(bucket / folder).put(f"{folder}.tar", b"content")
+    assert [entry.name for entry in other.list()] == [f"{folder}/{folder}.tar"]
+    for storage, name in ((ObjectStorage(bucket / folder), f"{folder}.tar"), (other, f"{folder}/{folder}.tar")):
+        assert storage.get(name) == b"content"
+        assert [entry.name for entry in storage.list(name)] == [name]
+
+
 def test_a_folder_that_a_console_made_is_empty(bucket: Url, network: FaultyProxy) -> None:
     _put_key(network, f"{bucket.partition('://')[2]}/")
     assert ObjectStorage(bucket).list() == []
@@ -476,6 +489,25 @@ def test_files_of_a_web_server_are_read(object_server: ObjectServer, bucket: Url
         with pytest.raises(StorageError, match=r"is read-only: give a folder or a bucket to write to$"):
             write()
     assert web.get("a/x.tar") == BODY
+
+
+@pytest.mark.parametrize("written", ["sp ace", "sp%20ace", "gr%C3%BCn", "grün", "plus+eq=&~", "100%25"])
+def test_an_address_of_a_web_server_is_as_it_is_written(written: str, tmp_path: Path) -> None:
+    """With escapes or without, in what names a folder and in what names a file."""
+
+    def heard(name: str) -> str:
+        """By the server."""
+        return quote(unquote(name), safe="+=&")
+
+    with WebServer(tmp_path) as server:
+        web = ObjectStorage(Url(f"{server.url}/{written}"))
+        file = tmp_path / heard(written) / heard(f"{written}.tar")
+        file.parent.mkdir()
+        file.write_bytes(b"content")
+        for name in (written, unquote(written)):
+            assert web.get(f"{name}.tar") == b"content"
+            assert [entry.name for entry in web.list(f"{name}.tar")] == [f"{name}.tar"]
+            assert web.get_ranges(f"{name}.tar", [(1, 2)]) == [b"on"]
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):

@@ -20,6 +20,7 @@ from teacher_cache.shards.find import expand_shards
 from teacher_cache.shards.index import Index
 from teacher_cache.shards.indexing import index_shards
 from teacher_cache.shards.read import read_block
+from tests.support.memory_storage import bucket_in_memory
 from tests.support.shard_files import make_image, read_webdataset, write_shard
 from tools import make_shards
 
@@ -381,6 +382,20 @@ def test_reshuffle_keeps_keys_and_bytes_and_the_warning_goes(tmp_path: Path) -> 
         for sample in read_webdataset(entry.path):
             found[str(sample["__key__"])] = {k: v for k, v in sample.items() if not k.startswith("__")}
     assert found == {key: {k.lower(): v for k, v in members.items()} for key, members in every.items()}
+
+
+def test_reshuffle_reads_shards_far_away(tmp_path: Path) -> None:
+    for shard in range(2):
+        every = {f"k{shard}{number}": {"png": make_image(number), "cls": b"1"} for number in range(20)}
+        write_members(tmp_path / "near" / f"s-{shard}.tar", every)
+    (tmp_path / "near" / "classes.json").write_text(json.dumps(list("ab")))
+    run("reshuffle", tmp_path / "near" / "*.tar", tmp_path / "one")
+    with bucket_in_memory() as bucket:
+        bucket.upload(tmp_path / "near", "s3://bucket/far")
+        run("reshuffle", "s3://bucket/far/*.tar", tmp_path / "two")
+        assert bucket.reads() == 2 + 40
+        run("reshuffle", tmp_path / "near" / "s-0.tar", "s3://bucket/far/s-1.tar", tmp_path / "three")
+    assert contents(tmp_path / "one") == contents(tmp_path / "two") == contents(tmp_path / "three")
 
 
 def test_reshuffle_without_names_leaves_members_of_no_sample_out(tmp_path: Path) -> None:
