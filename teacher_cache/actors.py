@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from teacher_cache.errors import RankError, TeacherCacheError
+from teacher_cache.errors import DeviceError, DiskError, RankError, RenderError, StorageError, TeacherCacheError
 from teacher_cache.fill import FillOptions, FillProgress, end_fill, fill
 from teacher_cache.messages.shown import counted
 from teacher_cache.processes.signals import Stopped, stop_signals
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 INSTALL = "pip install 'deit-teacher-cache[ray]'"
 END_S = 10.0  # for the last actors to end by themselves
 LOOK_S = 2.0  # between two looks at the store
+# what one actor meets and others need not: its node's disk, network or device, its own processes
+OWN = DeviceError, DiskError, RenderError, StorageError
 DEATHS = 3  # of actors, for each that is wanted, without a unit committed meanwhile: then something else is wrong
 
 
@@ -106,7 +108,11 @@ class _Crew:
             try:
                 self.ray.get(answer)
             except self.ray.exceptions.RayTaskError as error:
-                raise _cause(error) from None
+                cause = _cause(error)
+                if not isinstance(cause, OWN):
+                    raise cause from None
+                self._bury(actor, cause)
+                continue
             except self.ray.exceptions.RayError as error:  # its process or node is gone, or Ray has ended it
                 self._bury(actor, error)
                 continue
@@ -135,6 +141,7 @@ class _Crew:
 
     def _bury(self, actor: _Actor, error: Exception) -> None:
         self.actors.remove(actor)
+        self.ray.kill(actor.handle)
         self.deaths += 1
         self.last_death = str(error).strip().partition("\n")[0]
         if self.deaths > DEATHS * self.wanted.most:
@@ -153,8 +160,8 @@ def fill_by_actors(
 ) -> int:
     """Fill a store by actors; those that die are replaced where there is room. The number of units that were missing.
 
-    Raises what `fill` does; RankError where fewer than wanted.least actors live for its time-out, or they die one after
-    the other; Stopped after a signal.
+    Raises what `fill` does, but for an actor's OWN troubles; RankError where fewer than wanted.least actors live for
+    its time-out, or they die one after the other; Stopped after a signal.
     """
     store = open_moved(work.store, work.shards, ops=work.ops, writable=True, cache=work.options.cache)
     missing = store.missing_units(work.views)
