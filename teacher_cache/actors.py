@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from teacher_cache.errors import DeviceError, DiskError, RankError, RenderError, StorageError, TeacherCacheError
+from teacher_cache.errors import DiskError, RankError, RenderError, StorageError, TeacherCacheError
 from teacher_cache.fill import FillOptions, FillProgress, end_fill, fill
 from teacher_cache.messages.shown import counted
 from teacher_cache.processes.signals import Stopped, stop_signals
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 INSTALL = "pip install 'deit-teacher-cache[ray]'"
 END_S = 10.0  # for the last actors to end by themselves
 LOOK_S = 2.0  # between two looks at the store
-# what one actor meets and others need not: its node's disk, network or device, its own processes
-OWN = DeviceError, DiskError, RenderError, StorageError
+# what one actor meets and others need not: its node's disk or network, its own processes
+OWN = DiskError, RenderError, StorageError
 DEATHS = 3  # of actors, for each that is wanted, without a unit committed meanwhile: then something else is wrong
 
 
