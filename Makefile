@@ -16,7 +16,7 @@ each   = $(foreach one,$(2),$(1) $(call quoted,$(one)))
 
 # a misspelt variable would change nothing, and nobody would know
 KNOWN := PYTHON VENV WORKERS FOLDER VAL_FOLDER DATA SHARDS VAL STORE TEACHER CHECKPOINT POLICY SET OPS TOPK TAU VIEWS RECIPE \
-	NPROC CLAIM ENGINE ACTORS GPUS_PER_ACTOR ENDPOINT CACHE CACHE_BYTES RENDER LOG OUT \
+	NPROC CLAIM LEASE ENGINE ACTORS GPUS_PER_ACTOR ENDPOINT CACHE CACHE_BYTES RENDER LOG OUT \
 	BENCH_SHARDS BENCH_FILLED BENCH_TIMM BENCH_ROWS BENCH_REPEATS BENCH_DALI BENCH_OUT \
 	EVIDENCE EVIDENCE_OUT EVIDENCE_DOCS PLAN JOBS ONLY DEVICE TEST_PROCESSES TEST_TMPDIR
 unknown := $(foreach name,$(filter-out $(KNOWN),$(.VARIABLES)),$(if $(findstring command,$(origin $(name))),$(name)=))
@@ -92,7 +92,7 @@ INSTALLED := $(VENV)/.installed
 # a command, shown and run; after an error, which variables stand behind its options (75 and 130: it was stopped)
 command = @(PS4=; set -x; $(1)) || { code=$$?; case $$code in 75|130) ;; *) echo $(VARIABLES) >&2;; esac; exit $$code; }
 VARIABLES := "make's variables: the store is STORE=, a folder of images FOLDER= or VAL_FOLDER=, that of their shards DATA=," \
-	"--policy POLICY=, --set SET=, --views and --views-used VIEWS=, --teacher TEACHER=, --checkpoint CHECKPOINT=, --topk TOPK=, --tau TAU=, --recipe RECIPE=, --val VAL=, --ops OPS=, --engine ENGINE=, --actors ACTORS=, --gpus-per-actor GPUS_PER_ACTOR=, --endpoint ENDPOINT=, --cache CACHE=, --cache-bytes CACHE_BYTES=, --log-to LOG=, --out OUT="
+	"--policy POLICY=, --set SET=, --views and --views-used VIEWS=, --teacher TEACHER=, --checkpoint CHECKPOINT=, --topk TOPK=, --tau TAU=, --recipe RECIPE=, --val VAL=, --ops OPS=, --claim CLAIM=, --lease LEASE=, --engine ENGINE=, --actors ACTORS=, --gpus-per-actor GPUS_PER_ACTOR=, --endpoint ENDPOINT=, --cache CACHE=, --cache-bytes CACHE_BYTES=, --log-to LOG=, --out OUT="
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -118,7 +118,7 @@ help: ## list targets and variables
 	@echo '  RECIPE=      training recipe, shipped or a TOML file   [$(RECIPE)]'
 	@echo '  NPROC=       processes (GPUs) on this machine, through torchrun'
 	@echo '  WORKERS=     rendering processes for each of them   [$(WORKERS)]'
-	@echo '  CLAIM=1      other jobs, on other machines too, fill the same store at the same time'
+	@echo '  CLAIM=1      other jobs, on other machines too, fill the same store at the same time; LEASE=120s, the same in all'
 	@echo '  ENGINE=ray   label by actors of a Ray cluster: ACTORS=1:64, GPUS_PER_ACTOR=1'
 	@echo '  ENDPOINT=    the server that s3:// means: MinIO, R2'
 	@echo '  CACHE=       keep what is read from far away in this folder, CACHE_BYTES=200G of it'
@@ -176,8 +176,8 @@ endif
 	$(call command,$(if $(filter ray,$(ENGINE)),$(RUN),$(LAUNCH)) teacher_cache fill $(call quoted,$(STORE)) \
 		--workers $(WORKERS) $(call option,--render,$(RENDER)) \
 		$(call option,--teacher,$(ASKED)) $(call option,--checkpoint,$(WEIGHTS)) $(call option,--topk,$(TOPK)) \
-		$(call option,--tau,$(TAU)) $(call option,--ops,$(OPS)) $(if $(CLAIM),--claim) $(call option,--engine,$(ENGINE)) \
-		$(call option,--actors,$(ACTORS)) $(call option,--gpus-per-actor,$(GPUS_PER_ACTOR)) $(FAR))
+		$(call option,--tau,$(TAU)) $(call option,--ops,$(OPS)) $(if $(CLAIM),--claim) $(call option,--lease,$(LEASE)) \
+		$(call option,--engine,$(ENGINE)) $(call option,--actors,$(ACTORS)) $(call option,--gpus-per-actor,$(GPUS_PER_ACTOR)) $(FAR))
 
 train-student: cache-teacher ## stage two: train a student from the labels
 	$(call command,$(LAUNCH) student train $(call quoted,$(STORE)) --recipe $(call quoted,$(RECIPE)) \

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from teacher_cache.claims import sweep_claims
-from teacher_cache.errors import RankError, TeacherCacheError
-from teacher_cache.fill import FillOptions, FillProgress, check_filled, fill
+from teacher_cache.errors import DiskError, RankError, RenderError, StorageError, TeacherCacheError
+from teacher_cache.fill import FillOptions, FillProgress, end_fill, fill
 from teacher_cache.messages.shown import counted
 from teacher_cache.processes.signals import Stopped, stop_signals
 from teacher_cache.processes.timeouts import ACTOR_TIMEOUT_S
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
 INSTALL = "pip install 'deit-teacher-cache[ray]'"
 END_S = 10.0  # for the last actors to end by themselves
 LOOK_S = 2.0  # between two looks at the store
+# what one actor meets and others need not: its node's disk or network, its own processes
+OWN = DiskError, RenderError, StorageError
 DEATHS = 3  # of actors, for each that is wanted, without a unit committed meanwhile: then something else is wrong
 
 
@@ -106,11 +107,15 @@ class _Crew:
             actor = coming[answer]
             try:
                 self.ray.get(answer)
-            except self.ray.exceptions.RayActorError as error:
+            except self.ray.exceptions.RayTaskError as error:
+                cause = _cause(error)
+                if not isinstance(cause, OWN):
+                    raise cause from None
+                self._bury(actor, cause)
+                continue
+            except self.ray.exceptions.RayError as error:  # its process or node is gone, or Ray has ended it
                 self._bury(actor, error)
                 continue
-            except self.ray.exceptions.RayTaskError as error:
-                raise _cause(error) from None
             if actor.alive:
                 return True
             actor.alive = True
@@ -136,6 +141,7 @@ class _Crew:
 
     def _bury(self, actor: _Actor, error: Exception) -> None:
         self.actors.remove(actor)
+        self.ray.kill(actor.handle)
         self.deaths += 1
         self.last_death = str(error).strip().partition("\n")[0]
         if self.deaths > DEATHS * self.wanted.most:
@@ -154,15 +160,23 @@ def fill_by_actors(
 ) -> int:
     """Fill a store by actors; those that die are replaced where there is room. The number of units that were missing.
 
-    Raises what `fill` does; RankError where fewer than wanted.least actors live for its time-out, or they die one after
-    the other; Stopped after a signal.
+    Raises what `fill` does, but for an actor's OWN troubles; RankError where fewer than wanted.least actors live for
+    its time-out, or they die one after the other; Stopped after a signal.
     """
-    store = open_moved(work.store, work.shards, ops=work.ops, cache=work.options.cache)
+    store = open_moved(work.store, work.shards, ops=work.ops, writable=True, cache=work.options.cache)
     missing = store.missing_units(work.views)
-    if not missing:
-        return 0
+    if missing:
+        on_start(sum(map(store.layout.num_views, missing)))
+        _keep_actors(store, work, wanted, on_progress)
+    end_fill(store, work.views)
+    return len(missing)
+
+
+def _keep_actors(
+    store: Store, work: ActorFill, wanted: ActorsWanted, on_progress: Callable[[FillProgress], None]
+) -> None:
+    """Have actors at work until one has found all filled."""
     views_before = _counts(store)
-    on_start(sum(map(store.layout.num_views, missing)))
     with _cluster() as ray, stop_signals() as stop_asked:
         crew = _Crew(ray, _starter(ray, work, wanted), wanted)
         committed = 0
@@ -177,9 +191,6 @@ def fill_by_actors(
             crew.let_go()
         finally:
             crew.close()
-    check_filled(store, work.views)
-    sweep_claims(store)
-    return len(missing)
 
 
 def _counts(store: Store) -> np.ndarray:

@@ -121,12 +121,13 @@ class Claims:
         return json.dumps({"holder": self._token, "beat": self._beats, **_process()}).encode()
 
     def _has_ended(self, name: str, seen: _Seen) -> bool:
-        """Whether a claim's holder was a process of this machine that is no more; of others nothing is known."""
+        """Whether a claim's holder was a process of this machine that is no more; of others nothing is known. One that
+        is gone may have given the claim up before: then it is another's by now."""
         claim = name, seen.generation
-        if claim not in self._holders:
-            self._holders[claim] = _read_holder(self._storage.get(f"{name}/{seen.generation}"))
-        holder = self._holders[claim]
-        return holder is not None and _start_time(holder[0]) != holder[1]
+        if claim in self._holders and not _is_gone(self._holders[claim]):
+            return False
+        self._holders[claim] = _read_holder(self._storage.get(f"{name}/{seen.generation}"))
+        return _is_gone(self._holders[claim])
 
     def _look(self) -> None:
         """See by one listing who has claimed what, and what has changed."""
@@ -197,6 +198,10 @@ def _read_holder(content: bytes | None) -> tuple[int, str] | None:
         return (int(said["pid"]), str(said["started"])) if said["machine"] == _machine() else None
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def _is_gone(holder: tuple[int, str] | None) -> bool:
+    return holder is not None and _start_time(holder[0]) != holder[1]
 
 
 def _process() -> dict[str, str | int]:

@@ -13,7 +13,7 @@ import click
 from click.core import ParameterSource
 
 from teacher_cache.endings import INTERRUPTED, OneLineErrors
-from teacher_cache.errors import TeacherError
+from teacher_cache.errors import DiskError, StoreError, TeacherError
 from teacher_cache.messages.shown import as_word, counted
 from teacher_cache.options import (
     COUNT,
@@ -164,16 +164,22 @@ def index(
     if settings["views"] is None and base is None:
         raise click.UsageError("say how many --views a sample shall have")
     request = IndexRequest(choose_policy(policy, overrides, ops, base), **settings)
+    if there is None:
+        try:
+            if other is not None:
+                store = create_alike(store_path, other, request, classes_file)
+            else:
+                check_grid(request)
+                found = _walk(shards, store_path, request, classes_file=classes_file, workers=workers)
+                store = create_store(store_path, found, request)
+            _say_created(store_path, store, request.views or (other or store).views)
+        except (DiskError, StoreError):
+            if not is_taken(to_place(store_path)):
+                raise
+            there = Store.open(store_path)  # which another process has made meanwhile
+        shutil.rmtree(_scratch(store_path), ignore_errors=True)
     if there is not None:
         _index_again(there, request, shards, other=other, classes_file=classes_file, workers=workers)
-    elif other is not None:
-        store = create_alike(store_path, other, request, classes_file)
-        _say_created(store_path, store, request.views or other.views)
-    else:
-        check_grid(request)
-        found = _walk(shards, store_path, request, classes_file=classes_file, workers=workers)
-        store = create_store(store_path, found, request)
-        _say_created(store_path, store, request.views or store.views)
 
 
 @main.command()
@@ -562,12 +568,16 @@ def _walk(
 
     paths = expand_shards(patterns)
     rule = class_rule(paths, request.class_from or "cls", classes_file, request.image_from)
-    scratch = _scratch(store_path)
     with _bar("shards", "indexing", len(paths)) as progress:
         found = index_shards(
-            paths, rule, whole=request.whole, workers=workers, scratch=scratch, note=say, progress=progress
+            paths,
+            rule,
+            whole=request.whole,
+            workers=workers,
+            scratch=_scratch(store_path),
+            note=say,
+            progress=progress,
         )
-    shutil.rmtree(scratch, ignore_errors=True)
     if warning := class_order_warning(found):
         warn(warning)
     return found

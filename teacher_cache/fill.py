@@ -136,19 +136,20 @@ def fill(
             fill_views(held, views, on_start)
         job.wait_for_all("finished", moving=MOVING, meanwhile=on_moved)
         if job.first:
-            check_filled(store, views)
-            if claims is not None:
-                sweep_claims(store)
+            end_fill(store, views)
         return job.add("units", 0)
 
 
-def check_filled(store: Store, views: range) -> None:
-    """StoreError where a unit is not committed that should be."""
+def end_fill(store: Store, views: range) -> None:
+    """Remove what workers that were killed have left beside the store. StoreError where a unit is not committed that
+    should be."""
     if left := store.missing_units(views):
         raise StoreError(
             f"{counted(len(left), 'unit')} still missing, the first is {describe(store, left[0])}: run the same "
             "command again"
         )
+    store.finish_pending()
+    sweep_claims(store)
 
 
 def fill_views(held: OpenFill, views: range, on_start: Callable[[int], None]) -> None:

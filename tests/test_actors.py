@@ -5,6 +5,8 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from teacher_cache.teacher.settings import TeacherSettings
 from tests.support.bright_shards import bright_store
 from tests.support.filled_store import files
 from tests.support.filling import TEACHERS, fill_store
+from tests.support.running import workers
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'deit-teacher-cache[ray]'")
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's own
@@ -98,6 +101,32 @@ def test_what_is_wrong_with_the_fill_is_said_as_one_process_says_it(tmp_path: Pa
     with pytest.raises(AgreementError, match=r"agree with the ground truth no better than chance"):
         fill_by_actors(work(store, "constant"), ActorsWanted(1, 1, gpus=0))
     assert not store.committed().any()
+
+
+def test_an_actor_whose_own_process_died_is_replaced(tmp_path: Path, cluster: Any) -> None:
+    store = bright_store(tmp_path, counts=(320,))
+    killed = threading.Event()
+
+    def kill_a_worker() -> None:
+        while not killed.is_set():
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                with suppress(OSError):
+                    if path.read_bytes().startswith(b"ray::Fill") and (found := workers(int(path.parent.name))):
+                        os.kill(found.pop(), signal.SIGKILL)
+                        killed.set()
+                        return
+            time.sleep(0.05)
+
+    thread = threading.Thread(target=kill_a_worker)
+    thread.start()
+    fill = work(store)
+    try:
+        assert fill_by_actors(replace(fill, options=replace(fill.options, workers=1)), ActorsWanted(1, 1, gpus=0)) > 0
+    finally:
+        assert killed.is_set()
+        killed.set()
+        thread.join()
+    assert not store.missing_units()
 
 
 def test_where_no_actor_lives_it_ends(tmp_path: Path, cluster: Any) -> None:

@@ -145,6 +145,30 @@ def test_a_holder_of_this_machine_that_has_ended_is_known_at_once(storage: Stora
     assert (said["pid"], said["machine"]) == (os.getpid(), module._machine())
 
 
+def test_a_claim_that_was_given_up_is_whose_it_is_now(storage: Storage) -> None:
+    """Though the one that had it, at the same generation, is known to have ended since."""
+    given_up, told = os.pipe(), os.pipe()
+    pid = os.fork()
+    if not pid:
+        first = Claims(storage)
+        list(first.take(UNITS[:1]))
+        os.write(told[1], b".")
+        os.read(given_up[0], 1)
+        first.release_all()
+        os._exit(0)
+    os.read(told[0], 1)
+    watching, second = Claims(storage), Claims(storage)
+    assert list(watching.take(UNITS[:1])) == []
+    os.write(given_up[1], b".")
+    os.waitpid(pid, 0)
+    for end in (*given_up, *told):
+        os.close(end)
+    assert list(second.take(UNITS[:1])) == UNITS[:1]
+    assert names(storage) == ["0-0-0/0"]
+    assert list(watching.take(UNITS[:1])) == []
+    assert second.holds(UNITS[0])
+
+
 def test_only_claims_on_committed_units_are_swept(tmp_path: Path, storage: Storage) -> None:
     store = make_store(tmp_path / "s")
     commit(store, UNITS[0])

@@ -1,11 +1,14 @@
 """What `teacher-cache` prints around its commands: counts in words, defaults, errors of one line."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
 from teacher_cache.cli import main
+from teacher_cache.shards import indexing
+from teacher_cache.shards.index import ShardIndex
 from teacher_cache.store.store import Store
 from tests.support.bright_shards import SMALL, bright_store, write_bright_shards
 from tests.support.filled_store import files
@@ -117,6 +120,26 @@ def test_a_store_takes_what_is_left_out_from_that_which_it_is_like(tmp_path: Pat
     refused = run("index", "--like", other.path, "--store", tmp_path / "third", "--seed", 4, exit_code=1)
     assert f"{other.path} has seed 3, --seed says 4: leave --seed out" in refused.output
     assert refused.output.count("\n") == 1
+
+
+@pytest.mark.parametrize("views", [2, 4])
+def test_of_two_that_index_at_the_same_time_the_later_finds_a_store_as_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, views: int
+) -> None:
+    """As jobs do that are started together; or widens it. Nothing is left beside it."""
+    words = index_words(tmp_path)
+    walk = indexing.index_shard_resumed
+
+    def walk_late(*how: Any) -> ShardIndex:
+        monkeypatch.setattr(indexing, "index_shard_resumed", walk)
+        assert "2 views under policy cifar" in run(*words, "--views", 2).output
+        return walk(*how)
+
+    monkeypatch.setattr(indexing, "index_shard_resumed", walk_late)
+    said = run(*words, "--views", views).output
+    assert ("indexed already, as asked" if views == 2 else "2 -> 4 views") in said
+    assert Store.open(tmp_path / "store").views == views
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["shards", "store"]
 
 
 def test_policies_are_listed_with_their_sizes() -> None:

@@ -42,9 +42,10 @@ from teacher_cache.store.unit import Unit
 from teacher_cache.teacher.identity import TeacherIdentity
 from teacher_cache.verify import verify
 from tests.support.bright_shards import bright_store, change_pixel, small_policy, spoil_image, write_bright_shards
-from tests.support.filled_store import chunk, files
+from tests.support.filled_store import Killed, chunk, files
 from tests.support.filling import TEACHERS, fill_store, fill_words, open_test_teacher
 from tests.support.forked import Forks
+from tests.support.interrupted import kill_before
 from tests.support.running import descendants, running, wait_until
 from tests.support.running import workers as workers_of
 from tests.support.shard_files import write_shard
@@ -177,6 +178,35 @@ def test_a_unit_that_a_killed_writer_left_damaged_is_written_anew(tmp_path: Path
     (labels / "1.0123456789abcdef0123456789abcdef.partial").write_bytes(b"left by a killed writer")
     fill_store(store)
     assert files(tmp_path / "whole") == files(tmp_path / "damaged")
+
+
+def test_what_killed_workers_left_beside_a_store_is_swept_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Claims, also by a job that claims nothing, and a unit that was committed but for its last write just then."""
+    fill_store(bright_store(tmp_path, name="whole"))
+    store = bright_store(tmp_path)
+    other, last = Store.open(store.path, writable=True), store.units()[-1]
+    labels, commit_unit = Store.open(tmp_path / "whole").read_unit(last), store.commit_unit
+    counts = Store.open(tmp_path / "whole").records.read_one(last).counts
+    storage = open_storage(tmp_path / "store.claims")
+    assert list(Claims(storage).take([last])) == [last]
+
+    def commit(unit: Unit, *what: object) -> bool:
+        if unit == store.units()[-2]:
+            with monkeypatch.context() as patch:
+                kill_before(patch, 4)  # to remove what it had put
+                with pytest.raises(Killed):
+                    other.commit_unit(last, labels, counts, "cpu")
+        return commit_unit(unit, *what)
+
+    monkeypatch.setattr(store, "commit_unit", commit)
+    fill_store(store, claim=True)
+    assert files(store.path) == files(tmp_path / "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["shards", "store", "whole"]
+    assert list(Claims(storage).take([last])) == [last]
+    fill_store(store)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["shards", "store", "whole"]
 
 
 def test_sigterm_keeps_committed_units_and_says_so(tmp_path: Path, forks: Forks) -> None:

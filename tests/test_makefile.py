@@ -73,6 +73,7 @@ def after(words: list[str], option: str) -> list[str]:
         ("OUT=elsewhere", "student train", "--out", ["elsewhere/deit_tiny_distilled"]),
         ("NPROC=4", "teacher_cache fill", "--nproc-per-node", ["4"]),
         ("NPROC=4", "student train", "--nproc-per-node", ["4"]),
+        ("LEASE=30s", "teacher_cache fill", "--lease", ["30s"]),
         ("ENGINE=ray", "teacher_cache fill", "--engine", ["ray"]),
         ("ACTORS=1:64", "teacher_cache fill", "--actors", ["1:64"]),
         ("GPUS_PER_ACTOR=0.5", "teacher_cache fill", "--gpus-per-actor", ["0.5"]),

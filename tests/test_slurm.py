@@ -140,6 +140,15 @@ def test_jobs_of_an_array_fill_a_store_and_one_that_is_stopped_is_queued_again(
         assert files(store.path / name) == files(whole.path / name)
 
 
+def test_a_job_that_is_stopped_before_it_has_begun_is_queued_again(tmp_path: Path, cluster: Cluster) -> None:
+    (cluster.folder / "teacher-cache").write_text("#!/bin/sh\necho importing\nexec sleep 60\n")
+    with cluster.batch("slurm-array.sbatch", 3, STORE="store", TEACHER="resnet18") as stopped:
+        wait_until(lambda: "importing" in stopped.output)
+        stopped.end_of_time()
+        assert stopped.wait() == 143, stopped.output
+    assert cluster.requeued.read_text() == "3\n"
+
+
 def test_a_training_is_queued_again_until_it_has_trained_through(tmp_path: Path, cluster: Cluster) -> None:
     """Two nodes of one rank each, over torchrun's rendezvous; the second time it goes on from the checkpoint."""
     store, out = filled_store(tmp_path), tmp_path / "out"

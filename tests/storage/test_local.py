@@ -31,14 +31,14 @@ def run(program: str, *words: str) -> subprocess.CompletedProcess[str]:
 def test_what_killed_writers_leave_is_never_seen_and_swept(placing: str, write: str, tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path, durable=False)
     storage.put("a/b", b"before")
-    for turn in range(2):
+    for _ in range(2):
         killed = run(
             f"{placing} = lambda *names: os.kill(os.getpid(), signal.SIGKILL)\n"
             f"LocalStorage(Path(sys.argv[1])).{write}('a/b', b'after')",
             str(tmp_path),
         )
         assert killed.returncode == -signal.SIGKILL, killed.stderr
-        assert len(os.listdir(tmp_path / "a")) == (2 if write == "put" else 2 + turn)  # a put sweeps before it places
+        assert len(os.listdir(tmp_path / "a")) == 2  # the next one sweeps before it places
         assert [entry.name for entry in storage.list()] == ["a/b"]
         assert storage.get("a/b") == b"before"
     storage.put("a/b", b"after")
@@ -101,6 +101,22 @@ def test_folders_go_with_their_last_name(tmp_path: Path) -> None:
     storage.delete("a/b/c")
     assert (os.listdir(tmp_path / "store"), os.listdir(tmp_path / "store" / "a")) == (["a"], ["d"])
     storage.delete("a/d")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("killed_at", ["os.link", "Path.unlink"])  # of an own claim, and of one that another has taken
+def test_what_killed_writers_leave_goes_with_the_last_name(killed_at: str, tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path / "claims", durable=False)
+    storage.put("a/0", b"")
+    for name in ("a/1", "b/0"):
+        killed = run(
+            f"{killed_at} = lambda *names, **how: os.kill(os.getpid(), signal.SIGKILL)\n"
+            "LocalStorage(Path(sys.argv[1]), durable=False).put_if_absent(sys.argv[2], b'')",
+            *(str(tmp_path / "claims"), name),
+        )
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+    for entry in storage.list():
+        storage.delete(entry.name)
     assert os.listdir(tmp_path) == []
 
 
