@@ -32,7 +32,8 @@ def status(store: Store, units: np.ndarray | None = None) -> dict[str, Any]:
 
     `coverage` has one row a group; `agreement` holds shares of the labels, None while there are none; `bytes` are
     those on disk under labels/, digests/, records/ and those of topk, `per_view` for each committed view (the index is
-    left out). `builds` lists what the store was filled with, `labelled_on` the views that each device labelled, `damaged` counts views of images that a decoder warned of.
+    left out). `builds` lists what the store was filled with, `labelled_on` how many views each device
+    labelled, `damaged` counts views of images that a decoder warned of.
     `topk` is 0 and `tau` None where labels alone are stored.
     """
     sums, layout = store.records.sums(units), store.layout
