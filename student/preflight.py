@@ -275,5 +275,5 @@ def label_faults(store: "Store", views: Sequence[int], repeats: int) -> Iterator
         "those of "
         f"shard {store.shard_name(first.shard)}, views {lacked[0]} to {lacked[-1]}",
         ("--views-used", str(whole)) if whole >= repeats else (),
-        f"run `teacher-cache fill {as_word(store.path)}{teacher} --views {wanted.start}:{wanted.stop}`",
+        store.records.fill(wanted, teacher),
     )

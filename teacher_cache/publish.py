@@ -22,7 +22,7 @@ from teacher_cache.storage.manifest import MANIFEST, STORE, place_above, read_ha
 from teacher_cache.storage.opening import check_not_web, open_storage
 from teacher_cache.storage.place import Place, Url, to_place
 from teacher_cache.storage.storage import Storage
-from teacher_cache.store.packing import copied_files, packed_files, unpacked_files
+from teacher_cache.store.packing import copied_files, packed_files, unpacked_files, without_place
 from teacher_cache.store.proof import describe_build
 from teacher_cache.store.schema import GROUPS
 from teacher_cache.store.status import check_committed, status
@@ -66,7 +66,8 @@ def publish(
     check_not_web(place)
     check_committed(store)
     committed = store.committed()
-    missing = store.missing_units()
+    found = status(store, committed)
+    missing = [unit for unit in store.units() if not committed[unit]]
     if missing and not partial:
         raise StoreError(
             f"{counted(len(missing), 'unit', 'is', of=len(store.units()))} not labelled in {store.path}: run "
@@ -80,7 +81,6 @@ def publish(
         store.check_unit(unit)
         on_progress(done, len(units))
     before = store.storage.list()
-    found = status(store)
     with _writing(place, front, lambda written: _check_reads(written, store, committed)) as write:
         sent: dict[str, tuple[str, int]] = {}
         root = b""
@@ -262,7 +262,8 @@ def describe(found: Mapping[str, Any], place: Place, licence: str | None, num_by
     status."""
     teacher, policy = found["teacher"], found["policy"]
     height, width = policy["size"]
-    where = place if isinstance(place, Url) else place.name
+    where = place if isinstance(place, Url) else Path(place.name)
+    whole = _whole_views(found)
     rows = {
         "samples": f"{found['samples']:,} in {counted(found['shards'], 'shard')}, {counted(found['classes'], 'class')}",
         "views of each": f"{found['views']} at {height} x {width}",
@@ -271,7 +272,7 @@ def describe(found: Mapping[str, Any], place: Place, licence: str | None, num_by
         "bytes": f"{num_bytes:,}",
     }
     if teacher:
-        rows["teacher"] = as_code(Path(str(teacher["name"])).name)
+        rows["teacher"] = as_code(without_place(teacher)["name"])
         rows["SHA-256 of its weights"] = as_code(teacher["weights_sha256"])
     if found["agreement"]:
         shares = found["agreement"]
@@ -280,14 +281,33 @@ def describe(found: Mapping[str, Any], place: Place, licence: str | None, num_by
         )
     if found["topk"]:
         rows["probabilities"] = f"the {found['topk']} largest of each view, at temperature {found['tau']:g}"
-    part = "\n**It is a part:** not all views are labelled.\n" if partial else ""
+    part = f"\n**It is a part:** {counted(whole, 'view')} of every sample are labelled.\n" if partial else ""
     stated = f"Licence: {licence}" if licence else "No licence is stated: ask whoever published it."
-    builds = (f"{describe_build(build)}; logits: {build.get('logits')}" for build in found["builds"])
     table = [f"| {name} | {value} |" for name, value in rows.items()]
-    made = [f"- {shown(build, None)}" for build in builds]
-    texts = {"front": _front(licence), "table": table, "builds": made}
+    texts = {"front": _front(licence), "table": table, "made": _made_by(found)}
     joined = {name: "\n".join(lines) for name, lines in texts.items()}
-    return _CARD.format(**joined, part=part, stated=stated, where=where)
+    used = f" --views-used {whole}" if partial and whole else ""
+    return _CARD.format(
+        **joined, part=part, stated=stated, used=used, target=as_word(where), store=as_word(where / STORE)
+    )
+
+
+def _whole_views(found: Mapping[str, Any]) -> int:
+    """How many views are labelled of every sample, from 0 on."""
+    groups = found["coverage"]["groups"]
+    lacking = (group["views"][0] for group in groups if group["units_committed"] < group["units"])
+    return int(next(lacking, found["views"]))
+
+
+def _made_by(found: Mapping[str, Any]) -> list[str]:
+    """The devices that labelled views, how many, and by which builds."""
+    lines = []
+    for device, views in found["labelled_on"].items():
+        lines.append(f"- {shown(device, None)}: {counted(views, 'view')}")
+        for build in (each for each in found["builds"] if each["device"] == device):
+            told = f"{describe_build(build)}; logits: {build['logits']}"
+            lines.append(f"  - {shown(told, None)}")
+    return lines
 
 
 def _front(licence: str | None) -> list[str]:
@@ -295,27 +315,27 @@ def _front(licence: str | None) -> list[str]:
     return ["---", *([f"license: {licence}"] if licence else []), "tags:", "- deit-teacher-cache", "---"]
 
 
-_CARD = f"""{{front}}
+_CARD = """{front}
 # A teacher's labels of augmented views
 
 Made by deit-teacher-cache: what a teacher says of every augmented view of a data set, two bytes a view, to train any
 number of students from without running it again. It holds no picture: the shards that were indexed are needed, and are
 compared with the index whenever they are read.
-{{part}}
+{part}
 | | |
 | --- | --- |
-{{table}}
+{table}
 
-{{stated}}
+{stated}
 
 ## Use
 
 ```bash
 pip install 'deit-teacher-cache[objects]'
-teacher-cache status {{where}}/{STORE}
-teacher-cache verify {{where}}/{STORE} --shards 'SHARDS'
-student train {{where}}/{STORE} --shards 'SHARDS' --val 'SHARDS' --recipe RECIPE --out RUN
-teacher-cache unpack {{where}} FOLDER  # to add views, or to label more
+teacher-cache status {store}
+teacher-cache verify {store} --shards 'SHARDS'
+student train {store} --shards 'SHARDS' --val 'SHARDS' --recipe RECIPE{used} --out RUN
+teacher-cache unpack {target} FOLDER  # to add views, or to label more
 ```
 
 Keys of samples and names of classes are part of it, and public with it: each view's seed is derived from its sample's
@@ -323,5 +343,5 @@ key.
 
 ## Labelled by
 
-{{builds}}
+{made}
 """

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shlex
 import shutil
 import warnings
 from functools import partial
@@ -25,9 +26,10 @@ from teacher_cache.store.places import open_moved
 from teacher_cache.store.status import status
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import NOT_LABELLED, Unit
+from teacher_cache.teacher.identity import TeacherIdentity
 from teacher_cache.verify import verify
 from tests.support.bright_shards import bright_store
-from tests.support.filled_store import copied, files
+from tests.support.filled_store import commit, copied, files, make_store
 from tests.support.filling import fill_store
 from tests.support.small_runs import SMALL, SPEED, rows, student, train_small
 from tests.support.web_server import WebServer
@@ -177,11 +179,61 @@ def test_a_store_that_is_not_filled_is_published_in_part_on_request(tmp_path: Pa
     with pytest.raises(StoreError, match=r"^7 of 14 units are not labelled in \S+: run `teacher-cache fill"):
         publish(store, str(tmp_path / "published"))
     assert not (tmp_path / "published").exists()
-    publish(store, str(tmp_path / "published"), partial=True)
+    before = store.committed()
+    publish(store, str(tmp_path / "published"), partial=True, on_progress=lambda done, total: fill_rest(store))
     packed = Store.open(tmp_path / "published/store")
-    np.testing.assert_array_equal(packed.committed(), store.committed())
-    assert "**It is a part:**" in (tmp_path / "published" / CARD).read_text()
+    np.testing.assert_array_equal(packed.committed(), before)
+    card = (tmp_path / "published" / CARD).read_text()
+    assert "\n**It is a part:** 2 views of every sample are labelled.\n" in card
+    assert "| labelled | 520 of 1,040 views |" in card
     np.testing.assert_array_equal(read_views(packed, 1), read_views(store, 1))
+
+
+def fill_rest(store: Store) -> None:
+    fill_store(Store.open(store.path, writable=True))
+
+
+def test_the_commands_of_a_card_are_those_that_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = bright_store(tmp_path)
+    fill_store(store, views=range(2))
+    publish(store, str(tmp_path / "it's a part"), partial=True)
+    card = (tmp_path / "it's a part" / CARD).read_text()
+    given = {"'SHARDS'": f"{tmp_path}/shards/*.tar", "RECIPE": SMALL, "RUN": "run", "FOLDER": "back"}
+    learn = ["--set", student("two_heads"), "--set", "epochs=2", "--workers", "0", "--device", "cpu"]
+    monkeypatch.chdir(tmp_path)
+    _, *lines = card.partition("```bash\n")[2].partition("\n```")[0].splitlines()
+    for line in lines:
+        for word, value in given.items():
+            line = line.replace(word, value)
+        program, *words = shlex.split(line.replace(f"--val {tmp_path}/shards/*.tar ", ""), comments=True)
+        command, more = {"teacher-cache": (main, []), "student": (student_main, learn)}[program]
+        done = CliRunner().invoke(command, [*words, *more])
+        assert done.exit_code == 0, (line, done.output)
+    assert len(lines) == 4
+    assert files(tmp_path / "back").keys() == files(store.path).keys()
+
+
+def test_a_card_says_what_each_device_labelled(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s", any_device=True)
+    store.publish_teacher(TeacherIdentity("owner/tiny", spec="owner/tiny"))
+    for unit in store.units():
+        commit(store, unit, device="cpu" if unit.group else "some GPU")
+    build = {
+        "torch": "2.14",
+        "cuda": None,
+        "cudnn": None,
+        "driver": None,
+        "device": "cpu",
+        "threads": 2,
+        "libraries": {},
+    }
+    store.proofs.note_build(build, "as the proof's")
+    publish(store, str(tmp_path / "published"))
+    card = (tmp_path / "published" / CARD).read_text()
+    views = f"{store.layout.num_samples * 2:,} views\n"
+    assert f"- some GPU: {views}" in card
+    assert f"- cpu: {views}  - torch 2.14, cpu, 2 CPU threads; logits: as the proof's\n" in card
+    assert "| teacher | `owner/tiny` |" in card
 
 
 def test_a_damaged_store_is_not_published(tmp_path: Path) -> None:

@@ -43,7 +43,8 @@ def missing_label(store: Store, sample: int, view: int, label: int | None = None
         return MissingLabelError(
             f"{where}: the sample was skipped by `fill --skip-bad`: start training anew without it"
         )
-    mend = store.records.fill(unit) if label is None else store.records.redo(unit)
+    views = store.layout.group_views(unit.group)
+    mend = store.records.fill(views) if label is None else store.records.redo(unit)
     return MissingLabelError(f"{where} is not labelled: {mend}")
 
 

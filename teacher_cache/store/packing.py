@@ -1,7 +1,7 @@
 """Packing a store, and unpacking it: the same chunks in a few files, and back, file by file; copying a packed one.
 
-What says where the store was made stays behind: its shards are named without their places, and so is the file of a
-teacher that is somebody's own function. All else comes back byte for byte.
+What says where the store was made stays behind: its shards are named without their places, and so is a teacher that is
+a file or a folder of somebody's own. All else comes back byte for byte.
 """
 
 import hashlib
@@ -39,6 +39,7 @@ from teacher_cache.store.published import attributes_document, read_published
 from teacher_cache.store.schema import FILES, GROUPS, views_sha256
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import TOPK_ARRAYS, Unit
+from teacher_cache.teacher.names import LOCAL_FOLDER
 
 ARRAYS = ("labels", "digests", *TOPK_ARRAYS, "records")
 _KEPT = re.compile(r"(index|teacher)/([\w-]+/)*(zarr\.json|c/[0-9/]+)")  # files that stay as they are
@@ -58,7 +59,7 @@ def packed_files(store: Store, committed: np.ndarray) -> Iterator[tuple[str, Ite
     for name, content in get_all(storage, [name for name in listed if _KEPT.fullmatch(name) and name != teacher]):
         yield name, [_there(store, name, content)]
     if (identity := read_published(storage, "teacher")) is not None:
-        yield teacher, [attributes_document(_without_place(identity))]
+        yield teacher, [attributes_document(without_place(identity))]
     for array, document in documents.items():
         yield document_name(array), [document_bytes(packed_document(document))]
         frames = FilePerChunk(storage, array, rank := len(document["shape"]))
@@ -211,10 +212,15 @@ def _root(store: Store, document: dict[str, Any]) -> bytes:
     return document_bytes({**document, "attributes": {"teacher_cache": settings}})
 
 
-def _without_place(identity: dict[str, Any]) -> dict[str, Any]:
-    """A teacher's attributes with the name of its own file in the place of a path: path/file.py:function."""
-    path, colon, function = str(identity.get("spec")).rpartition(":")
-    if not path.endswith(".py"):
+def without_place(identity: dict[str, Any]) -> dict[str, Any]:
+    """A teacher's attributes in which its own file, or folder, is named without a path: FILE.py:FUNCTION, or
+    local-dir:FOLDER."""
+    given = str(identity.get("spec"))
+    path, colon, function = given.rpartition(":")
+    if given.startswith(LOCAL_FOLDER):
+        spec = f"{LOCAL_FOLDER}{PurePath(given.removeprefix(LOCAL_FOLDER)).name}"
+    elif path.endswith(".py"):
+        spec = f"{PurePath(path).name}{colon}{function}"
+    else:
         return identity
-    spec = f"{PurePath(path).name}{colon}{function}"
-    return {**identity, "spec": spec, "name": str(identity["name"]).replace(str(identity["spec"]), spec)}
+    return {**identity, "spec": spec, "name": str(identity["name"]).replace(given, spec)}

@@ -89,9 +89,16 @@ class Records:
             return self.read()[..., _COMMITTED] == 1
         return self._list().copy()
 
-    def sums(self) -> dict[str, list[int]]:
-        """By field the sum over the committed units of each group."""
-        return dict(zip(RECORD_FIELDS, self.read().sum(axis=(0, 1), dtype=np.uint64).T.tolist(), strict=True))
+    def sums(self, units: np.ndarray | None = None) -> dict[str, list[int]]:
+        """By field the sum over the committed units of each group; of those among units, (S, U, G) bool, if given."""
+        values = self.read() if units is None else np.where(units[..., None], self.read(), 0)
+        return dict(zip(RECORD_FIELDS, values.sum(axis=(0, 1), dtype=np.uint64).T.tolist(), strict=True))
+
+    def labelled_on(self, units: np.ndarray | None = None) -> dict[int, int]:
+        """Device, as `Record` has it -> how many views it labelled in these units, (S, U, G) bool, or in all."""
+        values = self.read() if units is None else self.read()[units]
+        devices, labelled = (values[..., _FIELD[name]] for name in ("device", "labelled"))
+        return {device: int(labelled[devices == device].sum()) for device in np.unique(devices[labelled > 0]).tolist()}
 
     def units_with_skips(self) -> list[Unit]:
         """The committed units in which a sample was skipped, group by group."""
@@ -128,19 +135,20 @@ class Records:
         shard = self._shard_names[unit.shard]
         return f"{self._storage.place}, shard {shard}, unit {unit.unit}, views {views.start}:{views.stop}"
 
-    def fill(self, unit: Unit) -> str:
-        """How to label a unit that lacks its labels, for the end of a message."""
-        views = self._layout.group_views(unit.group)
+    def fill(self, views: range, teacher: str = "") -> str:
+        """How to label views that lack their labels, for the end of a message; teacher: the option that names one."""
+        asked = f"{teacher} --views {views.start}:{views.stop}"
         if self._chunks.is_packed:
             unpack = f"run `teacher-cache unpack {as_word(self._storage.place)} FOLDER`"
-            return f"{unpack}, then `teacher-cache fill FOLDER --views {views.start}:{views.stop}`"
-        return f"run `teacher-cache fill {as_word(self._storage.place)} --views {views.start}:{views.stop}`"
+            return f"{unpack}, then `teacher-cache fill FOLDER{asked}`"
+        return f"run `teacher-cache fill {as_word(self._storage.place)}{asked}`"
 
     def redo(self, unit: Unit) -> str:
         """How to mend a committed unit that is damaged, for the end of a message."""
         if self._chunks.is_packed:
             return f"fetch {self._storage.place} again from where it was published"
-        return f"delete its record {self.file(unit)} and {self.fill(unit)}, which labels the unit anew"
+        fill = self.fill(self._layout.group_views(unit.group))
+        return f"delete its record {self.file(unit)} and {fill}, which labels the unit anew"
 
     # -- frames --------------------------------------------------------------------------------------------------
 

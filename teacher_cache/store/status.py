@@ -10,6 +10,7 @@ from teacher_cache.messages.shown import counted
 from teacher_cache.storage.storage import ask_each
 from teacher_cache.store.labels import skipped_samples
 from teacher_cache.store.layout import Layout
+from teacher_cache.store.proof import device_hash
 from teacher_cache.store.schema import SCHEMA
 from teacher_cache.store.store import Store
 
@@ -25,16 +26,18 @@ def check_committed(store: Store) -> None:
         raise StoreError(f"nothing is committed in {store.path}, {waiting}: run `{fill}`")
 
 
-def status(store: Store) -> dict[str, Any]:
-    """All of it as plain JSON. A view counts as committed when it is labelled or skipped in a committed unit.
+def status(store: Store, units: np.ndarray | None = None) -> dict[str, Any]:
+    """All of it as plain JSON. A view counts as committed when it is labelled or skipped in a committed unit. units
+    (S, U, G) bool: what those hold that are among these, and no others.
 
     `coverage` has one row a group; `agreement` holds shares of the labels, None while there are none; `bytes` are
     those on disk under labels/, digests/, records/ and those of topk, `per_view` for each committed view (the index is
-    left out). `builds` lists what the store was filled with, `damaged` counts views of images that a decoder warned of.
+    left out). `builds` lists what the store was filled with, `labelled_on` how many views each device
+    labelled, `damaged` counts views of images that a decoder warned of.
     `topk` is 0 and `tau` None where labels alone are stored.
     """
-    sums, layout = store.records.sums(), store.layout
-    units = len(layout.group_units)
+    sums, layout = store.records.sums(units), store.layout
+    group_units = len(layout.group_units)
     labelled, skipped_views = sum(sums["labelled"]), sum(sums["skipped"])
     done = labelled + skipped_views
     teacher, names = store.teacher, store.array_names
@@ -49,7 +52,7 @@ def status(store: Store) -> dict[str, Any]:
         "views": store.views,
         "group": store.group,
         "unit_samples": store.unit_samples,
-        "units": units * layout.num_groups,
+        "units": group_units * layout.num_groups,
         "units_committed": sum(sums["committed"]),
         "coverage": {"share": done / (layout.num_samples * layout.views), "groups": _group_rows(layout, sums)},
         "labelled": labelled,
@@ -63,6 +66,7 @@ def status(store: Store) -> dict[str, Any]:
         "any_device": store.any_device,
         "devices": store.proofs.devices,
         "builds": store.proofs.builds,
+        "labelled_on": _labelled_on(store, units),
         "policy": store.policy.to_json(),
         "libraries": store.libraries,
     }
@@ -84,6 +88,13 @@ def _group_rows(layout: Layout, sums: dict[str, list[int]]) -> list[dict[str, An
             }
         )
     return rows
+
+
+def _labelled_on(store: Store, units: np.ndarray | None) -> dict[str, int]:
+    """Device -> views. Records name it where any may fill the store, else it is the teacher's."""
+    names = {device_hash(device): device for device in store.proofs.devices} if store.any_device else {}
+    own = store.teacher.device if store.teacher else ""
+    return {names.get(device, own): views for device, views in store.records.labelled_on(units).items()}
 
 
 def _skipped(store: Store, *, any_view: bool) -> dict[str, Any]:

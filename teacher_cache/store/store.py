@@ -425,7 +425,9 @@ class Store:
         """StoreError when the unit is not committed, its chunks are damaged, or its record's hash does not fit them."""
         records, record = self.records, self.records.read_one(unit)
         if not record.committed:
-            raise StoreError(f"{records.where(unit)} is not filled: {records.fill(unit)}")
+            raise StoreError(
+                f"{records.where(unit)} is not filled: {records.fill(self.layout.group_views(unit.group))}"
+            )
         if hash_values(self.read_unit(unit)) != record.hash:
             raise StoreError(
                 f"values of {records.where(unit)} are not those that its record names: {records.redo(unit)}"

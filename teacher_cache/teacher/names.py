@@ -12,7 +12,8 @@ from teacher_cache.errors import TeacherCacheError
 from teacher_cache.messages.shown import shown
 
 OWN_MODELS = ("student.convnet:small_convnet", "student.convnet:cifar_convnet")
-TIMM_HUBS = ("hf_hub:", "hf-hub:", "local-dir:")  # timm's own names with a colon in them
+LOCAL_FOLDER = "local-dir:"
+TIMM_HUBS = ("hf_hub:", "hf-hub:", LOCAL_FOLDER)  # timm's own names with a colon in them
 FILE_ENDINGS = (".pt", ".pth", ".tar", ".ckpt", ".bin", ".safetensors", ".pt2", ".onnx")
 LONGEST_NAME = 200  # characters of a name that is offered to be copied
 

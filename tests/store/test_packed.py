@@ -24,7 +24,7 @@ from teacher_cache.store import packed as packing_groups
 from teacher_cache.store.chunks import open_chunks
 from teacher_cache.store.labels import read_unit_row, read_views, skipped_samples, unit_rows
 from teacher_cache.store.packed import pack, packed_document, unpacked_document
-from teacher_cache.store.packing import copied_files, packed_files, unpacked_files
+from teacher_cache.store.packing import copied_files, packed_files, unpacked_files, without_place
 from teacher_cache.store.status import status
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import Unit
@@ -233,6 +233,21 @@ def test_a_missing_label_says_to_unpack(packed: Path) -> None:
         match=rf"is not filled: run `teacher-cache unpack {packed} FOLDER`, then `teacher-cache fill FOLDER --views 2",
     ):
         Store.open(packed).check_unit(ABSENT)
+
+
+@pytest.mark.parametrize(
+    ("spec", "bare"),
+    [
+        ("/home/me/models.py:net", "models.py:net"),
+        ("local-dir:/home/me/net/", "local-dir:net"),
+        ("hf_hub:owner/net", "hf_hub:owner/net"),
+        ("regnety_160.deit_in1k", "regnety_160.deit_in1k"),
+        ("package.module:net", "package.module:net"),
+    ],
+)
+def test_a_teachers_place_stays_behind(spec: str, bare: str) -> None:
+    identity = {"name": f"{spec} (weights.pt)", "spec": spec, "dtype": "fp32"}
+    assert without_place(identity) == {"name": f"{bare} (weights.pt)", "spec": bare, "dtype": "fp32"}
 
 
 def test_the_packing_that_it_says_is_the_one_that_it_has(packed: Path) -> None:

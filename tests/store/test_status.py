@@ -71,3 +71,19 @@ def test_status_sums_records(tmp_path: Path) -> None:
     assert found["bytes"]["per_view"] == sum(sizes) / (2 * sum(COUNTS))
     assert found["teacher"] == TeacherIdentity("tiny").to_json()
     assert found["libraries"]["numpy"] == np.__version__
+
+
+def test_status_says_what_each_device_labelled_and_of_some_units_alone(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s", any_device=True)
+    for unit in store.units():
+        commit(store, unit, device="cpu" if unit.group else "some GPU")
+    views = 2 * sum(COUNTS)
+    assert status(store)["labelled_on"] == {"some GPU": views, "cpu": views}
+    units = store.committed()
+    units[..., 1] = False
+    found = status(store, units)
+    assert (found["labelled_on"], found["labelled"], found["units_committed"]) == ({"some GPU": views}, views, 5)
+    one = make_store(tmp_path / "one")
+    one.publish_teacher(TeacherIdentity("tiny", device="cpu"))
+    fill(one)
+    assert status(one)["labelled_on"] == {"cpu": 2 * views}

@@ -18,6 +18,7 @@ from student.plan import PlanSettings, pass_blocks, plan_faults
 from student.preflight import TrainRequest, find_faults, label_faults
 from student.recipe import Recipe, load_recipe, relation_faults
 from teacher_cache.errors import PlanError
+from teacher_cache.publish import publish
 from teacher_cache.settings import parse_override
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.settings import TeacherSettings
@@ -134,6 +135,9 @@ def test_views_that_are_labelled_are_offered(tmp_path: Path) -> None:
     (fault,) = label_faults(partly, range(4), repeats=3)
     assert fault.mend == ()
     assert list(label_faults(partly, range(2), repeats=2)) == []
+    publish(partly, str(tmp_path / "published"), partial=True)
+    (fault,) = label_faults(Store.open(tmp_path / "published"), range(4), repeats=2)
+    assert str(fault).endswith("/published/store FOLDER`, then `teacher-cache fill FOLDER --views 2:4`")
 
 
 @pytest.mark.parametrize(
