@@ -184,7 +184,9 @@ train-student: cache-teacher ## stage two: train a student from the labels
 		$(VAL_PATTERNS) $(call option,--views-used,$(VIEWS)) --out $(call quoted,$(STUDENT)) \
 		--workers $(WORKERS) $(call option,--render,$(RENDER)) $(call option,--ops,$(OPS)) $(FAR) \
 		$(call option,--log-to,$(LOG)))
-	@$(RUN) student results $(if $(MADE_TEACHER),$(call quoted,teacher=$(MADE_TEACHER))) $(call quoted,$(STUDENT))
+ifneq ($(MADE_TEACHER),)
+	@$(RUN) student results $(call quoted,teacher=$(MADE_TEACHER))
+endif
 
 ifneq ($(MADE_SHARDS),)
 $(MADE_SHARDS): | $(INSTALLED)

@@ -3,7 +3,6 @@ models, shards, and files to write.
 """
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from student.faults import Fault
 from teacher_cache.errors import CheckpointError, ModelError, RecipeError, ShardError, StorageError, TeacherError
-from teacher_cache.messages.recognise import no_checkpoint
+from teacher_cache.messages.recognise import no_checkpoint, no_licence
 from teacher_cache.messages.shown import shown
 from teacher_cache.shards.find import expand_shards
 from teacher_cache.storage.place import to_place
@@ -26,7 +25,6 @@ TrackingLibrary = Literal["wandb", "trackio"]  # where `--log` sends a run's cur
 
 ENDINGS: dict[Format, str] = {"safetensors": ".safetensors", "onnx": ".onnx", "torch-export": ".pt2"}
 ONNX_LIBRARIES = ("onnx", "onnxscript")  # torch.onnx imports them
-LICENCE = re.compile("[A-Za-z0-9][A-Za-z0-9.+-]*")
 INSTALL_ONNX = "pip install onnx onnxscript onnxruntime"
 
 
@@ -81,8 +79,7 @@ def hub_faults(checkpoint: str, out: Path, licence: str | None = None) -> Iterat
     if os.path.lexists(out):
         what = "the checkpoint itself" if os.path.exists(checkpoint) and os.path.samefile(out, checkpoint) else "there"
         yield Fault(CheckpointError, f"{out} is {what} already: --format hf makes a folder, choose another --out")
-    if licence is not None and not LICENCE.fullmatch(licence):
-        found = f"--licence {shown(licence)} is no licence's id: give one as the Hub has it, apache-2.0 or cc-by-4.0"
+    if found := no_licence(licence):
         yield Fault(CheckpointError, found)
 
 

@@ -200,8 +200,9 @@ def reuse_warning(epochs: int, repeats: int, views_in_use: int) -> str | None:
     read = num_views_read(epochs, repeats)
     if read <= views_in_use:
         return None
+    need = "needs" if epochs == 1 else "need"
     return (
-        f"{counted(epochs, 'epoch')} with {counted(repeats, 'repeat', 'needs')} {counted(read, 'view')} of a sample, "
+        f"{counted(epochs, 'epoch')} with {counted(repeats, 'repeat')} {need} {counted(read, 'view')} of a sample, "
         f"{counted(views_in_use, 'view', 'is')} in use: each is "
         f"trained on up to {counted(-(-read // views_in_use), 'time')}; `teacher-cache extend` adds more"
     )

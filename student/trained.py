@@ -250,14 +250,16 @@ def _from_foreign(source: str, content: dict[str, Any], model: GivenModel | None
 
 
 def _from_timm(name: str, model: str | None, ema: bool) -> TrainedModel:
-    if model is not None or ema:
+    if model is not None or (ema and not name.startswith(TIMM_HUBS)):
         raise CheckpointError(f"{name} is no file: --model and --ema are for files")
     spec = ModelSpec(GivenModel(name))
     if not name.startswith(TIMM_HUBS):
         timm_config(spec, OR_A_FILE)
     built: Any = pretrained_module(spec, "and give the file with --model")
     if (path := _hub_weights(name)) is not None and MARK in (metadata := read_metadata(path)):
-        return _from_export(name, read_checkpoint(path), metadata, None, ema=False)
+        return _from_export(name, read_checkpoint(path), metadata, None, ema)
+    if ema:
+        raise CheckpointError(f"{name} does not say whether its weights are an average: leave out --ema")
     config: Mapping[str, Any] = built.pretrained_cfg
     plain = name if not name.startswith(TIMM_HUBS) else config["architecture"]
     size = tuple(config["input_size"][1:])

@@ -306,8 +306,8 @@ def fill(
     settings = TeacherSettings(
         teacher,
         checkpoint,
-        mean=_numbers(mean),
-        std=_numbers(std),
+        mean=_numbers("--mean", mean),
+        std=_numbers("--std", std),
         input_size=input_size,
         device=device,
         dtype=dtype,
@@ -759,13 +759,13 @@ def _view_range(store: "Store", text: str | None, *, loud: bool) -> range:
     return rounded
 
 
-def _numbers(text: str | None) -> tuple[float, ...] | None:
+def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
     if text is None:
         return None
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise click.BadParameter(f"{text!r} is not three numbers R,G,B") from None
+        raise click.BadParameter(f"{text!r} is not three numbers R,G,B", param_hint=option) from None
 
 
 if __name__ == "__main__":

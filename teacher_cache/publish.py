@@ -17,6 +17,7 @@ import numpy as np
 
 from teacher_cache.errors import DiskError, StorageError, StoreError
 from teacher_cache.files import new_folder
+from teacher_cache.messages.recognise import no_licence
 from teacher_cache.messages.shown import as_code, as_word, counted, listed, shown
 from teacher_cache.storage.manifest import MANIFEST, STORE, place_above, read_hashes, write_manifest
 from teacher_cache.storage.opening import check_not_web, open_storage
@@ -60,10 +61,13 @@ def publish(
 
     partial: what is committed of a store that is not filled. What says where the store was made, its shards' folders
     and the file of an own teacher, stays behind; keys and class names become public. Raises StoreError for one that is
-    not filled, or damaged; DiskError or StorageError where something is at the target, or it cannot be written.
+    not filled, or damaged, and for what is no licence's id; DiskError or StorageError where something is at the target,
+    or it cannot be written.
     """
     place = to_place(target)
     check_not_web(place)
+    if found := no_licence(licence):
+        raise StoreError(found)
     check_committed(store)
     committed = store.committed()
     found = status(store, committed)

@@ -23,7 +23,7 @@ from teacher_cache.options import (
 )
 from teacher_cache.storage.cache import NodeCache
 from teacher_cache.storage.place import ENDPOINTS
-from tools import benchmark, inspect_cache, make_shards, simulate_scale, simulate_store, topk_table
+from tools import benchmark, inspect_cache, make_shards, range_server, simulate_scale, simulate_store, topk_table
 
 PROGRAMS = {
     "teacher-cache": teacher_cache,
@@ -34,6 +34,7 @@ PROGRAMS = {
     "simulate_store.py": simulate_store.main,
     "simulate_scale.py": simulate_scale.main,
     "benchmark.py": benchmark.main,
+    "range_server.py": range_server.main,
 }
 
 TRAIN, EVALUATE, EXPORT = "--recipe R --out O", "--val V", "--format onnx --out m.onnx"

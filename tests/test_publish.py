@@ -173,6 +173,14 @@ def test_manifest_card_and_plain_zarr(source: Store, tmp_path: Path) -> None:
     np.testing.assert_array_equal(group["labels"][:], original["labels"][:])
 
 
+def test_what_is_no_licence_is_refused(source: Store, tmp_path: Path) -> None:
+    with pytest.raises(
+        StoreError, match=r"--licence my own\\nlicense: x is no licence's id: give one as the Hub has it"
+    ):
+        publish(source, str(tmp_path / "published"), licence="my own\nlicense: x")
+    assert not (tmp_path / "published").exists()
+
+
 def test_a_store_that_is_not_filled_is_published_in_part_on_request(tmp_path: Path) -> None:
     store = bright_store(tmp_path)
     fill_store(store, views=range(2))

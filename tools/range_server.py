@@ -18,6 +18,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import click
+
 from teacher_cache.terminal import say
 
 
@@ -69,7 +71,10 @@ def serving(folder: Path) -> Iterator[str]:
         yield process.stdout.readline().strip()
 
 
-def serve(folder: Path) -> None:
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+def main(folder: Path) -> None:
+    """Serve FOLDER's files at the address that is printed, until standard input ends."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, folder))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     say(f"http://127.0.0.1:{server.server_port}")
@@ -77,4 +82,4 @@ def serve(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    serve(Path(sys.argv[1]))
+    main()

@@ -1,5 +1,6 @@
 """A store as arrays and pictures, for a notebook: what `teacher_cache.open_store` gives."""
 
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from teacher_cache.rendering.choice import Render
 from teacher_cache.replay.policy import Policy
 from teacher_cache.shards.index import Index
 from teacher_cache.storage.place import Place
-from teacher_cache.store.labels import read_views
+from teacher_cache.store.labels import no_view, read_views
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.identity import TeacherIdentity
 
@@ -75,9 +76,10 @@ class OpenStore:
         """The number of a sample by its name. ShardError where there is none, or several."""
         if isinstance(sample, str):
             return find_sample(self.store, sample)
-        if not 0 <= sample < self.index.num_samples:
-            raise StoreError(f"{self.path} has samples 0 to {self.index.num_samples - 1}, there is no sample {sample}")
-        return int(sample)
+        number = operator.index(sample)  # NumPy's too
+        if not 0 <= number < self.index.num_samples:
+            raise StoreError(f"{self.path} has samples 0 to {self.index.num_samples - 1}, there is no sample {number}")
+        return number
 
     def sample(self, sample: int | str) -> dict[str, Any]:
         """All that is known of a sample, its views' parameters included: see audit.sample.describe_sample."""
@@ -108,7 +110,7 @@ class OpenStore:
         """
         number = self.number(sample)
         if not 0 <= view < self.views:
-            raise StoreError(f"{self.path} has views 0 to {self.views - 1}, there is no view {view}")
+            raise no_view(self.store, view)
         (pictures,) = render_views(self.store, number, (view,), render=render, device=device)[1]
         if pictures.digest_equal is False:
             shard = self.store.shard_name(self.index.shard_of(number))

@@ -4,7 +4,7 @@ import base64
 import gzip
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ MAX_MEGABYTES = 10.0
 SAMPLES_SHOWN = 30  # of each kind
 VIEWS_SHOWN = 16  # of each sample
 PAIRS = 20_000  # confused pairs in the page: those of up to 141 classes whole
+CLASSES = 2_000  # rows of its table of classes
 
 KINDS = {"label_errors": "label error", "multi_label": "two labels", "unstable": "unstable"}
 
@@ -112,7 +113,10 @@ def collect(
 ) -> dict[str, Any]:
     """Everything on the page but pictures, as plain JSON; names are as the store has them.
 
-    {"summary": as `summarise` has it, "classes": as `confusions` has it, "class_names": [...],
+    {"summary": as `summarise` has it, "class_names": [...], "labels": [16000, ...],    of the samples of each class
+     "classes": as `confusions` has it, each with its "number"; of more than CLASSES those of which fewest labels are
+                their own class, and only these are told of one by one in the summary, too
+     "classes_left_out": 0,
      "pairs": {"shown": [[truth, label, count], ...], "all": 5321},    class numbers, diagonal included
      "lists": what `disagreements` says, without rows,
      "samples": [{"kinds": {"label_errors": ROW, ...}, "detail": as `describe_sample` has it,
@@ -124,10 +128,18 @@ def collect(
     for _, kind, row in sorted(_ranked(found), key=lambda entry: entry[0]):
         kinds.setdefault(row["sample"], {})[kind] = row
     details = [describe_sample(store, number, limit=views) for number in kinds]
+    summary = summarise(store, statistics=statistics, views_sampled=views_sampled, seed=seed, on_params=on_params)
+    classes = confusions(store, statistics=statistics)["classes"]
+    shown = _least_agreed_with(classes)
+    summary["agreement_by_class"] = [summary["agreement_by_class"][number] for number in shown]
+    if summary["sampled"] is not None:
+        summary["sampled"]["by_class"] = [summary["sampled"]["by_class"][number] for number in shown]
     return {
-        "summary": summarise(store, statistics=statistics, views_sampled=views_sampled, seed=seed, on_params=on_params),
-        "classes": confusions(store, statistics=statistics)["classes"],
+        "summary": summary,
         "class_names": list(store.class_names),
+        "labels": [row["labels"] for row in classes],
+        "classes": [{"number": number, **classes[number]} for number in shown],
+        "classes_left_out": len(classes) - len(shown),
         "pairs": _pairs(statistics),
         "lists": {
             name: {"samples": value["samples"], "rows": len(value["rows"])} if name in KINDS else value
@@ -152,6 +164,13 @@ def _ranked(found: dict[str, Any]) -> Iterator[tuple[int, str, dict[str, Any]]]:
     for kind in KINDS:
         for rank, row in enumerate(found[kind]["rows"]):
             yield rank, kind, row
+
+
+def _least_agreed_with(classes: Sequence[dict[str, Any]]) -> list[int]:
+    """The numbers, ascending, of the CLASSES of which fewest labels are their own class; those without labels last."""
+    own = [row["own"] for row in classes]
+    ranked = sorted(range(len(own)), key=lambda number: (own[number] is None, own[number]))
+    return sorted(ranked[:CLASSES])
 
 
 def _pairs(statistics: LabelStatistics) -> dict[str, Any]:

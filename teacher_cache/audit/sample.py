@@ -11,7 +11,7 @@ import numpy as np
 from teacher_cache.audit.conditions import erased_share, image_sizes, visible_share
 from teacher_cache.audit.names import place
 from teacher_cache.audit.votes import count_votes
-from teacher_cache.errors import ShardError, StoreError
+from teacher_cache.errors import ShardError
 from teacher_cache.rendering.choice import Render, open_replay
 from teacher_cache.replay.block import (
     Block,
@@ -24,7 +24,7 @@ from teacher_cache.replay.block import (
 from teacher_cache.replay.mix import LAMBDA_ONE, MixPlan
 from teacher_cache.replay.render import render_pixels
 from teacher_cache.shards.read import read_block
-from teacher_cache.store.labels import LabelReader, read_unit_row
+from teacher_cache.store.labels import LabelReader, no_view, read_unit_row
 from teacher_cache.store.layout import Location
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import SKIPPED, Unit
@@ -113,7 +113,7 @@ def describe_view(store: Store, sample: int, view: int) -> dict[str, Any]:
     StoreError for a view that the store does not have, ShardError where the shard is not where the store says.
     """
     if not 0 <= view < store.views:
-        raise StoreError(f"{store.path} has views 0 to {store.views - 1}, there is no view {view}")
+        raise no_view(store, view)
     spot = store.layout.locate(sample)
     held = BlockLabels(store, spot)
     size = image_size(store, spot)

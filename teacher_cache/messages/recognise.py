@@ -2,17 +2,19 @@
 
 import json
 import os
+import re
 from itertools import islice
 from pathlib import Path
 
 from teacher_cache.errors import StorageError
 from teacher_cache.messages.nearest import nearest
-from teacher_cache.messages.shown import as_word
+from teacher_cache.messages.shown import as_word, shown
 from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import Place, Url
 from teacher_cache.storage.storage import find_entry
 
 RUN_FILES = ("results.json", "checkpoint.pt", "epoch.pt", "epochs.csv", "steps.csv")  # what a training leaves in --out
+LICENCE = re.compile("[A-Za-z0-9][A-Za-z0-9.+-]*")
 LOOKED_AT = 1000  # entries of a folder; a million files are no reason to wait
 
 
@@ -49,6 +51,13 @@ def no_checkpoint(path: Place) -> str | None:
     if path.is_dir():
         return f"{path} is a folder: name a file in it, checkpoint.pt for instance"
     return None if path.is_file() else f"checkpoint {path} is absent{meant(path)}: check the path"
+
+
+def no_licence(text: str | None) -> str | None:
+    """Why a text is no licence's id for the card of what is published; None where it is one, or none is stated."""
+    if text is None or LICENCE.fullmatch(text):
+        return None
+    return f"--licence {shown(text)} is no licence's id: give one as the Hub has it, apache-2.0 or cc-by-4.0"
 
 
 def _no_object(url: Url) -> str | None:

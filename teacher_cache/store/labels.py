@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from teacher_cache.errors import MissingLabelError
+from teacher_cache.errors import MissingLabelError, StoreError
 from teacher_cache.store.layout import BlockSpan
 from teacher_cache.store.schema import GROUPS
 from teacher_cache.store.store import Store
@@ -116,19 +116,30 @@ def _read_rows(store: Store, places: Sequence[tuple[int, int]], committed: np.nd
 def read_views(store: Store, views: Iterable[int] | int | None = None) -> np.ndarray:
     """Labels of these views, all of them by default, of every sample: (N, views), or (N,) of a single view.
 
-    int16 or int32; -1 where not labelled yet, -2 where the sample was skipped.
+    int16 or int32; -1 where not labelled yet, -2 where the sample was skipped. StoreError for a view that the store has
+    not.
     """
     layout = store.layout
-    wanted = np.arange(layout.views)[views if isinstance(views, int) else slice(None) if views is None else [*views]]
-    groups, columns = layout.locate_views(wanted.reshape(-1))
+    single = isinstance(views, int | np.integer)
+    asked = [views] if single else range(layout.views) if views is None else [*views]
+    known = set(range(layout.views))
+    for view in asked:
+        if view not in known:
+            raise no_view(store, view)
+    groups, columns = layout.locate_views(np.array(asked, np.int64))
     committed = store.committed()
     committed[:, :, np.setdiff1d(np.arange(layout.num_groups), groups)] = False
     dtype = store.empty_rows("labels", 0).dtype
-    labels = np.full((layout.num_samples, wanted.size), NOT_LABELLED, dtype)
+    labels = np.full((layout.num_samples, len(asked)), NOT_LABELLED, dtype)
     for unit in by_group(committed):
         samples, of_group = layout.samples(unit), np.flatnonzero(groups == unit.group)
         labels[samples.start : samples.stop, of_group] = read_committed(store, unit)[:, columns[of_group]]
-    return labels.reshape(layout.num_samples, *wanted.shape)
+    return labels[:, 0] if single else labels
+
+
+def no_view(store: Store, view: object) -> StoreError:
+    """What is said of a view that a store has not."""
+    return StoreError(f"{store.path} has views 0 to {store.views - 1}, there is no view {view}")
 
 
 # -- single views ----------------------------------------------------------------------------------------------------

@@ -69,8 +69,10 @@ def _differences(store: Store, request: IndexRequest) -> Iterator[str]:
     """'what it has (not what is asked)', setting by setting."""
     has, wanted = _flat(store.policy.to_json()), _flat(request.policy.to_json())
     for name in {**has, **wanted}:
-        if has.get(name) != wanted.get(name):
-            yield f"the policy's {name} {_told(has.get(name))} (not {_told(wanted.get(name))})"
+        there, asked = has.get(name), wanted.get(name)
+        if there != asked:
+            begin = _first_told(there, asked)
+            yield f"the policy's {name} {_told(there, begin)} (not {_told(asked, begin)})"
     settings: dict[str, tuple[Any, Any]] = {
         "seed": (store.seed, request.seed),
         "group": (store.group, request.group),
@@ -99,7 +101,17 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _told(value: Any) -> str:
+def _first_told(one: Any, two: Any) -> int:
+    """From where on two settings are told: of long lists from the last that both begin with."""
+    if not (isinstance(one, list) and isinstance(two, list)) or max(len(one), len(two)) <= _LISTED:
+        return 0
+    alike = (number for number, pair in enumerate(zip(one, two, strict=False)) if pair[0] != pair[1])
+    return max(0, next(alike, min(len(one), len(two))) - 1)
+
+
+def _told(value: Any, begin: int = 0) -> str:
     if isinstance(value, list):
-        return "[" + ", ".join(map(str, value[:_LISTED])) + (", ...]" if len(value) > _LISTED else "]")
+        more = len(value) > begin + _LISTED
+        parts = [*["..."][:begin], *map(str, value[begin : begin + _LISTED]), *["..."][:more]]
+        return f"[{', '.join(parts)}]"
     return "none" if value is None else str(value)

@@ -532,7 +532,8 @@ class Store:
         layout = self.layout.widened(views)
         if layout.views < self.views:
             raise StoreError(
-                f"{self.path} has {counted(self.views, 'view')} already: it cannot shrink to {layout.views}"
+                f"{self.path} has {counted(self.views, 'view')} already, and cannot shrink to {views}: `student train "
+                f"--views-used {views}` uses fewer"
             )
         # The attribute comes last: until then the longer arrays are there but nobody looks beyond the old views.
         for name, grid in layout.array_grids().items():

@@ -20,6 +20,8 @@ def no_model(name: str, known: Iterable[str], otherwise: str = "") -> str:
 
     otherwise: what else may have been meant, for the message's end.
     """
+    if name.endswith(".py"):
+        return f"{name} names a file, and no function in it: write {name}:FUNCTION{otherwise}"
     return f"timm has no model {name}: {did_you_mean(name.partition('.')[0], known, LISTING)}{otherwise}"
 
 

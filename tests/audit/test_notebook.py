@@ -34,8 +34,14 @@ def test_notebook(soft_labels: Store) -> None:
     for number in (-1, 260):
         with pytest.raises(StoreError, match="samples 0 to 259"):
             store.render(number, 0)
-    with pytest.raises(StoreError, match="there is no view 4"):
-        store.render(0, 4)
+    assert (store.labels(np.int64(2)) == labels[:, 2]).all()
+    for asked in (lambda: store.render(0, 4), lambda: store.labels(4), lambda: store.labels([0, 4])):
+        with pytest.raises(StoreError, match="there is no view 4"):
+            asked()
+    with pytest.raises(StoreError, match="there is no view -1"):
+        store.labels(-1)
+    with pytest.raises(TypeError):
+        store.image(2.5)  # type: ignore[arg-type]
 
 
 def test_a_notebook_is_offered_nothing_that_writes(soft_labels: Store) -> None:

@@ -26,6 +26,7 @@ from teacher_cache.shards.indexing import index_shards
 from teacher_cache.store.store import Store
 from tests.support.bright_shards import bright_image, small_policy
 from tests.support.drawn import commit_labels, drawn_store
+from tests.support.filled_store import make_index, make_store
 from tests.support.shard_files import write_shard
 from tools.inspect_cache import main
 
@@ -153,6 +154,29 @@ def test_size_limit_is_kept_and_what_is_left_out_is_said(tmp_path: Path, small_p
     with pytest.raises(StoreError, match=r"without a single picture: give a larger --max-megabytes"):
         write_report(store, tmp_path / "none.html", max_megabytes=0.01, **options)
     assert not (tmp_path / "none.html").exists()
+
+
+def test_of_very_many_classes_those_least_agreed_with_are_shown(tmp_path: Path, small_plotly: None) -> None:
+    """Forty thousand rows would be more than the page may have; the others are counted, and their labels known."""
+    index = make_index((300,), num_classes=40_000, classes=np.arange(300) % 7)
+    store = make_store(tmp_path / "store", index=index)
+    for unit in store.units():
+        start, rows = store.layout.samples(unit).start, len(store.layout.rows(unit))
+        labels = np.full((rows, store.group), 39_999)
+        truth = index.classes[start : start + rows]
+        labels[: len(truth)] = np.where(truth % 2, truth, 39_999)[:, None]
+        commit_labels(store, unit, labels)
+    done = write_report(store, tmp_path / "r.html", samples=1, views_sampled=0, workers=0)
+    page = (tmp_path / "r.html").read_text()
+    data = read_data(page)
+    assert done["bytes"] < 3e6
+    shown = {row["number"]: row for row in data["classes"]}
+    assert list(shown) == sorted(shown)
+    assert len(shown) == report.CLASSES
+    assert {number: shown[number]["own"] for number in range(7)} == {n: float(n % 2) for n in range(7)}
+    assert [row["class"] for row in data["summary"]["agreement_by_class"]] == [row["class"] for row in data["classes"]]
+    assert data["labels"][:8] == [*np.bincount(index.classes, minlength=7) * store.views, 0]
+    assert f"{40_000 - report.CLASSES:,} classes are left out" in page
 
 
 def test_without_shards_the_page_is_made_without_pictures_and_says_so(tmp_path: Path, small_plotly: None) -> None:

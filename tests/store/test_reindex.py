@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from teacher_cache.cli import main
 from teacher_cache.errors import StoreError
 from teacher_cache.publish import publish
-from teacher_cache.replay.policy import load_policy
+from teacher_cache.replay.policy import OPERATIONS, load_policy
 from teacher_cache.storage.place import Url
 from teacher_cache.store.create import IndexRequest
 from teacher_cache.store.reindex import check_request, widen
@@ -50,6 +50,15 @@ def test_another_setting_is_named_and_changes_nothing(store: Store, found: str) 
     assert f"it has {found}" in str(refused.value)
     assert "choose another --store" in str(refused.value)
     assert tree(store.path) == before
+
+
+def test_long_lists_are_told_where_they_part(tmp_path: Path) -> None:
+    store = bright_store(tmp_path, counts=(3,), policy=load_policy("cifar", ["size=8"]))
+    fewer = load_policy("cifar", ["size=8", f"rand_augment.operations={list(OPERATIONS[:-1])}"])
+    with pytest.raises(StoreError) as refused:
+        check_request(store, IndexRequest(fewer))
+    said = "it has the policy's rand_augment.operations [..., TranslateXRel, TranslateYRel] (not [..., TranslateXRel]);"
+    assert said in str(refused.value)
 
 
 def test_many_differences_are_three_and_a_count(store: Store) -> None:

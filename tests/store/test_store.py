@@ -501,7 +501,9 @@ def test_extend_touches_no_old_unit(tmp_path: Path) -> None:
     direct = make_store(tmp_path / "direct", views=8)
     fill(direct)
     assert files(direct.path) == files(store.path)
-    with pytest.raises(StoreError, match="has 8 views already: it cannot shrink to 6"):
+    with pytest.raises(
+        StoreError, match="has 8 views already, and cannot shrink to 5: `student train --views-used 5` uses"
+    ):
         store.extend(5)
 
 

@@ -80,6 +80,11 @@ def test_timm_loads_the_same_bits_and_the_same_preprocessing(
     by_name = read_trained(f"local-dir:{out}")
     assert replace(by_name, source="", state={}) == replace(again, source="", state={})
     assert by_name.weights == ("ema" if ema else "raw")
+    if ema:
+        assert read_trained(f"local-dir:{out}", ema=True).weights == "ema"
+    else:
+        with pytest.raises(CheckpointError, match="holds the weights without averaging: leave out --ema"):
+            read_trained(f"local-dir:{out}", ema=True)
     resize, crop, *_, normalise = create_transform(**resolve_model_data_config(theirs), is_training=False).transforms
     seen = read_trained(str(tmp_path / "checkpoint.pt")).preprocessing
     assert isinstance(crop, transforms.CenterCrop)

@@ -50,11 +50,12 @@ def test_no_model_that_timm_has_is_refused() -> None:
 
 
 @pytest.mark.usefixtures("without_timm")
-@pytest.mark.parametrize("name", [*LIKELY, "resnet10.a1_in1k", "a/b", "re(snet"])
+@pytest.mark.parametrize("name", [*LIKELY, "resnet10.a1_in1k", "a/b", "re(snet", "models.py"])
 def test_what_is_none_of_timms_models_is_refused_in_the_words_of_timms_own_list(name: str) -> None:
     with pytest.raises(ModelError) as refused:
         check_timm_name(ModelSpec(name), "; or walk")
     assert unknown_model(name, "; or walk") == str(refused.value)
+    assert name != "models.py" or "write models.py:FUNCTION" in str(refused.value)
 
 
 @pytest.mark.usefixtures("without_timm")

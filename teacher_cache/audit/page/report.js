@@ -184,7 +184,7 @@ function drawCharts() {
 // Confusions
 
 const pairs = new Map(data.pairs.shown.map(([truth, label, labels]) => [`${truth},${label}`, labels]));
-const totals = data.classes.map((row) => row.labels);
+const totals = data.labels;
 const wrongPairs = data.pairs.shown.filter(([truth, label]) => truth !== label);
 let wantedClasses = null; // null: all
 
@@ -284,7 +284,7 @@ const order = { column: 3, ascending: true };
 function fillTable() {
   const { value, isText } = columns[order.column];
   const sign = order.ascending ? 1 : -1;
-  const rows = data.classes.filter((_, number) => wantedClasses === null || wantedClasses.has(number)).sort((a, b) => {
+  const rows = data.classes.filter((row) => wantedClasses === null || wantedClasses.has(row.number)).sort((a, b) => {
     const [first, second] = [value(a), value(b)];
     if (first === null || second === null) return (first === null) - (second === null); // absent ones come last either way
     return sign * (isText ? first.localeCompare(second, "en", { numeric: true }) : first - second);
