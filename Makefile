@@ -16,7 +16,7 @@ each   = $(foreach one,$(2),$(1) $(call quoted,$(one)))
 
 # a misspelt variable would change nothing, and nobody would know
 KNOWN := PYTHON VENV WORKERS FOLDER VAL_FOLDER DATA SHARDS VAL STORE TEACHER CHECKPOINT POLICY SET OPS TOPK TAU VIEWS RECIPE \
-	NPROC CLAIM LEASE ENGINE ACTORS GPUS_PER_ACTOR ENDPOINT CACHE CACHE_BYTES RENDER LOG OUT \
+	NPROC CLAIM LEASE ENGINE ACTORS GPUS_PER_ACTOR ENDPOINT CACHE CACHE_BYTES RENDER LOG OUT PUBLISHED LICENCE PARTIAL \
 	BENCH_SHARDS BENCH_FILLED BENCH_TIMM BENCH_ROWS BENCH_REPEATS BENCH_DALI BENCH_OUT \
 	EVIDENCE EVIDENCE_OUT EVIDENCE_DOCS PLAN JOBS ONLY DEVICE TEST_PROCESSES TEST_TMPDIR
 unknown := $(foreach name,$(filter-out $(KNOWN),$(.VARIABLES)),$(if $(findstring command,$(origin $(name))),$(name)=))
@@ -47,9 +47,11 @@ NAME    := $(shell printf %s $(call quoted,$(FOLDER)) | sed 's|^[./]*||; s|/*$$|
 DATA    ?= data/$(or $(NAME),folder)
 STORE   ?= stores/$(or $(NAME),folder)
 TRAIN_PATTERNS = $(call quoted,$(DATA)/train-*.tar)
+GIVEN_SHARDS   = --shards $(TRAIN_PATTERNS)
 VAL_PATTERNS   = $(if $(VAL_FOLDER),--val $(call quoted,$(DATA)/val-*.tar),$(call each,--val,$(VAL)))
 else
 TRAIN_PATTERNS = $(call each,,$(INDEXED))
+GIVEN_SHARDS   = $(call each,--shards,$(INDEXED))
 VAL_PATTERNS   = $(call each,--val,$(VAL))
 endif
 
@@ -91,12 +93,12 @@ INSTALLED := $(VENV)/.installed
 
 # a command, shown and run; after an error, which variables stand behind its options (75 and 130: it was stopped)
 command = @(PS4=; set -x; $(1)) || { code=$$?; case $$code in 75|130) ;; *) echo $(VARIABLES) >&2;; esac; exit $$code; }
-VARIABLES := "make's variables: the store is STORE=, a folder of images FOLDER= or VAL_FOLDER=, that of their shards DATA=," \
-	"--policy POLICY=, --set SET=, --views and --views-used VIEWS=, --teacher TEACHER=, --checkpoint CHECKPOINT=, --topk TOPK=, --tau TAU=, --recipe RECIPE=, --val VAL=, --ops OPS=, --claim CLAIM=, --lease LEASE=, --engine ENGINE=, --actors ACTORS=, --gpus-per-actor GPUS_PER_ACTOR=, --endpoint ENDPOINT=, --cache CACHE=, --cache-bytes CACHE_BYTES=, --log-to LOG=, --out OUT="
+VARIABLES := "make's variables: the store is STORE=, or PUBLISHED=, its --shards are SHARDS=, a folder of images FOLDER= or VAL_FOLDER=, that of their shards DATA=," \
+	"--policy POLICY=, --set SET=, --views and --views-used VIEWS=, --teacher TEACHER=, --checkpoint CHECKPOINT=, --topk TOPK=, --tau TAU=, --recipe RECIPE=, --val VAL=, --ops OPS=, --claim CLAIM=, --lease LEASE=, --engine ENGINE=, --actors ACTORS=, --gpus-per-actor GPUS_PER_ACTOR=, --endpoint ENDPOINT=, --cache CACHE=, --cache-bytes CACHE_BYTES=, --log-to LOG=, --out OUT=, --licence LICENCE=, --partial PARTIAL=1"
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install shards cache-teacher train-student test check docs bench bench-gpu evidence lock clean
+.PHONY: help install shards cache-teacher train-student publish test check docs bench bench-gpu evidence lock clean
 
 help: ## list targets and variables
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -125,6 +127,8 @@ help: ## list targets and variables
 	@echo '  RENDER=      where views are rendered: auto (a GPU if there is one), cpu or gpu   [$(or $(RENDER),auto)]'
 	@echo '  LOG=         send the curves to wandb or trackio, too'
 	@echo '  OUT=         where the run goes                     [$(OUT)]'
+	@echo '  PUBLISHED=   of publish: where to, a folder, a bucket, hf://datasets/OWNER/NAME; LICENCE=, PARTIAL=1'
+	@echo '               of train-student: learn from what is published there, labelling nothing, with the shards given'
 	@echo
 	@echo 'Variables of bench and bench-gpu:'
 	@echo '  BENCH_SHARDS=   take images of these shards, else pictures are made'
@@ -179,13 +183,23 @@ endif
 		$(call option,--tau,$(TAU)) $(call option,--ops,$(OPS)) $(if $(CLAIM),--claim) $(call option,--lease,$(LEASE)) \
 		$(call option,--engine,$(ENGINE)) $(call option,--actors,$(ACTORS)) $(call option,--gpus-per-actor,$(GPUS_PER_ACTOR)) $(FAR))
 
-train-student: cache-teacher ## stage two: train a student from the labels
-	$(call command,$(LAUNCH) student train $(call quoted,$(STORE)) --recipe $(call quoted,$(RECIPE)) \
-		$(VAL_PATTERNS) $(call option,--views-used,$(VIEWS)) --out $(call quoted,$(STUDENT)) \
+train-student: $(if $(PUBLISHED),shards,cache-teacher) ## stage two: train a student from the labels
+	$(call command,$(LAUNCH) student train $(call quoted,$(or $(PUBLISHED),$(STORE))) --recipe $(call quoted,$(RECIPE)) \
+		$(if $(PUBLISHED),$(GIVEN_SHARDS)) $(VAL_PATTERNS) $(call option,--views-used,$(VIEWS)) --out $(call quoted,$(STUDENT)) \
 		--workers $(WORKERS) $(call option,--render,$(RENDER)) $(call option,--ops,$(OPS)) $(FAR) \
 		$(call option,--log-to,$(LOG)))
+ifeq ($(PUBLISHED),)
 ifneq ($(MADE_TEACHER),)
 	@$(RUN) student results $(call quoted,teacher=$(MADE_TEACHER))
+endif
+endif
+
+publish: $(INSTALLED) ## pack STORE into a few files for others, at PUBLISHED
+ifeq ($(PUBLISHED),)
+	@echo 'error: PUBLISHED= is missing: a folder, a bucket, or hf://datasets/OWNER/NAME' >&2; exit 2
+else
+	$(call command,$(RUN) teacher_cache publish $(call quoted,$(STORE)) $(call quoted,$(PUBLISHED)) \
+		$(call option,--licence,$(LICENCE)) $(if $(PARTIAL),--partial) $(call option,--endpoint,$(ENDPOINT)))
 endif
 
 ifneq ($(MADE_SHARDS),)

@@ -105,6 +105,31 @@ def test_actors_are_no_ranks(called: tuple[list[str], Path]) -> None:
     assert (asked["teacher_cache fill"][0], asked["student train"][0]) == ("python", "torchrun")
 
 
+def test_a_student_learns_from_what_is_published(called: tuple[list[str], Path]) -> None:
+    programs, notes = called
+    far = "hf://datasets/some one/labels"
+    make("train-student", "SHARDS=a-*.tar b.tar", f"PUBLISHED={far}", "VAL=v.tar", *programs)
+    asked = commands(notes)
+    assert list(asked) == ["student train", "student results"]
+    assert after(asked["student train"], "train") == [far]
+    assert after(asked["student train"], "--shards") == ["a-*.tar", "b.tar"]
+    made = notes.parent / "digits"
+    made.mkdir()
+    (made / "val-0000.tar").touch()
+    make("train-student", f"DATA={made}", f"PUBLISHED={far}", *programs)
+    asked = commands(notes)
+    assert after(asked["student train"], "--shards") == [f"{made}/train-*.tar"]
+    assert not [word for word in asked["student results"] if word.startswith("teacher=")]
+
+
+def test_a_store_is_published(called: tuple[list[str], Path]) -> None:
+    programs, notes = called
+    make("publish", "STORE=a store", "PUBLISHED=s3://bucket/a b", "LICENCE=cc0-1.0", "PARTIAL=1", *programs)
+    (words,) = commands(notes).values()
+    assert words[-6:] == ["publish", "a store", "s3://bucket/a b", "--licence", "cc0-1.0", "--partial"]
+    assert "error: PUBLISHED= is missing: a folder, a bucket, or" in make("publish", *programs, code=2)
+
+
 def test_the_embedded_data_are_made_once_and_their_teacher_asked_each_time(called: tuple[list[str], Path]) -> None:
     programs, notes = called
     made = [f"DATA={notes.parent}/digits"]

@@ -8,7 +8,6 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -39,7 +38,7 @@ from teacher_cache.store.published import attributes_document, read_published
 from teacher_cache.store.schema import FILES, GROUPS, views_sha256
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import TOPK_ARRAYS, Unit
-from teacher_cache.teacher.names import LOCAL_FOLDER
+from teacher_cache.teacher.names import without_folder
 
 ARRAYS = ("labels", "digests", *TOPK_ARRAYS, "records")
 _KEPT = re.compile(r"(index|teacher)/([\w-]+/)*(zarr\.json|c/[0-9/]+)")  # files that stay as they are
@@ -213,14 +212,9 @@ def _root(store: Store, document: dict[str, Any]) -> bytes:
 
 
 def without_place(identity: dict[str, Any]) -> dict[str, Any]:
-    """A teacher's attributes in which its own file, or folder, is named without a path: FILE.py:FUNCTION, or
-    local-dir:FOLDER."""
+    """A teacher's attributes in which its own file, or folder, is named without a path."""
     given = str(identity.get("spec"))
-    path, colon, function = given.rpartition(":")
-    if given.startswith(LOCAL_FOLDER):
-        spec = f"{LOCAL_FOLDER}{PurePath(given.removeprefix(LOCAL_FOLDER)).name}"
-    elif path.endswith(".py"):
-        spec = f"{PurePath(path).name}{colon}{function}"
-    else:
+    spec = without_folder(given)
+    if spec == given:
         return identity
     return {**identity, "spec": spec, "name": str(identity["name"]).replace(given, spec)}

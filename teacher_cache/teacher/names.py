@@ -6,7 +6,7 @@ imports code, and what calls timm's hubs, takes no other string but OWN_MODELS, 
 """
 
 import shlex
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from teacher_cache.errors import TeacherCacheError
 from teacher_cache.messages.shown import shown
@@ -22,6 +22,14 @@ class GivenModel(str):
     """A model's name that the person who runs the program gave, and so consents to: any, code too."""
 
     __slots__ = ()
+
+
+def without_folder(name: str) -> str:
+    """A model's name in which its own file, or folder, is named without a path: FILE.py:FUNCTION, local-dir:FOLDER."""
+    if name.startswith(LOCAL_FOLDER):
+        return f"{LOCAL_FOLDER}{PurePath(name.removeprefix(LOCAL_FOLDER)).name}"
+    path, colon, function = name.rpartition(":")
+    return f"{PurePath(path).name}{colon}{function}" if path.endswith(".py") else str(name)
 
 
 def is_timm_name(source: str) -> bool:

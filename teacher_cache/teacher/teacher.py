@@ -20,7 +20,7 @@ from teacher_cache.replay.libraries import pixel_libraries
 from teacher_cache.storage.place import to_place
 from teacher_cache.teacher.identity import TeacherIdentity
 from teacher_cache.teacher.models import ModelSpec, adapting_advice, images_dtype, load_module, pretrained_classes
-from teacher_cache.teacher.names import GivenModel, check_usable
+from teacher_cache.teacher.names import GivenModel, check_usable, without_folder
 from teacher_cache.teacher.settings import TeacherSettings, check_settings, settle
 from teacher_cache.teacher.state_dict import background_class
 from teacher_cache.teacher.weights import read_normalisation, state_sha256
@@ -282,7 +282,7 @@ def open_teacher(
     model = load_module(spec, num_classes, view_size, settings.checkpoint, note)
     own = {**(getattr(model, "pretrained_cfg", None) or {}), **normalisation}
     identity = TeacherIdentity(
-        name=spec.name if settings.checkpoint is None else f"{spec.name} ({to_place(settings.checkpoint).name})",
+        name=without_folder(spec.name) + (f" ({to_place(settings.checkpoint).name})" if settings.checkpoint else ""),
         spec=spec.name,
         weights_sha256=state_sha256(model.state_dict()),
         num_classes=num_classes,

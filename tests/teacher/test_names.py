@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 
 from teacher_cache.errors import CheckpointError, TeacherError
-from teacher_cache.teacher.names import LONGEST_NAME, OWN_MODELS, GivenModel, check_usable, is_timm_name, is_usable
+from teacher_cache.teacher.names import (
+    LONGEST_NAME,
+    OWN_MODELS,
+    GivenModel,
+    check_usable,
+    is_timm_name,
+    is_usable,
+    without_folder,
+)
 
 CODE = ("models.py:net", "package.module:net", "hf-hub:timm/resnet10t", "hf_hub:a/b", "local-dir:/data/model")
 
@@ -31,6 +39,20 @@ def test_a_name_is_offered_as_a_shell_takes_it_and_only_if_it_can_be_read() -> N
         check_usable("my models.py:net; rm x", "s", "--teacher", TeacherError)
     with pytest.raises(TeacherError, match=r"see --teacher$"):
         check_usable("m.py:" + "n" * LONGEST_NAME, "s", "--teacher", TeacherError)
+
+
+@pytest.mark.parametrize(
+    ("name", "bare"),
+    [
+        ("/home/me/models.py:net", "models.py:net"),
+        ("local-dir:/home/me/net/", "local-dir:net"),
+        ("hf_hub:owner/net", "hf_hub:owner/net"),
+        ("package.module:net", "package.module:net"),
+        ("regnety_160.deit_in1k", "regnety_160.deit_in1k"),
+    ],
+)
+def test_a_name_for_people_has_no_folder(name: str, bare: str) -> None:
+    assert without_folder(GivenModel(name)) == bare
 
 
 def test_what_is_a_file_is_no_name_of_timms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

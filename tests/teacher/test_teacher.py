@@ -108,7 +108,7 @@ def test_a_teacher_of_its_own_says_what_it_is_and_is_not_trained(tmp_path: Path)
     spec = f"{TEACHERS}:convnet"
     teacher = open_teacher(TeacherSettings(spec, device="cpu"), num_classes=10, view_size=(8, 8), stored=None)
     identity = teacher.identity
-    assert (identity.name, identity.spec, identity.num_classes) == (spec, spec, 10)
+    assert (identity.name, identity.spec, identity.num_classes) == ("teachers.py:convnet", spec, 10)
     assert (identity.device, identity.torch, identity.cuda) == (device_name(CPU), torch.__version__, None)
     assert (identity.batch_size, identity.dtype, identity.input_size, identity.compile) == (64, "fp32", None, False)
     assert teacher.build()["threads"] == torch.get_num_threads()
@@ -121,7 +121,7 @@ def test_a_teacher_of_its_own_says_what_it_is_and_is_not_trained(tmp_path: Path)
         view_size=(8, 8),
         stored=None,
     )
-    assert again.identity.name == f"{spec} (weights.pt)"
+    assert again.identity.name == "teachers.py:convnet (weights.pt)"
     assert again.identity.weights_sha256 == identity.weights_sha256
 
 
