@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -47,6 +47,7 @@ from teacher_cache.store.topk import SoftLabels
 if TYPE_CHECKING:
     from teacher_cache.rendering.choice import AnyPool
 
+OnDrift = Literal["stop", "warn"]
 DRIFTS_TOLD = 10  # with on_drift="warn"; the rest are counted
 
 
@@ -98,9 +99,9 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
     One iteration is open at a time: another one, or close(), ends it, and PlanError says so where it is asked for more.
 
     Raises StoreError for soft labels that the store does not hold; PlanError where batch, ranks, repeats and views do
-    not fit, start is not in the plan, or memory has no room for the shuffle pools of all ranks here; DeviceError where
-    render or device asks for what is not there; MissingLabelError, before anything is rendered, where a label that the
-    plan needs is not there; DriftError while iterating.
+    not fit, a word is none that is known, start is not in the plan, or memory has no room for the shuffle pools of all
+    ranks here; DeviceError where render or device asks for what is not there; MissingLabelError, before anything is
+    rendered, where a label that the plan needs is not there; DriftError while iterating.
     """
 
     def __init__(
@@ -120,7 +121,7 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
         labels: bool = True,
         soft: bool = False,
         start: tuple[int, int] = (0, 0),
-        on_drift: Literal["stop", "warn"] = "stop",
+        on_drift: OnDrift = "stop",
         pin: bool = False,
         warn: Callable[[str], None] = print,
         worker_timeout_s: float = TIMEOUT_S,
@@ -129,6 +130,9 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
         device_pool_gb: float | None = None,
         cache: NodeCache | None = None,
     ) -> None:
+        _check_words(order=(order, Order), on_drift=(on_drift, OnDrift), render=(render, Render))
+        if epochs < 1 or workers < 0:
+            raise PlanError(f"{epochs} epochs and {workers} workers cannot be planned: epochs start at 1, workers at 0")
         self.store = store if isinstance(store, Store) else Store.open(store, cache=cache)
         self.settings = PlanSettings(
             seed=seed,
@@ -384,6 +388,14 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
         memory.free(rows)
         epoch.next_step += 1
         return batch
+
+
+def _check_words(**given: tuple[str, Any]) -> None:
+    """PlanError for a word that is none of its type's: another one would be taken for the last of them. given: by name,
+    the word and its Literal."""
+    for name, (word, known) in given.items():
+        if word not in get_args(known):
+            raise PlanError(f"{name} is {word!r}: give {' or '.join(map(repr, get_args(known)))}")
 
 
 def _device(asked: str | torch.device | None, render: Render) -> torch.device:

@@ -21,6 +21,7 @@ from teacher_cache.errors import (
     ShardError,
     StoreError,
 )
+from teacher_cache.messages.recognise import is_part, is_store
 from teacher_cache.messages.shown import as_word, counted, listed
 from teacher_cache.rendering.choice import RENDER_DEFAULT, Render, may_use_device
 from teacher_cache.settings import parse_override
@@ -84,10 +85,7 @@ def _store_faults(store: "Store", recipe: Recipe, request: TrainRequest) -> Iter
     yield from policy_faults(store, recipe, request.allow_policy)
     yield from resolution_faults(store, request.resolution)
     yield from _model_faults(recipe, request)
-    if request.out.exists() and not request.out.is_dir():
-        yield Fault(
-            DiskError, f"{request.out} is a file, where the run's folder shall be", advice="choose another --out"
-        )
+    yield from out_faults(request.out)
     if request.val:
         yield from validation_faults(store, request.val)
     if request.log is not None:
@@ -174,6 +172,16 @@ def resolution_faults(store: "Store", resolution: tuple[int, int] | None) -> Ite
         f"make a store of that size, `teacher-cache index --like {as_word(store.path)} --set size={size} --views N "
         "--store OTHER`",
     )
+
+
+def out_faults(out: Path) -> Iterator[Fault]:
+    """A file, or a store, where the run's folder shall be: its files would lie among the store's."""
+    inside = out if is_store(out) else is_part(out)
+    if inside is not None:
+        found = f"{out} is a store of labels" if inside is out else f"{out} lies in the store {inside}"
+        yield Fault(DiskError, f"{found}, where nothing else may be", advice="choose another --out")
+    elif out.exists() and not out.is_dir():
+        yield Fault(DiskError, f"{out} is a file, where the run's folder shall be", advice="choose another --out")
 
 
 def model_faults(recipe: Recipe) -> Iterator[Fault]:

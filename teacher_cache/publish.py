@@ -66,8 +66,8 @@ def publish(
     """
     place = to_place(target)
     check_not_web(place)
-    if found := no_licence(licence):
-        raise StoreError(found)
+    if why := no_licence(licence):
+        raise StoreError(why)
     check_committed(store)
     committed = store.committed()
     found = status(store, committed)

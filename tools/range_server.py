@@ -71,7 +71,7 @@ def serving(folder: Path) -> Iterator[str]:
         yield process.stdout.readline().strip()
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 def main(folder: Path) -> None:
     """Serve FOLDER's files at the address that is printed, until standard input ends."""

@@ -15,6 +15,7 @@ from teacher_cache.storage.storage import find_entry
 
 RUN_FILES = ("results.json", "checkpoint.pt", "epoch.pt", "epochs.csv", "steps.csv")  # what a training leaves in --out
 LICENCE = re.compile("[A-Za-z0-9][A-Za-z0-9.+-]*")
+WEIGHTS = ("checkpoint.pt", "model.safetensors")  # of a run, and of what is exported for the Hub
 LOOKED_AT = 1000  # entries of a folder; a million files are no reason to wait
 
 
@@ -49,7 +50,10 @@ def no_checkpoint(path: Place) -> str | None:
     if isinstance(path, Url):
         return _no_object(path)
     if path.is_dir():
-        return f"{path} is a folder: name a file in it, checkpoint.pt for instance"
+        there = next((name for name in WEIGHTS if (path / name).is_file()), None)
+        return f"{path} is a folder: name " + (
+            f"{path / there}" if there else f"a file in it, {WEIGHTS[0]} for instance"
+        )
     return None if path.is_file() else f"checkpoint {path} is absent{meant(path)}: check the path"
 
 

@@ -119,9 +119,10 @@ def read_views(store: Store, views: Iterable[int] | int | None = None) -> np.nda
     int16 or int32; -1 where not labelled yet, -2 where the sample was skipped. StoreError for a view that the store has
     not.
     """
+    if isinstance(views, int | np.integer):
+        return read_views(store, [int(views)])[:, 0]
     layout = store.layout
-    single = isinstance(views, int | np.integer)
-    asked = [views] if single else range(layout.views) if views is None else [*views]
+    asked = range(layout.views) if views is None else [*views]
     known = set(range(layout.views))
     for view in asked:
         if view not in known:
@@ -134,7 +135,7 @@ def read_views(store: Store, views: Iterable[int] | int | None = None) -> np.nda
     for unit in by_group(committed):
         samples, of_group = layout.samples(unit), np.flatnonzero(groups == unit.group)
         labels[samples.start : samples.stop, of_group] = read_committed(store, unit)[:, columns[of_group]]
-    return labels[:, 0] if single else labels
+    return labels
 
 
 def no_view(store: Store, view: object) -> StoreError:

@@ -106,6 +106,9 @@ def test_what_can_be_no_checkpoint_is_told_unread(tmp_path: Path) -> None:
     (tmp_path / "weights.pt").touch()
     assert no_checkpoint(tmp_path / "weights.pt") is None
     assert no_checkpoint(tmp_path) == f"{tmp_path} is a folder: name a file in it, checkpoint.pt for instance"
+    for name in ("model.safetensors", "checkpoint.pt"):
+        (tmp_path / name).touch()
+        assert no_checkpoint(tmp_path) == f"{tmp_path} is a folder: name {tmp_path / name}"
     absent = no_checkpoint(tmp_path / "wieghts.pt")
     assert absent == f"checkpoint {tmp_path}/wieghts.pt is absent ({tmp_path} has weights.pt): check the path"
 

@@ -445,6 +445,11 @@ def test_views_that_repeat_are_announced(store: Store) -> None:
             "--views-used 5 is not within the store's 1 to 4: --views-used 4, or",
         ),
         ({"views_in_use": 0}, "--views-used 0 is not within"),
+        ({"order": "togehter"}, "order is 'togehter': give 'apart' or 'together'"),
+        ({"on_drift": "Stop"}, "on_drift is 'Stop': give 'stop' or 'warn'"),
+        ({"render": "cuda"}, "render is 'cuda': give 'auto' or 'cpu' or 'gpu'"),
+        ({"epochs": 0}, "0 epochs and . workers cannot be planned: epochs start at 1"),
+        ({"workers": -1}, "-1 workers cannot be planned: epochs start at 1, workers at 0"),
         ({"pool_batches": 10**12}, "GB are available: --set pool_batches=[0-9]+, or"),
     ],
 )

@@ -172,6 +172,13 @@ def test_each_rule(
         assert found[0].mend == mend
 
 
+def test_a_run_does_not_lie_in_a_store(store: Store) -> None:
+    place = Path(str(store.path))
+    for out, found in ((place, "is a store of labels"), (place / "run", f"lies in the store {place}")):
+        (fault,) = find_faults(store, small_recipe(), TrainRequest(out))
+        assert str(fault) == f"{out} {found}, where nothing else may be: choose another --out"
+
+
 def test_what_one_mend_offers_is_taken_up_by_the_next_rule(store: Store, tmp_path: Path) -> None:
     """Labels are looked for in the views that the first mend leaves in use, which are all there."""
     (fault,) = find_faults(store, small_recipe("epochs=16"), TrainRequest(tmp_path / "run", views_in_use=8))
