@@ -122,9 +122,14 @@ class LocalStorage:
     def delete(self, name: str) -> None:
         path = self.place / name
         with writing(path, UNIT_IN_FLIGHT), suppress(*_ABSENT, IsADirectoryError):
+            sweep(path)
             path.unlink()
-        for folder in path.parents:
-            if not _remove_empty(folder) or folder == self.place:
+        for folder in path.parents:  # as in an object store, a folder without files is none
+            try:
+                folder.rmdir()
+            except OSError:
+                break
+            if folder == self.place:
                 break
 
 
@@ -148,25 +153,6 @@ def _walk(folder: str, prefix: str) -> Iterator[Entry]:
             elif entry.is_file() and not is_leftover(entry.name):
                 with suppress(FileNotFoundError):
                     yield _entry(f"{prefix}{entry.name}", entry.stat())
-
-
-def _remove_empty(folder: str | Path) -> bool:
-    """Remove a folder without files, which is none in an object store either; what killed writers left there is no
-    file, and a living one's is written again. Whether it is gone."""
-    leftovers: list[str] = []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if is_leftover(entry.name):
-                    leftovers.append(entry.path)
-                elif not (entry.is_dir(follow_symlinks=False) and _remove_empty(entry.path)):
-                    return False
-        for path in leftovers:
-            remove(Path(path))
-        os.rmdir(folder)
-    except OSError:
-        return False
-    return True
 
 
 def _entry(name: str, status: os.stat_result) -> Entry:
