@@ -78,9 +78,11 @@ USUAL_VIEWS := 304
 RECIPE  ?= deit_tiny_distilled
 ASKED   := $(TEACHER)
 WEIGHTS := $(CHECKPOINT)
-# a store that is there keeps its policy and views where these variables are not given; of one at a URL make does not know
-IS_THERE := $(shell test -e $(call quoted,$(STORE)) && echo yes)
-FOR_NEW  := $(if $(IS_THERE)$(findstring ://,$(STORE)),,$(if $(POLICY),,--policy deit) $(if $(VIEWS),,--views $(USUAL_VIEWS)))
+# a store that is there keeps its policy and views where these variables are not given; one at a URL is asked for
+LOOK     := import sys; from teacher_cache.store.presence import check_is_store; check_is_store(sys.argv[1])
+AT_URL    = $(if $(ENDPOINT),AWS_ENDPOINT_URL_S3=$(call quoted,$(ENDPOINT))) $(BIN)/python -c $(call quoted,$(LOOK))
+IS_THERE  = $(shell $(if $(findstring ://,$(STORE)),$(AT_URL),test -e) $(call quoted,$(STORE)) 2>/dev/null && echo yes)
+FOR_NEW   = $(if $(and $(POLICY),$(VIEWS)),,$(if $(IS_THERE),,$(if $(POLICY),,--policy deit) $(if $(VIEWS),,--views $(USUAL_VIEWS))))
 endif
 
 # a run of other views goes elsewhere than one of the usual number, a run of another recipe too

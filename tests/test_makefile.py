@@ -10,7 +10,7 @@ from teacher_cache.store.store import Store
 from tests.support.bright_shards import SMALL, bright_image, write_bright_shards
 from tests.support.filling import TEACHERS
 from tests.support.forked import Forks
-from tests.support.making import forking_environment, make
+from tests.support.making import environment, forking_environment, make
 from tests.support.small_runs import rows, validation_shard
 
 ROOT = Path(__file__).parents[1]
@@ -33,6 +33,8 @@ def commands(notes: Path) -> dict[str, list[str]]:
     notes.unlink()
     found = {}
     for program, *words in lines:
+        if "-m" not in words:  # whether a store is there
+            continue
         at = words.index("-m") + 1
         found[" ".join(words[at : at + 2])] = [Path(program).name, *words]
     return found
@@ -156,6 +158,21 @@ def test_a_store_that_is_there_keeps_what_is_not_asked(called: tuple[list[str], 
     make("cache-teacher", *variables)
     there = commands(notes)["teacher_cache index"]
     assert (after(there, "--policy"), after(there, "--views")) == ([], [])
+
+
+@pytest.mark.parametrize(("there", "policy", "views"), [("true", [], []), ("false", ["deit"], ["304"])])
+def test_whether_a_store_is_at_a_url_is_looked_up(
+    tmp_path: Path, there: str, policy: list[str], views: list[str]
+) -> None:
+    """As for one in a folder, what is not asked is the usual of a new one, and its own of one that is there."""
+    notes = tmp_path / "notes"
+    note = f'for word in "$0" "$@"; do printf "%s\\t" "$word"; done >>{notes}; echo >>{notes}'
+    script = f'echo "$AWS_ENDPOINT_URL_S3" >>{tmp_path}/asked; {note}; test "$1" != -c || {there}'
+    programs = f"VENV={environment(tmp_path / 'venv', script)}"
+    make("cache-teacher", "SHARDS=a.tar", "STORE=s3://bucket/a b's", "ENDPOINT=http://minio:9000", programs)
+    assert (tmp_path / "asked").read_text().splitlines()[0] == "http://minio:9000"
+    index = commands(notes)["teacher_cache index"]
+    assert (after(index, "--policy"), after(index, "--views")) == (policy, views)
 
 
 def test_after_a_finished_run(tmp_path: Path, forks: Forks) -> None:

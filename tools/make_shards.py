@@ -163,17 +163,21 @@ def write_shard(path: Path, samples: Sequence[Sample] | Sequence[MovedSample]) -
 
     fixed = {"user": "", "group": "", "mode": 0o644, "mtime": 0, "encoder": False}
     with open(path, "wb") as stream, webdataset.TarWriter(stream, keep_meta=True, **fixed) as writer:
-        for sample, members_read in zip(samples, _read_all(samples), strict=True):
-            writer.write({"__key__": sample.key} | members_read)
+        for written in _read_all(samples):
+            writer.write(written)
 
 
-def _read_all(samples: Sequence[Sample] | Sequence[MovedSample]) -> Iterator[dict[str, bytes]]:
-    """The members of a shard's samples, in order; of those that lie far away many at once."""
+def _read_all(samples: Sequence[Sample] | Sequence[MovedSample]) -> Iterator[dict[str, str | bytes]]:
+    """Keys and members of a shard's samples, in order; of those that lie far away many at once."""
     if not any(isinstance(sample, MovedSample) and is_url(sample.path) for sample in samples):
-        yield from (sample.members() for sample in samples)
+        yield from map(_read, samples)
         return
     with ThreadPoolExecutor(AT_ONCE) as threads:
-        yield from threads.map(lambda sample: sample.members(), samples)
+        yield from threads.map(_read, samples)
+
+
+def _read(sample: Sample | MovedSample) -> dict[str, str | bytes]:
+    return {"__key__": sample.key, **sample.members()}
 
 
 def encode_png(image: Image.Image) -> tuple[str, bytes]:

@@ -175,8 +175,15 @@ def _ask(url: str, part: str | None = None) -> Any:
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
 
     headers = {**build_hf_headers(), **({"Range": part} if part else {})}
-    again = {"max_retries": RETRIES, "base_wait_time": RETRY_S}
-    answer = http_backoff("GET", url, headers=headers, follow_redirects=True, timeout=STALL_S, **again)
+    answer = http_backoff(
+        "GET",
+        url,
+        max_retries=RETRIES,
+        base_wait_time=RETRY_S,
+        headers=headers,
+        follow_redirects=True,
+        timeout=STALL_S,
+    )
     hf_raise_for_status(answer)
     return answer
 
