@@ -34,7 +34,8 @@ STALL_S = 20  # without a byte
 RETRIES, RETRY_S = 5, 45  # no request is sent again later than this after it was first
 WHOLE_S = 1800  # of one answer; a stall is seen sooner
 SLOWEST = 1_000_000  # bytes a second that an upload may have
-TRIES = 3  # of listings that end early, and of creates that are refused for what is then not there
+TRIES = 3  # of what obstore does not try again, and of creates that are refused for what is then not there
+PAUSE_S = 0.1  # before the second of them, double before the third
 
 AGAIN = "check the network and the endpoint, then run the same command again: what is written stays"
 BROKEN = {"Connect": "no connection", "Interrupted": "the connection broke", "Decode": "the connection broke"}
@@ -117,7 +118,7 @@ class ObjectStorage:
             there = self.get(name)
             if there is not None:
                 return there == content
-            time.sleep(0.1 * 2**tried)  # removed meanwhile, or still being written
+            time.sleep(PAUSE_S * 2**tried)  # removed meanwhile, or still being written
         raise StorageError(
             f"{self.place / name} is refused as already there, and is not there: run the same command again"
         )
@@ -195,7 +196,8 @@ class ObjectStorage:
         """What a request gives, which writes so many bytes or none. The errors of passed go through; what else goes
         wrong is a FileNotFoundError or StorageError with nothing behind it, as answers may quote what was signed."""
         failure: Exception | None = None
-        for _ in range(TRIES):
+        begun = time.monotonic()
+        for tried in range(TRIES):
             try:
                 return _waited(lambda: ask(self._client(num_bytes)))
             except StorageError:
@@ -204,8 +206,10 @@ class ObjectStorage:
                 raise
             except (self._obstore.exceptions.BaseError, OSError, ValueError) as error:
                 failure = self._failure(name, error, num_bytes)
-                if "body error" not in str(error) or "kind: Timeout" in str(error):
+                broke_off = "body error" in str(error) and time.monotonic() - begun < self._retry_s
+                if not broke_off and not _was_asked_once(str(error)):
                     break  # what may help has been tried already
+                time.sleep(PAUSE_S * 2**tried)
             except BaseException as error:
                 if not _is_panic(error):
                     raise
@@ -353,6 +357,11 @@ def _escaped(place: Url) -> str:
     before, slashes, after = place.partition("://")
     bucket, slash, key = after.partition("/")
     return f"{before}{slashes}{bucket}{slash}{quote(key)}"
+
+
+def _was_asked_once(error: str) -> bool:
+    """Whether a request had no answer and was not sent again, as it may have been carried out: ours may be, twice."""
+    return "kind: Timeout" in error and "retries: 0" in error
 
 
 def _is_panic(error: BaseException) -> bool:

@@ -129,6 +129,24 @@ def test_what_stalls_is_given_up(num_bytes: int | None, storage: ObjectStorage, 
         assert 0.2 <= time.monotonic() - began < 10
 
 
+@pytest.mark.parametrize("num_bytes", [None, 0])
+def test_what_stalls_twice_is_had(num_bytes: int | None, storage: ObjectStorage, network: FaultyProxy) -> None:
+    """obstore asks again for what is read, but for a listing that breaks off, and repeats no create and no delete."""
+    storage.put("x", BODY)
+    storage = ObjectStorage(storage.place, stall_s=0.2)
+    stalls = [Fault("stalled", num_bytes=num_bytes)] * 2
+    network.faults += stalls
+    assert storage.get("x") == BODY
+    network.faults += stalls
+    assert [entry.name for entry in storage.list()] == ["x"]
+    network.faults += stalls
+    assert storage.put_if_absent("y", b"ours")
+    network.faults += stalls
+    storage.delete("x")
+    network.faults.clear()
+    assert [entry.name for entry in storage.list()] == ["y"]
+
+
 def test_an_upload_is_waited_for_as_long_as_it_may_take(storage: ObjectStorage, network: FaultyProxy) -> None:
     network.faults.append(Fault("late", "PUT", seconds=0.8))
     storage.put("x", BODY)  # 0.6 s at a megabyte a second

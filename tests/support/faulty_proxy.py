@@ -27,8 +27,8 @@ class Fault:
 
 class FaultyProxy:
     """Stands before a server. `requests`: the first line of each that came. `faults`: what happens to the next ones,
-    in order; each to one. `after`: is called with the first line of a request that has been answered, before its answer
-    is handed on."""
+    in order; each to one. `trouble`: what happens to any other, by its first line. `after`: is called with the first
+    line of a request that has been answered, before its answer is handed on."""
 
     def __init__(self, host: str, port: int) -> None:
         self._server = host, port
@@ -36,6 +36,7 @@ class FaultyProxy:
         self._ended = threading.Event()
         self._lock = threading.Lock()
         self.faults: deque[Fault] = deque()
+        self.trouble: Callable[[str], Fault | None] = lambda line: None
         self.requests: list[str] = []
         self.after: Callable[[str], object] = lambda line: None
         self._threads = [threading.Thread(target=self._accept)]
@@ -116,7 +117,7 @@ class FaultyProxy:
             self.requests.append(line)
             if self.faults and line.startswith(self.faults[0].method):
                 return line, self.faults.popleft()
-        return line, None
+            return line, self.trouble(line)
 
 
 def _allowed(answer: bytes, fault: Fault) -> int:
