@@ -132,7 +132,8 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
     ) -> None:
         _check_words(order=(order, Order), on_drift=(on_drift, OnDrift), render=(render, Render))
         if epochs < 1 or workers < 0:
-            raise PlanError(f"{epochs} epochs and {workers} workers cannot be planned: epochs start at 1, workers at 0")
+            asked = f"{counted(epochs, 'epoch')} and {counted(workers, 'worker')}"
+            raise PlanError(f"{asked} cannot be planned: epochs start at 1, workers at 0")
         self.store = store if isinstance(store, Store) else Store.open(store, cache=cache)
         self.settings = PlanSettings(
             seed=seed,

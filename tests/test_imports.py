@@ -67,7 +67,7 @@ DOORS = {
     },
     "concurrent": {"teacher_cache/processes/pool.py", "teacher_cache/processes/fork_server.py"}
     | {"teacher_cache/storage/objects.py", "teacher_cache/storage/hub.py"}  # threads that wait for answers
-    | {"teacher_cache/shards/source.py"},
+    | {"teacher_cache/shards/source.py", "tools/make_shards.py"},
     "obstore": {"teacher_cache/storage/objects.py", "teacher_cache/storage/credentials.py"},
     "botocore": {"teacher_cache/storage/credentials.py"},
     "nvidia": {"tools/benchmarks/peers.py"},
