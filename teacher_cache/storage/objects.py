@@ -336,7 +336,7 @@ def _kind(place: Url) -> str:
     user = parts.netloc.rpartition("@")[0]
     if place.scheme not in KINDS:
         raise StorageError(
-            f"{shown}: nothing here reads {place.scheme}://: give s3://, gs://, az://, https:// or hf://"
+            f"{shown}: nothing here reads {place.scheme}://: give a path, s3://, gs://, az://, https:// or hf://"
         )
     if user and (":" in user or not place.scheme.startswith("abfs")):  # abfs://CONTAINER@ACCOUNT.HOST
         raise StorageError(f"{shown} was given with a user: leave it out, credentials come from the environment")

@@ -48,7 +48,7 @@ def test_expand_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             "file:a/t-0.tar is a pipe, or a URL that nothing here reads: .* give local paths, or s3://",
         ),
         (["pipe:cat a/t-0.tar"], "is a pipe, or a URL that nothing here reads"),
-        (["ftp://host/{0..3}.tar"], "nothing here reads ftp://: give s3://, gs://, az://, https://"),
+        (["ftp://host/{0..3}.tar"], "nothing here reads ftp://: give a path, s3://, gs://, az://, https://"),
         (["https://host/t-*.tar"], "https://host: .* cannot be listed"),
         (["https://host/t-0.tar?X-Signature=secret"], "https://host/t-0.tar was given with more behind it"),
         (["a"], r"a is a folder: give its shards as a/\*.tar"),

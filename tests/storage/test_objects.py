@@ -259,7 +259,7 @@ def test_an_absent_bucket_is_said(bucket: Url) -> None:
         ("abfss://container:PASSWORD@account.dfs.core.windows.net", "abfss://account.dfs.core.windows.net was given"),
         ("https://host/x?sig=PASSWORD", "https://host/x was given with more behind it: leave out its ?"),
         ("s3://bucket/x#PASSWORD", "s3://bucket/x was given with more behind it: leave out its ? or #"),
-        ("ftp://user:PASSWORD@host/x", "ftp://host/x: nothing here reads ftp://: give s3://, gs://"),
+        ("ftp://user:PASSWORD@host/x", "ftp://host/x: nothing here reads ftp://: give a path, s3://, gs://"),
         ("s3://bucket/a/../../other", "s3://bucket/a/../../other has a .. in it: give the place itself"),
         ("s3://", "s3:// names no bucket: give s3://BUCKET/FOLDER"),
         ("s3://bucket/stores//x", "s3://bucket/stores//x has a // in it: give it with one slash"),

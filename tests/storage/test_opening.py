@@ -19,7 +19,7 @@ def test_which_storage_a_place_has(tmp_path: Path) -> None:
         assert isinstance(opened, ObjectStorage)
         assert isinstance(opened.place, Url)
     assert opened.place == "S3://bucket/x"
-    with pytest.raises(StorageError, match=r"^ftp://host/x: nothing here reads ftp://: give s3://"):
+    with pytest.raises(StorageError, match=r"^ftp://host/x: nothing here reads ftp://: give a path, s3://"):
         open_storage("ftp://host/x")
 
 
