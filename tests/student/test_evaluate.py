@@ -407,14 +407,14 @@ def test_everything_at_once(deit: Path) -> None:
     values = json.loads(evaluate_command(*given, "--json"))
     heads = ["class", "distillation", "fused_softmax_sum", "fused_logit_mean"]
     assert sorted(values["accuracy"]) == sorted(["teacher", *heads])
-    assert (values["crop_pct"], values["tta"], values["teacher"]) == (0.5, "flip", CONVNET)
+    assert (values["crop_pct"], values["tta"], values["teacher"]) == (0.5, "flip", "teachers.py:convnet")
     assert (values["size"], values["interpolation"], values["fusion"]) == ([16, 24], "bilinear", "logit_mean")
     assert set(values["disagreement"]) == {"truth", "teacher", *heads}
     assert values["disagreement"]["truth"]["class"] == pytest.approx(1 - values["accuracy"]["class"]["top1"])
     assert len(values["token_cosine"]) == 2
     table = evaluate_command(*given)
     assert "fused, mean of logits *" in table
-    assert f"teacher: {CONVNET}" in table
+    assert "teacher: teachers.py:convnet" in table
     assert max(len(line) for line in table.splitlines()) <= 100
     assert table.splitlines()[-1].startswith("cosine of class and distillation token after each block: ")
 
