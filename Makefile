@@ -249,7 +249,7 @@ endif
 # On two cores: a third of the time of a test is spent waiting for processes. A file's tests stay together, as they share
 # what takes long to make. They make a hundred thousand small files, each brought to disk: in memory, where it has room.
 # Hundreds of processes import the same modules, so their bytecode is kept, whatever the environment says.
-TEST_PROCESSES ?= 3
+TEST_PROCESSES ?= 4
 TEST_TMPDIR ?= $(shell test "$$(df --output=avail /dev/shm 2>&1 | tail -n 1)" -gt 4000000 2>/dev/null && echo /dev/shm)
 
 test: $(INSTALLED) ## run all tests
