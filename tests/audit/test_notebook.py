@@ -41,7 +41,7 @@ def test_notebook(soft_labels: Store) -> None:
     with pytest.raises(StoreError, match="there is no view -1"):
         store.labels(-1)
     with pytest.raises(TypeError):
-        store.image(2.5)  # type: ignore[arg-type]
+        store.image(2.5)
 
 
 def test_a_notebook_is_offered_nothing_that_writes(soft_labels: Store) -> None:
