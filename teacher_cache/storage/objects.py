@@ -198,6 +198,8 @@ class ObjectStorage:
         failure: Exception | None = None
         begun = time.monotonic()
         for tried in range(TRIES):
+            if tried:
+                time.sleep(PAUSE_S * 2 ** (tried - 1))
             try:
                 return _waited(lambda: ask(self._client(num_bytes)))
             except StorageError:
@@ -209,7 +211,6 @@ class ObjectStorage:
                 broke_off = "body error" in str(error) and time.monotonic() - begun < self._retry_s
                 if not broke_off and not _was_asked_once(str(error)):
                     break  # what may help has been tried already
-                time.sleep(PAUSE_S * 2**tried)
             except BaseException as error:
                 if not _is_panic(error):
                     raise
