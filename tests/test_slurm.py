@@ -142,11 +142,23 @@ def test_jobs_of_an_array_fill_a_store_and_one_that_is_stopped_is_queued_again(
 
 def test_a_job_that_is_stopped_before_it_has_begun_is_queued_again(tmp_path: Path, cluster: Cluster) -> None:
     (cluster.folder / "teacher-cache").write_text("#!/bin/sh\necho importing\nexec sleep 60\n")
-    with cluster.batch("slurm-array.sbatch", 3, STORE="store", TEACHER="resnet18") as stopped:
+    (tmp_path / "slow").write_text('trap() { sleep 0.5; builtin trap "$@"; }\n')  # what bash reads before a script
+    given = {"STORE": "store", "TEACHER": "resnet18", "BASH_ENV": tmp_path / "slow"}
+    with cluster.batch("slurm-array.sbatch", 3, **given) as stopped:
         wait_until(lambda: "importing" in stopped.output)
         stopped.end_of_time()
         assert stopped.wait() == 143, stopped.output
     assert cluster.requeued.read_text() == "3\n"
+
+
+def test_a_training_that_is_stopped_before_it_is_started_is_queued_again(tmp_path: Path, cluster: Cluster) -> None:
+    (cluster.folder / "scontrol").write_text(SCONTROL.replace("show)", "show) echo asked >&2; sleep 0.5;"))
+    with cluster.batch("train.sbatch", 9, STORE=tmp_path / "none", OUT=tmp_path / "out", GPUS=1) as stopped:
+        wait_until(lambda: "asked" in stopped.output)
+        stopped.end_of_time()
+        assert stopped.wait() == 75, stopped.output
+    assert cluster.requeued.read_text() == "9\n"
+    assert "error" not in stopped.output, "it was started and then looked for a store, not stopped"
 
 
 def test_a_training_is_queued_again_until_it_has_trained_through(tmp_path: Path, cluster: Cluster) -> None:
