@@ -15,7 +15,7 @@ from teacher_cache.errors import ShardError, StorageError
 from teacher_cache.messages.recognise import is_store, meant
 from teacher_cache.messages.shown import as_word, shown
 from teacher_cache.shards.source import place_text
-from teacher_cache.storage.opening import open_storage
+from teacher_cache.storage.opening import open_storage, pinned
 from teacher_cache.storage.place import Url, is_url, to_place
 
 _GLOB = re.compile(r"[*?\[]")
@@ -31,13 +31,14 @@ def expand_shards(patterns: Sequence[str]) -> list[str]:
     Refused: a URL that nothing here reads, a pattern or path that finds nothing, a pattern that stands for more than a
     million shards, what is no regular file, a file given twice, and equal file names in different folders (a shard's
     name is its identity). A URL without wildcards is taken as it is; one with wildcards is looked for in one listing of
-    the folder before them, which a web server has not.
+    the folder before them, which a web server has not. Places of the Hub are given at their commit.
     """
     paths: list[str] = []
     listings: dict[str, list[str]] = {}
+    commits: dict[str, str] = {}
     for pattern in patterns:
         if is_url(pattern):
-            paths += _expand_url(pattern, listings)
+            paths += _expand_url(pattern, listings, commits)
         else:
             paths += [pattern] if os.path.exists(pattern) else _expand_pattern(pattern)
     if not paths:
@@ -88,27 +89,23 @@ def _expand_pattern(pattern: str) -> list[str]:
     return paths
 
 
-def _expand_url(pattern: str, listings: dict[str, list[str]]) -> list[str]:
-    """URLs of a pattern. listings: what folders hold, each listed once."""
+def _expand_url(pattern: str, listings: dict[str, list[str]], commits: dict[str, str]) -> list[str]:
+    """URLs of a pattern. listings: what folders hold, each listed once; commits: where repositories of the Hub are."""
     paths: list[str] = []
     for one in _expand_braces(pattern):
         url = to_place(one)
         assert isinstance(url, Url)
         is_query = url.scheme in ("http", "https") and "?" in url
         try:
-            found = _matching(url, listings) if _GLOB.search(url) and not is_query else [_readable(url)]
+            open_storage(url)
+            url = pinned(url, commits)
+            found = _matching(url, listings) if _GLOB.search(url) and not is_query else [str(url)]
         except StorageError as error:
             raise ShardError(str(error)) from None
         if not found:
             raise _nothing_found(one, pattern)
         paths += found
     return paths
-
-
-def _readable(url: Url) -> str:
-    """A URL as it is. StorageError where nothing here reads it."""
-    open_storage(url)
-    return str(url)
 
 
 def _matching(url: Url, listings: dict[str, list[str]]) -> list[str]:

@@ -14,6 +14,7 @@ from teacher_cache.storage.storage import AT_ONCE, Entry, Stamp
 
 STALL_S = 30.0  # without an answer, or a byte more of it
 RETRIES, RETRY_S = 3, 1.0  # and how long it is waited before the first, before others longer
+_COMMIT = re.compile("[0-9a-f]{40}")
 _PLACE = re.compile(r"hf://(datasets/)?([\w.-]+/[\w.-]+?)(?:@([^/]+))?(?:/(.*))?")
 
 
@@ -77,7 +78,7 @@ class HubStorage:
 
         with _answered(self.place):
             if self._commit is None:
-                self._commit = _commit_at(self._kind, self._repository, self._revision)
+                self._commit = _named_commit(self._kind, self._repository, self._revision)
             try:
                 files = sorted((file["path"], file["size"], file["oid"]) for file in self._tree())
             except EntryNotFoundError:
@@ -106,6 +107,19 @@ class HubStorage:
         return StorageError(
             f"{self.place / name} is read only: fill a folder or a bucket, and `teacher-cache publish` it there"
         )
+
+
+def pin(place: Url, commits: dict[str, str]) -> Url:
+    """A place at the commit that its revision is at now. commits: of each revision that was asked for before, its own.
+    StorageError."""
+    kind, repository, revision, folder = _parts(place)
+    named = f"hf://{'datasets/' if kind == 'dataset' else ''}{repository}"
+    at = f"{named}@{revision or 'main'}"
+    if at not in commits:
+        with _answered(place):
+            commits[at] = _named_commit(kind, repository, revision)
+    pinned = Url(f"{named}@{commits[at]}")
+    return pinned / folder if folder else pinned
 
 
 def find_repository(place: Url) -> HubStorage | None:
@@ -155,6 +169,11 @@ def _parts(place: Url) -> tuple[str, str, str | None, str]:
     if match is None or ".." in place.split("/"):
         raise StorageError(f"{place} is no place of the Hub: give hf://datasets/OWNER/NAME, with @REVISION and /FOLDER")
     return "dataset" if match[1] else "model", match[2], match[3], (match[4] or "").strip("/")
+
+
+def _named_commit(kind: str, repository: str, revision: str | None) -> str:
+    """The commit that a revision is, or is at."""
+    return revision if revision and _COMMIT.fullmatch(revision) else _commit_at(kind, repository, revision)
 
 
 def _commit_at(kind: str, repository: str, revision: str | None) -> str:

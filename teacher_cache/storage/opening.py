@@ -26,6 +26,16 @@ def open_storage(place: str | os.PathLike[str], *, durable: bool = True) -> Stor
     return ObjectStorage(place)
 
 
+def pinned(url: Url, commits: dict[str, str] | None = None) -> Url:
+    """Where the same will be read for as long as it is there: a place of the Hub at the commit that its revision is at
+    now, others as they are. commits: those found for other places before, and for this one. StorageError."""
+    if url.scheme != "hf":
+        return url
+    from teacher_cache.storage.hub import pin
+
+    return pin(url, {} if commits is None else commits)
+
+
 def check_not_web(place: Place) -> None:
     """StorageError for a web server's place, which is only read, before anything is made to be written there."""
     if isinstance(place, Url) and place.is_web:

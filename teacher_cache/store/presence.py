@@ -6,21 +6,22 @@ from teacher_cache.errors import StoreError
 from teacher_cache.messages.recognise import is_part, is_store, meant, what_is
 from teacher_cache.messages.shown import as_word
 from teacher_cache.storage.manifest import MANIFEST, STORE
-from teacher_cache.storage.opening import open_storage
+from teacher_cache.storage.opening import open_storage, pinned
 from teacher_cache.storage.place import Place, Url, to_place
 
 
 def check_is_store(path: str | os.PathLike[str]) -> Place:
-    """The place of the store at a path: this, or store/ in what `publish` made. StoreError where there is nothing, or
-    plainly something else; where its metadata are damaged it opens or says so."""
+    """The place of the store at a path: this, or store/ in what `publish` made, on the Hub at its commit. StoreError
+    where there is nothing, or plainly something else; where its metadata are damaged it opens or says so."""
     place = to_place(path)
     make = f"make one with `teacher-cache index SHARDS --store {as_word(place)}`"
     if isinstance(place, Url):
-        storage = open_storage(place)
+        found = pinned(place)
+        storage = open_storage(found)
         if storage.get("zarr.json") is not None:
-            return place
+            return found
         if storage.get(f"{STORE}/zarr.json") is not None:
-            return place / STORE
+            return found / STORE
         can_be_made = not (place.is_web or place.is_top or place.scheme == "hf")
         raise StoreError(f"there is no store at {place}: check the place{f', or {make}' if can_be_made else ''}")
     if not place.exists():

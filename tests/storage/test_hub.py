@@ -24,6 +24,7 @@ from tests.support.filled_store import fill, make_store
 from tests.support.model_hub import TOKEN, ModelHub, Repository
 
 PLACE = Url("hf://datasets/someone/labels")
+PLACE_AT_FIRST = Url(f"{PLACE}@{1:040x}")
 
 
 @pytest.fixture
@@ -125,6 +126,33 @@ def test_a_store_is_published_in_one_commit_and_read_from_there(hub: ModelHub, s
     np.testing.assert_array_equal(read_views(back), read_views(store))
 
 
+def test_an_open_store_stays_at_its_commit(hub: ModelHub, store: Store, tmp_path: Path) -> None:
+    publish(store, str(PLACE))
+    repository = hub.repositories["datasets/someone/labels"]
+    packed = Store.open(PLACE)
+    assert packed.path == PLACE_AT_FIRST / "store"
+    repository.commits.append({"README.md": b"moved away"})
+    np.testing.assert_array_equal(read_views(pickle.loads(pickle.dumps(packed))), read_views(store))
+    np.testing.assert_array_equal(read_views(Store.open(PLACE_AT_FIRST)), read_views(store))
+    with pytest.raises(StoreError, match=f"^there is no store at {PLACE}: check the place"):
+        Store.open(PLACE)
+
+
+def test_a_repository_is_asked_once_where_its_branch_is(
+    hub: ModelHub, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get, asked = hub.get, []
+
+    def count(path: str, content: bytes) -> tuple[int, dict[str, str], bytes]:
+        asked.append(path)
+        return get(path, content)
+
+    monkeypatch.setattr(hub, "get", count)
+    places = expand_shards([f"{PLACE}/{{a,b,c}}.tar", f"{PLACE}@main/d.tar", f"{PLACE}@{1:040x}/e.tar"])
+    assert places == [f"{PLACE_AT_FIRST}/{name}.tar" for name in "abcde"]
+    assert asked == ["/api/datasets/someone/labels"]
+
+
 def unchecked(done: int, total: int) -> None:
     pytest.fail("a unit was checked")
 
@@ -210,8 +238,11 @@ def test_a_commit_of_somebody_else_meanwhile_fails_ours(
 def test_shards_of_a_repository_are_indexed_and_read(hub: ModelHub, repository: Repository, tmp_path: Path) -> None:
     paths = write_bright_shards(tmp_path, (70, 5))
     repository.commits.append({f"data/{Path(path).name}": Path(path).read_bytes() for path in paths})
-    far = expand_shards([f"{PLACE}/data/train-*.tar"])
-    assert far == [f"{PLACE}/data/train-0000.tar", f"{PLACE}/data/train-0001.tar"]
+    for pattern in ("data/train-*.tar", "data/train-{0000..0001}.tar"):
+        far = expand_shards([f"{PLACE}/{pattern}"])
+        assert far == [f"{PLACE}@{2:040x}/data/train-{number:04}.tar" for number in (0, 1)]
+    repository.commits.append({})
+    assert expand_shards(far) == far
     rule = class_rule(paths)
     near_index, far_index = index_shards(paths, rule), index_shards(far, rule)
     assert [shard.hash for shard in far_index.shards] == [shard.hash for shard in near_index.shards]
