@@ -1,6 +1,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Training and filling set torch's threads from the cores unless this says otherwise; the models are tiny, more threads
 # than free cores make them slower, and another number of threads changes the last bits.
@@ -10,11 +11,13 @@ import pytest
 import torch
 
 from teacher_cache.storage.place import Url
-from tests.support.forked import Forks
+from tests.support.forked import Forks, ForkServer
 from tests.support.making import environment
-from tests.support.object_server import ObjectServer, credentials
+from tests.support.object_server import Buckets, ObjectServer, credentials
 
 torch.set_num_threads(1)
+
+SHARED = pytest.StashKey[tuple[ForkServer, ObjectServer]]()
 
 # The files that take longest, those that compute beside those that wait. They come first: at the end none works alone.
 LONGEST = (
@@ -43,22 +46,46 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(LONGEST)))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """The processes in which tests run share one server of a kind: what each imports takes seconds."""
+    config = node.config
+    if SHARED not in config.stash:
+        forks, objects = config.stash[SHARED] = ForkServer(), ObjectServer()
+        config.add_cleanup(forks.close)
+        config.add_cleanup(objects.close)
+    forks, objects = config.stash[SHARED]
+    node.workerinput["servers"] = forks.socket, objects.port
+
+
+def shared(config: pytest.Config) -> tuple[str, int] | None:
+    """Where servers are that test processes share; None where this is the only one."""
+    return getattr(config, "workerinput", {}).get("servers")
+
+
 @pytest.fixture(scope="session")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+def forks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
     """Where programs are started that need a process of their own, but not one that imports anew."""
-    with Forks(tmp_path_factory.mktemp("logs")) as started:
-        yield started
+    logs = tmp_path_factory.mktemp("logs")
+    if (servers := shared(request.config)) is not None:
+        yield Forks(logs, servers[0])
+        return
+    with ForkServer() as server:
+        yield Forks(logs, server.socket)
 
 
 @pytest.fixture(scope="session")
-def object_server() -> Iterator[ObjectServer]:
-    """An S3 on this machine, started where a test first asks for it."""
+def object_server(request: pytest.FixtureRequest) -> Iterator[Buckets]:
+    """An S3 on this machine."""
+    if (servers := shared(request.config)) is not None:
+        yield Buckets(servers[1])
+        return
     with ObjectServer() as server:
-        yield server
+        yield Buckets(server.port)
 
 
 @pytest.fixture
-def bucket(object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> Url:
+def bucket(object_server: Buckets, monkeypatch: pytest.MonkeyPatch) -> Url:
     """A folder in a bucket of a test's own, with what lets it in in the environment."""
     for name, value in credentials(object_server.url).items():
         monkeypatch.setenv(name, value)

@@ -22,7 +22,7 @@ from tests.support.bright_shards import SMALL, bright_store
 from tests.support.faulty_proxy import Fault, FaultyProxy
 from tests.support.filling import fill_store, fill_words
 from tests.support.forked import Forks
-from tests.support.object_server import ObjectServer
+from tests.support.object_server import Buckets
 from tests.support.running import wait_until
 from tests.support.small_runs import train_small
 
@@ -54,7 +54,7 @@ class Trouble:
 
 
 @pytest.fixture
-def trouble(object_server: ObjectServer, bucket: Url, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trouble]:
+def trouble(object_server: Buckets, bucket: Url, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trouble]:
     with FaultyProxy(object_server.host, object_server.port) as network:
         monkeypatch.setenv("AWS_ENDPOINT_URL", network.url)
         monkeypatch.setattr(objects, "ObjectStorage", partial(ObjectStorage, stall_s=0.3))

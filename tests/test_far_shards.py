@@ -31,7 +31,7 @@ from teacher_cache.verify import verify
 from tests.support.bright_shards import bright_store, small_policy, write_bright_shards
 from tests.support.faulty_proxy import Fault, FaultyProxy
 from tests.support.filling import fill_store
-from tests.support.object_server import ObjectServer
+from tests.support.object_server import Buckets
 from tests.support.running import wait_until
 from tests.support.small_runs import train_small, validation_shard
 
@@ -59,7 +59,7 @@ class Far:
 
 
 @pytest.fixture
-def far(bucket: Url, object_server: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Far]:
+def far(bucket: Url, object_server: Buckets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Far]:
     with FaultyProxy(object_server.host, object_server.port) as network:
         monkeypatch.setenv("AWS_ENDPOINT_URL", network.url)
         found = Far(tmp_path, bucket, network)

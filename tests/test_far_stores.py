@@ -22,7 +22,7 @@ from tests.support.filled_store import files
 from tests.support.filling import fill_store, fill_words
 from tests.support.forked import Forks
 from tests.support.memory_storage import MemoryStorage, bucket_in_memory
-from tests.support.object_server import ObjectServer
+from tests.support.object_server import Buckets
 from tests.support.running import wait_until
 from tests.support.small_runs import train_small
 
@@ -42,7 +42,7 @@ def index(folder: Path, store: Url | Path, *words: str) -> str:
 
 
 def test_a_store_in_a_bucket_is_the_local_one_file_by_file(
-    tmp_path: Path, bucket: Url, forks: Forks, object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, bucket: Url, forks: Forks, object_server: Buckets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Made by `index`, filled by a job that is killed and run again, extended and filled again, by as few requests."""
     local, url = bright_store(tmp_path), bucket / "store"

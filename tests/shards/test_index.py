@@ -82,8 +82,9 @@ def test_a_stray_class_is_named_with_its_sample(tmp_path: Path, workers: int) ->
         "shard 1.tar: sample 'sample-00004' has class 999,999, but only 4 different classes occur: correct it, or name "
         "all classes with --classes FILE, or in a classes.json beside the shards"
     )
-    names = tuple(f"n{number}" for number in range(1_000_000))
-    assert index_shards(paths, ClassRule("cls", names)).classes.max() == 999_999
+    if workers == 1:
+        names = tuple(f"n{number}" for number in range(1_000_000))
+        assert index_shards(paths, ClassRule("cls", names)).classes.max() == 999_999
     assert len(index_shards(paths, CLS, num_classes=1_000_000).class_names) == 1_000_000
     with pytest.raises(ShardError, match="sample-00004"):
         index_shards(paths, CLS, num_classes=10)

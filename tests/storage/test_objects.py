@@ -26,7 +26,7 @@ from teacher_cache.storage.objects import ObjectStorage
 from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import Url
 from tests.support.faulty_proxy import Fault, FaultyProxy
-from tests.support.object_server import PAGE, SECRET, ObjectServer
+from tests.support.object_server import PAGE, SECRET, Buckets
 from tests.support.web_server import WebServer
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +34,7 @@ BODY = random.Random(0).randbytes(600_000)
 
 
 @pytest.fixture
-def network(object_server: ObjectServer, bucket: Url, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
+def network(object_server: Buckets, bucket: Url, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
     """What stands between the bucket and whoever asks it."""
     with FaultyProxy(object_server.host, object_server.port) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
@@ -348,7 +348,7 @@ def test_that_there_are_no_credentials_is_said_at_once(
 
 
 def test_public_objects_need_no_credentials(
-    object_server: ObjectServer, bucket: Url, monkeypatch: pytest.MonkeyPatch
+    object_server: Buckets, bucket: Url, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage = ObjectStorage(bucket)
     storage.put("open", b"content")
@@ -485,7 +485,7 @@ def test_no_secret_is_in_a_message(
 # -- web servers -------------------------------------------------------------------------------------------------------
 
 
-def test_files_of_a_web_server_are_read(object_server: ObjectServer, bucket: Url) -> None:
+def test_files_of_a_web_server_are_read(object_server: Buckets, bucket: Url) -> None:
     ObjectStorage(bucket).put("a/x.tar", BODY)
     path = bucket.partition("://")[2]
     object_server.publish(f"/{path}/a/x.tar")

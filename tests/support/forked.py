@@ -2,10 +2,10 @@
 
 The ranks that torchrun starts are forked too, from torchrun, whose children they are.
 
-As a program, `python -m tests.support.forked SOCKET MODULE ...`: imports these, then answers on a socket until its
+As a program, `python -m tests.support.forked SOCKET`: imports at the first question, and answers on a socket until its
 standard input ends. A question is a line of JSON: {"program", "words", "environment", "folder", "own_session"}, with
 descriptors for standard input, output and error, which is answered with the id of a forked process; or {"wait": id},
-answered with its exit code.
+answered with its exit code once it has ended, until which nobody else is answered.
 """
 
 import atexit
@@ -63,6 +63,8 @@ class Command:
 
     def wait(self) -> int:
         """Its exit code, or minus the signal that killed it."""
+        while self.running():
+            time.sleep(0.01)
         return ask(self._forks.socket, {"wait": self.id})
 
     @property
@@ -71,23 +73,45 @@ class Command:
         return self.log.read_text()
 
 
-class Forks:
-    """Start programs, each with a log of its own. libraries: modules that they find imported. `socket`: where
-    tests/support/forked_client.py asks."""
+class ForkServer:
+    """The program that forks others, until it is left or closed; `socket`: where it answers."""
 
-    def __init__(self, folder: Path, libraries: Sequence[str] = LIBRARIES) -> None:
-        self._folder = folder
-        self._started = 0
+    def __init__(self) -> None:
         self._place = tempfile.TemporaryDirectory(prefix="forks-")  # paths of sockets are short
         self.socket = str(Path(self._place.name) / "socket")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.forked", self.socket, *libraries],
+            [sys.executable, "-m", "tests.support.forked", self.socket],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == b"ready\n"
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait(timeout=60)
+        self._place.cleanup()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Forks:
+    """Start programs, each with a log of its own. `socket`: where tests/support/forked_client.py asks, too."""
+
+    def __init__(self, folder: Path, socket: str) -> None:
+        self._folder = folder
+        self._started = 0
+        self.socket = socket
 
     def start(
         self,
@@ -121,19 +145,6 @@ class Forks:
             for r in range(world_size)
         ]
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.stdout.close()
-        self._process.wait(timeout=60)
-        self._place.cleanup()
-
 
 def rank_variables(rank: int) -> dict[str, str]:
     return {"RANK": str(rank), "LOCAL_RANK": str(rank)}
@@ -143,9 +154,11 @@ def serve(place: str) -> None:
     """Answer, one after the other."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(place)
-    listener.listen()
+    listener.listen(64)
     print("ready", flush=True)
     while listener in select.select([listener, sys.stdin], [], [])[0]:
+        if LIBRARIES[0] not in sys.modules:
+            import_libraries()
         connection, _ = listener.accept()
         with connection:
             content, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 3)
@@ -164,6 +177,13 @@ def serve(place: str) -> None:
             for descriptor in descriptors:
                 os.close(descriptor)
             connection.sendall(f"{found}\n".encode())
+
+
+def import_libraries() -> None:
+    for library in LIBRARIES:
+        __import__(library)
+    gc.collect()
+    gc.freeze()  # memory that a collection writes to would be copied by each process
 
 
 def live(program: Callable[[], None]) -> NoReturn:
@@ -267,8 +287,4 @@ def run_rank(words: Sequence[str], environment: Mapping[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    for library in sys.argv[2:]:
-        __import__(library)
-    gc.collect()
-    gc.freeze()  # memory that a collection writes to would be copied by each process
     serve(sys.argv[1])

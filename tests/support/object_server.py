@@ -1,11 +1,14 @@
 """An object store on this machine: moto's, which speaks S3, in a process of its own.
 
-As a program, `python -m tests.support.object_server`: says its address, and serves until its standard input ends.
+As a program, `python -m tests.support.object_server`: says its port, imports when it is first asked, and serves until
+its standard input ends.
 """
 
 import http.client
 import io
 import os
+import select
+import socket
 import subprocess
 import sys
 import threading
@@ -17,12 +20,13 @@ from typing import Any, Self
 
 ROOT = Path(__file__).parents[2]
 Application = Callable[[dict[str, Any], Any], Iterable[bytes]]  # of WSGI
+HOST = "127.0.0.1"
 PAGE = 20  # names in an answer to a listing; Amazon gives 1,000
 SECRET = "a-SeCrEt-that-nobody-may-see"
 
 
 class ObjectServer:
-    """`host`, `port`; buckets are made as they are asked for."""
+    """The server, at `port`, until it is left or closed."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -35,8 +39,29 @@ class ObjectServer:
             text=True,
         )
         assert self._process.stdout is not None
-        self.host, port = self._process.stdout.readline().split()
-        self.port = int(port)
+        self.port = int(self._process.stdout.readline())
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait(timeout=60)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Buckets:
+    """Those of a server, at `host` and `port`: made as they are asked for."""
+
+    def __init__(self, port: int) -> None:
+        self.host, self.port = HOST, port
 
     @property
     def url(self) -> str:
@@ -58,18 +83,6 @@ class ObjectServer:
         connection.request("PUT", path, headers=headers)
         assert connection.getresponse().status == 200
         connection.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.stdout.close()
-        self._process.wait(timeout=60)
 
 
 def credentials(endpoint: str) -> dict[str, str]:
@@ -98,14 +111,18 @@ def one_create_at_a_time(app: Application) -> Application:
 
 
 def serve() -> None:
+    listener = socket.create_server((HOST, 0), backlog=128)
+    print(listener.getsockname()[1], flush=True)
+    if listener not in select.select([listener, sys.stdin], [], [])[0]:
+        return
     from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app
     from werkzeug.serving import make_server
 
     # S3 alone: moto's own server looks through its folders at each request for which service it may be of
     app = one_create_at_a_time(create_backend_app("s3"))
-    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=MotoRequestHandler)
+    server = make_server(HOST, 0, app, threaded=True, request_handler=MotoRequestHandler, fd=listener.fileno())
+    listener.close()
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    print(*server.server_address[:2], flush=True)
     sys.stdin.read()
     os._exit(0)
 
