@@ -190,7 +190,7 @@ def _address(kind: str, repository: str) -> str:
 
 def _ask(url: str, part: str | None = None) -> Any:
     """The Hub's answer, all or a part of it, asked for some times more where none comes: its client's own calls to look
-    at a repository wait for ever."""
+    at a repository wait for ever. What is given are words that clients before 1.0 take, too."""
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
 
     headers = {**build_hf_headers(), **({"Range": part} if part else {})}
@@ -200,7 +200,6 @@ def _ask(url: str, part: str | None = None) -> Any:
         max_retries=RETRIES,
         base_wait_time=RETRY_S,
         headers=headers,
-        follow_redirects=True,
         timeout=STALL_S,
     )
     hf_raise_for_status(answer)

@@ -78,6 +78,13 @@ def test_a_repository_is_read_at_one_commit(repository: Repository) -> None:
     assert HubStorage(Url(f"{PLACE}@{1:040x}/store")).get("a") == b"0123456789"
 
 
+def test_files_are_read_from_where_the_hub_says_that_they_lie(hub: ModelHub, repository: Repository) -> None:
+    hub.redirects = True
+    storage = HubStorage(PLACE / "store")
+    assert storage.get("a") == b"0123456789"
+    assert storage.get_ranges("a", [(2, 3), (8, 9)]) == [b"234", b"89"]
+
+
 def test_a_hub_that_does_not_answer_is_asked_again_then_given_up(
     hub: ModelHub, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:

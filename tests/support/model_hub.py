@@ -30,11 +30,13 @@ class Repository:
 
 
 class ModelHub(AbstractContextManager["ModelHub"]):
-    """Listens on this machine, at `url`, until it is left. refuses: a path's beginning that is answered with 403."""
+    """Listens on this machine, at `url`, until it is left. refuses: a path's beginning that is answered with 403.
+    redirects: whether where a file lies is answered and not the file, as the Hub does of large ones."""
 
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
         self.refuses: str | None = None
+        self.redirects = False
         self.objects: dict[str, bytes] = {}  # large files by their SHA-256, before a commit names them
         hub = self
 
@@ -96,7 +98,7 @@ class ModelHub(AbstractContextManager["ModelHub"]):
             name = f"datasets/{name}" if asked.get("type") == "dataset" else name
             if name in self.repositories:
                 return 409, {}, json.dumps({"url": f"{self.url}/{name}"}).encode()
-            self.repositories[name] = Repository(asked.get("visibility") == "private")
+            self.repositories[name] = Repository(asked.get("visibility") == "private" or bool(asked.get("private")))
             return _json({"url": f"{self.url}/{name}", "name": name.removeprefix("datasets/")})
         if path == "/api/validate-yaml":
             return _json({"warnings": [], "errors": []})
@@ -138,6 +140,8 @@ class ModelHub(AbstractContextManager["ModelHub"]):
                 names = {facts["path"] for facts in files}
                 under = files + [folder for folder in folders if folder["path"] not in names]
             return _json(under) if under else (404, {"X-Error-Code": "EntryNotFound"}, b"{}")
+        if path.startswith("/objects/"):
+            return 200, {}, self.objects[path.removeprefix("/objects/")]
         found = re.fullmatch(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         if found is None or found[1] not in self.repositories:
             return 404, {"X-Error-Code": "RepoNotFound"}, b""
@@ -147,6 +151,9 @@ class ModelHub(AbstractContextManager["ModelHub"]):
             return 404, {"X-Error-Code": "EntryNotFound"}, b""
         body = files[found[3]]
         tag = hashlib.sha256(body).hexdigest()
+        if self.redirects:
+            self.objects[tag] = body
+            return 302, {"Location": f"{self.url}/objects/{tag}"}, b""
         return 200, {"X-Repo-Commit": f"{len(repository.commits):040x}", "ETag": f'"{tag}"'}, body
 
     def _facts(self, name: str, revision: str) -> list[dict[str, Any]]:
