@@ -27,12 +27,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn
 
 from tests.support.forked_client import ask
+from tests.support.server_process import ServerProcess
 
-ROOT = Path(__file__).parents[2]
 CLIENT = Path(__file__).with_name("forked_client.py")
 TORCHRUN = "torch.distributed.run"
 LIBRARIES = (
@@ -73,36 +72,17 @@ class Command:
         return self.log.read_text()
 
 
-class ForkServer:
-    """The program that forks others, until it is left or closed; `socket`: where it answers."""
+class ForkServer(ServerProcess):
+    """The program that forks others; `socket`: where it answers."""
 
     def __init__(self) -> None:
         self._place = tempfile.TemporaryDirectory(prefix="forks-")  # paths of sockets are short
         self.socket = str(Path(self._place.name) / "socket")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.forked", self.socket],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == b"ready\n"
+        super().__init__("tests.support.forked", self.socket)
 
     def close(self) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.stdout.close()
-        self._process.wait(timeout=60)
+        super().close()
         self._place.cleanup()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class Forks:

@@ -9,52 +9,28 @@ import io
 import os
 import select
 import socket
-import subprocess
 import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterable
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-ROOT = Path(__file__).parents[2]
+from tests.support.server_process import ServerProcess
+
 Application = Callable[[dict[str, Any], Any], Iterable[bytes]]  # of WSGI
 HOST = "127.0.0.1"
 PAGE = 20  # names in an answer to a listing; Amazon gives 1,000
 SECRET = "a-SeCrEt-that-nobody-may-see"
 
 
-class ObjectServer:
-    """The server, at `port`, until it is left or closed."""
+class ObjectServer(ServerProcess):
+    """The server, at `port`."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.object_server"],
-            cwd=ROOT,
-            env={**os.environ, "MOTO_S3_DEFAULT_MAX_KEYS": str(PAGE)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
+        super().__init__(
+            "tests.support.object_server", environment={**os.environ, "MOTO_S3_DEFAULT_MAX_KEYS": str(PAGE)}
         )
-        assert self._process.stdout is not None
-        self.port = int(self._process.stdout.readline())
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.stdout.close()
-        self._process.wait(timeout=60)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        self.port = int(self.said)
 
 
 class Buckets:
@@ -113,6 +89,7 @@ def one_create_at_a_time(app: Application) -> Application:
 def serve() -> None:
     listener = socket.create_server((HOST, 0), backlog=128)
     print(listener.getsockname()[1], flush=True)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # a line for each request
     if listener not in select.select([listener, sys.stdin], [], [])[0]:
         return
     from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app
