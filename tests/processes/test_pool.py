@@ -2,12 +2,13 @@
 
 import gc
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from tests.support.drawn import drawn_store
 from tests.support.echoing import answers, echo, work
 from tests.support.filling import fill_words
 from tests.support.forked import Forks
-from tests.support.running import descendants, running, wait_until, workers
+from tests.support.running import descendants, fields, running, wait_until, workers
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,7 +69,7 @@ def test_nobody_is_left_when_the_parent_is_killed(tmp_path: Path, forks: Forks, 
     wait_until(lambda: len(workers(parent.id)) == 2)
     left = descendants(parent.id)
     if number == signal.SIGKILL:
-        wait_until(lambda: all(ties_to_parent(child) for child in workers(parent.id)))
+        wait_until(lambda: all(tied_to_server(child) for child in workers(parent.id)))
         for child in workers(parent.id):
             os.kill(child, signal.SIGSTOP)
     try:
@@ -80,11 +81,21 @@ def test_nobody_is_left_when_the_parent_is_killed(tmp_path: Path, forks: Forks, 
             os.kill(child, signal.SIGKILL)
 
 
-def ties_to_parent(child: int) -> bool:
-    """Whether a process has begun to live: it does not ignore its parent's signals before."""
-    status = Path(f"/proc/{child}/status").read_text()
-    ignored = int(status.partition("SigIgn:")[2].split()[0], 16)
-    return bool(ignored >> (signal.SIGTERM - 1) & 1)
+def tied_to_server(child: int) -> bool:
+    """Whether the kernel will end a process with its server: that comes before it closes the server's own pipe."""
+    server = int(fields(child)[1])
+    pipe = re.search(rb"begin_server\((\d+)\)", Path(f"/proc/{server}/cmdline").read_bytes())
+    assert pipe is not None
+    return os.readlink(f"/proc/{server}/fd/{int(pipe[1])}") not in opened(child)
+
+
+def opened(process: int) -> list[str]:
+    """What its descriptors are; those that are closed meanwhile are none."""
+    found = []
+    for descriptor in Path(f"/proc/{process}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found.append(os.readlink(descriptor))
+    return found
 
 
 def test_nobody_is_left_when_torchrun_is_killed(tmp_path: Path, forks: Forks) -> None:
