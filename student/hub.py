@@ -54,7 +54,7 @@ def export_hub(
     with new_folder(folder) as aside:
         aside.mkdir()
         _write_timms_files(model, trained, licence, aside)
-        write_safetensors(model, describe_trained(trained), aside / HUB_WEIGHTS)  # theirs, and what ours say
+        write_safetensors(model, describe_trained(trained), aside / HUB_WEIGHTS)
         loads = f"hf_hub:{repo}" if repo else f"local-dir:{folder.name}"  # where it lies here is nobody's business
         (aside / CARD).write_text(_card(model, trained, results, loads, licence))
         again = timm.create_model(f"local-dir:{aside}", pretrained=True).eval()
@@ -96,7 +96,7 @@ def push(folder: Path, repo: str, *, private: bool) -> str:
 
 
 def _write_timms_files(model: nn.Module, trained: TrainedModel, licence: str | None, folder: Path) -> None:
-    """timm's own files, without what it says of other weights of that architecture."""
+    """timm's own files but its weights, without what it says of other weights of that architecture."""
     seen = trained.preprocessing
     own: Any = model
     own.pretrained_cfg = {name: value for name, value in own.pretrained_cfg.items() if name in ARCHITECTURES_OWN}
@@ -111,6 +111,7 @@ def _write_timms_files(model: nn.Module, trained: TrainedModel, licence: str | N
         "crop_mode": "center",
     }
     save_for_hf(model, str(folder), model_config=config, safe_serialization=True, data_config=data)
+    (folder / HUB_WEIGHTS).unlink()  # which others may not read
 
 
 # -- what people read ------------------------------------------------------------------------------------------------

@@ -68,6 +68,7 @@ def test_timm_loads_the_same_bits_and_the_same_preprocessing(
         [f"wrote {out}; read back by timm.create_model, largest difference 0", loads],
     )
     assert sorted(path.name for path in out.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert len({path.stat().st_mode for path in out.iterdir()}) == 1  # who may read one may read all
     theirs = eval(loads, {"timm": timm}).eval()
     assert torch.equal(theirs(images(3)), model(images(3)))
     assert theirs(images(3)).std() > 1e-3
