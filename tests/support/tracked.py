@@ -20,6 +20,7 @@ class Curve:
     project: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     rows: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    begun: int = 0  # ns
 
     def steps(self, name: str) -> list[int]:
         """At which steps a value was logged."""
@@ -31,7 +32,9 @@ class Curve:
 
 def wandb_curves(out: Path) -> list[Curve]:
     """Those of a run's lives that were logged offline, in the order of their beginnings."""
-    return [_wandb_curve(path) for path in sorted(out.glob("wandb/offline-run-*/*.wandb"))]
+    found = [(path.parent.name.split("-")[2], _wandb_curve(path)) for path in out.glob("wandb/offline-run-*/*.wandb")]
+    # a folder's name has the second alone; one that was killed before it wrote anything does not say its time itself
+    return [curve for _, curve in sorted(found, key=lambda each: (each[0], each[1].begun))]
 
 
 def _wandb_curve(path: Path) -> Curve:
@@ -43,6 +46,7 @@ def _wandb_curve(path: Path) -> Curve:
         record.ParseFromString(content)
         if record.WhichOneof("record_type") == "run":
             curve.id, curve.project = record.run.run_id, record.run.project
+            curve.begun = record.run.start_time.ToNanoseconds()
             curve.config |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
         if record.WhichOneof("record_type") == "history":
             values = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
