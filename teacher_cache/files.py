@@ -18,7 +18,7 @@ NOTHING_LOST = "nothing that was there before is lost"
 UNIT_IN_FLIGHT = "committed units are kept, those in flight are lost"
 STEM = 40  # characters that a file aside keeps of its name: 160 bytes at most, of the 255 that a name may have
 
-URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
+URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}(.*)", re.DOTALL)
 _LEFTOVER = re.compile(r"\.[0-9a-f]{32}\.partial(\.[^.]*)?$")
 # errors that say nothing of what a file holds: it may not, or cannot just now, be read
 _SHUT = {

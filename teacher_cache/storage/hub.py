@@ -15,7 +15,7 @@ from teacher_cache.storage.storage import AT_ONCE, Entry, Stamp
 STALL_S = 30.0  # without an answer, or a byte more of it
 RETRIES, RETRY_S = 3, 1.0  # and how long it is waited before the first, before others longer
 _COMMIT = re.compile("[0-9a-f]{40}")
-_PLACE = re.compile(r"hf://(datasets/)?([\w.-]+/[\w.-]+?)(?:@([^/]+))?(?:/(.*))?")
+_PLACE = re.compile(r"hf://(datasets/)?(?!(?:datasets|models|spaces)/)([\w.-]+/[\w.-]+?)(?:@([^/]+))?(?:/(.*))?")
 
 
 class HubStorage:

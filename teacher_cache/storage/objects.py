@@ -346,7 +346,11 @@ def _kind(place: Url) -> str:
     if ".." in place.split("/"):
         raise StorageError(f"{shown} has a .. in it: give the place itself")
     if not parts.hostname:
-        raise StorageError(f"{shown} names no bucket: give {place.scheme}://BUCKET/FOLDER")
+        server = KINDS[place.scheme] == "HTTP"
+        raise StorageError(
+            f"{shown} names no {'server' if server else 'bucket'}: give {place.scheme}://"
+            f"{'HOST' if server else 'BUCKET'}/FOLDER"
+        )
     kind = KINDS[place.scheme]
     if kind != "HTTP" and "//" in parts.path.rstrip("/"):
         raise StorageError(f"{shown} has a // in it: give it with one slash")

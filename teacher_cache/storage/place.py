@@ -24,8 +24,8 @@ class Url(str):
 
     @property
     def parent(self) -> "Url":
-        """The place without its name."""
-        return Url(self.rstrip("/").rpartition("/")[0])
+        """The place without its name; itself where none is above it."""
+        return self if self.is_top else Url(self.rstrip("/").rpartition("/")[0])
 
     @property
     def is_top(self) -> bool:

@@ -118,8 +118,9 @@ def test_it_is_read_only_and_what_is_wrong_is_one_line(hub: ModelHub) -> None:
             write()
     with pytest.raises(StorageError, match=r"^hf://datasets/someone/labels/store: the Hub answers: .*check the name"):
         storage.get("a")
-    with pytest.raises(StorageError, match=r"is no place of the Hub: give hf://datasets/OWNER/NAME"):
-        open_storage("hf://labels")
+    for place in ("hf://labels", "hf://datasets/labels", "hf://spaces/someone/labels", "hf:///someone/labels"):
+        with pytest.raises(StorageError, match=rf"^{place} is no place of the Hub: give hf://datasets/OWNER/NAME"):
+            open_storage(place)
 
 
 def test_a_store_is_published_in_one_commit_and_read_from_there(hub: ModelHub, store: Store, tmp_path: Path) -> None:

@@ -262,6 +262,7 @@ def test_an_absent_bucket_is_said(bucket: Url) -> None:
         ("ftp://user:PASSWORD@host/x", "ftp://host/x: nothing here reads ftp://: give a path, s3://, gs://"),
         ("s3://bucket/a/../../other", "s3://bucket/a/../../other has a .. in it: give the place itself"),
         ("s3://", "s3:// names no bucket: give s3://BUCKET/FOLDER"),
+        ("https://", "https:// names no server: give https://HOST/FOLDER"),
         ("s3://bucket/stores//x", "s3://bucket/stores//x has a // in it: give it with one slash"),
     ],
 )

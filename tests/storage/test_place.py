@@ -18,6 +18,11 @@ def test_a_url_is_no_path() -> None:
         assert to_place(written) == Path(written)
 
 
+def test_a_bucket_without_a_name_does_not_get_the_folders() -> None:
+    assert to_place("s3:///folder") == "s3:///folder"
+    assert to_place("s3://bucket//folder") == "s3://bucket//folder"
+
+
 def test_names_of_a_url() -> None:
     url = Url("HTTPS://host/a/b/")
     assert (url / "c/d", url.name, url.parent, url.scheme) == ("HTTPS://host/a/b/c/d", "b", "HTTPS://host/a", "https")
@@ -28,6 +33,7 @@ def test_names_of_a_url() -> None:
 def test_what_no_place_is_above() -> None:
     for top in ("s3://bucket", "https://host/", "hf://datasets/someone/store", "hf://someone/model@1234/"):
         assert Url(top).is_top
+        assert Url(top).parent == top
     for below in ("s3://bucket/store", "https://host/a/", "hf://datasets/someone/labels/store", "hf://someone/model/x"):
         assert not Url(below).is_top
 
