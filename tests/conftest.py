@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from teacher_cache.storage.place import Url
+from tests.support.azurite import ABSENT, AzureServer, Containers, find_azurite
 from tests.support.forked import Forks, ForkServer
 from tests.support.making import environment
-from tests.support.object_server import Buckets, ObjectServer, credentials
+from tests.support.object_server import Buckets, ObjectServer
 
 torch.set_num_threads(1)
 
@@ -75,7 +76,7 @@ def forks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="session")
-def object_server(request: pytest.FixtureRequest) -> Iterator[Buckets]:
+def s3(request: pytest.FixtureRequest) -> Iterator[Buckets]:
     """An S3 on this machine."""
     if (servers := shared(request.config)) is not None:
         yield Buckets(servers[1])
@@ -84,12 +85,28 @@ def object_server(request: pytest.FixtureRequest) -> Iterator[Buckets]:
         yield Buckets(server.port)
 
 
+@pytest.fixture(scope="session")
+def az() -> Iterator[Containers]:
+    """Azure's blobs on this machine."""
+    program = find_azurite()
+    if program is None:
+        pytest.skip(ABSENT)
+    with AzureServer(program) as server:
+        yield Containers(server.port)
+
+
 @pytest.fixture
-def bucket(object_server: Buckets, monkeypatch: pytest.MonkeyPatch) -> Url:
+def object_server(request: pytest.FixtureRequest) -> Buckets | Containers:
+    """The server of the kind that a test asks for by `of_each_kind`, else an S3."""
+    return request.getfixturevalue(getattr(request, "param", "s3"))
+
+
+@pytest.fixture
+def bucket(object_server: Buckets | Containers, monkeypatch: pytest.MonkeyPatch) -> Url:
     """A folder in a bucket of a test's own, with what lets it in in the environment."""
-    for name, value in credentials(object_server.url).items():
+    for name, value in object_server.credentials(object_server.url).items():
         monkeypatch.setenv(name, value)
-    return Url(f"s3://{object_server.new_bucket()}/some/folder")
+    return object_server.new_place() / "some/folder"
 
 
 @pytest.fixture

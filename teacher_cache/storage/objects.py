@@ -38,6 +38,7 @@ TRIES = 3  # of what obstore does not try again, and of creates that are refused
 PAUSE_S = 0.1  # before the second of them, double before the third
 
 AGAIN = "check the network and the endpoint, then run the same command again: what is written stays"
+PAST_END = "status code: 416", "Wanted range starting at"  # the second where the answer is nothing, and no refusal
 BROKEN = {"Connect": "no connection", "Interrupted": "the connection broke", "Decode": "the connection broke"}
 
 Answer = TypeVar("Answer")
@@ -156,7 +157,7 @@ class ObjectStorage:
             try:
                 part = self._obstore.get(client, self._key(name), options={"range": (start, end)})
             except self._obstore.exceptions.BaseError as error:
-                if "status code: 416" in str(error):
+                if any(said in str(error) for said in PAST_END):
                     raise _PastEndError from None
                 raise
             return bytes(part.bytes()), self._check(name, part.meta, stamp)
@@ -362,7 +363,7 @@ def _escaped(place: Url) -> str:
 
 def _was_asked_once(error: str) -> bool:
     """Whether a request had no answer and was not sent again, as it may have been carried out: ours may be, twice."""
-    return "kind: Timeout" in error and "retries: 0" in error
+    return re.search("kind: (Timeout|Interrupted)", error) is not None and "retries: 0" in error
 
 
 def _is_panic(error: BaseException) -> bool:

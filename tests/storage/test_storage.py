@@ -23,11 +23,14 @@ from tests.support.memory_storage import bucket_in_memory
 NAMES = ("c/0/0", "c/0/1", "c/10", "c.json", "ca/0", "zarr.json", "a b/ü%41+c&=~.x", "shards/train-0000.tar")
 
 
-@pytest.fixture(params=["local", "objects"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+@pytest.fixture(params=["local", "s3", "az"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
     if request.param == "local":
         return open_storage(tmp_path / "some" / "folder", durable=False)
-    return open_storage(request.getfixturevalue("bucket"))
+    server = request.getfixturevalue(request.param)
+    for name, value in server.credentials(server.url).items():
+        monkeypatch.setenv(name, value)
+    return open_storage(server.new_place() / "some/folder")
 
 
 def test_what_is_put_is_got_until_it_is_replaced_or_deleted(storage: Storage) -> None:

@@ -2,6 +2,7 @@
 
 import select
 import socket
+import struct
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -14,9 +15,9 @@ from typing import Self
 class Fault:
     """What happens to one request.
 
-    lost: the server gets it, its answer gets lost. cut: the answer ends after so many bytes of its body. stalled: after
-    so many bytes of its body nothing more comes; None: nothing at all. late: its answer comes after so many seconds.
-    busy: it is answered 503, and the server never hears of it.
+    lost: the server gets it, its answer gets lost. reset: as lost, and the client is told. cut: the answer ends after
+    so many bytes of its body. stalled: after so many bytes of its body nothing more comes; None: nothing at all. late:
+    its answer comes after so many seconds. busy: it is answered 503, and the server never hears of it.
     """
 
     kind: str
@@ -94,7 +95,9 @@ class FaultyProxy:
                     if fault is None:
                         client.sendall(said)
                         continue
-                    if fault.kind == "lost":
+                    if fault.kind == "reset":
+                        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    if fault.kind in ("lost", "reset"):
                         return
                     if fault.kind == "late":
                         self._ended.wait(fault.seconds)

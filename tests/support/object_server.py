@@ -15,12 +15,17 @@ import uuid
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import pytest
+
+from teacher_cache.storage.place import Url
 from tests.support.server_process import ServerProcess
 
 Application = Callable[[dict[str, Any], Any], Iterable[bytes]]  # of WSGI
 HOST = "127.0.0.1"
 PAGE = 20  # names in an answer to a listing; Amazon gives 1,000
 SECRET = "a-SeCrEt-that-nobody-may-see"
+# a test of buckets once for each kind of server
+of_each_kind = pytest.mark.parametrize("object_server", ["s3", "az"], indirect=True)
 
 
 class ObjectServer(ServerProcess):
@@ -43,11 +48,21 @@ class Buckets:
     def url(self) -> str:
         return f"http://{self.host}:{self.port}"
 
-    def new_bucket(self) -> str:
-        """The name of an empty bucket."""
+    def credentials(self, endpoint: str) -> dict[str, str]:
+        """What a process needs in its environment to be let in at an address."""
+        return {
+            "AWS_ENDPOINT_URL": endpoint,
+            "AWS_ACCESS_KEY_ID": "somebody",
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_REGION": "us-east-1",
+            "NO_PROXY": "127.0.0.1",
+        }
+
+    def new_place(self) -> Url:
+        """An empty bucket."""
         name = f"bucket-{uuid.uuid4().hex}"
         self._put(f"/{name}", {})
-        return name
+        return Url(f"s3://{name}")
 
     def publish(self, path: str) -> None:
         """Let everybody read /BUCKET/NAME."""
@@ -59,17 +74,6 @@ class Buckets:
         connection.request("PUT", path, headers=headers)
         assert connection.getresponse().status == 200
         connection.close()
-
-
-def credentials(endpoint: str) -> dict[str, str]:
-    """What a process needs in its environment to be let in at an address."""
-    return {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": "somebody",
-        "AWS_SECRET_ACCESS_KEY": SECRET,
-        "AWS_REGION": "us-east-1",
-        "NO_PROXY": "127.0.0.1",
-    }
 
 
 def one_create_at_a_time(app: Application) -> Application:
