@@ -14,7 +14,7 @@ from teacher_cache.storage.place import Url
 from tests.support.azurite import ABSENT, AzureServer, Containers, find_azurite
 from tests.support.forked import Forks, ForkServer
 from tests.support.making import environment
-from tests.support.object_server import Buckets, ObjectServer
+from tests.support.object_server import Buckets, GoogleBuckets, ObjectServer
 
 torch.set_num_threads(1)
 
@@ -86,6 +86,12 @@ def s3(request: pytest.FixtureRequest) -> Iterator[Buckets]:
 
 
 @pytest.fixture(scope="session")
+def gs(s3: Buckets) -> Buckets:
+    """What stands in for Google's."""
+    return GoogleBuckets(s3.port)
+
+
+@pytest.fixture(scope="session")
 def az() -> Iterator[Containers]:
     """Azure's blobs on this machine."""
     program = find_azurite()
@@ -97,7 +103,7 @@ def az() -> Iterator[Containers]:
 
 @pytest.fixture
 def object_server(request: pytest.FixtureRequest) -> Buckets | Containers:
-    """The server of the kind that a test asks for by `of_each_kind`, else an S3."""
+    """The server of the kind that a test names, of tests.support.object_server.KINDS; else an S3."""
     return request.getfixturevalue(getattr(request, "param", "s3"))
 
 
@@ -106,7 +112,7 @@ def bucket(object_server: Buckets | Containers, monkeypatch: pytest.MonkeyPatch)
     """A folder in a bucket of a test's own, with what lets it in in the environment."""
     for name, value in object_server.credentials(object_server.url).items():
         monkeypatch.setenv(name, value)
-    return object_server.new_place() / "some/folder"
+    return Url(object_server.new_place()) / "some/folder"
 
 
 @pytest.fixture

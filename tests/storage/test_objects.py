@@ -27,10 +27,11 @@ from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import Url
 from tests.support.azurite import Containers
 from tests.support.faulty_proxy import Fault, FaultyProxy
-from tests.support.object_server import PAGE, SECRET, Buckets, of_each_kind
+from tests.support.object_server import KINDS, PAGE, SECRET, Buckets
 from tests.support.web_server import WebServer
 
 ROOT = Path(__file__).parents[2]
+of_each_kind = pytest.mark.parametrize("object_server", KINDS, indirect=True)
 BODY = random.Random(0).randbytes(600_000)
 
 
@@ -115,7 +116,6 @@ def test_a_create_that_is_refused_for_what_is_gone_is_sent_again(storage: Object
     assert storage.get("x") == b"mine"
 
 
-@of_each_kind
 def test_busy_servers_are_asked_again(storage: ObjectStorage, network: FaultyProxy) -> None:
     network.faults += [Fault("busy"), Fault("busy")]
     storage.put("x", BODY)
@@ -124,7 +124,6 @@ def test_busy_servers_are_asked_again(storage: ObjectStorage, network: FaultyPro
         storage.get("x")
 
 
-@of_each_kind
 @pytest.mark.parametrize("num_bytes", [None, 0, 1000])
 def test_what_stalls_is_given_up(num_bytes: int | None, storage: ObjectStorage, network: FaultyProxy) -> None:
     storage.put("x", BODY)
@@ -165,7 +164,6 @@ def test_what_stalls_twice_is_had(num_bytes: int | None, storage: ObjectStorage,
     assert [entry.name for entry in storage.list()] == ["y"]
 
 
-@of_each_kind
 def test_an_upload_is_waited_for_as_long_as_it_may_take(storage: ObjectStorage, network: FaultyProxy) -> None:
     network.faults.append(Fault("late", "PUT", seconds=0.8))
     storage.put("x", BODY)  # 0.6 s at a megabyte a second
@@ -224,7 +222,6 @@ def test_near_ranges_are_one_request(storage: ObjectStorage, network: FaultyProx
     assert len(network.requests) == 3
 
 
-@of_each_kind
 def test_a_fork_of_a_process_that_has_asked_is_refused_and_hangs_not(bucket: Url) -> None:
     program = f"""
 import os, sys

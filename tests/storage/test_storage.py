@@ -19,18 +19,19 @@ from teacher_cache.storage import storage as storage_module
 from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.storage import AT_ONCE, Storage, cut, get_all, get_parts, joined
 from tests.support.memory_storage import bucket_in_memory
+from tests.support.object_server import KINDS
 
 NAMES = ("c/0/0", "c/0/1", "c/10", "c.json", "ca/0", "zarr.json", "a b/ü%41+c&=~.x", "shards/train-0000.tar")
 
 
-@pytest.fixture(params=["local", "s3", "az"])
+@pytest.fixture(params=["local", *KINDS])
 def storage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
     if request.param == "local":
         return open_storage(tmp_path / "some" / "folder", durable=False)
     server = request.getfixturevalue(request.param)
     for name, value in server.credentials(server.url).items():
         monkeypatch.setenv(name, value)
-    return open_storage(server.new_place() / "some/folder")
+    return open_storage(f"{server.new_place()}/some/folder")
 
 
 def test_what_is_put_is_got_until_it_is_replaced_or_deleted(storage: Storage) -> None:

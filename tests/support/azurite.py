@@ -15,7 +15,6 @@ import sys
 import uuid
 from email.utils import formatdate
 
-from teacher_cache.storage.place import Url
 from tests.support.server_process import ServerProcess
 
 HOST = "127.0.0.1"
@@ -57,8 +56,8 @@ class Containers:
             "NO_PROXY": "127.0.0.1",
         }
 
-    def new_place(self, *, public: bool = False) -> Url:
-        """An empty container, whose files everybody may read or none."""
+    def new_place(self, *, public: bool = False) -> str:
+        """The URL of an empty container, whose files everybody may read or none."""
         name = f"container-{uuid.uuid4().hex}"
         headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": "2021-08-06"}
         if public:
@@ -71,7 +70,7 @@ class Containers:
         connection.request("PUT", f"/{ACCOUNT}/{name}?restype=container", headers=headers)
         assert connection.getresponse().status == 201
         connection.close()
-        return Url(f"az://{name}")
+        return f"az://{name}"
 
 
 def serve(program: str) -> None:
