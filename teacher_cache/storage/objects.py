@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 from teacher_cache.errors import ChangedError, StorageError
-from teacher_cache.storage.credentials import CREDENTIALS, METADATA, aws_profile, check_sendable, hide, is_given
+from teacher_cache.storage.credentials import (
+    CREDENTIALS,
+    METADATA,
+    aws_profile,
+    azure_settings,
+    check_sendable,
+    hide,
+    is_given,
+)
 from teacher_cache.storage.place import ENDPOINTS, Url, is_endpoint
 from teacher_cache.storage.storage import AT_ONCE, NEAR, PART_BYTES, PARTS_AHEAD, Entry, Stamp, cut, joined
 
@@ -228,7 +236,7 @@ class ObjectStorage:
         """What is told of an error of obstore's, whose first line has addresses in it, and all others all there is."""
         url, said = self._url(name), str(error)
         variables = CREDENTIALS[self._kind]
-        status = re.search(r"status code: (\d+[\w -]*)", said)
+        status = re.search(r"(?:status code: |\(code: )(\d+[\w -]*)", said)
         code = re.search(r"<Code>(\w+)</Code>", said)
         broken = re.search(r"HttpError \{\s*kind: (\w+)", said)
         answer = ", ".join(found[1] for found in (status, code) if found)
@@ -300,11 +308,13 @@ class ObjectStorage:
             return HTTPStore(url, client_options=client, retry_config=retry)
         given: dict[str, Any] = {}
         check_sendable(self._kind)
+        for variable in ENDPOINTS[self._kind]:
+            if (endpoint := os.environ.get(variable)) and not is_endpoint(endpoint):
+                raise StorageError(f"{url}: {variable} is no URL of a server, http(s)://HOST: correct it")
         if self._kind == "S3":
-            for variable in ENDPOINTS:
-                if (endpoint := os.environ.get(variable)) and not is_endpoint(endpoint):
-                    raise StorageError(f"{url}: {variable} is no URL of a server, http(s)://HOST: correct it")
             given["config"] = {"disable_bulk_delete": "true"}  # not every server knows it
+        if self._kind == "Azure":
+            given["config"] = azure_settings()
         if not is_given(self._kind):
             provider = aws_profile() if self._kind == "S3" else None
             if provider is not None:
@@ -362,8 +372,10 @@ def _escaped(place: Url) -> str:
 
 
 def _was_asked_once(error: str) -> bool:
-    """Whether a request had no answer and was not sent again, as it may have been carried out: ours may be, twice."""
-    return re.search("kind: (Timeout|Interrupted)", error) is not None and "retries: 0" in error
+    """Whether a request had no answer and was not sent again, as it may have been carried out: ours may be, twice. Or
+    whether the answer to one of a batch, which Azure's deletes are, says that its server is busy."""
+    had_none = re.search("kind: (Timeout|Interrupted)", error) is not None and "retries: 0" in error
+    return had_none or re.search(r"\(code: (429|5\d\d)\)", error) is not None
 
 
 def _is_panic(error: BaseException) -> bool:
