@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
+from urllib.parse import unquote
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,9 @@ class Fault:
 
 
 class FaultyProxy:
-    """Stands before a server. `requests`: the first line of each that came. `faults`: what happens to the next ones,
-    in order; each to one. `trouble`: what happens to any other, by its first line. `after`: is called with the first
-    line of a request that has been answered, before its answer is handed on."""
+    """Stands before a server. `requests`: the first line of each that came, without escapes. `faults`: what happens to
+    the next ones, in order; each to one. `trouble`: what happens to any other, by its first line. `after`: is called
+    with the first line of a request that has been answered, before its answer is handed on."""
 
     def __init__(self, host: str, port: int) -> None:
         self._server = host, port
@@ -117,7 +118,7 @@ class FaultyProxy:
         if not line.endswith("HTTP/1.1"):
             return None
         with self._lock:
-            self.requests.append(line)
+            self.requests.append(unquote(line))
             if self.faults and line.startswith(self.faults[0].method):
                 return line, self.faults.popleft()
             return line, self.trouble(line)
