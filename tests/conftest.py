@@ -1,5 +1,5 @@
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -108,11 +108,21 @@ def object_server(request: pytest.FixtureRequest) -> Buckets | Containers:
 
 
 @pytest.fixture
-def bucket(object_server: Buckets | Containers, monkeypatch: pytest.MonkeyPatch) -> Url:
+def new_bucket(monkeypatch: pytest.MonkeyPatch) -> Callable[[Buckets | Containers], Url]:
+    """What makes a folder in a bucket of a server, and puts what lets it in in the environment."""
+
+    def make(server: Buckets | Containers) -> Url:
+        for name, value in server.credentials(server.url).items():
+            monkeypatch.setenv(name, value)
+        return Url(server.new_place()) / "some/folder"
+
+    return make
+
+
+@pytest.fixture
+def bucket(object_server: Buckets | Containers, new_bucket: Callable[[Buckets | Containers], Url]) -> Url:
     """A folder in a bucket of a test's own, with what lets it in in the environment."""
-    for name, value in object_server.credentials(object_server.url).items():
-        monkeypatch.setenv(name, value)
-    return Url(object_server.new_place()) / "some/folder"
+    return new_bucket(object_server)
 
 
 @pytest.fixture
