@@ -253,7 +253,8 @@ class ObjectStorage:
             hidden = "where nothing may be listed, what is absent is refused too"
             return StorageError(f"{url}: access is denied ({answer}): check {variables}; {hidden}")
         if "Received redirect" in said:
-            return StorageError(f"{url}: the bucket is in another region: set AWS_REGION to it")
+            region = "the bucket is in another region: set AWS_REGION to it"
+            return StorageError(f"{url}: {region if self._kind == 'S3' else 'it is elsewhere: check the endpoint'}")
         if answer:
             return StorageError(f"{url}: the server answers {answer}: {AGAIN}")
         if isinstance(error, self._obstore.exceptions.NotSupportedError):
