@@ -68,10 +68,11 @@ def aws_profile() -> Callable[[], Any] | None:
         raise StorageError(f"{error}: check AWS_PROFILE, and what `aws configure list` says") from None
 
 
-def azure_settings() -> dict[str, str]:
+def azure_settings(place: str) -> dict[str, str]:
     """What obstore does not find in the environment by itself: the variables of Azure's own tool and the parts of a
     connection string, where there are none of obstore's; an endpoint without a slash at its end, behind which nothing
-    is found. StorageError for a connection string that names no account."""
+    is found. Of a place that names its account, CONTAINER@ACCOUNT, only keys and signatures. StorageError for a
+    connection string that names no account."""
     given = {name: value for name, value in os.environ.items() if value and name.startswith("AZURE_")}
     text = given.get("AZURE_STORAGE_CONNECTION_STRING", "")
     parts = dict(part.split("=", 1) for part in text.strip().split(";") if "=" in part)
@@ -83,9 +84,11 @@ def azure_settings() -> dict[str, str]:
     if not endpoint and "EndpointSuffix" in parts:
         endpoint = f"{parts.get('DefaultEndpointsProtocol', 'https')}://{account}.blob.{parts['EndpointSuffix']}"
     endpoint = given.get("AZURE_STORAGE_ENDPOINT") or given.get("AZURE_ENDPOINT") or endpoint
-    found = {"use_emulator": parts.get("UseDevelopmentStorage"), "endpoint": endpoint.rstrip("/")}
-    if "AZURE_STORAGE_ACCOUNT_NAME" not in given:
-        found["account_name"] = account
+    found: dict[str, str | None] = {}
+    if "@" not in place:
+        found = {"use_emulator": parts.get("UseDevelopmentStorage"), "endpoint": endpoint.rstrip("/")}
+        if "AZURE_STORAGE_ACCOUNT_NAME" not in given:
+            found["account_name"] = account
     if not any(re.fullmatch(r"AZURE_STORAGE_(\w+_KEY|SAS_TOKEN)", name) for name in given):
         found["account_key"] = given.get("AZURE_STORAGE_KEY") or parts.get("AccountKey")
         found["sas_key"] = parts.get("SharedAccessSignature")

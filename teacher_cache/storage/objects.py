@@ -218,7 +218,7 @@ class ObjectStorage:
             except (self._obstore.exceptions.BaseError, OSError, ValueError) as error:
                 failure = self._failure(name, error, num_bytes)
                 broke_off = "body error" in str(error) and time.monotonic() - begun < self._retry_s
-                if not broke_off and not _was_asked_once(str(error)):
+                if not broke_off and not _may_be_sent_again(str(error)):
                     break  # what may help has been tried already
             except BaseException as error:
                 if not _is_panic(error):
@@ -315,7 +315,7 @@ class ObjectStorage:
         if self._kind == "S3":
             given["config"] = {"disable_bulk_delete": "true"}  # not every server knows it
         if self._kind == "Azure":
-            given["config"] = azure_settings()
+            given["config"] = azure_settings(url)
         if not is_given(self._kind):
             provider = aws_profile() if self._kind == "S3" else None
             if provider is not None:
@@ -372,9 +372,9 @@ def _escaped(place: Url) -> str:
     return f"{before}{slashes}{bucket}{slash}{quote(key)}"
 
 
-def _was_asked_once(error: str) -> bool:
-    """Whether a request had no answer and was not sent again, as it may have been carried out: ours may be, twice. Or
-    whether the answer to one of a batch, which Azure's deletes are, says that its server is busy."""
+def _may_be_sent_again(error: str) -> bool:
+    """Whether obstore did not send again what may help again: a request without an answer, which may have been carried
+    out (ours may be, twice), and one of a batch, as Azure's deletes are, of which the server says that it is busy."""
     had_none = re.search("kind: (Timeout|Interrupted)", error) is not None and "retries: 0" in error
     return had_none or re.search(r"\(code: (429|5\d\d)\)", error) is not None
 

@@ -92,13 +92,15 @@ def test_what_azures_own_tools_take(
 ) -> None:
     for name, value in given.items():
         monkeypatch.setenv(f"AZURE_STORAGE_{name}", value)
-    assert azure_settings() == settings
+    assert azure_settings("az://container/folder") == settings
+    keys = {name: value for name, value in settings.items() if name in ("account_key", "sas_key")}
+    assert azure_settings("abfss://container@other.dfs.core.windows.net") == keys
 
 
 def test_a_connection_string_that_is_none_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", "AccountKey=c2VjcmV0")
     with pytest.raises(StorageError, match=r"^AZURE_STORAGE_CONNECTION_STRING names no account: copy it from the"):
-        azure_settings()
+        azure_settings("az://container")
 
 
 def test_what_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
