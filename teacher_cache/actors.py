@@ -211,7 +211,7 @@ def _cluster() -> Iterator[Any]:
         yield ray
         return
     # a server's address is no secret; credentials are in each node's own environment, and in no log of Ray's
-    shared = {name: os.environ[name] for name in ENDPOINTS if name in os.environ}
+    shared = {name: os.environ[name] for names in ENDPOINTS.values() for name in names if name in os.environ}
     try:
         ray.init(runtime_env={"env_vars": shared} if shared else None, logging_level=logging.WARNING)
     except (ConnectionError, RuntimeError, ValueError) as error:

@@ -157,7 +157,7 @@ def _set_endpoint(ctx: click.Context, param: click.Parameter, endpoint: str | No
         return
     if not is_endpoint(endpoint):
         raise click.BadParameter("it is no URL of a server: give http(s)://HOST, without user and query", ctx, param)
-    for variable in ENDPOINTS:
+    for variable in ENDPOINTS["S3"]:
         os.environ.pop(variable, None)
     os.environ["AWS_ENDPOINT_URL"] = endpoint
 

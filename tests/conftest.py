@@ -1,5 +1,5 @@
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from teacher_cache.storage.place import Url
+from tests.support.azurite import ABSENT, AzureServer, Containers, find_azurite
 from tests.support.forked import Forks, ForkServer
 from tests.support.making import environment
-from tests.support.object_server import Buckets, ObjectServer, credentials
+from tests.support.object_server import Buckets, GoogleBuckets, ObjectServer
 
 torch.set_num_threads(1)
 
@@ -75,7 +76,7 @@ def forks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="session")
-def object_server(request: pytest.FixtureRequest) -> Iterator[Buckets]:
+def s3(request: pytest.FixtureRequest) -> Iterator[Buckets]:
     """An S3 on this machine."""
     if (servers := shared(request.config)) is not None:
         yield Buckets(servers[1])
@@ -84,12 +85,44 @@ def object_server(request: pytest.FixtureRequest) -> Iterator[Buckets]:
         yield Buckets(server.port)
 
 
+@pytest.fixture(scope="session")
+def gs(s3: Buckets) -> Buckets:
+    """What stands in for Google's."""
+    return GoogleBuckets(s3.port)
+
+
+@pytest.fixture(scope="session")
+def az() -> Iterator[Containers]:
+    """Azure's blobs on this machine."""
+    program = find_azurite()
+    if program is None:
+        pytest.skip(ABSENT)
+    with AzureServer(program) as server:
+        yield Containers(server.port)
+
+
 @pytest.fixture
-def bucket(object_server: Buckets, monkeypatch: pytest.MonkeyPatch) -> Url:
+def object_server(request: pytest.FixtureRequest) -> Buckets | Containers:
+    """The server of the kind that a test names, of tests.support.object_server.KINDS; else an S3."""
+    return request.getfixturevalue(getattr(request, "param", "s3"))
+
+
+@pytest.fixture
+def new_bucket(monkeypatch: pytest.MonkeyPatch) -> Callable[[Buckets | Containers], Url]:
+    """What makes a folder in a bucket of a server, and puts what lets it in in the environment."""
+
+    def make(server: Buckets | Containers) -> Url:
+        for name, value in server.credentials(server.url).items():
+            monkeypatch.setenv(name, value)
+        return Url(server.new_place()) / "some/folder"
+
+    return make
+
+
+@pytest.fixture
+def bucket(object_server: Buckets | Containers, new_bucket: Callable[[Buckets | Containers], Url]) -> Url:
     """A folder in a bucket of a test's own, with what lets it in in the environment."""
-    for name, value in credentials(object_server.url).items():
-        monkeypatch.setenv(name, value)
-    return Url(f"s3://{object_server.new_bucket()}/some/folder")
+    return new_bucket(object_server)
 
 
 @pytest.fixture

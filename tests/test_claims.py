@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -265,17 +266,17 @@ def disturb(forks: Forks, store: Place, rounds: int, seed: int, workers: int = 4
     return jobs
 
 
-@pytest.mark.parametrize(("place", "units"), [("folder", 40), ("bucket", 20)])
+@pytest.mark.parametrize(("place", "units"), [("folder", 40), ("s3", 20), ("az", 20)])
 def test_jobs_killed_and_stopped_at_random_fill_a_store_once(
-    tmp_path: Path, forks: Forks, request: pytest.FixtureRequest, place: str, units: int
+    tmp_path: Path, forks: Forks, request: pytest.FixtureRequest, new_bucket: Callable[..., Url], place: str, units: int
 ) -> None:
     """More often and on more units where CLAIMS_ROUNDS and CLAIMS_UNITS say so."""
     repeats, units = int(os.environ.get("CLAIMS_ROUNDS", "1")), int(os.environ.get("CLAIMS_UNITS", units))
     shape = {"counts": (320,) * (units // 20), "views": 8}
     whole = whole_store(tmp_path, **shape)
     for number in range(repeats):
-        if place == "bucket":
-            url: Url = request.getfixturevalue("bucket") / f"store{number}"
+        if place != "folder":
+            url = new_bucket(request.getfixturevalue(place)) / "store"
             local = bright_store(tmp_path, name=f"made{number}", **shape)
             store = Store.create(url, local.index, local.policy, views=8, seed=3, group=2, unit_samples=64)
         else:

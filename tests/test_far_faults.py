@@ -18,6 +18,7 @@ from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import Url
 from teacher_cache.storage.storage import Storage
 from teacher_cache.store.store import Store
+from tests.support.azurite import Containers
 from tests.support.bright_shards import SMALL, bright_store
 from tests.support.faulty_proxy import Fault, FaultyProxy
 from tests.support.filling import fill_store, fill_words
@@ -54,9 +55,10 @@ class Trouble:
 
 
 @pytest.fixture
-def trouble(object_server: Buckets, bucket: Url, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trouble]:
+def trouble(object_server: Buckets | Containers, bucket: Url, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trouble]:
     with FaultyProxy(object_server.host, object_server.port) as network:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", network.url)
+        for name, value in object_server.credentials(network.url).items():
+            monkeypatch.setenv(name, value)
         monkeypatch.setattr(objects, "ObjectStorage", partial(ObjectStorage, stall_s=0.3))
         yield Trouble(network, 0)
     source._folder.cache_clear()
@@ -72,6 +74,7 @@ def chunks(storage: Storage) -> dict[str, bytes | None]:
     return {entry.name: storage.get(entry.name) for entry in storage.list() if "/c/" in entry.name}
 
 
+@pytest.mark.parametrize("object_server", ["s3", "az"], indirect=True)
 def test_each_step_gets_over_a_network_that_fails(tmp_path: Path, bucket: Url, trouble: Trouble, forks: Forks) -> None:
     """index, a fill that is killed, two that share what is left, verify, train, publish, unpack."""
     local, url, published = bright_store(tmp_path, counts=(64, 1)), bucket / "store", bucket / "published"

@@ -28,13 +28,15 @@ from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import Url
 from teacher_cache.store.store import Store
 from teacher_cache.verify import verify
+from tests.support.azurite import Containers
 from tests.support.bright_shards import bright_store, small_policy, write_bright_shards
 from tests.support.faulty_proxy import Fault, FaultyProxy
 from tests.support.filling import fill_store
-from tests.support.object_server import Buckets
+from tests.support.object_server import KINDS, Buckets
 from tests.support.running import wait_until
 from tests.support.small_runs import train_small, validation_shard
 
+of_each_kind = pytest.mark.parametrize("object_server", KINDS, indirect=True)
 COUNTS = (130, 64, 1, 65)
 
 
@@ -59,9 +61,12 @@ class Far:
 
 
 @pytest.fixture
-def far(bucket: Url, object_server: Buckets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Far]:
+def far(
+    bucket: Url, object_server: Buckets | Containers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Far]:
     with FaultyProxy(object_server.host, object_server.port) as network:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", network.url)
+        for name, value in object_server.credentials(network.url).items():
+            monkeypatch.setenv(name, value)
         found = Far(tmp_path, bucket, network)
         write_bright_shards(tmp_path / "shards", COUNTS)
         found.upload(tmp_path / "shards")
@@ -93,6 +98,7 @@ def _bytes(batch: Batch) -> tuple[bytes, ...]:
     return tuple(tensor.numpy().tobytes() for tensor in (batch.views, batch.labels, batch.class_pairs, batch.samples))
 
 
+@of_each_kind
 def test_all_that_is_made_of_shards_in_a_bucket_is_as_of_local_ones(far: Far) -> None:
     """Index, fill, verify and an epoch, in this process and in others; then from a node's copies, without a request."""
     local, other = bright_store(far.folder), far_store(far)
@@ -118,6 +124,7 @@ def test_all_that_is_made_of_shards_in_a_bucket_is_as_of_local_ones(far: Far) ->
     assert far.asked() == {}
 
 
+@of_each_kind
 def test_a_stores_shards_move_to_a_bucket(far: Far) -> None:
     """`index` again notes their new places; `--shards` alone reads them from there once."""
     store = bright_store(far.folder)
@@ -146,6 +153,7 @@ def test_a_stores_shards_move_to_a_bucket(far: Far) -> None:
     assert "it is another file than was indexed" in failed.output
 
 
+@of_each_kind
 def test_a_student_trains_and_is_validated_from_a_bucket(far: Far, monkeypatch: pytest.MonkeyPatch) -> None:
     local, other = bright_store(far.folder), far_store(far)
     for store in (local, other):
@@ -163,6 +171,7 @@ def test_a_student_trains_and_is_validated_from_a_bucket(far: Far, monkeypatch: 
     index_validation([f"{far.url}/val-*.tar"], names, other.index.class_from, cache=cache)
 
 
+@of_each_kind
 def test_a_network_that_fails_is_got_over_or_told_in_a_line(far: Far, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objects, "ObjectStorage", partial(ObjectStorage, stall_s=0.4, retry_s=0.8))
     source._folder.cache_clear()
@@ -207,6 +216,7 @@ def test_blocks_are_asked_for_before_their_turn(far: Far, workers: int) -> None:
     assert far.asked() == {"GET": 7}
 
 
+@of_each_kind
 def test_a_bucket_that_is_not_there_is_told(far: Far) -> None:
     with pytest.raises(ShardError, match="s3://no-such-bucket"):
         expand_shards(["s3://no-such-bucket/*.tar"])

@@ -285,13 +285,13 @@ def test_what_reads_places_takes_an_endpoint(context: click.Context) -> None:
 def test_an_endpoint_goes_before_those_of_the_environment_and_to_other_processes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for variable in ENDPOINTS:
+    for variable in ENDPOINTS["S3"]:
         monkeypatch.setenv(variable, "http://another")
 
     @click.command()
     @endpoint_option
     def command() -> None:
-        click.echo([os.environ.get(variable) for variable in ENDPOINTS])
+        click.echo([os.environ.get(variable) for variable in ENDPOINTS["S3"]])
 
     runner = CliRunner()
     assert runner.invoke(command, []).output == f"{['http://another'] * 3}\n"

@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import warnings
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -43,12 +44,11 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store.open(store.path)
 
 
-@pytest.fixture(params=["folder", "bucket"])
-def target(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+@pytest.fixture(params=["folder", "s3", "az"])
+def target(request: pytest.FixtureRequest, tmp_path: Path, new_bucket: Callable[..., Url]) -> Place:
     if request.param == "folder":
         return tmp_path / "published"
-    url: Url = request.getfixturevalue("bucket")
-    return url / "published"
+    return new_bucket(request.getfixturevalue(request.param)) / "published"
 
 
 def shards(source: Store) -> list[str]:

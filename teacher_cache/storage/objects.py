@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 from teacher_cache.errors import ChangedError, StorageError
-from teacher_cache.storage.credentials import CREDENTIALS, METADATA, aws_profile, check_sendable, hide, is_given
+from teacher_cache.storage.credentials import (
+    CREDENTIALS,
+    METADATA,
+    aws_profile,
+    azure_settings,
+    check_sendable,
+    hide,
+    is_given,
+)
 from teacher_cache.storage.place import ENDPOINTS, Url, is_endpoint
 from teacher_cache.storage.storage import AT_ONCE, NEAR, PART_BYTES, PARTS_AHEAD, Entry, Stamp, cut, joined
 
@@ -38,6 +46,7 @@ TRIES = 3  # of what obstore does not try again, and of creates that are refused
 PAUSE_S = 0.1  # before the second of them, double before the third
 
 AGAIN = "check the network and the endpoint, then run the same command again: what is written stays"
+PAST_END = "status code: 416", "Wanted range starting at"  # the second where the answer is nothing, and no refusal
 BROKEN = {"Connect": "no connection", "Interrupted": "the connection broke", "Decode": "the connection broke"}
 
 Answer = TypeVar("Answer")
@@ -156,7 +165,7 @@ class ObjectStorage:
             try:
                 part = self._obstore.get(client, self._key(name), options={"range": (start, end)})
             except self._obstore.exceptions.BaseError as error:
-                if "status code: 416" in str(error):
+                if any(said in str(error) for said in PAST_END):
                     raise _PastEndError from None
                 raise
             return bytes(part.bytes()), self._check(name, part.meta, stamp)
@@ -209,7 +218,7 @@ class ObjectStorage:
             except (self._obstore.exceptions.BaseError, OSError, ValueError) as error:
                 failure = self._failure(name, error, num_bytes)
                 broke_off = "body error" in str(error) and time.monotonic() - begun < self._retry_s
-                if not broke_off and not _was_asked_once(str(error)):
+                if not broke_off and not _may_be_sent_again(str(error)):
                     break  # what may help has been tried already
             except BaseException as error:
                 if not _is_panic(error):
@@ -227,7 +236,7 @@ class ObjectStorage:
         """What is told of an error of obstore's, whose first line has addresses in it, and all others all there is."""
         url, said = self._url(name), str(error)
         variables = CREDENTIALS[self._kind]
-        status = re.search(r"status code: (\d+[\w -]*)", said)
+        status = re.search(r"(?:status code: |\(code: )(\d+[\w -]*)", said)
         code = re.search(r"<Code>(\w+)</Code>", said)
         broken = re.search(r"HttpError \{\s*kind: (\w+)", said)
         answer = ", ".join(found[1] for found in (status, code) if found)
@@ -244,7 +253,8 @@ class ObjectStorage:
             hidden = "where nothing may be listed, what is absent is refused too"
             return StorageError(f"{url}: access is denied ({answer}): check {variables}; {hidden}")
         if "Received redirect" in said:
-            return StorageError(f"{url}: the bucket is in another region: set AWS_REGION to it")
+            region = "the bucket is in another region: set AWS_REGION to it"
+            return StorageError(f"{url}: {region if self._kind == 'S3' else 'it is elsewhere: check the endpoint'}")
         if answer:
             return StorageError(f"{url}: the server answers {answer}: {AGAIN}")
         if isinstance(error, self._obstore.exceptions.NotSupportedError):
@@ -299,11 +309,13 @@ class ObjectStorage:
             return HTTPStore(url, client_options=client, retry_config=retry)
         given: dict[str, Any] = {}
         check_sendable(self._kind)
+        for variable in ENDPOINTS[self._kind]:
+            if (endpoint := os.environ.get(variable)) and not is_endpoint(endpoint):
+                raise StorageError(f"{url}: {variable} is no URL of a server, http(s)://HOST: correct it")
         if self._kind == "S3":
-            for variable in ENDPOINTS:
-                if (endpoint := os.environ.get(variable)) and not is_endpoint(endpoint):
-                    raise StorageError(f"{url}: {variable} is no URL of a server, http(s)://HOST: correct it")
             given["config"] = {"disable_bulk_delete": "true"}  # not every server knows it
+        if self._kind == "Azure":
+            given["config"] = azure_settings(url)
         if not is_given(self._kind):
             provider = aws_profile() if self._kind == "S3" else None
             if provider is not None:
@@ -364,9 +376,11 @@ def _escaped(place: Url) -> str:
     return f"{before}{slashes}{bucket}{slash}{quote(key)}"
 
 
-def _was_asked_once(error: str) -> bool:
-    """Whether a request had no answer and was not sent again, as it may have been carried out: ours may be, twice."""
-    return "kind: Timeout" in error and "retries: 0" in error
+def _may_be_sent_again(error: str) -> bool:
+    """Whether obstore did not send again what may help again: a request without an answer, which may have been carried
+    out (ours may be, twice), and one of a batch, as Azure's deletes are, of which the server says that it is busy."""
+    had_none = re.search("kind: (Timeout|Interrupted)", error) is not None and "retries: 0" in error
+    return had_none or re.search(r"\(code: (429|5\d\d)\)", error) is not None
 
 
 def _is_panic(error: BaseException) -> bool:

@@ -6,7 +6,11 @@ from pathlib import Path
 
 from teacher_cache.files import URL
 
-ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")  # variables, the first that is set counts
+ENDPOINTS = {  # of each kind of store the variables that name another server: the first that is set counts
+    "S3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+    "GCS": ("GOOGLE_BASE_URL",),
+    "Azure": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT", "AZURITE_BLOB_STORAGE_URL"),
+}
 
 
 class Url(str):

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from teacher_cache.storage.credentials import hide, is_given
+from teacher_cache.errors import StorageError
+from teacher_cache.storage.credentials import azure_settings, hide, is_given
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +35,12 @@ def nothing_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("Azure", "AZURE_STORAGE_SAS_KEY", True),
         ("Azure", "AZURE_CLIENT_ID", True),
         ("Azure", "MSI_ENDPOINT", True),
+        ("Azure", "AZURE_STORAGE_KEY", True),
+        ("Azure", "AZURE_STORAGE_CONNECTION_STRING", True),
+        ("Azure", "AZURE_STORAGE_USE_EMULATOR", True),
+        ("Azure", "AZURE_IDENTITY_ENDPOINT", True),
+        ("Azure", "AZURE_EXTENSION_DIR", False),  # of Azure's own tool, on every runner of GitHub's
+        ("Azure", "AZURE_STORAGE_ACCOUNT", False),
         ("Azure", "AZURE_STORAGE_ACCOUNT_NAME", False),
         ("Azure", "AZURE_STORAGE_ENDPOINT", False),
     ],
@@ -54,9 +61,53 @@ def test_a_login_of_googles_tool_is_found(tmp_path: Path) -> None:
     assert not is_given("S3")
 
 
+AT_AZURE = "https://account.blob.core.windows.net"
+
+
+@pytest.mark.parametrize(
+    ("given", "settings"),
+    [
+        ({}, {}),
+        ({"ACCOUNT_NAME": "a", "ACCOUNT_KEY": "k"}, {}),  # obstore finds them
+        ({"ACCOUNT": "a", "KEY": "k"}, {"account_name": "a", "account_key": "k"}),
+        ({"ENDPOINT": "http://host/a/"}, {"endpoint": "http://host/a"}),
+        (
+            {"CONNECTION_STRING": "DefaultEndpointsProtocol=http;AccountName=a;AccountKey=k==;EndpointSuffix=host"},
+            {"account_name": "a", "account_key": "k==", "endpoint": "http://a.blob.host"},
+        ),
+        (
+            {"CONNECTION_STRING": "AccountName=a;AccountKey=k;BlobEndpoint=http://127.0.0.1:10000/a/;"},
+            {"account_name": "a", "account_key": "k", "endpoint": "http://127.0.0.1:10000/a"},
+        ),
+        (
+            {"CONNECTION_STRING": f"BlobEndpoint={AT_AZURE}/;SharedAccessSignature=sv=1&sig=s"},
+            {"account_name": "account", "sas_key": "sv=1&sig=s", "endpoint": AT_AZURE},
+        ),
+        ({"CONNECTION_STRING": "UseDevelopmentStorage=true"}, {"use_emulator": "true"}),
+        ({"CONNECTION_STRING": "AccountName=a;AccountKey=k", "ACCOUNT_NAME": "b", "SAS_TOKEN": "s"}, {}),
+    ],
+)
+def test_what_azures_own_tools_take(
+    given: dict[str, str], settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(f"AZURE_STORAGE_{name}", value)
+    assert azure_settings("az://container/folder") == settings
+    keys = {name: value for name, value in settings.items() if name in ("account_key", "sas_key")}
+    assert azure_settings("abfss://container@other.dfs.core.windows.net") == keys
+
+
+def test_a_connection_string_that_is_none_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", "AccountKey=c2VjcmV0")
+    with pytest.raises(StorageError, match=r"^AZURE_STORAGE_CONNECTION_STRING names no account: copy it from the"):
+        azure_settings("az://container")
+
+
 def test_what_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SESSION_TOKEN", "FwoG+=/xyz")
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "c2VjcmV0")
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", "AccountName=name;AccountKey=c2VjcmV0Mg==;")
     monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT_PATH", "/home/somebody/key.json")
     assert hide("GET https://host/x?sig=abc in 3 ms: no FwoG+=/xyz") == "GET ... in 3 ms: no ..."
+    assert hide("of name: AccountName=name;AccountKey=c2VjcmV0Mg==; or c2VjcmV0Mg==") == "of name: ... or ..."
     assert hide("key c2VjcmV0 of /home/somebody/key.json") == "key ... of /home/somebody/key.json"

@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import quote, unquote
 
 import pytest
@@ -22,22 +23,26 @@ import pytest
 from teacher_cache.errors import StorageError
 from teacher_cache.storage import objects
 from teacher_cache.storage.ahead import Ahead
+from teacher_cache.storage.credentials import CREDENTIALS
 from teacher_cache.storage.objects import ObjectStorage
 from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import Url
+from tests.support.azurite import ACCOUNT, KEY, Containers
 from tests.support.faulty_proxy import Fault, FaultyProxy
-from tests.support.object_server import PAGE, SECRET, Buckets
+from tests.support.object_server import KINDS, PAGE, SECRET, Buckets, GoogleBuckets
 from tests.support.web_server import WebServer
 
 ROOT = Path(__file__).parents[2]
+of_each_kind = pytest.mark.parametrize("object_server", KINDS, indirect=True)
 BODY = random.Random(0).randbytes(600_000)
 
 
 @pytest.fixture
-def network(object_server: Buckets, bucket: Url, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
+def network(object_server: Buckets | Containers, bucket: Url, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
     """What stands between the bucket and whoever asks it."""
     with FaultyProxy(object_server.host, object_server.port) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        for name, value in object_server.credentials(proxy.url).items():
+            monkeypatch.setenv(name, value)
         yield proxy
 
 
@@ -49,6 +54,7 @@ def storage(bucket: Url, network: FaultyProxy) -> ObjectStorage:
 # -- a network that fails ----------------------------------------------------------------------------------------------
 
 
+@of_each_kind
 def test_bodies_that_are_cut_are_read_whole(storage: ObjectStorage, network: FaultyProxy) -> None:
     storage.put("x", BODY)
     network.faults += [Fault("cut", "GET", num_bytes) for num_bytes in (0, 100_000, 1)]
@@ -61,14 +67,19 @@ def test_bodies_that_are_cut_are_read_whole(storage: ObjectStorage, network: Fau
     assert not network.faults
 
 
-def test_requests_whose_answers_are_lost_are_sent_again(storage: ObjectStorage, network: FaultyProxy) -> None:
+@of_each_kind
+@pytest.mark.parametrize("kind", ["lost", "reset"])
+def test_requests_whose_answers_are_lost_are_sent_again(
+    kind: str, storage: ObjectStorage, network: FaultyProxy
+) -> None:
+    storage.put("x", BODY)
     for request, ask in {
         "PUT": lambda: storage.put("x", BODY),
         "GET": lambda: storage.get("x"),
         "HEAD": lambda: storage.list("x"),
-        "DELETE": lambda: storage.delete("x"),
+        "POST" if storage.place.scheme == "az" else "DELETE": lambda: storage.delete("x"),
     }.items():
-        network.faults.append(Fault("lost", request))
+        network.faults.append(Fault(kind, request))
         network.requests.clear()
         ask()
         assert not network.faults
@@ -76,15 +87,20 @@ def test_requests_whose_answers_are_lost_are_sent_again(storage: ObjectStorage, 
     assert storage.get("x") is None
 
 
-def test_a_create_whose_answer_is_lost_is_known_as_ones_own(storage: ObjectStorage, network: FaultyProxy) -> None:
-    network.faults.append(Fault("lost", "PUT"))
+@of_each_kind
+@pytest.mark.parametrize("kind", ["lost", "reset"])
+def test_a_create_whose_answer_is_lost_is_known_as_ones_own(
+    kind: str, storage: ObjectStorage, network: FaultyProxy
+) -> None:
+    network.faults.append(Fault(kind, "PUT"))
     assert storage.put_if_absent("x", b"mine")
     assert [line.split()[0] for line in network.requests] == ["PUT", "PUT", "GET"]
-    network.faults.append(Fault("lost", "PUT"))
+    network.faults.append(Fault(kind, "PUT"))
     assert not storage.put_if_absent("x", b"another's")
     assert storage.get("x") == b"mine"
 
 
+@of_each_kind
 def test_a_create_that_is_refused_for_what_is_gone_is_sent_again(storage: ObjectStorage, network: FaultyProxy) -> None:
     """Its writer removed it between the refusal and the look at what is there."""
     storage.put("x", b"another's")
@@ -129,6 +145,7 @@ def test_what_stalls_is_given_up(num_bytes: int | None, storage: ObjectStorage, 
         assert 0.2 <= time.monotonic() - began < 10
 
 
+@of_each_kind
 @pytest.mark.parametrize("num_bytes", [None, 0])
 def test_what_stalls_twice_is_had(num_bytes: int | None, storage: ObjectStorage, network: FaultyProxy) -> None:
     """obstore asks again for what is read, but for a listing that breaks off, and repeats no create and no delete."""
@@ -141,6 +158,8 @@ def test_what_stalls_twice_is_had(num_bytes: int | None, storage: ObjectStorage,
     assert [entry.name for entry in storage.list()] == ["x"]
     network.faults += stalls
     assert storage.put_if_absent("y", b"ours")
+    network.faults.clear()  # an answer without a body is whole before it stalls, and its connection is still used
+    storage = ObjectStorage(storage.place, stall_s=0.2)
     network.faults += stalls
     storage.delete("x")
     network.faults.clear()
@@ -193,6 +212,7 @@ def test_a_listing_asks_for_pages_and_not_for_objects(storage: ObjectStorage, ne
     assert len(network.requests) == 3
 
 
+@of_each_kind
 def test_near_ranges_are_one_request(storage: ObjectStorage, network: FaultyProxy) -> None:
     content = bytes(3 << 20)
     storage.put("x", content)
@@ -236,8 +256,10 @@ child(lambda: open_storage({str(bucket)!r}).list())
 # -- what is wrong with a place ----------------------------------------------------------------------------------------
 
 
+@of_each_kind
 def test_an_absent_bucket_is_said(bucket: Url) -> None:
-    storage = open_storage("s3://nobody-has-made-this/folder")
+    place = f"{bucket.scheme}://nobody-has-made-this/folder"
+    storage = open_storage(place)
     for ask in (
         lambda: storage.get("x"),
         lambda: storage.get_ranges("x", [(0, 1)]),
@@ -246,7 +268,7 @@ def test_an_absent_bucket_is_said(bucket: Url) -> None:
         lambda: storage.list("x"),
         lambda: storage.list(),
     ):
-        with pytest.raises(StorageError, match=r"^s3://nobody-has-made-this/folder.*: there is no such bucket: check"):
+        with pytest.raises(StorageError, match=rf"^{place}.*: there is no such bucket: check"):
             ask()
 
 
@@ -283,6 +305,7 @@ def test_a_name_that_cannot_be_read_is_told_as_one(bucket: Url, network: FaultyP
     assert "\n" not in str(refused.value)
 
 
+@of_each_kind
 @pytest.mark.parametrize("folder", ["per%20cent", "a%2Fb", "100%", "sp ace", "grün", "plus+eq=&~"])
 def test_a_key_is_what_was_written(folder: str, bucket: Url, network: FaultyProxy) -> None:
     """Also in the place itself: a percent sign is one, and begins no escape."""
@@ -317,10 +340,20 @@ def test_what_has_to_be_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("endpoint", ["nonsense", "ftp://host", "http://user:PASSWORD@host", "https://host?x=PASSWORD"])
-def test_an_endpoint_that_is_none_is_said(endpoint: str, bucket: Url, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    with pytest.raises(StorageError, match=r"AWS_ENDPOINT_URL is no URL of a server, http\(s\)://HOST: correct it$"):
-        ObjectStorage(bucket).get("x")
+@pytest.mark.parametrize(
+    ("place", "variable"),
+    [
+        ("s3://bucket", "AWS_ENDPOINT_URL"),
+        ("gs://bucket", "GOOGLE_BASE_URL"),
+        ("az://bucket", "AZURE_STORAGE_ENDPOINT"),
+    ],
+)
+def test_an_endpoint_that_is_none_is_said(
+    place: str, variable: str, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, endpoint)
+    with pytest.raises(StorageError, match=rf"{variable} is no URL of a server, http\(s\)://HOST: correct it$"):
+        ObjectStorage(Url(place)).get("x")
 
 
 # -- credentials -------------------------------------------------------------------------------------------------------
@@ -376,6 +409,95 @@ def test_a_profile_of_aws_is_taken(bucket: Url, monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.parametrize(
+    "given",
+    [
+        {"CONNECTION_STRING": f"AccountName={ACCOUNT};AccountKey={KEY};BlobEndpoint=URL/{ACCOUNT}/"},
+        {"CONNECTION_STRING": "UseDevelopmentStorage=true"},
+        {"USE_EMULATOR": "true"},
+        {"ACCOUNT": ACCOUNT, "KEY": KEY, "ENDPOINT": f"URL/{ACCOUNT}/"},
+    ],
+)
+def test_azurite_is_found_as_its_users_name_it(
+    given: dict[str, str], az: Containers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AZURITE_BLOB_STORAGE_URL", az.url)
+    for name, value in given.items():
+        monkeypatch.setenv(f"AZURE_STORAGE_{name}", value.replace("URL", az.url))
+    storage = ObjectStorage(Url(az.new_place()) / "folder")
+    storage.put("x", b"content")
+    assert [entry.name for entry in storage.list()] == ["x"]
+    storage.delete("x")
+    assert storage.get("x") is None
+
+
+def test_a_public_container_needs_no_credentials_and_a_wrong_key_is_said(
+    az: Containers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in az.credentials(az.url).items():
+        monkeypatch.setenv(name, value)
+    public, shut = Url(az.new_place(public=True)), Url(az.new_place())
+    for place in (public, shut):
+        ObjectStorage(place).put("x", b"content")
+    wrong = "c2VjcmV0"
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", wrong)
+    for ask in (lambda storage: storage.get("x"), lambda storage: storage.list(), lambda storage: storage.delete("x")):
+        with pytest.raises(
+            StorageError, match=r"access is denied \(403 Forbidden, \w+\): check AZURE_STORAGE_"
+        ) as told:
+            ask(ObjectStorage(shut))
+        assert wrong not in str(told.value)
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_KEY")
+    monkeypatch.setattr(objects, "METADATA", "127.255.255.254")
+    with pytest.raises(StorageError, match="no credentials were found: set AZURE_STORAGE_CONNECTION_STRING, or"):
+        ObjectStorage(public).get("x")
+    monkeypatch.setenv("AZURE_SKIP_SIGNATURE", "true")
+    assert ObjectStorage(public).get("x") == b"content"
+    with pytest.raises(StorageError, match="access is denied"):
+        ObjectStorage(shut).get("x")
+
+
+class Batch(http.server.BaseHTTPRequestHandler):
+    """Answers a batch of one delete, as Azure does, by the next of `answers`."""
+
+    answers: ClassVar[list[str]] = []
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        part = f"Content-Type: application/http\r\nContent-ID: 0\r\n\r\nHTTP/1.1 {self.answers.pop(0)}\r\n\r\n"
+        body = f"--batch\r\n{part}\r\n--batch--\r\n".encode()
+        self.send_response(202)
+        self.send_header("Content-Type", "multipart/mixed; boundary=batch")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_what_azure_says_of_one_of_a_batch_counts(
+    serve: Callable[[Callable[..., http.server.BaseHTTPRequestHandler]], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its deletes are batches, which are answered well whatever becomes of what is in them."""
+    for name, value in Containers(0).credentials(serve(Batch)).items():
+        monkeypatch.setenv(name, value)
+    storage = ObjectStorage(Url("az://container/folder"))
+    for answers in (["202 Accepted"], ["404 Not Found"], ["503 Server Busy", "500 Oh", "202 Accepted"]):
+        Batch.answers[:] = answers
+        storage.delete("x")
+        assert not Batch.answers
+    for answers, told in (
+        (["403 Forbidden"], r"access is denied \(403\): check AZURE_STORAGE_CONNECTION_STRING"),
+        (["409 Conflict"], "the server answers 409: check the network"),
+        (["503 Server Busy"] * 3, "the server answers 503: check the network"),
+    ):
+        Batch.answers[:] = answers
+        with pytest.raises(StorageError, match=f"^az://container/folder/x: {told}"):
+            storage.delete("x")
+        assert not Batch.answers
+
+
+@pytest.mark.parametrize(
     ("variable", "value", "found"),
     [
         ("AWS_SESSION_TOKEN", f"{SECRET}\n", "a newline at its end"),
@@ -413,13 +535,14 @@ class Quoting(http.server.BaseHTTPRequestHandler):
     """Refuses whatever comes, and quotes it: S3 does so with what was signed."""
 
     def answer(self) -> None:
-        quoted = f"<Error><Code>SignatureDoesNotMatch</Code><CanonicalRequest>{self.headers}</CanonicalRequest></Error>"
+        request = f"{self.path} {self.headers}"
+        quoted = f"<Error><Code>SignatureDoesNotMatch</Code><CanonicalRequest>{request}</CanonicalRequest></Error>"
         self.send_response(int(re.findall(r"[/=](\d{3})", self.path)[0]))
         self.send_header("Content-Length", str(len(quoted)))
         self.end_headers()
         self.wfile.write(quoted.encode())
 
-    do_GET = do_PUT = do_DELETE = do_HEAD = answer  # noqa: N815
+    do_GET = do_PUT = do_DELETE = do_HEAD = do_POST = answer  # noqa: N815
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -441,8 +564,23 @@ def serve() -> Iterator[Callable[[Callable[..., http.server.BaseHTTPRequestHandl
         server.server_close()
 
 
+def _at_azure(endpoint: str) -> dict[str, str]:
+    signed = f"https://account.blob.core.windows.net;SharedAccessSignature=sv=2021&sig={SECRET}"
+    return {"AZURE_STORAGE_CONNECTION_STRING": f"BlobEndpoint={signed}", "AZURE_STORAGE_ENDPOINT": endpoint}
+
+
+@pytest.mark.parametrize(
+    ("scheme", "credentials", "skip"),
+    [
+        ("s3", Buckets(0).credentials, "AWS_SKIP_SIGNATURE"),
+        ("gs", GoogleBuckets(0).credentials, "GOOGLE_SKIP_SIGNATURE"),
+        ("az", _at_azure, "AZURE_SKIP_SIGNATURE"),
+    ],
+)
 def test_no_secret_is_in_a_message(
-    bucket: Url,
+    scheme: str,
+    credentials: Callable[[str], dict[str, str]],
+    skip: str,
     serve: Callable[[Callable[..., http.server.BaseHTTPRequestHandler]], str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -454,8 +592,9 @@ def test_no_secret_is_in_a_message(
         ("http://127.0.0.1:1", 0),
         (f"http://somebody:{SECRET}@127.0.0.1:1", 0),
     ]:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-        storage = ObjectStorage(Url(f"s3://bucket/{status}"), stall_s=0.4, retry_s=0.1)
+        for name, value in credentials(endpoint).items():
+            monkeypatch.setenv(name, value)
+        storage = ObjectStorage(Url(f"{scheme}://bucket/{status}"), stall_s=0.4, retry_s=0.1)
         for ask in (
             lambda storage: storage.get("x"),
             lambda storage: storage.get_ranges("x", [(0, 1)]),
@@ -469,18 +608,21 @@ def test_no_secret_is_in_a_message(
             except (StorageError, FileNotFoundError) as error:
                 said += [str(error), repr(error), repr(error.__context__), *traceback.format_exception(error)]
         said += [repr(storage), str(storage), repr(vars(storage)), repr(pickle.dumps(storage))]
-    monkeypatch.setenv("AWS_SKIP_SIGNATURE", SECRET)
+    for name, value in credentials(quoting).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv(skip, SECRET)
     with pytest.raises(StorageError) as refused:
-        ObjectStorage(bucket).get("x")
+        storage = ObjectStorage(Url(f"{scheme}://bucket")).get("x")
     said.append(str(refused.value))
     assert not [line for line in said if "SeCrEt" in line]
+    variables = re.escape(CREDENTIALS[{"s3": "S3", "gs": "GCS", "az": "Azure"}[scheme]])
     for status, told in {
-        "401": "x: access is denied (401 Unauthorized, SignatureDoesNotMatch): check AWS_ACCESS_KEY_ID",
-        "403": "x: access is denied (403 Forbidden, SignatureDoesNotMatch): check AWS_ACCESS_KEY_ID",
-        "301": "the bucket is in another region: set AWS_REGION to it",
+        "401": rf"x: access is denied \(401 Unauthorized, SignatureDoesNotMatch\): check {variables}",
+        "403": rf"x: access is denied \(403 Forbidden, SignatureDoesNotMatch\): check {variables}",
+        "301": "x: the bucket is in another region: set AWS_REGION" if scheme == "s3" else "x: it is elsewhere: check",
         "400": "x: the server answers 400 Bad Request, SignatureDoesNotMatch: check the network",
     }.items():
-        assert any(f"s3://bucket/{status}" in line and told in line for line in said)
+        assert any(re.search(f"^{scheme}://bucket/{status}/{told}", line) for line in said), status
 
 
 # -- web servers -------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import itertools
 import pickle
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -17,17 +17,19 @@ from teacher_cache.errors import ChangedError
 from teacher_cache.storage import objects
 from teacher_cache.storage import storage as storage_module
 from teacher_cache.storage.opening import open_storage
+from teacher_cache.storage.place import Url
 from teacher_cache.storage.storage import AT_ONCE, Storage, cut, get_all, get_parts, joined
 from tests.support.memory_storage import bucket_in_memory
+from tests.support.object_server import KINDS
 
 NAMES = ("c/0/0", "c/0/1", "c/10", "c.json", "ca/0", "zarr.json", "a b/ü%41+c&=~.x", "shards/train-0000.tar")
 
 
-@pytest.fixture(params=["local", "objects"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+@pytest.fixture(params=["local", *KINDS])
+def storage(request: pytest.FixtureRequest, tmp_path: Path, new_bucket: Callable[..., Url]) -> Storage:
     if request.param == "local":
         return open_storage(tmp_path / "some" / "folder", durable=False)
-    return open_storage(request.getfixturevalue("bucket"))
+    return open_storage(new_bucket(request.getfixturevalue(request.param)))
 
 
 def test_what_is_put_is_got_until_it_is_replaced_or_deleted(storage: Storage) -> None:

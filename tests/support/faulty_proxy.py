@@ -2,21 +2,23 @@
 
 import select
 import socket
+import struct
 import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
+from urllib.parse import unquote
 
 
 @dataclass(frozen=True)
 class Fault:
     """What happens to one request.
 
-    lost: the server gets it, its answer gets lost. cut: the answer ends after so many bytes of its body. stalled: after
-    so many bytes of its body nothing more comes; None: nothing at all. late: its answer comes after so many seconds.
-    busy: it is answered 503, and the server never hears of it.
+    lost: the server gets it, its answer gets lost. reset: as lost, and the client is told. cut: the answer ends after
+    so many bytes of its body. stalled: after so many bytes of its body nothing more comes; None: nothing at all. late:
+    its answer comes after so many seconds. busy: it is answered 503, and the server never hears of it.
     """
 
     kind: str
@@ -26,9 +28,9 @@ class Fault:
 
 
 class FaultyProxy:
-    """Stands before a server. `requests`: the first line of each that came. `faults`: what happens to the next ones,
-    in order; each to one. `trouble`: what happens to any other, by its first line. `after`: is called with the first
-    line of a request that has been answered, before its answer is handed on."""
+    """Stands before a server. `requests`: the first line of each that came, without escapes. `faults`: what happens to
+    the next ones, in order; each to one. `trouble`: what happens to any other, by its first line. `after`: is called
+    with the first line of a request that has been answered, before its answer is handed on."""
 
     def __init__(self, host: str, port: int) -> None:
         self._server = host, port
@@ -94,7 +96,9 @@ class FaultyProxy:
                     if fault is None:
                         client.sendall(said)
                         continue
-                    if fault.kind == "lost":
+                    if fault.kind == "reset":
+                        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    if fault.kind in ("lost", "reset"):
                         return
                     if fault.kind == "late":
                         self._ended.wait(fault.seconds)
@@ -114,7 +118,7 @@ class FaultyProxy:
         if not line.endswith("HTTP/1.1"):
             return None
         with self._lock:
-            self.requests.append(line)
+            self.requests.append(unquote(line))
             if self.faults and line.startswith(self.faults[0].method):
                 return line, self.faults.popleft()
             return line, self.trouble(line)
