@@ -19,6 +19,7 @@ from teacher_cache.errors import CheckpointError, StorageError
 from teacher_cache.files import new_folder
 from teacher_cache.messages.shown import as_code, as_word, counted, shown
 from teacher_cache.settings import read_json
+from teacher_cache.storage.hub import STALL_S, silence_ends
 from teacher_cache.teacher.state_dict import load_state
 from teacher_cache.teacher.weights import first_line, state_sha256
 
@@ -76,12 +77,13 @@ def push(folder: Path, repo: str, *, private: bool) -> str:
 
     api = HfApi(library_name="deit-teacher-cache")
     try:
-        # unasked, an organisation's own default holds
-        repo = api.create_repo(repo, private=private or None, exist_ok=True).repo_id
-        public = private and not api.repo_info(repo).private
-        if not public:
-            done = api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"Add {folder.name}")
-            return str(done.commit_url)
+        with silence_ends():
+            # unasked, an organisation's own default holds
+            repo = api.create_repo(repo, private=private or None, exist_ok=True).repo_id
+            public = private and not api.repo_info(repo, timeout=STALL_S).private
+            if not public:
+                done = api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"Add {folder.name}")
+                return str(done.commit_url)
     except Exception as error:  # of the client, of HTTP below it, of a network: it has no one class
         raise StorageError(
             f"{api.endpoint} does not take {repo} ({first_line(error)}): {folder} is whole, "

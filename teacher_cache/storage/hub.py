@@ -13,6 +13,7 @@ from teacher_cache.storage.place import Url
 from teacher_cache.storage.storage import AT_ONCE, Entry, Stamp
 
 STALL_S = 30.0  # without an answer, or a byte more of it
+WRITE_STALL_S = 60.0  # of what is written, which the Hub checks before it answers
 RETRIES, RETRY_S = 3, 1.0  # and how long it is waited before the first, before others longer
 _COMMIT = re.compile("[0-9a-f]{40}")
 _PLACE = re.compile(r"hf://(datasets/)?(?!(?:datasets|models|spaces)/)([\w.-]+/[\w.-]+?)(?:@([^/]+))?(?:/(.*))?")
@@ -143,11 +144,11 @@ def commit_folder(place: Url, folder: Path, check: Callable[[HubStorage], None])
 
     kind, repository, revision, top = _parts(place)
     api = HfApi(library_name="deit-teacher-cache")
-    with _answered(place):
+    with _answered(place), silence_ends():
         api.create_repo(repository, repo_type=kind, exist_ok=True)
         parent = _commit_at(kind, repository, revision)
     check(HubStorage(place, parent))
-    with _answered(place):
+    with _answered(place), silence_ends():
         operations = [
             CommitOperationAdd("/".join(part for part in (top, str(path.relative_to(folder))) if part), path)
             for path in sorted(folder.rglob("*"))
@@ -161,6 +162,24 @@ def commit_folder(place: Url, folder: Path, check: Callable[[HubStorage], None])
             revision=revision,
             parent_commit=parent,
         )
+
+
+@contextmanager
+def silence_ends() -> Iterator[None]:
+    """Let the client's own calls, which wait for ever, give up what is silent for WRITE_STALL_S: what moves, however
+    slowly, goes on. Its other users in this process, if there are any meanwhile, wait no longer either. Clients before
+    1.0 have no such setting, and wait."""
+    from huggingface_hub.utils import get_session
+
+    session: Any = get_session()
+    if not hasattr(session, "timeout"):
+        yield
+        return
+    before, session.timeout = session.timeout, WRITE_STALL_S
+    try:
+        yield
+    finally:
+        session.timeout = before
 
 
 def _parts(place: Url) -> tuple[str, str, str | None, str]:

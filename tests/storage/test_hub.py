@@ -21,9 +21,10 @@ from teacher_cache.store.store import Store
 from tests.support.bright_shards import write_bright_shards
 from tests.support.faulty_proxy import Fault, FaultyProxy
 from tests.support.filled_store import fill, make_store
-from tests.support.model_hub import TOKEN, ModelHub, Repository
+from tests.support.model_hub import TOKEN, ModelHub, Repository, require_timeouts
 
 PLACE = Url("hf://datasets/someone/labels")
+LABELS = "datasets/someone/labels"
 PLACE_AT_FIRST = Url(f"{PLACE}@{1:040x}")
 
 
@@ -132,6 +133,23 @@ def test_a_store_is_published_in_one_commit_and_read_from_there(hub: ModelHub, s
     assert not packed.missing_units()
     back = unpack(str(PLACE), str(tmp_path / "back"))
     np.testing.assert_array_equal(read_views(back), read_views(store))
+
+
+@pytest.mark.parametrize(
+    "stalls", ["repos/create", "datasets/someone/labels/preupload", "datasets/someone/labels/commit"]
+)
+def test_a_hub_that_is_silent_while_it_is_written_to_is_given_up(
+    stalls: str, hub: ModelHub, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_timeouts()
+    hub.stalls = f"POST /api/{stalls}"
+    monkeypatch.setattr("teacher_cache.storage.hub.WRITE_STALL_S", 0.3)
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    with pytest.raises(StorageError, match=f"^{PLACE}: the Hub answers: .*timed out: check the name"):
+        publish(store, str(PLACE))
+    hub.stalls = None
+    publish(store, str(PLACE))
+    assert not Store.open(PLACE).missing_units()
 
 
 def test_an_open_store_stays_at_its_commit(hub: ModelHub, store: Store, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from student.trained import build_trained, read_trained
 from teacher_cache.errors import CheckpointError, StorageError
 from teacher_cache.teacher.weights import state_sha256
 from tests.student.test_export import DISTILLED, SINGLE, images, read
-from tests.support.model_hub import TOKEN, ModelHub
+from tests.support.model_hub import TOKEN, ModelHub, require_timeouts
 from tests.support.small_runs import filled_store, student, train_small, validation_shard
 from tests.support.trained_files import NAMES
 
@@ -277,3 +277,33 @@ def test_a_hub_that_refuses_leaves_the_folder_and_a_public_repository_takes_noth
     ):
         push(tmp_path / "out", "someone/deit", private=False)
     assert hub.repositories["someone/deit"].commits == []
+
+
+@pytest.mark.parametrize(
+    "stalls",
+    [
+        "POST /api/repos/create",
+        "GET /api/models/someone/deit",
+        "POST /api/models/someone/deit/preupload",
+        "POST /someone/deit.git/info/lfs/objects/batch",
+        "PUT /objects/",
+        "POST /api/models/someone/deit/commit",
+    ],
+)
+def test_a_hub_that_is_silent_is_given_up(
+    stalls: str, tmp_path: Path, hub: ModelHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_timeouts()
+    read(tmp_path, *SINGLE)
+    assert export(tmp_path)[0] == 0
+    hub.stalls = stalls
+    monkeypatch.setattr("teacher_cache.storage.hub.WRITE_STALL_S", 0.3)
+    monkeypatch.setattr("student.hub.STALL_S", 0.3)
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    before = huggingface_hub.utils.get_session().timeout
+    told = r"does not take someone/deit \((timed out|Error while uploading .*)\): .*/out is whole, `hf upload some"
+    with pytest.raises(StorageError, match=told):
+        push(tmp_path / "out", "someone/deit", private=True)
+    assert huggingface_hub.utils.get_session().timeout == before
+    hub.stalls = None
+    push(tmp_path / "out", "someone/deit", private=True)
