@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from teacher_cache.errors import ChangedError, StorageError
+from teacher_cache.storage.manifest import MANIFEST
 from teacher_cache.storage.place import Url
 from teacher_cache.storage.storage import AT_ONCE, Entry, Stamp
 
@@ -137,9 +138,9 @@ def find_repository(place: Url) -> HubStorage | None:
 
 
 def commit_folder(place: Url, folder: Path, check: Callable[[HubStorage], None]) -> None:
-    """Put all files of a folder under a place in one commit, which fails where somebody else commits meanwhile. The
-    repository is made where there is none. check is given what lies under the place before, and raises where it may
-    not. StorageError."""
+    """Put all files of a folder, a manifest among them, under a place in one commit, which fails where somebody else
+    commits meanwhile. The repository is made where there is none. check is given what lies under the place before, and
+    raises where it may not. StorageError."""
     from huggingface_hub import CommitOperationAdd, HfApi
 
     kind, repository, revision, top = _parts(place)
@@ -154,14 +155,29 @@ def commit_folder(place: Url, folder: Path, check: Callable[[HubStorage], None])
             for path in sorted(folder.rglob("*"))
             if path.is_file()
         ]
-        api.create_commit(
-            repository,
-            operations,
-            commit_message="Publish a store of a teacher's labels",
-            repo_type=kind,
-            revision=revision,
-            parent_commit=parent,
-        )
+        try:
+            api.create_commit(
+                repository,
+                operations,
+                commit_message="Publish a store of a teacher's labels",
+                repo_type=kind,
+                revision=revision,
+                parent_commit=parent,
+            )
+        except Exception:
+            if not _is_committed(place, folder, parent):
+                raise
+
+
+def _is_committed(place: Url, folder: Path, parent: str) -> bool:
+    """Whether the revision went on from a commit to what a folder holds: the Hub makes a commit though its answer is
+    lost. All of a commit comes at once, so that it is told by the manifest, which has the hashes of the rest."""
+    with suppress(StorageError):
+        kind, repository, revision, _ = _parts(place)
+        with _answered(place):
+            commit = _commit_at(kind, repository, revision)
+        return commit != parent and HubStorage(place, commit).get(MANIFEST) == (folder / MANIFEST).read_bytes()
+    return False
 
 
 @contextmanager

@@ -152,6 +152,28 @@ def test_a_hub_that_is_silent_while_it_is_written_to_is_given_up(
     assert not Store.open(PLACE).missing_units()
 
 
+@pytest.mark.parametrize("again", [504, 412])
+def test_a_commit_whose_answer_was_lost_is_found(
+    again: int, hub: ModelHub, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway gives up what the Hub goes on with; who asks again hears of a commit since."""
+    post = hub.post
+
+    def lose(path: str, content: bytes) -> tuple[int, dict[str, str], bytes]:
+        answer = post(path, content)
+        return (again, {}, b"{}") if path.endswith("/commit/main") else answer
+
+    monkeypatch.setattr(hub, "post", lose)
+    publish(store, str(PLACE))
+    repository = hub.repositories["datasets/someone/labels"]
+    assert len(repository.commits) == 1
+    repository.commits.append({})
+    hub.refuses = "/api/datasets/someone/labels/commit"
+    with pytest.raises(StorageError, match=f"^{PLACE}: the Hub answers: .*403"):
+        publish(store, str(PLACE))
+    assert len(repository.commits) == 2
+
+
 def test_an_open_store_stays_at_its_commit(hub: ModelHub, store: Store, tmp_path: Path) -> None:
     publish(store, str(PLACE))
     repository = hub.repositories["datasets/someone/labels"]
@@ -247,18 +269,18 @@ def test_a_repository_without_a_store_is_named(hub: ModelHub, repository: Reposi
 def test_a_commit_of_somebody_else_meanwhile_fails_ours(
     hub: ModelHub, repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "f").write_bytes(b"ours")
+    (tmp_path / "manifest.json").write_bytes(b"ours")
     post = hub.post
 
     def late(path: str, content: bytes) -> tuple[int, dict[str, str], bytes]:
         if path.endswith("/preupload/main"):
-            repository.commits.append({"theirs": b"first"})
+            repository.commits.append({"manifest.json": b"of theirs"})
         return post(path, content)
 
     monkeypatch.setattr(hub, "post", late)
     with pytest.raises(StorageError, match="labels: the Hub answers: "):
         commit_folder(PLACE, tmp_path, lambda there: None)
-    assert repository.files == {"theirs": b"first"}
+    assert repository.files == {"manifest.json": b"of theirs"}
 
 
 def test_shards_of_a_repository_are_indexed_and_read(hub: ModelHub, repository: Repository, tmp_path: Path) -> None:
