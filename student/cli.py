@@ -14,7 +14,7 @@ import click
 from student.faults import Fault, all_mends
 from teacher_cache.endings import OneLineErrors
 from teacher_cache.errors import CheckpointError
-from teacher_cache.messages.shown import MESSAGE, as_word, counted, shown
+from teacher_cache.messages.shown import MESSAGE, counted, shown
 from teacher_cache.options import (
     COUNT,
     MOST_BATCH,
@@ -39,6 +39,7 @@ from teacher_cache.options import (
 )
 from teacher_cache.processes.threads import wait_asleep
 from teacher_cache.processes.ties import is_first_rank
+from teacher_cache.storage.place import as_place
 from teacher_cache.store.presence import check_is_store
 from teacher_cache.terminal import say, say_json, say_lines, terminal
 
@@ -646,7 +647,7 @@ def results(runs: tuple[str, ...], plot: str | None) -> None:
             if plot is None or (folder / "results.json").is_file():
                 found[name] = final_accuracy(folder / "results.json")
                 if plot is None and not found[name]:
-                    evaluate = f"`student evaluate {as_word(f'{folder}/checkpoint.pt')} --val ...`"
+                    evaluate = f"`student evaluate {as_place(f'{folder}/checkpoint.pt')} --val ...`"
                     wrong.append(
                         f"{folder} was trained without --val: {evaluate} says how good it is, --plot - draws its loss"
                     )

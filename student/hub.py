@@ -87,7 +87,7 @@ def push(folder: Path, repo: str, *, private: bool) -> str:
     except Exception as error:  # of the client, of HTTP below it, of a network: it has no one class
         raise StorageError(
             f"{api.endpoint} does not take {repo} ({first_line(error)}): {folder} is whole, "
-            f"`hf upload {repo} {as_word(folder)}` tries again"
+            f"`hf upload {as_word(repo)} {as_word(folder)}` tries again"
         ) from error
     raise StorageError(
         f"{repo} is there and everybody can read it, --private was asked: nothing is uploaded; choose another --push"

@@ -15,8 +15,9 @@ import numpy as np
 
 from student.faults import Fault, refuse
 from teacher_cache.errors import PlanError
-from teacher_cache.messages.shown import as_word, counted
+from teacher_cache.messages.shown import counted
 from teacher_cache.replay.seeds import Stream, derive
+from teacher_cache.storage.place import as_place
 from teacher_cache.store.layout import enumerate_blocks
 
 Order = Literal["apart", "together"]
@@ -138,7 +139,7 @@ def plan_faults(settings: PlanSettings, num_samples: int, store_views: int, stor
         )
     if not 1 <= views <= store_views:
         found = f"--views-used {views} is not within the store's 1 to {store_views}"
-        more = f"`teacher-cache extend {as_word(store)} --views N` adds some"
+        more = f"`teacher-cache extend {as_place(store)} --views N` adds some"
         yield Fault(PlanError, found, ("--views-used", str(store_views)), more)
         views = store_views
     if (most := min(views, num_samples)) < repeats:
@@ -148,7 +149,7 @@ def plan_faults(settings: PlanSettings, num_samples: int, store_views: int, stor
         if most < views:
             few = counted(num_samples, "sample", "is")
             found = f"{counted(repeats, 'repeat', 'is')} shared out among as many epochs: {few} too few"
-        more = f"use more views; `teacher-cache extend {as_word(store)} --views N` adds some" if most == views else ""
+        more = f"use more views; `teacher-cache extend {as_place(store)} --views N` adds some" if most == views else ""
         yield Fault(PlanError, found, ("--set", f"repeats={most}") if most else (), more)
         repeats = most
     yield from _batch_faults(batch, world_size, num_samples, num_samples // max(1, repeats) * repeats)

@@ -22,11 +22,12 @@ from teacher_cache.errors import (
     StoreError,
 )
 from teacher_cache.messages.recognise import is_part, is_store
-from teacher_cache.messages.shown import as_word, counted, listed
+from teacher_cache.messages.shown import counted, listed
 from teacher_cache.rendering.choice import RENDER_DEFAULT, Render, may_use_device
 from teacher_cache.settings import parse_override
 from teacher_cache.shards.classes import class_rule
 from teacher_cache.shards.find import expand_shards
+from teacher_cache.storage.place import as_place
 from teacher_cache.teacher.settings import TeacherSettings
 from teacher_cache.teacher.timm_names import unknown_model
 
@@ -169,7 +170,7 @@ def resolution_faults(store: "Store", resolution: tuple[int, int] | None) -> Ite
         RecipeError,
         f"--resolution is {height} x {width}, views of {store.path} are {own[0]} x {own[1]}",
         ("--resolution", f"{own[0]}x{own[1]}"),
-        f"make a store of that size, `teacher-cache index --like {as_word(store.path)} --set size={size} --views N "
+        f"make a store of that size, `teacher-cache index --like {as_place(store.path)} --set size={size} --views N "
         "--store OTHER`",
     )
 
@@ -240,14 +241,14 @@ def topk_faults(store: "Store") -> Iterator[Fault]:
     if store.topk:
         return
     if store.teacher is None:
-        advice = f"run `teacher-cache fill {as_word(store.path)} --teacher NAME --topk K --tau T`"
+        advice = f"run `teacher-cache fill {as_place(store.path)} --teacher NAME --topk K --tau T`"
         yield Fault(StoreError, f"{store.path} is not filled yet, soft labels are wanted", advice=advice)
         return
     yield Fault(
         StoreError,
         f"{store.path} holds labels alone (topk 0), soft labels are wanted",
         ("--set", "distill=hard"),
-        f"make another store with `teacher-cache index --like {as_word(store.path)} --store OTHER` and run "
+        f"make another store with `teacher-cache index --like {as_place(store.path)} --store OTHER` and run "
         "`teacher-cache fill OTHER --topk K --tau T`",
     )
 

@@ -14,7 +14,7 @@ from click.core import ParameterSource
 
 from teacher_cache.endings import INTERRUPTED, OneLineErrors
 from teacher_cache.errors import DiskError, StoreError, TeacherError
-from teacher_cache.messages.shown import as_word, counted
+from teacher_cache.messages.shown import counted
 from teacher_cache.options import (
     COUNT,
     LARGEST_SEED,
@@ -42,7 +42,7 @@ from teacher_cache.options import (
 from teacher_cache.processes.threads import wait_asleep
 from teacher_cache.processes.ties import is_first_rank
 from teacher_cache.processes.timeouts import LEASE_S
-from teacher_cache.storage.place import to_place
+from teacher_cache.storage.place import as_place, to_place
 from teacher_cache.store.presence import check_is_store
 from teacher_cache.terminal import say, say_json, say_lines, warn
 
@@ -388,7 +388,7 @@ def extend(store_path: str, views: int) -> None:
     _say_rounded(views, store.views, store.group)
     say(
         f"{store_path}: {before} -> {counted(store.views, 'view')}; "
-        f"`teacher-cache fill {as_word(store_path)}` labels them"
+        f"`teacher-cache fill {as_place(store_path)}` labels them"
     )
 
 

@@ -14,13 +14,15 @@ from click.core import ParameterSource
 from teacher_cache.messages.shown import shown
 from teacher_cache.processes.timeouts import RANK_TIMEOUT_S, TIMEOUT_S
 from teacher_cache.rendering.choice import RENDER_DEFAULT
-from teacher_cache.storage.place import ENDPOINTS, is_endpoint
+from teacher_cache.storage.place import ENDPOINTS, Url, is_endpoint, to_place, use_endpoint
 from teacher_cache.terminal import warn
 
 if TYPE_CHECKING:
     from teacher_cache.storage.cache import NodeCache
 
 Command = Callable[..., Any]
+
+_ENDPOINT = f"{__name__}.endpoint"  # of a context
 
 
 class Whole(click.IntRange):
@@ -152,25 +154,51 @@ def _say_deprecated(ctx: click.Context, old: click.Parameter, new: click.Paramet
     warn(f"{_name(old, ctx)} is deprecated, the next release does not take it: write `{written}`")
 
 
-def _set_endpoint(ctx: click.Context, param: click.Parameter, endpoint: str | None) -> None:
-    if endpoint is None or ctx.resilient_parsing:
+def endpoint_option(command: Command) -> Command:
+    """--endpoint, which is in force before any other parameter is looked at."""
+
+    @wraps(command)
+    def with_endpoint(*args: Any, **settings: Any) -> Any:
+        ctx = click.get_current_context()
+        if ctx.meta.get(_ENDPOINT):
+            _check_endpoint_is_used(ctx)
+        return command(*args, **settings)
+
+    return click.option(
+        "--endpoint",
+        metavar="URL",
+        expose_value=False,
+        is_eager=True,
+        callback=_use_endpoint,
+        help="The server that s3:// means: MinIO, R2 ...  [default: AWS_ENDPOINT_URL, else Amazon's]",
+    )(with_endpoint)
+
+
+def _use_endpoint(ctx: click.Context, param: click.Parameter, endpoint: str | None) -> None:
+    if ctx.resilient_parsing:
         return
-    if not is_endpoint(endpoint):
+    if endpoint is not None and not is_endpoint(endpoint):
         raise click.BadParameter("it is no URL of a server: give http(s)://HOST, without user and query", ctx, param)
-    for variable in ENDPOINTS["S3"]:
-        os.environ.pop(variable, None)
-    os.environ["AWS_ENDPOINT_URL"] = endpoint
+    use_endpoint(endpoint)
+    ctx.call_on_close(lambda: use_endpoint(None))
+    ctx.meta[_ENDPOINT] = endpoint
 
 
-# set as the variable of the environment, so that the processes of a command have it too
-endpoint_option = click.option(
-    "--endpoint",
-    metavar="URL",
-    expose_value=False,
-    is_eager=True,
-    callback=_set_endpoint,
-    help="The server that s3:// means: MinIO, R2 ...  [default: AWS_ENDPOINT_URL, else Amazon's]",
-)
+def _check_endpoint_is_used(ctx: click.Context) -> None:
+    """UsageError where what is named lies on Azure or Google alone: it would be looked for there, and not at the
+    endpoint."""
+    from teacher_cache.storage.objects import KINDS
+
+    values = [value for each in ctx.params.values() for value in (each if isinstance(each, tuple) else (each,))]
+    places = [to_place(value) for value in values if isinstance(value, str)]
+    kinds = {KINDS.get(place.scheme): place.scheme for place in places if isinstance(place, Url)}
+    for kind in () if "S3" in kinds else ("Azure", "GCS"):
+        if kind in kinds:
+            raise click.UsageError(
+                f"--endpoint is of s3:// alone: that of {kinds[kind]}:// is {ENDPOINTS[kind][0]}; for shards on s3:// "
+                "that a store names set AWS_ENDPOINT_URL",
+                ctx,
+            )
 
 
 def _store_argument(metavar: str, *, required: bool) -> Callable[[Command], Command]:

@@ -21,7 +21,7 @@ from teacher_cache.messages.recognise import no_licence
 from teacher_cache.messages.shown import as_code, as_word, counted, listed, shown
 from teacher_cache.storage.manifest import MANIFEST, STORE, place_above, read_hashes, write_manifest
 from teacher_cache.storage.opening import check_not_web, open_storage
-from teacher_cache.storage.place import Place, Url, to_place
+from teacher_cache.storage.place import Place, Url, as_place, to_place
 from teacher_cache.storage.storage import Storage
 from teacher_cache.store.packing import copied_files, packed_files, unpacked_files, without_place
 from teacher_cache.store.proof import describe_build
@@ -75,7 +75,7 @@ def publish(
     if missing and not partial:
         raise StoreError(
             f"{counted(len(missing), 'unit', 'is', of=len(store.units()))} not labelled in {store.path}: run "
-            f"`teacher-cache fill {as_word(store.path)}`, or publish what there is with --partial"
+            f"`teacher-cache fill {as_place(store.path)}`, or publish what there is with --partial"
         )
     front = _front(licence)
     _check_free(place, front)

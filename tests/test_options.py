@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,7 +22,9 @@ from teacher_cache.options import (
     endpoint_option,
 )
 from teacher_cache.storage.cache import NodeCache
-from teacher_cache.storage.place import ENDPOINTS
+from teacher_cache.storage.place import ENDPOINTS, Url
+from tests.support.azurite import Containers
+from tests.support.object_server import Buckets
 from tools import benchmark, inspect_cache, make_shards, range_server, simulate_scale, simulate_store, topk_table
 
 PROGRAMS = {
@@ -301,6 +303,28 @@ def test_an_endpoint_goes_before_those_of_the_environment_and_to_other_processes
         assert refused.exit_code == 2
         assert "it is no URL of a server: give http(s)://HOST, without user and query" in refused.output
         assert "PASSWORD" not in refused.output
+
+
+def test_a_command_that_is_offered_has_the_endpoint_that_was_given(
+    s3: Buckets, new_bucket: Callable[[Buckets | Containers], Url]
+) -> None:
+    """Else it would go to Amazon's servers, and find nothing there."""
+    place = new_bucket(s3)
+    for given in (["--endpoint", s3.url], []):
+        told = CliRunner().invoke(teacher_cache, ["status", str(place), *given])
+        offered = " ".join(["teacher-cache index SHARDS --store", place, *given])
+        assert told.exit_code == 1
+        assert told.output.strip().endswith(f"check the place, or make one with `{offered}`")
+
+
+@pytest.mark.parametrize("place", ["az://container/store", "gs://bucket/store", "abfss://container@account/store"])
+def test_an_endpoint_of_s3_is_not_taken_for_that_of_another(place: str) -> None:
+    for more in ([], ["--shards", "https://host/0.tar"]):
+        refused = CliRunner().invoke(teacher_cache, ["verify", place, *more, "--endpoint", "http://host"])
+        assert refused.exit_code == 2
+        scheme = place.partition(":")[0]
+        variable = "GOOGLE_BASE_URL" if scheme == "gs" else "AZURE_STORAGE_ENDPOINT"
+        assert f"--endpoint is of s3:// alone: that of {scheme}:// is {variable}; for shards" in refused.output
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ from teacher_cache.messages.shown import counted  # noqa: E402
 from teacher_cache.options import COUNT, NUMBER  # noqa: E402
 from teacher_cache.terminal import say, say_lines  # noqa: E402
 
+REPORTS = ("summary", "confusions", "disagreements")
 WALKED_SHARDS = 4  # that are written to be walked
 BATCH, REPEATS, POOL_BATCHES = 1024, 3, 12  # of the epoch whose labels are read: DeiT's
 COLUMNS = ("step", "seconds", "peak memory, MB", "files", "MB", "what it was")
@@ -124,8 +125,7 @@ def steps(out: Path, size: Size) -> list[Step]:
         Step("open, and the index read", [*opened, "open"]),
         Step("train: an epoch's plan and labels", [*opened, "epoch"]),
         Step("teacher-cache status", [*program, "status", str(store), "--json"]),
-        *(Step(f"inspect_cache.py {name}", [*inspect, name, "--json"]) for name in ("summary", "confusions")),
-        Step("inspect_cache.py disagreements", [*inspect, "disagreements", "--json"]),
+        *(Step(f"inspect_cache.py {report}", [*inspect, report, "--json"]) for report in REPORTS),
         Step("teacher-cache publish", [*program, "publish", str(store), str(packed)], packed),
         Step(f"teacher-cache extend --views {more}", [*program, "extend", str(store), "--views", more], store),
     ]

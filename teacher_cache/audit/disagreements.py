@@ -24,6 +24,7 @@ from teacher_cache.messages.shown import counted
 from teacher_cache.replay.block import view_mix
 from teacher_cache.replay.mix import LAMBDA_ONE
 from teacher_cache.replay.seeds import Stream, derive
+from teacher_cache.storage.place import as_place
 from teacher_cache.store.labels import unit_rows
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import SKIPPED
@@ -171,7 +172,7 @@ def _in_shard(store: Store, shard: str) -> np.ndarray:
     numbers = [number for number, entry in enumerate(store.index.shards) if entry.name == shard]
     if not numbers:
         names = [entry.name for entry in store.index.shards]
-        listing = f"`inspect_cache.py {store.path}` lists all {len(names)}"
+        listing = f"`inspect_cache.py {as_place(store.path)}` lists all {len(names)}"
         raise StoreError(f"{store.path} has no shard {shard!r}: {did_you_mean(shard, names, listing)}")
     starts, inside = store.index.starts, np.zeros(store.index.num_samples, bool)
     inside[starts[numbers[0]] : starts[numbers[0] + 1]] = True

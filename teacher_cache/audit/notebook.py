@@ -11,11 +11,10 @@ from teacher_cache.audit.names import find_sample
 from teacher_cache.audit.sample import describe_sample, describe_view, render_views
 from teacher_cache.audit.votes import Votes, read_statistics
 from teacher_cache.errors import StoreError
-from teacher_cache.messages.shown import as_word
 from teacher_cache.rendering.choice import Render
 from teacher_cache.replay.policy import Policy
 from teacher_cache.shards.index import Index
-from teacher_cache.storage.place import Place
+from teacher_cache.storage.place import Place, as_place
 from teacher_cache.store.labels import no_view, read_views
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.identity import TeacherIdentity
@@ -116,6 +115,6 @@ class OpenStore:
             shard = self.store.shard_name(self.index.shard_of(number))
             raise StoreError(
                 f"{self.path}, shard {shard}, key {self.index.key(number)}, view {view}: these are not the pixels "
-                f"that were labelled; `teacher-cache verify {as_word(self.path)}` says more"
+                f"that were labelled; `teacher-cache verify {as_place(self.path)}` says more"
             )
         return pictures.mixed if mixed else pictures.unmixed

@@ -7,7 +7,8 @@ from typing import Any
 from rich.console import Console
 
 from teacher_cache.audit.names import ERASED_WITH, mix_text
-from teacher_cache.messages.shown import as_word, counted, shown
+from teacher_cache.messages.shown import counted, shown
+from teacher_cache.storage.place import as_place
 from teacher_cache.terminal import line, table
 
 ROWS_SHOWN = 20
@@ -30,7 +31,7 @@ def show_summary(report: dict[str, Any], console: Console) -> None:
         f"({_percent(coverage['share'])})",
     )
     if not report["units_committed"]:
-        say(console, f"Nothing is filled yet: run `teacher-cache fill {as_word(report['store'])} --teacher T`.")
+        say(console, f"Nothing is filled yet: run `teacher-cache fill {as_place(report['store'])} --teacher T`.")
         return
     if report["topk"]:
         size = sum(report["bytes"][name] for name in ("topk_classes", "topk_probabilities"))

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from teacher_cache.errors import PolicyError
 from teacher_cache.messages.nearest import did_you_mean
-from teacher_cache.messages.shown import shown
+from teacher_cache.messages.shown import as_word, shown
 from teacher_cache.replay.operations import OperationsFile, OwnOperation
 from teacher_cache.settings import in_float32, parse_overrides, put_setting, read_settings, shipped, validated
 
@@ -380,6 +380,6 @@ def _validated(values: dict[str, Any], where: str) -> Policy:
         raise PolicyError(
             f"{where}: version {version!r}, but this program reads {POLICY_VERSION}, whose pixels are others: "
             "use the release that wrote it, or index and fill anew, `teacher-cache index SHARDS --store NEW --policy "
-            f"{values.get('name', 'POLICY')}`, then `teacher-cache fill NEW`"
+            f"{as_word(values.get('name', 'POLICY'))}`, then `teacher-cache fill NEW`"
         )
     return validated(Policy, values, where, PolicyError, listing="`teacher-cache policies deit` has them all")

@@ -5,12 +5,15 @@ import re
 from pathlib import Path
 
 from teacher_cache.files import URL
+from teacher_cache.messages.shown import as_word
 
 ENDPOINTS = {  # of each kind of store the variables that name another server: the first that is set counts
     "S3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
     "GCS": ("GOOGLE_BASE_URL",),
     "Azure": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT", "AZURITE_BLOB_STORAGE_URL"),
 }
+
+_endpoint: str | None = None  # that was given to the command
 
 
 class Url(str):
@@ -80,3 +83,20 @@ def is_in_bucket(url: Url) -> bool:
 def is_endpoint(text: str) -> bool:
     """Whether a text is the URL of a server, with no user, password or query in it."""
     return re.fullmatch(r"https?://[^/@?#\s]+[^@?#\s]*", text) is not None
+
+
+def use_endpoint(endpoint: str | None) -> None:
+    """Let s3:// mean a server, in this process and those it starts, whatever the environment named, and commands that
+    messages offer have it, too; None: what the environment names."""
+    global _endpoint
+    _endpoint = endpoint
+    if endpoint is not None:
+        for variable in ENDPOINTS["S3"]:
+            os.environ.pop(variable, None)
+        os.environ["AWS_ENDPOINT_URL"] = endpoint
+
+
+def as_place(place: object) -> str:
+    """A place in a command that a message offers: a word of a shell, with --endpoint behind it where one was given."""
+    word = as_word(place)
+    return word if _endpoint is None else f"{word} --endpoint {as_word(_endpoint)}"

@@ -4,17 +4,16 @@ import os
 
 from teacher_cache.errors import StoreError
 from teacher_cache.messages.recognise import is_part, is_store, meant, what_is
-from teacher_cache.messages.shown import as_word
 from teacher_cache.storage.manifest import MANIFEST, STORE
 from teacher_cache.storage.opening import open_storage, pinned
-from teacher_cache.storage.place import Place, Url, to_place
+from teacher_cache.storage.place import Place, Url, as_place, to_place
 
 
 def check_is_store(path: str | os.PathLike[str]) -> Place:
     """The place of the store at a path: this, or store/ in what `publish` made, on the Hub at its commit. StoreError
     where there is nothing, or plainly something else; where its metadata are damaged it opens or says so."""
     place = to_place(path)
-    make = f"make one with `teacher-cache index SHARDS --store {as_word(place)}`"
+    make = f"make one with `teacher-cache index SHARDS --store {as_place(place)}`"
     if isinstance(place, Url):
         found = pinned(place)
         storage = open_storage(found)

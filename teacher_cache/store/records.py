@@ -11,7 +11,7 @@ import numpy as np
 
 from teacher_cache.errors import StoreError
 from teacher_cache.files import raise_unreadable
-from teacher_cache.messages.shown import as_word
+from teacher_cache.storage.place import as_place
 from teacher_cache.storage.storage import Stamp, Storage
 from teacher_cache.store.chunks import Chunks
 from teacher_cache.store.layout import Layout
@@ -139,9 +139,9 @@ class Records:
         """How to label views that lack their labels, for the end of a message; teacher: the option that names one."""
         asked = f"{teacher} --views {views.start}:{views.stop}"
         if self._chunks.is_packed:
-            unpack = f"run `teacher-cache unpack {as_word(self._storage.place)} FOLDER`"
+            unpack = f"run `teacher-cache unpack {as_place(self._storage.place)} FOLDER`"
             return f"{unpack}, then `teacher-cache fill FOLDER{asked}`"
-        return f"run `teacher-cache fill {as_word(self._storage.place)}{asked}`"
+        return f"run `teacher-cache fill {as_place(self._storage.place)}{asked}`"
 
     def redo(self, unit: Unit) -> str:
         """How to mend a committed unit that is damaged, for the end of a message."""

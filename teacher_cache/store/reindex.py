@@ -4,10 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from teacher_cache.errors import ShardError, StoreError
-from teacher_cache.messages.shown import as_word, counted, listed
+from teacher_cache.messages.shown import counted, listed
 from teacher_cache.shards.classes import ClassRule
 from teacher_cache.shards.index import Index
 from teacher_cache.shards.source import ShardFacts, look_all, place_text
+from teacher_cache.storage.place import as_place
 from teacher_cache.store.create import IndexRequest
 from teacher_cache.store.layout import fitting_unit
 from teacher_cache.store.store import Store
@@ -33,7 +34,7 @@ def widen(store: Store, request: IndexRequest) -> str:
         return f"indexed already, as asked{', and keeps its ' + counted(before, 'view') if fewer else ''}"
     store = Store.open(store.path, writable=True)
     store.extend(request.views)
-    return f"{before} -> {counted(store.views, 'view')}; `teacher-cache fill {as_word(store.path)}` labels them"
+    return f"{before} -> {counted(store.views, 'view')}; `teacher-cache fill {as_place(store.path)}` labels them"
 
 
 def check_same_index(store: Store, other: Store) -> None:

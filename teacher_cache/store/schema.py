@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from teacher_cache.errors import StoreError
-from teacher_cache.messages.shown import listed
+from teacher_cache.messages.shown import as_word, listed
 from teacher_cache.replay.policy import POLICY_VERSION
 from teacher_cache.storage.storage import Storage
 from teacher_cache.store.arrays import created_arrays
@@ -78,9 +78,10 @@ def check_policy_version(storage: Storage, settings: dict[str, Any]) -> None:
 def _fill_anew(storage: Storage, settings: dict[str, Any]) -> str:
     policy = settings.get("policy")
     name = policy.get("name") if isinstance(policy, dict) else "POLICY"
+    views, seed = as_word(settings.get("views")), as_word(settings.get("seed"))
     return (
-        f"index and fill anew, `teacher-cache index SHARDS --store NEW --policy {name} --views {settings.get('views')} "
-        f"--seed {settings.get('seed')}`, then `teacher-cache fill NEW --teacher {_teacher(storage)}`"
+        f"index and fill anew, `teacher-cache index SHARDS --store NEW --policy {as_word(name)} --views {views} "
+        f"--seed {seed}`, then `teacher-cache fill NEW --teacher {as_word(_teacher(storage))}`"
     )
 
 

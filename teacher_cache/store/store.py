@@ -35,7 +35,7 @@ import xxhash
 from teacher_cache.errors import PolicyError, StoreError, TeacherError
 from teacher_cache.files import raise_unreadable
 from teacher_cache.messages.recognise import what_is
-from teacher_cache.messages.shown import as_word, counted, shown
+from teacher_cache.messages.shown import counted, shown
 from teacher_cache.replay.header import MAX_PIXELS
 from teacher_cache.replay.libraries import pixel_libraries
 from teacher_cache.replay.policy import Policy
@@ -44,7 +44,7 @@ from teacher_cache.shards.index import Index, ShardEntry
 from teacher_cache.storage.cache import NodeCache
 from teacher_cache.storage.held import HeldStorage
 from teacher_cache.storage.manifest import MANIFEST, open_listed, open_named, place_above
-from teacher_cache.storage.place import Place, Url, to_place
+from teacher_cache.storage.place import Place, Url, as_place, to_place
 from teacher_cache.storage.storage import Storage
 from teacher_cache.store.arrays import (
     GROWING_ARRAYS,
@@ -222,7 +222,7 @@ class Store:
         if writable and settings["packing"] == GROUPS:
             raise StoreError(
                 f"{path} is packed, as it was published, and only read: unpack it first, "
-                f"`teacher-cache unpack {as_word(path)} FOLDER`, and name that folder"
+                f"`teacher-cache unpack {as_place(path)} FOLDER`, and name that folder"
             )
         if settings["packing"] == GROUPS:
             storage = _as_published(held)
@@ -375,7 +375,7 @@ class Store:
         if not len(views) or views.step != 1 or views.start < 0 or views.stop > self.views:
             raise StoreError(
                 f"views {views.start}:{views.stop} are not within the store's 0:{self.views}: "
-                f"`teacher-cache extend {as_word(self.path)} --views N` adds views"
+                f"`teacher-cache extend {as_place(self.path)} --views N` adds views"
             )
         return self.layout.units(views)
 
@@ -418,7 +418,7 @@ class Store:
         if name not in self._chunks:
             self._open_topk()
         if name not in self._chunks:
-            raise StoreError(f"{self.path} holds no {name}: run `teacher-cache fill {as_word(self.path)}`")
+            raise StoreError(f"{self.path} holds no {name}: run `teacher-cache fill {as_place(self.path)}`")
         return self._chunks[name]
 
     def check_unit(self, unit: Unit) -> None:

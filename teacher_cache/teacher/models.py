@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from teacher_cache.errors import ModelError
 from teacher_cache.messages.nearest import did_you_mean
 from teacher_cache.messages.shown import as_word
+from teacher_cache.storage.place import as_place
 from teacher_cache.teacher.names import OWN_MODELS, TIMM_HUBS, GivenModel, is_usable
 from teacher_cache.teacher.state_dict import load_weights
 from teacher_cache.teacher.timm_names import no_model
@@ -143,7 +144,7 @@ def images_dtype(name: str | None, autocast: torch.dtype, device: torch.device) 
 def adapting_advice(name: str, checkpoint: str | None) -> str:
     """What to do about a teacher of other classes."""
     return (
-        f"bring it to the store's classes first, `student finetune {as_word(checkpoint or name)} STORE "
+        f"bring it to the store's classes first, `student finetune {as_place(checkpoint or name)} STORE "
         f"--recipe finetune_teacher --out TEACHER`, then fill with `--teacher {as_word(name)} --checkpoint "
         "TEACHER/checkpoint.pt`; or index the shards with the teacher's classes.json"
     )

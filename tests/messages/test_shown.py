@@ -4,6 +4,7 @@ import ast
 import itertools
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -115,17 +116,49 @@ def test_numbers_before_a_plural_are_counted() -> None:
 
 def plurals() -> list[tuple[str, str]]:
     """What is formatted right before a plural: its place, and the expression."""
-    root = Path(__file__).parents[2]
-    files = [path for package in ("teacher_cache", "student", "tools") for path in (root / package).rglob("*.py")]
     found = []
-    for path in files:
-        for text in ast.walk(ast.parse(path.read_text())):
-            values = text.values if isinstance(text, ast.JoinedStr) else []
-            for number, after in itertools.pairwise(values):
-                if not isinstance(number, ast.FormattedValue) or not isinstance(after, ast.Constant):
-                    continue
-                rounded = number.format_spec is not None and "." in ast.unparse(number.format_spec)
-                what = ast.unparse(number.value)
-                if re.match(rf" ({NOUNS})\b(?!/)", str(after.value)) and not rounded and not what.isupper():
-                    found.append((f"{path.relative_to(root)}:{number.lineno}", what))
+    for path, text in formatted():
+        for number, after in itertools.pairwise(text.values):
+            if not isinstance(number, ast.FormattedValue) or not isinstance(after, ast.Constant):
+                continue
+            rounded = number.format_spec is not None and "." in ast.unparse(number.format_spec)
+            what = ast.unparse(number.value)
+            if re.match(rf" ({NOUNS})\b(?!/)", str(after.value)) and not rounded and not what.isupper():
+                found.append((f"{path}:{number.lineno}", what))
     return found
+
+
+WORDS_BY_THEMSELVES = {"asked", "height * width", "more", "report", "seed", "size", "views"}
+
+
+def test_what_stands_in_a_command_is_quoted() -> None:
+    """A name of a stranger's, put into a command that a message offers, runs nothing where it is pasted."""
+    in_commands = list(commands())
+    assert len(in_commands) > 20
+    quoted = re.compile(r"as_(word|place)\(.*\)")
+    bare = {what for _, what in in_commands if not quoted.fullmatch(what)}
+    assert bare == WORDS_BY_THEMSELVES, [place for place, what in in_commands if what in bare - WORDS_BY_THEMSELVES]
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    """What is formatted behind the name of a program: its place, and the expression."""
+    program = re.compile(r"(?:^|`|python )(?:teacher-cache|student|hf|mv|index|\S+\.py) [^`]*")
+    for path, text in formatted():
+        before = ""
+        for part in text.values:
+            if isinstance(part, ast.FormattedValue):
+                if program.fullmatch(before[max(before.rfind("`"), 0) :]):
+                    yield f"{path}:{part.lineno}", ast.unparse(part.value)
+                before += "VALUE"
+            else:
+                before += str(ast.literal_eval(part))
+
+
+def formatted() -> Iterator[tuple[Path, ast.JoinedStr]]:
+    """The f-strings of the program, with their files."""
+    root = Path(__file__).parents[2]
+    for package in ("teacher_cache", "student", "tools"):
+        for path in (root / package).rglob("*.py"):
+            for text in ast.walk(ast.parse(path.read_text())):
+                if isinstance(text, ast.JoinedStr):
+                    yield path.relative_to(root), text

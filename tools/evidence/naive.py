@@ -9,9 +9,10 @@ from typing import Literal
 
 import numpy as np
 
-from teacher_cache.messages.shown import as_word, counted
+from teacher_cache.messages.shown import counted
 from teacher_cache.replay.block import view_mix
 from teacher_cache.replay.mix import LAMBDA_ONE, MixPlan, class_pairs
+from teacher_cache.storage.place import as_place
 from teacher_cache.store.agreement import count_agreement
 from teacher_cache.store.labels import read_views
 from teacher_cache.store.store import Store
@@ -82,7 +83,7 @@ def _check(kind: Naive, source: Store, labels: Store, target: Store) -> None:
     for store in (source, labels):
         if store.missing_units():
             raise EvidenceError(
-                f"{store.path} is not filled to its end: run `teacher-cache fill {as_word(store.path)}`"
+                f"{store.path} is not filled to its end: run `teacher-cache fill {as_place(store.path)}`"
             )
     hashes = [[shard.hash for shard in store.index.shards] for store in (source, labels, target)]
     if any(other != hashes[0] for other in hashes[1:]):
