@@ -162,17 +162,31 @@ def _compare_torch_export(graph: Graph, trained: TrainedModel, path: Path) -> tu
 def _write_onnx(
     graph: Graph, trained: TrainedModel, names: tuple[str, ...], metadata: dict[str, str], path: Path
 ) -> None:
-    program = torch.onnx.export(
-        captured(graph, trained),
-        dynamo=True,
-        input_names=["images"],
-        output_names=list(names),
-        dynamic_shapes={"images": {0: "batch"}},
-        verbose=False,
-    )
+    followed = captured(graph, trained)
+    try:
+        program = torch.onnx.export(
+            followed,
+            dynamo=True,
+            input_names=["images"],
+            output_names=list(names),
+            dynamic_shapes={"images": {0: "batch"}},
+            verbose=False,
+        )
+    except Exception as error:
+        reason = first_line(_first_cause(error))
+        raise CheckpointError(
+            f"{trained.source}: torch.onnx cannot write what {trained.model} computes ({reason}): install a newer "
+            "torch, or write --format torch-export"
+        ) from error
     assert program is not None
     program.model.metadata_props.update(metadata)
     program.save(path, external_data=False)  # one file
+
+
+def _first_cause(error: Exception) -> Exception:
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return error
 
 
 def _compare_onnx(graph: Graph, trained: TrainedModel, names: tuple[str, ...], path: Path) -> tuple[float | None, str]:

@@ -29,6 +29,7 @@ from teacher_cache.storage.ahead import Ahead
 
 POLL_S = 0.2
 LOOK_S = 5.0  # at most between two looks at what other ranks do
+LET_GO_S = 0.1
 LOOK_FOR = (
     "look for a rank that hangs, or has ended and says why, end the job and run the same command again; if ranks are "
     "only slow, raise --rank-timeout"
@@ -243,6 +244,9 @@ def join_job(
         yield Job(rank, world_size, chosen, shared, timeout_s)
     finally:
         if group:
+            # before torch 2.8 this holds Python's lock while it waits for gloo's threads, one of which may yet need the
+            # lock to let go of what was gathered last
+            time.sleep(LET_GO_S)
             dist.destroy_process_group()
 
 

@@ -22,6 +22,7 @@ from teacher_cache.replay.gpu.render import INTERPRETED, Renderer
 from tests.support.bright_shards import small_policy
 from tests.support.interpreter import hasten
 
+AcceleratorError = getattr(torch, "AcceleratorError", RuntimeError)  # what torch 2.6 says of a device
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 POLICY = small_policy()
 SAID = "cuda:0 (NVIDIA H100)"
@@ -147,8 +148,8 @@ def test_rows_that_get_others_views_are_found(gpu: list[torch.device], monkeypat
         ("render", NotImplementedError(), "NotImplementedError"),
         (
             "begin",
-            torch.AcceleratorError("CUDA error: an illegal memory access\nCUDA kernel"),
-            "AcceleratorError: CUDA",
+            AcceleratorError("CUDA error: an illegal memory access\nCUDA kernel"),
+            f"{AcceleratorError.__name__}: CUDA",
         ),
         ("pin", RuntimeError("operation not supported (801)"), "RuntimeError: operation not supported (801)"),
         ("SharedMemory", RenderError("no shared memory of 1 MB"), "RenderError: no shared memory of 1 MB"),
@@ -192,13 +193,13 @@ def test_a_device_that_answers_nothing_any_more_is_refused_whatever_is_asked(
     gpu: list[torch.device], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failing(*words: Any) -> None:
-        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nCUDA")
+        raise AcceleratorError("CUDA error: an illegal memory access was encountered\nCUDA")
 
     monkeypatch.setattr(DeviceStreams, "begin", failing)
     monkeypatch.setattr(device_proof, "_answers", lambda device: False)
     for asked in ("auto", "gpu"):
         with pytest.raises(
-            DeviceError, match=r"does not answer .* \(AcceleratorError: .*encountered\): start again with"
+            DeviceError, match=rf"does not answer .* \({AcceleratorError.__name__}: .*encountered\): start again with"
         ):
             choose_rendering(asked, POLICY, CUDA)
 

@@ -93,6 +93,8 @@ GRAPHS: list[tuple[tuple[str, ...], str, Any, list[str]]] = [
 
 @pytest.mark.parametrize(("settings", "outputs", "fusion", "names"), GRAPHS)
 def test_onnx(tmp_path: Path, settings: tuple[str, ...], outputs: Any, fusion: Any, names: list[str]) -> None:
+    if torch.__version__.startswith("2.6.") and settings != DISTILLED:
+        pytest.skip("torch 2.6 does not write a batch norm by the onnxscript of today, and says so")
     trained, model = read(tmp_path, *settings)
     written = export(trained, tmp_path / "out.onnx", "onnx", outputs=outputs, fusion=fusion)
     assert written.outputs == tuple(names)
@@ -130,15 +132,30 @@ def test_torch_export(tmp_path: Path, settings: tuple[str, ...], outputs: Any, f
 def test_a_model_that_cannot_be_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained, _ = read(tmp_path, student("one_head"), "distill=none")
 
-    def untraceable(self: nn.Module, shown: Tensor) -> tuple[Tensor, ...]:
-        return (shown.flatten(1)[:, :5] * (2 if shown.sum() > 0 else 3),)
+    def untraceable(self: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
+        return (images.flatten(1)[:, :5] * (2 if images.sum() > 0 else 3),)
 
     monkeypatch.setattr(exporting.Graph, "forward", untraceable)
     with pytest.raises(
-        CheckpointError, match=r"torch\.export cannot follow what .*: write --format safetensors"
+        CheckpointError, match=r"torch\.export cannot follow what .*data-dependent.*: write --format safetensors"
     ) as error:
         export(trained, tmp_path / "out.pt2", "torch-export")
     assert "\n" not in str(error.value)
+
+
+def test_a_model_that_onnx_has_no_words_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained, _ = read(tmp_path, student("one_head"), "distill=none")
+
+    def unwritable(self: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
+        return (torch.linalg.svdvals(images.flatten(2))[:, :5],)
+
+    monkeypatch.setattr(exporting.Graph, "forward", unwritable)
+    with pytest.raises(
+        CheckpointError, match=r"torch\.onnx cannot write what .*\(.*svd.*\): install a newer torch, or write --format"
+    ) as error:
+        export(trained, tmp_path / "out.onnx", "onnx")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out.onnx").exists()
 
 
 # -- safetensors ---------------------------------------------------------------------------------------------------

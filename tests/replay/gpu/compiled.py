@@ -1,6 +1,7 @@
 """Every kernel compiled for a device that need not be there: `python -m tests.replay.gpu.compiled` prints registers and
 spilled bytes a thread. What is compiled are the very launches of whole policies, noted on their way to the device."""
 
+import inspect
 import re
 import subprocess
 import sys
@@ -92,9 +93,9 @@ def launches_of_policies(size: tuple[int, int]) -> list[Launch]:
 
 
 def compiled(launch: Launch) -> Any:
-    source = ASTSource(
-        fn=launch.kernel, signature=dict(launch.signature), constexprs=dict(launch.constants), attrs=None
-    )
+    known = inspect.signature(ASTSource).parameters
+    constants = {"constexprs" if "constexprs" in known else "constants": dict(launch.constants)}  # Triton 3.2's name
+    source = ASTSource(fn=launch.kernel, signature=dict(launch.signature), **constants)
     return triton.compile(source, target=HOPPER, options={"num_warps": launch.num_warps})
 
 
