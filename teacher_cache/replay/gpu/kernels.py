@@ -410,7 +410,8 @@ def mix(
     i = tile * TILE + tl.arange(0, TILE)
     there = i < 3 * HEIGHT * WIDTH
     at = pixels + _slot(own, 3 * HEIGHT * WIDTH)
-    level = tl.load(at + i, mask=there & (own >= 0), other=0).to(tl.int32)
+    shown = tl.where(own >= 0, 3 * HEIGHT * WIDTH, 0)
+    level = tl.load(at + i, mask=i < shown, other=0).to(tl.int32)
     if partner != own:
         other = tl.load(pixels + _slot(partner, 3 * HEIGHT * WIDTH) + i, mask=there, other=0).to(tl.int32)
         top = tl.load(e + 3).to(tl.int32)
