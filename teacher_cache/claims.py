@@ -21,7 +21,7 @@ from teacher_cache.errors import DiskError, StorageError
 from teacher_cache.processes.timeouts import LEASE_S, TIMEOUT_S
 from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import beside
-from teacher_cache.storage.storage import Stamp, Storage
+from teacher_cache.storage.storage import Stamp, Storage, ask_each
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import Unit
 
@@ -82,15 +82,20 @@ class Claims:
         """Give a unit up, or be done with it."""
         name = _name(unit)
         with self._lock:
-            generation = self._held.pop(name, -1)
-            for number in range(generation, -1, -1):
-                self._storage.delete(f"{name}/{number}")
+            self._remove(name, self._held.pop(name, -1))
 
     def release_all(self) -> None:
-        """Give up what is held; where that fails the leases run out."""
-        for name in list(self._held):
+        """Give up what is held, all at once, as a network that fails lets each wait; where it does the leases run
+        out."""
+
+        def give_up(claim: tuple[str, int]) -> None:
             with suppress(DiskError, StorageError):
-                self.release(_unit(name))
+                self._remove(*claim)
+
+        with self._lock:
+            held, self._held = self._held, {}
+            for _ in ask_each(self._storage, give_up, held.items()):
+                pass
 
     def beat(self) -> None:
         """Change what is held, so that others see that its holder lives; and see who has taken what."""
@@ -101,6 +106,10 @@ class Claims:
             self._beats += 1
             for name, generation in self._held.items():
                 self._storage.put(f"{name}/{generation}", self._content())
+
+    def _remove(self, name: str, generation: int) -> None:
+        for number in range(generation, -1, -1):
+            self._storage.delete(f"{name}/{number}")
 
     # -- one claim -----------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,6 +15,8 @@ import xxhash
 
 from teacher_cache import claims as module
 from teacher_cache.claims import Claims, open_claims, sweep_claims
+from teacher_cache.errors import StorageError
+from teacher_cache.storage.local import LocalStorage
 from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import Place, Url
 from teacher_cache.storage.storage import Storage
@@ -23,6 +26,7 @@ from tests.support.bright_shards import bright_store
 from tests.support.filled_store import commit, files, make_store
 from tests.support.filling import fill_store, fill_words
 from tests.support.forked import Command, Forks
+from tests.support.memory_storage import MemoryStorage, bucket_in_memory
 from tests.support.running import wait_until
 
 UNITS = [Unit(0, 0, 0), Unit(0, 1, 0), Unit(3, 0, 1)]
@@ -186,6 +190,38 @@ def test_claims_beat_until_they_are_closed(tmp_path: Path) -> None:
         (first,) = storage.list()
         wait_until(lambda: storage.list()[0].stamp != first.stamp)
     assert names(storage) == []
+
+
+def test_all_that_is_held_is_given_up_at_once_where_a_request_takes_its_time() -> None:
+    """A network that does not answer would keep a worker that is stopped waiting for each of them in turn."""
+    with bucket_in_memory() as bucket:
+        place = Url("s3://bucket/s.claims")
+        met = threading.Barrier(len(UNITS), timeout=60)
+
+        class Slow(MemoryStorage):
+            def delete(self, name: str) -> None:
+                met.wait()
+                super().delete(name)
+
+        claims = Claims(Slow(bucket, place))
+        assert list(claims.take(UNITS)) == UNITS
+        claims.release_all()
+        assert not met.broken
+        assert not bucket.objects
+
+
+def test_of_claims_that_cannot_be_given_up_the_others_are(storage: Storage) -> None:
+    class Failing(LocalStorage):
+        def delete(self, name: str) -> None:
+            if name.startswith("0-0-0"):
+                raise StorageError(f"{name} gave no answer")
+            super().delete(name)
+
+    claims = Claims(Failing(Path(storage.place)))
+    assert list(claims.take(UNITS)) == UNITS
+    claims.release_all()
+    assert names(storage) == ["0-0-0/0"]
+    assert not claims.holds(UNITS[1])
 
 
 def test_of_many_at_once_each_unit_is_one_workers(storage: Storage) -> None:
