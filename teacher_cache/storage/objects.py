@@ -364,8 +364,10 @@ def _kind(place: Url) -> str:
             f"{'HOST' if server else 'BUCKET'}/FOLDER"
         )
     kind = KINDS[place.scheme]
-    if kind != "HTTP" and "//" in parts.path.rstrip("/"):
+    if kind != "HTTP" and "//" in parts.path:
         raise StorageError(f"{shown} has a // in it: give it with one slash")
+    if kind != "HTTP" and re.search(r"[\x00-\x1f\x7f]", place):
+        raise StorageError(f"{place!r} has a control character in it: choose a name without")
     return kind
 
 

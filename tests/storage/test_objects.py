@@ -286,6 +286,8 @@ def test_an_absent_bucket_is_said(bucket: Url) -> None:
         ("s3://", "s3:// names no bucket: give s3://BUCKET/FOLDER"),
         ("https://", "https:// names no server: give https://HOST/FOLDER"),
         ("s3://bucket/stores//x", "s3://bucket/stores//x has a // in it: give it with one slash"),
+        ("s3://bucket/x//", "s3://bucket/x// has a // in it: give it with one slash"),
+        ("s3://bucket/a\nb", r"'s3://bucket/a\nb' has a control character in it: choose a name without"),
     ],
 )
 def test_places_that_are_refused(place: str, message: str) -> None:
