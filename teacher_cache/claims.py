@@ -25,7 +25,7 @@ from teacher_cache.storage.storage import Stamp, Storage, ask_each
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import Unit
 
-_CLAIM = re.compile(r"(?P<unit>\d{1,18}-\d{1,18}-\d{1,18})/(?P<generation>\d{1,18})")
+_CLAIM = re.compile(r"(?P<unit>\d{1,18}-\d{1,18}-\d{1,18})/(?P<generation>\d{1,4})", re.ASCII)
 BEATS = 4  # changes of a claim in the time of a lease
 POLL_S = 2.0  # between looks at what others hold, where nothing is free
 
@@ -205,7 +205,7 @@ def _read_holder(content: bytes | None) -> tuple[int, str] | None:
     try:
         said = json.loads(content or b"{}")
         return (int(said["pid"]), str(said["started"])) if said["machine"] == _machine() else None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 

@@ -128,6 +128,7 @@ def test_what_is_no_claim_is_passed_over(tmp_path: Path) -> None:
     """Nor are claims on units that the store has not, of views that were added meanwhile."""
     store = make_store(tmp_path / "s", views=2)
     strays = ["notes", "0-0-0/notes", "0-0/0", "x-0-0/0", f"{'9' * 30}-0-0/0", "0-0-1/0", "9-0-0/0"]
+    strays += [f"0-0-0/{'9' * 18}", "\u0660-0-0/0"]  # which nobody counts up to; digits of another script
     storage = open_storage(tmp_path / "s.claims")
     for name in strays:
         storage.put(name, b"{}")
@@ -136,6 +137,22 @@ def test_what_is_no_claim_is_passed_over(tmp_path: Path) -> None:
     sweep_claims(store)
     assert names(storage) == sorted(strays)
     assert list(Claims(storage).take([Unit(0, 1, 0)])) == [Unit(0, 1, 0)]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff", b"[" * 100_000, b'{"pid": 1e999, "started": "1", "machine": %s}', b'{"pid": -1}', b"[]"]
+)
+def test_a_claim_that_says_nothing_runs_out_as_any(
+    content: bytes, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    storage.put("0-0-0/0", content.replace(b"%s", json.dumps(module._machine()).encode()))
+    claims = Claims(storage, lease_s=10)
+    assert list(claims.take(UNITS[:1])) == []
+    now += 11
+    assert list(claims.take(UNITS[:1])) == UNITS[:1]
+    assert names(storage) == ["0-0-0/0", "0-0-0/1"]
 
 
 def test_a_holder_of_this_machine_that_has_ended_is_known_at_once(storage: Storage) -> None:
