@@ -498,9 +498,12 @@ def publish(store_path: str, target: str, partial: bool, licence: str | None) ->
     check_is_store(store_path)
 
     from teacher_cache.publish import publish as publish_store
+    from teacher_cache.storage.manifest import STORE
+    from teacher_cache.store.making import check_outside_stores
     from teacher_cache.store.store import Store
 
     store = Store.open(store_path)
+    check_outside_stores(to_place(target) / STORE)
     warn("keys of samples and names of classes become public with it")
     with _bar("units", "checking") as progress:
         done = publish_store(store, target, partial=partial, licence=licence, on_progress=progress)

@@ -40,7 +40,10 @@ def is_taken(path: Place) -> bool:
 
 
 def check_outside_stores(path: Place) -> None:
-    """StoreError for a place in another store, in which nothing lies that is not its own."""
+    """StoreError for a place in another store, in which nothing lies that is not its own; where none can be filled
+    nobody is asked."""
+    if isinstance(path, Url) and (path.is_web or path.scheme == "hf"):
+        return
     if (around := is_part(path)) is not None:
         raise StoreError(f"{path} lies in the store {around}: choose a place that is in none")
 
