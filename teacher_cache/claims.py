@@ -26,7 +26,7 @@ from teacher_cache.store.store import Store
 from teacher_cache.store.unit import Unit
 
 _CLAIM = re.compile(r"(?P<unit>\d{1,18}-\d{1,18}-\d{1,18})/(?P<generation>\d{1,4})", re.ASCII)
-BEATS = 4  # changes of a claim in the time of a lease
+BEATS = 4  # changes of a claim in the time of a lease, or in LEASE_S of a longer one
 POLL_S = 2.0  # between looks at what others hold, where nothing is free
 
 
@@ -164,7 +164,7 @@ def open_claims(store: Store, lease_s: float = LEASE_S, still_s: float = TIMEOUT
     ended = threading.Event()
 
     def beat() -> None:
-        while not ended.wait(lease_s / BEATS):
+        while not ended.wait(min(lease_s, LEASE_S) / BEATS):
             with suppress(DiskError, StorageError, OSError):  # the next one may succeed; a lease lasts a few
                 claims.beat()
 

@@ -241,6 +241,17 @@ def test_of_claims_that_cannot_be_given_up_the_others_are(storage: Storage) -> N
     assert not claims.holds(UNITS[1])
 
 
+def test_a_long_lease_beats_as_often_as_the_usual_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others see by it that somebody works: ranks that wait for another job's unit would give up before the next."""
+    monkeypatch.setattr(module, "LEASE_S", 0.2)
+    store = make_store(tmp_path / "s")
+    storage = open_storage(tmp_path / "s.claims")
+    with open_claims(store, lease_s=7 * 24 * 3600) as claims:
+        assert list(claims.take(UNITS[:1])) == UNITS[:1]
+        first = storage.list()[0].stamp
+        wait_until(lambda: storage.list()[0].stamp != first)
+
+
 def test_of_many_at_once_each_unit_is_one_workers(storage: Storage) -> None:
     """Workers of several processes, which start at the same moment; none ends before the last has taken its own, as
     what it holds would be free then."""
