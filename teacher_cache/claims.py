@@ -21,12 +21,12 @@ from teacher_cache.errors import DiskError, StorageError
 from teacher_cache.processes.timeouts import LEASE_S, TIMEOUT_S
 from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import beside
-from teacher_cache.storage.storage import Stamp, Storage
+from teacher_cache.storage.storage import Stamp, Storage, ask_each
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import Unit
 
-_CLAIM = re.compile(r"(?P<unit>\d{1,18}-\d{1,18}-\d{1,18})/(?P<generation>\d{1,18})")
-BEATS = 4  # changes of a claim in the time of a lease
+_CLAIM = re.compile(r"(?P<unit>\d{1,18}-\d{1,18}-\d{1,18})/(?P<generation>\d{1,4})", re.ASCII)
+BEATS = 4  # changes of a claim in the time of a lease, or in LEASE_S of a longer one
 POLL_S = 2.0  # between looks at what others hold, where nothing is free
 
 
@@ -82,15 +82,20 @@ class Claims:
         """Give a unit up, or be done with it."""
         name = _name(unit)
         with self._lock:
-            generation = self._held.pop(name, -1)
-            for number in range(generation, -1, -1):
-                self._storage.delete(f"{name}/{number}")
+            self._remove(name, self._held.pop(name, -1))
 
     def release_all(self) -> None:
-        """Give up what is held; where that fails the leases run out."""
-        for name in list(self._held):
+        """Give up what is held, all at once, as a network that fails lets each wait; where it does the leases run
+        out."""
+
+        def give_up(claim: tuple[str, int]) -> None:
             with suppress(DiskError, StorageError):
-                self.release(_unit(name))
+                self._remove(*claim)
+
+        with self._lock:
+            held, self._held = self._held, {}
+            for _ in ask_each(self._storage, give_up, held.items()):
+                pass
 
     def beat(self) -> None:
         """Change what is held, so that others see that its holder lives; and see who has taken what."""
@@ -101,6 +106,10 @@ class Claims:
             self._beats += 1
             for name, generation in self._held.items():
                 self._storage.put(f"{name}/{generation}", self._content())
+
+    def _remove(self, name: str, generation: int) -> None:
+        for number in range(generation, -1, -1):
+            self._storage.delete(f"{name}/{number}")
 
     # -- one claim -----------------------------------------------------------------------------------------------
 
@@ -155,7 +164,7 @@ def open_claims(store: Store, lease_s: float = LEASE_S, still_s: float = TIMEOUT
     ended = threading.Event()
 
     def beat() -> None:
-        while not ended.wait(lease_s / BEATS):
+        while not ended.wait(min(lease_s, LEASE_S) / BEATS):
             with suppress(DiskError, StorageError, OSError):  # the next one may succeed; a lease lasts a few
                 claims.beat()
 
@@ -196,7 +205,7 @@ def _read_holder(content: bytes | None) -> tuple[int, str] | None:
     try:
         said = json.loads(content or b"{}")
         return (int(said["pid"]), str(said["started"])) if said["machine"] == _machine() else None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 

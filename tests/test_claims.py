@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,6 +15,8 @@ import xxhash
 
 from teacher_cache import claims as module
 from teacher_cache.claims import Claims, open_claims, sweep_claims
+from teacher_cache.errors import StorageError
+from teacher_cache.storage.local import LocalStorage
 from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import Place, Url
 from teacher_cache.storage.storage import Storage
@@ -23,6 +26,7 @@ from tests.support.bright_shards import bright_store
 from tests.support.filled_store import commit, files, make_store
 from tests.support.filling import fill_store, fill_words
 from tests.support.forked import Command, Forks
+from tests.support.memory_storage import MemoryStorage, bucket_in_memory
 from tests.support.running import wait_until
 
 UNITS = [Unit(0, 0, 0), Unit(0, 1, 0), Unit(3, 0, 1)]
@@ -124,6 +128,7 @@ def test_what_is_no_claim_is_passed_over(tmp_path: Path) -> None:
     """Nor are claims on units that the store has not, of views that were added meanwhile."""
     store = make_store(tmp_path / "s", views=2)
     strays = ["notes", "0-0-0/notes", "0-0/0", "x-0-0/0", f"{'9' * 30}-0-0/0", "0-0-1/0", "9-0-0/0"]
+    strays += [f"0-0-0/{'9' * 18}", "\u0660-0-0/0"]  # which nobody counts up to; digits of another script
     storage = open_storage(tmp_path / "s.claims")
     for name in strays:
         storage.put(name, b"{}")
@@ -132,6 +137,22 @@ def test_what_is_no_claim_is_passed_over(tmp_path: Path) -> None:
     sweep_claims(store)
     assert names(storage) == sorted(strays)
     assert list(Claims(storage).take([Unit(0, 1, 0)])) == [Unit(0, 1, 0)]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff", b"[" * 100_000, b'{"pid": 1e999, "started": "1", "machine": %s}', b'{"pid": -1}', b"[]"]
+)
+def test_a_claim_that_says_nothing_runs_out_as_any(
+    content: bytes, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    storage.put("0-0-0/0", content.replace(b"%s", json.dumps(module._machine()).encode()))
+    claims = Claims(storage, lease_s=10)
+    assert list(claims.take(UNITS[:1])) == []
+    now += 11
+    assert list(claims.take(UNITS[:1])) == UNITS[:1]
+    assert names(storage) == ["0-0-0/0", "0-0-0/1"]
 
 
 def test_a_holder_of_this_machine_that_has_ended_is_known_at_once(storage: Storage) -> None:
@@ -186,6 +207,49 @@ def test_claims_beat_until_they_are_closed(tmp_path: Path) -> None:
         (first,) = storage.list()
         wait_until(lambda: storage.list()[0].stamp != first.stamp)
     assert names(storage) == []
+
+
+def test_all_that_is_held_is_given_up_at_once_where_a_request_takes_its_time() -> None:
+    """A network that does not answer would keep a worker that is stopped waiting for each of them in turn."""
+    with bucket_in_memory() as bucket:
+        place = Url("s3://bucket/s.claims")
+        met = threading.Barrier(len(UNITS), timeout=60)
+
+        class Slow(MemoryStorage):
+            def delete(self, name: str) -> None:
+                met.wait()
+                super().delete(name)
+
+        claims = Claims(Slow(bucket, place))
+        assert list(claims.take(UNITS)) == UNITS
+        claims.release_all()
+        assert not met.broken
+        assert not bucket.objects
+
+
+def test_of_claims_that_cannot_be_given_up_the_others_are(storage: Storage) -> None:
+    class Failing(LocalStorage):
+        def delete(self, name: str) -> None:
+            if name.startswith("0-0-0"):
+                raise StorageError(f"{name} gave no answer")
+            super().delete(name)
+
+    claims = Claims(Failing(Path(storage.place)))
+    assert list(claims.take(UNITS)) == UNITS
+    claims.release_all()
+    assert names(storage) == ["0-0-0/0"]
+    assert not claims.holds(UNITS[1])
+
+
+def test_a_long_lease_beats_as_often_as_the_usual_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others see by it that somebody works: ranks that wait for another job's unit would give up before the next."""
+    monkeypatch.setattr(module, "LEASE_S", 0.2)
+    store = make_store(tmp_path / "s")
+    storage = open_storage(tmp_path / "s.claims")
+    with open_claims(store, lease_s=7 * 24 * 3600) as claims:
+        assert list(claims.take(UNITS[:1])) == UNITS[:1]
+        first = storage.list()[0].stamp
+        wait_until(lambda: storage.list()[0].stamp != first)
 
 
 def test_of_many_at_once_each_unit_is_one_workers(storage: Storage) -> None:

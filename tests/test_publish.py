@@ -431,6 +431,20 @@ def test_a_web_server_is_refused_as_a_target_before_anything_is_checked(source: 
         publish(source, "https://host/labels", on_progress=lambda done, total: pytest.fail("a unit was checked"))
 
 
+def test_nothing_is_published_into_a_store(source: Store, bucket: Url) -> None:
+    """Nor in the place of one: what `publish` writes there would be no part of it."""
+    before = files(Path(source.path))
+    for target in (source.path, source.path / "published"):
+        done = CliRunner().invoke(main, ["publish", str(source.path), str(target)])
+        assert done.exit_code == 1
+        assert f"error: {target / STORE} lies in the store {source.path}: choose a place that is in none" in done.output
+    assert files(Path(source.path)) == before
+    for entry in source.storage.list():
+        open_storage(bucket / "s").put(entry.name, source.storage.get(entry.name) or b"")
+    done = CliRunner().invoke(main, ["publish", str(source.path), str(bucket / "s" / "published")])
+    assert f"error: {bucket}/s/published/store lies in the store {bucket}/s: choose" in done.output
+
+
 def test_the_commands(source: Store, tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["publish", str(source.path), str(tmp_path / "published")])
     assert done.exit_code == 0, done.output

@@ -11,7 +11,7 @@ import numpy as np
 
 from teacher_cache.audit.votes import OnProgress, count_votes
 from teacher_cache.errors import StoreError
-from teacher_cache.files import replacing
+from teacher_cache.files import check_local, replacing
 from teacher_cache.store.labels import UnitRow, unit_rows
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import SKIPPED
@@ -68,6 +68,7 @@ def export(
     Values are the store's own, for programs: a key or a class name may begin with '=', which a spreadsheet takes for a
     formula, or hold what a terminal obeys. Open such a file with pandas or DuckDB.
     """
+    check_local(out)
     out = Path(out)
     if out.suffix not in (".parquet", ".csv"):
         raise StoreError(f"{out} is neither .parquet nor .csv: the suffix says what is written")

@@ -19,7 +19,7 @@ from teacher_cache.audit.summary import summarise
 from teacher_cache.audit.thumbnails import EXACT_SIDE, SIDE, add_pictures
 from teacher_cache.audit.votes import LabelStatistics, OnProgress, read_statistics
 from teacher_cache.errors import StoreError
-from teacher_cache.files import replacing
+from teacher_cache.files import check_local, replacing
 from teacher_cache.messages.shown import MESSAGE, counted, shown
 from teacher_cache.processes.timeouts import TIMEOUT_S
 from teacher_cache.store.store import Store
@@ -240,6 +240,7 @@ def _printable(value: Any) -> Any:
 
 
 def _check_place(out: Path) -> None:
+    check_local(out)
     if os.path.lexists(out):
         raise StoreError(f"{out} exists already: remove it, or choose another --out")
     if not out.parent.is_dir():

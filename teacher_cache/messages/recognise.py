@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -72,19 +73,33 @@ def _no_object(url: Url) -> str | None:
     return None if entry else f"checkpoint {url} is absent: check the place"
 
 
-def is_store(path: Path) -> bool:
-    """Whether a folder says that it is a store; whole it need not be."""
+def is_store(place: Place) -> bool:
+    """Whether a folder, or one of a bucket, says that it is a store; whole it need not be."""
     try:
-        document = json.loads((path / "zarr.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
+        if isinstance(place, Url):
+            content = open_storage(place).get("zarr.json") or b""
+        else:
+            content = (place / "zarr.json").read_bytes()
+        document = json.loads(content)
+    except (OSError, ValueError, RecursionError, StorageError):
         return False
     attributes = document.get("attributes") if isinstance(document, dict) else None
     return isinstance(attributes, dict) and "teacher_cache" in attributes
 
 
-def is_part(path: Path) -> Path | None:
-    """The store that a path lies in, if it lies in one."""
-    return next((above for above in path.absolute().parents if is_store(above)), None)
+def is_part(place: Place) -> Place | None:
+    """The store that a place lies in, if it lies in one."""
+    return next(filter(is_store, _above(place)), None)
+
+
+def _above(place: Place) -> Iterator[Place]:
+    """The folders that a place lies in, its own first."""
+    if isinstance(place, Path):
+        yield from place.absolute().parents
+        return
+    while not place.is_top:
+        place = place.parent
+        yield place
 
 
 def is_run(path: Path) -> bool:

@@ -57,6 +57,8 @@ def open_operations(spec: str) -> OperationsFile:
     place, _, function = spec.rpartition(":")
     if not place or not function.isidentifier():
         raise PolicyError(f"operations {spec!r} are not of the form FILE.py:FUNCTION")
+    if "://" in place:
+        raise PolicyError(f"operations {place} are no file of this machine: copy them here, and name the copy")
     path = Path(place).absolute()
     return OperationsFile(path, function, hashlib.sha256(_read(path)).hexdigest())
 

@@ -109,14 +109,15 @@ def _expand_url(pattern: str, listings: dict[str, list[str]], commits: dict[str,
 
 
 def _matching(url: Url, listings: dict[str, list[str]]) -> list[str]:
-    """The URLs under the folder before the first wildcard that match."""
+    """The URLs under the folder before the first wildcard that match; without any that of this very name."""
     at = _GLOB.search(url)
     assert at is not None
     folder = Url(url[: at.start()].rpartition("/")[0])
     wanted = url[len(folder) + 1 :].split("/")
     if str(folder) not in listings:
         listings[str(folder)] = [entry.name for entry in open_storage(folder).list()]
-    return [str(folder / name) for name in listings[str(folder)] if _matches(name.split("/"), wanted)]
+    names = [name for name in listings[str(folder)] if _matches(name.split("/"), wanted)]
+    return [str(folder / name) for name in names or {"/".join(wanted)}.intersection(listings[str(folder)])]
 
 
 def _matches(parts: Sequence[str], wanted: Sequence[str]) -> bool:

@@ -7,9 +7,10 @@
 
 Copies are written aside and renamed, so they are whole; a damaged one is told by its hash and fetched again. Large ones
 are fetched part by part into a file aside, which has its whole size from the start and is locked by its writer. Nothing
-else that lies in the folder is touched.
+else that lies in the folder is touched, nor what links in it lead to.
 """
 
+import errno
 import fcntl
 import os
 import re
@@ -100,6 +101,8 @@ class NodeCache:
     def _subfolder(self, name: str) -> Path:
         folder = self.folder / name[:2]
         folder.mkdir(parents=True, exist_ok=True)
+        if folder.is_symlink():
+            raise OSError(errno.ELOOP, f"{folder.name} is a link", str(folder))
         return folder
 
     def _copies(self, name: str) -> list[Path]:
@@ -199,7 +202,7 @@ class NodeCache:
     @contextmanager
     def _total(self) -> Iterator["_Total"]:
         """What the file of this name says, which no other process sees or changes meanwhile."""
-        with _locked(self.folder / TOTAL, os.O_RDWR | os.O_CREAT) as descriptor:
+        with _locked(self.folder / TOTAL, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW) as descriptor:
             numbers = [int(word) if word.isdigit() else None for word in os.pread(descriptor, 100, 0).split()]
             num_bytes, told_s, *_ = [*numbers, None, None]
             total = _Total(num_bytes, told_s or 0)

@@ -149,7 +149,7 @@ class ObjectStorage:
     def delete(self, name: str) -> None:
         self._check_writable(name)
         with suppress(FileNotFoundError):
-            self._ask(name, lambda client: self._obstore.delete(client, name))
+            self._ask(name, lambda client: self._obstore.delete(client, name), what="removing")
 
     def _pages(self, client: "ObjectStore", folder: str) -> Sequence["ObjectMeta"]:
         pages = self._obstore.list(client, folder or None, chunk_size=1000)
@@ -201,9 +201,11 @@ class ObjectStorage:
         ask: Callable[["ObjectStore"], Answer],
         num_bytes: int | None = None,
         passed: tuple[type[Exception], ...] = (),
+        what: str = "access",
     ) -> Answer:
-        """What a request gives, which writes so many bytes or none. The errors of passed go through; what else goes
-        wrong is a FileNotFoundError or StorageError with nothing behind it, as answers may quote what was signed."""
+        """What a request gives, which writes so many bytes or none; what: its name where it is denied. The errors of
+        passed go through; what else goes wrong is a FileNotFoundError or StorageError with nothing behind it, as
+        answers may quote what was signed."""
         failure: Exception | None = None
         begun = time.monotonic()
         for tried in range(TRIES):
@@ -216,7 +218,7 @@ class ObjectStorage:
             except passed:
                 raise
             except (self._obstore.exceptions.BaseError, OSError, ValueError) as error:
-                failure = self._failure(name, error, num_bytes)
+                failure = self._failure(name, error, num_bytes, what)
                 broke_off = "body error" in str(error) and time.monotonic() - begun < self._retry_s
                 if not broke_off and not _may_be_sent_again(str(error)):
                     break  # what may help has been tried already
@@ -232,7 +234,7 @@ class ObjectStorage:
         assert failure is not None
         raise failure
 
-    def _failure(self, name: str, error: Exception, num_bytes: int | None) -> Exception:
+    def _failure(self, name: str, error: Exception, num_bytes: int | None, what: str) -> Exception:
         """What is told of an error of obstore's, whose first line has addresses in it, and all others all there is."""
         url, said = self._url(name), str(error)
         variables = CREDENTIALS[self._kind]
@@ -250,8 +252,9 @@ class ObjectStorage:
         if METADATA in said:
             return StorageError(f"{url}: no credentials were found: set {variables}")
         if answer.startswith(("401", "403")):
-            hidden = "where nothing may be listed, what is absent is refused too"
-            return StorageError(f"{url}: access is denied ({answer}): check {variables}; {hidden}")
+            what = what if num_bytes is None else "writing"
+            hidden = "; where nothing may be listed, what is absent is refused too" if what == "access" else ""
+            return StorageError(f"{url}: {what} is denied ({answer}): check {variables}{hidden}")
         if "Received redirect" in said:
             region = "the bucket is in another region: set AWS_REGION to it"
             return StorageError(f"{url}: {region if self._kind == 'S3' else 'it is elsewhere: check the endpoint'}")
@@ -364,8 +367,10 @@ def _kind(place: Url) -> str:
             f"{'HOST' if server else 'BUCKET'}/FOLDER"
         )
     kind = KINDS[place.scheme]
-    if kind != "HTTP" and "//" in parts.path.rstrip("/"):
+    if kind != "HTTP" and "//" in parts.path:
         raise StorageError(f"{shown} has a // in it: give it with one slash")
+    if kind != "HTTP" and re.search(r"[\x00-\x1f\x7f]", place):
+        raise StorageError(f"{place!r} has a control character in it: choose a name without")
     return kind
 
 

@@ -20,7 +20,7 @@ from teacher_cache.storage.storage import Storage, ask_each
 
 _MAGIC = b"teacher-cache pending 1\n"
 # What something is called while it is on its way: what it is, and whose (see Store._pending).
-PENDING = re.compile(r"(?P<what>unit-(?P<unit>\d+-\d+-\d+)|teacher[.a-z0-9-]*)\.[0-9a-f]{16}")
+PENDING = re.compile(r"(?P<what>unit-(?P<unit>\d+-\d+-\d+)|teacher[.a-z0-9-]*)\.[0-9a-f]{16}", re.ASCII)
 
 
 def open_pending(store: Place, *, durable: bool = True) -> Storage:

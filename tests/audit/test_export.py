@@ -11,7 +11,7 @@ import pytest
 from teacher_cache.audit import export as module
 from teacher_cache.audit.export import COLUMNS, Rows, export
 from teacher_cache.audit.votes import read_statistics
-from teacher_cache.errors import StoreError
+from teacher_cache.errors import DiskError, StoreError
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import Unit
 from tests.support.bright_shards import bright_store, small_policy
@@ -123,6 +123,8 @@ def test_what_is_refused(store: Store, tmp_path: Path, monkeypatch: pytest.Monke
     ):
         with pytest.raises(StoreError, match=message):
             export(store, tmp_path / name)
+    with pytest.raises(DiskError, match=r"^s3://bucket/a\.csv is a URL: only local folders are known here"):
+        export(store, "s3://bucket/a.csv")
     assert (tmp_path / "there.csv").read_text() == "mine"
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(StoreError, match=r"Parquet needs pyarrow, .*: pip install pyarrow, or write a \.csv"):

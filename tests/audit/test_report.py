@@ -211,8 +211,12 @@ def test_existing_file_and_absent_plotly_are_refused_in_one_line(
     store = drawn_store(tmp_path)
     (tmp_path / "r.html").write_text("mine")
     monkeypatch.setitem(__import__("sys").modules, "plotly.offline", None)
-    for out, said in (("r.html", "exists already"), ("new.html", "pip install plotly")):
-        done = CliRunner().invoke(main, [str(store.path), "report", "--out", str(tmp_path / out)])
+    for out, said in (
+        (tmp_path / "r.html", "exists already"),
+        (tmp_path / "new.html", "pip install plotly"),
+        ("s3://bucket/new.html", "s3://bucket/new.html is a URL: only local folders are known here"),
+    ):
+        done = CliRunner().invoke(main, [str(store.path), "report", "--out", str(out)])
         assert done.exit_code == 1
         assert said in done.stderr
         assert done.stderr.count("\n") == 1

@@ -103,6 +103,10 @@ def test_what_gives_no_operations_is_refused(tmp_path: Path, body: str, said: st
 def test_what_names_no_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match=r"none.py cannot be read \(No such file or directory\)"):
         open_operations(f"{tmp_path}/none.py:operations")
+    with pytest.raises(
+        PolicyError, match=r"^operations s3://bucket/mine\.py are no file of this machine: copy them here"
+    ):
+        open_operations("s3://bucket/mine.py:operations")
     for spec in ("mine.py", "mine.py:", ":operations", "mine.py:a b"):
         with pytest.raises(PolicyError, match=f"operations '{spec}' are not of the form FILE.py:FUNCTION"):
             open_operations(spec)

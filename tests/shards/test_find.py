@@ -147,6 +147,24 @@ def test_urls_expand_as_paths_do_with_one_listing_of_a_folder(tmp_path: Path, mo
             assert len(listed) == len(set(listed)) == len(bucket.requests)
 
 
+def test_an_object_whose_name_reads_as_a_pattern_is_found_as_a_file_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with bucket_in_memory() as bucket:
+        for name in ("set [1]/t-0.tar", "set [1]/t-1.tar", "what?.tar", "a/t*.tar", "a/t2.tar"):
+            Path(name).parent.mkdir(exist_ok=True)
+            Path(name).touch()
+            bucket.objects[f"s3://set/{name}"] = b""
+        for pattern in ("set [1]/t-0.tar", "set [1]/t-{0,1}.tar", "set [[]1]/t-*.tar", "what?.tar"):
+            expected = [f"s3://set/{path}" for path in expand_shards([pattern])]
+            assert expected
+            assert expand_shards([f"s3://set/{pattern}"]) == expected
+        assert expand_shards(["s3://set/a/t*.tar"]) == ["s3://set/a/t*.tar", "s3://set/a/t2.tar"]  # in one listing
+        with pytest.raises(ShardError, match=r"^no shard s3://set/set \[1\]/t-2.tar there$"):
+            expand_shards(["s3://set/set [1]/t-2.tar"])
+
+
 def test_urls_that_are_refused() -> None:
     with bucket_in_memory() as bucket:
         bucket.objects = {"s3://set/a/t-0.tar": b"", "s3://set/b/t-0.tar": b""}

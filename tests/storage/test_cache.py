@@ -158,6 +158,28 @@ def test_nothing_else_in_the_folder_is_touched(tmp_path: Path) -> None:
     assert not left.exists()
 
 
+def test_what_a_link_points_at_is_not_written(tmp_path: Path) -> None:
+    """Of a folder that others may write: a link in the place of what this writes is theirs."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "file").write_text("somebody's")
+    (tmp_path / "c").mkdir()
+    cache, source = NodeCache(tmp_path / "c", 10_000), Source()
+    (tmp_path / "c" / TOTAL).symlink_to(elsewhere / "file")
+    with pytest.raises(DiskError, match="c cannot be written"):
+        cache.prepare()
+    assert cache.get("0", source.fetch("0")) == source.content("0")
+    (tmp_path / "c" / TOTAL).unlink()
+    cache.prepare()
+    for number in range(256):
+        if not (folder := tmp_path / "c" / f"{number:02x}").exists():
+            folder.symlink_to(elsewhere)
+    assert cache.get("1", source.fetch("1")) == source.content("1")
+    assert source.open(cache, "2") is None
+    assert [path.name for path in elsewhere.iterdir()] == ["file"]
+    assert (elsewhere / "file").read_text() == "somebody's"
+
+
 def test_a_total_that_is_lost_or_wrong_is_counted_anew(tmp_path: Path) -> None:
     for said in (None, b"", b"nonsense", b"9999999999 0\n"):
         cache, source = NodeCache(tmp_path, 5000), Source()

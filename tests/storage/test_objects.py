@@ -286,6 +286,8 @@ def test_an_absent_bucket_is_said(bucket: Url) -> None:
         ("s3://", "s3:// names no bucket: give s3://BUCKET/FOLDER"),
         ("https://", "https:// names no server: give https://HOST/FOLDER"),
         ("s3://bucket/stores//x", "s3://bucket/stores//x has a // in it: give it with one slash"),
+        ("s3://bucket/x//", "s3://bucket/x// has a // in it: give it with one slash"),
+        ("s3://bucket/a\nb", r"'s3://bucket/a\nb' has a control character in it: choose a name without"),
     ],
 )
 def test_places_that_are_refused(place: str, message: str) -> None:
@@ -487,7 +489,7 @@ def test_what_azure_says_of_one_of_a_batch_counts(
         storage.delete("x")
         assert not Batch.answers
     for answers, told in (
-        (["403 Forbidden"], r"access is denied \(403\): check AZURE_STORAGE_CONNECTION_STRING"),
+        (["403 Forbidden"], r"removing is denied \(403\): check AZURE_STORAGE_CONNECTION_STRING"),
         (["409 Conflict"], "the server answers 409: check the network"),
         (["503 Server Busy"] * 3, "the server answers 503: check the network"),
     ):
@@ -623,6 +625,23 @@ def test_no_secret_is_in_a_message(
         "400": "x: the server answers 400 Bad Request, SignatureDoesNotMatch: check the network",
     }.items():
         assert any(re.search(f"^{scheme}://bucket/{status}/{told}", line) for line in said), status
+
+
+def test_who_may_not_write_is_told_so(
+    serve: Callable[[Callable[..., http.server.BaseHTTPRequestHandler]], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in Buckets(0).credentials(serve(Quoting)).items():
+        monkeypatch.setenv(name, value)
+    storage = ObjectStorage(Url("s3://bucket/403"), stall_s=0.4, retry_s=0.1)
+    denied = r"^s3://bucket/403/x: {} is denied \(403 Forbidden, SignatureDoesNotMatch\): check AWS_ACCESS.*{}$"
+    for ask, what, end in (
+        (lambda: storage.put("x", b"content"), "writing", "=true"),
+        (lambda: storage.put_if_absent("x", b"content"), "writing", "=true"),
+        (lambda: storage.delete("x"), "removing", "=true"),
+        (lambda: storage.get("x"), "access", "; where nothing may be listed, what is absent is refused too"),
+    ):
+        with pytest.raises(StorageError, match=denied.format(what, end)):
+            ask()
 
 
 # -- web servers -------------------------------------------------------------------------------------------------------

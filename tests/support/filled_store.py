@@ -9,6 +9,7 @@ import xxhash
 
 from teacher_cache.replay.policy import Policy, load_policy
 from teacher_cache.shards.index import Index, ShardEntry
+from teacher_cache.storage.place import Place
 from teacher_cache.store.chunks import open_chunks
 from teacher_cache.store.proof import Proof, Replay, make_proof
 from teacher_cache.store.store import Store
@@ -50,7 +51,7 @@ def make_index(counts: tuple[int, ...] = COUNTS, num_classes: int = 10, classes:
 
 
 def make_store(
-    path: Path,
+    path: Place,
     *,
     index: Index | None = None,
     policy: Policy | None = None,
