@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from teacher_cache.errors import StoreError
-from teacher_cache.messages.shown import counted
+from teacher_cache.messages.shown import as_word, counted
 from teacher_cache.storage.storage import ask_each
 from teacher_cache.store.labels import skipped_samples
 from teacher_cache.store.layout import Layout
@@ -21,7 +21,7 @@ def check_committed(store: Store) -> None:
     """StoreError where no unit is committed: there is nothing to check, or to tell of."""
     if not store.committed().any():
         num_units = len(store.units())
-        fill = f"teacher-cache fill {store.path}" + ("" if store.teacher is not None else " --teacher NAME")
+        fill = f"teacher-cache fill {as_word(store.path)}" + ("" if store.teacher is not None else " --teacher NAME")
         waiting = f"{counted(num_units, 'unit', 'waits')} for labels"
         raise StoreError(f"nothing is committed in {store.path}, {waiting}: run `{fill}`")
 
