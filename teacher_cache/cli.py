@@ -149,6 +149,7 @@ def index(
     from teacher_cache.storage.opening import check_fillable
     from teacher_cache.store.create import IndexRequest, check_grid, choose_policy, create_alike, create_store
     from teacher_cache.store.making import check_in_bucket, is_taken
+    from teacher_cache.store.presence import check_outside
     from teacher_cache.store.store import Store
 
     if bool(shards) == bool(like):
@@ -157,6 +158,7 @@ def index(
     if there is None:
         check_fillable(to_place(store_path))
         check_in_bucket(to_place(store_path))
+        check_outside(to_place(store_path))
     other = Store.open(like) if like else None
     base = other or there  # its settings count where none are given
     if policy is None and base is None:

@@ -29,7 +29,7 @@ from teacher_cache.store.store import Store
 from teacher_cache.store.unit import NOT_LABELLED, Unit
 from teacher_cache.teacher.identity import TeacherIdentity
 from teacher_cache.verify import verify
-from tests.support.bright_shards import bright_store
+from tests.support.bright_shards import bright_store, spoil_image
 from tests.support.filled_store import commit, copied, files, make_store
 from tests.support.filling import fill_store
 from tests.support.small_runs import SMALL, SPEED, rows, student, train_small
@@ -192,9 +192,13 @@ def test_a_store_that_is_not_filled_is_published_in_part_on_request(tmp_path: Pa
     packed = Store.open(tmp_path / "published/store")
     np.testing.assert_array_equal(packed.committed(), before)
     card = (tmp_path / "published" / CARD).read_text()
-    assert "\n**It is a part:** 2 views of every sample are labelled.\n" in card
+    assert "\n**It is a part:** 2 views are labelled of every sample.\n" in card
     assert "| labelled | 520 of 1,040 views |" in card
     np.testing.assert_array_equal(read_views(packed, 1), read_views(store, 1))
+    with pytest.raises(StoreError) as refused:
+        publish(packed, str(tmp_path / "again"))
+    unpack_first = f"run `teacher-cache unpack {packed.path} FOLDER`, then `teacher-cache fill FOLDER --views 0:4`"
+    assert str(refused.value).endswith(f"in {packed.path}: {unpack_first}, or publish what there is with --partial")
 
 
 def fill_rest(store: Store) -> None:
@@ -239,9 +243,61 @@ def test_a_card_says_what_each_device_labelled(tmp_path: Path) -> None:
     publish(store, str(tmp_path / "published"))
     card = (tmp_path / "published" / CARD).read_text()
     views = f"{store.layout.num_samples * 2:,} views\n"
-    assert f"- some GPU: {views}" in card
-    assert f"- cpu: {views}  - torch 2.14, cpu, 2 CPU threads; logits: as the proof's\n" in card
+    assert f"- `some GPU`: {views}" in card
+    assert f"- `cpu`: {views}  - `torch 2.14, cpu, 2 CPU threads`; logits: `as the proof's`\n" in card
     assert "| teacher | `owner/tiny` |" in card
+
+
+def test_a_card_offers_no_training_where_no_view_is_labelled_of_every_sample(tmp_path: Path) -> None:
+    store = bright_store(tmp_path, counts=(64, 64))
+    fill_store(store)
+    for shard, group in ((0, 0), (1, 1)):
+        Path(store.records.file(Unit(shard, 0, group))).unlink()
+    publish(Store.open(store.path), str(tmp_path / "published"), partial=True)
+    card = (tmp_path / "published" / CARD).read_text()
+    assert "| labelled | 256 of 512 views |" in card
+    assert "\n**It is a part:** no view is labelled of every sample, so unpack it and label more before" in card
+    assert "student train" not in card
+    assert "\nteacher-cache unpack published FOLDER" in card
+
+
+def test_a_card_counts_skipped_samples(tmp_path: Path) -> None:
+    store = bright_store(tmp_path)
+    spoil_image(store, 3)
+    fill_store(store, skip_bad=True)
+    publish(store, str(tmp_path / "published"))
+    card = (tmp_path / "published" / CARD).read_text()
+    assert "| labelled | 1,036 of 1,040 views |" in card
+    assert "| skipped | 1 sample: the images do not decode |" in card
+
+
+def test_what_a_store_says_of_devices_is_no_markup_of_the_card(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s", any_device=True)
+    store.publish_teacher(TeacherIdentity("owner/tiny", spec="owner/tiny"))
+    for unit in store.units():
+        commit(store, unit, device="[a GPU](http://host/)<b>")
+    publish(store, str(tmp_path / "published"))
+    assert "\n- `[a GPU](http://host/)<b>`: " in (tmp_path / "published" / CARD).read_text()
+
+
+def test_nothing_is_made_in_a_store(source: Store, tmp_path: Path) -> None:
+    """Where Zarr would find what is no part of it."""
+    store = copied(source, tmp_path / "store")
+    publish(source, str(tmp_path / "published"))
+    before = files(tmp_path)
+    inside = tmp_path / "store" / "labels" / "new"
+    for make in (
+        lambda: publish(source, str(inside)),
+        lambda: unpack(str(tmp_path / "published"), str(inside)),
+        lambda: Store.create(inside, store.index, store.policy, views=2, seed=0),
+    ):
+        with pytest.raises(DiskError, match=f"^{inside} lies in the store {tmp_path}/store, where nothing else may be"):
+            make()
+    told = CliRunner().invoke(
+        main, ["index", *shards(source), "--store", str(inside), "--views", "2", "--policy", "cifar"]
+    )
+    assert f"error: {inside} lies in the store" in told.output
+    assert files(tmp_path) == before
 
 
 def test_a_damaged_store_is_not_published(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import os
 
-from teacher_cache.errors import StoreError
+from teacher_cache.errors import DiskError, StoreError
 from teacher_cache.messages.recognise import is_part, is_store, meant, what_is
 from teacher_cache.messages.shown import as_word
 from teacher_cache.storage.manifest import MANIFEST, STORE
@@ -31,3 +31,9 @@ def check_is_store(path: str | os.PathLike[str]) -> Place:
     if not (place / "zarr.json").is_file() or (not is_store(place) and is_part(place)):
         raise StoreError(f"{place} is not a store, {what_is(place)}")
     return place
+
+
+def check_outside(place: Place) -> None:
+    """DiskError for a folder that is to be made in a store on this machine, where nothing else may be."""
+    if not isinstance(place, Url) and (store := is_part(place)) is not None:
+        raise DiskError(f"{place} lies in the store {store}, where nothing else may be: choose another place")
