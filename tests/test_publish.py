@@ -450,6 +450,22 @@ def test_a_file_that_is_not_what_the_manifest_says_is_not_unpacked(source: Store
     assert not (tmp_path / "back").exists()
 
 
+def test_records_that_the_manifest_names_and_nobody_fetched_are_not_taken_for_views_to_label(
+    source: Store, target: Place, tmp_path: Path
+) -> None:
+    publish(source, str(target))
+    name = f"{STORE}/records/c/0/0/1/0"
+    storage = open_storage(target)
+    storage.delete(name)
+    told = f"^{target}/{name} is absent: fetch it again from where it was published$"
+    for read in (Store.committed, status, read_views, lambda store: verify(store, 0.0)):
+        with pytest.raises(StoreError, match=told):
+            read(Store.open(target))
+    if isinstance(target, Path):
+        with WebServer(target.parent) as web, pytest.raises(StoreError, match=rf"{name} is absent: fetch it again"):
+            status(Store.open(f"{web.url}/published"))
+
+
 def test_a_packed_store_is_not_written(source: Store, tmp_path: Path) -> None:
     publish(source, str(tmp_path / "published"))
     with pytest.raises(StoreError, match=r"is packed, as it was published, and only read: unpack it first"):
