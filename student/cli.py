@@ -549,7 +549,10 @@ def _say_evaluation(
     help="Of hf: the weights' licence, as the Hub has it: apache-2.0.  [default: none is stated]",
 )
 @click.option(
-    "--push", "repo", metavar="REPO", help="Of hf: upload the folder to this repository of the Hub.  [default: nowhere]"
+    "--push",
+    "repo",
+    metavar="OWNER/NAME",
+    help="Of hf: upload the folder to this repository of the Hub.  [default: nowhere]",
 )
 @click.option("--private", is_flag=True, help="With --push: nobody else may read it.")
 def export(
@@ -572,9 +575,9 @@ def export(
     `class_logits` and `distillation_logits`. hf is a folder of weights, configuration and card: timm.create_model loads
     it as local-dir:FOLDER, and where it is uploaded, as hf_hub:REPO. Every file says which preprocessing it needs.
     """
-    if file_format != "hf" and (licence or repo or private):
+    if file_format != "hf" and (licence or repo is not None or private):
         raise click.UsageError("--licence, --push and --private are for --format hf")
-    if private and not repo:
+    if private and repo is None:
         raise click.UsageError("--private goes with --push")
     if file_format == "hf":
         if force or fusion or outputs != "fused":
@@ -610,8 +613,8 @@ def _export_hub(
     """The folder, and the way to the Hub."""
     from student.arguments import hub_faults, push_faults, source_faults
 
-    faults = [*source_faults(source, model), *hub_faults(source, out, licence), *(push_faults(repo) if repo else ())]
-    _refuse_all(faults)
+    pushed = push_faults(repo) if repo is not None else ()
+    _refuse_all([*source_faults(source, model), *hub_faults(source, out, licence), *pushed])
 
     from student.hub import export_hub, push
 

@@ -87,7 +87,7 @@ def push(folder: Path, repo: str, *, private: bool) -> str:
     except Exception as error:  # of the client, of HTTP below it, of a network: it has no one class
         raise StorageError(
             f"{api.endpoint} does not take {repo} ({first_line(error)}): {folder} is whole, "
-            f"`hf upload {repo} {as_word(folder)}` tries again"
+            f"`hf upload {repo} {as_word(folder)}{' --private' if private else ''}` tries again"
         ) from error
     raise StorageError(
         f"{repo} is there and everybody can read it, --private was asked: nothing is uploaded; choose another --push"
@@ -148,7 +148,7 @@ def _card(
     front += ["library_name: timm", "pipeline_tag: image-classification"]
     front += ["tags:", "- timm", "- image-classification", "- deit-teacher-cache"]
     what = f"`{trained.model}`, {counted(trained.num_classes, 'class')}, images of {height} x {width} pixels"
-    lines = ["---", *front, "---", f"# {loads.rpartition('/')[2].rpartition(':')[2]}", "", f"{what}."]
+    lines = ["---", *front, "---", f"# {shown(loads.partition(':')[2].rpartition('/')[2], None)}", "", f"{what}."]
     lines += ["" if licence else "\nNo licence is stated: ask whoever published it.\n"]
     lines += ["```python", "import timm", ""]
     lines += [f"model = timm.create_model({loads!r}, pretrained=True).eval()"]

@@ -215,6 +215,12 @@ def test_what_cannot_be_is_told_at_once(tmp_path: Path, monkeypatch: pytest.Monk
     assert told[0].startswith(r"error: --licence my own\nlicence: x is no licence's id: give one as the Hub has it")
     assert told[1].startswith("error: --push some/one/else: Repo id must be in the form")
     assert told[2] == "error: --push needs a login at the Hub: `hf auth login`, or set HF_TOKEN"
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    for repo, fault in (("", ""), ("model", "error: --push model names no owner: give OWNER/NAME\n")):
+        code, said = export(tmp_path, "--push", repo)
+        assert (code, said.count("\n")) == (1, 1)
+        assert said == (fault or said)
+        assert not (tmp_path / "out").exists()
     (tmp_path / "out").mkdir()
     code, said = export(tmp_path)
     assert said == f"error: {tmp_path}/out is there already: --format hf makes a folder, choose another --out\n"
@@ -277,6 +283,10 @@ def test_a_hub_that_refuses_leaves_the_folder_and_a_public_repository_takes_noth
     ):
         push(tmp_path / "out", "someone/deit", private=False)
     assert hub.repositories["someone/deit"].commits == []
+    hub.refuses = "/api/repos/create"
+    with pytest.raises(StorageError) as refused:
+        push(tmp_path / "out", "someone/secret", private=True)
+    assert f"`hf upload someone/secret {tmp_path}/out --private` tries again" in str(refused.value)
 
 
 @pytest.mark.parametrize(
