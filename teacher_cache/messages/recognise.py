@@ -83,8 +83,8 @@ def is_store(path: Path) -> bool:
 
 
 def is_part(path: Path) -> Path | None:
-    """The store that a path lies in, if it lies in one."""
-    return next((above for above in path.absolute().parents if is_store(above)), None)
+    """The store that a path lies in, if it lies in one; its links and `..` are followed."""
+    return next((above for above in Path(os.path.realpath(path)).parents if is_store(above)), None)
 
 
 def is_run(path: Path) -> bool:
