@@ -186,12 +186,13 @@ def _training(trained: TrainedModel, results: Mapping[str, Any]) -> list[str]:
     """Recipe, teacher and store, as far as the file says."""
     if trained.recipe is None:
         return []
-    store, teacher = trained.identity.get("store", {}), trained.identity.get("weights", {}).get("teacher")
+    store, weights = trained.identity.get("store", {}), trained.identity.get("weights", {})
     told = {"weights": "their moving average" if trained.weights == "ema" else "those of the last step"}
     if results.get("teacher"):
         told["teacher"] = as_code(results["teacher"])
-    if teacher:
-        told["SHA-256 of the teacher's weights"] = as_code(teacher)
+    for part, what in (("teacher", "the teacher's weights"), ("initial", "the weights that it began with")):
+        if weights.get(part):
+            told[f"SHA-256 of {what}"] = as_code(weights[part])
     told |= {f"store's {part}": as_code(store[part]) for part in ("seed", "policy", "index") if part in store}
     lines = ["## Training", "", "From a store of a teacher's labels, by deit-teacher-cache.", ""]
     lines += ["| | |", "| --- | --- |", *(f"| {part} | {value} |" for part, value in told.items())]

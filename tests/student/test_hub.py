@@ -98,7 +98,7 @@ def test_timm_loads_the_same_bits_and_the_same_preprocessing(
 
 def test_the_card_says_what_it_is_and_how_it_was_trained(tmp_path: Path) -> None:
     trained, _ = read(tmp_path, *DISTILLED, ema=True)
-    content = torch.load(tmp_path / "checkpoint.pt") | {"store": STORE, "weights": {"teacher": "77", "initial": None}}
+    content = torch.load(tmp_path / "checkpoint.pt") | {"store": STORE, "weights": {"teacher": "77", "initial": "88"}}
     torch.save(content, tmp_path / "checkpoint.pt")
     assert trained.recipe is not None
     heads = {"class": 0.5, "distillation": 0.625, "fused": 0.75, "ema_class": 0.25, "ema_fused": 0.375}
@@ -123,6 +123,7 @@ def test_the_card_says_what_it_is_and_how_it_was_trained(tmp_path: Path) -> None
         "Both heads are fused by `softmax_sum`.",
         "| teacher | `regnety_160` |",
         "| SHA-256 of the teacher's weights | `77` |",
+        "| SHA-256 of the weights that it began with | `88` |",
         "| store's seed | `7` |",
         """| store's policy | `{"name": "deit / 'x'"}` |""",
         f'"lr": {trained.recipe.lr}',
