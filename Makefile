@@ -23,6 +23,12 @@ unknown := $(foreach name,$(filter-out $(KNOWN),$(.VARIABLES)),$(if $(findstring
 ifneq ($(strip $(unknown)),)
 $(error $(strip $(unknown)) is no variable of this Makefile: see `make help`; one of the environment goes before make)
 endif
+# what 1 switches on, 0 would too
+switches := $(foreach name,CLAIM PARTIAL PLAN BENCH_DALI,$(if $(findstring command,$(origin $(name))),$(if \
+	$(filter-out 1,$($(name))),$(name))))
+ifneq ($(strip $(switches)),)
+$(error $(firstword $(switches))=$($(firstword $(switches))): give $(firstword $(switches))=1, or leave it out)
+endif
 
 ifneq ($(FOLDER)$(VAL_FOLDER),)
 ifeq ($(FOLDER),)

@@ -92,6 +92,9 @@ def push_faults(repo: str) -> Iterator[Fault]:
         validate_repo_id(repo)
     except HFValidationError as error:
         yield Fault(StorageError, f"--push {shown(repo)}: {str(error).splitlines()[0]}")
+    else:
+        if "/" not in repo:  # the client would add one, after the card had named what timm does not find
+            yield Fault(StorageError, f"--push {shown(repo)} names no owner", advice="give OWNER/NAME")
     if get_token() is None:
         yield Fault(StorageError, "--push needs a login at the Hub", advice="`hf auth login`, or set HF_TOKEN")
 

@@ -67,13 +67,20 @@ def main() -> None:
     wait_asleep()
 
 
+class _Folder(click.Path):
+    """A folder that is named: an empty name, as of a variable that is not set, would be the one that one is in."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(value, param, ctx) if value != "" else self.fail("it is empty", param, ctx)
+
+
 _TRAINING_OPTIONS = (
     click.option("--val", multiple=True, metavar="PATTERN", help="Validation shards. May be repeated."),
     click.option(
         "--out",
         required=True,
         metavar="FOLDER",
-        type=click.Path(path_type=Path, readable=False),
+        type=_Folder(path_type=Path, readable=False),
         help="Folder of the run; the same one resumes.",
     ),
     set_option("Override a recipe setting: epochs=100."),
@@ -550,7 +557,10 @@ def _say_evaluation(
     help="Of hf: the weights' licence, as the Hub has it: apache-2.0.  [default: none is stated]",
 )
 @click.option(
-    "--push", "repo", metavar="REPO", help="Of hf: upload the folder to this repository of the Hub.  [default: nowhere]"
+    "--push",
+    "repo",
+    metavar="OWNER/NAME",
+    help="Of hf: upload the folder to this repository of the Hub.  [default: nowhere]",
 )
 @click.option("--private", is_flag=True, help="With --push: nobody else may read it.")
 def export(
@@ -573,9 +583,9 @@ def export(
     `class_logits` and `distillation_logits`. hf is a folder of weights, configuration and card: timm.create_model loads
     it as local-dir:FOLDER, and where it is uploaded, as hf_hub:REPO. Every file says which preprocessing it needs.
     """
-    if file_format != "hf" and (licence or repo or private):
+    if file_format != "hf" and (licence or repo is not None or private):
         raise click.UsageError("--licence, --push and --private are for --format hf")
-    if private and not repo:
+    if private and repo is None:
         raise click.UsageError("--private goes with --push")
     if file_format == "hf":
         if force or fusion or outputs != "fused":
@@ -611,8 +621,8 @@ def _export_hub(
     """The folder, and the way to the Hub."""
     from student.arguments import hub_faults, push_faults, source_faults
 
-    faults = [*source_faults(source, model), *hub_faults(source, out, licence), *(push_faults(repo) if repo else ())]
-    _refuse_all(faults)
+    pushed = push_faults(repo) if repo is not None else ()
+    _refuse_all([*source_faults(source, model), *hub_faults(source, out, licence), *pushed])
 
     from student.hub import export_hub, push
 

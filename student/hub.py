@@ -87,7 +87,7 @@ def push(folder: Path, repo: str, *, private: bool) -> str:
     except Exception as error:  # of the client, of HTTP below it, of a network: it has no one class
         raise StorageError(
             f"{api.endpoint} does not take {repo} ({first_line(error)}): {folder} is whole, "
-            f"`hf upload {as_word(repo)} {as_word(folder)}` tries again"
+            f"`hf upload {as_word(repo)} {as_word(folder)}{' --private' if private else ''}` tries again"
         ) from error
     raise StorageError(
         f"{repo} is there and everybody can read it, --private was asked: nothing is uploaded; choose another --push"
@@ -148,7 +148,7 @@ def _card(
     front += ["library_name: timm", "pipeline_tag: image-classification"]
     front += ["tags:", "- timm", "- image-classification", "- deit-teacher-cache"]
     what = f"`{trained.model}`, {counted(trained.num_classes, 'class')}, images of {height} x {width} pixels"
-    lines = ["---", *front, "---", f"# {loads.rpartition('/')[2].rpartition(':')[2]}", "", f"{what}."]
+    lines = ["---", *front, "---", f"# {shown(loads.partition(':')[2].rpartition('/')[2], None)}", "", f"{what}."]
     lines += ["" if licence else "\nNo licence is stated: ask whoever published it.\n"]
     lines += ["```python", "import timm", ""]
     lines += [f"model = timm.create_model({loads!r}, pretrained=True).eval()"]
@@ -186,12 +186,13 @@ def _training(trained: TrainedModel, results: Mapping[str, Any]) -> list[str]:
     """Recipe, teacher and store, as far as the file says."""
     if trained.recipe is None:
         return []
-    store, teacher = trained.identity.get("store", {}), trained.identity.get("weights", {}).get("teacher")
+    store, weights = trained.identity.get("store", {}), trained.identity.get("weights", {})
     told = {"weights": "their moving average" if trained.weights == "ema" else "those of the last step"}
     if results.get("teacher"):
         told["teacher"] = as_code(results["teacher"])
-    if teacher:
-        told["SHA-256 of the teacher's weights"] = as_code(teacher)
+    for part, what in (("teacher", "the teacher's weights"), ("initial", "the weights that it began with")):
+        if weights.get(part):
+            told[f"SHA-256 of {what}"] = as_code(weights[part])
     told |= {f"store's {part}": as_code(store[part]) for part in ("seed", "policy", "index") if part in store}
     lines = ["## Training", "", "From a store of a teacher's labels, by deit-teacher-cache.", ""]
     lines += ["| | |", "| --- | --- |", *(f"| {part} | {value} |" for part, value in told.items())]

@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from student.arguments import TrackingLibrary, tracking_faults
 from student.faults import refuse
 from teacher_cache.errors import RecipeError
@@ -41,7 +43,7 @@ class Tracker(AbstractContextManager["Tracker"]):
             self._run = _begin(library, out, curve, config)
         except Exception as error:  # whatever a stranger's library raises: a server, a login, a setting
             raise RecipeError(
-                f"--log {library} cannot begin ({first_line(error)}): log in, set {_offline(library)}, or leave it out"
+                f"--log {library} cannot begin ({_told(error)}): log in, set {_offline(library)}, or leave it out"
             ) from error
 
     def write_steps(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -118,6 +120,13 @@ def _begin(library: TrackingLibrary, out: Path, curve: str, config: Mapping[str,
         allow_val_change=True,
         settings=settings,
     )
+
+
+def _told(error: Exception) -> str:
+    """What it says in one line; of a setting that wandb cannot take, which one it is."""
+    if not isinstance(error, ValidationError):
+        return first_line(error)
+    return "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
 
 
 def _offline(library: TrackingLibrary) -> str:

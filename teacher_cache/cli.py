@@ -148,7 +148,8 @@ def index(
     """
     from teacher_cache.storage.opening import check_fillable
     from teacher_cache.store.create import IndexRequest, check_grid, choose_policy, create_alike, create_store
-    from teacher_cache.store.making import check_in_bucket, check_outside_stores, is_taken
+    from teacher_cache.store.making import check_in_bucket, is_taken
+    from teacher_cache.store.presence import check_outside
     from teacher_cache.store.store import Store
 
     if bool(shards) == bool(like):
@@ -157,7 +158,7 @@ def index(
     if there is None:
         check_fillable(to_place(store_path))
         check_in_bucket(to_place(store_path))
-        check_outside_stores(to_place(store_path))
+        check_outside(to_place(store_path))
     other = Store.open(like) if like else None
     base = other or there  # its settings count where none are given
     if policy is None and base is None:
@@ -498,12 +499,13 @@ def publish(store_path: str, target: str, partial: bool, licence: str | None) ->
     check_is_store(store_path)
 
     from teacher_cache.publish import publish as publish_store
-    from teacher_cache.storage.manifest import STORE
-    from teacher_cache.store.making import check_outside_stores
+    from teacher_cache.storage.opening import check_not_web
+    from teacher_cache.store.presence import check_outside
     from teacher_cache.store.store import Store
 
     store = Store.open(store_path)
-    check_outside_stores(to_place(target) / STORE)
+    check_not_web(to_place(target))
+    check_outside(to_place(target))
     warn("keys of samples and names of classes become public with it")
     with _bar("units", "checking") as progress:
         done = publish_store(store, target, partial=partial, licence=licence, on_progress=progress)

@@ -239,13 +239,24 @@ def aside_of(path: Path) -> Path:
 
 def _disk_error(error: OSError, path: str | os.PathLike[str], lost: str) -> DiskError:
     reason, place, other = os.strerror(error.errno) if error.errno else str(error), os.fspath(path), error.filename
-    if isinstance(other, str) and not other.startswith(os.path.dirname(place)) and not place.startswith(other):
-        reason = f"{other}: {reason}"  # something else went wrong while it was written
     what_next = _WHAT_NEXT.get(error.errno or 0, _SEE_TO_IT)
+    if isinstance(other, str) and not _is_part_of_writing(other, place):
+        reason = (
+            f"{other}: {reason}"  # something else went wrong while it was written: what it is made of, for instance
+        )
+        return DiskError(f"{place} cannot be written ({reason}): {lost}; {_READING.get(error.errno or 0, what_next)}")
     shut = os.path.dirname(other) if isinstance(other, str) and error.errno in (errno.EACCES, errno.EPERM) else ""
     if shut and shut != os.path.dirname(place):
         what_next = what_next.replace("make it", f"make {shut}")  # where what is published is first written aside
     return DiskError(f"{place} cannot be written ({reason}): {lost}; {what_next}")
+
+
+def _is_part_of_writing(other: str, path: str) -> bool:
+    """Whether a place is a path, what lies in it, what is written aside for it, or a folder that leads to it."""
+    path, other = os.path.abspath(path), os.path.abspath(other)
+    folder = os.path.dirname(path)
+    beside = os.path.relpath(other, folder).split(os.sep)[0]
+    return beside in (".", os.path.basename(path)) or folder.startswith(f"{other}/") or is_leftover(beside)
 
 
 def _system_error(error: BaseException) -> OSError | None:

@@ -21,9 +21,10 @@ from teacher_cache.messages.recognise import no_licence
 from teacher_cache.messages.shown import as_code, as_word, counted, listed, shown
 from teacher_cache.storage.manifest import MANIFEST, STORE, place_above, read_hashes, write_manifest
 from teacher_cache.storage.opening import check_not_web, open_storage
-from teacher_cache.storage.place import Place, Url, as_place, to_place
+from teacher_cache.storage.place import Place, Url, to_place
 from teacher_cache.storage.storage import Storage
 from teacher_cache.store.packing import copied_files, packed_files, unpacked_files, without_place
+from teacher_cache.store.presence import check_outside
 from teacher_cache.store.proof import describe_build
 from teacher_cache.store.schema import GROUPS
 from teacher_cache.store.status import check_committed, status
@@ -74,8 +75,8 @@ def publish(
     missing = [unit for unit in store.units() if not committed[unit]]
     if missing and not partial:
         raise StoreError(
-            f"{counted(len(missing), 'unit', 'is', of=len(store.units()))} not labelled in {store.path}: run "
-            f"`teacher-cache fill {as_place(store.path)}`, or publish what there is with --partial"
+            f"{counted(len(missing), 'unit', 'is', of=len(store.units()))} not labelled in {store.path}: "
+            f"{store.records.fill(range(store.views))}, or publish what there is with --partial"
         )
     front = _front(licence)
     _check_free(place, front)
@@ -144,6 +145,7 @@ def unpack(packed: str, folder: str, *, on_progress: Progress = lambda done, tot
     target = Path(folder)
     if target.exists():
         raise DiskError(f"{target} is there already: remove it, or choose another folder")
+    check_outside(target)
     hashes = _hashes(store)
     with new_folder(target) as aside:
         write = _writer(aside)
@@ -170,10 +172,12 @@ def _hashes(store: Store) -> dict[str, str]:
 
 
 def _check_free(place: Place, front: Sequence[str]) -> None:
+    if isinstance(place, Path) and place.exists():
+        raise DiskError(f"{place} is there already: remove it, or choose another place")
+    check_outside(place)
     if isinstance(place, Path):
-        if place.exists():
-            raise DiskError(f"{place} is there already: remove it, or choose another place")
-    elif place.scheme == "hf":
+        return
+    if place.scheme == "hf":
         from teacher_cache.storage.hub import find_repository
 
         if (there := find_repository(place)) is not None:
@@ -283,17 +287,32 @@ def describe(found: Mapping[str, Any], place: Place, licence: str | None, num_by
         rows["agreement with the ground truth"] = (
             f"{shares['larger']:.1%}, with either class of a mix {shares['either']:.1%}"
         )
+    if found["skipped"]["samples"]:
+        rows["skipped"] = f"{counted(found['skipped']['samples'], 'sample')}: the images do not decode"
     if found["topk"]:
         rows["probabilities"] = f"the {found['topk']} largest of each view, at temperature {found['tau']:g}"
-    part = f"\n**It is a part:** {counted(whole, 'view')} of every sample are labelled.\n" if partial else ""
+    given = " --shards 'SHARDS'"
+    if own := policy.get("own_operations"):
+        function = shown(own["function"], None)
+        given += f" --ops {as_word(f'FILE.py:{function}')}"
+        rows["operations of its own"] = (
+            f"{as_code(function)} of a file that is needed as well, SHA-256 {as_code(own['sha256'])}"
+        )
+    part = f"\n**It is a part:** {_part(whole)}.\n" if partial else ""
+    used = f" --views-used {whole}" if partial else ""
+    learn = f"student train {as_word(where / STORE)}{given} --val 'SHARDS' --recipe RECIPE{used} --out RUN\n"
     stated = f"Licence: {licence}" if licence else "No licence is stated: ask whoever published it."
     table = [f"| {name} | {value} |" for name, value in rows.items()]
     texts = {"front": _front(licence), "table": table, "made": _made_by(found)}
     joined = {name: "\n".join(lines) for name, lines in texts.items()}
-    used = f" --views-used {whole}" if partial and whole else ""
-    return _CARD.format(
-        **joined, part=part, stated=stated, used=used, target=as_word(where), store=as_word(where / STORE)
-    )
+    places = {"target": as_word(where), "store": as_word(where / STORE)}
+    return _CARD.format(**joined, **places, part=part, stated=stated, given=given, learn=learn if whole else "")
+
+
+def _part(whole: int) -> str:
+    if not whole:
+        return "no view is labelled of every sample, so unpack it and label more before a student learns from it"
+    return f"{counted(whole, 'view', 'is')} labelled of every sample"
 
 
 def _whole_views(found: Mapping[str, Any]) -> int:
@@ -307,10 +326,9 @@ def _made_by(found: Mapping[str, Any]) -> list[str]:
     """The devices that labelled views, how many, and by which builds."""
     lines = []
     for device, views in found["labelled_on"].items():
-        lines.append(f"- {shown(device, None)}: {counted(views, 'view')}")
+        lines.append(f"- {as_code(device)}: {counted(views, 'view')}")
         for build in (each for each in found["builds"] if each["device"] == device):
-            told = f"{describe_build(build)}; logits: {build['logits']}"
-            lines.append(f"  - {shown(told, None)}")
+            lines.append(f"  - {as_code(describe_build(build))}; logits: {as_code(build['logits'])}")
     return lines
 
 
@@ -337,9 +355,8 @@ compared with the index whenever they are read.
 ```bash
 pip install 'deit-teacher-cache[objects]'
 teacher-cache status {store}
-teacher-cache verify {store} --shards 'SHARDS'
-student train {store} --shards 'SHARDS' --val 'SHARDS' --recipe RECIPE{used} --out RUN
-teacher-cache unpack {target} FOLDER  # to add views, or to label more
+teacher-cache verify {store}{given}
+{learn}teacher-cache unpack {target} FOLDER  # to add views, or to label more
 ```
 
 Keys of samples and names of classes are part of it, and public with it: each view's seed is derived from its sample's

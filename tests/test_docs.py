@@ -42,6 +42,14 @@ def site() -> ModuleType:
     return module
 
 
+def test_what_belongs_to_an_item_of_a_list_is_indented_as_the_site_wants_it() -> None:
+    """By four spaces, and parted from the next item: fewer end the list there, and the items after it."""
+    for path in [*DOCS.rglob("*.md"), ROOT / "README.md"]:
+        text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+        lost = re.findall(r"\n\n( {1,3}\S.{,40})|\n\n {4}\S[^\n]*(?:\n {4}[^\n]+)*\n([-*] .{,40})", text)
+        assert not lost, f"{path.relative_to(ROOT)}: {lost[0]}"
+
+
 # -- what a page names is there ---------------------------------------------------------------------------------------
 
 

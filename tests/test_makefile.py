@@ -132,6 +132,19 @@ def test_a_store_is_published(called: tuple[list[str], Path]) -> None:
     assert "error: PUBLISHED= is missing: a folder, a bucket, or" in make("publish", *programs, code=2)
 
 
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [("publish", "PARTIAL"), ("cache-teacher", "CLAIM"), ("evidence", "PLAN"), ("bench", "BENCH_DALI")],
+)
+def test_a_switch_is_1_or_left_out(called: tuple[list[str], Path], target: str, name: str) -> None:
+    """What is asked not to be done is not done."""
+    programs, notes = called
+    for value in ("0", "no", "1 1 0"):
+        told = make(target, "STORE=s", "PUBLISHED=p", "SHARDS=a.tar", f"{name}={value}", *programs, code=2)
+        assert f"{name}={value}: give {name}=1, or leave it out" in told
+        assert not notes.exists()
+
+
 def test_the_embedded_data_are_made_once_and_their_teacher_asked_each_time(called: tuple[list[str], Path]) -> None:
     programs, notes = called
     made = [f"DATA={notes.parent}/digits"]

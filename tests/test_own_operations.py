@@ -1,5 +1,6 @@
 """A user's own augmentation from end to end: index, fill, verify and train with --ops, and what is refused without."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -127,6 +128,17 @@ def test_every_command_that_renders_refuses_without_and_with_another_file(
     assert "give the file as it was, or index a new store" in refusal(command(store, "--ops", f"{changed}:operations"))
     assert "are those of function operations" in refusal(command(store, "--ops", f"{filled / 'mine.py'}:others"))
     assert "cannot be read" in refusal(command(store, "--ops", f"{tmp_path / 'none.py'}:operations"))
+
+
+def test_the_card_of_a_published_store_says_that_they_are_needed(filled: Path, tmp_path: Path) -> None:
+    published = tmp_path / "published"
+    assert run(teacher_cache, "publish", filled / "store", published).exit_code == 0
+    card = (published / "README.md").read_text()
+    sha256 = hashlib.sha256((filled / "mine.py").read_bytes()).hexdigest()
+    assert f"| operations of its own | `operations` of a file that is needed as well, SHA-256 `{sha256}` |" in card
+    given = "--shards 'SHARDS' --ops FILE.py:operations"
+    assert f"teacher-cache verify published/store {given}\n" in card
+    assert f"student train published/store {given} --val 'SHARDS'" in card
 
 
 def test_a_store_without_own_operations_refuses_them(filled: Path, tmp_path: Path) -> None:

@@ -63,6 +63,11 @@ def test_pythons_that_are_named_are_those_that_are_tried() -> None:
     assert PROJECT["project"]["requires-python"] == f">={named[0]}"
 
 
+def test_a_workflow_may_read_and_no_more_than_it_says() -> None:
+    for path in (ROOT / ".github" / "workflows").glob("*.yml"):
+        assert yaml.safe_load(path.read_text())["permissions"] in ({}, {"contents": "read"}), path.name
+
+
 def test_a_release_needs_the_tag_of_its_version() -> None:
     version = PROJECT["project"]["version"]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from teacher_cache.publish import publish
 from tests.support.bright_shards import bright_store
 from tests.support.filling import fill_store
 from tests.support.forked import Forks
@@ -28,6 +29,11 @@ CASES = [
     ("store/teacher", "000", "teacher-cache verify store --workers 0"),
     ("shards/train-0000.tar", "000", "teacher-cache verify store --workers 1 --fraction 1"),
     ("store/labels", "555", "teacher-cache extend store --views 8"),
+    ("store/labels/c/0/0/0", "000", "teacher-cache publish store place/new"),
+    ("published/store/labels/c/0/0/0", "000", "teacher-cache unpack published new"),
+    ("published/store/labels/c/0/0/0", "000", "teacher-cache publish published place/new"),
+    ("place", "555", "teacher-cache publish store place/new"),
+    ("place", "555", "teacher-cache unpack published place/new"),
     ("shards", "000", f"{INDEX} shards/*.tar --store new"),
     ("shards", "000", f"{INDEX} shards/train-0000.tar --store new"),
     ("shards/train-0001.tar", "000", f"{INDEX} shards/*.tar --store new --workers 1"),
@@ -70,6 +76,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     store = bright_store(folder)
     fill_store(store)
+    publish(store, str(folder / "published"))
     bright_store(folder, name="empty")
     train_small(store, folder / "run")
     validation_shard(folder / "val" / "val.tar", 3)
@@ -104,5 +111,7 @@ def faults_of(place: str, mode: str, command: str, code: int, output: str) -> li
         "no reason": "Permission denied" not in line,
         "no place": Path(place).name not in line,
     }
+    is_read = mode == "000" and place != "run/tensorboard"
+    wrong["says that it is written"] = is_read and " writable" in line
     wrong |= {f"says {word}": word in line for word in MISLEADING}
     return [f"{mode} {place}: {command}: {fault}: {output}" for fault, is_so in wrong.items() if is_so]

@@ -29,7 +29,7 @@ from teacher_cache.store.store import Store
 from teacher_cache.store.unit import NOT_LABELLED, Unit
 from teacher_cache.teacher.identity import TeacherIdentity
 from teacher_cache.verify import verify
-from tests.support.bright_shards import bright_store
+from tests.support.bright_shards import bright_store, spoil_image
 from tests.support.filled_store import commit, copied, files, make_store
 from tests.support.filling import fill_store
 from tests.support.small_runs import SMALL, SPEED, rows, student, train_small
@@ -192,9 +192,13 @@ def test_a_store_that_is_not_filled_is_published_in_part_on_request(tmp_path: Pa
     packed = Store.open(tmp_path / "published/store")
     np.testing.assert_array_equal(packed.committed(), before)
     card = (tmp_path / "published" / CARD).read_text()
-    assert "\n**It is a part:** 2 views of every sample are labelled.\n" in card
+    assert "\n**It is a part:** 2 views are labelled of every sample.\n" in card
     assert "| labelled | 520 of 1,040 views |" in card
     np.testing.assert_array_equal(read_views(packed, 1), read_views(store, 1))
+    with pytest.raises(StoreError) as refused:
+        publish(packed, str(tmp_path / "again"))
+    unpack_first = f"run `teacher-cache unpack {packed.path} FOLDER`, then `teacher-cache fill FOLDER --views 0:4`"
+    assert str(refused.value).endswith(f"in {packed.path}: {unpack_first}, or publish what there is with --partial")
 
 
 def fill_rest(store: Store) -> None:
@@ -239,9 +243,61 @@ def test_a_card_says_what_each_device_labelled(tmp_path: Path) -> None:
     publish(store, str(tmp_path / "published"))
     card = (tmp_path / "published" / CARD).read_text()
     views = f"{store.layout.num_samples * 2:,} views\n"
-    assert f"- some GPU: {views}" in card
-    assert f"- cpu: {views}  - torch 2.14, cpu, 2 CPU threads; logits: as the proof's\n" in card
+    assert f"- `some GPU`: {views}" in card
+    assert f"- `cpu`: {views}  - `torch 2.14, cpu, 2 CPU threads`; logits: `as the proof's`\n" in card
     assert "| teacher | `owner/tiny` |" in card
+
+
+def test_a_card_offers_no_training_where_no_view_is_labelled_of_every_sample(tmp_path: Path) -> None:
+    store = bright_store(tmp_path, counts=(64, 64))
+    fill_store(store)
+    for shard, group in ((0, 0), (1, 1)):
+        Path(store.records.file(Unit(shard, 0, group))).unlink()
+    publish(Store.open(store.path), str(tmp_path / "published"), partial=True)
+    card = (tmp_path / "published" / CARD).read_text()
+    assert "| labelled | 256 of 512 views |" in card
+    assert "\n**It is a part:** no view is labelled of every sample, so unpack it and label more before" in card
+    assert "student train" not in card
+    assert "\nteacher-cache unpack published FOLDER" in card
+
+
+def test_a_card_counts_skipped_samples(tmp_path: Path) -> None:
+    store = bright_store(tmp_path)
+    spoil_image(store, 3)
+    fill_store(store, skip_bad=True)
+    publish(store, str(tmp_path / "published"))
+    card = (tmp_path / "published" / CARD).read_text()
+    assert "| labelled | 1,036 of 1,040 views |" in card
+    assert "| skipped | 1 sample: the images do not decode |" in card
+
+
+def test_what_a_store_says_of_devices_is_no_markup_of_the_card(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s", any_device=True)
+    store.publish_teacher(TeacherIdentity("owner/tiny", spec="owner/tiny"))
+    for unit in store.units():
+        commit(store, unit, device="[a GPU](http://host/)<b>")
+    publish(store, str(tmp_path / "published"))
+    assert "\n- `[a GPU](http://host/)<b>`: " in (tmp_path / "published" / CARD).read_text()
+
+
+def test_nothing_is_made_in_a_store(source: Store, tmp_path: Path) -> None:
+    """Where Zarr would find what is no part of it."""
+    store = copied(source, tmp_path / "store")
+    publish(source, str(tmp_path / "published"))
+    before = files(tmp_path)
+    inside = tmp_path / "store" / "labels" / "new"
+    for make in (
+        lambda: publish(source, str(inside)),
+        lambda: unpack(str(tmp_path / "published"), str(inside)),
+        lambda: Store.create(inside, store.index, store.policy, views=2, seed=0),
+    ):
+        with pytest.raises(DiskError, match=f"^{inside} lies in the store {tmp_path}/store, where nothing else may be"):
+            make()
+    told = CliRunner().invoke(
+        main, ["index", *shards(source), "--store", str(inside), "--views", "2", "--policy", "cifar"]
+    )
+    assert f"error: {inside} lies in the store" in told.output
+    assert files(tmp_path) == before
 
 
 def test_a_damaged_store_is_not_published(tmp_path: Path) -> None:
@@ -394,6 +450,22 @@ def test_a_file_that_is_not_what_the_manifest_says_is_not_unpacked(source: Store
     assert not (tmp_path / "back").exists()
 
 
+def test_records_that_the_manifest_names_and_nobody_fetched_are_not_taken_for_views_to_label(
+    source: Store, target: Place, tmp_path: Path
+) -> None:
+    publish(source, str(target))
+    name = f"{STORE}/records/c/0/0/1/0"
+    storage = open_storage(target)
+    storage.delete(name)
+    told = f"^{target}/{name} is absent: fetch it again from where it was published$"
+    for read in (Store.committed, status, read_views, lambda store: verify(store, 0.0)):
+        with pytest.raises(StoreError, match=told):
+            read(Store.open(target))
+    if isinstance(target, Path):
+        with WebServer(target.parent) as web, pytest.raises(StoreError, match=rf"{name} is absent: fetch it again"):
+            status(Store.open(f"{web.url}/published"))
+
+
 def test_a_packed_store_is_not_written(source: Store, tmp_path: Path) -> None:
     publish(source, str(tmp_path / "published"))
     with pytest.raises(StoreError, match=r"is packed, as it was published, and only read: unpack it first"):
@@ -431,18 +503,16 @@ def test_a_web_server_is_refused_as_a_target_before_anything_is_checked(source: 
         publish(source, "https://host/labels", on_progress=lambda done, total: pytest.fail("a unit was checked"))
 
 
-def test_nothing_is_published_into_a_store(source: Store, bucket: Url) -> None:
-    """Nor in the place of one: what `publish` writes there would be no part of it."""
-    before = files(Path(source.path))
-    for target in (source.path, source.path / "published"):
-        done = CliRunner().invoke(main, ["publish", str(source.path), str(target)])
-        assert done.exit_code == 1
-        assert f"error: {target / STORE} lies in the store {source.path}: choose a place that is in none" in done.output
-    assert files(Path(source.path)) == before
+def test_nothing_is_published_into_a_store_in_a_bucket(source: Store, bucket: Url) -> None:
     for entry in source.storage.list():
         open_storage(bucket / "s").put(entry.name, source.storage.get(entry.name) or b"")
-    done = CliRunner().invoke(main, ["publish", str(source.path), str(bucket / "s" / "published")])
-    assert f"error: {bucket}/s/published/store lies in the store {bucket}/s: choose" in done.output
+    target = bucket / "s" / "published"
+    done = CliRunner().invoke(main, ["publish", str(source.path), str(target)])
+    assert (
+        done.output
+        == f"error: {target} lies in the store {bucket}/s, where nothing else may be: choose another place\n"
+    )
+    assert not open_storage(target).list()
 
 
 def test_the_commands(source: Store, tmp_path: Path) -> None:

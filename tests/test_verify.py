@@ -1,5 +1,6 @@
 """Which blocks `verify` replays, and what it says of a store with nothing in it."""
 
+import shlex
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -65,9 +66,11 @@ def test_all_means_all_and_nothing_nothing() -> None:
 
 
 def test_a_store_with_nothing_in_it_is_not_sound(tmp_path: Path) -> None:
-    store = make_store(tmp_path / "s")
-    with pytest.raises(StoreError, match=r"nothing is committed in .*, 10 units wait for labels: run `"):
+    store = make_store(tmp_path / "my store")
+    with pytest.raises(StoreError, match=r"nothing is committed in .*, 10 units wait for labels: run `") as refused:
         verify(store, 1.0)
+    _, _, command = str(refused.value).partition("run `")
+    assert shlex.split(command.rstrip("`"))[:5] == ["teacher-cache", "fill", str(store.path), "--teacher", "NAME"]
     for more in ((), ("--fraction", "0"), ("--teacher", "resnet10t")):
         told = CliRunner().invoke(main, ["verify", str(store.path), *more])
         assert told.exit_code == 1

@@ -33,7 +33,7 @@ import numpy as np  # noqa: E402
 
 from teacher_cache.endings import one_line_errors  # noqa: E402
 from teacher_cache.errors import TeacherCacheError  # noqa: E402
-from teacher_cache.files import replacing  # noqa: E402
+from teacher_cache.files import check_local, replacing  # noqa: E402
 from teacher_cache.messages.shown import counted  # noqa: E402
 from teacher_cache.options import COUNT, NUMBER  # noqa: E402
 from teacher_cache.terminal import say, say_lines  # noqa: E402
@@ -89,7 +89,7 @@ class Measured:
 
 
 @click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
-@click.argument("out", type=click.Path(path_type=Path, file_okay=False, resolve_path=True))
+@click.argument("out", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--samples", default=1_281_167, type=click.IntRange(1), metavar=COUNT, help="Simulated samples.")
 @click.option("--shards", default=1024, type=click.IntRange(1), metavar=COUNT, help="That the samples lie in.")
 @click.option("--views", default=304, type=click.IntRange(1), metavar=COUNT, help="How many views a sample has.")
@@ -101,8 +101,12 @@ def main(
     out: Path, samples: int, shards: int, views: int, classes: int, seed: int, processes: int, own_step: str | None
 ) -> None:
     """Measure every step of a store of this size, in the folder OUT."""
+    if samples < shards:
+        raise click.UsageError(f"--samples {samples} lie in --shards {shards}: a shard holds one or more")
     size = Size(samples, shards, views, classes, seed, processes)
     with one_line_errors():
+        check_local(out)
+        out = out.absolute()
         if own_step is not None:
             name, _, part = own_step.partition(":")
             say(OWN_STEPS[name](out, size, int(part or 0)))
@@ -310,12 +314,13 @@ def epoch(out: Path, size: Size, part: int) -> str:
 
     store = Store.open(out / "store")
     started = time.perf_counter()
+    repeats = min(REPEATS, store.views)
     settings = PlanSettings(
         seed=0,
-        batch_size=min(BATCH, size.samples),
+        batch_size=min(BATCH, max(1, size.samples // repeats * repeats)),
         world_size=1,
         rank=0,
-        repeats=REPEATS,
+        repeats=repeats,
         order="together",
         views_in_use=store.views,
         pool_batches=POOL_BATCHES,

@@ -13,6 +13,7 @@ from teacher_cache.audit.votes import OnProgress, count_votes
 from teacher_cache.errors import StoreError
 from teacher_cache.files import check_local, replacing
 from teacher_cache.store.labels import UnitRow, unit_rows
+from teacher_cache.store.presence import check_outside
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import SKIPPED
 
@@ -76,6 +77,7 @@ def export(
         raise StoreError(f"{out} exists already: remove it, or choose another place")
     if not out.parent.is_dir():
         raise StoreError(f"there is no folder {out.parent} to write {out.name} into: make it")
+    check_outside(out)
     names = [name for name, _ in COLUMNS[rows]]
     written, parquet = 0, out.suffix == ".parquet"
     with replacing(out) as aside, _Parquet(aside, store, rows) if parquet else _Csv(aside, store, names) as table:

@@ -16,6 +16,7 @@ from teacher_cache.audit.sample import Pictures, seen_edges, seen_pixels
 from teacher_cache.errors import StoreError
 from teacher_cache.files import replacing, writing
 from teacher_cache.messages.shown import counted, escaped, shown
+from teacher_cache.store.presence import check_outside
 
 SHEET_WIDTH = 1200
 COLUMNS = 8
@@ -294,5 +295,6 @@ def save_png(image: Image.Image, path: str | os.PathLike[str]) -> None:
         raise StoreError(f"{path} exists and is not this picture: remove it, or choose another --out")
     if not path.parent.is_dir():
         raise StoreError(f"there is no folder {path.parent} to write {path.name} into: make it")
+    check_outside(path)
     with replacing(path) as aside:
         aside.write_bytes(content)

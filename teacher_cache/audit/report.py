@@ -22,6 +22,7 @@ from teacher_cache.errors import StoreError
 from teacher_cache.files import check_local, replacing
 from teacher_cache.messages.shown import MESSAGE, counted, shown
 from teacher_cache.processes.timeouts import TIMEOUT_S
+from teacher_cache.store.presence import check_outside
 from teacher_cache.store.store import Store
 
 MAX_MEGABYTES = 10.0
@@ -245,3 +246,4 @@ def _check_place(out: Path) -> None:
         raise StoreError(f"{out} exists already: remove it, or choose another --out")
     if not out.parent.is_dir():
         raise StoreError(f"there is no folder {out.parent} to write {out.name} into: make it")
+    check_outside(out)

@@ -88,14 +88,14 @@ def is_store(place: Place) -> bool:
 
 
 def is_part(place: Place) -> Place | None:
-    """The store that a place lies in, if it lies in one."""
+    """The store that a place lies in, if it lies in one; links and `..` of a path are followed."""
     return next(filter(is_store, _above(place)), None)
 
 
 def _above(place: Place) -> Iterator[Place]:
     """The folders that a place lies in, its own first."""
     if isinstance(place, Path):
-        yield from place.absolute().parents
+        yield from Path(os.path.realpath(place)).parents
         return
     while not place.is_top:
         place = place.parent

@@ -51,8 +51,9 @@ def escaped(letter: str) -> str:
 
 
 def as_word(value: object) -> str:
-    """A path as one word of a shell, for a command that a message offers."""
-    return shlex.quote(str(value))
+    """A path as one word of a shell, for a command that a message offers; one that is no option."""
+    word = str(value)
+    return shlex.quote(f"./{word}" if word.startswith("-") else word)
 
 
 def as_code(value: object) -> str:

@@ -16,6 +16,11 @@ class HeldStorage:
         self._held = dict(get_all(storage, names))
 
     @property
+    def behind(self) -> Storage:
+        """The storage that it is of."""
+        return self._storage
+
+    @property
     def place(self) -> Place:
         return self._storage.place
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from teacher_cache.errors import StorageError
+from teacher_cache.storage.held import HeldStorage
 from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import Place, Url
 from teacher_cache.storage.storage import Entry, Stamp, Storage, ask_each
@@ -89,6 +90,13 @@ def open_named(storage: Storage) -> Storage:
     return storage if hashes is None else ListedStorage(storage, sorted(hashes), lists=True)
 
 
+def named_files(storage: Storage) -> Iterable[str]:
+    """The files of a published store that shall be there, as its manifest says; none where none was read."""
+    if isinstance(storage, HeldStorage):
+        storage = storage.behind
+    return storage.names if isinstance(storage, ListedStorage) else ()
+
+
 class ListedStorage:
     """A storage of these names alone, in order: what else lies there is absent. Sizes and stamps are those that it says
     itself; name by name where it lists nothing."""
@@ -96,6 +104,10 @@ class ListedStorage:
     def __init__(self, storage: Storage, names: Iterable[str], *, lists: bool) -> None:
         self.place = storage.place
         self._storage, self._names, self._lists = storage, dict.fromkeys(names), lists
+
+    @property
+    def names(self) -> Iterable[str]:
+        return self._names
 
     @property
     def is_local(self) -> bool:

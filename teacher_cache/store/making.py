@@ -7,7 +7,6 @@ from typing import Any, cast
 
 from teacher_cache.errors import StoreError
 from teacher_cache.files import new_folder
-from teacher_cache.messages.recognise import is_part
 from teacher_cache.shards.index import Index
 from teacher_cache.storage.opening import open_storage
 from teacher_cache.storage.place import Place, Url, is_in_bucket
@@ -37,15 +36,6 @@ def make_store(path: Place, index: Index, layout: Layout, settings: dict[str, An
 def is_taken(path: Place) -> bool:
     """Whether there is something where a new store shall be."""
     return open_storage(path).get(document_name("")) is not None if isinstance(path, Url) else os.path.lexists(path)
-
-
-def check_outside_stores(path: Place) -> None:
-    """StoreError for a place in another store, in which nothing lies that is not its own; where none can be filled
-    nobody is asked."""
-    if isinstance(path, Url) and (path.is_web or path.scheme == "hf"):
-        return
-    if (around := is_part(path)) is not None:
-        raise StoreError(f"{path} lies in the store {around}: choose a place that is in none")
 
 
 def check_in_bucket(path: Place) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 
 from teacher_cache.errors import StoreError
 from teacher_cache.storage.cache import Copy, NodeCache, copy_key
+from teacher_cache.storage.manifest import named_files
 from teacher_cache.storage.storage import NEAR, Entry, Stamp, Storage, find_entry, get_all, get_parts
 from teacher_cache.store.unit import Unit
 
@@ -120,7 +121,8 @@ class GroupPacked:
     """Frames of an array of this rank, three or more, with (S, U) units in a group, whose groups are a file each.
 
     Where a read takes its time a file is fetched whole, once: by a node into its cache, else by this process into
-    memory, while there is room. StoreError, naming the file, where its index is damaged.
+    memory, while there is room. StoreError, naming the file, where its index is damaged, and in stamps where one is
+    absent that the manifest names.
     """
 
     def __init__(
@@ -146,6 +148,10 @@ class GroupPacked:
             numbers = entry.name.removeprefix(f"{self._array}/c/").split("/")
             if len(numbers) >= 3 and numbers[2].isdecimal() and entry.name == self._name(group := int(numbers[2])):
                 listed[group] = entry
+        there = {entry.name for entry in listed.values()}
+        for name in named_files(self._storage):
+            if name.startswith(f"{self._array}/c/") and name not in there:
+                raise StoreError(f"{self._storage.place / name} is absent: fetch it again from where it was published")
         self._open_all(
             {
                 group: entry

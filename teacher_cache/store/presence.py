@@ -2,7 +2,7 @@
 
 import os
 
-from teacher_cache.errors import StoreError
+from teacher_cache.errors import DiskError, StoreError
 from teacher_cache.messages.recognise import is_part, is_store, meant, what_is
 from teacher_cache.storage.manifest import MANIFEST, STORE
 from teacher_cache.storage.opening import open_storage, pinned
@@ -30,3 +30,12 @@ def check_is_store(path: str | os.PathLike[str]) -> Place:
     if not (place / "zarr.json").is_file() or (not is_store(place) and is_part(place)):
         raise StoreError(f"{place} is not a store, {what_is(place)}")
     return place
+
+
+def check_outside(place: Place) -> None:
+    """DiskError for what is to be made in a store, where nothing else may be; of places that are only read nobody is
+    asked."""
+    if isinstance(place, Url) and (place.is_web or place.scheme == "hf"):
+        return
+    if (store := is_part(place)) is not None:
+        raise DiskError(f"{place} lies in the store {store}, where nothing else may be: choose another place")

@@ -61,8 +61,8 @@ from teacher_cache.store.arrays import (
 from teacher_cache.store.chunks import Chunks, open_chunks, pad_values
 from teacher_cache.store.commit import PENDING, Commits, open_pending
 from teacher_cache.store.layout import Layout, array_grids, grid_fault, num_units, plan_layout
-from teacher_cache.store.making import check_in_bucket, check_outside_stores, is_taken, make_store
-from teacher_cache.store.presence import check_is_store
+from teacher_cache.store.making import check_in_bucket, is_taken, make_store
+from teacher_cache.store.presence import check_is_store, check_outside
 from teacher_cache.store.proof import Proof, Proofs, device_hash, first_files
 from teacher_cache.store.published import attributes_document, read_published
 from teacher_cache.store.records import RECORD_FIELDS, Records, encode_record
@@ -151,7 +151,7 @@ class Store:
         if is_taken(path):
             raise StoreError(f"{path} exists already: remove it or choose another --store")
         check_in_bucket(path)
-        check_outside_stores(path)
+        check_outside(path)
         if not index.num_samples:
             raise StoreError(f"the index for {path} holds no samples: name shards that do")
         layout = plan_layout(index.counts, views=views, group=group, unit_samples=unit_samples)

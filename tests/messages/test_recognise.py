@@ -74,6 +74,9 @@ def test_a_part_of_a_store_names_it(tmp_path: Path) -> None:
     (store / "labels" / "c").mkdir(parents=True)
     assert is_part(store / "labels" / "c") == store
     assert is_part(store) is None
+    assert is_part(store / "labels" / ".." / ".." / "other") is None
+    (tmp_path / "link").symlink_to(store / "labels")
+    assert is_part(tmp_path / "link" / "new") == store
     assert what_is(store / "labels") == f"it is a part of the store {store}: name that one"
 
 

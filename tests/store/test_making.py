@@ -29,7 +29,7 @@ def test_no_store_is_made_in_another(tmp_path: Path) -> None:
     outer = make_store(tmp_path / "outer")
     before = files(tmp_path)
     for inner in ("inner", "labels/inner", "a/b/c"):
-        with pytest.raises(StoreError, match=f"/outer/{inner} lies in the store .*/outer: choose a place"):
+        with pytest.raises(DiskError, match=f"/outer/{inner} lies in the store .*/outer, where nothing else may be"):
             make_store(tmp_path / "outer" / inner)
     assert files(tmp_path) == before
     assert make_store(tmp_path / "outer2").views
@@ -38,7 +38,7 @@ def test_no_store_is_made_in_another(tmp_path: Path) -> None:
             bucket.objects[f"s3://bucket/stores/outer/{entry.name}"] = outer.storage.get(entry.name) or b""
         put = dict(bucket.objects)
         for place in ("stores/outer/inner", "stores/outer/a/b/"):
-            with pytest.raises(StoreError, match="lies in the store s3://bucket/stores/outer: choose"):
+            with pytest.raises(DiskError, match="lies in the store s3://bucket/stores/outer, where nothing else"):
                 make_store(Url(f"s3://bucket/{place}"))
         assert bucket.objects == put
         assert make_store(Url("s3://bucket/stores/outer2")).views

@@ -55,3 +55,12 @@ def is_left_alone(option: str) -> bool:
         return get_args_parser().parse_args(["-m", "student", option]).training_script_args == [option]
     except SystemExit:
         return False
+
+
+def test_a_run_without_a_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a variable of the shell that is not set."""
+    monkeypatch.chdir(tmp_path)
+    for words in (["train", "store"], ["finetune", "model.pt", "store"]):
+        done = CliRunner().invoke(main, [*words, "--recipe", "deit_tiny", "--out", ""])
+        assert done.exit_code == 2
+        assert "Invalid value for '--out': it is empty" in done.output

@@ -98,7 +98,7 @@ def test_timm_loads_the_same_bits_and_the_same_preprocessing(
 
 def test_the_card_says_what_it_is_and_how_it_was_trained(tmp_path: Path) -> None:
     trained, _ = read(tmp_path, *DISTILLED, ema=True)
-    content = torch.load(tmp_path / "checkpoint.pt") | {"store": STORE, "weights": {"teacher": "77", "initial": None}}
+    content = torch.load(tmp_path / "checkpoint.pt") | {"store": STORE, "weights": {"teacher": "77", "initial": "88"}}
     torch.save(content, tmp_path / "checkpoint.pt")
     assert trained.recipe is not None
     heads = {"class": 0.5, "distillation": 0.625, "fused": 0.75, "ema_class": 0.25, "ema_fused": 0.375}
@@ -123,6 +123,7 @@ def test_the_card_says_what_it_is_and_how_it_was_trained(tmp_path: Path) -> None
         "Both heads are fused by `softmax_sum`.",
         "| teacher | `regnety_160` |",
         "| SHA-256 of the teacher's weights | `77` |",
+        "| SHA-256 of the weights that it began with | `88` |",
         "| store's seed | `7` |",
         """| store's policy | `{"name": "deit / 'x'"}` |""",
         f'"lr": {trained.recipe.lr}',
@@ -215,6 +216,12 @@ def test_what_cannot_be_is_told_at_once(tmp_path: Path, monkeypatch: pytest.Monk
     assert told[0].startswith(r"error: --licence my own\nlicence: x is no licence's id: give one as the Hub has it")
     assert told[1].startswith("error: --push some/one/else: Repo id must be in the form")
     assert told[2] == "error: --push needs a login at the Hub: `hf auth login`, or set HF_TOKEN"
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    for repo, fault in (("", ""), ("model", "error: --push model names no owner: give OWNER/NAME\n")):
+        code, said = export(tmp_path, "--push", repo)
+        assert (code, said.count("\n")) == (1, 1)
+        assert said == (fault or said)
+        assert not (tmp_path / "out").exists()
     (tmp_path / "out").mkdir()
     code, said = export(tmp_path)
     assert said == f"error: {tmp_path}/out is there already: --format hf makes a folder, choose another --out\n"
@@ -277,6 +284,10 @@ def test_a_hub_that_refuses_leaves_the_folder_and_a_public_repository_takes_noth
     ):
         push(tmp_path / "out", "someone/deit", private=False)
     assert hub.repositories["someone/deit"].commits == []
+    hub.refuses = "/api/repos/create"
+    with pytest.raises(StorageError) as refused:
+        push(tmp_path / "out", "someone/secret", private=True)
+    assert f"`hf upload someone/secret {tmp_path}/out --private` tries again" in str(refused.value)
 
 
 @pytest.mark.parametrize(

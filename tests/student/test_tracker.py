@@ -168,6 +168,13 @@ def test_a_curve_that_cannot_begin_is_told_before_training_and_ends_no_resumed_o
     assert torch.load(tmp_path / "half" / NEWEST)["position"] == {"epoch": 2, "step": 0}
 
 
+@pytest.mark.usefixtures("wandb")
+def test_a_setting_that_the_library_cannot_take_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "at home")
+    with pytest.raises(RecipeError, match=r"^--log wandb cannot begin \(mode: Input should be 'online', 'offline', "):
+        Tracker("wandb", tmp_path, new_curve(), {}, print)
+
+
 @pytest.mark.parametrize("library", ["wandb", "trackio"])
 def test_a_library_that_is_absent_is_told_before_anything_is_made(
     tmp_path: Path, store: Store, library: Any, monkeypatch: pytest.MonkeyPatch

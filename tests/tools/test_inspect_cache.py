@@ -21,7 +21,8 @@ from teacher_cache.store.store import Store
 from teacher_cache.store.unit import Unit, UnitValues
 from tests.support.bright_shards import bright_store
 from tests.support.drawn import drawn_store
-from tests.support.filled_store import TOPK, commit, count, fill, make_index, make_store
+from tests.support.filled_store import TOPK, commit, count, files, fill, make_index, make_store
+from tests.support.filling import fill_store
 from tools.inspect_cache import main
 
 
@@ -461,3 +462,18 @@ def test_progress_is_on_standard_error(store: Store) -> None:
     )
     assert "reading labels" in done.stderr
     json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["export --out s/labels.csv", "sample 0 --out s/labels/a.png", "view 0 0 --out s/a.png", "report --out s/a.html"],
+)
+def test_nothing_is_written_into_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    """Where Zarr would find what is no part of it."""
+    monkeypatch.chdir(tmp_path)
+    fill_store(bright_store(tmp_path, counts=(64,), name="s"))
+    before = files(tmp_path)
+    told = CliRunner().invoke(main, ["s", *command.split()])
+    assert told.exit_code == 1, told.output
+    assert f" lies in the store {tmp_path}/s, where nothing else may be: choose another place" in told.output
+    assert files(tmp_path) == before

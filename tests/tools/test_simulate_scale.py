@@ -64,6 +64,30 @@ def test_every_step_runs_on_a_whole_store(out: Path) -> None:
     assert {*own, "fill part"} == set(OWN_STEPS)
 
 
+@pytest.mark.parametrize(("samples", "shards", "views"), [(1, 1, 1), (4, 2, 2), (1000, 3, 16)])
+def test_an_epoch_of_a_store_of_any_size_is_read(tmp_path: Path, samples: int, shards: int, views: int) -> None:
+    """Also of one that is no multiple of the repeats, or has fewer views."""
+    simulate_store.PROTOTYPES = 64
+    size = Size(samples, shards, views, classes=2, seed=0, processes=1)
+    for name in ("create", "offsets", "fill part"):
+        OWN_STEPS[name](tmp_path, size, 0)
+    read = samples - samples % min(3, views) if samples > 1 else 1
+    assert re.search(rf"; {read} labels? in 1 batch ", OWN_STEPS["epoch"](tmp_path, size, 0))
+
+
+def test_what_cannot_be_simulated_is_told_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    few = CliRunner().invoke(main, ["out", "--samples", "3", "--shards", "4"])
+    assert few.exit_code == 2
+    assert "--samples 3 lie in --shards 4: a shard holds one or more" in few.output
+    far = CliRunner().invoke(main, ["s3://bucket/out", "--samples", "4", "--shards", "4"])
+    assert far.exit_code == 1
+    assert far.output.startswith("error: s3://bucket/out is a URL: only local folders are known here")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_step_is_measured_with_the_processes_that_it_starts(tmp_path: Path) -> None:
     """From a process that is small, as the program is: a process counts the memory of the one it was forked from."""
     large = "b = bytearray(400_000_000); b[::4096] = b'1' * len(b[::4096])"
