@@ -85,9 +85,10 @@ def push(folder: Path, repo: str, *, private: bool) -> str:
                 done = api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"Add {folder.name}")
                 return str(done.commit_url)
     except Exception as error:  # of the client, of HTTP below it, of a network: it has no one class
+        more = " --private" if private else ""
         raise StorageError(
             f"{api.endpoint} does not take {repo} ({first_line(error)}): {folder} is whole, "
-            f"`hf upload {as_word(repo)} {as_word(folder)}{' --private' if private else ''}` tries again"
+            f"`hf upload {as_word(repo)} {as_word(folder)}{more}` tries again"
         ) from error
     raise StorageError(
         f"{repo} is there and everybody can read it, --private was asked: nothing is uploaded; choose another --push"
