@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -307,7 +308,7 @@ def test_a_store_alone_is_its_summary(store: Store) -> None:
     assert unsampled == run(store, "--views-sampled", "0", "--json") != as_json
     command = CliRunner().invoke(main, ["--json", str(store.path), "confusions", "--limit", "3"]).output
     assert command == run(store, "confusions", "--limit", "3", "--json")
-    assert "No such option '--class'" in run(store, "--class", "3", code=2)
+    assert re.search("No such option:? '?--class", run(store, "--class", "3", code=2))  # as this click says it
     assert json.loads(as_json) == json.loads(json.dumps(summarise(store)))
 
 
