@@ -442,9 +442,14 @@ def test_a_public_container_needs_no_credentials_and_a_wrong_key_is_said(
         ObjectStorage(place).put("x", b"content")
     wrong = "c2VjcmV0"
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", wrong)
-    for ask in (lambda storage: storage.get("x"), lambda storage: storage.list(), lambda storage: storage.delete("x")):
+    for what, ask in (
+        ("access", lambda storage: storage.get("x")),
+        ("access", lambda storage: storage.list()),
+        ("writing", lambda storage: storage.put("x", b"other")),
+        ("removing", lambda storage: storage.delete("x")),
+    ):
         with pytest.raises(
-            StorageError, match=r"access is denied \(403 Forbidden, \w+\): check AZURE_STORAGE_"
+            StorageError, match=rf"{what} is denied \(403 Forbidden, \w+\): check AZURE_STORAGE_"
         ) as told:
             ask(ObjectStorage(shut))
         assert wrong not in str(told.value)
