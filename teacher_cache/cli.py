@@ -499,14 +499,9 @@ def publish(store_path: str, target: str, partial: bool, licence: str | None) ->
     check_is_store(store_path)
 
     from teacher_cache.publish import publish as publish_store
-    from teacher_cache.storage.opening import check_not_web
-    from teacher_cache.store.presence import check_outside
     from teacher_cache.store.store import Store
 
     store = Store.open(store_path)
-    check_not_web(to_place(target))
-    check_outside(to_place(target))
-    warn("keys of samples and names of classes become public with it")
     with _bar("units", "checking") as progress:
         done = publish_store(store, target, partial=partial, licence=licence, on_progress=progress)
     say(

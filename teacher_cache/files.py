@@ -241,9 +241,8 @@ def _disk_error(error: OSError, path: str | os.PathLike[str], lost: str) -> Disk
     reason, place, other = os.strerror(error.errno) if error.errno else str(error), os.fspath(path), error.filename
     what_next = _WHAT_NEXT.get(error.errno or 0, _SEE_TO_IT)
     if isinstance(other, str) and not _is_part_of_writing(other, place):
-        reason = (
-            f"{other}: {reason}"  # something else went wrong while it was written: what it is made of, for instance
-        )
+        # something else went wrong while it was written: what it is made of, for instance
+        reason = f"{other}: {reason}"
         return DiskError(f"{place} cannot be written ({reason}): {lost}; {_READING.get(error.errno or 0, what_next)}")
     shut = os.path.dirname(other) if isinstance(other, str) and error.errno in (errno.EACCES, errno.EPERM) else ""
     if shut and shut != os.path.dirname(place):

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 Command = Callable[..., Any]
 
-_ENDPOINT = f"{__name__}.endpoint"  # of a context
-
 
 class Whole(click.IntRange):
     """Whole numbers from the least on; one beyond any use is a slip, refused before memory is taken for it."""
@@ -160,7 +158,7 @@ def endpoint_option(command: Command) -> Command:
     @wraps(command)
     def with_endpoint(*args: Any, **settings: Any) -> Any:
         ctx = click.get_current_context()
-        if ctx.meta.get(_ENDPOINT):
+        if ctx.get_parameter_source("endpoint") is ParameterSource.COMMANDLINE:
             _check_endpoint_is_used(ctx)
         return command(*args, **settings)
 
@@ -181,7 +179,6 @@ def _use_endpoint(ctx: click.Context, param: click.Parameter, endpoint: str | No
         raise click.BadParameter("it is no URL of a server: give http(s)://HOST, without user and query", ctx, param)
     use_endpoint(endpoint)
     ctx.call_on_close(lambda: use_endpoint(None))
-    ctx.meta[_ENDPOINT] = endpoint
 
 
 def _check_endpoint_is_used(ctx: click.Context) -> None:

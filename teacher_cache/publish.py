@@ -30,6 +30,7 @@ from teacher_cache.store.schema import GROUPS
 from teacher_cache.store.status import check_committed, status
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import by_group
+from teacher_cache.terminal import warn
 
 CARD = "README.md"
 ROOT = f"{STORE}/zarr.json"  # which makes the rest a store, and comes last
@@ -61,9 +62,9 @@ def publish(
     is packed is copied, checked by its manifest.
 
     partial: what is committed of a store that is not filled. What says where the store was made, its shards' folders
-    and the file of an own teacher, stays behind; keys and class names become public. Raises StoreError for one that is
-    not filled, or damaged, and for what is no licence's id; DiskError or StorageError where something is at the target,
-    or it cannot be written.
+    and the file of an own teacher, stays behind; keys and class names become public, as a warning says. Raises
+    StoreError for one that is not filled, or damaged, and for what is no licence's id; DiskError or StorageError where
+    something is at the target, or it cannot be written.
     """
     place = to_place(target)
     check_not_web(place)
@@ -80,6 +81,7 @@ def publish(
         )
     front = _front(licence)
     _check_free(place, front)
+    warn("keys of samples and names of classes become public with it")
     hashes = _hashes(store) if store.packing == GROUPS else None
     units = by_group(committed)
     for done, unit in enumerate(units, 1):
