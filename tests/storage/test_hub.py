@@ -24,7 +24,6 @@ from tests.support.filled_store import fill, make_store
 from tests.support.model_hub import TOKEN, ModelHub, Repository, require_timeouts
 
 PLACE = Url("hf://datasets/someone/labels")
-LABELS = "datasets/someone/labels"
 PLACE_AT_FIRST = Url(f"{PLACE}@{1:040x}")
 
 

@@ -129,33 +129,40 @@ def test_torch_export(tmp_path: Path, settings: tuple[str, ...], outputs: Any, f
     assert (metadata["weights"], json.loads(metadata["outputs"])) == ("ema", names)
 
 
-def test_a_model_that_cannot_be_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def untraceable(self: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
+    return (images.flatten(1)[:, :5] * (2 if images.sum() > 0 else 3),)
+
+
+def without_words(self: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
+    return (torch.linalg.svdvals(images.flatten(2))[:, :5],)
+
+
+@pytest.mark.parametrize(
+    ("file_format", "ending", "forward", "message"),
+    [
+        (
+            "torch-export",
+            ".pt2",
+            untraceable,
+            r"torch\.export cannot follow what .*data-dependent.*: write --format safetensors",
+        ),
+        (
+            "onnx",
+            ".onnx",
+            without_words,
+            r"torch\.onnx cannot write what .*\(.*svd.*\): install a newer torch, or write --format",
+        ),
+    ],
+)
+def test_a_model_that_a_format_cannot_express(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file_format: Any, ending: str, forward: Any, message: str
+) -> None:
     trained, _ = read(tmp_path, student("one_head"), "distill=none")
-
-    def untraceable(self: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
-        return (images.flatten(1)[:, :5] * (2 if images.sum() > 0 else 3),)
-
-    monkeypatch.setattr(exporting.Graph, "forward", untraceable)
-    with pytest.raises(
-        CheckpointError, match=r"torch\.export cannot follow what .*data-dependent.*: write --format safetensors"
-    ) as error:
-        export(trained, tmp_path / "out.pt2", "torch-export")
+    monkeypatch.setattr(exporting.Graph, "forward", forward)
+    with pytest.raises(CheckpointError, match=message) as error:
+        export(trained, tmp_path / f"out{ending}", file_format)
     assert "\n" not in str(error.value)
-
-
-def test_a_model_that_onnx_has_no_words_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained, _ = read(tmp_path, student("one_head"), "distill=none")
-
-    def unwritable(self: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
-        return (torch.linalg.svdvals(images.flatten(2))[:, :5],)
-
-    monkeypatch.setattr(exporting.Graph, "forward", unwritable)
-    with pytest.raises(
-        CheckpointError, match=r"torch\.onnx cannot write what .*\(.*svd.*\): install a newer torch, or write --format"
-    ) as error:
-        export(trained, tmp_path / "out.onnx", "onnx")
-    assert "\n" not in str(error.value)
-    assert not (tmp_path / "out.onnx").exists()
+    assert not list(tmp_path.glob("out*"))
 
 
 # -- safetensors ---------------------------------------------------------------------------------------------------
