@@ -335,7 +335,9 @@ def _node_cache(folder: str | None, num_bytes: int | None) -> "NodeCache | None"
     if folder is None or num_bytes is None:
         raise click.UsageError("--cache FOLDER and --cache-bytes BYTES go together: give both, or neither")
     from teacher_cache.storage.cache import NodeCache
+    from teacher_cache.store.presence import check_folder_outside
 
+    check_folder_outside(Path(folder))
     cache = NodeCache(Path(folder), num_bytes)
     cache.prepare()
     return cache

@@ -24,6 +24,7 @@ from teacher_cache.options import (
 from teacher_cache.storage.cache import NodeCache
 from teacher_cache.storage.place import ENDPOINTS, Url
 from tests.support.azurite import Containers
+from tests.support.bright_shards import bright_store
 from tests.support.object_server import Buckets
 from tools import benchmark, inspect_cache, make_shards, range_server, simulate_scale, simulate_store, topk_table
 
@@ -358,3 +359,14 @@ def test_a_cache_is_its_folder_and_its_budget(tmp_path: Path) -> None:
         code, said = run(*words)
         assert code == 2
         assert "--cache FOLDER and --cache-bytes BYTES go together" in said
+
+
+@pytest.mark.parametrize(("inside", "told"), [("", "is a store"), ("copies", r"lies in the store \S+")])
+def test_a_cache_lies_in_no_store(tmp_path: Path, inside: str, told: str) -> None:
+    store = bright_store(tmp_path)
+    before = sorted(store.path.rglob("*"))
+    words = ["verify", str(store.path), "--teacher", "T", "--cache", str(store.path / inside), "--cache-bytes", "1G"]
+    done = CliRunner().invoke(teacher_cache, words)
+    assert done.exit_code == 1
+    assert re.fullmatch(rf"error: \S+ {told}, where nothing else may be: choose another \w+\n", done.output)
+    assert sorted(store.path.rglob("*")) == before

@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from student.cli import main as student_main
 from teacher_cache.cli import main
 from teacher_cache.errors import DiskError, ShardError, StorageError, StoreError
+from teacher_cache.messages.shown import shown
 from teacher_cache.publish import CARD, publish, unpack
 from teacher_cache.storage.manifest import MANIFEST, STORE
 from teacher_cache.storage.opening import open_storage
@@ -173,11 +174,11 @@ def test_manifest_card_and_plain_zarr(source: Store, tmp_path: Path) -> None:
     np.testing.assert_array_equal(group["labels"][:], original["labels"][:])
 
 
-def test_what_is_no_licence_is_refused(source: Store, tmp_path: Path) -> None:
-    with pytest.raises(
-        StoreError, match=r"--licence my own\\nlicense: x is no licence's id: give one as the Hub has it"
-    ):
-        publish(source, str(tmp_path / "published"), licence="my own\nlicense: x")
+@pytest.mark.parametrize("text", ["my own\nlicense: x", "", "no", "Off", "1.0"])  # the last three no texts in YAML
+def test_what_is_no_licence_is_refused(source: Store, tmp_path: Path, text: str) -> None:
+    told = re.escape(f"--licence {shown(text)} is no licence's id: give one as the Hub has it")
+    with pytest.raises(StoreError, match=told):
+        publish(source, str(tmp_path / "published"), licence=text)
     assert not (tmp_path / "published").exists()
 
 

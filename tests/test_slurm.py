@@ -88,7 +88,7 @@ class Batch:
         return self.log.read_text()
 
     def end_of_time(self) -> None:
-        """What --signal=B:TERM@120 does: the batch script alone is told."""
+        """What --signal=B:TERM@180 does: the batch script alone is told."""
         self.process.send_signal(signal.SIGTERM)
 
     def wait(self) -> int:
@@ -111,7 +111,7 @@ def cluster(tmp_path: Path, forks: Forks) -> Cluster:
 def test_slurm_is_asked_to_tell_the_script_and_to_queue_it_again(script: str) -> None:
     text = (EXAMPLES / script).read_text()
     directives = re.findall(r"^#SBATCH (\S+)$", text, re.MULTILINE)
-    assert {"--requeue", "--signal=B:TERM@120", "--open-mode=append"} <= set(directives)
+    assert {"--requeue", "--signal=B:TERM@180", "--open-mode=append"} <= set(directives)
     first_command = next(line for line in text.splitlines() if line and not line.startswith("#"))
     assert text.index(first_command) > text.rindex("#SBATCH"), "Slurm reads no directive after the first command"
     assert subprocess.run(["bash", "-n", EXAMPLES / script], check=False).returncode == 0

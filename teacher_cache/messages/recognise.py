@@ -15,7 +15,8 @@ from teacher_cache.storage.place import Place, Url
 from teacher_cache.storage.storage import find_entry
 
 RUN_FILES = ("results.json", "checkpoint.pt", "epoch.pt", "epochs.csv", "steps.csv")  # what a training leaves in --out
-LICENCE = re.compile("[A-Za-z0-9][A-Za-z0-9.+-]*")
+LICENCE = re.compile("[A-Za-z][A-Za-z0-9.+-]*|0bsd", re.IGNORECASE)
+NOT_YAML_TEXT = {"no", "n", "yes", "y", "on", "off", "true", "false", "null"}  # a card's front matter is YAML
 WEIGHTS = ("checkpoint.pt", "model.safetensors")  # of a run, and of what is exported for the Hub
 LOOKED_AT = 1000  # entries of a folder; a million files are no reason to wait
 
@@ -60,7 +61,7 @@ def no_checkpoint(path: Place) -> str | None:
 
 def no_licence(text: str | None) -> str | None:
     """Why a text is no licence's id for the card of what is published; None where it is one, or none is stated."""
-    if text is None or LICENCE.fullmatch(text):
+    if text is None or (LICENCE.fullmatch(text) and text.lower() not in NOT_YAML_TEXT):
         return None
     return f"--licence {shown(text)} is no licence's id: give one as the Hub has it, apache-2.0 or cc-by-4.0"
 

@@ -1,6 +1,7 @@
 """Whether a store is at a place, told without what reads it, whose imports take a third of a second."""
 
 import os
+from pathlib import Path
 
 from teacher_cache.errors import DiskError, StoreError
 from teacher_cache.messages.recognise import is_part, is_store, meant, what_is
@@ -39,3 +40,10 @@ def check_outside(place: Place) -> None:
         return
     if (store := is_part(place)) is not None:
         raise DiskError(f"{place} lies in the store {store}, where nothing else may be: choose another place")
+
+
+def check_folder_outside(folder: Path) -> None:
+    """DiskError for a folder that other files go into, and that is a store or lies in one."""
+    if is_store(folder):
+        raise DiskError(f"{folder} is a store, where nothing else may be: choose another folder")
+    check_outside(folder)

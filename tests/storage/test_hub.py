@@ -21,7 +21,7 @@ from teacher_cache.store.store import Store
 from tests.support.bright_shards import write_bright_shards
 from tests.support.faulty_proxy import Fault, FaultyProxy
 from tests.support.filled_store import fill, make_store
-from tests.support.model_hub import TOKEN, ModelHub, Repository, require_timeouts
+from tests.support.model_hub import TOKEN, ModelHub, Repository, require_timeouts, use_hub
 
 PLACE = Url("hf://datasets/someone/labels")
 PLACE_AT_FIRST = Url(f"{PLACE}@{1:040x}")
@@ -30,14 +30,9 @@ PLACE_AT_FIRST = Url(f"{PLACE}@{1:040x}")
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelHub]:
     import huggingface_hub
-    from huggingface_hub import constants
 
     with ModelHub() as made:
-        for name, value in (("ENDPOINT", made.url), ("HF_HUB_DISABLE_XET", True)):
-            monkeypatch.setattr(constants, name, value)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", made.url + "/{repo_id}/resolve/{revision}/{filename}"
-        )
+        use_hub(monkeypatch, made.url)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         monkeypatch.setenv("HF_ENDPOINT", made.url)
         assert huggingface_hub.HfApi().endpoint == made.url
@@ -89,15 +84,11 @@ def test_a_hub_that_does_not_answer_is_asked_again_then_given_up(
     hub: ModelHub, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever is asked: its commit, what it holds, a file."""
-    from huggingface_hub import constants
-
     monkeypatch.setattr("teacher_cache.storage.hub.STALL_S", 0.15)
     monkeypatch.setattr("teacher_cache.storage.hub.RETRY_S", 0.01)
     host, port = hub.url.removeprefix("http://").split(":")
     with FaultyProxy(host, int(port)) as network:
-        monkeypatch.setattr(constants, "ENDPOINT", network.url)
-        template = network.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        use_hub(monkeypatch, network.url)
         for fault in ("lost", "busy", "stalled"):
             storage = HubStorage(PLACE / "store")
             for ask in (lambda storage: storage.list(), lambda storage: storage.get("a")):

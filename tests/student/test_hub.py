@@ -20,7 +20,7 @@ from student.trained import build_trained, read_trained
 from teacher_cache.errors import CheckpointError, StorageError
 from teacher_cache.teacher.weights import state_sha256
 from tests.student.test_export import DISTILLED, SINGLE, images, read
-from tests.support.model_hub import TOKEN, ModelHub, require_timeouts
+from tests.support.model_hub import TOKEN, ModelHub, require_timeouts, use_hub
 from tests.support.small_runs import filled_store, student, train_small, validation_shard
 from tests.support.trained_files import NAMES
 
@@ -35,14 +35,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationW
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelHub]:
     """The Hub that the client knows, to which the tests have logged in."""
     with ModelHub() as started:
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", started.url)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+        use_hub(monkeypatch, started.url)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(
-            huggingface_hub.constants,
-            "HUGGINGFACE_CO_URL_TEMPLATE",
-            started.url + "/{repo_id}/resolve/{revision}/{filename}",
-        )
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         yield started
 

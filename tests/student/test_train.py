@@ -34,7 +34,7 @@ from student.validation import ValidationSet, index_validation
 from teacher_cache.errors import CheckpointError, MissingLabelError, ModelError, PlanError, RecipeError, TrainingError
 from teacher_cache.processes.signals import Stopped
 from teacher_cache.store.store import Store
-from tests.student.freeze_losses import GOLDEN, golden_losses
+from tests.student.freeze_losses import GOLDEN, SETTINGS, golden_losses
 from tests.support.bright_shards import bright_store, change_pixel, spoil_image
 from tests.support.filling import fill_store
 from tests.support.forked import Forks
@@ -600,10 +600,11 @@ def test_results_name_the_teacher(tmp_path: Path, store: Store) -> None:
 def test_losses_are_the_frozen_ones(tmp_path: Path) -> None:
     golden = json.loads(GOLDEN.read_text())
     found = golden_losses(tmp_path)
-    assert found.keys() == golden.keys()
-    for name, losses in golden.items():
+    assert found["losses"].keys() == golden["losses"].keys()
+    for name, losses in golden["losses"].items():
+        near = 1e-3 if "drop_path=0.1" not in SETTINGS[name] or found["mask"] == golden["mask"] else 1e-2
         for loss, values in losses.items():
-            assert found[name][loss] == pytest.approx(values, rel=1e-3), (name, loss)
+            assert found["losses"][name][loss] == pytest.approx(values, rel=near), (name, loss)
 
 
 @pytest.mark.parametrize(

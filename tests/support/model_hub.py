@@ -24,6 +24,17 @@ def require_timeouts() -> None:
         pytest.skip("huggingface_hub before 1.0 waits for ever where it writes")
 
 
+def use_hub(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """Let the Hub's client of this process mean the one at this address."""
+    from huggingface_hub import constants, file_download
+
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)  # before 1.0
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+
+
 @dataclass
 class Repository:
     private: bool

@@ -113,7 +113,6 @@ def one_create_at_a_time(app: Application) -> Application:
 def serve() -> None:
     listener = socket.create_server((HOST, 0), backlog=128)
     print(listener.getsockname()[1], flush=True)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # a line for each request
     if listener not in select.select([listener, sys.stdin], [], [])[0]:
         return
     from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app
@@ -123,6 +122,7 @@ def serve() -> None:
     app = as_google(one_create_at_a_time(create_backend_app("s3")))
     server = make_server(HOST, 0, app, threaded=True, request_handler=MotoRequestHandler, fd=listener.fileno())
     listener.close()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # a line for each request
     threading.Thread(target=server.serve_forever, daemon=True).start()
     sys.stdin.read()
     os._exit(0)
