@@ -238,13 +238,23 @@ def import_function(spec: ModelSpec) -> Callable[..., Any]:
     try:
         module = _import_file(spec, place) if place.endswith(".py") else importlib.import_module(place)
     except ImportError as error:
-        raise spec.error(f"{spec.name} cannot be imported: {error}") from error
+        raise spec.error(f"{spec.name} cannot be imported: {error}{_advice(error, place, name)}") from error
     function = getattr(module, name, None)
     if not callable(function):
         there = [each for each, value in vars(module).items() if inspect.isfunction(value) and each[0] != "_"]
         advice = did_you_mean(name, there, f"check what stands after the colon in {spec.name}")
         raise spec.error(f"{place} has no function {name}: {advice}")
     return function
+
+
+def _advice(error: ImportError, place: str, name: str) -> str:
+    """What to do where Python does not find the module itself: a command looks for none in the folder it is run in."""
+    if error.name is None or not f"{place}.".startswith(f"{error.name}."):
+        return ""
+    file = f"{place.replace('.', '/')}.py"
+    if Path(file).is_file():
+        return f"; a file of this folder is named by its path, {file}:{name}"
+    return f": install it, name its folder in PYTHONPATH, or its file, path/file.py:{name}"
 
 
 class _AsItIs(SourceFileLoader):

@@ -208,12 +208,25 @@ def test_weights_come_from_timm_only_without_a_checkpoint(monkeypatch: pytest.Mo
     [
         (f"{TEACHERS}:absent", "has no function absent"),
         ("/nowhere/model.py:net", "model file /nowhere/model.py is absent"),
-        ("no_such_package.module:net", "cannot be imported"),
+        (
+            "no_such_package.module:net",
+            r"cannot be imported: No module named 'no_such_package': install it, name its folder in PYTHONPATH, or its "
+            r"file, path/file.py:net",
+        ),
+        ("own.nets:net", r"cannot be imported: .*; a file of this folder is named by its path, own/nets.py:net"),
+        ("wants.other:net", "^wants.other:net cannot be imported: No module named 'no_such_package'$"),
         (f"{TEACHERS}:not_a_module", "returned a str"),
         ("resnet_that_is_not", "timm has no model resnet_that_is_not"),
     ],
 )
-def test_teachers_that_cannot_be_built(tmp_path: Path, spec: str, message: str) -> None:
+def test_teachers_that_cannot_be_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path / "installed")
+    for file, content in (("own/nets.py", ""), ("installed/wants/other.py", "import no_such_package\n")):
+        Path(file).parent.mkdir(parents=True)
+        Path(file).write_text(content)
     with pytest.raises(ModelError, match=message):
         open_teacher(TeacherSettings(spec, device="cpu"), num_classes=10, view_size=(8, 8), stored=None)
 
