@@ -25,6 +25,7 @@ from teacher_cache.messages.recognise import is_part, is_store
 from teacher_cache.messages.shown import counted, listed
 from teacher_cache.rendering.choice import RENDER_DEFAULT, Render, may_use_device
 from teacher_cache.settings import parse_override
+from teacher_cache.shards.check import check_are_there
 from teacher_cache.shards.classes import class_rule
 from teacher_cache.shards.find import expand_shards
 from teacher_cache.storage.place import as_place
@@ -87,6 +88,7 @@ def _store_faults(store: "Store", recipe: Recipe, request: TrainRequest) -> Iter
     yield from resolution_faults(store, request.resolution)
     yield from _model_faults(recipe, request)
     yield from out_faults(request.out)
+    yield from shard_faults(store)
     if request.val:
         yield from validation_faults(store, request.val)
     if request.log is not None:
@@ -195,6 +197,14 @@ def model_faults(recipe: Recipe) -> Iterator[Fault]:
         )
     elif found := unknown_model(recipe.model):
         yield Fault(ModelError, f"model: {found}")
+
+
+def shard_faults(store: "Store") -> Iterator[Fault]:
+    """Training shards of this machine that are not there: the last of them would be missed hours later."""
+    try:
+        check_are_there(store.index, range(store.index.num_shards))
+    except ShardError as error:
+        yield Fault(ShardError, str(error))
 
 
 def validation_faults(store: "Store", patterns: Sequence[str]) -> Iterator[Fault]:

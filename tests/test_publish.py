@@ -144,6 +144,25 @@ def test_a_student_learns_from_it_as_from_the_store(source: Store, tmp_path: Pat
         train_small(Store.open(packed.path), tmp_path / "nowhere", "epochs=1")
 
 
+def test_who_does_not_say_where_the_shards_are_is_asked_at_once(source: Store, tmp_path: Path) -> None:
+    """By whatever reads all of them."""
+    publish(source, str(tmp_path / "published"))
+    unpack(str(tmp_path / "published"), str(tmp_path / "back"))
+    Store.open(tmp_path / "back", writable=True).extend(source.views + 4)
+    learn = ["--recipe", SMALL, "--set", student("two_heads"), "--set", "epochs=1", "--device", "cpu"]
+    count = source.index.num_shards
+    for command, words in (
+        (student_main, ["train", str(tmp_path / "published"), *learn, "--out", str(tmp_path / "run")]),
+        (main, ["fill", str(tmp_path / "back"), "--workers", "0"]),
+    ):
+        done = CliRunner().invoke(command, words)
+        assert done.exit_code == 1
+        assert done.output == (
+            f"error: {count} of {count} shards are not in this folder, and the store does not say where they are: give "
+            f"their places with --shards; the first is {source.shard_name(0)} (No such file or directory)\n"
+        )
+
+
 def test_nothing_says_where_it_was_made(source: Store, tmp_path: Path) -> None:
     publish(source, str(tmp_path / "published"))
     for path in (tmp_path / "published").rglob("*"):

@@ -1,7 +1,7 @@
-"""Whether shards at other places are those of an index."""
+"""Whether shards are those of an index: at its own places by their sizes, at others by all that they hold."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +10,36 @@ import numpy as np
 from teacher_cache.errors import ShardError
 from teacher_cache.messages.shown import counted, shown
 from teacher_cache.shards.classes import ClassRule
-from teacher_cache.shards.index import Index, ShardIndex
+from teacher_cache.shards.index import Index, ShardEntry, ShardIndex
 from teacher_cache.shards.indexing import walk_shards
-from teacher_cache.shards.source import look_all
+from teacher_cache.shards.read import AGAIN
+from teacher_cache.shards.source import look_all, reason
 from teacher_cache.storage.cache import NodeCache
+from teacher_cache.storage.place import is_url
+
+
+def check_are_there(index: Index, numbers: Iterable[int]) -> None:
+    """ShardError where shards of these numbers are absent, or of another size than was indexed: one for all.
+
+    Those of this machine are looked at, and no others: each would be a request.
+    """
+    here = [entry for entry in map(index.shards.__getitem__, numbers) if not is_url(entry.path)]
+    failed = []
+    for entry in here:
+        try:
+            num_bytes = os.stat(entry.path).st_size
+        except OSError as error:
+            failed.append((entry, reason(error)))
+        else:
+            _check_size(entry, entry.path, num_bytes, AGAIN)
+    if failed:
+        count = counted(len(failed), "shard", "is", of=len(here))
+        entry, why = failed[0]
+        if entry.path == entry.name:
+            said = f"{count} not in this folder, and the store does not say where they are: give their places"
+        else:
+            said = f"{count} not where the store says: put them back, or give their places"
+        raise ShardError(f"{said} with --shards; the first is {shown(entry.path, limit=None)} ({why})")
 
 
 def check_shards(
@@ -50,11 +76,7 @@ def check_shards(
         )
     ordered = [places[entry.name] for entry in index.shards]
     for entry, path, (num_bytes, _) in zip(index.shards, ordered, look_all(ordered), strict=True):
-        if num_bytes != entry.num_bytes:
-            raise ShardError(
-                f"shard {entry.name}: {path} has {num_bytes:,} bytes, the index says {entry.num_bytes:,}; give "
-                "the shards that were indexed"
-            )
+        _check_size(entry, path, num_bytes, "give the shards that were indexed")
     walk_rule = ClassRule(index.class_from, index.class_names, index.image_from)
     found = walk_shards(ordered, walk_rule, index.fingerprint, workers=workers, scratch=scratch, progress=progress)
     for number, (entry, other) in enumerate(zip(index.shards, found, strict=True)):
@@ -63,6 +85,14 @@ def check_shards(
                 f"shard {entry.name}: {other.entry.path} {what}; give the shards that were indexed, or index again"
             )
     return replace(index, shards=tuple(other.entry for other in found))
+
+
+def _check_size(entry: ShardEntry, path: str, num_bytes: int, advice: str) -> None:
+    if num_bytes != entry.num_bytes:
+        raise ShardError(
+            f"shard {entry.name}: {path} has {num_bytes:,} bytes, the index says {entry.num_bytes:,}: it is another "
+            f"file than was indexed; {advice}"
+        )
 
 
 def _difference(index: Index, number: int, found: ShardIndex) -> str | None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from teacher_cache.replay.block import Block
 
 _NEAR = 64 << 10  # bytes between images of a file that are read as one: less time than another read takes
-_AGAIN = "put the indexed file back, give its place with --shards, or index again"
+AGAIN = "put the indexed file back, give its place with --shards, or index again"
 
 
 def read_block(place: BlockPlace, cache: NodeCache | None = None) -> "Block":
@@ -77,7 +77,7 @@ def _open_ranges(place: BlockPlace, cache: NodeCache | None) -> Iterator[Callabl
     except StorageError as error:
         raise ShardError(f"shard {place.shard} cannot be read {key}: {error}") from None
     except OSError as error:
-        raise ShardError(f"{where} cannot be read {key} ({reason(error)}); " + reading_advice(error, _AGAIN)) from None
+        raise ShardError(f"{where} cannot be read {key} ({reason(error)}); " + reading_advice(error, AGAIN)) from None
 
 
 def far_bytes(place: BlockPlace) -> int:
@@ -114,7 +114,7 @@ def _fetch(place: BlockPlace, cache: NodeCache | None) -> list[tuple[int, bytes]
         contents = read_object_ranges(place.path, ShardFacts(place.num_bytes, place.etag), ranges)
         if (missing := sum(lengths) - sum(map(len, contents))) > 0:
             raise StorageError(
-                f"{place.path} ends {counted(missing, 'byte')} before block {place.number} does; {_AGAIN}"
+                f"{place.path} ends {counted(missing, 'byte')} before block {place.number} does; {AGAIN}"
             )
         return contents
 
@@ -143,7 +143,7 @@ def _check_facts(place: BlockPlace, found: ShardFacts) -> None:
         return
     raise ShardError(
         f"shard {place.shard}: {place.path} {differing} (read for key '{shown(place.keys[0])}'): it is another file "
-        f"than was indexed; {_AGAIN}"
+        f"than was indexed; {AGAIN}"
     )
 
 
@@ -159,5 +159,5 @@ def _check_inside(place: BlockPlace) -> None:
 def _other_image(place: BlockPlace, position: int) -> ShardError:
     return ShardError(
         f"shard {place.shard}: {place.path} holds another image than was indexed at key "
-        f"'{shown(place.keys[position])}' (its fingerprint differs); {_AGAIN}"
+        f"'{shown(place.keys[position])}' (its fingerprint differs); {AGAIN}"
     )

@@ -1,5 +1,6 @@
 """What is wrong with a training is told all at once, before torch is imported, with what mends it."""
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -177,6 +178,23 @@ def test_a_run_does_not_lie_in_a_store(store: Store) -> None:
     for out, found in ((place, "is a store of labels"), (place / "run", f"lies in the store {place}")):
         (fault,) = find_faults(store, small_recipe(), TrainRequest(out))
         assert str(fault) == f"{out} {found}, where nothing else may be: choose another --out"
+
+
+def test_a_shard_that_is_not_there_is_missed_before_a_training_begins(tmp_path: Path) -> None:
+    store = bright_store(tmp_path)
+    fill_store(store)
+    paths = [entry.path for entry in store.index.shards]
+    Path(paths[-1]).rename(tmp_path / "elsewhere.tar")
+    (fault,) = find_faults(store, small_recipe(), TrainRequest(tmp_path / "run"))
+    assert str(fault) == (
+        f"1 of {len(paths)} shards is not where the store says: put them back, or give their places with --shards; the "
+        f"first is {paths[-1]} (No such file or directory)"
+    )
+    Path(paths[-1]).write_bytes(b"other")
+    (fault,) = find_faults(store, small_recipe(), TrainRequest(tmp_path / "run"))
+    assert re.search(
+        r"has 5 bytes, the index says [\d,]+: it is another file than was indexed; put the indexed", str(fault)
+    )
 
 
 def test_what_one_mend_offers_is_taken_up_by_the_next_rule(store: Store, tmp_path: Path) -> None:
