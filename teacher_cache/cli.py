@@ -323,7 +323,6 @@ def fill(
 
     # what needs torch, seconds to import, comes only now
     from teacher_cache.fill import FillOptions
-    from teacher_cache.shards.check import check_are_there
 
     options = FillOptions(
         workers,
@@ -342,7 +341,6 @@ def fill(
         work = ActorFill(store_path, shards, ops, settings, options, views)
         _fill_by_actors(work, ActorsWanted(*actors, gpus=gpus_per_actor))
         return
-    check_are_there(store.index, sorted({unit.shard for unit in store.missing_units(views)}))
     opened = _open_teacher(settings, store)
     if only_estimate:
         _estimate(store, opened, options)

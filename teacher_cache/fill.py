@@ -19,6 +19,7 @@ from teacher_cache.processes.timeouts import LEASE_S, RANK_TIMEOUT_S, TIMEOUT_S
 from teacher_cache.prove import Batch, check_same_answers, check_steady, first_batch
 from teacher_cache.rendering.choice import RENDER_DEFAULT, Render, Rendering, choose_rendering, open_render_pool
 from teacher_cache.rendering.crew import PoolSettings
+from teacher_cache.shards.check import check_are_there
 from teacher_cache.storage.cache import NodeCache
 from teacher_cache.store.agreement import (
     NEAR_CHANCE,
@@ -108,6 +109,7 @@ def fill(
 
     Raises AgreementError, TeacherError for another teacher than the store's or one that answers otherwise, DriftError
     if this machine renders other pixels than the store's, ImageError for an undecodable image unless options.skip_bad,
+    ShardError for shards that are not there, before anything is labelled, or that are not those that were indexed,
     StoreError if a unit is missing at the end, DeviceError where options.render asks for what is not there, RenderError
     where a rendering process dies or hangs, RankError where another rank does; Stopped after a signal (see
     stop_signals), between two blocks' views.
@@ -157,6 +159,7 @@ def fill_views(held: OpenFill, views: range, on_start: Callable[[int], None]) ->
     store, teacher, pool = held.store, held.teacher, held.pool
     store.finish_pending()
     missing = store.missing_units(views)
+    check_are_there(store.index, sorted({unit.shard for unit in missing}))
     if held.job.first:
         on_start(sum(store.layout.num_views(unit) for unit in missing))
     device = teacher.identity.device

@@ -32,7 +32,7 @@ from teacher_cache.teacher.identity import TeacherIdentity
 from teacher_cache.verify import verify
 from tests.support.bright_shards import bright_store, spoil_image
 from tests.support.filled_store import commit, copied, files, make_store
-from tests.support.filling import fill_store
+from tests.support.filling import fill_store, fill_words
 from tests.support.small_runs import SMALL, SPEED, rows, student, train_small
 from tests.support.web_server import WebServer
 
@@ -153,7 +153,7 @@ def test_who_does_not_say_where_the_shards_are_is_asked_at_once(source: Store, t
     count = source.index.num_shards
     for command, words in (
         (student_main, ["train", str(tmp_path / "published"), *learn, "--out", str(tmp_path / "run")]),
-        (main, ["fill", str(tmp_path / "back"), "--workers", "0"]),
+        (main, fill_words(tmp_path / "back")),
     ):
         done = CliRunner().invoke(command, words)
         assert done.exit_code == 1
