@@ -158,8 +158,8 @@ def test_who_does_not_say_where_the_shards_are_is_asked_at_once(source: Store, t
         done = CliRunner().invoke(command, words)
         assert done.exit_code == 1
         assert done.output == (
-            f"error: {count} of {count} shards are not in this folder, and the store does not say where they are: give "
-            f"their places with --shards; the first is {source.shard_name(0)} (No such file or directory)\n"
+            f"error: {count} of {count} shards are not in this folder, and the store does not say where; the first is "
+            f"{source.shard_name(0)} (No such file or directory): say where with --shards 'PATTERN'\n"
         )
 
 

@@ -35,11 +35,12 @@ def check_are_there(index: Index, numbers: Iterable[int]) -> None:
     if failed:
         count = counted(len(failed), "shard", "is", of=len(here))
         entry, why = failed[0]
+        first = f"the first is {shown(entry.path, limit=None)} ({why})"
         if entry.path == entry.name:
-            said = f"{count} not in this folder, and the store does not say where they are: give their places"
-        else:
-            said = f"{count} not where the store says: put them back, or give their places"
-        raise ShardError(f"{said} with --shards; the first is {shown(entry.path, limit=None)} ({why})")
+            raise ShardError(
+                f"{count} not in this folder, and the store does not say where; {first}: say where with --shards 'PATTERN'"
+            )
+        raise ShardError(f"{count} not where the store says; {first}: {AGAIN}")
 
 
 def check_shards(

@@ -187,8 +187,8 @@ def test_a_shard_that_is_not_there_is_missed_before_a_training_begins(tmp_path: 
     Path(paths[-1]).rename(tmp_path / "elsewhere.tar")
     (fault,) = find_faults(store, small_recipe(), TrainRequest(tmp_path / "run"))
     assert str(fault) == (
-        f"1 of {len(paths)} shards is not where the store says: put them back, or give their places with --shards; the "
-        f"first is {paths[-1]} (No such file or directory)"
+        f"1 of {len(paths)} shards is not where the store says; the first is {paths[-1]} (No such file or directory): "
+        "put the indexed file back, give its place with --shards, or index again"
     )
     Path(paths[-1]).write_bytes(b"other")
     (fault,) = find_faults(store, small_recipe(), TrainRequest(tmp_path / "run"))
