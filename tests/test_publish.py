@@ -159,7 +159,7 @@ def test_who_does_not_say_where_the_shards_are_is_asked_at_once(source: Store, t
         assert done.exit_code == 1
         assert done.output == (
             f"error: {count} of {count} shards are not in this folder, and the store does not say where; the first is "
-            f"{source.shard_name(0)} (No such file or directory): say where with --shards 'PATTERN'\n"
+            f"{source.shard_name(0)} (No such file or directory): say so with --shards PATTERN\n"
         )
 
 

@@ -38,7 +38,7 @@ def check_are_there(index: Index, numbers: Iterable[int]) -> None:
         first = f"the first is {shown(entry.path, limit=None)} ({why})"
         if entry.path == entry.name:
             raise ShardError(
-                f"{count} not in this folder, and the store does not say where; {first}: say where with --shards 'PATTERN'"
+                f"{count} not in this folder, and the store does not say where; {first}: say so with --shards PATTERN"
             )
         raise ShardError(f"{count} not where the store says; {first}: {AGAIN}")
 
