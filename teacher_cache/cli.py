@@ -342,7 +342,8 @@ def fill(
         work = ActorFill(store_path, shards, ops, settings, options, views)
         _fill_by_actors(work, ActorsWanted(*actors, gpus=gpus_per_actor))
         return
-    check_are_there(store.index, sorted({unit.shard for unit in store.missing_units(views)}))
+    if not only_estimate:  # which reads one of them
+        check_are_there(store.index, sorted({unit.shard for unit in store.missing_units(views)}))
     opened = _open_teacher(settings, store)
     if only_estimate:
         _estimate(store, opened, options)
