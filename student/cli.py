@@ -14,6 +14,7 @@ import click
 from student.faults import Fault, all_mends
 from teacher_cache.endings import OneLineErrors
 from teacher_cache.errors import CheckpointError
+from teacher_cache.messages.recognise import is_run
 from teacher_cache.messages.shown import MESSAGE, counted, shown
 from teacher_cache.options import (
     COUNT,
@@ -244,6 +245,8 @@ def _train(
         checkpoint=start.source if start else None,
         model=start.model if start else None,
         resolution=start.resolution if start else None,
+        # of a run that is there only `train` knows whether it needs them, of the other ranks each tells what it lacks
+        look_at_shards=_is_first_here() and not is_run(run["out"]),
     )
     _refuse_all(find_faults(store, recipe, request))
 
@@ -293,7 +296,7 @@ def _refuse_all(faults: Sequence[Fault]) -> None:
     """Say every fault, a line each, and what mends all of them; end the program where there is one."""
     if not faults:
         return
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if _is_first_here():
         for fault in faults:
             say(f"error: {fault}", err=True)
         if len(faults) > 1 and (mends := all_mends(faults)):
@@ -301,6 +304,11 @@ def _refuse_all(faults: Sequence[Fault]) -> None:
             what = f"all but {left} of these" if left else "all of these"
             say(f"{what} are mended by: {shlex.join(mends)}", err=True)
     sys.exit(1)
+
+
+def _is_first_here() -> bool:
+    """Whether this process speaks for its machine: as the first of the job's ranks there, or alone."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def _resolution(text: str | None) -> tuple[int, int] | None:

@@ -52,6 +52,7 @@ class TrainRequest:
     model: str | None = None  # or this does, where the file cannot
     resolution: tuple[int, int] | None = None
     log: TrackingLibrary | None = None
+    look_at_shards: bool = True  # those of training, on this machine
 
 
 def find_faults(store: "Store", recipe: Recipe, request: TrainRequest) -> list[Fault]:
@@ -88,7 +89,8 @@ def _store_faults(store: "Store", recipe: Recipe, request: TrainRequest) -> Iter
     yield from resolution_faults(store, request.resolution)
     yield from _model_faults(recipe, request)
     yield from out_faults(request.out)
-    yield from shard_faults(store)
+    if request.look_at_shards:
+        yield from shard_faults(store)
     if request.val:
         yield from validation_faults(store, request.val)
     if request.log is not None:

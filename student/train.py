@@ -20,12 +20,13 @@ from student.results import final_accuracy
 from student.run import Run
 from student.tracker import Tracker, new_curve
 from student.validation import ValidationSet, index_validation
-from teacher_cache.errors import CheckpointError, RecipeError, TeacherCacheError
+from teacher_cache.errors import CheckpointError, RecipeError, ShardError, TeacherCacheError
 from teacher_cache.files import replacing, writing
 from teacher_cache.job import Job, join_job
 from teacher_cache.processes.lock import alone
 from teacher_cache.processes.signals import Stopped, stop_signals
 from teacher_cache.rendering.choice import choose_rendering
+from teacher_cache.shards.check import check_are_there
 from teacher_cache.store.store import Store
 
 STOPPED = 75  # exit code of a run that a signal stopped after it wrote a checkpoint (EX_TEMPFAIL: run it again)
@@ -59,6 +60,7 @@ def train(
         run = Run(store, recipe, options, job, initial)
         resumed, finished = resume(run, say), run.is_finished()
         if not finished:
+            check_shards(run)
             run.announce(say)
             if job.first:
                 remove_results(options.out)
@@ -121,6 +123,16 @@ def resume(run: Run, say: Callable[[str], None]) -> bool:
     if given_up is not None:
         say(given_up)
     return True
+
+
+def check_shards(run: Run) -> None:
+    """ShardError, on all ranks, where one of them misses training shards of its machine."""
+    job, index, problem = run.job, run.store.index, None
+    try:
+        check_are_there(index, range(index.num_shards))
+    except ShardError as error:
+        problem = ShardError(f"rank {job.rank}: {error}") if job.world_size > 1 else error
+    job.raise_on_all(problem, "the start")
 
 
 def open_validation(run: Run, say: Callable[[str], None]) -> AbstractContextManager[ValidationSet | None]:

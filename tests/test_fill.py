@@ -417,6 +417,16 @@ def test_skipped_samples_have_no_probabilities(tmp_path: Path) -> None:
     assert verify(store, 1.0, teacher=open_test_teacher(store)).exact
 
 
+def test_an_estimate_needs_no_more_shards_than_it_reads(tmp_path: Path) -> None:
+    store = bright_store(tmp_path, counts=(130, 65))
+    Path(store.index.shards[1].path).unlink()
+    estimate = CliRunner().invoke(main, [*fill_words(store.path), "--estimate"])
+    assert estimate.exit_code == 0, estimate.output
+    filled = CliRunner().invoke(main, fill_words(store.path))
+    assert (filled.exit_code, filled.output.count("\n")) == (1, 1)
+    assert filled.output.startswith("error: 1 of 2 shards is not where the store says")
+
+
 def test_topk_from_the_command_line(tmp_path: Path) -> None:
     store = bright_store(tmp_path, counts=(130,))
     run = CliRunner()

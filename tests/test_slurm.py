@@ -117,6 +117,13 @@ def test_slurm_is_asked_to_tell_the_script_and_to_queue_it_again(script: str) ->
     assert subprocess.run(["bash", "-n", EXAMPLES / script], check=False).returncode == 0
 
 
+def test_a_job_whose_hosts_slurm_does_not_name_ends_with_a_line(tmp_path: Path, cluster: Cluster) -> None:
+    (cluster.folder / "scontrol").write_text("#!/bin/sh\nexit 1\n")
+    with cluster.batch("train.sbatch", 1, STORE=tmp_path / "store", OUT=tmp_path / "run") as batch:
+        assert batch.wait() == 1
+    assert batch.output == "error: scontrol names no host of this job\n"
+
+
 def test_jobs_of_an_array_fill_a_store_and_one_that_is_stopped_is_queued_again(
     tmp_path: Path, cluster: Cluster
 ) -> None:

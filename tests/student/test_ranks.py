@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from teacher_cache.publish import publish
 from teacher_cache.store.store import Store
 from tests.support.forked import Forks
 from tests.support.running import descendants, rank, running, wait_until
@@ -50,6 +51,16 @@ def test_a_rank_that_hangs_or_dies_is_told_by_the_other(
         "ranks are only slow, raise --rank-timeout"
     )
     assert "Traceback" not in first.output
+
+
+def test_what_one_rank_lacks_of_the_shards_all_say(tmp_path: Path, store: Store, forks: Forks) -> None:
+    publish(store, str(tmp_path / "published"))
+    packed = Store.open(tmp_path / "published" / "store")  # which does not say where its shards are
+    ranks = forks.start_ranks("student", command(store, tmp_path), 2, command(packed, tmp_path))
+    for each in ranks:
+        assert each.wait() == 1, each.output
+        (told,) = [line for line in each.output.splitlines() if line.startswith("error: ")]
+        assert told.startswith("error: rank 1: 2 of 2 shards are not in this folder, and the store does not say where")
 
 
 def test_a_rank_that_hangs_under_torchrun_is_told(tmp_path: Path, store: Store, forks: Forks) -> None:

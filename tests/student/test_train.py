@@ -250,6 +250,32 @@ def test_a_finished_run_trains_nothing_and_prints_the_table(tmp_path: Path, stor
     assert len(rows(tmp_path / "out" / "steps.csv")) == 16
 
 
+def test_a_finished_run_needs_its_shards_no_more(tmp_path: Path, val: str) -> None:
+    store, out = filled_store(tmp_path / "filled"), tmp_path / "out"
+    command = train_command(store, out, val=val)
+    trained = CliRunner().invoke(main, command)
+    shard = Path(store.index.shards[0].path)
+    shard.rename(shard.with_suffix(".away"))
+    again = CliRunner().invoke(main, command)
+    assert again.exit_code == 0, again.output
+    assert f"{out} is trained to the end of its 2 epochs, and evaluated again" in again.output
+    assert again.output.splitlines()[-6:] == trained.output.splitlines()[-6:]
+
+
+def test_a_run_that_goes_on_misses_its_shards_before_it_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, out = filled_store(tmp_path / "filled"), tmp_path / "out"
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5, signal.SIGTERM)
+        with pytest.raises(Stopped):
+            train_small(store, out)
+    shard = Path(store.index.shards[0].path)
+    shard.rename(shard.with_suffix(".away"))
+    done = CliRunner().invoke(main, train_command(store, out))
+    assert done.exit_code == 1
+    (told,) = [line for line in done.output.splitlines() if line.startswith("error: ")]
+    assert "shards is not where the store says; the first is " in told
+
+
 def test_a_finished_run_without_validation_keeps_what_it_knows(tmp_path: Path, whole: Path, store: Store) -> None:
     out = tmp_path / "out"
     shutil.copytree(whole, out)
