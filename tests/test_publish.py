@@ -140,7 +140,7 @@ def test_a_student_learns_from_it_as_from_the_store(source: Store, tmp_path: Pat
     packed = open_moved(str(tmp_path / "published/store"), shards(source))
     runs = [train_small(store, tmp_path / name, "epochs=1") for name, store in (("packed", packed), ("own", source))]
     assert runs[0] == runs[1]
-    with pytest.raises(ShardError, match="the store does not say where; .* say so with --shards"):
+    with pytest.raises(ShardError, match=r"the store does not say where; .* say so with --shards"):
         train_small(Store.open(packed.path), tmp_path / "nowhere", "epochs=1")
 
 
