@@ -42,9 +42,7 @@ def test_a_folder_is_no_settings_file(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     (tmp_path / "digits").mkdir()
     (tmp_path / "a file").touch()
-    with pytest.raises(
-        RecipeError, match=r"no recipe 'digits', neither a file nor a shipped one: did you mean 'digits_"
-    ):
+    with pytest.raises(RecipeError, match=r"no recipe 'digits', neither .* one: did you mean 'digits_"):
         load_recipe("digits")
     with pytest.raises(RecipeError, match=r"no recipe 'a file/deit', neither a file nor a shipped one"):
         load_recipe("a file/deit")
