@@ -21,6 +21,7 @@ from teacher_cache.options import (
     MOST_BATCH,
     Command,
     FiniteRange,
+    Folder,
     Whole,
     cache_options,
     device_option,
@@ -68,20 +69,13 @@ def main() -> None:
     wait_asleep()
 
 
-class _Folder(click.Path):
-    """A folder that is named: an empty name, as of a variable that is not set, would be the one that one is in."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return super().convert(value, param, ctx) if value != "" else self.fail("it is empty", param, ctx)
-
-
 _TRAINING_OPTIONS = (
     click.option("--val", multiple=True, metavar="PATTERN", help="Validation shards. May be repeated."),
     click.option(
         "--out",
         required=True,
         metavar="FOLDER",
-        type=_Folder(path_type=Path, readable=False),
+        type=Folder(path_type=Path, readable=False),
         help="Folder of the run; the same one resumes.",
     ),
     set_option("Override a recipe setting: epochs=100."),

@@ -169,6 +169,8 @@ def fill_views(held: OpenFill, views: range, on_start: Callable[[int], None]) ->
             held.advance(views)
             units.look()
 
+        if missing and store.teacher is None:
+            check_teacher_is_known(store)
         if missing and store.teacher is None and (first := bind_with_first_unit(held, missing[0])) is not None:
             units.begin(first)
             units.finish()
@@ -188,6 +190,17 @@ def fill_views(held: OpenFill, views: range, on_start: Callable[[int], None]) ->
             if none_is_free:
                 patience.check(lambda: "what is missing is with other ranks", len(left), others_work(held))
                 wait(held)
+
+
+def check_teacher_is_known(store: Store) -> None:
+    """StoreError where units are committed and no teacher is there, as in a copy that broke off: whoever fills it would
+    be bound to it in place of the one whose labels they are."""
+    committed = int(store.committed().sum())
+    if committed and store.teacher is None:  # looked at in this order: a teacher is there before the first record
+        raise StoreError(
+            f"{store.path} has {counted(committed, 'labelled unit')}, and its teacher/ is absent: restore that from a "
+            "copy, or fill another store"
+        )
 
 
 def bind_with_first_unit(held: OpenFill, unit: Unit) -> LabelledUnit | None:

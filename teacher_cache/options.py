@@ -81,6 +81,13 @@ class ByteCount(click.ParamType):
         return num_bytes
 
 
+class Folder(click.Path):
+    """A folder that is named: an empty name, as of a variable that is not set, would be the one that one is in."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(value, param, ctx) if value != "" else self.fail("it is empty", param, ctx)
+
+
 # Old spellings, for one release
 
 
@@ -323,6 +330,7 @@ def cache_options(command: Command) -> Command:
     return click.option(
         "--cache",
         "cache_folder",
+        type=Folder(readable=False),
         metavar="FOLDER",
         help="Keep what is read of shards and published stores far away there, for all processes of this machine.  "
         "[default: keep nothing]",

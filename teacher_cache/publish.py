@@ -5,6 +5,7 @@ Zarr read as it is; `unpack` gives the original back, file by file.
 """
 
 import hashlib
+import os
 import secrets
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -145,7 +146,7 @@ def unpack(packed: str, folder: str, *, on_progress: Progress = lambda done, tot
     if store.packing != GROUPS:
         raise StoreError(f"{store.path} is not packed: it is a store as `index` makes it, copy it as it is")
     target = Path(folder)
-    if target.exists():
+    if os.path.lexists(target):
         raise DiskError(f"{target} is there already: remove it, or choose another folder")
     check_outside(target)
     hashes = _hashes(store)
@@ -174,7 +175,7 @@ def _hashes(store: Store) -> dict[str, str]:
 
 
 def _check_free(place: Place, front: Sequence[str]) -> None:
-    if isinstance(place, Path) and place.exists():
+    if isinstance(place, Path) and os.path.lexists(place):
         raise DiskError(f"{place} is there already: remove it, or choose another place")
     check_outside(place)
     if isinstance(place, Path):

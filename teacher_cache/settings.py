@@ -62,7 +62,7 @@ def read_settings_text(
         text = _read_text(path, MAX_TOML_BYTES)
         values = tomllib.loads(text)
         check_plain(values)
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise error_type(
             f"no {what} {shown(name_or_path, SHOWN_PATH)!r}, neither a file nor a shipped one: "
             + did_you_mean(path.stem, names, listing or f"shipped are {', '.join(names)}")

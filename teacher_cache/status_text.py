@@ -24,7 +24,7 @@ def print_status(found: State) -> None:
     console = terminal()
     console.print(line(found["store"], "italic"), soft_wrap=True)
     limits = {"what": MESSAGE}
-    console.print(table(("name", "what"), _rows(found).items(), limits=limits, box=None, show_header=False))
+    console.print(table(("name", "what"), _rows(found), limits=limits, box=None, show_header=False))
     groups = [
         (f"{first}-{stop - 1}", f"{group['units_committed']}/{group['units']}", f"{group['share']:.1%}")
         for group in found["coverage"]["groups"]
@@ -34,27 +34,29 @@ def print_status(found: State) -> None:
     console.print(table(headings, groups, right=headings, box=None))
 
 
-def _rows(found: State) -> dict[str, str]:
+def _rows(found: State) -> list[tuple[str, str]]:
     committed = f"{found['units_committed']:,} of {counted(found['units'], 'unit')}"
-    builds = "\n".join(f"{describe_build(build)}: logits: {build['logits']}" for build in found["builds"])
-    rows = {
-        "samples": f"{found['samples']:,} in {counted(found['shards'], 'shard')}, {counted(found['classes'], 'class')}",
-        "views": f"{found['views']} in groups of {found['group']}, seed {found['seed']}",
-        "coverage": f"{100 * found['coverage']['share']:.1f} % ({committed})",
-        "agreement": _agreement(found).removeprefix("agreement "),
-        "size": _size(found),
-        "soft labels": _soft(found),
-        "teacher": _teacher(found["teacher"]),
-        "filled with": builds or "nothing yet",
-        "policy": f"{found['policy']['name']} at {found['policy']['size'][0]} x {found['policy']['size'][1]}",
-        "libraries": ", ".join(f"{name} {version}" for name, version in found["libraries"].items()),
-    }
+    builds = [f"{describe_build(build)}: logits: {build['logits']}" for build in found["builds"]] or ["nothing yet"]
+    rows = [
+        (
+            "samples",
+            f"{found['samples']:,} in {counted(found['shards'], 'shard')}, {counted(found['classes'], 'class')}",
+        ),
+        ("views", f"{found['views']} in groups of {found['group']}, seed {found['seed']}"),
+        ("coverage", f"{100 * found['coverage']['share']:.1f} % ({committed})"),
+        ("agreement", _agreement(found).removeprefix("agreement ")),
+        ("size", _size(found)),
+        ("soft labels", _soft(found)),
+        ("teacher", _teacher(found["teacher"])),
+        *(("" if number else "filled with", build) for number, build in enumerate(builds)),
+        ("policy", f"{found['policy']['name']} at {found['policy']['size'][0]} x {found['policy']['size'][1]}"),
+        ("libraries", ", ".join(f"{name} {version}" for name, version in found["libraries"].items())),
+    ]
     if found["damaged"]:
-        rows["damaged"] = (
-            f"{counted(found['damaged'], 'view')} of images that a decoder warned of; their pixels are Pillow's"
-        )
+        damaged = counted(found["damaged"], "view")
+        rows.append(("damaged", f"{damaged} of images that a decoder warned of; their pixels are Pillow's"))
     if found["skipped"]["samples"]:
-        rows["skipped"] = f"{counted(found['skipped']['samples'], 'sample')}: {_skipped(found)}"
+        rows.append(("skipped", f"{counted(found['skipped']['samples'], 'sample')}: {_skipped(found)}"))
     return rows
 
 

@@ -174,3 +174,14 @@ def test_what_commands_print_in_a_file_has_no_bars(tmp_path: Path) -> None:
     filled = run(*fill_words(tmp_path / "store")).output
     checked = run("verify", tmp_path / "store", "--fraction", 1, "--workers", 0).output
     assert [text.count("\n") for text in (made, filled, checked)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("command", ["fill", "verify"])
+def test_weights_that_are_given_for_the_teacher_are_told_apart(tmp_path: Path, command: str) -> None:
+    weights = tmp_path / "my weights.pt"
+    weights.touch()
+    said = run(command, bright_store(tmp_path).path, "--teacher", weights, exit_code=1).output
+    assert said == (
+        f"error: --teacher {weights} names a file of weights, and no model: give the model's name, and the file as "
+        f"--checkpoint '{weights}'\n"
+    )

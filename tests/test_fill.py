@@ -307,6 +307,18 @@ def test_a_job_that_was_second_to_bind_goes_on_with_the_same_teacher_only(
             assert store.committed().sum() == len(store.units())
 
 
+def test_a_store_whose_teacher_is_lost_is_not_bound_to_another(tmp_path: Path) -> None:
+    """As a copy that broke off is: the rest would be another teacher's labels, and the store say that all are."""
+    store = bright_store(tmp_path, views=4, group=2)
+    fill_store(store, views=range(2))
+    shutil.rmtree(store.path / "teacher")
+    before = files(store.path)
+    lost = Store.open(store.path, writable=True)
+    with pytest.raises(StoreError, match=r"has \d+ labelled units?, and its teacher/ is absent: restore that from a"):
+        fill_store(lost, "shifted", allow_low_agreement=True)
+    assert files(store.path) == before
+
+
 def test_another_device_needs_a_store_made_for_any(tmp_path: Path) -> None:
     for any_device in (False, True):
         store = bright_store(tmp_path, any_device=any_device, name=f"any-{any_device}")

@@ -355,6 +355,8 @@ def test_a_cache_is_its_folder_and_its_budget(tmp_path: Path) -> None:
     assert run() == (0, "None")
     assert run("--cache", str(folder), "--cache-bytes", "2G") == (0, repr(NodeCache(folder, 2 * 10**9)))
     assert folder.is_dir()
+    code, said = run("--cache", "", "--cache-bytes", "2G")
+    assert (code, said.splitlines()[-1]) == (2, "Error: Invalid value for '--cache': it is empty")
     for words in (("--cache", str(folder)), ("--cache-bytes", "2G")):
         code, said = run(*words)
         assert code == 2

@@ -430,6 +430,17 @@ def test_what_is_there_is_not_replaced(source: Store, target: Place, tmp_path: P
     assert [entry.name for entry in open_storage(target).list()] == ["README.md"]
 
 
+def test_a_link_to_nothing_is_there_too(source: Store, tmp_path: Path) -> None:
+    """It is told before anything is packed, and not as what came in the meantime."""
+    link = tmp_path / "link"
+    link.symlink_to("nowhere")
+    with pytest.raises(DiskError, match=r"link is there already: remove it, or choose another place$"):
+        publish(source, str(link))
+    publish(source, str(tmp_path / "published"))
+    with pytest.raises(DiskError, match=r"link is there already: remove it, or choose another folder$"):
+        unpack(str(tmp_path / "published"), str(link))
+
+
 def test_in_a_bucket_one_publishes_at_a_time(source: Store, bucket: Url) -> None:
     storage = open_storage(bucket / "published")
     storage.put("publishing", b"of another")

@@ -37,6 +37,17 @@ def one_line(error: TeacherCacheError, *, names: str = "") -> None:
     assert names in str(error)
 
 
+def test_a_folder_is_no_settings_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of shards, for instance, that has the word in its name that somebody took for a recipe's."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "a file").touch()
+    with pytest.raises(RecipeError, match=r"no recipe 'digits', neither .* one: did you mean 'digits_"):
+        load_recipe("digits")
+    with pytest.raises(RecipeError, match=r"no recipe 'a file/deit', neither a file nor a shipped one"):
+        load_recipe("a file/deit")
+
+
 @pytest.mark.parametrize("bad", BAD_TOML)
 @pytest.mark.parametrize(("load", "kind"), [(load_recipe, RecipeError), (load_policy, PolicyError)])
 def test_bad_toml_ends_in_one_line(tmp_path: Path, load: Callable[[str], Any], kind: Any, bad: str) -> None:

@@ -49,3 +49,16 @@ def test_one_of_anything_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "the 1 largest probability of a view at tau 2, 0.00 MB" in text
     assert f"skipped 1 sample: {store.shard_name(0)} {store.index.key(2)}" in text
     assert "65 in 1 shard, 10 classes" in text
+
+
+def test_each_build_that_filled_has_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = status(bright_store(tmp_path))
+    found["builds"] = [
+        {"torch": "2.14.1", "device": "cpu: avx512", "threads": count, "logits": "equal"} for count in (1, 2)
+    ]
+    print_status(found)
+    said = capsys.readouterr().out
+    assert "\\n" not in said
+    lines = [line.strip() for line in said.split("\n")]
+    assert "filled with  torch 2.14.1, cpu: avx512, 1 CPU threads: logits: equal" in lines
+    assert "torch 2.14.1, cpu: avx512, 2 CPU threads: logits: equal" in lines

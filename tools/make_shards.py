@@ -43,6 +43,7 @@ from teacher_cache.shards.tar import DamageError, members
 from teacher_cache.shards.walk import open_reader, split_name
 from teacher_cache.storage.place import is_url
 from teacher_cache.storage.storage import AT_ONCE
+from teacher_cache.store.presence import check_folder_outside
 from teacher_cache.terminal import say
 
 DIGITS_VALIDATION = 360  # of 1,797: a fifth
@@ -108,7 +109,7 @@ def write_shards(
     """Write samples in their order as PREFIX-0000.tar, ... and classes.json where classes have names; aside first,
     renamed once all are there.
 
-    ShardError when out holds shards of this prefix, or another classes.json.
+    ShardError when out holds shards of this prefix, or another classes.json; DiskError when it is a store, or in one.
     """
     if not samples:
         raise ShardError(f"no images found for the shards {prefix}-*.tar")
@@ -143,7 +144,9 @@ def shard_name(prefix: str, number: int) -> str:
 def check_out(
     out: Path, prefix: str, class_names: Sequence[str] | None, choices: str = "another folder or --prefix"
 ) -> None:
-    """Refuse to write where shards of this prefix, or other classes, are already; None: classes without names."""
+    """Refuse to write where shards of this prefix, or other classes, are already, or in a store; None: classes without
+    names."""
+    check_folder_outside(out)
     if not _PREFIX.fullmatch(prefix):
         raise ShardError(f"the prefix {prefix!r} makes no plain file name: use letters, digits, '_', '.' and '-'")
     there = sorted(out.glob(f"{prefix}-*.tar"))

@@ -81,8 +81,16 @@ def is_store(place: Place) -> bool:
             content = open_storage(place).get("zarr.json") or b""
         else:
             content = (place / "zarr.json").read_bytes()
+    except (OSError, StorageError):
+        return False
+    return is_of_store(content)
+
+
+def is_of_store(content: bytes) -> bool:
+    """Whether the content of a zarr.json is that of a store."""
+    try:
         document = json.loads(content)
-    except (OSError, ValueError, RecursionError, StorageError):
+    except (ValueError, RecursionError):
         return False
     attributes = document.get("attributes") if isinstance(document, dict) else None
     return isinstance(attributes, dict) and "teacher_cache" in attributes

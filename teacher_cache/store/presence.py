@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from teacher_cache.errors import DiskError, StoreError
-from teacher_cache.messages.recognise import is_part, is_store, meant, what_is
+from teacher_cache.messages.recognise import is_of_store, is_part, is_store, meant, what_is
 from teacher_cache.storage.manifest import MANIFEST, STORE
 from teacher_cache.storage.opening import open_storage, pinned
 from teacher_cache.storage.place import Place, Url, as_place, to_place
@@ -18,7 +18,9 @@ def check_is_store(path: str | os.PathLike[str]) -> Place:
     if isinstance(place, Url):
         found = pinned(place)
         storage = open_storage(found)
-        if storage.get("zarr.json") is not None:
+        if (content := storage.get("zarr.json")) is not None:
+            if not is_of_store(content) and (store := is_part(found)) is not None:
+                raise StoreError(f"{found} is not a store, it is a part of the store {store}: name that one")
             return found
         if storage.get(f"{STORE}/zarr.json") is not None:
             return found / STORE

@@ -236,7 +236,7 @@ def import_function(spec: ModelSpec) -> Callable[..., Any]:
     _check_given(spec)
     place, _, name = spec.name.rpartition(":")
     try:
-        module = _import_file(spec, place) if place.endswith(".py") else importlib.import_module(place)
+        module = _import_file(spec, place) if place.endswith(".py") else _import_module(place)
     except ImportError as error:
         raise spec.error(f"{spec.name} cannot be imported: {error}{_advice(error, place, name)}") from error
     function = getattr(module, name, None)
@@ -251,10 +251,16 @@ def _advice(error: ImportError, place: str, name: str) -> str:
     """What to do where Python does not find the module itself: a command looks for none in the folder it is run in."""
     if error.name is None or not f"{place}.".startswith(f"{error.name}."):
         return ""
-    file = f"{place.replace('.', '/')}.py"
-    if Path(file).is_file():
-        return f"; a file of this folder is named by its path, {file}:{name}"
+    for file in (f"{place}.py", f"{place.replace('.', '/')}.py"):
+        if Path(file).is_file():
+            return f"; a file is named by its path, {as_word(f'{file}:{name}')}"
     return f": install it, name its folder in PYTHONPATH, or its file, path/file.py:{name}"
+
+
+def _import_module(place: str) -> ModuleType:
+    if place.startswith(".") or not place:  # which import_module takes for an error of its caller
+        raise ModuleNotFoundError(f"No module named {place!r}", name=place)
+    return importlib.import_module(place)
 
 
 class _AsItIs(SourceFileLoader):

@@ -25,6 +25,10 @@ def test_a_store_is_found_and_so_is_the_one_in_what_was_published(tmp_path: Path
         bucket.objects["s3://bucket/packed/store/zarr.json"] = b"{}"
         assert check_is_store("s3://bucket/plain") == Url("s3://bucket/plain")
         assert check_is_store("s3://bucket/packed") == Url("s3://bucket/packed/store")
+        bucket.objects["s3://bucket/made/zarr.json"] = (Path(store.path) / "zarr.json").read_bytes()
+        bucket.objects["s3://bucket/made/labels/zarr.json"] = (Path(store.path) / "labels" / "zarr.json").read_bytes()
+        with pytest.raises(StoreError, match=r"labels is not a store, it is a part of the store s3://bucket/made:"):
+            check_is_store("s3://bucket/made/labels")
         with pytest.raises(StoreError, match=r"^there is no store at s3://bucket/none: check the place, or make one"):
             check_is_store("s3://bucket/none")
         for place in ("s3://bucket", "https://host/none"):  # where none can be made

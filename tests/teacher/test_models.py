@@ -213,7 +213,11 @@ def test_weights_come_from_timm_only_without_a_checkpoint(monkeypatch: pytest.Mo
             r"cannot be imported: No module named 'no_such_package': install it, name its folder in PYTHONPATH, or its "
             r"file, path/file.py:net",
         ),
-        ("own.nets:net", r"cannot be imported: .*; a file of this folder is named by its path, own/nets.py:net"),
+        ("own.nets:net", r"cannot be imported: .*; a file is named by its path, own/nets.py:net"),
+        ("../here.d/own/nets:net", r"cannot be imported: .*; a file is named by its path, ../here.d/own/nets.py:net"),
+        ("my nets:net", r"cannot be imported: .*; a file is named by its path, 'my nets.py:net'"),
+        (".own:net", r"cannot be imported: No module named '\.own': install it"),
+        (":net", r"cannot be imported: No module named '': install it"),
         ("wants.other:net", "^wants.other:net cannot be imported: No module named 'no_such_package'$"),
         (f"{TEACHERS}:not_a_module", "returned a str"),
         ("resnet_that_is_not", "timm has no model resnet_that_is_not"),
@@ -222,10 +226,16 @@ def test_weights_come_from_timm_only_without_a_checkpoint(monkeypatch: pytest.Mo
 def test_teachers_that_cannot_be_built(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str, message: str
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path / "installed")
-    for file, content in (("own/nets.py", ""), ("installed/wants/other.py", "import no_such_package\n")):
-        Path(file).parent.mkdir(parents=True)
+    here = tmp_path / "here.d"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.syspath_prepend(here / "installed")
+    for file, content in (
+        ("own/nets.py", ""),
+        ("my nets.py", ""),
+        ("installed/wants/other.py", "import no_such_package\n"),
+    ):
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
         Path(file).write_text(content)
     with pytest.raises(ModelError, match=message):
         open_teacher(TeacherSettings(spec, device="cpu"), num_classes=10, view_size=(8, 8), stored=None)

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,8 @@ from teacher_cache.shards.find import expand_shards
 from teacher_cache.shards.index import Index
 from teacher_cache.shards.indexing import index_shards
 from teacher_cache.shards.read import read_block
+from teacher_cache.store.store import Store
+from tests.support.filled_store import make_store
 from tests.support.memory_storage import bucket_in_memory
 from tests.support.shard_files import make_image, read_webdataset, write_shard
 from tools import make_shards
@@ -533,3 +536,13 @@ def test_a_shard_that_is_missing_or_cut_is_told(tree: tuple[Path, Path]) -> None
     assert "there already" in again(tree)
     (tree[1] / "classes.json").unlink()
     assert "holds now: other classes; remove" in again(tree, fails=True)
+
+
+@pytest.mark.parametrize(("inside", "told"), [("", "is a store"), ("labels/more", r"lies in the store \S+")])
+def test_no_shards_are_made_in_a_store(tmp_path: Path, inside: str, told: str) -> None:
+    store = make_store(tmp_path / "store")
+    before = sorted(tmp_path.rglob("*"))
+    said = run("digits", tmp_path / "store" / inside, fails=True)
+    assert re.fullmatch(rf"error: \S+ {told}, where nothing else may be: choose another \w+\n", said)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert Store.open(store.path).views == store.views
