@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from teacher_cache.errors import ShardError
+from teacher_cache.files import reading_advice
 from teacher_cache.messages.shown import counted, shown
 from teacher_cache.shards.classes import ClassRule
 from teacher_cache.shards.index import Index, ShardEntry, ShardIndex
@@ -29,18 +30,18 @@ def check_are_there(index: Index, numbers: Iterable[int]) -> None:
         try:
             num_bytes = os.stat(entry.path).st_size
         except OSError as error:
-            failed.append((entry, reason(error)))
+            failed.append((entry, error))
         else:
             _check_size(entry, entry.path, num_bytes, AGAIN)
     if failed:
         count = counted(len(failed), "shard", "is", of=len(here))
         entry, why = failed[0]
-        first = f"the first is {shown(entry.path, limit=None)} ({why})"
+        first = f"the first is {shown(entry.path, limit=None)} ({reason(why)})"
         if entry.path == entry.name:
             raise ShardError(
                 f"{count} not in this folder, and the store does not say where; {first}: say so with --shards PATTERN"
             )
-        raise ShardError(f"{count} not where the store says; {first}: {AGAIN}")
+        raise ShardError(f"{count} not where the store says; {first}: {reading_advice(why, AGAIN)}")
 
 
 def check_shards(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from teacher_cache.replay.block import Block
 
 _NEAR = 64 << 10  # bytes between images of a file that are read as one: less time than another read takes
-AGAIN = "put the indexed file back, give its place with --shards, or index again"
+AGAIN = "put the indexed file back, give its place with --shards, or index again"  # a shard that was indexed
 
 
 def read_block(place: BlockPlace, cache: NodeCache | None = None) -> "Block":

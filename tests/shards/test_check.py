@@ -1,17 +1,25 @@
 """Shards at other places: an index's own, or refused by what differs."""
 
+import errno
+import os
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
 
 from teacher_cache.errors import ShardError
-from teacher_cache.shards.check import check_shards
+from teacher_cache.shards.check import check_are_there, check_shards
 from teacher_cache.shards.classes import ClassRule, class_rule
 from teacher_cache.shards.indexing import index_shards
 from tests.support.shard_files import make_samples, write_shard, write_shards
 
 CLS = ClassRule()
+ORIGINAL = os.stat
+
+
+def shut(path: str) -> NoReturn:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 
 
 def change_tail(image: str | bytes) -> bytes:
@@ -30,6 +38,33 @@ def test_shards_of_whole_fingerprints_are_checked_whole(tmp_path: Path) -> None:
     assert check_shards(index_shards(paths, CLS), [moved], CLS).shards[0].path == moved
     with pytest.raises(ShardError, match="first at key 'sample-00002'"):
         check_shards(index, [moved], CLS)
+
+
+def test_shards_that_are_not_there_and_one_that_may_not_be_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = write_shards(tmp_path / "old", [5, 3])
+    index = index_shards(paths, class_rule(paths))
+    check_are_there(index, [0, 1])
+
+    def check(said: str) -> None:
+        with pytest.raises(ShardError) as told:
+            check_are_there(index, [0, 1])
+        assert str(told.value) == said
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", lambda path: shut(path) if path == paths[1] else ORIGINAL(path))
+        check(
+            f"1 of 2 shards is not where the store says; the first is {paths[1]} (Permission denied): let this user in "
+            "(see `ls -ld`), or give another place"
+        )
+    for path in paths:
+        Path(path).unlink()
+    check(
+        f"2 of 2 shards are not where the store says; the first is {paths[0]} (No such file or directory): put the "
+        "indexed file back, give its place with --shards, or index again"
+    )
+    check_are_there(index, [])
 
 
 def test_check_shards(tmp_path: Path) -> None:
