@@ -169,8 +169,6 @@ def fill_views(held: OpenFill, views: range, on_start: Callable[[int], None]) ->
             held.advance(views)
             units.look()
 
-        if missing and store.teacher is None:
-            check_teacher_is_known(store)
         if missing and store.teacher is None and (first := bind_with_first_unit(held, missing[0])) is not None:
             units.begin(first)
             units.finish()
@@ -204,8 +202,10 @@ def check_teacher_is_known(store: Store) -> None:
 
 
 def bind_with_first_unit(held: OpenFill, unit: Unit) -> LabelledUnit | None:
-    """The first unit of a fresh store, once the store is bound by it. None where another rank or job has bound it."""
+    """The first unit of a fresh store, once the store is bound by it. None where another rank or job has bound it.
+    StoreError where it is not fresh, and its teacher lost."""
     store, teacher = held.store, held.teacher
+    check_teacher_is_known(store)
     patience = held.job.patience(MOVING)
     while store.teacher is None:
         if held.claims is None or unit in held.claims.take([unit]):
