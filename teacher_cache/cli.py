@@ -14,7 +14,7 @@ from click.core import ParameterSource
 
 from teacher_cache.endings import INTERRUPTED, OneLineErrors
 from teacher_cache.errors import DiskError, StoreError, TeacherError
-from teacher_cache.messages.shown import as_word, counted
+from teacher_cache.messages.shown import counted
 from teacher_cache.options import (
     COUNT,
     LARGEST_SEED,
@@ -635,15 +635,9 @@ def _check_is_model(teacher: str | None) -> None:
     """Refuse a name that is no model's before the store is opened, which takes longer than to say so."""
     if teacher is None:
         return
-    from teacher_cache.teacher.names import FILE_ENDINGS
-    from teacher_cache.teacher.timm_names import unknown_model
+    from teacher_cache.teacher.timm_names import no_teacher
 
-    if teacher.endswith(FILE_ENDINGS) and Path(teacher).is_file():  # timm has names in .pt, too
-        raise TeacherError(
-            f"--teacher {teacher} names a file of weights, and no model: give the model's name, and the file as "
-            f"--checkpoint {as_word(teacher)}"
-        )
-    if found := unknown_model(teacher):
+    if found := no_teacher(teacher):
         raise TeacherError(found)
 
 

@@ -10,7 +10,7 @@ from teacher_cache.messages.recognise import no_checkpoint
 from teacher_cache.messages.shown import counted
 from teacher_cache.storage.place import to_place
 from teacher_cache.teacher.identity import TeacherIdentity, check_same_fields
-from teacher_cache.teacher.timm_names import unknown_model
+from teacher_cache.teacher.timm_names import no_teacher
 
 if TYPE_CHECKING:
     import torch
@@ -85,7 +85,7 @@ def settle(
 
 def name_faults(settings: TeacherSettings) -> Iterator[str]:
     """What settings name that is not there: a model of timm's, as far as its source tells, and a file of weights."""
-    if settings.spec is not None and (fault := unknown_model(settings.spec)):
+    if settings.spec is not None and (fault := no_teacher(settings.spec)):
         yield fault
     if settings.checkpoint is not None and (fault := no_checkpoint(to_place(settings.checkpoint))):
         yield fault

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from teacher_cache.messages.nearest import did_you_mean
+from teacher_cache.messages.shown import as_word, shown
+from teacher_cache.teacher.names import FILE_ENDINGS
 
 LISTING = "`python -c 'import timm; print(*timm.list_models())'` lists them all"
 OR_A_FILE = "; or give the path of a checkpoint"  # the end of a message where a file may be named too
@@ -42,6 +44,16 @@ def unknown_model(name: str, otherwise: str = "") -> str | None:
     if not models or any(plain in source and function_or_key.search(source) for source in sources):
         return None
     return no_model(name, models, otherwise)
+
+
+def no_teacher(name: str) -> str | None:
+    """Why a name is no teacher's: it is a file of weights, or unknown_model's message; None where it may be one."""
+    if name.endswith(FILE_ENDINGS) and Path(name).is_file():  # timm has names in .pt, too
+        return (
+            f"--teacher {shown(name, limit=None)} names a file of weights, and no model: give the model's name, and "
+            f"the file as --checkpoint {as_word(name)}"
+        )
+    return unknown_model(name)
 
 
 def timm_sources() -> list[str]:

@@ -107,6 +107,11 @@ def test_shards_and_teachers_that_are_absent(tmp_path: Path) -> None:
     (absent,) = teacher_faults(TeacherSettings("own.py:teacher", str(tmp_path / "w.pt")))
     assert absent.error is TeacherError
     assert list(teacher_faults(TeacherSettings("own.py:teacher"))) == []
+    (tmp_path / "w.pt").touch()
+    (weights,) = teacher_faults(TeacherSettings(str(tmp_path / "w.pt")))
+    assert str(weights).endswith(
+        f"names a file of weights, and no model: give the model's name, and the file as --checkpoint {tmp_path}/w.pt"
+    )
 
 
 @pytest.mark.parametrize(
