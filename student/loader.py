@@ -229,7 +229,7 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
             while waiting is not None and len(waiting[1].bases) <= memory.num_free:
                 _, task = in_flight[number] = waiting
                 rows = memory.take(len(task.bases))
-                pool.submit(render_task(number, task, self._place(task), rows))
+                pool.submit(self._render_task(number, task, rows))
                 number, waiting = number + 1, next(tasks, None)
 
         submit()
@@ -319,8 +319,10 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
             for task in block_tasks(epoch.plan, self._blocks, epoch.next_step):
                 yield epoch, task
 
-    def _place(self, task: BlockTask) -> BlockPlace:
-        return self.store.index.place(task.shard, task.number, self._skipped_positions.get(task.block, frozenset()))
+    def _render_task(self, number: int, task: BlockTask, rows: np.ndarray) -> RenderTask:
+        place = self.store.index.place(task.shard, task.number, self._skipped_positions.get(task.block, frozenset()))
+        digests = (self._reader.digest(task.shard, task.number, view) for view in task.views)
+        return render_task(number, task, place, rows, has_digests=all(digest is not None for digest in digests))
 
     def _receive(self, in_flight: dict[int, tuple["_Epoch", BlockTask]], memory: PoolMemory) -> None:
         """Get one replayed (block, view), check it, note the rows that the plan wants of it."""
@@ -420,14 +422,16 @@ class _Epoch:
         return self.plan.order[self.next_step * local_batch : (self.next_step + 1) * local_batch]
 
 
-def render_task(number: int, task: BlockTask, place: BlockPlace, rows: np.ndarray) -> RenderTask:
+def render_task(
+    number: int, task: BlockTask, place: BlockPlace, rows: np.ndarray, *, has_digests: bool = False
+) -> RenderTask:
     """What the workers are told of a block: which row each position goes to at each view.
 
-    rows (m,) int64: the pool's row of each of the task's m items.
+    rows (m,) int64: the pool's row of each of the task's m items. has_digests: see RenderTask.
     """
     placed = np.full((len(task.views), len(place.keys)), -1, np.int64)
     placed[np.searchsorted(task.views, task.item_views), task.positions] = rows
-    return RenderTask(number, place, task.views, placed)
+    return RenderTask(number, place, task.views, placed, has_digests)
 
 
 def skipped_by_block(blocks: Blocks, skipped: np.ndarray) -> dict[int, frozenset[int]]:

@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -46,7 +47,14 @@ from teacher_cache.storage.storage import AT_ONCE
 from teacher_cache.store.presence import check_folder_outside
 from teacher_cache.terminal import say
 
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:  # run as a script: what it shares is in the package `tools`
+    sys.path.insert(0, str(ROOT))
+
+from tools.restart_markers import RestartMarkers  # noqa: E402
+
 DIGITS_VALIDATION = 360  # of 1,797: a fifth
+READ_TOGETHER = 256  # samples: more of a shard need not be in memory
 
 _PREFIX = re.compile(r"\w[\w.-]*")
 _META_FOLDER = re.compile(r"__[^/]*__")  # webdataset's readers skip it
@@ -105,9 +113,10 @@ def write_shards(
     samples: Sequence[Sample] | Sequence[MovedSample],
     class_names: Sequence[str] | None,
     samples_per_shard: int,
+    markers: RestartMarkers | None = None,
 ) -> list[Path]:
     """Write samples in their order as PREFIX-0000.tar, ... and classes.json where classes have names; aside first,
-    renamed once all are there.
+    renamed once all are there. markers: what puts restart markers into their images.
 
     ShardError when out holds shards of this prefix, or another classes.json; DiskError when it is a store, or in one.
     """
@@ -125,7 +134,7 @@ def write_shards(
             aside.mkdir(parents=True)
             for number, first in enumerate(range(0, len(samples), samples_per_shard)):
                 names.append(shard_name(prefix, number))
-                write_shard(aside / names[-1], samples[first : first + samples_per_shard])
+                write_shard(aside / names[-1], samples[first : first + samples_per_shard], markers)
             written = list(names)
             if class_names is not None:
                 content = json.dumps(list(class_names), ensure_ascii=False) + "\n"
@@ -161,26 +170,37 @@ def check_out(
         )
 
 
-def write_shard(path: Path, samples: Sequence[Sample] | Sequence[MovedSample]) -> None:
+def write_shard(
+    path: Path, samples: Sequence[Sample] | Sequence[MovedSample], markers: RestartMarkers | None = None
+) -> None:
     import webdataset  # and with it torch, which takes seconds
 
     fixed = {"user": "", "group": "", "mode": 0o644, "mtime": 0, "encoder": False}
     with open(path, "wb") as stream, webdataset.TarWriter(stream, keep_meta=True, **fixed) as writer:
-        for written in _read_all(samples):
+        for written in _read_all(samples, markers):
             writer.write(written)
 
 
-def _read_all(samples: Sequence[Sample] | Sequence[MovedSample]) -> Iterator[dict[str, str | bytes]]:
-    """Keys and members of a shard's samples, in order; of those that lie far away many at once."""
-    if not any(isinstance(sample, MovedSample) and is_url(sample.path) for sample in samples):
-        yield from map(_read, samples)
+def _read_all(
+    samples: Sequence[Sample] | Sequence[MovedSample], markers: RestartMarkers | None
+) -> Iterator[dict[str, str | bytes]]:
+    """Keys and members of a shard's samples, in order; many at once of those that lie far away, or have work done."""
+    read = partial(_read, markers=markers)
+    is_far = any(isinstance(sample, MovedSample) and is_url(sample.path) for sample in samples)
+    if not is_far and markers is None:
+        yield from map(read, samples)
         return
-    with ThreadPoolExecutor(AT_ONCE) as threads:
-        yield from threads.map(_read, samples)
+    with ThreadPoolExecutor(AT_ONCE if is_far else os.cpu_count()) as threads:
+        for first in range(0, len(samples), READ_TOGETHER):
+            yield from threads.map(read, samples[first : first + READ_TOGETHER])
 
 
-def _read(sample: Sample | MovedSample) -> dict[str, str | bytes]:
-    return {"__key__": sample.key, **sample.members()}
+def _read(sample: Sample | MovedSample, markers: RestartMarkers | None) -> dict[str, str | bytes]:
+    found = sample.members()
+    if markers is not None:
+        images = [extension for extension in found if extension.lower() in IMAGE_EXTENSIONS]
+        found |= {extension: markers.mark(found[extension]) for extension in images}
+    return {"__key__": sample.key, **found}
 
 
 def encode_png(image: Image.Image) -> tuple[str, bytes]:
@@ -554,13 +574,28 @@ _classes = click.option(
     help="JSON list of class names, in their order.  [default: the data's own names and order]",
 )
 
+_restart = click.option(
+    "--restart",
+    is_flag=True,
+    help="Put restart markers into JPEGs, without loss (by jpegtran): a crop can then be decoded alone, which makes "
+    "trainings on single views of a picture faster (repeats = 1).",
+)
+
 
 def _report(
-    paths: Sequence[Path], num_samples: int, class_names: Sequence[str] | None, *, made_before: bool = False
+    paths: Sequence[Path],
+    num_samples: int,
+    class_names: Sequence[str] | None,
+    markers: RestartMarkers | None = None,
+    *,
+    made_before: bool = False,
 ) -> None:
     places = ", ".join(str(path) for path in (paths if len(paths) < 3 else [paths[0], "...", paths[-1]]))
     of_classes = f" of {counted(len(class_names), 'class')}" if class_names is not None else ""
     say(f"{places}: {counted(num_samples, 'sample')}{of_classes}{', there already' if made_before else ''}")
+    if markers is not None:
+        left = f"; {markers.left:,} left as they are: no JPEGs of 8 bits, grey or of three colours, that are whole"
+        say(f"restart markers: in {counted(markers.marked, 'image')}{left if markers.left else ''}")
 
 
 @main.command()
@@ -585,18 +620,29 @@ def digits(out: Path, seed: int, samples_per_shard: int) -> None:
 @_samples_per_shard
 @_prefix
 @_classes
+@_restart
 @click.option(
     "--again",
     is_flag=True,
     help="Leave shards that are there, where they were made of the same files; refuse them where not.",
 )
 def folder(
-    src: Path, out: Path, seed: int, samples_per_shard: int, prefix: str, classes: str | None, again: bool
+    src: Path,
+    out: Path,
+    seed: int,
+    samples_per_shard: int,
+    prefix: str,
+    classes: str | None,
+    restart: bool,
+    again: bool,
 ) -> None:
     """A tree SRC/CLASS/.../IMAGE, its files copied as they are.
 
     Classes are the sorted folder names, or those of --classes in their order; then other folders are refused.
     """
+    if restart and again:
+        raise click.UsageError("--again compares images with their files, which --restart changes: give one of the two")
+    markers = RestartMarkers() if restart else None
     samples, class_names, left_out = folder_samples(src, read_class_names(classes) if classes else None)
     ordered = shuffle(samples, seed, prefix)
     paths = shards_there(out, prefix) if again else []
@@ -604,8 +650,8 @@ def folder(
     if made_before:
         check_same_folder(src, prefix, paths, ordered, class_names, samples_per_shard)
     else:
-        paths = write_shards(out, prefix, ordered, class_names, samples_per_shard)
-    _report(paths, len(samples), class_names, made_before=made_before)
+        paths = write_shards(out, prefix, ordered, class_names, samples_per_shard, markers)
+    _report(paths, len(samples), class_names, markers, made_before=made_before)
     if left_out:
         say(f"left out: {counted(left_out, 'file')}; taken are {', '.join(IMAGE_EXTENSIONS)} in folders of classes")
 
@@ -623,6 +669,7 @@ def folder(
 @_samples_per_shard
 @_prefix
 @_classes
+@_restart
 def torchvision_command(
     name: str,
     root: Path,
@@ -632,15 +679,17 @@ def torchvision_command(
     samples_per_shard: int,
     prefix: str,
     classes: str | None,
+    restart: bool,
 ) -> None:
     """The data set torchvision.datasets.NAME in ROOT, downloaded if need be.
 
     Image files are copied as they are, images in memory become PNG.
     """
+    markers = RestartMarkers() if restart else None
     dataset = open_torchvision(name, root, split)
     samples, class_names = torchvision_samples(dataset, read_class_names(classes) if classes else None)
-    paths = write_shards(out, prefix, shuffle(samples, seed, prefix), class_names, samples_per_shard)
-    _report(paths, len(samples), class_names)
+    paths = write_shards(out, prefix, shuffle(samples, seed, prefix), class_names, samples_per_shard, markers)
+    _report(paths, len(samples), class_names, markers)
 
 
 @main.command()
@@ -651,19 +700,27 @@ def torchvision_command(
 @_samples_per_shard
 @_prefix
 @_classes
+@_restart
 def reshuffle(
-    shards: tuple[str, ...], out: Path, seed: int, samples_per_shard: int, prefix: str, classes: str | None
+    shards: tuple[str, ...],
+    out: Path,
+    seed: int,
+    samples_per_shard: int,
+    prefix: str,
+    classes: str | None,
+    restart: bool,
 ) -> None:
     """The samples of SHARDS (paths, globs, brace patterns), shuffled over all of them: their keys and members' bytes.
 
     Class names are those of --classes, or of the classes.json beside the shards, if there is one.
     """
+    markers = RestartMarkers() if restart else None
     paths = expand_shards(shards)
     class_names = class_rule(paths, classes_file=classes).names
     check_out(out, prefix, class_names)
     samples, left_out = shard_samples(paths)
-    written = write_shards(out, prefix, shuffle(samples, seed, prefix), class_names, samples_per_shard)
-    _report(written, len(samples), class_names)
+    written = write_shards(out, prefix, shuffle(samples, seed, prefix), class_names, samples_per_shard, markers)
+    _report(written, len(samples), class_names, markers)
     if left_out:
         say(f"left out: {counted(left_out, 'member')} of no sample")
 

@@ -3,7 +3,7 @@
 from functools import partial
 from typing import TYPE_CHECKING
 
-from teacher_cache.replay.block import Block, DecodedBlock, decode_block
+from teacher_cache.replay.block import Block, DecodedBlock, decode_block, decode_parts
 from teacher_cache.shards.read import read_block
 from teacher_cache.storage.ahead import Ahead
 from teacher_cache.storage.place import is_url
@@ -26,7 +26,10 @@ class BlockReader:
             self._coming[task.id] = Ahead(partial(read_block, task.place, self._settings.cache))
 
     def decode(self, task: "RenderTask") -> DecodedBlock:
-        """Read and decode the task's block. Raises ShardError and ImageError."""
+        """Read the task's block and decode what its views need. Raises ShardError and ImageError."""
         coming = self._coming.pop(task.id, None)
         block = read_block(task.place, self._settings.cache) if coming is None else coming.result()
-        return decode_block(block, skip_bad=self._settings.skip_bad, max_pixels=self._settings.max_pixels)
+        settings = self._settings
+        if task.has_digests:
+            return decode_parts(settings.policy, settings.store_seed, block, task.views, max_pixels=settings.max_pixels)
+        return decode_block(block, skip_bad=settings.skip_bad, max_pixels=settings.max_pixels)

@@ -35,13 +35,15 @@ class RenderTask:
     """Render the given views of one block. id is the caller's.
 
     rows (views, n) int64, in a pool that has rows: where each position goes at each view, -1 where it is not wanted.
-    Rows of tasks in flight must differ.
+    Rows of tasks in flight must differ. has_digests: the caller compares each view with a digest that it has, so that
+    pictures need not be decoded whole (see decode_parts).
     """
 
     id: int
     place: BlockPlace
     views: tuple[int, ...]
     rows: np.ndarray | None = None
+    has_digests: bool = False
 
     @property
     def where(self) -> str:

@@ -2,18 +2,20 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import xxhash
 
 from teacher_cache.errors import ImageError, PolicyError
-from teacher_cache.replay.decode import decode_and_judge
+from teacher_cache.replay.decode import decode_and_judge, decode_part, restarts_of
+from teacher_cache.replay.geometry import cut, spanned
 from teacher_cache.replay.header import MAX_PIXELS
+from teacher_cache.replay.jpeg_parts import JpegPart, Restarts
 from teacher_cache.replay.mix import MixPlan, class_pairs
 from teacher_cache.replay.native.draws import draw_mix, draw_views
 from teacher_cache.replay.native.views import mix_views, native_views
-from teacher_cache.replay.params import DrawnViews, ViewParams
+from teacher_cache.replay.params import Box, DrawnViews, ViewParams
 from teacher_cache.replay.policy import Policy
 from teacher_cache.replay.render import render_pixels
 from teacher_cache.replay.seeds import derive, derive_all
@@ -49,7 +51,8 @@ class ReplayedBlock:
 
 
 class DecodedBlock:
-    """A block and its decoded images, held up to a number of bytes; the others are decoded anew for each view.
+    """A block and its decoded images, held up to a number of bytes; the others are decoded anew for each view. Where a
+    part of an image can be decoded alone, it may hold that (see decode_parts).
 
     max_pixels: of a picture, height x width; a larger one is an ImageError before it is decoded.
     """
@@ -61,6 +64,7 @@ class DecodedBlock:
         self._damaged: dict[int, str] = {}
         self._sizes: dict[int, tuple[int, int]] = {}
         self._decoded: dict[int, np.ndarray] = {}
+        self._parts: dict[int, JpegPart] = {}
         self._bytes_left = decoded_bytes
 
     @property
@@ -78,25 +82,69 @@ class DecodedBlock:
         return tuple(sorted(self._damaged.items()))
 
     def image(self, position: int) -> np.ndarray:
-        """The decoded image, (H, W, 3) uint8: read only. Raises ImageError, which names shard and key."""
+        """The decoded image, or the part of it that is held, (H, W, 3) uint8: read only. Raises ImageError, which names
+        shard and key."""
         held = self._decoded.get(position)
-        if held is not None:
-            return held
-        with self._named(position):
-            decoded, damage = decode_and_judge(self.block.images[position], self.max_pixels)
-        if damage is not None:
-            self._damaged[position] = damage
-        self._sizes[position] = (decoded.shape[0], decoded.shape[1])
-        if decoded.nbytes <= self._bytes_left:
-            self._bytes_left -= decoded.nbytes
-            self._decoded[position] = decoded
-        return decoded
+        if held is None:
+            held = self._decode(position)
+            if held.nbytes <= self._bytes_left:
+                self._bytes_left -= held.nbytes
+                self._decoded[position] = held
+        return held
+
+    def cut(self, position: int, box: Box) -> np.ndarray:
+        """The image's pixels in a box, which lies in what is held of it. Raises as `image`."""
+        pixels, (top, left) = self.image(position), self._corner(position)
+        return cut(pixels, box._replace(top=box.top - top, left=box.left - left))
+
+    def placed(self, drawn: DrawnViews) -> DrawnViews:
+        """Views of the samples that are not skipped, in the order view, position, with their crops as they lie in what
+        `image` gives."""
+        if not self._parts:
+            return drawn
+        corners = np.array([self._corner(position) for position in self.present])
+        crops = drawn.crops.reshape(-1, len(corners), 4).copy()
+        crops[:, :, :2] -= corners
+        return replace(drawn, crops=crops.reshape(-1, 4))
 
     def image_size(self, position: int) -> tuple[int, int]:
         """Height and width of the decoded image. Raises ImageError, which names shard and key."""
         if position not in self._sizes:
             self.image(position)
         return self._sizes[position]
+
+    def find_restarts(self) -> dict[int, Restarts]:
+        """Of the images whose parts can be decoded alone, by position. Raises ImageError, as `image`."""
+        found = dict[int, Restarts]()
+        for position in self.present:
+            with self._named(position):
+                restarts = restarts_of(self.block.images[position], self.max_pixels)
+            if restarts is not None:
+                found[position], self._sizes[position] = restarts, restarts.size
+        return found
+
+    def want_part(self, position: int, part: JpegPart) -> None:
+        """Decode a part in place of the whole, where libjpeg has no word to say of it."""
+        self._parts[position] = part
+
+    def _corner(self, position: int) -> tuple[int, int]:
+        """Where what is held of an image begins in it."""
+        part = self._parts.get(position)
+        return (part.top, part.left) if part is not None else (0, 0)
+
+    def _decode(self, position: int) -> np.ndarray:
+        part = self._parts.get(position)
+        if part is not None:
+            pixels = decode_part(part)
+            if pixels is not None:
+                return pixels
+            del self._parts[position]
+        with self._named(position):
+            decoded, damage = decode_and_judge(self.block.images[position], self.max_pixels)
+        if damage is not None:
+            self._damaged[position] = damage
+        self._sizes[position] = (decoded.shape[0], decoded.shape[1])
+        return decoded
 
     @contextlib.contextmanager
     def _named(self, position: int) -> Iterator[None]:
@@ -124,6 +172,30 @@ def decode_block(
             if not skip_bad:
                 raise
             decoded.skipped |= {position}
+    return decoded
+
+
+def decode_parts(
+    policy: Policy, store_seed: int, block: Block, views: Sequence[int], *, max_pixels: int = MAX_PIXELS
+) -> DecodedBlock:
+    """Decode of every image once what the crops of some views need, where its restart markers let that be decoded
+    alone, else the whole: pixels of the views are the same, and of those alone.
+
+    For who compares the views with digests that he has: whether the whole of an image can be decoded is not known
+    afterwards, and no damage of it where no crop is. Raises ImageError, which names shard and key.
+    """
+    decoded = DecodedBlock(block, DECODED_BYTES, max_pixels=max_pixels)
+    restarts = decoded.find_restarts()
+    if restarts:
+        crops = draw_blocks(policy, store_seed, [decoded], views).crops
+        boxes = spanned(crops.reshape(len(views), -1, 4)).tolist()
+        for position, (top, left, height, width) in zip(decoded.present, boxes, strict=True):
+            if position in restarts:
+                part = restarts[position].part((top, left, height, width))
+                if part is not None:
+                    decoded.want_part(position, part)
+    for position in decoded.present:
+        decoded.image(position)
     return decoded
 
 
@@ -189,7 +261,7 @@ def replay_view(
     block, own = decoded.block, policy.own_functions
     pixels = np.empty((decoded.num_samples, *policy.size, 3), dtype=np.uint8) if out is None else out
     assert len(pixels) == decoded.num_samples
-    drawn = draw_blocks(policy, store_seed, [decoded], [view])
+    drawn = decoded.placed(draw_blocks(policy, store_seed, [decoded], [view]))
     native = native_views(drawn)
     numbers = iter(range(len(drawn)))
     for position, key in enumerate(block.keys):

@@ -14,6 +14,7 @@ from PIL import Image, ImageFile
 
 from teacher_cache.errors import ImageError
 from teacher_cache.replay.header import MAX_PIXELS, check_pixels, check_scans, read_header, undecodable
+from teacher_cache.replay.jpeg_parts import JpegPart, Restarts, find_restarts
 
 _COLOURS = {1: "RGB", 3: "RGB", 4: "CMYK"}  # by a JPEG's number of components
 _pillow = threading.Lock()  # its switches are the process's
@@ -50,6 +51,24 @@ def decode_and_judge(image: bytes, max_pixels: int = MAX_PIXELS) -> DecodedImage
                 if frame.components != 4:  # how inks become light is Pillow's
                     return DecodedImage(pixels, None)
     return DecodedImage(decode_with_pillow(image, header.format, max_pixels), damage)
+
+
+def decode_part(part: JpegPart) -> np.ndarray | None:
+    """A part of a JPEG -> (part.height, part.width, 3) uint8 RGB, the bytes of the whole picture's decode; None where
+    libjpeg has a word to say of it: what the picture is then, only the whole of it tells."""
+    try:
+        pixels = simplejpeg.decode_jpeg(part.image, "RGB")
+    except ValueError:
+        return None
+    assert pixels.shape == (part.height, part.width, 3)
+    return pixels
+
+
+def restarts_of(image: bytes, max_pixels: int = MAX_PIXELS) -> Restarts | None:
+    """Of a JPEG whose parts can be decoded alone, its restart markers; None of any other image. Raises ImageError as
+    `decode` does where no decoder need see it."""
+    frame = read_header(image, max_pixels).frame
+    return find_restarts(image, frame) if frame is not None else None
 
 
 def decode_with_pillow(image: bytes, image_format: str, max_pixels: int) -> np.ndarray:

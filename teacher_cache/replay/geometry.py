@@ -40,6 +40,12 @@ def cut(pixels: np.ndarray, box: Box) -> np.ndarray:
     return pixels[box.top : box.top + box.height, box.left : box.left + box.width]
 
 
+def spanned(boxes: np.ndarray) -> np.ndarray:
+    """The smallest boxes that hold all of each picture's. boxes (views, n, 4) -> (n, 4)."""
+    begin = boxes[:, :, :2].min(axis=0)
+    return np.concatenate([begin, (boxes[:, :, :2] + boxes[:, :, 2:]).max(axis=0) - begin], axis=1)
+
+
 def resize(pixels: np.ndarray, size: tuple[int, int], interpolation: Interpolation) -> np.ndarray:
     """Antialiased, as Pillow's resize, whose fixed-point kernel torch has for uint8. size: height and width."""
     if pixels.shape[:2] == size:

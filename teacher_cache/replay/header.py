@@ -87,7 +87,7 @@ def image_size(image: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int] | 
 
 def jpeg_frame(image: bytes) -> JpegFrame | None:
     """Of a JPEG whose beginning this is; None where there is none. Raises ImageError of more than MAX_SEGMENTS."""
-    for marker, place in _segments(image, 2):
+    for marker, place in jpeg_segments(image, 2):
         if marker in _FRAMES:
             if place + 10 > len(image):
                 return None
@@ -103,7 +103,7 @@ def check_scans(image: bytes, frame: JpegFrame) -> None:
     brings: of a progressive one, whose first coefficient none brings."""
     covered: set[int] = set()
     scans = 0
-    for marker, place in _segments(image, frame.end):
+    for marker, place in jpeg_segments(image, frame.end):
         if marker != _SOS:
             continue
         scans += 1
@@ -120,7 +120,7 @@ def check_scans(image: bytes, frame: JpegFrame) -> None:
         raise undecodable(image, f"cut short, {what}")
 
 
-def _segments(image: bytes, place: int) -> Iterator[tuple[int, int]]:
+def jpeg_segments(image: bytes, place: int) -> Iterator[tuple[int, int]]:
     """Each segment's marker and where it stands, from place on, as libjpeg finds them, to the end of the picture."""
     last = len(image) - 5
     for _ in range(MAX_SEGMENTS):

@@ -7,11 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from teacher_cache.errors import ImageError
-from teacher_cache.replay.block import Block, decode_block, replay, replay_view, view_mix, view_params
+from teacher_cache.replay.block import Block, decode_block, decode_parts, replay, replay_view, view_mix, view_params
 from teacher_cache.replay.mix import LAMBDA_ONE, apply_mix
+from teacher_cache.replay.native.library import SWITCH
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.replay.render import decode, render_pixels
-from tests.support.images import ENCODERS, picture
+from tests.support.images import ENCODERS, marked_grey_jpeg, marked_jpeg, picture
 
 POLICY = load_policy("deit", ["size=32"])
 ENCODED = tuple(
@@ -160,3 +161,75 @@ def test_a_block_of_one_and_a_block_of_nothing_but_skips() -> None:
     skipped = next(replay(POLICY, 5, make_block(ENCODED[:2], frozenset({0, 1})), [0]))
     assert skipped.class_pairs.tolist() == [[-2, -2]] * 2
     assert not skipped.pixels.any()
+
+
+# -- parts of images -----------------------------------------------------------------------------------------------
+
+MARKED = (
+    marked_jpeg(picture(1, 150, 200)),
+    ENCODERS["png"](picture(2, 60, 50)),
+    marked_jpeg(picture(3, 220, 90), "4:4:4"),
+    marked_grey_jpeg(picture(4, 130, 131)),
+    ENCODERS["jpeg"](picture(5, 90, 80)),
+)
+CROPS = load_policy("deit", ["size=24", "crop.scale=[0.02,0.2]"])
+
+
+@pytest.mark.parametrize("native", ["off", ""], ids=["numpy", "native"])
+@pytest.mark.parametrize("name", ["deit", "none", "cifar"])
+def test_views_of_parts_are_views_of_the_whole(name: str, native: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SWITCH, native)
+    policy = CROPS if name == "deit" else load_policy(name, ["size=24"])
+    for skipped in (frozenset[int](), frozenset({1, 2})):
+        block = make_block(MARKED, skipped)
+        expected = {view.view: view for view in replay(policy, 5, block, range(6))}
+        for views in ([4], [0, 1, 2], [5, 3, 5]):
+            decoded = decode_parts(policy, 5, block, views)
+            for view in views:
+                found = replay_view(policy, 5, decoded, view)
+                assert found.digest == expected[view].digest
+                assert np.array_equal(found.pixels, expected[view].pixels)
+    assert decoded.skipped == {1, 2}
+
+
+def test_parts_are_smaller_where_an_image_has_restart_markers() -> None:
+    whole, part = decode_block(make_block(MARKED)), decode_parts(CROPS, 5, make_block(MARKED), [3])
+    smaller = [part.image(position).size < whole.image(position).size for position in range(len(MARKED))]
+    assert smaller == [True, False, True, True, False]
+    assert [part.image_size(position) for position in range(len(MARKED))] == [
+        whole.image_size(position) for position in range(len(MARKED))
+    ]
+    for views in ([3], [3, 4], range(16)):
+        held = decode_parts(CROPS, 5, make_block(MARKED[:1]), views).image(0).size
+        assert held >= part.image(0).size
+
+
+def test_an_image_that_is_damaged_in_its_part_is_decoded_whole() -> None:
+    image = MARKED[0]
+    scan = image.index(b"\xff\xda")
+    damaged = image
+    for number in range(8):  # the first interval after each such marker is empty
+        begin = damaged.index(bytes((0xFF, 0xD0 + number)), scan)
+        end = damaged.index(bytes((0xFF, 0xD0 + (number + 1) % 8)), begin)
+        damaged = damaged[: begin + 2] + damaged[end:]
+    block = make_block((damaged, *MARKED[1:]))
+    views = range(12)
+    expected = {view.view: view for view in replay(CROPS, 5, block, views)}
+    outcomes = set()
+    for view in views:
+        found = replay_view(CROPS, 5, decode_parts(CROPS, 5, block, [view]), view)
+        assert found.digest == expected[view].digest
+        outcomes.add(len(found.damaged))
+    assert outcomes == {0, 1}  # nobody is told of damage where no crop is
+
+
+def test_images_that_cannot_be_decoded_in_parts_are_named() -> None:
+    images = (*MARKED[:2], MARKED[2][:-40], *MARKED[3:])
+    with pytest.raises(ImageError, match=r"shard train-0000.tar, key key-2: the image cannot be decoded"):
+        decode_parts(CROPS, 5, make_block(images), [0])
+    with pytest.raises(ImageError, match=r"key key-0: the image is 150 x 200 pixels large, more than the 29999 that"):
+        decode_parts(CROPS, 5, make_block(MARKED), [0], max_pixels=29_999)
+    skipped = make_block(images, frozenset({2}))
+    assert replay_view(CROPS, 5, decode_parts(CROPS, 5, skipped, [0]), 0).skipped == {2}
+    nothing = make_block(MARKED, frozenset(range(len(MARKED))))
+    assert not replay_view(CROPS, 5, decode_parts(CROPS, 5, nothing, [0]), 0).pixels.any()

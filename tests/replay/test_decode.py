@@ -8,7 +8,6 @@ import sys
 import warnings
 from collections.abc import Callable
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
@@ -18,16 +17,9 @@ from teacher_cache.replay import decode as decode_module
 from teacher_cache.replay.decode import decode, decode_and_judge
 from teacher_cache.replay.header import MAX_PIXELS, image_size, read_header
 from tests.support import images
-from tests.support.images import ENCODERS, photographs, picture
+from tests.support.images import ENCODERS, SAMPLINGS, photographs, picture, sampled_jpeg
 
 END = b"\xff\xd9"
-SAMPLINGS = {"4:4:4": 0x111111, "4:2:2": 0x211111, "4:2:0": 0x221111, "4:4:0": 0x121111, "4:1:1": 0x411111}
-
-
-def encoded(pixels: np.ndarray, sampling: str, *, progressive: bool, restarts: int, quality: int) -> bytes:
-    options = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, SAMPLINGS[sampling], cv2.IMWRITE_JPEG_PROGRESSIVE, progressive]
-    options += [cv2.IMWRITE_JPEG_RST_INTERVAL, restarts, cv2.IMWRITE_JPEG_QUALITY, quality]
-    return cv2.imencode(".jpg", pixels[:, :, ::-1], [int(option) for option in options])[1].tobytes()
 
 
 def by_pillow(image: bytes) -> np.ndarray:
@@ -55,7 +47,9 @@ def test_jpegs_decode_to_pillows_bytes_without_pillow(
     sampling: str, progressive: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = [
-        encoded(picture(seed, 67 + seed, 93), sampling, progressive=progressive, restarts=seed, quality=30 + 20 * seed)
+        sampled_jpeg(
+            picture(seed, 67 + seed, 93), sampling, progressive=progressive, restarts=seed, quality=30 + 20 * seed
+        )
         for seed in range(4)
     ]
     turned = Image.Exif()
@@ -136,7 +130,7 @@ def test_what_libjpeg_warns_of_is_decoded_as_by_pillow_and_told(
     pixels = picture(3, 140, 150)
     restarts = 3 if kind == "restarts" else 0
     made = {"grey": images.grey_jpeg, "cmyk": images.cmyk_jpeg, "split": images.split_jpeg}
-    make = made.get(kind, lambda p: encoded(p, "4:2:0", progressive="p" in kind, restarts=restarts, quality=80))
+    make = made.get(kind, lambda p: sampled_jpeg(p, "4:2:0", progressive="p" in kind, restarts=restarts, quality=80))
     whole = make(pixels)
     assert decode_and_judge(whole).damage is None
     damaged = harm(whole)

@@ -14,15 +14,19 @@ from student.loader import Batch, ViewLoader, skipped_by_block
 from student.plan import pass_blocks
 from student.pool import PoolMemory
 from teacher_cache.errors import DriftError, ImageError, MissingLabelError, PlanError, StoreError
-from teacher_cache.replay import BLOCK_SAMPLES, render
+from teacher_cache.replay import BLOCK_SAMPLES, block, render
 from teacher_cache.replay.block import ReplayedBlock, replay
+from teacher_cache.replay.decode import decode_part
+from teacher_cache.replay.jpeg_parts import JpegPart
 from teacher_cache.replay.mix import LAMBDA_ONE
 from teacher_cache.replay.native.library import SWITCH
 from teacher_cache.shards.read import read_block
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import Unit
-from tests.support.bright_shards import bright_store, change_pixel, spoil_image
+from tests.support.bright_shards import bright_store, change_pixel, small_policy, spoil_image
 from tests.support.filling import fill_store, open_test_teacher
+from tests.support.images import marked_jpeg, picture
+from tests.support.shard_files import write_shard
 from tests.support.small_runs import SMALL, filled_store, student
 
 Item = tuple[int, int]  # sample, view
@@ -371,6 +375,51 @@ def test_an_image_that_broke_since_names_shard_and_key(tmp_path: Path) -> None:
     shard, key = spoil_image(store, 70)
     with pytest.raises(ImageError, match=f"{shard}.*{key}"):
         load(store)
+
+
+# -- parts of pictures ---------------------------------------------------------------------------------------------
+
+
+def marked_store(folder: Path, num: int = 70) -> Store:
+    """Of one shard, whose pictures have restart markers, and a policy of small crops."""
+    samples = [
+        {"__key__": f"s{n:05d}", "jpg": marked_jpeg(picture(n, 64, 80 + n)), "cls": b"%d" % (n % 10)}
+        for n in range(num)
+    ]
+    write_shard(folder / "shards" / "train-0000.tar", samples)
+    return bright_store(folder, policy=small_policy("crop.scale=[0.02,0.2]"))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_views_that_have_digests_are_made_of_parts_of_pictures(tmp_path: Path, workers: int) -> None:
+    store = marked_store(tmp_path)
+    fill_store(store, views=range(2), allow_low_agreement=True)
+    loader = make_loader(store, epochs=4, labels=False, batch_size=70, workers=workers)
+    batches = list(loader)
+    check_batches(store, batches)
+    assert (loader.views_checked, loader.views_unchecked) == (140, 140)
+
+
+def test_pictures_are_decoded_whole_where_nothing_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[JpegPart] = []
+
+    def noting(part: JpegPart) -> np.ndarray | None:
+        decoded.append(part)
+        return decode_part(part)
+
+    monkeypatch.setattr(block, "decode_part", noting)
+    store = marked_store(tmp_path)
+    load(store, epochs=1, labels=False, batch_size=70)
+    fill_store(store, views=range(2), allow_low_agreement=True)
+    assert not decoded  # nor in filling
+    load(store, epochs=2, labels=False, batch_size=70)
+    assert len(decoded) == 2 * 70
+    load(store, epochs=2, labels=False, batch_size=70, repeats=2)
+    assert len(decoded) > 2 * 70  # fewer than 70 more, as some pairs of crops take all of a picture
+    num = len(decoded)
+    load(store, epochs=4, labels=False, batch_size=68, repeats=4)  # two of the four are not filled
+    load(store, epochs=4, labels=False, batch_size=70, start=(2, 0))
+    assert len(decoded) == num
 
 
 # -- missing labels ------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import struct
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -70,6 +71,27 @@ def png(pixels: np.ndarray) -> bytes:
 
 def jpeg(pixels: np.ndarray, quality: int = 90, **options: object) -> bytes:
     return _saved(Image.fromarray(pixels), "jpeg", quality=quality, **options)
+
+
+SAMPLINGS = {"4:4:4": 0x111111, "4:2:2": 0x211111, "4:2:0": 0x221111, "4:4:0": 0x121111, "4:1:1": 0x411111}
+
+
+def sampled_jpeg(
+    pixels: np.ndarray, sampling: str, *, progressive: bool = False, restarts: int = 0, quality: int = 90
+) -> bytes:
+    """restarts: MCUs from restart marker to restart marker."""
+    options = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, SAMPLINGS[sampling], cv2.IMWRITE_JPEG_PROGRESSIVE, progressive]
+    options += [cv2.IMWRITE_JPEG_RST_INTERVAL, restarts, cv2.IMWRITE_JPEG_QUALITY, quality]
+    return cv2.imencode(".jpg", pixels[:, :, ::-1], [int(option) for option in options])[1].tobytes()
+
+
+def marked_jpeg(pixels: np.ndarray, sampling: str = "4:2:0") -> bytes:
+    """With restart markers between any two MCUs, so that every part of it can be decoded alone."""
+    return sampled_jpeg(pixels, sampling, restarts=1)
+
+
+def marked_grey_jpeg(pixels: np.ndarray) -> bytes:
+    return _saved(Image.fromarray(pixels).convert("L"), "jpeg", quality=90, restart_marker_blocks=1)
 
 
 def webp(pixels: np.ndarray) -> bytes:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from teacher_cache.replay.block import DecodedBlock, block_digest, draw_blocks, mix_of
-from teacher_cache.replay.geometry import cut
+from teacher_cache.replay.geometry import spanned
 from teacher_cache.replay.gpu.plan import ALIGNED, RenderPlan, Sources
 from teacher_cache.replay.mix import MixPlan, class_pairs
 from teacher_cache.replay.native.plans import plan_views
@@ -94,12 +94,6 @@ class Parts:
     def packed(self, empty: Callable[[int], np.ndarray]) -> np.ndarray:
         flat = empty(max(self._num_bytes, ALIGNED))
         for (decoded, position), (place, box) in zip(self._pictures, self._places, strict=True):
-            pixels = cut(decoded.image(position), Box(*box))
+            pixels = decoded.cut(position, Box(*box))
             flat[place : place + pixels.size].reshape(pixels.shape)[:] = pixels
         return flat
-
-
-def spanned(boxes: np.ndarray) -> np.ndarray:
-    """The smallest boxes that hold all of each picture's. boxes (views, n, 4) -> (n, 4)."""
-    begin = boxes[:, :, :2].min(axis=0)
-    return np.concatenate([begin, (boxes[:, :, :2] + boxes[:, :, 2:]).max(axis=0) - begin], axis=1)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from teacher_cache.replay.block import DecodedBlock, draw_blocks, mix_of
-from teacher_cache.replay.geometry import cut
-from teacher_cache.replay.gpu.batch import Batch, Run, prepare_batch, spanned
+from teacher_cache.replay.geometry import spanned
+from teacher_cache.replay.gpu.batch import Batch, Run, prepare_batch
 from teacher_cache.replay.gpu.joined import Piece, join_plans
 from teacher_cache.replay.gpu.plan import ALIGNED, Sources
 from teacher_cache.replay.mix import class_pairs
@@ -136,15 +136,15 @@ def _packed(
     offsets, parts = np.zeros((len(views), num), np.int64), np.zeros((len(views), num, 4), np.int64)
     parts[:] = _spans(drawn, len(views))
     parts[:, here] = (0, 0, *policy.size)
+    placed = decoded.placed(drawn)
     for number, position in enumerate(decoded.present):
-        image = decoded.image(position)
         if not here[number]:
             offsets[:, number] = place
-            place = _put(cut(image, Box(*parts[0, number].tolist())), room, place)
+            place = _put(decoded.cut(position, Box(*parts[0, number].tolist())), room, place)
             continue
         for of_view in range(len(views)):
             offsets[of_view, number] = place
-            place = _put(render_pixels(image, drawn[of_view * num + number]), room, place)
+            place = _put(render_pixels(decoded.image(position), placed[of_view * num + number]), room, place)
     mixes = [mix_of(policy, store_seed, decoded, view) for view in views]
     firsts = np.arange(len(views)) * decoded.num_samples
     plan = plan_views(

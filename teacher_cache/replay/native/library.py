@@ -71,6 +71,18 @@ class Workspace:
         """Views, by their addresses, each with its partner, in place. ValueError for what is out of bounds."""
         _check(self._library.replay_mix(self._handle, len(views), *size, views, partners, lambdas, boxes))
 
+    def find_restarts(self, data: int, num_bytes: int, num: int, starts: int) -> bool:
+        """Where intervals of a JPEG begin, as `restarts.find_starts`, by addresses; whether it has so many."""
+        found: int = self._library.replay_find_restarts(data, num_bytes, num, starts)
+        return found == _FINE
+
+    def join_intervals(
+        self, data: int, num_bytes: int, starts: int, shape: tuple[int, ...], joined: int, joined_bytes: int
+    ) -> None:
+        """As `restarts.join_intervals`, by addresses. ValueError for what is out of bounds."""
+        fault = self._library.replay_join_intervals(data, num_bytes, starts, *shape, joined, joined_bytes)
+        _check(fault, "intervals of a JPEG are out of bounds")
+
     def __del__(self) -> None:
         self._library.replay_close(self._handle)
 
@@ -161,6 +173,8 @@ def load() -> ctypes.CDLL | None:
     address, number = ctypes.c_void_p, ctypes.c_int64
     library.replay_render.argtypes = [address, ctypes.POINTER(ViewColumns), number, address, number, number, address]
     library.replay_mix.argtypes = [address, number, number, number, address, address, address, address]
+    library.replay_find_restarts.argtypes = [address, number, number, address]
+    library.replay_join_intervals.argtypes = [address, number, address, number, number, address, number]
     library.replay_draw.argtypes = [address]
     library.replay_plan_room.argtypes = [address]
     library.replay_pair.argtypes = library.replay_plan.argtypes = [address, address]

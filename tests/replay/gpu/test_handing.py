@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from teacher_cache.replay.block import Block, DecodedBlock, decode_block, draw_blocks
+from teacher_cache.replay.block import Block, DecodedBlock, decode_block, decode_parts, draw_blocks
 from teacher_cache.replay.geometry import cut
 from teacher_cache.replay.gpu import handing
 from teacher_cache.replay.gpu.handing import HandedViews, hand_over, least_room
@@ -17,7 +17,7 @@ from teacher_cache.replay.mix import MixPlan
 from teacher_cache.replay.params import Box, DrawnViews
 from teacher_cache.replay.policy import Policy, load_policy
 from teacher_cache.replay.render import render_pixels
-from tests.support.images import picture, png
+from tests.support.images import marked_jpeg, picture, png
 
 SEED = 3
 POLICY = load_policy("deit", ["size=[8,12]"])
@@ -128,3 +128,19 @@ def test_a_large_picture_does_not_travel_whole() -> None:
     block = Block("a.tar", 0, ("k",), np.zeros(1, np.int32), (png(picture(0, 600, 800)),), frozenset())
     ((each, _),) = handed(decode_block(block), 1 << 20, policy, (0,))
     assert each.num_bytes <= 3 * 600 * 800 * 0.025
+
+
+@pytest.mark.parametrize("room", [1 << 20, 20_000, 4_000, LEAST])
+def test_of_parts_the_same_is_handed_over(room: int) -> None:
+    pictures = [picture(number, *size) for number, size in enumerate([(90, 70), (200, 150), (300, 200), (9, 8)])]
+    images = (marked_jpeg(pictures[0]), png(pictures[1]), marked_jpeg(pictures[2]), png(pictures[3]))
+    block = Block("train-0000.tar", 4, tuple("abcd"), np.arange(4, dtype=np.int32), images, frozenset({3}))
+    policy = load_policy("deit", ["size=[8,12]", "crop.scale=[0.005,0.2]"])
+    parts = decode_parts(policy, SEED, block, VIEWS)
+    assert parts.image(2).size < 3 * 300 * 200
+    found, expected = handed(parts, room, policy), handed(decode_block(block), room, policy)
+    assert len(found) == len(expected)
+    for (each, memory), (other, other_memory) in zip(found, expected, strict=True):
+        assert each.num_bytes == other.num_bytes
+        assert np.array_equal(memory[: each.num_bytes], other_memory[: each.num_bytes])
+        assert each.batch.plan.parts[0][1].tobytes() == other.batch.plan.parts[0][1].tobytes()

@@ -621,6 +621,58 @@ static void fuzz_mixing(const Workspace *plain, const Workspace *other) {
     }
 }
 
+/* ---- a JPEG's intervals ---- */
+
+int replay_find_restarts(const uint8_t *data, int64_t length, int64_t num, int64_t *starts);
+int replay_join_intervals(const uint8_t *data, int64_t length, const int64_t *starts, int64_t rows, int64_t columns,
+                          uint8_t *joined, int64_t num_bytes);
+
+enum { MOST_INTERVALS_TRIED = 24 };
+
+/* Data of num intervals with their markers; what is not sound lacks some of it, or has bytes that are not its own. */
+static void fuzz_intervals(void) {
+    const int64_t rows = between(1, 4), columns = between(1, MOST_INTERVALS_TRIED / 4), num = rows * columns;
+    int64_t ends[MOST_INTERVALS_TRIED], length = 0;
+    for (int64_t i = 0; i < num; i++) ends[i] = length += between(0, 6) + 2;
+    Buffer data = new_buffer(length);
+    for (int64_t i = 0; i < length; i++) data.bytes[i] = (uint8_t)between(0, 0xFE);
+    for (int64_t i = 0; i < num; i++) {
+        data.bytes[ends[i] - 2] = 0xFF;
+        data.bytes[ends[i] - 1] = (uint8_t)(i == num - 1 ? 0xD9 : 0xD0 + i % 8);
+    }
+    int64_t *found = malloc((size_t)(num + 1) * sizeof(int64_t)), *chosen = malloc((size_t)(num + rows) * sizeof(int64_t));
+    if (!found || !chosen) abort();
+    if (one_of(3)) { /* whatever it is, nothing is read or written out of bounds */
+        data.bytes[between(0, length - 1)] = one_of(2) ? 0xFF : (uint8_t)next_word();
+        replay_find_restarts(data.bytes, between(0, length), between(1, num), found);
+    } else {
+        check(replay_find_restarts(data.bytes, length, num, found) == FINE, "restarts.c", "whether intervals are found");
+        for (int64_t i = 0; i < num; i++) check(found[i + 1] == ends[i], "restarts.c", "where an interval begins");
+        const int64_t first = between(0, columns - 1), end = between(first + 1, columns);
+        int64_t size = 0, place = 0;
+        for (int64_t row = 0; row < rows; row++) {
+            for (int64_t column = first; column <= end; column++) chosen[place++] = found[row * columns + column];
+            size += found[row * columns + end] - found[row * columns + first];
+        }
+        const bool is_broken = one_of(3);
+        if (is_broken) chosen[between(0, place - 1)] += one_of(2) ? length : -length - 1;
+        Buffer joined = new_buffer(size);
+        const int fault = replay_join_intervals(data.bytes, length, chosen, rows, end - first + 1, joined.bytes, size);
+        check(fault == (is_broken ? OUT_OF_BOUNDS : FINE), "restarts.c", "whether intervals are joined");
+        if (!is_broken) {
+            const int64_t again = rows * (end - first);
+            int64_t *of_joined = malloc((size_t)(again + 1) * sizeof(int64_t));
+            if (!of_joined) abort();
+            check(replay_find_restarts(joined.bytes, size, again, of_joined) == FINE && of_joined[again] == size,
+                  "restarts.c", "what intervals are joined to");
+            free(of_joined);
+        }
+        free_buffer(&joined);
+    }
+    free(found), free(chosen);
+    free_buffer(&data);
+}
+
 /* ---- all of it ---- */
 
 enum { MOST_SETS = 8 };
@@ -638,6 +690,7 @@ static void fuzz(Workspace *plain, Workspace *other) {
     fuzz_views(plain, other);
     fuzz_unsound_views(other);
     fuzz_mixing(plain, other);
+    fuzz_intervals();
 }
 
 int main(int num_words, char **words) {
