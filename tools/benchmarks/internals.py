@@ -12,6 +12,7 @@ from unittest import mock
 from student.loader import ViewLoader
 from teacher_cache.rendering.workers import RenderPool
 from teacher_cache.replay import block, render
+from teacher_cache.replay.jpeg_parts import Restarts
 from teacher_cache.replay.native import views
 
 
@@ -37,6 +38,9 @@ def private_bytes(pool: RenderPool) -> int:
 
 STEPS: tuple[tuple[Any, str, str], ...] = (
     (block, "decode_and_judge", "decoding"),
+    (block, "decode_part", "decoding"),
+    (block, "restarts_of", "restart markers"),
+    (Restarts, "part", "restart markers"),
     (block, "draw_blocks", "drawing view parameters"),
     (block, "view_mix", "drawing view parameters"),
     (block, "sample_digest", "digests"),

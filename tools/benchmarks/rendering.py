@@ -11,19 +11,23 @@ from typing import NamedTuple
 
 import numpy as np
 
+from teacher_cache.errors import ShardError
 from teacher_cache.messages.shown import counted
 from teacher_cache.replay import BLOCK_SAMPLES
-from teacher_cache.replay.block import Block, replay
+from teacher_cache.replay.block import Block, decode_parts, replay, replay_view
 from teacher_cache.replay.policy import Policy, load_policy
 from tools.benchmarks.internals import timed_steps
 from tools.benchmarks.peers import DaliViews, TimmViews
 from tools.benchmarks.photographs import make_photographs, read_photographs
 from tools.benchmarks.row import Bench, Measurement, RowPlan, UnavailableError, in_turns, one_pinned_core
+from tools.restart_markers import RestartMarkers
 
 SEED = 0
 TIMM, DALI = "timm's transforms on Pillow, one view a decode", "DALI on the CPU with RandAugment, one thread"
 REACH = {TIMM: {8: 9.0, 3: 5.2, 1: 2.5}, DALI: {8: 7.5, 3: 4.8, 1: 3.6}}
+MARKED_VIEWS = 1  # a decode, at which restart markers pay
 IN_IT = "one pinned core; crop, flip and RandAugment on both sides, no erasing, no mixing; seconds of the processor"
+MARKERS = "our files have restart markers, and of each what its crops need is decoded"
 
 
 class ViewCount(NamedTuple):
@@ -34,16 +38,18 @@ class ViewCount(NamedTuple):
 
 
 def plans() -> list[RowPlan]:
+    rows = [(views, against, reach, False) for against in REACH for views, reach in REACH[against].items()]
+    marked = [(MARKED_VIEWS, against, REACH[against][MARKED_VIEWS], True) for against in REACH]
     return [
         RowPlan(
-            name=f"views/s per core, {counted(views, 'view')} a decode, vs {peer}",
+            name=f"views/s per core, {counted(views, 'view')} a decode{', restart markers' if is_marked else ''}, "
+            f"vs {'timm' if against == TIMM else 'DALI'}",
             against=against,
             unit="views/s",
-            measure=partial(measure_views, views=views, against=against),
+            measure=partial(measure_views, views=views, against=against, is_marked=is_marked),
             reach=reach,
         )
-        for against, peer in ((TIMM, "timm"), (DALI, "DALI"))
-        for views, reach in REACH[against].items()
+        for views, against, reach, is_marked in rows + marked
     ]
 
 
@@ -60,10 +66,26 @@ def photographs(bench: Bench) -> list[bytes]:
     return images
 
 
-def measure_views(bench: Bench, views: int, against: str) -> Measurement:
+def marked_photographs(bench: Bench) -> list[bytes]:
+    """The same with restart markers. UnavailableError where nothing is installed that puts them in."""
+
+    def get() -> list[bytes]:
+        try:
+            markers = RestartMarkers()
+        except ShardError as error:
+            raise UnavailableError(str(error)) from None
+        return [markers.mark(image) for image in photographs(bench)]
+
+    images: list[bytes] = bench.shared("marked photographs", get)
+    return images
+
+
+def measure_views(bench: Bench, views: int, against: str, *, is_marked: bool = False) -> Measurement:
+    """is_marked: our images have restart markers, the peer's are as they were given."""
     images, size_px = photographs(bench), bench.scale.view_px
-    policy, blocks = rendering_policy(size_px), as_blocks(images)
-    note = IN_IT
+    policy = rendering_policy(size_px)
+    blocks = as_blocks(marked_photographs(bench) if is_marked else images)
+    render, note = (render_parts, f"{IN_IT}; {MARKERS}") if is_marked else (render_ours, IN_IT)
     with one_pinned_core():
         peer: Callable[[int], ViewCount] | None = None
         if against == TIMM:
@@ -74,7 +96,7 @@ def measure_views(bench: Bench, views: int, against: str) -> Measurement:
                 peer, note = partial(_dalis_turn, dali_views), f"{note}; DALI {how}, its warps bilinear"
             except UnavailableError as why:
                 note = str(why)
-        ours = partial(render_ours, policy, blocks, views)
+        ours = partial(render, policy, blocks, views)
         found, others = in_turns(
             bench.repeats, lambda turn: rate(ours, turn), None if peer is None else partial(rate, peer)
         )
@@ -121,6 +143,13 @@ def render_ours(policy: Policy, blocks: list[Block], views: int, turn: int) -> V
     """The turn's views of every sample: each image is decoded once for all of them."""
     wanted = range(turn * views, (turn + 1) * views)
     return count_blocks(replayed.pixels for block in blocks for replayed in replay(policy, SEED, block, wanted))
+
+
+def render_parts(policy: Policy, blocks: list[Block], views: int, turn: int) -> ViewCount:
+    """As render_ours, of what the crops need, as in training."""
+    wanted = range(turn * views, (turn + 1) * views)
+    decoded = (decode_parts(policy, SEED, block, wanted) for block in blocks)
+    return count_blocks(replay_view(policy, SEED, block, view).pixels for block in decoded for view in wanted)
 
 
 def count_blocks(blocks: Iterable[np.ndarray]) -> ViewCount:
