@@ -65,6 +65,7 @@ class DecodedBlock:
         self._sizes: dict[int, tuple[int, int]] = {}
         self._decoded: dict[int, np.ndarray] = {}
         self._parts: dict[int, JpegPart] = {}
+        self._memory = np.empty(0, np.uint8)  # for copies of parts, one after the other: fresh memory takes longer
         self._bytes_left = decoded_bytes
 
     @property
@@ -135,7 +136,9 @@ class DecodedBlock:
     def _decode(self, position: int) -> np.ndarray:
         part = self._parts.get(position)
         if part is not None:
-            pixels = decode_part(part)
+            if part.num_bytes > len(self._memory):
+                self._memory = np.empty(2 * part.num_bytes, np.uint8)
+            pixels = decode_part(part, self._memory)
             if pixels is not None:
                 return pixels
             del self._parts[position]

@@ -53,11 +53,12 @@ def decode_and_judge(image: bytes, max_pixels: int = MAX_PIXELS) -> DecodedImage
     return DecodedImage(decode_with_pillow(image, header.format, max_pixels), damage)
 
 
-def decode_part(part: JpegPart) -> np.ndarray | None:
-    """A part of a JPEG -> (part.height, part.width, 3) uint8 RGB, the bytes of the whole picture's decode; None where
-    libjpeg has a word to say of it: what the picture is then, only the whole of it tells."""
+def decode_part(part: JpegPart, memory: np.ndarray | None = None) -> np.ndarray | None:
+    """A part of a JPEG -> (part.height, part.width, 3) uint8 RGB, the bytes of the whole picture's decode but for those
+    within an MCU of where it was cut; None where libjpeg has a word to say of it: what the picture is then, only the
+    whole of it tells. memory: for a copy of the part, see JpegPart.jpeg."""
     try:
-        pixels = simplejpeg.decode_jpeg(part.image, "RGB")
+        pixels = simplejpeg.decode_jpeg(part.jpeg(memory), "RGB")
     except ValueError:
         return None
     assert pixels.shape == (part.height, part.width, 3)

@@ -21,16 +21,6 @@ _SIZE = struct.Struct(">HH")
 _SIZE_AT = 5  # of a frame's segment: where height and width stand
 
 
-class JpegPart(NamedTuple):
-    """A part of a picture as a JPEG of its own, and where in the picture it lies."""
-
-    image: bytes
-    top: int
-    left: int
-    height: int
-    width: int
-
-
 @dataclass(frozen=True)
 class Restarts:
     """A JPEG of which every row of MCUs is cut by restart markers at the same places."""
@@ -43,7 +33,7 @@ class Restarts:
     scan: int  # where the entropy-coded data begins
     starts: np.ndarray  # (rows, intervals + 1) int64, from there: each interval of a row, and the next row's first
 
-    def part(self, box: tuple[int, int, int, int]) -> JpegPart | None:
+    def part(self, box: tuple[int, int, int, int]) -> "JpegPart | None":
         """A part that holds a box (top, left, height, width), with MCUs to spare; None where that is the whole."""
         rows, intervals = self.starts.shape[0], self.starts.shape[1] - 1
         mcu_height, mcu_width = self.mcu_px
@@ -55,14 +45,32 @@ class Restarts:
         top, left = first_row * mcu_height, first * self.interval * mcu_width
         height = min(self.size[0], end_row * mcu_height) - top
         width = min(self.size[1], end * self.interval * mcu_width) - left
-        place = self.frame + _SIZE_AT
-        size = _SIZE.pack(height, width)
-        data = join_intervals(self._data(), self.starts[first_row:end_row, first : end + 1])
-        image = b"".join((self.image[:place], size, self.image[place + len(size) : self.scan], data.data))
-        return JpegPart(image, top, left, height, width)
+        return JpegPart(self, top, left, height, width, self.starts[first_row:end_row, first : end + 1])
 
-    def _data(self) -> np.ndarray:
-        return np.frombuffer(self.image, np.uint8, offset=self.scan)
+
+class JpegPart(NamedTuple):
+    """A part of a picture, and where in the picture it lies."""
+
+    restarts: Restarts
+    top: int
+    left: int
+    height: int
+    width: int
+    starts: np.ndarray  # (rows, intervals + 1) int64: of the intervals that it has, as those of `restarts`
+
+    @property
+    def num_bytes(self) -> int:
+        return self.restarts.scan + int((self.starts[:, -1] - self.starts[:, 0]).sum())
+
+    def jpeg(self, memory: np.ndarray | None = None) -> np.ndarray:
+        """As a JPEG of its own, (num_bytes,) uint8, at the beginning of `memory`, which is that large at least, or in
+        its own."""
+        image, scan = np.frombuffer(self.restarts.image, np.uint8), self.restarts.scan
+        jpeg = (np.empty(self.num_bytes, np.uint8) if memory is None else memory)[: self.num_bytes]
+        jpeg[:scan] = image[:scan]
+        _SIZE.pack_into(jpeg.data, self.restarts.frame + _SIZE_AT, self.height, self.width)
+        join_intervals(image[scan:], self.starts, jpeg[scan:])
+        return jpeg
 
 
 def find_restarts(image: bytes, frame: JpegFrame) -> Restarts | None:

@@ -6,7 +6,6 @@ The specification of native/restarts.c. Markers: ITU-T T.81, B.1.1.
 import numpy as np
 
 EOI, RST = 0xD9, 0xD0
-MARKER_BYTES = 2
 
 
 def find_starts(data: np.ndarray, num: int) -> np.ndarray | None:
@@ -26,14 +25,15 @@ def find_starts(data: np.ndarray, num: int) -> np.ndarray | None:
     return starts
 
 
-def join_intervals(data: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """The data of some intervals of some rows, one after the other, with markers numbered anew, and the picture's end.
-    starts (rows, intervals + 1) int64: as found, the last: where a row's data ends. (bytes,) uint8."""
+def join_intervals(data: np.ndarray, starts: np.ndarray, out: np.ndarray) -> None:
+    """Write the data of some intervals of some rows into out, one after the other, with markers numbered anew, and the
+    picture's end. starts (rows, intervals + 1) int64: as found, the last: where a row's data ends. out (bytes,) uint8:
+    as long as all of it."""
     begins, ends = starts[:, 0], starts[:, -1]
-    joined = np.concatenate([data[begin:end] for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)])
+    pieces = [data[begin:end] for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]
+    np.concatenate(pieces, out=out)
     lengths = ends - begins
     moved = np.cumsum(lengths) - lengths - begins
     numbers = (starts[:, 1:] + moved[:, None]).reshape(-1) - 1  # a marker's last byte
-    joined[numbers] = RST + np.arange(len(numbers)) % 8
-    joined[-1] = EOI
-    return joined
+    out[numbers] = RST + np.arange(len(numbers)) % 8
+    out[-1] = EOI

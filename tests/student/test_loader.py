@@ -403,9 +403,9 @@ def test_views_that_have_digests_are_made_of_parts_of_pictures(tmp_path: Path, w
 def test_pictures_are_decoded_whole_where_nothing_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[JpegPart] = []
 
-    def noting(part: JpegPart) -> np.ndarray | None:
+    def noting(part: JpegPart, memory: np.ndarray) -> np.ndarray | None:
         decoded.append(part)
-        return decode_part(part)
+        return decode_part(part, memory)
 
     monkeypatch.setattr(block, "decode_part", noting)
     store = marked_store(tmp_path)

@@ -77,10 +77,10 @@ class Workspace:
         return found == _FINE
 
     def join_intervals(
-        self, data: int, num_bytes: int, starts: int, shape: tuple[int, ...], joined: int, joined_bytes: int
+        self, data: int, num_bytes: int, starts: int, shape: tuple[int, ...], out: int, out_bytes: int
     ) -> None:
         """As `restarts.join_intervals`, by addresses. ValueError for what is out of bounds."""
-        fault = self._library.replay_join_intervals(data, num_bytes, starts, *shape, joined, joined_bytes)
+        fault = self._library.replay_join_intervals(data, num_bytes, starts, *shape, out, out_bytes)
         _check(fault, "intervals of a JPEG are out of bounds")
 
     def __del__(self) -> None:

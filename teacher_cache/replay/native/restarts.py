@@ -16,12 +16,11 @@ def find_starts(data: np.ndarray, num: int) -> np.ndarray | None:
     return starts if held.find_restarts(address(data), len(data), num, address(starts)) else None
 
 
-def join_intervals(data: np.ndarray, starts: np.ndarray) -> np.ndarray:
+def join_intervals(data: np.ndarray, starts: np.ndarray, out: np.ndarray) -> None:
     """As `restarts.join_intervals`."""
     held = workspace()
     if held is None:
-        return restarts.join_intervals(data, starts)
+        restarts.join_intervals(data, starts, out)
+        return
     starts = np.ascontiguousarray(starts)
-    joined = np.empty(int((starts[:, -1] - starts[:, 0]).sum()), np.uint8)
-    held.join_intervals(address(data), len(data), address(starts), starts.shape, address(joined), len(joined))
-    return joined
+    held.join_intervals(address(data), len(data), address(starts), starts.shape, address(out), len(out))
