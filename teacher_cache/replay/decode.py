@@ -54,9 +54,9 @@ def decode_and_judge(image: bytes, max_pixels: int = MAX_PIXELS) -> DecodedImage
 
 
 def decode_part(part: JpegPart, memory: np.ndarray | None = None) -> np.ndarray | None:
-    """A part of a JPEG -> (part.height, part.width, 3) uint8 RGB, the bytes of the whole picture's decode but for those
-    within an MCU of where it was cut; None where libjpeg has a word to say of it: what the picture is then, only the
-    whole of it tells. memory: for a copy of the part, see JpegPart.jpeg."""
+    """A part of a JPEG -> (part.height, part.width, 3) uint8 RGB, in the part's box the bytes of the whole picture's
+    decode; None where libjpeg has a word to say of it: what the picture is then, only the whole of it tells. memory:
+    for a copy of the part, see JpegPart.jpeg."""
     try:
         pixels = simplejpeg.decode_jpeg(part.jpeg(memory), "RGB")
     except ValueError:

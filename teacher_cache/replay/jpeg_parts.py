@@ -1,8 +1,8 @@
 """A part of a JPEG as a JPEG of its own, where restart markers allow it: between two of them nothing depends on what
 lies outside.
 
-Cutting is exact: entropy-coded data is copied as it is, with an MCU (the pixels that are coded together) to spare on
-every side, as decoders smooth chroma across its edges; the picture's size and the markers' numbers are written anew.
+Cutting is exact: entropy-coded data is copied as it is, by MCUs (pixels that are coded together), those included whose
+chroma is smoothed into the part; the picture's size and the markers' numbers are written anew.
 """
 
 import struct
@@ -17,6 +17,7 @@ from teacher_cache.replay.native.restarts import find_starts, join_intervals
 _SEQUENTIAL = frozenset((0xC0, 0xC1))  # frames whose only scan brings every coefficient, by Huffman codes
 _SOS, _DRI = 0xDA, 0xDD
 _BLOCK_PX = 8
+_UNSMOOTHED = 2  # libjpeg smooths no chroma of a picture that has so few samples of it a row
 _SIZE = struct.Struct(">HH")
 _SIZE_AT = 5  # of a frame's segment: where height and width stand
 
@@ -34,12 +35,15 @@ class Restarts:
     starts: np.ndarray  # (rows, intervals + 1) int64, from there: each interval of a row, and the next row's first
 
     def part(self, box: tuple[int, int, int, int]) -> "JpegPart | None":
-        """A part that holds a box (top, left, height, width), with MCUs to spare; None where that is the whole."""
+        """A part that decodes to the picture's pixels in a box (top, left, height, width); None where that is the
+        whole."""
         rows, intervals = self.starts.shape[0], self.starts.shape[1] - 1
         mcu_height, mcu_width = self.mcu_px
-        first_row, end_row = _with_spare(box[0], box[2], mcu_height, rows)
-        first_column, end_column = _with_spare(box[1], box[3], mcu_width, intervals * self.interval)
+        first_row, end_row = _mcus(box[0], box[2], mcu_height, rows)
+        first_column, end_column = _mcus(box[1], box[3], mcu_width, intervals * self.interval)
         first, end = first_column // self.interval, -(-end_column // self.interval)
+        if first and self.size[1] - first * self.interval * mcu_width <= _UNSMOOTHED * mcu_width // _BLOCK_PX:
+            first -= 1
         if (end_row - first_row, end - first) == (rows, intervals):
             return None
         top, left = first_row * mcu_height, first * self.interval * mcu_width
@@ -126,6 +130,9 @@ def _scan(image: bytes, frame: JpegFrame) -> tuple[int, int]:
     return 0, 0
 
 
-def _with_spare(first: int, length: int, mcu_px: int, num: int) -> tuple[int, int]:
-    """The MCUs along a side that hold its pixels, and one more where there is one: first and end."""
-    return max(0, first // mcu_px - 1), min(num, -(-(first + length) // mcu_px) + 1)
+def _mcus(first: int, length: int, mcu_px: int, num: int) -> tuple[int, int]:
+    """The MCUs along a side, first and end, that its pixels are decoded from: a sample of chroma that is wider than a
+    pixel is smoothed with its neighbours."""
+    sample_px = mcu_px // _BLOCK_PX
+    beside = sample_px if sample_px > 1 else 0
+    return max(0, first - beside) // mcu_px, min(num, -(-(first + length + beside) // mcu_px))

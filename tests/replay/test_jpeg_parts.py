@@ -93,14 +93,25 @@ def test_parts_of_small_pictures(height: int, width: int, sampling: str, seed: i
         check_boxes(image, random_boxes(12, (height, width), seed))
 
 
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_parts_at_the_right_edge(sampling: str) -> None:
+    """Where a part would be so narrow that libjpeg would not smooth its chroma."""
+    for width in range(64, 97):
+        pixels = np.random.default_rng(width).integers(0, 256, (48, width, 3), np.uint8)
+        boxes = [(20, width - narrow, 9, narrow) for narrow in range(1, 12)]
+        assert check_boxes(marked_jpeg(pixels, sampling), boxes) == len(boxes)
+
+
 def test_only_what_is_needed_is_kept() -> None:
     image = marked_jpeg(picture(1, 400, 600))
     part = restarts_in(image).part((200, 300, 20, 20))
     assert part is not None
-    assert (part.top, part.left, part.height, part.width) == (176, 272, 64, 64)
+    assert (part.top, part.left, part.height, part.width) == (192, 288, 32, 48)
     assert part.num_bytes == len(part.jpeg()) < len(image) / 20
     assert restarts_in(image).part((0, 0, 400, 600)) is None
-    assert restarts_in(image).part((17, 17, 380, 580)) is None  # with what is to spare it is all
+    assert restarts_in(image).part((15, 15, 380, 580)) is None
+    assert restarts_in(image).part((17, 17, 381, 581)) is None  # smoothing needs the pixels beside it
+    assert restarts_in(image).part((18, 18, 381, 581)) is not None
 
 
 def test_notes_of_a_picture_are_in_its_parts() -> None:
