@@ -21,6 +21,7 @@ from teacher_cache.replay.render import render_pixels
 from teacher_cache.replay.seeds import derive, derive_all
 
 DECODED_BYTES = 256 << 20  # of decoded images that a block may hold
+MOST_IN_PARTS = 4  # views: the crops of more take so much of a picture that decoding a part saves nothing
 _DIGESTED = np.dtype([("pair", "<i4", 2), ("lambda", "<u4"), ("pixels", "<u8")])  # of a sample, without gaps
 
 
@@ -181,14 +182,14 @@ def decode_block(
 def decode_parts(
     policy: Policy, store_seed: int, block: Block, views: Sequence[int], *, max_pixels: int = MAX_PIXELS
 ) -> DecodedBlock:
-    """Decode of every image once what the crops of some views need, where its restart markers let that be decoded
-    alone, else the whole: pixels of the views are the same, and of those alone.
+    """Decode of every image once what the crops of a few views need, where its restart markers let that be decoded
+    alone, else the whole: pixels of these views are the same, and of no others.
 
     For who compares the views with digests that he has: whether the whole of an image can be decoded is not known
     afterwards, and no damage of it where no crop is. Raises ImageError, which names shard and key.
     """
     decoded = DecodedBlock(block, DECODED_BYTES, max_pixels=max_pixels)
-    restarts = decoded.find_restarts()
+    restarts = decoded.find_restarts() if len(set(views)) <= MOST_IN_PARTS else {}
     if restarts:
         crops = draw_blocks(policy, store_seed, [decoded], views).crops
         boxes = spanned(crops.reshape(len(views), -1, 4)).tolist()

@@ -7,7 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from teacher_cache.errors import ImageError
-from teacher_cache.replay.block import Block, decode_block, decode_parts, replay, replay_view, view_mix, view_params
+from teacher_cache.replay.block import (
+    MOST_IN_PARTS,
+    Block,
+    decode_block,
+    decode_parts,
+    replay,
+    replay_view,
+    view_mix,
+    view_params,
+)
 from teacher_cache.replay.mix import LAMBDA_ONE, apply_mix
 from teacher_cache.replay.native.library import SWITCH
 from teacher_cache.replay.policy import load_policy
@@ -199,9 +208,10 @@ def test_parts_are_smaller_where_an_image_has_restart_markers() -> None:
     assert [part.image_size(position) for position in range(len(MARKED))] == [
         whole.image_size(position) for position in range(len(MARKED))
     ]
-    for views in ([3], [3, 4], range(16)):
-        held = decode_parts(CROPS, 5, make_block(MARKED[:1]), views).image(0).size
-        assert held >= part.image(0).size
+    sizes = [decode_parts(CROPS, 5, make_block(MARKED[:1]), range(3, 3 + num)).image(0).size for num in range(1, 7)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] == part.image(0).size
+    assert sizes[MOST_IN_PARTS:] == [whole.image(0).size] * 2
 
 
 def test_an_image_that_is_damaged_in_its_part_is_decoded_whole() -> None:
