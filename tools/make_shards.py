@@ -4,6 +4,7 @@
     python tools/make_shards.py folder SRC OUT                          a folder per class; images copied as they are
     python tools/make_shards.py torchvision CIFAR10 ROOT OUT --split train
     python tools/make_shards.py reshuffle SHARDS... OUT                 shards that are sorted by class, or too small
+    python tools/make_shards.py reshuffle SHARDS... OUT --restart       with restart markers in their JPEGs
 
 OUT gets PREFIX-0000.tar ... and classes.json. For a validation set in the same folder give another --prefix; in another
 folder, give the training set's classes.json with --classes, so that both number their classes alike.
@@ -23,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import numpy as np
@@ -51,7 +52,8 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:  # run as a script: what it shares is in the package `tools`
     sys.path.insert(0, str(ROOT))
 
-from tools.restart_markers import RestartMarkers  # noqa: E402
+if TYPE_CHECKING:
+    from tools.restart_markers import RestartMarkers
 
 DIGITS_VALIDATION = 360  # of 1,797: a fifth
 READ_TOGETHER = 256  # samples: more of a shard need not be in memory
@@ -113,7 +115,7 @@ def write_shards(
     samples: Sequence[Sample] | Sequence[MovedSample],
     class_names: Sequence[str] | None,
     samples_per_shard: int,
-    markers: RestartMarkers | None = None,
+    markers: "RestartMarkers | None" = None,
 ) -> list[Path]:
     """Write samples in their order as PREFIX-0000.tar, ... and classes.json where classes have names; aside first,
     renamed once all are there. markers: what puts restart markers into their images.
@@ -171,7 +173,7 @@ def check_out(
 
 
 def write_shard(
-    path: Path, samples: Sequence[Sample] | Sequence[MovedSample], markers: RestartMarkers | None = None
+    path: Path, samples: Sequence[Sample] | Sequence[MovedSample], markers: "RestartMarkers | None" = None
 ) -> None:
     import webdataset  # and with it torch, which takes seconds
 
@@ -182,7 +184,7 @@ def write_shard(
 
 
 def _read_all(
-    samples: Sequence[Sample] | Sequence[MovedSample], markers: RestartMarkers | None
+    samples: Sequence[Sample] | Sequence[MovedSample], markers: "RestartMarkers | None"
 ) -> Iterator[dict[str, str | bytes]]:
     """Keys and members of a shard's samples, in order; many at once of those that lie far away, or have work done."""
     read = partial(_read, markers=markers)
@@ -195,7 +197,7 @@ def _read_all(
             yield from threads.map(read, samples[first : first + READ_TOGETHER])
 
 
-def _read(sample: Sample | MovedSample, markers: RestartMarkers | None) -> dict[str, str | bytes]:
+def _read(sample: Sample | MovedSample, markers: "RestartMarkers | None") -> dict[str, str | bytes]:
     found = sample.members()
     if markers is not None:
         images = [extension for extension in found if extension.lower() in IMAGE_EXTENSIONS]
@@ -582,11 +584,19 @@ _restart = click.option(
 )
 
 
+def _markers(wanted: bool) -> "RestartMarkers | None":
+    if not wanted:
+        return None
+    from tools.restart_markers import RestartMarkers  # and with it decoders, which take a while
+
+    return RestartMarkers()
+
+
 def _report(
     paths: Sequence[Path],
     num_samples: int,
     class_names: Sequence[str] | None,
-    markers: RestartMarkers | None = None,
+    markers: "RestartMarkers | None" = None,
     *,
     made_before: bool = False,
 ) -> None:
@@ -642,7 +652,7 @@ def folder(
     """
     if restart and again:
         raise click.UsageError("--again compares images with their files, which --restart changes: give one of the two")
-    markers = RestartMarkers() if restart else None
+    markers = _markers(restart)
     samples, class_names, left_out = folder_samples(src, read_class_names(classes) if classes else None)
     ordered = shuffle(samples, seed, prefix)
     paths = shards_there(out, prefix) if again else []
@@ -685,7 +695,7 @@ def torchvision_command(
 
     Image files are copied as they are, images in memory become PNG.
     """
-    markers = RestartMarkers() if restart else None
+    markers = _markers(restart)
     dataset = open_torchvision(name, root, split)
     samples, class_names = torchvision_samples(dataset, read_class_names(classes) if classes else None)
     paths = write_shards(out, prefix, shuffle(samples, seed, prefix), class_names, samples_per_shard, markers)
@@ -714,7 +724,7 @@ def reshuffle(
 
     Class names are those of --classes, or of the classes.json beside the shards, if there is one.
     """
-    markers = RestartMarkers() if restart else None
+    markers = _markers(restart)
     paths = expand_shards(shards)
     class_names = class_rule(paths, classes_file=classes).names
     check_out(out, prefix, class_names)
