@@ -25,8 +25,8 @@ class RestartMarkers:
     def __init__(self) -> None:
         if shutil.which(JPEGTRAN) is None:
             raise ShardError(
-                f"--restart wants {JPEGTRAN}, which is not found: install libjpeg-turbo-progs (Debian, Ubuntu), "
-                "libjpeg-turbo (conda, Homebrew) or what else brings it, or leave --restart out"
+                f"restart markers are put in by {JPEGTRAN}, which is not found: install libjpeg-turbo-progs (Debian, "
+                "Ubuntu), libjpeg-turbo (conda, Homebrew) or what else brings it"
             )
         self.marked = 0
         self.left = 0  # images that are no JPEGs of a kind that is decoded in parts, or are damaged

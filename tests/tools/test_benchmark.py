@@ -19,10 +19,12 @@ from timm.data import create_transform
 
 from teacher_cache.replay import render
 from teacher_cache.replay.block import replay
+from teacher_cache.replay.decode import decode
 from teacher_cache.replay.native.library import SWITCH, lacking
 from tests.support.bright_shards import bright_store
 from tests.support.filling import fill_store
 from tests.support.forked import Forks
+from tests.support.images import marked_jpeg
 from tests.support.making import forking_environment
 from tests.support.shard_files import write_shard
 from tests.support.timms import seeded
@@ -33,10 +35,12 @@ from tools.benchmarks.peers import DaliViews, TimmViews
 from tools.benchmarks.photographs import make_photographs, read_photographs
 from tools.benchmarks.rendering import (
     SEED,
+    ViewCount,
     as_blocks,
     count_blocks,
     count_one_by_one,
     render_ours,
+    render_parts,
     rendering_policy,
     shares,
 )
@@ -199,7 +203,7 @@ def test_rows_of_no_name_are_refused(tmp_path: Path) -> None:
 def test_a_peer_that_is_not_installed_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name.startswith("nvidia") else found(name))
-    rows = rows_of(tmp_path, "--repeats", "2", "--rows", "*DALI")
+    rows = rows_of(tmp_path, "--repeats", "2", "--rows", "*a decode, vs DALI")
     assert len(rows) == 3
     for entry in rows.values():
         assert entry["ours"] > 0
@@ -237,7 +241,9 @@ def test_images_of_shards(tmp_path: Path) -> None:
     samples = [{"__key__": f"{number}", "jpg": image, "cls": b"0"} for number, image in enumerate(images)]
     shard = write_shard(tmp_path / "shards" / "train-0.tar", samples)
     assert read_photographs([str(shard)], TINY.images) == images
-    (entry,) = rows_of(tmp_path, "--repeats", "1", "--shards", str(shard), "--rows", "*1 view a*timm").values()
+    (entry,) = rows_of(
+        tmp_path, "--repeats", "1", "--shards", str(shard), "--rows", "*1 view a decode, vs timm"
+    ).values()
     assert entry["ours"] > 0
 
 
@@ -357,15 +363,23 @@ def test_our_views_are_those_that_training_replays(photographs: list[bytes]) -> 
 NUMPYS = {"resizing", "mirroring", "shears, translations", "rotations", "colours"}
 
 
+@pytest.mark.parametrize("has_markers", [False, True], ids=["whole", "parts"])
 @pytest.mark.parametrize("switch", ["", "off"])
 def test_the_note_says_where_our_time_goes(
-    photographs: list[bytes], switch: str, monkeypatch: pytest.MonkeyPatch
+    photographs: list[bytes], switch: str, has_markers: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(SWITCH, switch)
-    policy, blocks = rendering_policy(PX), as_blocks(photographs)
-    parts = dict(re.findall(r"([a-z, ]+?) (\d+)%", shares(partial(render_ours, policy, blocks, 8))))
+    policy, render_views = rendering_policy(PX), render_parts if has_markers else render_ours
+    blocks = as_blocks([marked_jpeg(decode(image)) for image in photographs] if has_markers else photographs)
+
+    def render_some(turn: int) -> ViewCount:
+        made = [render_views(policy, blocks, 2, 4 * turn + part) for part in range(4)]
+        return ViewCount(sum(each.views for each in made), sum(each.total for each in made))
+
+    parts = dict(re.findall(r"([a-z, ]+?) (\d+)%", shares(render_some)))
     steps = {step for _, _, step in STEPS} | {"rotations", "the rest"}
     steps -= {"the native library"} if switch == "off" or lacking() else NUMPYS
+    steps -= set() if has_markers else {"restart markers"}
     assert {name.removeprefix(", ") for name in parts} == steps
     assert 100 - len(steps) <= sum(map(int, parts.values())) <= 100 + len(steps)
     assert render_ours(policy, blocks, 1, turn=0).views == len(photographs)  # what was patched is as it was

@@ -140,10 +140,11 @@ def test_without_jpegtran_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.M
         done = run(*words, tmp_path / "out", "--restart")
         assert (done.exit_code, len(done.output.splitlines())) == (1, 1)
         assert re.fullmatch(
-            r"error: --restart wants jpegtran, which is not found: .* leave --restart out\n", done.output
+            r"error: restart markers are put in by jpegtran, which is not found: install libjpeg-turbo-progs .*\n",
+            done.output,
         )
     assert not (tmp_path / "out").exists()
-    with pytest.raises(ShardError, match="--restart wants jpegtran"):
+    with pytest.raises(ShardError, match="restart markers are put in by jpegtran"):
         RestartMarkers()
 
 
