@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import sys
 from dataclasses import replace
 from functools import partial
@@ -48,6 +49,7 @@ from tools.benchmarks.row import BenchmarkError, Measurement, RowPlan, Unavailab
 from tools.benchmarks.scale import TINY
 from tools.benchmarks.table import PrintedRow, markdown_table, read_markdown_table
 from tools.benchmarks.timm_train import HOW_TO_GET
+from tools.restart_markers import JPEGTRAN
 
 WITHOUT_DALI = importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None
 WITHOUT_MATPLOTLIB = importlib.util.find_spec("matplotlib") is None
@@ -241,10 +243,21 @@ def test_images_of_shards(tmp_path: Path) -> None:
     samples = [{"__key__": f"{number}", "jpg": image, "cls": b"0"} for number, image in enumerate(images)]
     shard = write_shard(tmp_path / "shards" / "train-0.tar", samples)
     assert read_photographs([str(shard)], TINY.images) == images
-    (entry,) = rows_of(
-        tmp_path, "--repeats", "1", "--shards", str(shard), "--rows", "*1 view a decode, vs timm"
-    ).values()
+    chosen = ("--shards", str(shard), "--rows", "*1 view a decode, vs timm")
+    (entry,) = rows_of(tmp_path, "--repeats", "1", *chosen).values()
     assert entry["ours"] > 0
+
+
+@pytest.mark.parametrize("is_installed", [True, False])
+def test_photographs_with_restart_markers(tmp_path: Path, is_installed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not is_installed:
+        monkeypatch.setenv("PATH", str(tmp_path))
+    elif shutil.which(JPEGTRAN) is None:
+        pytest.skip("needs jpegtran: libjpeg-turbo-progs of Debian and Ubuntu")
+    (entry,) = rows_of(tmp_path, "--repeats", "1", "--rows", "*restart markers, vs timm").values()
+    assert (entry["ours"] is not None) == is_installed
+    told = "our files have restart markers" if is_installed else "put in by jpegtran, which is not found: install"
+    assert told in entry["note"]
 
 
 def test_few_images_are_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
