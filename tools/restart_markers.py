@@ -4,11 +4,13 @@ The work is jpegtran's, of libjpeg-turbo: coefficients are coded anew, none is c
 What it wrote is compared with what it was given.
 """
 
+import io
 import shutil
 import subprocess
 import threading
 
 import numpy as np
+from PIL import Image
 
 from teacher_cache.errors import ImageError, ShardError
 from teacher_cache.replay.decode import decode, restarts_of
@@ -20,12 +22,15 @@ LEAST_PX = 24  # between two markers: closer ones make files larger, others let 
 
 
 class RestartMarkers:
-    """Marks JPEGs, from any thread, and counts them. Raises ShardError where jpegtran is not installed."""
+    """Marks JPEGs, from any thread, and counts them. Raises ShardError where jpegtran is not installed, or does not
+    work."""
 
     def __init__(self) -> None:
-        if shutil.which(JPEGTRAN) is None:
+        found = shutil.which(JPEGTRAN)
+        if found is None or not _works():
+            what = "which is not found" if found is None else f"and {found} puts no markers into a picture"
             raise ShardError(
-                f"--restart wants {JPEGTRAN}, which is not found: install libjpeg-turbo-progs (Debian, Ubuntu), "
+                f"--restart wants {JPEGTRAN}, {what}: install libjpeg-turbo-progs (Debian, Ubuntu), "
                 "libjpeg-turbo (conda, Homebrew) or what else brings it, or leave --restart out"
             )
         self.marked = 0
@@ -68,6 +73,16 @@ def restart_interval(image: bytes, frame: JpegFrame) -> int | None:
         return None
     columns = -(-frame.width // mcu[1])
     return next((num for num in range(-(-LEAST_PX // mcu[1]), columns) if columns % num == 0), columns)
+
+
+def _works() -> bool:
+    """Whether there is a jpegtran that marks a picture; that of mozjpeg, for one, makes all progressive."""
+    with io.BytesIO() as stream:
+        Image.linear_gradient("L").convert("RGB").save(stream, "JPEG")
+        try:
+            return with_restarts(stream.getvalue()) is not None
+        except OSError:  # it cannot be executed
+            return False
 
 
 def _frame(image: bytes) -> JpegFrame | None:
