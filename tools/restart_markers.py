@@ -1,7 +1,7 @@
 """Restart markers put into JPEGs, without loss, so that a crop of one can be decoded alone (see jpeg_parts.py).
 
-The work is jpegtran's, of libjpeg-turbo: coefficients are coded anew, none is changed, notes and profiles are kept.
-What it wrote is compared with what it was given.
+The work is jpegtran's, of libjpeg-turbo: coefficients are coded anew, none is changed, notes and profiles are kept;
+what follows the picture's end is not. What it wrote is compared with what it was given.
 """
 
 import io
