@@ -25,7 +25,12 @@ DOORS = {
         f"teacher_cache/replay/{name}.py" for name in ("render", "geometry", "colour", "erase", "mix", "libraries")
     },
     "PIL": {f"teacher_cache/replay/{name}.py" for name in ("decode", "colour", "libraries")}
-    | {"teacher_cache/audit/pictures.py", "teacher_cache/audit/thumbnails.py", "tools/make_shards.py"}
+    | {
+        "teacher_cache/audit/pictures.py",
+        "teacher_cache/audit/thumbnails.py",
+        "tools/make_shards.py",
+        "tools/restart_markers.py",
+    }
     | {"tools/benchmarks/photographs.py", "tools/benchmarks/peers.py"},
     "triton": {
         "teacher_cache/replay/gpu/kernels.py",

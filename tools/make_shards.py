@@ -37,6 +37,7 @@ from teacher_cache.messages.nearest import did_you_mean
 from teacher_cache.messages.recognise import meant
 from teacher_cache.messages.shown import counted, shown
 from teacher_cache.options import COUNT, NUMBER, endpoint_option
+from teacher_cache.processes.threads import available_cores
 from teacher_cache.replay.seeds import Stream, derive
 from teacher_cache.shards.classes import CLASSES_FILE, IMAGE_EXTENSIONS, class_rule, read_class_names
 from teacher_cache.shards.find import expand_shards
@@ -186,23 +187,33 @@ def write_shard(
 def _read_all(
     samples: Sequence[Sample] | Sequence[MovedSample], markers: "RestartMarkers | None"
 ) -> Iterator[dict[str, str | bytes]]:
-    """Keys and members of a shard's samples, in order; many at once of those that lie far away, or have work done."""
-    read = partial(_read, markers=markers)
+    """Keys and members of a shard's samples, in order; many at once of those that lie far away, or have work done.
+
+    What is here is read in this thread: data sets may not be, and Pillow's way to open files is the process's.
+    """
     is_far = any(isinstance(sample, MovedSample) and is_url(sample.path) for sample in samples)
     if not is_far and markers is None:
-        yield from map(read, samples)
+        yield from map(_read, samples)
         return
-    with ThreadPoolExecutor(AT_ONCE if is_far else os.cpu_count()) as threads:
+    with ThreadPoolExecutor(AT_ONCE if is_far else available_cores()) as threads:
         for first in range(0, len(samples), READ_TOGETHER):
-            yield from threads.map(read, samples[first : first + READ_TOGETHER])
+            together = samples[first : first + READ_TOGETHER]
+            read = threads.map(_read, together) if is_far else map(_read, together)
+            yield from read if markers is None else threads.map(partial(_marked, markers), read)
 
 
-def _read(sample: Sample | MovedSample, markers: "RestartMarkers | None") -> dict[str, str | bytes]:
-    found = sample.members()
-    if markers is not None:
-        images = [extension for extension in found if extension.lower() in IMAGE_EXTENSIONS]
-        found |= {extension: markers.mark(found[extension]) for extension in images}
-    return {"__key__": sample.key, **found}
+def _read(sample: Sample | MovedSample) -> dict[str, str | bytes]:
+    return {"__key__": sample.key, **sample.members()}
+
+
+def _marked(markers: "RestartMarkers", sample: dict[str, str | bytes]) -> dict[str, str | bytes]:
+    """With markers in its images, also in those of which `index --image-from` chooses."""
+    return {
+        extension: markers.mark(content)
+        if isinstance(content, bytes) and extension.lower().rpartition(".")[2] in IMAGE_EXTENSIONS
+        else content
+        for extension, content in sample.items()
+    }
 
 
 def encode_png(image: Image.Image) -> tuple[str, bytes]:

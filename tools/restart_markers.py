@@ -1,14 +1,16 @@
 """Restart markers put into JPEGs, without loss, so that a crop of one can be decoded alone (see jpeg_parts.py).
 
-The work is jpegtran's, of libjpeg-turbo: coefficients are coded anew, none is changed, notes and profiles are kept.
-What it wrote is compared with what it was given.
+The work is jpegtran's, of libjpeg-turbo: coefficients are coded anew, none is changed, notes and profiles are kept;
+what follows the picture's end is not. What it wrote is compared with what it was given.
 """
 
+import io
 import shutil
 import subprocess
 import threading
 
 import numpy as np
+from PIL import Image
 
 from teacher_cache.errors import ImageError, ShardError
 from teacher_cache.replay.decode import decode, restarts_of
@@ -20,13 +22,16 @@ LEAST_PX = 24  # between two markers: closer ones make files larger, others let 
 
 
 class RestartMarkers:
-    """Marks JPEGs, from any thread, and counts them. Raises ShardError where jpegtran is not installed."""
+    """Marks JPEGs, from any thread, and counts them. Raises ShardError where jpegtran is not installed, or does not
+    work."""
 
     def __init__(self) -> None:
-        if shutil.which(JPEGTRAN) is None:
+        found = shutil.which(JPEGTRAN)
+        if found is None or not _works():
+            what = "which is not found" if found is None else f"and {found} puts none into a picture"
             raise ShardError(
-                f"restart markers are put in by {JPEGTRAN}, which is not found: install libjpeg-turbo-progs (Debian, "
-                "Ubuntu), libjpeg-turbo (conda, Homebrew) or what else brings it"
+                f"restart markers are put in by {JPEGTRAN}, {what}: install libjpeg-turbo-progs (Debian, Ubuntu), "
+                "libjpeg-turbo (conda, Homebrew) or what else brings it"
             )
         self.marked = 0
         self.left = 0  # images that are no JPEGs of a kind that is decoded in parts, or are damaged
@@ -43,7 +48,7 @@ class RestartMarkers:
 
 def with_restarts(image: bytes) -> bytes | None:
     """A JPEG with restart markers at the same places of every row of MCUs; None of what is no whole JPEG of a kind that
-    is decoded in parts."""
+    is decoded in parts. ShardError where jpegtran is killed."""
     frame = _frame(image)
     interval = None if frame is None else restart_interval(image, frame)
     if interval is None:
@@ -53,6 +58,8 @@ def with_restarts(image: bytes) -> bytes | None:
         pixels = decode(image)
         done = subprocess.run(command, input=image, capture_output=True, check=False)
         marked = done.stdout
+        if done.returncode < 0:  # not for want of a picture
+            raise ShardError(f"{JPEGTRAN} was ended by signal {-done.returncode}: run the same again")
         if done.returncode or done.stderr or restarts_of(marked) is None:  # a warning: of what is damaged
             return None
         return marked if np.array_equal(pixels, decode(marked)) else None
@@ -68,6 +75,16 @@ def restart_interval(image: bytes, frame: JpegFrame) -> int | None:
         return None
     columns = -(-frame.width // mcu[1])
     return next((num for num in range(-(-LEAST_PX // mcu[1]), columns) if columns % num == 0), columns)
+
+
+def _works() -> bool:
+    """Whether there is a jpegtran that marks a picture; that of mozjpeg, for one, makes all progressive."""
+    with io.BytesIO() as stream:
+        Image.linear_gradient("L").convert("RGB").save(stream, "JPEG")
+        try:
+            return with_restarts(stream.getvalue()) is not None
+        except (OSError, ShardError):  # it cannot be executed, or crashes
+            return False
 
 
 def _frame(image: bytes) -> JpegFrame | None:

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import os
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from teacher_cache.audit.sample import render_views
 from teacher_cache.audit.votes import OnProgress
 from teacher_cache.errors import RenderError, ShardError
 from teacher_cache.processes.pool import Child, ProcessDiedError, in_processes
-from teacher_cache.processes.threads import use_one_thread
+from teacher_cache.processes.threads import available_cores, use_one_thread
 from teacher_cache.processes.timeouts import TIMEOUT_S
 from teacher_cache.store.store import Store
 
@@ -61,7 +60,7 @@ def add_pictures(
         for sample in shown
     ]
     if workers is None:
-        workers = min(len(os.sched_getaffinity(0)), len(wanted) // SAMPLES_PER_WORKER)
+        workers = min(available_cores(), len(wanted) // SAMPLES_PER_WORKER)
     done = 0
     with closing(replay_all(store, wanted, workers, timeout_s)) as made:
         for sample, found in zip(shown, made, strict=False):

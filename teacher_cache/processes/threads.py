@@ -27,7 +27,12 @@ def share_cores(workers: int) -> None:
         import torch
 
         own = workers if threads_spin() else 0
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_here() - own))
+        torch.set_num_threads(max(1, available_cores() // ranks_here() - own))
+
+
+def available_cores() -> int:
+    """That this process may use; all of them where the system does not say (macOS)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def use_one_thread() -> None:

@@ -185,8 +185,8 @@ def decode_parts(
     """Decode of every image once what the crops of a few views need, where its restart markers let that be decoded
     alone, else the whole: pixels of these views are the same, and of no others.
 
-    For who compares the views with digests that he has: whether the whole of an image can be decoded is not known
-    afterwards, and no damage of it where no crop is. Raises ImageError, which names shard and key.
+    For those who compare the views with digests that they have: whether the whole of an image can be decoded is not
+    known afterwards, and no damage of it where no crop is. Raises ImageError, which names shard and key.
     """
     decoded = DecodedBlock(block, DECODED_BYTES, max_pixels=max_pixels)
     restarts = decoded.find_restarts() if len(set(views)) <= MOST_IN_PARTS else {}

@@ -32,12 +32,12 @@ class Restarts:
     interval: int  # MCUs from marker to marker
     frame: int  # where the frame's segment begins
     scan: int  # where the entropy-coded data begins
-    starts: np.ndarray  # (rows, intervals + 1) int64, from there: each interval of a row, and the next row's first
+    offsets: np.ndarray  # (rows, intervals + 1) int64, from there: each interval of a row, and the next row's first
 
     def part(self, box: tuple[int, int, int, int]) -> "JpegPart | None":
         """A part that decodes to the picture's pixels in a box (top, left, height, width); None where that is the
         whole."""
-        rows, intervals = self.starts.shape[0], self.starts.shape[1] - 1
+        rows, intervals = self.offsets.shape[0], self.offsets.shape[1] - 1
         mcu_height, mcu_width = self.mcu_px
         first_row, end_row = _mcus(box[0], box[2], mcu_height, rows)
         first_column, end_column = _mcus(box[1], box[3], mcu_width, intervals * self.interval)
@@ -49,7 +49,7 @@ class Restarts:
         top, left = first_row * mcu_height, first * self.interval * mcu_width
         height = min(self.size[0], end_row * mcu_height) - top
         width = min(self.size[1], end * self.interval * mcu_width) - left
-        return JpegPart(self, top, left, height, width, self.starts[first_row:end_row, first : end + 1])
+        return JpegPart(self, top, left, height, width, self.offsets[first_row:end_row, first : end + 1])
 
 
 class JpegPart(NamedTuple):
@@ -60,11 +60,11 @@ class JpegPart(NamedTuple):
     left: int
     height: int
     width: int
-    starts: np.ndarray  # (rows, intervals + 1) int64: of the intervals that it has, as those of `restarts`
+    offsets: np.ndarray  # (rows, intervals + 1) int64: of the intervals that it has, as those of `restarts`
 
     @property
     def num_bytes(self) -> int:
-        return self.restarts.scan + int((self.starts[:, -1] - self.starts[:, 0]).sum())
+        return self.restarts.scan + int((self.offsets[:, -1] - self.offsets[:, 0]).sum())
 
     def jpeg(self, memory: np.ndarray | None = None) -> np.ndarray:
         """As a JPEG of its own, (num_bytes,) uint8, at the beginning of `memory`, which is that large at least, or in
@@ -73,7 +73,7 @@ class JpegPart(NamedTuple):
         jpeg = (np.empty(self.num_bytes, np.uint8) if memory is None else memory)[: self.num_bytes]
         jpeg[:scan] = image[:scan]
         _SIZE.pack_into(jpeg.data, self.restarts.frame + _SIZE_AT, self.height, self.width)
-        join_intervals(image[scan:], self.starts, jpeg[scan:])
+        join_intervals(image[scan:], self.offsets, jpeg[scan:])
         return jpeg
 
 
@@ -91,8 +91,8 @@ def find_restarts(image: bytes, frame: JpegFrame) -> Restarts | None:
     if found is None:
         return None
     step = found.itemsize
-    starts = np.lib.stride_tricks.as_strided(found, (rows, intervals + 1), (intervals * step, step), writeable=False)
-    return Restarts(image, (frame.height, frame.width), mcu, interval, _begin(frame), scan, starts)
+    offsets = np.lib.stride_tricks.as_strided(found, (rows, intervals + 1), (intervals * step, step), writeable=False)
+    return Restarts(image, (frame.height, frame.width), mcu, interval, _begin(frame), scan, offsets)
 
 
 def mcu_px(image: bytes, frame: JpegFrame) -> tuple[int, int] | None:

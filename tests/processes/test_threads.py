@@ -35,6 +35,16 @@ def test_threads_that_sleep_while_they_wait_use_all_cores(chosen: list[int], mon
     assert chosen == [5, 8, 4]
 
 
+def test_all_cores_count_where_the_system_does_not_say_which(
+    chosen: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on macOS."""
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    share_cores(2)
+    assert chosen == [4]
+
+
 def test_a_users_own_way_of_waiting_stays(chosen: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
     threads.wait_asleep()

@@ -4,6 +4,7 @@ import io
 import re
 import shutil
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +147,74 @@ def test_without_jpegtran_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.M
         RestartMarkers()
 
 
+@pytest.mark.parametrize("does", ["exit 1", "kill -SEGV $$", "cat /dev/null", "no program"])
+def test_a_jpegtran_that_does_not_work_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str) -> None:
+    program = tmp_path / JPEGTRAN
+    program.write_text(f"#!/bin/sh\n{does}\n" if does != "no program" else "#!/nowhere/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    (tmp_path / "in" / "a" / "1.jpg").write_bytes(images.jpeg(picture(1)))
+    done = run("folder", tmp_path / "in", tmp_path / "out", "--restart")
+    assert (done.exit_code, len(done.output.splitlines())) == (1, 1)
+    assert f"put in by jpegtran, and {program} puts none into a picture: install libjpeg-turbo-progs" in done.output
+    assert not (tmp_path / "out").exists()
+
+
+@needs_jpegtran
+def test_a_jpegtran_that_is_killed_is_no_picture_that_has_no_markers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first picture is tried by the real one, as it works."""
+    real = shutil.which(JPEGTRAN)
+    program = tmp_path / JPEGTRAN
+    program.write_text(f'#!/bin/sh\n[ -e {tmp_path}/tried ] && kill -9 $$\n: > {tmp_path}/tried\nexec {real} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    shard = write_shard(tmp_path / "a.tar", [{"__key__": "0", "jpg": images.jpeg(picture(1)), "cls": b"1"}])
+    done = run("reshuffle", shard, tmp_path / "out", "--restart")
+    assert done.output == "error: jpegtran was ended by signal 9: run the same again\n"
+    assert not list((tmp_path / "out").iterdir())
+
+
+@needs_jpegtran
+def test_each_of_several_images_of_a_sample_gets_markers(tmp_path: Path) -> None:
+    """`index --image-from left.jpg` may choose any."""
+    image = images.jpeg(picture(1))
+    shard = write_shard(tmp_path / "a.tar", [{"__key__": "0", "left.jpg": image, "right.jpg": image, "cls": b"1"}])
+    done = run("reshuffle", shard, tmp_path / "out", "--restart")
+    assert "restart markers: in 2 images\n" in done.output
+    [sample] = read_webdataset(tmp_path / "out" / "train-0000.tar")
+    assert {restarts_of(sample[name]) is not None for name in ("left.jpg", "right.jpg")} == {True}
+
+
+class OneThread:
+    """A data set of files that may be read by one thread alone, as many are."""
+
+    def __init__(self, root: Path) -> None:
+        self.targets = [0] * 40
+        self._files = [root / f"{number}.jpg" for number in range(40)]
+        self._thread = threading.get_ident()
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, position: int) -> tuple[Image.Image, int]:
+        assert threading.get_ident() == self._thread
+        return Image.open(self._files[position]), 0
+
+
+@needs_jpegtran
+def test_data_sets_of_torchvision_are_read_by_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision import datasets
+
+    monkeypatch.setattr(datasets, "OneThread", OneThread, raising=False)
+    for number in range(40):
+        (tmp_path / f"{number}.jpg").write_bytes(images.jpeg(picture(number)))
+    done = run("torchvision", "OneThread", tmp_path, tmp_path / "out", "--restart")
+    assert "restart markers: in 40 images\n" in done.output
+
+
 def test_files_are_not_compared_with_what_has_markers(tmp_path: Path) -> None:
     done = run("folder", tmp_path, tmp_path / "out", "--restart", "--again")
     assert done.exit_code == 2
@@ -174,11 +243,8 @@ def test_only_what_has_the_same_pixels_is_taken(tmp_path: Path, monkeypatch: pyt
     (tmp_path / JPEGTRAN).write_text(f"#!{sys.executable}\nimport sys\nimage = sys.stdin.buffer.read()\n{program}\n")
     (tmp_path / JPEGTRAN).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    markers = RestartMarkers()
-    assert markers.mark(image) == image
-    assert (markers.marked, markers.left) == (0, 1)
+    assert with_restarts(image) is None
     (tmp_path / JPEGTRAN).write_text(
         f"#!{sys.executable}\nimport sys\nsys.stdout.buffer.write(open({str(places['same'])!r}, 'rb').read())\n"
     )
-    assert markers.mark(image) == places["same"].read_bytes()
-    assert (markers.marked, markers.left) == (1, 1)
+    assert with_restarts(image) == places["same"].read_bytes()
