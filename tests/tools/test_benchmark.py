@@ -110,7 +110,8 @@ def test_every_row_of_the_cpu_is_there(tmp_path: Path) -> None:
     assert list(rows) == [plan.name for plan in plans]
     assert len(set(rows)) == len(plans)
     measured = {name for name, entry in rows.items() if entry["ratio"] is not None}
-    assert {name for name in rows if "timm" in name or "stage" in name or "plan" in name} <= measured
+    marked = set() if shutil.which(JPEGTRAN) else {name for name in rows if "restart markers" in name}
+    assert {name for name in rows if "timm" in name or "stage" in name or "plan" in name} - marked <= measured
     assert rows["bytes a view, a filled store"]["note"].startswith("give a filled store")
     assert "posterize" in rows["views/s per core, 1 view a decode, vs timm"]["note"]
     lines = markdown.read_text().splitlines()
