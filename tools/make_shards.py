@@ -208,12 +208,14 @@ def _read(sample: Sample | MovedSample) -> dict[str, str | bytes]:
 
 def _marked(markers: "RestartMarkers", sample: dict[str, str | bytes]) -> dict[str, str | bytes]:
     """With markers in its images, also in those of which `index --image-from` chooses."""
-    return {
-        extension: markers.mark(content)
-        if isinstance(content, bytes) and extension.lower().rpartition(".")[2] in IMAGE_EXTENSIONS
-        else content
-        for extension, content in sample.items()
-    }
+    marked = dict(sample)
+    for extension, content in sample.items():
+        if isinstance(content, bytes) and extension.lower().rpartition(".")[2] in IMAGE_EXTENSIONS:
+            try:
+                marked[extension] = markers.mark(content)
+            except ShardError as error:
+                raise ShardError(f"sample '{shown(str(sample['__key__']))}': {error}") from None
+    return marked
 
 
 def encode_png(image: Image.Image) -> tuple[str, bytes]:
@@ -731,7 +733,8 @@ def reshuffle(
     classes: str | None,
     restart: bool,
 ) -> None:
-    """The samples of SHARDS (paths, globs, brace patterns), shuffled over all of them: their keys and members' bytes.
+    """The samples of SHARDS (paths, globs, brace patterns), shuffled over all of them: their keys and members' bytes,
+    but for JPEGs that get restart markers.
 
     Class names are those of --classes, or of the classes.json beside the shards, if there is one.
     """

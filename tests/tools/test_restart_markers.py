@@ -98,7 +98,8 @@ def test_markers_are_24_pixels_apart_or_more_and_divide_a_row(width: int, sampli
 
 @needs_jpegtran
 @pytest.mark.parametrize("command", ["folder", "reshuffle"])
-def test_shards_with_restart_markers(tmp_path: Path, command: str) -> None:
+def test_shards_with_restart_markers(tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(make_shards, "READ_TOGETHER", 7)  # several times, and some that are left over
     pictures = {f"{number}": marked_jpeg(picture(number), "4:4:4") for number in range(3)}
     pictures |= {f"{number}": images.jpeg(picture(number, 80, 100 + number)) for number in range(3, 20)}
     files = {f"{key}.jpg": image for key, image in pictures.items()} | {"20.png": ODD["png"], "21.JPEG": ODD["damaged"]}
@@ -173,7 +174,7 @@ def test_a_jpegtran_that_is_killed_is_no_picture_that_has_no_markers(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     shard = write_shard(tmp_path / "a.tar", [{"__key__": "0", "jpg": images.jpeg(picture(1)), "cls": b"1"}])
     done = run("reshuffle", shard, tmp_path / "out", "--restart")
-    assert done.output == "error: jpegtran was ended by signal 9: run the same again\n"
+    assert done.output == "error: sample '0': jpegtran was ended by signal 9: run the same again\n"
     assert not list((tmp_path / "out").iterdir())
 
 
