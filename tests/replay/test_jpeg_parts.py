@@ -1,5 +1,7 @@
 """Parts of JPEGs decoded alone: the bytes of the whole, or not at all."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -133,9 +135,18 @@ def _without_one_marker(image: bytes) -> bytes:
     return image[:place] + image[place + 2 :]
 
 
+def _first_scan(image: bytes) -> bytes:
+    """A progressive JPEG that ends after the scan that all components share."""
+    scan = image.index(b"\xff\xda")
+    end = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]").search(image, scan + 2)
+    assert end is not None
+    return image[: end.start()] + b"\xff\xd9"
+
+
 OTHERS = {
     "no markers": images.jpeg(PIXELS),
     "progressive": sampled_jpeg(PIXELS, "4:2:0", restarts=1, progressive=True),
+    "one scan of a progressive one": _first_scan(sampled_jpeg(PIXELS, "4:2:0", restarts=1, progressive=True)),
     "markers at other places in each row": sampled_jpeg(PIXELS, "4:2:0", restarts=3),
     "markers after two rows": sampled_jpeg(PIXELS, "4:2:0", restarts=20),
     "inks": images.cmyk_jpeg(PIXELS),
@@ -151,8 +162,10 @@ OTHERS = {
 }
 
 
+@pytest.mark.parametrize("native", ["off", ""], ids=["numpy", "native"])
 @pytest.mark.parametrize("kind", OTHERS)
-def test_what_is_decoded_whole(kind: str) -> None:
+def test_what_is_decoded_whole(kind: str, native: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SWITCH, native)
     assert restarts_of(OTHERS[kind]) is None
 
 
