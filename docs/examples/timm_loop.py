@@ -11,14 +11,15 @@ from timm.utils import ModelEmaV3
 from torch.nn.functional import cross_entropy
 
 from student.loader import ViewLoader
+from teacher_cache.device import Normalise
 
 STORE, OUT, EPOCHS = "runs/digits/store", "runs/digits/timm_student.pt", 3
 
 
 def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    with ViewLoader(STORE, batch_size=256, epochs=EPOCHS, repeats=2, workers=2) as loader:
-        colours = torch.tensor([loader.store.policy.mean, loader.store.policy.std], device=device)
+    with ViewLoader(STORE, batch_size=256, epochs=EPOCHS, repeats=2, workers=2, device=device) as loader:
+        normalise = Normalise(loader.store.policy.mean, loader.store.policy.std, loader.device)
         model = timm.create_model("resnet10t", num_classes=loader.store.num_classes).to(device)
         average = ModelEmaV3(model, decay=0.99)
         optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-3, weight_decay=0.05)
@@ -26,8 +27,7 @@ def main() -> None:
         schedule, _ = create_scheduler_v2(optimizer, num_epochs=EPOCHS, warmup_epochs=1, warmup_lr=1e-5, **in_steps)
         for step, batch in enumerate(loader):
             schedule.step_update(step)
-            views = (batch.views.to(device) / 255 - colours[0]) / colours[1]  # (B, H, W, 3) uint8, mixed already
-            loss = cross_entropy(model(views.permute(0, 3, 1, 2)), batch.labels.to(device))
+            loss = cross_entropy(model(normalise(batch.views)), batch.labels)  # the teacher's, of these very pixels
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -48,14 +48,14 @@ class PixelHasher:
         sums = torch.empty((num, max(blocks, 1), 8), dtype=torch.int64, device=views.device)
         digests = torch.empty(num, dtype=torch.int64, device=views.device)
         words = views.view(-1).view(torch.int64)
-        if blocks:
-            together = 8
-            tiles = -(-blocks // together)
-            hash_kernels.block_sums[(num * tiles,)](words, self._words, sums, num_bytes, blocks, together)
+        together, views_a_program = 8, 4
         stripes = (num_bytes - 1 - blocks * _BLOCK) // 64
-        views_a_program = 4
-        hash_kernels.chain_blocks[(-(-num // views_a_program),)](
-            *(words, self._words, sums, digests, num, num_bytes, blocks, stripes, views_a_program, _UNROLLED),
-            num_warps=1,
-        )
+        with torch.cuda.device_of(views):  # which need not be the caller's current one
+            if blocks:
+                tiles = -(-blocks // together)
+                hash_kernels.block_sums[(num * tiles,)](words, self._words, sums, num_bytes, blocks, together)
+            hash_kernels.chain_blocks[(-(-num // views_a_program),)](
+                *(words, self._words, sums, digests, num, num_bytes, blocks, stripes, views_a_program, _UNROLLED),
+                num_warps=1,
+            )
         return digests

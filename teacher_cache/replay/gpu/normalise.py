@@ -14,7 +14,8 @@ def normalised(views: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     bits, num_bytes = BITS[values.itemsize], views[0].numel()
     images = torch.empty(views.shape, dtype=values.dtype, device=views.device)
     grid = (len(views) * -(-num_bytes // TILE),)
-    kernels.normalise[grid](views.contiguous(), images.view(bits), values.view(bits), num_bytes, TILE)
+    with torch.cuda.device_of(views):  # which need not be the caller's current one
+        kernels.normalise[grid](views.contiguous(), images.view(bits), values.view(bits), num_bytes, TILE)
     return images.permute(0, 3, 1, 2)
 
 

@@ -92,8 +92,9 @@ class Renderer:
             counts=torch.zeros(max(768 * plan.num_counts, 1), dtype=torch.int32, device=self.device),
             sums=torch.zeros(max(plan.num_sums, 1), dtype=torch.int64, device=self.device),
         )
-        for entries in plan.launches:
-            self._launch(plan, entries, memory)
+        with torch.cuda.device_of(pictures):  # which need not be the caller's current one
+            for entries in plan.launches:
+                self._launch(plan, entries, memory)
         return memory.views
 
     def digests(self, views: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,8 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 import torch
 
 from teacher_cache.errors import PolicyError
+from teacher_cache.rendering.device_proof import MadeUpBlock, telling_views
 from teacher_cache.replay.operations import open_operations
 from teacher_cache.replay.policy import load_policy
 
@@ -73,6 +76,55 @@ def test_own_operations_render_on_the_cpu() -> None:
         PolicyError, match=r"policy deit has operations of its own \(darken, roll\).*: render it on the"
     ):
         Renderer(load_policy("deit", ["size=24"], own), torch.device("cpu"))
+
+
+def test_every_kernel_is_launched_on_its_tensors_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton launches on the current one, which need not be that of a policy's views."""
+    from triton.runtime import JITFunction
+
+    from teacher_cache.replay.gpu import hash_kernels, kernels
+    from tests.replay.gpu import on_device
+
+    current, launched = list[torch.Tensor](), set[str]()
+
+    @contextmanager
+    def device_of(tensor: torch.Tensor) -> Iterator[None]:
+        current.append(tensor)
+        yield
+        current.pop()
+
+    class Launcher:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+            assert len(current) == 1, self.name
+            launched.add(self.name)
+            return lambda *given, **constants: None
+
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    names = [(module, name) for module in (kernels, hash_kernels) for name in vars(module)]
+    for module, name in names:
+        if isinstance(getattr(module, name), JITFunction):
+            monkeypatch.setattr(module, name, Launcher(name))
+    cpu, policy = torch.device("cpu"), load_policy("deit", ["size=24"])
+    list(on_device.normalised(cpu))
+    list(on_device.hashes(cpu))
+    list(on_device.blocks(policy, [MadeUpBlock((24, 24))], telling_views(policy, MadeUpBlock((24, 24))), "deit", cpu))
+    assert launched >= {"normalise", "resize_across", "resize_down", "look_up", "rotate", "erase", "mix"}
+    assert launched >= {"block_sums", "chain_blocks"}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_a_device_that_is_not_the_current_one_makes_the_cpus_bytes() -> None:
+    from tests.replay.gpu import on_device
+
+    policy, other = load_policy("deit", ["size=24"]), torch.device("cuda", 1)
+    assert torch.cuda.current_device() == 0
+    lines = list(on_device.blocks(policy, [MadeUpBlock((24, 24))], [0, 1], "deit", other))
+    lines += [*on_device.normalised(other), *on_device.hashes(other)]
+    assert [line for line in lines if not line.is_equal] == []
 
 
 @pytest.mark.gpu
