@@ -125,32 +125,37 @@ def test_every_line_of_the_gpus_rows_runs_on_a_cpu(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
     rows = rows_of(tmp_path, "--repeats", "1", "--gpu", "--device", "cpu")
     assert list(rows) == [plan.name for plan in gpu.plans()]
-    assert len(rows) == 18
+    assert len(rows) == 19
     measured = [entry for entry in rows.values() if entry["ratio"] is not None]
     assert all((entry["peer"] or entry["limit"]) > 0 for entry in measured)
     assert {name: entry["note"] for name, entry in rows.items() if entry["ratio"] is None} == {
         "GPU: stage two, DeiT-Ti, vs timm's train.py": HOW_TO_GET,
+        "GPU: stage two, DeiT-Ti, compiled, vs timm's train.py": HOW_TO_GET,
         "GPU: renderer's share of the device in stage two": "no kernel of the renderer ran: the CPU renders",
         "GPU: rendering kernels alone, R = 3": "no CUDA device is here: the CPU renders",
         "GPU: rendering kernels alone, R = 16": "no CUDA device is here: the CPU renders",
     }
 
 
-def test_timms_own_script_is_a_peer(tmp_path: Path) -> None:
-    """Its rate is that of its log's second half."""
+def test_timms_own_script_is_a_peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rate is that of its log's second half; it compiles its student where ours is compiled."""
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
     script = tmp_path / "train.py"
     script.write_text(
         "import pathlib, sys\n"
         "data = [word.removeprefix('--data-dir=') for word in sys.argv if word.startswith('--data-dir=')][0]\n"
         "assert '--kd-distill-type=token' in sys.argv and len(list(pathlib.Path(data).rglob('*.jpg'))) > 16\n"
-        "for rate in (1.0, 2.0, 50.5, 70.5):\n"
+        "for rate in (1.0, 2.0, *((80.5, 90.5) if '--torchcompile' in sys.argv else (50.5, 70.5))):\n"
         "    print(f'Train: 0 [ 1/9 ( 11%)]  Loss: 6.9  Time: 0.1s, {rate:>7.2f}/s  (0.1s,  999.00/s)  LR: 1e-3')\n"
     )
     words = ("--repeats", "1", "--gpu", "--device", "cpu", "--rows", "GPU: stage*train.py")
-    (entry,) = rows_of(tmp_path, *words, "--timm-train", str(script)).values()
-    assert entry["peer"] == 60.5
+    rows = rows_of(tmp_path, *words, "--timm-train", str(script))
+    assert {name: entry["peer"] for name, entry in rows.items()} == {
+        "GPU: stage two, DeiT-Ti, vs timm's train.py": 60.5,
+        "GPU: stage two, DeiT-Ti, compiled, vs timm's train.py": 85.5,
+    }
     script.write_text("raise SystemExit('no such teacher')")
-    (entry,) = rows_of(tmp_path, *words, "--timm-train", str(script)).values()
+    entry, _ = rows_of(tmp_path, *words, "--timm-train", str(script)).values()
     assert entry["ratio"] is None
     assert f"{script} gave no rate: no such teacher" in entry["note"]
 

@@ -125,15 +125,18 @@ def _comparisons() -> list[RowPlan]:
         )
         for compiled, reach in ((False, 4.2), (True, 3.5))
     ]
-    timm = RowPlan(
-        name="GPU: stage two, DeiT-Ti, vs timm's train.py",
-        against="timm's train.py, RegNetY-16GF online, token distillation",
-        unit="views/s",
-        measure=against_timm,
-        prepare=_prepare,
-        reach=4.0,
-    )
-    return [*online, timm]
+    timm = [
+        RowPlan(
+            name=f"GPU: stage two, DeiT-Ti{', compiled' if compiled else ''}, vs timm's train.py",
+            against=f"timm's train.py{words}, RegNetY-16GF online, token distillation",
+            unit="views/s",
+            measure=partial(against_timm, compiled=compiled),
+            prepare=_prepare,
+            reach=4.0,
+        )
+        for compiled, words in ((False, ""), (True, " --torchcompile"))
+    ]
+    return [*online, *timm]
 
 
 def _renderer_plans() -> list[RowPlan]:
@@ -287,8 +290,9 @@ def cached_step(bench: Bench, compiled: bool) -> Measurement:
     )
 
 
-def against_timm(bench: Bench) -> Measurement:
-    """timm runs once: its processes take long to start, and its log has a figure of every few steps."""
+def against_timm(bench: Bench, compiled: bool) -> Measurement:
+    """timm runs once: its processes take long to start, and its log has a figure of every few steps. Its
+    --torchcompile compiles the student, as our compile = true does."""
     store, batch = training_views(bench), student_batch(bench, bench.scale.recipe)
     images = photographs(bench)
     folder = write_folders(bench.scratch / "timm", images, bench.scale.gpu_copies, min(CLASSES, len(images)))
@@ -300,10 +304,11 @@ def against_timm(bench: Bench) -> Measurement:
         batch=batch,
         workers=max(1, workers(bench)),
         device=str(bench.device),
+        compiled=compiled,
         limit_s=limit_s,
     )
     with torch_threads(1):
-        training = Training(bench, store, batch, workers(bench))
+        training = Training(bench, store, batch, workers(bench), compiled=compiled)
         steps = training.steps_within(bench.scale.gpu_turn_s)
         ours, _ = bench.turns(lambda turn: batch / training.loader_s(steps), None)
         training.close()

@@ -31,9 +31,10 @@ def write_folders(folder: Path, images: Sequence[bytes], copies: int, num_classe
 
 
 def train_rate(
-    script: Path | None, data: Path, out: Path, *, batch: int, workers: int, device: str, limit_s: float
+    script: Path | None, data: Path, out: Path, *, batch: int, workers: int, device: str, compiled: bool, limit_s: float
 ) -> float:
-    """Images a second of an online teacher with its token distillation and DeiT's augmentation, in bf16.
+    """Images a second of an online teacher with its token distillation and DeiT's augmentation, in bf16; compiled: of
+    a student that its --torchcompile compiles.
 
     UnavailableError where the script is not there, ends with an error or has not said its rate after limit_s seconds.
     """
@@ -41,7 +42,12 @@ def train_rate(
         raise UnavailableError(HOW_TO_GET)
     if not script.is_file():
         raise BenchmarkError(f"{script} is not there: {HOW_TO_GET}")
-    command = [sys.executable, str(script), *_words(data, out, batch, workers, device)]
+    command = [
+        sys.executable,
+        str(script),
+        *_words(data, out, batch, workers, device),
+        *(["--torchcompile"] if compiled else []),
+    ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s)
         said, ended = done.stdout + done.stderr, done.returncode
