@@ -30,8 +30,9 @@ class Tables:
     def find(self, sides: np.ndarray, interpolation: Interpolation) -> np.ndarray:
         """sides (..., 2) of a picture, before and after resizing -> (..., 4) int64: taps, the places of the weights and
         of the first pixels, bits. What is new is sent by `send`."""
-        distinct, each = np.unique(sides.reshape(-1, 2), axis=0, return_inverse=True)
-        found = [self._find(before, after, interpolation) for before, after in distinct.tolist()]
+        both = sides[..., 0].reshape(-1) << 32 | sides[..., 1].reshape(-1)  # one number, as NumPy is slow to sort pairs
+        distinct, each = np.unique(both, return_inverse=True)
+        found = [self._find(pair >> 32, pair & 0xFFFFFFFF, interpolation) for pair in distinct.tolist()]
         return np.array(found, np.int64).reshape(-1, 4)[each].reshape(*sides.shape[:-1], 4)
 
     def _find(self, size_in: int, size_out: int, interpolation: Interpolation) -> tuple[int, int, int, int]:
