@@ -200,11 +200,13 @@ def _unable(device: "torch.device") -> str | None:
     """Why a device cannot render; None where it can."""
     import torch
 
+    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        if torch.cuda.is_available():
+            return "the work is on the CPU (--device cpu)"
+        return "torch finds no CUDA device here"
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed, which comes with torch for CUDA"
-    if device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1":
-        return None
-    return "the work is on the CPU (--device cpu)" if torch.cuda.is_available() else "torch finds no CUDA device here"
+    return None
 
 
 def _fault(policy: "Policy", device: "torch.device") -> str | None:

@@ -144,6 +144,12 @@ def test_without_triton_it_is_the_cpu_or_a_refusal(gpu: dict[str, int], monkeypa
     assert (chosen.device, "Triton is not installed" in (chosen.said or "")) == (None, True)
     with pytest.raises(DeviceError, match=r"--render gpu, but Triton is not installed.*: leave --render out"):
         choose_rendering("gpu", POLICY, CUDA)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(
+        DeviceError, match="--render gpu, but torch finds no CUDA device here: leave"
+    ):  # nor would it help
+        choose_rendering("gpu", POLICY, CPU)
 
 
 def test_rows_lie_on_the_device_within_their_budget(gpu: dict[str, int]) -> None:
