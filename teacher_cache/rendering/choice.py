@@ -209,9 +209,17 @@ def _unable(device: "torch.device") -> str | None:
 
 def _fault(policy: "Policy", device: "torch.device") -> str | None:
     """Why a device does not render as the CPU does; None where it does."""
-    from teacher_cache.rendering.device_proof import device_fault  # and Triton, which not all have
-
+    try:
+        from teacher_cache.rendering.device_proof import device_fault  # and Triton, which not all have
+    except Exception as error:  # of another release, or built for another machine, it raises what it likes
+        return first_line(error)
     return device_fault(policy, device)
+
+
+def first_line(error: BaseException) -> str:
+    """An error of others as messages name it."""
+    said = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def _memory() -> int:

@@ -165,6 +165,31 @@ def test_rows_lie_on_the_device_within_their_budget(gpu: dict[str, int]) -> None
     assert place_rows(ON_CPU, POLICY, 1000, None) == (CPU, None)
 
 
+def test_a_triton_that_does_not_start_is_told_in_one_line(tmp_path: Path, filled: Store) -> None:
+    """One that was built for another machine, for instance: nobody's command ends in its traceback."""
+    (tmp_path / "triton").mkdir()
+    (tmp_path / "triton" / "__init__.py").write_text("raise ImportError('libtriton.so: undefined symbol\\nwhich')\n")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)]), "TRITON_INTERPRET": "1"}
+    words = [sys.executable, "-m", "teacher_cache", "verify", str(filled.path), "--device", "cpu", "--workers", "0"]
+    done = subprocess.run([*words, "--render", "gpu"], env=env, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: --render gpu, but Triton's interpreter cannot: ImportError: libtriton.so: undefined symbol: "
+        "give --render cpu\n",
+    )
+    program = (
+        "import torch; from teacher_cache import device; from teacher_cache.rendering import choice;"
+        "assert not device._kernel_gives(torch.rand(3, 256));"
+        "from teacher_cache.replay.policy import load_policy; policy = load_policy('none');"
+        "choice.describe = str; choice.free_bytes = lambda device: 10**12;"
+        "print(choice.choose_rendering('auto', policy, torch.device('cuda', 0)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=120)
+    assert "views are rendered on the CPU: cuda:0 cannot: ImportError: libtriton.so: undefined symbol" in done.stdout, (
+        done.stderr
+    )
+
+
 def test_what_may_come_is_known_without_torch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(rendering, "DEVICE_FILES", (str(tmp_path / "none"),))
     assert [may_use_device(asked) for asked in ("auto", "cpu", "gpu")] == [False, False, True]
