@@ -192,13 +192,16 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
             )
         else:
             say(f"no labels are read; {counted(num_samples, 'sample')} x {counted(views, 'view', 'is')} rendered")
-        for line in (self.rendering.said, self._said):
-            if line is not None:
-                say(line)
+        for line in self.placed():
+            say(line)
         if len(self.skipped):
             say(f"left out: {counted(len(self.skipped), 'sample')} that stage one skipped")
         if warning := reuse_warning(self.epochs, self.settings.repeats, self.settings.views_in_use):
             say(f"warning: {warning}")
+
+    def placed(self) -> list[str]:
+        """Where views are rendered and where the shuffle pool lies, as far as that is worth a line each."""
+        return [line for line in (self.rendering.said, self._said) if line is not None]
 
     def describe_checks(self) -> str:
         """How many views this rank has compared with the store's digests."""

@@ -18,6 +18,7 @@ from teacher_cache.replay.native.library import lacking
 if TYPE_CHECKING:  # what the command line asks of this module is its default alone
     import torch
 
+    from teacher_cache.job import Job
     from teacher_cache.rendering.crew import PoolSettings, RenderTask
     from teacher_cache.rendering.device_pool import DeviceRenderPool
     from teacher_cache.rendering.workers import BlockView, RenderPool
@@ -39,6 +40,13 @@ class Rendering:
 
     device: "torch.device | None"
     said: str | None = None
+
+    def tell(self, job: "Job", say: Callable[[str], None]) -> None:
+        """Say where views are rendered, once for all ranks, and on a rank that is worse off than the first. Every rank
+        calls it."""
+        worse = job.is_worse_off("rendering", int(self.said is not None and self.device is None))
+        if self.said is not None and (job.first or worse):
+            say(self.said if job.first else f"rank {job.rank}: {self.said}")
 
 
 ON_CPU = Rendering(None)

@@ -5,6 +5,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from student.loader import ViewLoader
 from teacher_cache import open_store
 from teacher_cache.cli import main as teacher_cache
 from teacher_cache.errors import DeviceError
+from teacher_cache.job import Job
 from teacher_cache.rendering import choice as rendering
 from teacher_cache.rendering.choice import (
     ON_CPU,
@@ -231,6 +233,30 @@ def test_a_triton_that_does_not_start_is_told_in_one_line(tmp_path: Path, filled
     assert "views are rendered on the CPU: cuda:0 cannot: ImportError: libtriton.so: undefined symbol" in done.stdout, (
         done.stderr
     )
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        (Rendering(CUDA, "on cuda:0"), Rendering(CUDA, "on cuda:1"), ["on cuda:0"]),
+        (Rendering(CUDA, "on cuda:0"), Rendering(None, "no room"), ["on cuda:0", "rank 1: no room"]),
+        (Rendering(None, "no room"), Rendering(None, "no room"), ["no room"]),
+        (Rendering(None, "no room"), Rendering(CUDA, "on cuda:1"), ["no room"]),
+        (ON_CPU, Rendering(None, "no room"), ["rank 1: no room"]),
+        (ON_CPU, ON_CPU, []),
+    ],
+)
+@pytest.mark.parametrize("early", [0, 1])
+def test_a_rank_says_where_it_renders_if_it_is_worse_off_than_the_first(
+    first: Rendering, second: Rendering, said: list[str], early: int
+) -> None:
+    store, heard = torch.distributed.HashStore(), list[str]()
+    ranks = [(chosen, Job(rank, 2, CPU, store, timeout_s=60)) for rank, chosen in enumerate((first, second))]
+    with ThreadPoolExecutor(2) as threads:  # whichever comes first
+        done = [threads.submit(chosen.tell, job, heard.append) for chosen, job in (ranks[early], ranks[1 - early])]
+        for each in done:
+            each.result()
+    assert sorted(heard) == sorted(said)
 
 
 def test_what_may_come_is_known_without_torch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
