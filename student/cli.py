@@ -280,6 +280,11 @@ def _read_trained(source: str, model: str | None, ema: bool) -> "TrainedModel":
     return trained
 
 
+def _aside(message: str) -> None:
+    """One line beside what is asked for, of any rank."""
+    say(message, err=True)
+
+
 def _note(message: str) -> None:
     """One line beside what is asked for, of a job's first rank."""
     if is_first_rank():
@@ -469,8 +474,7 @@ def evaluate(
         real = read_real(real_path, index, trained.num_classes) if real_path else None
         opened = _open_compared(replace(compared, device=job.device), trained) if compared else None
         rendering = choose_rendering(render, trained.preprocessing.policy(), job.device)
-        if job.first and rendering.said is not None:
-            _note(rendering.said)
+        rendering.tell(job, _aside)
         with ValidationSet(
             index,
             trained.preprocessing,
@@ -480,7 +484,7 @@ def evaluate(
             worker_timeout_s=worker_timeout_s,
             cache=cache,
             rendering=rendering,
-            warn=_note,
+            warn=_aside,
         ) as validation:
             counts = tally(model, validation, job.device, batch_size=batch_size, tta=tta, teacher=opened, real=real)
         speaks = job.first

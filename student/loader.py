@@ -100,7 +100,8 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
 
     Raises StoreError for soft labels that the store does not hold; PlanError where batch, ranks, repeats and views do
     not fit, a word is none that is known, start is not in the plan, or memory has no room for the shuffle pools of all
-    ranks here; DeviceError where render or device asks for what is not there; MissingLabelError, before anything is
+    ranks here; DeviceError where render or device asks for what is not there, or device_pool_gb is none;
+    MissingLabelError, before anything is
     rendered, where a label that the plan needs is not there; DriftError while iterating.
     """
 
@@ -191,13 +192,16 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
             )
         else:
             say(f"no labels are read; {counted(num_samples, 'sample')} x {counted(views, 'view', 'is')} rendered")
-        for line in (self.rendering.said, self._said):
-            if line is not None:
-                say(line)
+        for line in self.placed():
+            say(line)
         if len(self.skipped):
             say(f"left out: {counted(len(self.skipped), 'sample')} that stage one skipped")
         if warning := reuse_warning(self.epochs, self.settings.repeats, self.settings.views_in_use):
             say(f"warning: {warning}")
+
+    def placed(self) -> list[str]:
+        """Where views are rendered and where the shuffle pool lies, as far as that is worth a line each."""
+        return [line for line in (self.rendering.said, self._said) if line is not None]
 
     def describe_checks(self) -> str:
         """How many views this rank has compared with the store's digests."""

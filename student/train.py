@@ -56,15 +56,16 @@ def train(
         stop_signals() as stop_asked,
         only_run(options.out, job, say),
     ):
-        say = say if job.first else lambda message: None
+        heard, say = say, say if job.first else lambda message: None
         run = Run(store, recipe, options, job, initial)
         resumed, finished = resume(run, say), run.is_finished()
         if not finished:
             check_shards(run)
             run.announce(say)
+            tell_worse_off(run, heard)
             if job.first:
                 remove_results(options.out)
-        with run.loader, open_validation(run, say) as validation, open_log(run, say) as log:
+        with run.loader, open_validation(run, say, heard) as validation, open_log(run, say) as log:
             if initial is not None and not resumed and validation is not None:
                 say(f"before the first step  {describe_accuracy(run.accuracy(validation))}")
             run.begin_epoch()
@@ -135,9 +136,21 @@ def check_shards(run: Run) -> None:
     job.raise_on_all(problem, "the start")
 
 
-def open_validation(run: Run, say: Callable[[str], None]) -> AbstractContextManager[ValidationSet | None]:
+def tell_worse_off(run: Run, say: Callable[[str], None]) -> None:
+    """Say, on a rank that renders on the CPU or has its pool in memory where the first does not, why."""
+    loader, job = run.loader, run.job
+    in_memory = loader.rows_device.type == "cpu"
+    worse = 2 * (loader.rendering.device is None) + in_memory if loader.placed() else 0
+    if job.is_worse_off("rendering", worse):
+        for line in loader.placed():
+            say(f"rank {job.rank}: {line}")
+
+
+def open_validation(
+    run: Run, say: Callable[[str], None], warn: Callable[[str], None]
+) -> AbstractContextManager[ValidationSet | None]:
     """The validation shards, held open for the whole run, their views rendered where those of training are; None
-    without such."""
+    without such. warn hears, on every rank, where a device has less room than it had."""
     store, options = run.store, run.options
     index = None
     if options.val:
@@ -166,7 +179,7 @@ def open_validation(run: Run, say: Callable[[str], None]) -> AbstractContextMana
         worker_timeout_s=options.worker_timeout_s,
         cache=options.cache,
         rendering=rendering,
-        warn=say,
+        warn=warn,
     )
 
 

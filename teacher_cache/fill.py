@@ -104,8 +104,8 @@ def fill(
     claim the units that they label. One of them labels the first unit of a fresh store alone, and binds the store to
     the teacher only if its answers depend on a view alone and that unit agrees with the ground truth better than
     chance. Every other rank, and every later fill, answers again what was answered then. on_start is called on rank 0
-    with the views that the job has to label, again as other jobs take some of them; so are on_progress, and say, with
-    where views are rendered.
+    with the views that the job has to label, again as other jobs take some of them; so is on_progress. say hears where
+    views are rendered, on another rank too where it is worse off than the first.
 
     Raises AgreementError, TeacherError for another teacher than the store's or one that answers otherwise, DriftError
     if this machine renders other pixels than the store's, ImageError for an undecodable image unless options.skip_bad,
@@ -129,8 +129,7 @@ def fill(
                 on_progress(read_progress(job))
 
         rendering = choose_rendering(options.render, store.policy, teacher.device)
-        if job.first and rendering.said is not None:
-            say(rendering.said)
+        rendering.tell(job, say)
         with open_pool(store, options, rendering, warn) as pool, ExitStack() as claimed:
             if options.claim or job.world_size > 1:
                 claims = claimed.enter_context(open_claims(store, options.lease_s, options.worker_timeout_s))

@@ -80,6 +80,18 @@ class Job:
             patience.check(lacking)
             time.sleep(POLL_S)
 
+    def is_worse_off(self, choice: str, worse: int) -> bool:
+        """Whether this rank has chosen worse than the first, for whose choice it waits; 0: nothing is better. Every
+        rank calls it, once."""
+        if self.first:
+            self.add(choice, 1 + worse)
+            return False
+        patience = self.patience((choice,))
+        while worse and not self.add(choice, 0):
+            patience.check(lambda: f"the first rank has chosen no {choice}")
+            time.sleep(POLL_S)
+        return bool(worse) and 1 + worse > self.add(choice, 0)
+
     def patience(self, moving: Sequence[str]) -> "Patience":
         """With the other ranks, while one of these counters moves."""
         return Patience(self, moving)

@@ -105,6 +105,23 @@ def test_rendering_processes_render_them_too(filled: Path) -> None:
             assert rendered.block.digest == reader.digest(0, 1, rendered.view)
 
 
+def test_every_command_that_is_to_render_them_on_a_gpu_says_that_it_does_not(filled: Path, tmp_path: Path) -> None:
+    store, ops = filled / "store", ("--ops", f"{filled / 'mine.py'}:operations")
+    said = "views are rendered on the CPU: policy cifar has operations of its own (darken, roll)"
+    for out, words in (("sheet.png", ("sample", 7)), ("view.png", ("view", 7, 2))):
+        words = (store, *words, *ops, "--out", tmp_path / out)
+        assert run(inspect_cache, *words).stderr == ""
+        plain = (tmp_path / out).read_bytes()
+        done = run(inspect_cache, *words, "--render", "gpu", "--json")
+        assert (done.exit_code, done.stderr) == (0, said + "\n")
+        assert json.loads(done.stdout)["png"] == str(tmp_path / out)
+        assert (tmp_path / out).read_bytes() == plain
+    assert said in verify(store, *ops, "--device", "cpu", "--render", "gpu").output
+    assert said in fill(store, *ops, "--estimate", "--render", "gpu").output
+    shutil.copytree(store, tmp_path / "store")
+    assert said in train(tmp_path / "store", *ops, "--render", "gpu").output
+
+
 def test_a_store_knows_their_hash_and_not_their_place(filled: Path) -> None:
     metadata = "".join(path.read_text() for path in (filled / "store").rglob("zarr.json"))
     assert "mine.py" not in metadata

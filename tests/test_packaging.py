@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -89,3 +90,16 @@ def test_a_release_needs_the_tag_of_its_version() -> None:
         "publish": ["wheels", "sdist"],
         "github": "publish",
     }
+
+
+def test_ci_has_triton() -> None:
+    """Its jobs install the lock file. Without Triton every test of a kernel is skipped, and nobody would see."""
+    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
+    assert any("make check test" in str(step.get("run")) for step in jobs["check-and-test"]["steps"])
+    versions = {entry.strip("\"'") for entry in jobs["check-and-test"]["strategy"]["matrix"]["python"]}
+    (line,) = re.findall(r"^(triton==\S+ ;.*) \\$", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    marker = Requirement(line).marker
+    assert marker is not None
+    for version in versions:
+        python = {"python_version": version, "python_full_version": f"{version}.0", "sys_platform": "linux"}
+        assert marker.evaluate({**python, "platform_machine": "x86_64"})

@@ -40,6 +40,7 @@ from teacher_cache.options import (
     worker_timeout_option,
 )
 from teacher_cache.progress import step_bars
+from teacher_cache.terminal import say as say_line
 from teacher_cache.terminal import say_json, terminal
 
 if TYPE_CHECKING:
@@ -233,7 +234,7 @@ def sample(
     found |= {"png": None, "digests_differ": []}
     if found["views_missing"] is None:
         out = out or _default_file(found["shard"], found["key"])
-        image, views = render_views(opened, number, [view["view"] for view in found["views"]], render=render)
+        image, views = render_views(opened, number, [view["view"] for view in found["views"]], render=render, say=_note)
         pictures = list(views)
         save_png(contact_sheet(found, image, pictures), out)
         found |= {"png": str(out), "digests_differ": [each.view for each in pictures if each.digest_equal is False]}
@@ -289,7 +290,7 @@ def view(
     opened = _open(store, shards, ops)
     chosen = chosen_sample(opened, sample)
     found = describe_view(opened, chosen, number)
-    (pictures,) = render_views(opened, chosen, (number,), render=render)[1]
+    (pictures,) = render_views(opened, chosen, (number,), render=render, say=_note)[1]
     panes = [pictures.mixed]
     if unmixed and pictures.partner is not None:
         panes += [pictures.unmixed, pictures.partner]
@@ -443,6 +444,11 @@ def _print(found: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any],
         say_json(found)
     else:
         show(found, terminal(width=None if sys.stdout.isatty() else 120))
+
+
+def _note(message: str) -> None:
+    """One line beside what is asked for."""
+    say_line(message, err=True)
 
 
 def _default_file(*names: str) -> Path:

@@ -3,7 +3,7 @@
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from teacher_cache.storage.place import Place, as_place
 from teacher_cache.store.labels import no_view, read_views
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.identity import TeacherIdentity
+
+if TYPE_CHECKING:  # which is imported where a device may render
+    import torch
 
 
 @dataclass(frozen=True)
@@ -99,13 +102,14 @@ class OpenStore:
         *,
         mixed: bool = True,
         render: Render = "cpu",
-        device: str | None = None,
+        device: "str | torch.device | None" = None,
     ) -> np.ndarray:
         """A view's pixels, (H, W, 3) uint8: exactly those that the teacher saw, or the sample's own before mixing.
 
         render: "gpu" replays its block on a device (`device`, or the first), "auto" where there is one; the bytes are
-        the same. StoreError where they are not the stored ones any more: other image files or other libraries.
-        DeviceError where there is no such device.
+        the same, so that a policy with operations of one's own, or one without room there, is replayed on the CPU.
+        StoreError where they are not the stored ones any more: other image files or other libraries. DeviceError where
+        there is no such device.
         """
         number = self.number(sample)
         if not 0 <= view < self.views:

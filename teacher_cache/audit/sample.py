@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from teacher_cache.store.labels import LabelReader, no_view, read_unit_row
 from teacher_cache.store.layout import Location
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import SKIPPED, Unit
+
+if TYPE_CHECKING:  # which is imported where a device may render
+    import torch
 
 
 class BlockLabels:
@@ -251,14 +254,21 @@ class Pictures:
 
 
 def render_views(
-    store: Store, sample: int, views: Sequence[int], *, render: Render = "cpu", device: str | None = None
+    store: Store,
+    sample: int,
+    views: Sequence[int],
+    *,
+    render: Render = "cpu",
+    device: "str | torch.device | None" = None,
+    say: Callable[[str], None] = lambda message: None,
 ) -> tuple[np.ndarray, Iterator[Pictures]]:
     """The sample's image, (H, W, 3) uint8, and its views, replayed with their block as both stages do it.
 
-    render, device: where blocks are replayed, see choose_rendering. For a few views a device is not worth its start.
+    render, device: where blocks are replayed, see choose_rendering; say hears of it. For a few views a device is not
+    worth its start.
     Raises ShardError, ImageError, PolicyError and DeviceError.
     """
-    replay = open_replay(render, store.policy, store.seed, device)
+    replay = open_replay(render, store.policy, store.seed, device, say)
     spot = store.layout.locate(sample)
     held = BlockLabels(store, spot)
     block = read_block(store.index.place(spot.shard, spot.block, held.skipped(views[0]) if len(views) else frozenset()))

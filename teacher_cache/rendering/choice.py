@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from teacher_cache.errors import DeviceError
 from teacher_cache.processes.memory import available_memory
@@ -18,6 +18,7 @@ from teacher_cache.replay.native.library import lacking
 if TYPE_CHECKING:  # what the command line asks of this module is its default alone
     import torch
 
+    from teacher_cache.job import Job
     from teacher_cache.rendering.crew import PoolSettings, RenderTask
     from teacher_cache.rendering.device_pool import DeviceRenderPool
     from teacher_cache.rendering.workers import BlockView, RenderPool
@@ -40,6 +41,13 @@ class Rendering:
     device: "torch.device | None"
     said: str | None = None
 
+    def tell(self, job: "Job", say: Callable[[str], None]) -> None:
+        """Say where views are rendered, once for all ranks, and on a rank that is worse off than the first. Every rank
+        calls it."""
+        worse = job.is_worse_off("rendering", int(self.said is not None and self.device is None))
+        if self.said is not None and (job.first or worse):
+            say(self.said if job.first else f"rank {job.rank}: {self.said}")
+
 
 ON_CPU = Rendering(None)
 
@@ -50,8 +58,9 @@ def choose_rendering(asked: Render, policy: "Policy", device: "torch.device") ->
     "auto": the device, where it is a CUDA device, Triton is there, it has room, and a made-up block came out of it as
     it does of the CPU. "gpu": DeviceError where there is no such device, or it renders otherwise or not at all;
     Triton's interpreter, asked for by TRITON_INTERPRET=1, makes one of the CPU. Operations of the user's own, and what
-    the device has no room for, are always rendered on the CPU.
+    the device has no room for, are always rendered on the CPU. DeviceError for any other word.
     """
+    _check_word(asked)
     if asked == "cpu" or (asked == "auto" and device.type != "cuda"):
         return Rendering(None, lacking())
     if policy.own_operations is not None:
@@ -83,8 +92,11 @@ def place_rows(
 ) -> tuple["torch.device", str | None]:
     """Where so many views of a pool lie, the device or host memory, and what to say of it.
 
-    budget_gb: what they may take of the device, in 10**9 bytes; None: a quarter of its memory.
+    budget_gb: what they may take of the device, in 10**9 bytes; None: a quarter of its memory. DeviceError where it is
+    no such number.
     """
+    if budget_gb is not None and not 0 <= budget_gb < math.inf:  # nan is no budget either, and would be the largest
+        raise DeviceError(f"device_pool_gb is {budget_gb:g}: give the GB of a device that the shuffle pool may take")
     import torch
 
     from teacher_cache.rendering.crew import AT_ONCE_BYTES
@@ -132,17 +144,25 @@ def render_all(pool: "AnyPool", tasks: Sequence["RenderTask"]) -> Iterator["Bloc
 
 
 def open_replay(
-    render: Render, policy: "Policy", store_seed: int, device: str | None = None
+    render: Render,
+    policy: "Policy",
+    store_seed: int,
+    device: "str | torch.device | None" = None,
+    say: Callable[[str], None] = lambda message: None,
 ) -> "Callable[[DecodedBlock, int], ReplayedBlock]":
-    """Replay views of blocks one by one in this process: as replay_view, or on a device, by a choice as above."""
+    """Replay views of blocks one by one in this process: as replay_view, or on a device, by a choice as above. say
+    hears of it where one was asked for. DeviceError as there, and for a device that is not there, whatever renders."""
     from teacher_cache.replay.block import ReplayedBlock, replay_view
 
-    if not may_use_device(render):
+    _check_word(render)
+    if device is None and not may_use_device(render):
         return partial(replay_view, policy, store_seed)
     from teacher_cache.device import choose_device  # torch, which takes seconds to import
 
-    chosen = choose_rendering(render, policy, choose_device(device)).device
-    if chosen is None:
+    rendering = choose_rendering(render, policy, choose_device(device))
+    if render != "cpu" and rendering.said is not None:
+        say(rendering.said)
+    if (chosen := rendering.device) is None:
         return partial(replay_view, policy, store_seed)
     from teacher_cache.replay.gpu.render import Renderer, render_blocks
 
@@ -211,9 +231,23 @@ def _unable(device: "torch.device") -> str | None:
 
 def _fault(policy: "Policy", device: "torch.device") -> str | None:
     """Why a device does not render as the CPU does; None where it does."""
-    from teacher_cache.rendering.device_proof import device_fault  # and Triton, which not all have
-
+    try:
+        from teacher_cache.rendering.device_proof import device_fault  # and Triton, which not all have
+    except Exception as error:  # of another release, or built for another machine, it raises what it likes
+        return first_line(error)
     return device_fault(policy, device)
+
+
+def first_line(error: BaseException) -> str:
+    """An error of others as messages name it."""
+    said = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def _check_word(asked: Render) -> None:
+    """DeviceError for what is no way of rendering: it would be taken for one."""
+    if asked not in get_args(Render):
+        raise DeviceError(f"render is {asked!r}: give {' or '.join(map(repr, get_args(Render)))}")
 
 
 def _memory() -> int:

@@ -13,6 +13,7 @@ from torch import Tensor
 from teacher_cache.device import RecycledMemory
 from teacher_cache.errors import DeviceError
 from teacher_cache.processes.shared import SharedMemory
+from teacher_cache.rendering.choice import first_line
 from teacher_cache.rendering.device_streams import DeviceStreams, Part, is_done_within, pin, unpin
 from teacher_cache.replay.block import Block, DecodedBlock, ReplayedBlock, draw_blocks, mix_of, replay_view
 from teacher_cache.replay.gpu.handing import hand_over, least_room
@@ -36,12 +37,6 @@ def device_fault(policy: Policy, device: torch.device) -> str | None:
     if not _answers(device):
         raise DeviceError(f"{device} does not answer after trying to render ({fault}): start again with --render cpu")
     return fault
-
-
-def first_line(error: BaseException) -> str:
-    """An error of others as messages name it."""
-    said = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 class MadeUpBlock(DecodedBlock):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from teacher_cache.device import Normalise
 from teacher_cache.errors import DeviceError, RenderError
 from teacher_cache.rendering import choice as rendering
 from teacher_cache.rendering import device_proof
@@ -17,7 +18,7 @@ from teacher_cache.rendering.device_proof import device_fault
 from teacher_cache.rendering.device_streams import DeviceStreams
 from teacher_cache.replay.gpu import kernels
 from teacher_cache.replay.gpu.hashing import PixelHasher
-from teacher_cache.replay.gpu.normalise import is_exact
+from teacher_cache.replay.gpu.normalise import is_exact, normalised
 from teacher_cache.replay.gpu.render import INTERPRETED, Renderer
 from tests.support.bright_shards import small_policy
 from tests.support.interpreter import hasten
@@ -213,3 +214,9 @@ def test_normalisation_is_proved_too(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not is_exact(values)
         patch.setattr(kernels, "normalise", None)  # which cannot be launched
         assert not is_exact(values)
+
+
+def test_no_views_at_all_are_normalised_too() -> None:
+    """As on the CPU: a loop of one's own may come to an empty batch."""
+    none, values = torch.empty((0, 8, 6, 3), dtype=torch.uint8), torch.rand(3, 256)
+    assert normalised(none, values).shape == Normalise((0.5,) * 3, (0.5,) * 3, CPU)(none).shape == (0, 3, 8, 6)

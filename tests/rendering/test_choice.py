@@ -5,7 +5,9 @@ import importlib.util
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +15,10 @@ from click.testing import CliRunner
 
 from student.cli import main as student
 from student.loader import ViewLoader
+from teacher_cache import open_store
 from teacher_cache.cli import main as teacher_cache
 from teacher_cache.errors import DeviceError
+from teacher_cache.job import Job
 from teacher_cache.rendering import choice as rendering
 from teacher_cache.rendering.choice import (
     ON_CPU,
@@ -31,6 +35,7 @@ from teacher_cache.replay.block import replay_view
 from teacher_cache.replay.operations import open_operations
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.store.store import Store
+from teacher_cache.verify import verify
 from tests.replay.gpu.test_gpu import UNABLE, release
 from tests.support.bright_shards import bright_store
 from tests.support.filling import fill_words
@@ -169,6 +174,95 @@ def test_rows_lie_on_the_device_within_their_budget(gpu: dict[str, int]) -> None
     assert said is not None
     assert said.endswith("in host memory: cuda:0 has 0.15 GB for it beside all else")
     assert place_rows(ON_CPU, POLICY, 1000, None) == (CPU, None)
+
+
+@pytest.mark.parametrize("budget_gb", [-1.0, float("nan"), float("inf")])
+def test_a_budget_that_is_none_is_refused_wherever_views_are_rendered(
+    gpu: dict[str, int], filled: Store, budget_gb: float
+) -> None:
+    said = rf"device_pool_gb is {budget_gb:g}: give the GB of a device"
+    for chosen in (Rendering(CUDA), ON_CPU):
+        with pytest.raises(DeviceError, match=said):
+            place_rows(chosen, POLICY, 1000, budget_gb)
+    with pytest.raises(DeviceError, match=said):
+        ViewLoader(filled, 24, epochs=1, render="cpu", device="cpu", device_pool_gb=budget_gb)
+
+
+@pytest.mark.parametrize("asked", ["GPU", "", None])
+def test_a_word_that_is_no_way_of_rendering_is_refused(filled: Store, asked: Any) -> None:
+    """Not taken for "auto", nor for "gpu"."""
+    said = rf"render is {asked!r}: give 'auto' or 'cpu' or 'gpu'"
+    with pytest.raises(DeviceError, match=said):
+        choose_rendering(asked, POLICY, CPU)
+    with pytest.raises(DeviceError, match=said):
+        open_store(str(filled.path)).render(0, 0, render=asked)
+    with pytest.raises(DeviceError, match=said):
+        verify(filled, 1.0, render=asked, device="cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA device")
+@pytest.mark.parametrize("render", ["cpu", "auto", "gpu"])
+@pytest.mark.parametrize("device", ["cuda", "cuda:7", "gpu", torch.device("cuda")])
+def test_the_notebook_refuses_a_device_that_is_not_there(filled: Store, render: Any, device: Any) -> None:
+    with pytest.raises(DeviceError, match=rf"--device {device}.* (finds no GPU here|no?t? a device that is served)"):
+        open_store(str(filled.path)).render(0, 0, render=render, device=device)
+
+
+def test_a_replay_on_the_cpu_instead_is_told(gpu: dict[str, int], filled: Store) -> None:
+    own = open_operations(f"{ROOT}/tests/support/own_operations.py:operations")
+    policy, said = load_policy("deit", ["size=24"], own), list[str]()
+    for asked in ("gpu", "cpu"):
+        open_replay(asked, policy, 0, "cpu", said.append)
+    assert said == ["views are rendered on the CPU: policy deit has operations of its own (darken, roll)"]
+
+
+def test_a_triton_that_does_not_start_is_told_in_one_line(tmp_path: Path, filled: Store) -> None:
+    """One that was built for another machine, for instance: nobody's command ends in its traceback."""
+    (tmp_path / "triton").mkdir()
+    (tmp_path / "triton" / "__init__.py").write_text("raise ImportError('libtriton.so: undefined symbol\\nwhich')\n")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)]), "TRITON_INTERPRET": "1"}
+    words = [sys.executable, "-m", "teacher_cache", "verify", str(filled.path), "--device", "cpu", "--workers", "0"]
+    done = subprocess.run([*words, "--render", "gpu"], env=env, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: --render gpu, but Triton's interpreter cannot: ImportError: libtriton.so: undefined symbol: "
+        "give --render cpu\n",
+    )
+    program = (
+        "import torch; from teacher_cache import device; from teacher_cache.rendering import choice;"
+        "assert not device._kernel_gives(torch.rand(3, 256));"
+        "from teacher_cache.replay.policy import load_policy; policy = load_policy('none');"
+        "choice.describe = str; choice.free_bytes = lambda device: 10**12;"
+        "print(choice.choose_rendering('auto', policy, torch.device('cuda', 0)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=120)
+    assert "views are rendered on the CPU: cuda:0 cannot: ImportError: libtriton.so: undefined symbol" in done.stdout, (
+        done.stderr
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        (Rendering(CUDA, "on cuda:0"), Rendering(CUDA, "on cuda:1"), ["on cuda:0"]),
+        (Rendering(CUDA, "on cuda:0"), Rendering(None, "no room"), ["on cuda:0", "rank 1: no room"]),
+        (Rendering(None, "no room"), Rendering(None, "no room"), ["no room"]),
+        (Rendering(None, "no room"), Rendering(CUDA, "on cuda:1"), ["no room"]),
+        (ON_CPU, Rendering(None, "no room"), ["rank 1: no room"]),
+        (ON_CPU, ON_CPU, []),
+    ],
+)
+@pytest.mark.parametrize("early", [0, 1])
+def test_a_rank_says_where_it_renders_if_it_is_worse_off_than_the_first(
+    first: Rendering, second: Rendering, said: list[str], early: int
+) -> None:
+    store, heard = torch.distributed.HashStore(), list[str]()
+    ranks = [(chosen, Job(rank, 2, CPU, store, timeout_s=60)) for rank, chosen in enumerate((first, second))]
+    with ThreadPoolExecutor(2) as threads:  # whichever comes first
+        done = [threads.submit(chosen.tell, job, heard.append) for chosen, job in (ranks[early], ranks[1 - early])]
+        for each in done:
+            each.result()
+    assert sorted(heard) == sorted(said)
 
 
 def test_what_may_come_is_known_without_torch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

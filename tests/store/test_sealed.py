@@ -2,6 +2,7 @@
 
 import json
 import random
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from numcodecs import zstd
 
 from teacher_cache.cli import main
 from teacher_cache.errors import StoreError
+from teacher_cache.replay.operations import open_operations
+from teacher_cache.replay.policy import load_policy
 from teacher_cache.storage.opening import open_storage
 from teacher_cache.store import arrays
 from teacher_cache.store.published import SEAL, attributes_document
@@ -151,6 +154,10 @@ def test_arrays_of_the_index_with_other_shapes_or_codecs_are_refused(tmp_path: P
         Store.open(path)
 
 
+OWN = Path(__file__).parents[1] / "support" / "own_operations.py"
+SETS = "--set 'size=[8, 8]' --set 'crop.scale=[0.5, 1.0]' --set rand_augment=none"
+
+
 def test_schema_1_is_refused_with_the_commands_that_fill_anew(tmp_path: Path) -> None:
     store = bright_store(tmp_path)
     fill_store(store, views=range(2))
@@ -159,8 +166,8 @@ def test_schema_1_is_refused_with_the_commands_that_fill_anew(tmp_path: Path) ->
         Store.open(store.path)
     assert str(refused.value) == (
         f"{store.path} has schema version 1, this program reads 2, whose labels prove more: index and fill anew, "
-        f"`teacher-cache index SHARDS --store NEW --policy cifar --views 4 --seed 3`, then `teacher-cache fill NEW "
-        f"--teacher {TEACHERS}:brightness`"
+        f"`teacher-cache index SHARDS --store NEW --policy cifar {SETS} --views 4 --seed 3`, then `teacher-cache "
+        f"fill NEW --teacher {TEACHERS}:brightness`"
     )
 
 
@@ -177,9 +184,64 @@ def test_an_older_policy_version_is_refused_with_the_commands_that_fill_anew(tmp
         Store.open(store.path)
     assert str(refused.value) == (
         f"{store.path} has policy version 2, this program renders 3, whose pixels are others: index and fill anew, "
-        f"`teacher-cache index SHARDS --store NEW --policy cifar --views 4 --seed 3`, then `teacher-cache fill NEW "
-        f"--teacher {TEACHERS}:brightness`"
+        f"`teacher-cache index SHARDS --store NEW --policy cifar {SETS} --views 4 --seed 3`, then `teacher-cache "
+        f"fill NEW --teacher {TEACHERS}:brightness`"
     )
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        (),
+        ("size=[8,24]", "crop.scale=[0.5,1.0]", "rand_augment=none", "auto_augment.interpolation=bilinear"),
+        ("flip=0", "erase.mode=const", "mix=none", "crop=none", "crop.kind=center", "crop.crop_pct=0.9"),
+        ("rand_augment.operations=['Invert','Rotate']", "jitter.hue=0.1", "mean=[0.5,0.5,0.5]", "erase=none"),
+    ],
+)
+def test_the_commands_that_fill_anew_have_the_policys_settings(tmp_path: Path, changed: tuple[str, ...]) -> None:
+    policy = load_policy("deit", changed)
+    store = bright_store(tmp_path, policy=policy)
+    edit(store.path / "zarr.json", "attributes", "teacher_cache", "policy", "version", value=2)
+    reseal_store(store.path)
+    with pytest.raises(StoreError) as refused:
+        Store.open(store.path)
+    words = shlex.split(str(refused.value).split("`")[1])
+    sets = [words[place + 1] for place, word in enumerate(words) if word == "--set"]
+    assert load_policy(words[words.index("--policy") + 1], sets) == policy
+    assert bool(sets) == bool(changed)
+
+
+def test_the_commands_that_fill_anew_ask_for_own_operations(tmp_path: Path) -> None:
+    own = open_operations(f"{OWN}:operations")
+    store = bright_store(tmp_path, counts=(2,), policy=load_policy("cifar", ["size=8"], own))
+    edit(store.path / "zarr.json", "attributes", "teacher_cache", "schema", value=1)
+    with pytest.raises(StoreError) as refused:
+        Store.open(store.path)
+    ops = "--ops FILE.py:operations"
+    assert f"--policy cifar --set 'size=[8, 8]' {ops} --views 4 --seed 3`, then" in str(refused.value)
+    assert str(refused.value).endswith(f"fill NEW --teacher TEACHER {ops}`")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("name", ["cifar"]),
+        ("name", "a policy's file"),
+        ("crop", {"kind": {"r": 1}, "scale": {}}),
+        ("size", {"8": [8]}),
+        ("own_operations", {"names": 5}),
+        ("rand_augment", {"operations": 7, "\x1b[2J": "`rm`"}),
+        ("mix", [[]]),
+    ],
+)
+def test_an_older_store_with_strange_settings_is_refused_in_the_same_line(
+    tmp_path: Path, key: str, value: object
+) -> None:
+    store = bright_store(tmp_path, counts=(2,))
+    edit(store.path / "zarr.json", "attributes", "teacher_cache", "policy", key, value=value)
+    edit(store.path / "zarr.json", "attributes", "teacher_cache", "schema", value=1)
+    with pytest.raises(StoreError, match=r"index and fill anew, `teacher-cache index SHARDS --store NEW --policy "):
+        Store.open(store.path)
 
 
 def test_what_a_later_version_adds_is_passed_over(tmp_path: Path) -> None:

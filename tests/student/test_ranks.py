@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from teacher_cache.publish import publish
+from teacher_cache.replay.operations import open_operations
+from teacher_cache.replay.policy import load_policy
 from teacher_cache.store.store import Store
+from tests.support.bright_shards import bright_store
 from tests.support.forked import Forks
 from tests.support.running import descendants, rank, running, wait_until
 from tests.support.small_runs import SMALL, filled_store, student
@@ -51,6 +54,24 @@ def test_a_rank_that_hangs_or_dies_is_told_by_the_other(
         "ranks are only slow, raise --rank-timeout"
     )
     assert "Traceback" not in first.output
+
+
+def test_a_rank_that_renders_on_the_cpu_where_the_first_need_not_says_why(tmp_path: Path, forks: Forks) -> None:
+    """A GPU that has no room beside the model, for instance; here operations of one's own, which no GPU is asked for on
+    the first rank."""
+    own = f"{ROOT}/tests/support/own_operations.py:operations"
+    policy = load_policy("cifar", ["size=8", "crop.scale=[0.5,1.0]"], open_operations(own))
+    store = bright_store(tmp_path, counts=(64, 32), policy=policy)
+    said = f"views are rendered on the CPU: policy {policy.name} has operations of its own (darken, roll)\n"
+
+    settings = [word for setting in (student("plain"), "epochs=1", "distill=none") for word in ("--set", setting)]
+    train = ["train", str(store.path), "--recipe", SMALL, "--workers", "0", "--device", "cpu", "--ops", own, *settings]
+    for here, there, told in (("cpu", "gpu", (0, 1)), ("gpu", "gpu", (1, 0)), ("gpu", "cpu", (1, 0))):
+        words = [*train, "--out", str(tmp_path / f"{here}-{there}"), "--render"]
+        ranks = forks.start_ranks("student", [*words, here], 2, [*words, there])
+        assert [each.wait() for each in ranks] == [0, 0], ranks[0].output + ranks[1].output
+        assert tuple(each.output.count(said) for each in ranks) == told
+        assert (f"rank 1: {said}" in ranks[1].output) == bool(told[1])
 
 
 def test_what_one_rank_lacks_of_the_shards_all_say(tmp_path: Path, store: Store, forks: Forks) -> None:
