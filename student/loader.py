@@ -100,9 +100,9 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
 
     Raises StoreError for soft labels that the store does not hold; PlanError where batch, ranks, repeats and views do
     not fit, a word is none that is known, start is not in the plan, or memory has no room for the shuffle pools of all
-    ranks here; DeviceError where render or device asks for what is not there, or device_pool_gb is none;
-    MissingLabelError, before anything is
-    rendered, where a label that the plan needs is not there; DriftError while iterating.
+    ranks here; DeviceError where render or device asks for what is not there, or device_pool_gb is no such number;
+    MissingLabelError, before anything is rendered, where a label that the plan needs is not there; DriftError while
+    iterating.
     """
 
     def __init__(
