@@ -28,7 +28,7 @@ class BuildLibrary(build_ext):
 
 
 class TagWheel(bdist_wheel):
-    """One wheel a platform, for every Python 3; for all platforms where nothing was compiled."""
+    """One wheel a platform, for every Python 3."""
 
     def get_tag(self) -> tuple[str, str, str]:
         return "py3", "none", super().get_tag()[2]
