@@ -15,6 +15,13 @@
 Workspace *replay_open(const char *wanted);
 void replay_close(Workspace *workspace);
 
+/* A new one each time, whose memory fits what comes next, not what came before. */
+static Workspace *opened(void) {
+    Workspace *workspace = replay_open(NULL);
+    if (!workspace) abort();
+    return workspace;
+}
+
 static uint64_t hashed = 0xCBF29CE484222325;
 
 static void add_to_hash(const void *bytes, size_t size) { /* FNV-1a, 64 bits */
@@ -181,7 +188,8 @@ static void fuzz_drawing(void) {
 
 static double random_alpha(void) { return exp(one_of(2) ? real_between(-3.0, 3.0) : real_between(-87.0, 88.0)); }
 
-static void fuzz_pairs(Workspace *workspace) {
+static void fuzz_pairs(void) {
+    Workspace *workspace = opened();
     const int64_t num = between(0, 70);
     uint64_t words[4];
     for (int i = 0; i < 4; i++) words[i] = random_word();
@@ -225,6 +233,7 @@ static void fuzz_pairs(Workspace *workspace) {
     }
     check(replay_pair(workspace, &pairs) == OUT_OF_BOUNDS, "pairs.c", "whether unsound settings are refused");
     free(skipped), free(pairs.partners), free(pairs.lambdas), free(pairs.boxes);
+    replay_close(workspace);
 }
 
 /* ---- plans ---- */
@@ -325,7 +334,7 @@ static void check_entry(const Planning *planning, const int64_t *launched, int64
 }
 
 /* With memory of exact size for all that is written; what the library says of it. */
-static int planned(Workspace *workspace, Planning *planning, bool is_hashed) {
+static int planned(Planning *planning, bool is_hashed) {
     Plan *plan = &planning->plan;
     const int fault = replay_plan_room(plan);
     if (fault != FINE) return fault;
@@ -333,7 +342,9 @@ static int planned(Workspace *workspace, Planning *planning, bool is_hashed) {
     plan->launches = room(LAUNCH_FIELDS * plan->most_launches, sizeof(int64_t));
     plan->sides = room(4 * plan->num, sizeof(int64_t));
     if (!plan->buffer) abort();
+    Workspace *workspace = opened();
     check(replay_plan(workspace, plan) == FINE, "plan.c", "whether a plan has the room that it asks for");
+    replay_close(workspace);
     check(plan->num_bytes <= plan->room && plan->num_launches <= plan->most_launches, "plan.c", "a plan's size");
     for (int64_t i = 0; i < plan->num_launches; i++) {
         const int64_t *launched = plan->launches + LAUNCH_FIELDS * i;
@@ -368,29 +379,23 @@ static void scramble(Planning *planning) {
     }
 }
 
-static void fuzz_plans(Workspace *workspace) {
+static void fuzz_plans(void) {
     Planning planning;
     random_planning(&planning);
-    check(planned(workspace, &planning, true) == FINE, "plan.c", "whether a sound plan is made");
+    check(planned(&planning, true) == FINE, "plan.c", "whether a sound plan is made");
     scramble(&planning);
-    planned(workspace, &planning, false);
+    planned(&planning, false);
 }
 
 int main(int num_words, char **words) {
     const uint64_t num_rounds = num_words > 1 ? strtoull(words[1], NULL, 10) : 300;
     seed = num_words > 2 ? strtoull(words[2], NULL, 10) : 7;
-    Workspace *workspace = replay_open(NULL);
-    if (!workspace) return 1;
     for (round_number = 0; round_number < num_rounds; round_number++) {
         state = seed * 0xD1342543DE82EF95 + round_number;
         fuzz_drawing();
-        fuzz_pairs(workspace);
-        fuzz_plans(workspace);
-        if (round_number % 50 != 49) continue;
-        replay_close(workspace); /* memory that fits what comes next, not what came before */
-        if (!(workspace = replay_open(NULL))) return 1;
+        fuzz_pairs();
+        fuzz_plans();
     }
-    replay_close(workspace);
     printf("%llu rounds of seed %llu: %016llx\n", (unsigned long long)num_rounds, (unsigned long long)seed,
            (unsigned long long)hashed);
     return 0;
