@@ -111,7 +111,10 @@ def test_the_library_joins_as_the_specification(parts: list[bytes], first: int, 
     assert joined[0].tobytes() == joined[1].tobytes()
 
 
-OUT_OF_BOUNDS = ([[-1, 5]], [[0, 99]], [[0, 1]], [[5, 3]], [[0, 5], [3, 2]], [[0]], [[0, 11]], [[0, 5]])
+OUT_OF_BOUNDS = (
+    *([[-1, 5]], [[0, 99]], [[0, 1]], [[5, 3]], [[0, 5], [3, 2]], [[0]], [[0, 11]], [[0, 5]]),
+    *([[5, 3 - 2**63, 2]], [[0, 2**63 - 1, 10]], [[0, 99, 10]]),  # the first is two bytes on, modulo 2**64, each time
+)
 
 
 @pytest.mark.skipif(load() is None, reason=ABSENT)

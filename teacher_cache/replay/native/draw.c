@@ -199,7 +199,7 @@ static int64_t draw_boxes(const Draws *draws, Stream *stream, int64_t *boxes) {
     return found;
 }
 
-static bool are_sound(const Draws *draws) {
+static bool are_sound_draws(const Draws *draws) {
     const int64_t most_side = INT32_MAX, most = 1 << 20;
     const int64_t places = draws->num_slots + (draws->jitters_some ? JITTERS : 0);
     if (draws->num < 0 || draws->height < 1 || draws->width < 1 || draws->height > MOST_SIDE ||
@@ -247,7 +247,7 @@ static void draw_view(const Draws *draws, int64_t number, int64_t *num_operation
 }
 
 PUBLIC int replay_draw(Draws *draws) {
-    if (!are_sound(draws)) return OUT_OF_BOUNDS;
+    if (!are_sound_draws(draws)) return OUT_OF_BOUNDS;
     draws->operations_found = draws->boxes_found = 0;
     for (int64_t number = 0; number < draws->num; number++) {
         int64_t num_operations, num_boxes;

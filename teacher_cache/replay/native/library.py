@@ -102,6 +102,8 @@ def workspace() -> Workspace | None:
     wanted = os.environ.get(SWITCH, "")
     if wanted == "off":
         return None
+    if wanted and wanted not in KERNELS:
+        raise RenderError(f"{SWITCH}={wanted!r} is unknown; give off, {', '.join(KERNELS)}, or leave it out")
     held: dict[str, Workspace] = _held.__dict__.setdefault("by_kernels", {})
     if wanted not in held:
         library = load()
@@ -112,9 +114,7 @@ def workspace() -> Workspace | None:
 
 
 def opened(library: ctypes.CDLL, wanted: str) -> Workspace:
-    """A workspace with the kernels wanted, "" for the processor's best."""
-    if wanted and wanted not in KERNELS:
-        raise RenderError(f"{SWITCH}={wanted!r} is unknown; give off, {', '.join(KERNELS)}, or leave it out")
+    """A workspace with the kernels wanted, of KERNELS, "" for the processor's best."""
     handle = library.replay_open(wanted.encode() or None)
     if not handle:
         raise RenderError(f"{SWITCH}={wanted}: this processor lacks its instructions; leave it out, or give plain")
@@ -163,9 +163,18 @@ def load() -> ctypes.CDLL | None:
         return None
     try:
         library = ctypes.CDLL(str(path))
-    except OSError:
+        library.replay_sources.restype = ctypes.c_char_p
+    except (OSError, AttributeError):
         return None
-    library.replay_sources.restype = library.replay_kernels.restype = ctypes.c_char_p
+    beside = sources_hash(_HERE)
+    if beside is not None and library.replay_sources() != beside.encode():
+        return None
+    _declare(library)
+    return library
+
+
+def _declare(library: ctypes.CDLL) -> None:
+    library.replay_kernels.restype = ctypes.c_char_p
     library.replay_open.restype = ctypes.c_void_p
     library.replay_open.argtypes = [ctypes.c_char_p]
     library.replay_close.restype = None
@@ -178,5 +187,3 @@ def load() -> ctypes.CDLL | None:
     library.replay_draw.argtypes = [address]
     library.replay_plan_room.argtypes = [address]
     library.replay_pair.argtypes = library.replay_plan.argtypes = [address, address]
-    beside = sources_hash(_HERE)
-    return library if beside is None or library.replay_sources().decode() == beside else None

@@ -74,14 +74,14 @@ static void put(const Pairs *pairs, int64_t position, int64_t partner, Mixed mix
 
 static bool is_alpha(double alpha) { return alpha > 0.0 && alpha < 1e39; } /* a float32 */
 
-static bool are_sound(const Pairs *pairs) {
+static bool are_sound_pairs(const Pairs *pairs) {
     return pairs->num >= 0 && pairs->num <= MOST_SAMPLES && pairs->height >= 1 && pairs->height <= MOST_SIDE &&
            pairs->width >= 1 && pairs->width <= MOST_SIDE && (!pairs->mixes || is_alpha(pairs->mixup_alpha)) &&
            (!pairs->cuts || is_alpha(pairs->cutmix_alpha));
 }
 
 PUBLIC int replay_pair(Workspace *workspace, const Pairs *pairs) {
-    if (!are_sound(pairs)) return OUT_OF_BOUNDS;
+    if (!are_sound_pairs(pairs)) return OUT_OF_BOUNDS;
     for (int64_t position = 0; position < pairs->num; position++) put(pairs, position, position, UNMIXED);
     if (!pairs->mixes && !pairs->cuts) return FINE;
     Stream stream = {.seed = pairs->seed};

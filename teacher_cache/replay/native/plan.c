@@ -303,26 +303,38 @@ static void plan_mixing(Planner *planner) {
 
 /* -- what Python calls --------------------------------------------------------------------------------------------- */
 
-static bool are_places(const int64_t *places, int num) {
-    for (int i = 0; i < num; i++)
-        if (places[i] < 0 || places[i] > INT32_MAX) return false;
-    return true;
+/* Whether a part has what a window's size pixels are made of, along a side. */
+static bool is_in_part(const Plan *plan, const int64_t crop[4], int64_t resized, const int64_t window[4],
+                       const int64_t part[4], int side, int64_t size) {
+    const int interpolation = (int)plan->interpolation;
+    const Tapped first = tapped(crop[2 + side], resized, window[side], interpolation);
+    const Tapped last = tapped(crop[2 + side], resized, window[side] + size - 1, interpolation);
+    const int64_t before = crop[side] - part[side];
+    return before + first.first >= 0 && before + last.beyond <= part[2 + side];
 }
 
-/* Whether a drawn view's numbers can be computed with. */
+/* Whether a drawn view's numbers can be computed with, and name no pixels but those that are there. */
 static bool is_sound_view(const Plan *plan, int64_t view) {
     const int64_t *crop = plan->crops + 4 * view, *resized = plan->resized + 2 * view;
+    const int64_t *window = plan->windows + 4 * view, *part = plan->parts + 4 * view;
     if (plan->numbers[view] < 0 || plan->numbers[view] >= plan->num_views) return false;
     if (plan->offsets[view] < 0 || plan->offsets[view] > (int64_t)1 << 48) return false;
-    if (!are_places(crop, 4) || !are_places(resized, 2) || !are_places(plan->windows + 4 * view, 4) ||
-        !are_places(plan->parts + 4 * view, 4) || !crop[2] || !resized[0])
+    if (!holds(MOST_PICTURE_SIDE, MOST_PICTURE_SIDE, crop) || !holds(MOST_PICTURE_SIDE, MOST_PICTURE_SIDE, part))
+        return false;
+    if (resized[0] > INT32_MAX || resized[1] > INT32_MAX || !holds(resized[0], resized[1], window) ||
+        window[2] != plan->height || window[3] != plan->width)
+        return false;
+    if (!is_in_part(plan, crop, resized[0], window, part, 0, plan->height) ||
+        !is_in_part(plan, crop, resized[1], window, part, 1, plan->width))
         return false;
     for (int64_t i = 0; i < plan->most_operations; i++)
         if (!is_sound_operation(plan->operations[view * plan->most_operations + i],
                                 plan->values[view * plan->most_operations + i]))
             return false;
-    for (int64_t i = 0; i < plan->most_boxes; i++)
-        if (!are_places(plan->erased + 4 * (view * plan->most_boxes + i), 4)) return false;
+    for (int64_t i = 0; i < plan->most_boxes; i++) {
+        const int64_t *box = plan->erased + 4 * (view * plan->most_boxes + i);
+        if (box[2] && !holds(plan->height, plan->width, box)) return false;
+    }
     return true;
 }
 
@@ -339,8 +351,12 @@ static bool is_sound_plan(const Plan *plan) {
     for (int64_t run = 0; run < plan->num_runs; run++) {
         const int64_t num = plan->runs[run];
         if (num < 0 || num > plan->num_views - num_views) return false;
-        for (int64_t view = num_views; view < num_views + num; view++)
+        for (int64_t view = num_views; view < num_views + num; view++) {
+            const int32_t *pasted = plan->boxes + 4 * view;
+            const int64_t box[4] = {pasted[0], pasted[1], pasted[2], pasted[3]};
             if (plan->partners[view] < 0 || plan->partners[view] >= num) return false;
+            if (box[2] && !holds(plan->height, plan->width, box)) return false;
+        }
         num_views += num;
     }
     return num_views == plan->num_views;

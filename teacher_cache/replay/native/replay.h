@@ -17,6 +17,8 @@
 enum fault { FINE, NO_MEMORY, OUT_OF_BOUNDS }; /* what calls return */
 enum { BICUBIC, BILINEAR };
 enum { MOST_SIDE = 8192 }; /* of a view */
+/* A PNG may be longer than a JPEG, and a centre of a thin picture is cut out of a far longer one. */
+enum { MOST_PICTURE_SIDE = 1 << 24 };
 enum { TAP_BITS = 14, ROTATED_BITS = 12, PHASES = 256 };
 
 /* In the order of params.NAMES. */
@@ -187,6 +189,12 @@ int64_t erase_box(uint8_t *view, int64_t width, const int64_t box[4], enum erase
 static inline double rounded(double value) { return __builtin_nearbyint(value); }
 
 static inline uint8_t clipped(int32_t level) { return (uint8_t)(level < 0 ? 0 : level > 255 ? 255 : level); }
+
+/* Whether a box, its top, left, height and width, has pixels and lies in a picture. */
+static inline bool holds(int64_t height, int64_t width, const int64_t box[4]) {
+    return box[0] >= 0 && box[1] >= 0 && box[2] > 0 && box[3] > 0 && box[2] <= height && box[3] <= width &&
+           box[0] <= height - box[2] && box[1] <= width - box[3];
+}
 
 static inline int64_t clamped(int64_t place, int64_t size) {
     return place < 0 ? 0 : place >= size ? size - 1 : place;

@@ -30,7 +30,8 @@ PUBLIC int replay_join_intervals(const uint8_t *data, int64_t length, const int6
     int64_t place = 0, number = 0;
     for (int64_t row = 0; row < rows; row++) {
         const int64_t *of_row = starts + row * columns;
-        if (of_row[0] < 0 || of_row[columns - 1] > length) return OUT_OF_BOUNDS;
+        for (int64_t column = 0; column < columns; column++)
+            if (of_row[column] < 0 || of_row[column] > length) return OUT_OF_BOUNDS;
         for (int64_t column = 1; column < columns; column++)
             if (of_row[column] - of_row[column - 1] < 2) return OUT_OF_BOUNDS;
         const int64_t size = of_row[columns - 1] - of_row[0];

@@ -9,8 +9,7 @@
 #define SOURCES "unknown"
 #endif
 
-/* A PNG may be longer than a JPEG, and a centre of a thin picture is cut out of a far longer one. */
-enum { WEIGHTS_BYTES = 32 << 20, MOST_PICTURE_SIDE = 1 << 24, MOST_SLOTS = 1 << 16 };
+enum { WEIGHTS_BYTES = 32 << 20, MOST_SLOTS = 1 << 16 };
 
 /* Views of one policy, in columns. */
 typedef struct {
@@ -63,11 +62,6 @@ PUBLIC void replay_close(Workspace *workspace) {
 }
 
 static bool is_within(int64_t number, int64_t least, int64_t most) { return number >= least && number <= most; }
-
-static bool holds(int64_t height, int64_t width, const int64_t box[4]) {
-    return box[0] >= 0 && box[1] >= 0 && box[2] > 0 && box[3] > 0 && box[2] <= height && box[3] <= width &&
-           box[0] <= height - box[2] && box[1] <= width - box[3];
-}
 
 bool is_sound_operation(int64_t operation, double value) {
     if (operation < NONE || operation >= OPERATIONS || !(value >= -360.0 && value <= 360.0)) return false;

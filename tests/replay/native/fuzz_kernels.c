@@ -5,95 +5,9 @@
  * ends with 1 at the first difference, having said what differed and in which round of which seed. Compiled with
  * -fsanitize=address,undefined it ends at the first byte read or written out of bounds, too. */
 
-#include <math.h>
-#include <stdio.h>
-
+#include "fuzz.h"
 #include "hue.h"
 #include "views.c" /* with its types and its bounds, which no header shows */
-
-/* ---- random numbers, and memory of exact size ---- */
-
-static uint64_t state, seed, round_number;
-
-static uint64_t next_word(void) { /* splitmix64 (Steele et al. 2014) */
-    uint64_t mixed = state += 0x9E3779B97F4A7C15;
-    mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9;
-    mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB;
-    return mixed ^ mixed >> 31;
-}
-
-static int64_t between(int64_t least, int64_t most) {
-    return least + (int64_t)(next_word() % (uint64_t)(most - least + 1));
-}
-
-static double real_between(double least, double most) {
-    return least + (most - least) * (double)(next_word() >> 11) / 9007199254740992.0;
-}
-
-static bool one_of(int64_t num) { return between(1, num) == 1; }
-
-static void check(bool holds, const char *kernels, const char *what) {
-    if (holds) return;
-    fprintf(stderr, "%s: %s is not as it must be, in round %llu of seed %llu\n", kernels, what,
-            (unsigned long long)round_number, (unsigned long long)seed);
-    exit(1);
-}
-
-/* Bytes at an odd address, or between guards, or both; a sanitizer sees what is read beyond, the guards what is
- * written. */
-typedef struct {
-    uint8_t *memory, *bytes;
-    size_t size, before, after;
-} Buffer;
-
-enum { GUARD = 0xA5, MOST_GUARD = 64 };
-
-static Buffer new_buffer(int64_t size) {
-    Buffer buffer = {.size = (size_t)size, .before = (size_t)(one_of(2) ? between(0, MOST_GUARD) : 0)};
-    buffer.after = one_of(2) ? MOST_GUARD : 0;
-    buffer.memory = malloc(buffer.before + buffer.size + buffer.after + 1);
-    if (buffer.after == 0) { /* the memory ends with the buffer */
-        free(buffer.memory);
-        buffer.memory = malloc(buffer.before + buffer.size);
-    }
-    if (!buffer.memory) abort();
-    memset(buffer.memory, GUARD, buffer.before + buffer.size + buffer.after);
-    buffer.bytes = buffer.memory + buffer.before;
-    return buffer;
-}
-
-/* Levels at random, or few of them, or only the darkest and the brightest, whose sums overshoot. */
-static Buffer random_levels(int64_t size) {
-    Buffer buffer = new_buffer(size);
-    const int64_t kind = between(0, 3), some = between(0, 255);
-    for (size_t i = 0; i < buffer.size; i++) {
-        const uint8_t level = (uint8_t)next_word();
-        buffer.bytes[i] = kind == 0   ? (uint8_t)(level & 128 ? 255 : 0)
-                          : kind == 1 ? (uint8_t)(some + level % 3)
-                                      : level;
-    }
-    return buffer;
-}
-
-static Buffer copied(const Buffer *buffer) {
-    Buffer copy = new_buffer((int64_t)buffer->size);
-    memcpy(copy.bytes, buffer->bytes, buffer->size);
-    return copy;
-}
-
-static void check_guards(const Buffer *buffer, const char *kernels, const char *what) {
-    for (size_t i = 0; i < buffer->before; i++) check(buffer->memory[i] == GUARD, kernels, what);
-    for (size_t i = 0; i < buffer->after; i++) check(buffer->bytes[buffer->size + i] == GUARD, kernels, what);
-}
-
-static void free_buffer(Buffer *buffer) { free(buffer->memory); }
-
-/* Both lose their memory. */
-static void check_equal(Buffer *expected, Buffer *actual, const char *kernels, const char *what) {
-    check_guards(actual, kernels, what);
-    check(memcmp(expected->bytes, actual->bytes, expected->size) == 0, kernels, what);
-    free_buffer(actual);
-}
 
 /* ---- a kernel each: plain's bytes, then those of another set ---- */
 
@@ -232,8 +146,8 @@ static int32_t random_factor(void) { return (int32_t)between(-8 * 4096, 8 * 4096
 static void fuzz_levels(const Kernels *kernels) {
     const int64_t num_pixels = one_of(4) ? between(1, 5000) : between(1, 150), num = 3 * num_pixels;
     uint8_t tables[3][256];
-    for (int i = 0; i < 3 * 256; i++) tables[i / 256][i % 256] = (uint8_t)next_word();
-    const uint8_t mask = (uint8_t)next_word(), added = (uint8_t)between(0, 128);
+    for (int i = 0; i < 3 * 256; i++) tables[i / 256][i % 256] = (uint8_t)random_word();
+    const uint8_t mask = (uint8_t)random_word(), added = (uint8_t)between(0, 128);
     const int threshold = (int)between(-3, 258);
     const int32_t factor = random_factor();
     static const char *const names[] = {"look_up",      "invert",          "posterize", "solarize",
@@ -356,20 +270,6 @@ typedef struct {
 
 static uint8_t noise[NUM_NOISE];
 
-static double random_value(int64_t operation) {
-    switch (operation) {
-    case POSTERIZE: return (double)between(0, 9);
-    case SOLARIZE: return (double)between(0, 256);
-    case SOLARIZE_ADD: return (double)between(0, 128);
-    case COLOR: case SHARPNESS: return real_between(-8.0, 8.0);
-    case ROTATE: return one_of(8) ? 90.0 * (double)between(-4, 4) : real_between(-360.0, 360.0);
-    case HUE: return real_between(-0.5, 0.5);
-    case SHEAR_X: case SHEAR_Y: case TRANSLATE_X: case TRANSLATE_Y:
-        return one_of(8) ? real_between(-360.0, 360.0) : real_between(-1.1, 1.1);
-    default: return real_between(-3.0, 3.0);
-    }
-}
-
 /* Sides shorter than most, rarely longer. */
 static int64_t random_side(int64_t most) { return one_of(6) ? between(1, most) : between(1, most < 60 ? most : 60); }
 
@@ -377,11 +277,6 @@ static int64_t random_side(int64_t most) { return one_of(6) ? between(1, most) :
 static void stretch(int64_t *height, int64_t *width, int64_t most) {
     *height = one_of(2) ? most : between(1, 3);
     *width = *height == most ? between(1, 3) : most;
-}
-
-static void random_box(int64_t height, int64_t width, int64_t box[4]) {
-    box[2] = between(1, height), box[3] = between(1, width);
-    box[0] = between(0, height - box[2]), box[1] = between(0, width - box[3]);
 }
 
 static void point(Given *given) {
@@ -402,7 +297,7 @@ static Given random_view(Buffer *pixels) {
                              .interpolation = between(BICUBIC, BILINEAR),
                              .geometry = between(BICUBIC, BILINEAR),
                              .erase_mode = between(ERASE_CONST, ERASE_RAND),
-                             .fill = {(uint8_t)next_word(), (uint8_t)next_word(), (uint8_t)next_word()}},
+                             .fill = {(uint8_t)random_word(), (uint8_t)random_word(), (uint8_t)random_word()}},
                    .picture = {.height = random_side(600), .width = random_side(600)},
                    .flip = (uint8_t)between(0, 1),
                    .has_noise = true};
@@ -428,7 +323,7 @@ static Given random_view(Buffer *pixels) {
     }
     for (int64_t i = 0; i < views->most_boxes; i++)
         if (!one_of(3)) random_box(views->height, views->width, given.erased[i]);
-    for (int i = 0; i < 4; i++) given.stream[i] = next_word();
+    for (int i = 0; i < 4; i++) given.stream[i] = random_word();
     return given;
 }
 
@@ -448,20 +343,6 @@ static void fuzz_views(Workspace *plain, Workspace *other) {
     check(rendered(other, &given, 0, actual.bytes) == FINE, name, "whether a sound view is rendered");
     check_equal(&expected, &actual, name, "a whole view");
     free_buffer(&expected), free_buffer(&pixels);
-}
-
-static int64_t nasty_integer(void) {
-    static const int64_t some[] = {INT64_MIN,   INT64_MIN + 1, INT64_MAX, INT64_MAX - 1, INT32_MIN, INT32_MAX,
-                                   1ll << 32,   -(1ll << 32),  -1,        -2,            0,         1,
-                                   2,           3,             255,       256,           65535,     65536,
-                                   1ll << 61,   -(1ll << 61),  1ll << 62, 8192,          8193,      17};
-    return some[between(0, (int64_t)(sizeof some / sizeof *some) - 1)];
-}
-
-static double nasty_real(void) {
-    const double some[] = {NAN, INFINITY, -INFINITY, 1e308, -1e308, 1e-320, 360.0, -360.0, 360.1, -360.1, 129.0,
-                           -1.0, 8.1, -8.1, 0.0, -0.0, 2147483648.0, -2147483649.0, 1e19};
-    return some[between(0, (int64_t)(sizeof some / sizeof *some) - 1)];
 }
 
 /* One number of a view for which there is no such view. The memory that is written is as large as the view says, and
@@ -643,7 +524,7 @@ static void fuzz_intervals(void) {
     int64_t *found = malloc((size_t)(num + 1) * sizeof(int64_t)), *chosen = malloc((size_t)(num + rows) * sizeof(int64_t));
     if (!found || !chosen) abort();
     if (one_of(3)) { /* whatever it is, nothing is read or written out of bounds */
-        data.bytes[between(0, length - 1)] = one_of(2) ? 0xFF : (uint8_t)next_word();
+        data.bytes[between(0, length - 1)] = one_of(2) ? 0xFF : (uint8_t)random_word();
         replay_find_restarts(data.bytes, between(0, length), between(1, num), found);
     } else {
         check(replay_find_restarts(data.bytes, length, num, found) == FINE, "restarts.c", "whether intervals are found");
@@ -655,7 +536,10 @@ static void fuzz_intervals(void) {
             size += found[row * columns + end] - found[row * columns + first];
         }
         const bool is_broken = one_of(3);
-        if (is_broken) chosen[between(0, place - 1)] += one_of(2) ? length : -length - 1;
+        if (is_broken) {
+            int64_t *broken = chosen + between(0, place - 1);
+            *broken = one_of(2) ? INT64_MIN + between(0, 40) : *broken + (one_of(2) ? length : -length - 1);
+        }
         Buffer joined = new_buffer(size);
         const int fault = replay_join_intervals(data.bytes, length, chosen, rows, end - first + 1, joined.bytes, size);
         check(fault == (is_broken ? OUT_OF_BOUNDS : FINE), "restarts.c", "whether intervals are joined");

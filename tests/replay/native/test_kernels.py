@@ -1,4 +1,5 @@
-"""Every set of kernels against plain's bytes, and the library's bounds: fuzz_kernels.c, sanitized and on arm64."""
+"""Every set of kernels against plain's bytes, and the library's bounds: fuzz_kernels.c, sanitized and on arm64. What is
+drawn and planned, the same everywhere: fuzz_draws.c."""
 
 import importlib.util
 import os
@@ -14,17 +15,18 @@ import pytest
 from teacher_cache.replay.native import library
 from tests.replay.native import installed
 
-FUZZ = Path(__file__).with_name("fuzz_kernels.c")
+KERNELS, DRAWS = (Path(__file__).with_name(name) for name in ("fuzz_kernels.c", "fuzz_draws.c"))
+INCLUDED = {KERNELS: {"views.c"}, DRAWS: {"draw.c", "pairs.c", "plan.c"}}  # by the fuzz itself
 SOURCES = Path(library.__file__).parent
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Werror")
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 ROUNDS = os.environ.get("TEACHER_CACHE_FUZZ_ROUNDS", "250")
 
 
-def compiled(compiler: Sequence[str], options: Sequence[str], to: Path) -> Path:
-    """The fuzz with the library's sources in it."""
-    sources = [str(path) for path in sorted(SOURCES.glob("*.c")) if path.name != "views.c"]  # the fuzz includes that
-    command = [*compiler, "-std=c11", "-ffp-contract=off", *WARNINGS, *options, f"-I{SOURCES}", str(FUZZ), *sources]
+def compiled(compiler: Sequence[str], options: Sequence[str], to: Path, fuzz: Path = KERNELS) -> Path:
+    """A fuzz with the library's sources in it."""
+    sources = [str(path) for path in sorted(SOURCES.glob("*.c")) if path.name not in INCLUDED[fuzz]]
+    command = [*compiler, "-std=c11", "-ffp-contract=off", *WARNINGS, *options, f"-I{SOURCES}", str(fuzz), *sources]
     done = subprocess.run([*command, "-lm", "-o", str(to)], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     return to
@@ -37,6 +39,15 @@ def fuzzed(command: Sequence[str], rounds: str = ROUNDS) -> list[str]:
     names, _, said = done.stdout.partition("\n")
     assert said == f"{rounds} rounds of seed 7\n"
     return names.split()
+
+
+def hash_drawn(command: Sequence[str], rounds: str = ROUNDS) -> str:
+    """Of what fuzz_draws.c has drawn and planned."""
+    done = subprocess.run([*command, rounds], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-4000:]
+    said, _, drawn = done.stdout.strip().partition(": ")
+    assert said == f"{rounds} rounds of seed 7"
+    return drawn
 
 
 def compiler_here() -> str:
@@ -61,6 +72,17 @@ def test_every_set_of_kernels_has_plain_s_bytes_and_nothing_is_read_or_written_o
     loaded = library.load()
     if loaded is not None:
         assert names[0] == library.opened(loaded, "").kernels
+
+
+def test_what_is_drawn_and_planned_stays_in_bounds_and_is_the_same_optimised(tmp_path: Path, drawing: Path) -> None:
+    sanitizers = SANITIZERS if can_compile(SANITIZERS, tmp_path) else ()
+    sanitized = compiled([compiler_here()], ("-O1", "-g1", *sanitizers), tmp_path / "fuzz", DRAWS)
+    assert hash_drawn([str(sanitized)]) == hash_drawn([str(drawing)])
+
+
+@pytest.fixture(scope="module")
+def drawing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compiled([compiler_here()], ("-O3",), tmp_path_factory.mktemp("drawing") / "fuzz", DRAWS)
 
 
 @pytest.fixture(scope="module")
@@ -100,14 +122,40 @@ def test_kernels_for_arm64_have_plain_s_bytes(kind: str, tmp_path: Path) -> None
     assert fuzzed([emulated, str(program)], "60") == ["neon", "plain"]
 
 
-@pytest.mark.parametrize(("processor", "expected"), [("Conroe", ["plain"]), ("Nehalem", ["sse41", "plain"])])
-def test_a_processor_without_vectors_of_256_bits_runs_what_it_has(
-    processor: str, expected: list[str], optimised: Path
-) -> None:
-    """Emulated: an instruction that the processor lacks ends the program."""
+@pytest.mark.parametrize("kind", ["gcc", "zig"])
+def test_what_is_drawn_and_planned_on_arm64_is_what_it_is_here(kind: str, tmp_path: Path, drawing: Path) -> None:
+    emulated = emulator("aarch64")
+    program = compiled(arm_compiler(kind), ("-O3", "-static"), tmp_path / "fuzz", DRAWS)
+    assert hash_drawn([emulated, str(program)]) == hash_drawn([str(drawing)])
+
+
+PROCESSORS = {
+    "Conroe": ["plain"],
+    "Nehalem,-ssse3": ["plain"],
+    "Nehalem,-sse4.1": ["plain"],
+    "Nehalem": ["sse41", "plain"],
+    "Haswell,-xsave": ["sse41", "plain"],
+    "Haswell,-avx2": ["sse41", "plain"],
+    "Haswell,-bmi2": ["sse41", "plain"],
+    "Haswell": ["avx2", "sse41", "plain"],
+}
+
+
+@pytest.mark.parametrize("processor", PROCESSORS)
+def test_a_processor_runs_what_it_has(processor: str, optimised: Path, drawing: Path) -> None:
+    """Emulated, with features forced off one by one: an instruction that the processor lacks ends the program."""
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         pytest.skip(f"needs Linux on x86-64, not {platform.system()} on {platform.machine()}")
-    assert fuzzed([emulator("x86_64"), "-cpu", processor, str(optimised)], "60") == expected
+    emulated = [emulator("x86_64"), "-cpu", processor]
+    if "Haswell" in processor and "TCG doesn't support requested feature: CPUID.07H:EBX.avx2" in told(emulated):
+        pytest.skip("needs QEMU 7.2, the first that has AVX2")
+    assert fuzzed([*emulated, str(optimised)], "60") == PROCESSORS[processor]
+    assert hash_drawn([*emulated, str(drawing)]) == hash_drawn([str(drawing)])
+
+
+def told(command: Sequence[str]) -> str:
+    """By an emulator, of the processor that it is to be."""
+    return subprocess.run([*command, "/bin/true"], capture_output=True, text=True).stderr
 
 
 @pytest.mark.skipif(library.load() is None, reason="the native library is not built")

@@ -1,5 +1,8 @@
 import ctypes
+import os
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +15,7 @@ from teacher_cache.rendering.choice import choose_rendering
 from teacher_cache.replay.native import library
 from teacher_cache.replay.native.sources import sources_hash
 from teacher_cache.replay.policy import load_policy
+from tests.replay.native.test_kernels import compiler_here
 from tests.replay.native.test_views import ABSENT
 
 NATIVE = library._HERE
@@ -67,6 +71,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]
     """A package's folder that the library is looked for in, empty."""
     monkeypatch.delenv(library.SWITCH, raising=False)
     monkeypatch.setattr(library, "_HERE", tmp_path)
+    monkeypatch.setattr(library, "_held", threading.local())
     library.load.cache_clear()
     yield tmp_path
     library.load.cache_clear()
@@ -102,6 +107,36 @@ def test_a_library_that_cannot_be_loaded_is_not_used(elsewhere: Path) -> None:
     (elsewhere / "libreplay.so").write_bytes(b"of another kind" * 1000)
     assert library.load() is None
     assert "the native library is not one that can be loaded here; install again" in (library.lacking() or "")
+
+
+@pytest.mark.parametrize("code", ["int other;", 'const char *replay_sources(void) { return "older"; }'])
+def test_a_library_without_the_functions_of_this_one_is_not_used(code: str, elsewhere: Path) -> None:
+    """As one is that was built before a `git pull` brought more of them."""
+    (elsewhere / "other.c").write_text(code)
+    command = [compiler_here(), "-shared", "-fPIC", str(elsewhere / "other.c"), "-o", str(elsewhere / "libreplay.so")]
+    subprocess.run(command, check=True)
+    assert library.load() is None
+    assert "the native library was built from other sources than these; install again" in (library.lacking() or "")
+    assert library.offered() == []
+    assert library.workspace() is None
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_an_unknown_switch_is_refused_without_the_library_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(library.SWITCH, "fast")
+    with pytest.raises(RenderError, match="TEACHER_CACHE_NATIVE='fast' is unknown"):
+        library.workspace()
+    monkeypatch.setenv(library.SWITCH, library.KERNELS[0])
+    assert library.workspace() is None
+
+
+def test_what_is_said_of_an_unknown_switch_is_one_line() -> None:
+    """To `make install`, too."""
+    environ = {**os.environ, library.SWITCH: "fast"}
+    command = [sys.executable, "-m", "teacher_cache.rendering"]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: TEACHER_CACHE_NATIVE='fast' is unknown; give off, .*, or leave it out\n", done.stderr)
 
 
 def test_sources_are_told_apart_by_names_and_bytes(tmp_path: Path) -> None:

@@ -122,6 +122,8 @@ def test_batches_are_planned_by_the_library_where_it_is(monkeypatch: pytest.Monk
         *(("crops", (3, 2), 0), ("crops", (3, 0), -1), ("resized", (3, 0), 0), ("resized", (3, 1), 1 << 31)),
         *(("windows", (3, 0), -1), ("operations", (3, 0), -2), ("operations", (3, 0), 16), ("values", (3, 0), 361.0)),
         *(("values", (3, 0), np.nan), ("erased", (3, 0, 2), 1 << 31), ("erased", (3, 0, 0), -1)),
+        *(("crops", (3, 2), (1 << 24) + 1), ("resized", (3, 0), 223), ("resized", (3, 1), 223)),
+        *(("windows", (3, 0), 1), ("windows", (3, 1), 1), ("erased", (3, 0, 2), 225), ("erased", (3, 0, 3), 0)),
     ],
 )
 def test_views_out_of_bounds_are_refused(name: str, place: tuple[int, ...], value: float) -> None:
@@ -145,6 +147,24 @@ def test_partners_and_numbers_out_of_bounds_are_refused(partner: int) -> None:
         plans.plan_views(views, numbers + 2 * partner + 1, sources, [mix, other], num_views)
     with pytest.raises(ValueError, match="cannot be planned"):
         plans.plan_views(views, numbers, Sources(sources.offsets - 1, sources.parts), [mix, other], num_views)
+
+
+def test_parts_that_lack_rows_of_their_crops_are_refused() -> None:
+    views, numbers, sources, *others = drawn_batch(load_policy("deit"), [9])
+    for column, beside in ((0, 6), (2, -11)):
+        parts = sources.parts.copy()
+        parts[4, column] += beside
+        with pytest.raises(ValueError, match="cannot be planned"):
+            plans.plan_views(views, numbers, Sources(sources.offsets, parts), *others)
+
+
+@pytest.mark.parametrize("box", [(0, 0, 225, 1), (220, 0, 5, 5), (-1, 0, 5, 5), (0, 0, -1, 5), (0, 0, 5, 0)])
+def test_pasted_boxes_out_of_bounds_are_refused(box: tuple[int, ...]) -> None:
+    views, numbers, sources, (mix,), num_views = drawn_batch(load_policy("deit"), [9])
+    boxes = mix.boxes.copy()
+    boxes[4] = box
+    with pytest.raises(ValueError, match="cannot be planned"):
+        plans.plan_views(views, numbers, sources, [dataclasses.replace(mix, boxes=boxes)], num_views)
 
 
 @pytest.mark.parametrize("name", ["room", "most_launches"])

@@ -87,6 +87,23 @@ def test_every_size_from_1_to_700_is_resized_to_the_specifications_bytes(interpo
         assert np.array_equal(rendered(policy, [pixels], [params])[0], render_pixels(pixels, params)), params
 
 
+def test_views_of_every_size_from_1_to_700_are_operated_on_to_the_specifications_bytes() -> None:
+    """Each size with an operation of its own; every operation in views of 44 sizes, every other one of them narrow."""
+    random = np.random.default_rng(5)
+    source = images.picture(5, 60, 70)
+    for side in range(1, 701):
+        other = int(random.integers(1, 701)) if side % 2 else int(random.integers(1, 34))
+        size = [side, other] if side % 4 < 2 else [other, side]
+        name = list(equality.VALUES)[side // 4 % len(equality.VALUES)]
+        geometry = ("bicubic", "bilinear")[side // 64 % 2]
+        policy = load_policy(
+            "deit", [f"size={size}", f"rand_augment.interpolation={geometry}", "erase.probability=1", "mix=none"]
+        )
+        params = view_params(policy, equality.SEED, "operated", "key", side, (60, 70))
+        params = dataclasses.replace(params, operations=(Operation(name, equality.VALUES[name](random)),))
+        assert np.array_equal(rendered(policy, [source], [params])[0], render_pixels(source, params)), params
+
+
 @pytest.mark.parametrize("shape", [(3, 70_000), (70_000, 2)])
 def test_pictures_longer_than_a_jpeg_and_thinner_than_their_view_have_the_specifications_bytes(shape) -> None:
     """Of the thin ones a centre crop is cut out of 32 x 746,667 and 1,120,000 x 32 pixels."""
