@@ -80,11 +80,12 @@ def _fill_anew(storage: Storage, settings: dict[str, Any]) -> str:
     policy = found if isinstance(found := settings.get("policy"), dict) else {"name": "POLICY"}
     own = own if isinstance(own := policy.get("own_operations"), dict) else {}
     ops = f" --ops {as_word('FILE.py:' + str(own.get('function')))}" if own else ""
-    name, sets = as_word(policy.get("name")), "".join(f" --set {as_word(each)}" for each in _overrides(policy, own))
+    sets = "".join(f" --set {as_word(each)}" for each in _overrides(policy, own))
     views, seed = as_word(settings.get("views")), as_word(settings.get("seed"))
     return (
-        f"index and fill anew, `teacher-cache index SHARDS --store NEW --policy {name}{sets}{ops} --views {views} "
-        f"--seed {seed}`, then `teacher-cache fill NEW --teacher {as_word(_teacher(storage))}{ops}`"
+        f"index and fill anew, `teacher-cache index SHARDS --store NEW --policy {as_word(policy.get('name'))}{sets}"
+        f"{ops} --views {views} --seed {seed}`, then `teacher-cache fill NEW --teacher {as_word(_teacher(storage))}"
+        f"{ops}`"
     )
 
 
