@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from teacher_cache.errors import PolicyError
-from teacher_cache.rendering.device_proof import MadeUpBlock, telling_views
 from teacher_cache.replay.operations import open_operations
 from teacher_cache.replay.policy import load_policy
 
@@ -68,6 +67,14 @@ def test_every_launch_compiles_for_a_device_and_spills_next_to_nothing(tmp_path:
     assert all(int(line.split(", ")[1].split()[0]) <= 64 for line in lines.values()), lines
 
 
+def test_without_triton_the_tests_are_found_all_the_same() -> None:
+    """Those that need it are skipped; all others run."""
+    hidden = "import sys, pytest; sys.modules['triton'] = None; sys.exit(pytest.main(sys.argv[1:]))"
+    words = ["--collect-only", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "tests"]
+    done = subprocess.run([sys.executable, "-c", hidden, *words], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-4000:]
+
+
 def test_own_operations_render_on_the_cpu() -> None:
     from teacher_cache.replay.gpu.render import Renderer
 
@@ -82,6 +89,7 @@ def test_every_kernel_is_launched_on_its_tensors_own_device(monkeypatch: pytest.
     """Triton launches on the current one, which need not be that of a policy's views."""
     from triton.runtime import JITFunction
 
+    from teacher_cache.rendering.device_proof import MadeUpBlock, telling_views
     from teacher_cache.replay.gpu import hash_kernels, kernels
     from tests.replay.gpu import on_device
 
@@ -118,6 +126,7 @@ def test_every_kernel_is_launched_on_its_tensors_own_device(monkeypatch: pytest.
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 def test_a_device_that_is_not_the_current_one_makes_the_cpus_bytes() -> None:
+    from teacher_cache.rendering.device_proof import MadeUpBlock
     from tests.replay.gpu import on_device
 
     policy, other = load_policy("deit", ["size=24"]), torch.device("cuda", 1)
