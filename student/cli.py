@@ -288,7 +288,7 @@ def _aside(message: str) -> None:
 def _note(message: str) -> None:
     """One line beside what is asked for, of a job's first rank."""
     if is_first_rank():
-        say(message, err=True)
+        _aside(message)
 
 
 def _refuse_all(faults: Sequence[Fault]) -> None:

@@ -150,10 +150,8 @@ def test_without_triton_it_is_the_cpu_or_a_refusal(gpu: dict[str, int], monkeypa
     with pytest.raises(DeviceError, match=r"--render gpu, but Triton is not installed.*: leave --render out"):
         choose_rendering("gpu", POLICY, CUDA)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(
-        DeviceError, match="--render gpu, but torch finds no CUDA device here: leave"
-    ):  # nor would it help
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # where Triton would not help
+    with pytest.raises(DeviceError, match="--render gpu, but torch finds no CUDA device here: leave"):
         choose_rendering("gpu", POLICY, CPU)
 
 
