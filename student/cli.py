@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import click
 
 from student.faults import Fault, all_mends
-from teacher_cache.endings import OneLineErrors
+from teacher_cache.endings import OneLineErrors, stopping
 from teacher_cache.errors import CheckpointError
 from teacher_cache.messages.recognise import is_run
 from teacher_cache.messages.shown import MESSAGE, counted, shown
@@ -259,13 +259,9 @@ def _run(store: "Store", recipe: "Recipe", options: "TrainOptions", initial: dic
     """This rank's part of a training; what it gave, or that it was stopped."""
     from student.results import accuracy_table
     from student.train import STOPPED, train
-    from teacher_cache.processes.signals import Stopped
 
-    try:
+    with stopping(STOPPED):
         accuracy = train(store, recipe, options, say, initial=initial)
-    except Stopped as stopped:
-        say(str(stopped), err=True)
-        sys.exit(STOPPED)
     if accuracy:
         terminal().print(accuracy_table({recipe.name: accuracy}))
 

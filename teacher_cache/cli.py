@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from teacher_cache.endings import INTERRUPTED, OneLineErrors
+from teacher_cache.endings import INTERRUPTED, OneLineErrors, stopping
 from teacher_cache.errors import DiskError, StoreError, TeacherError
 from teacher_cache.messages.shown import counted
 from teacher_cache.options import (
@@ -670,7 +670,7 @@ def _fill(store: "Store", teacher: "Teacher", options: "FillOptions", views: ran
     from teacher_cache.store.status import status as status_of
 
     speaks = is_first_rank()
-    with filling_bar(speaks) as (on_start, on_progress), _stopping():
+    with filling_bar(speaks) as (on_start, on_progress), stopping(INTERRUPTED):
         filled = fill_store(
             store, teacher, options, views, on_start=on_start, on_progress=on_progress, warn=warn, say=_aside
         )
@@ -686,21 +686,9 @@ def _fill_by_actors(work: "ActorFill", wanted: "ActorsWanted") -> None:
     from teacher_cache.store.status import status as status_of
     from teacher_cache.store.store import Store
 
-    with filling_bar(True) as (on_start, on_progress), _stopping():
+    with filling_bar(True) as (on_start, on_progress), stopping(INTERRUPTED):
         filled = fill_by_actors(work, wanted, on_start=on_start, on_progress=on_progress)
     print_filled(status_of(Store.open(work.store)), filled)
-
-
-@contextmanager
-def _stopping() -> Iterator[None]:
-    """After a signal that asks to stop, what is said of it, and its exit code."""
-    from teacher_cache.processes.signals import Stopped
-
-    try:
-        yield
-    except Stopped as stopped:
-        say(str(stopped), err=True)
-        sys.exit(INTERRUPTED)
 
 
 def _verify(store: "Store", fraction: float, **how: Any) -> "VerifyReport":

@@ -64,6 +64,20 @@ def one_line_errors() -> Iterator[None]:
     sys.exit(1)
 
 
+@contextmanager
+def stopping(code: int) -> Iterator[None]:
+    """Around the last that a command does: after a signal that asked it to stop, say what is said of it, and exit with
+    this code, however often it is asked."""
+    from teacher_cache.processes.signals import Stopped, last_of_process
+
+    try:
+        with last_of_process():
+            yield
+    except Stopped as stopped:
+        say(str(stopped), err=True)
+        sys.exit(code)
+
+
 def _is_of_memory(error: MemoryError | RuntimeError) -> bool:
     """Whether there was too little of it; torch tells of a device's, and of the machine's, in errors of its own."""
     return (

@@ -214,8 +214,7 @@ def test_sigterm_keeps_committed_units_and_says_so(tmp_path: Path, forks: Forks)
     process = forks.start("teacher_cache", fill_words(store.path))
     while not store.committed().any():
         time.sleep(0.01)
-    os.kill(process.id, signal.SIGTERM)
-    assert process.wait() == 130
+    assert process.stop(signal.SIGTERM) == 130
     assert "committed units are kept" in process.output
     assert store.missing_units()
 

@@ -3,12 +3,12 @@
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import Any
 
 import pytest
 
-from teacher_cache.processes.signals import stop_signals
+from teacher_cache.processes.signals import Stopped, last_of_process, stop_signals
 
 
 @contextmanager
@@ -63,3 +63,45 @@ def test_a_thread_is_asked_nothing_and_changes_no_handler() -> None:
     thread.start()
     thread.join()
     assert found == [(False, before)]
+
+
+@pytest.mark.parametrize("launched", [False, True])
+def test_what_ends_a_process_that_was_stopped_is_not_stopped_again(
+    monkeypatch: pytest.MonkeyPatch, launched: bool
+) -> None:
+    """Alone a second Ctrl-C still interrupts."""
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    if launched:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    heard: list[int] = []
+    for stopped_by in (signal.SIGTERM, signal.SIGINT, None):  # None: another rank was asked
+        with ExitStack() as before:
+            for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT):
+                before.enter_context(handled(number, lambda number, frame: heard.append(number)))
+            with suppress(Stopped), last_of_process(), stop_signals() as asked:
+                if stopped_by is not None:
+                    signal.raise_signal(stopped_by)
+                    assert asked()
+                raise Stopped
+            for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+                signal.raise_signal(number)
+                assert signal.getsignal(number) == signal.SIG_IGN  # Python takes its own away before its end
+            with nullcontext() if launched else pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
+    assert not heard
+
+
+def test_handlers_are_there_again_where_nothing_was_asked_or_more_is_to_come() -> None:
+    def stopped() -> None:
+        with stop_signals():
+            signal.raise_signal(signal.SIGTERM)
+            raise Stopped
+
+    with handled(signal.SIGTERM, signal.default_int_handler):
+        with last_of_process(), stop_signals():
+            pass
+        assert signal.getsignal(signal.SIGTERM) == signal.default_int_handler
+        with pytest.raises(Stopped):
+            stopped()
+        assert signal.getsignal(signal.SIGTERM) == signal.default_int_handler

@@ -150,11 +150,11 @@ def test_killed_and_stopped_again_and_again_ends_with_the_same_bits(
             wait_for_checkpoint(out, process.running)
         time.sleep(draw.uniform(0, 0.02))
         assert process.running(), f"it ended before it was stopped: {process.output}"
-        os.kill(process.id, number)
         if number == signal.SIGKILL:
+            os.kill(process.id, number)
             assert process.wait() == -number
         else:
-            assert process.wait() == STOPPED == 75, process.output
+            assert process.stop(number) == STOPPED == 75, process.output
             epoch, step = position(out)
             assert f"stopped at epoch {epoch + 1}, step {step}; the same command goes on" in process.output
         stopped_at.append(position(out))

@@ -66,6 +66,13 @@ class Command:
             time.sleep(0.01)
         return ask(self._forks.socket, {"wait": self.id})
 
+    def stop(self, number: int) -> int:
+        """Its exit code, after it was asked to stop by this signal again and again, as some do."""
+        while self.running():
+            os.kill(self.id, number)
+            time.sleep(0.002)
+        return self.wait()
+
     @property
     def output(self) -> str:
         """What it has printed, and its errors."""

@@ -242,8 +242,7 @@ def test_killed_in_the_middle_of_a_training_it_goes_on(
     # a signal asks the second attempt to stop; the third one goes through
     runner = start()
     wait_until(lambda: descendants(runner.id))
-    os.kill(runner.id, signal.SIGTERM)
-    assert runner.wait() == 75
+    assert runner.stop(signal.SIGTERM) == 75
     assert runner.output.endswith("the same command goes on\n")
     (tmp_path / "out" / "students").mkdir()
     for name in ("students/token-seed0", "students/token-seed0.json"):  # what follows is run elsewhere already

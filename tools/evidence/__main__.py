@@ -1,12 +1,11 @@
 """`python -m tools.evidence run | page | rewrite | check`: see the package."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from teacher_cache.cli import OneLineErrors
+from teacher_cache.endings import OneLineErrors, stopping
 from teacher_cache.messages.shown import counted
 from teacher_cache.options import COUNT, device_option, teacher_options
 from teacher_cache.processes.threads import wait_asleep
@@ -71,7 +70,6 @@ def run_command(
 
     Stopped or killed at any moment, the same command goes on.
     """
-    from teacher_cache.processes.signals import Stopped
     from tools.evidence.forecast import forecast
     from tools.evidence.plan import make_plan
     from tools.evidence.process import Places
@@ -85,7 +83,7 @@ def run_command(
     if only_plan:
         _print_forecast(list(forecast(plan, places, kept)))
         return
-    try:
+    with stopping(STOPPED):
         run(
             plan,
             places,
@@ -94,9 +92,6 @@ def run_command(
             device=_describe_device(device, settings.threads),
             jobs=jobs,
         )
-    except Stopped as stopped:
-        say(str(stopped), err=True)
-        sys.exit(STOPPED)
 
 
 @main.command("page")
