@@ -1,13 +1,12 @@
 """Which stores this program reads, and what of one never changes: hashed when made, compared when opened."""
 
-import json
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 from teacher_cache.errors import StoreError
-from teacher_cache.messages.shown import as_word, listed
-from teacher_cache.replay.policy import POLICY_VERSION, load_policy, shipped_policies
+from teacher_cache.messages.shown import listed
+from teacher_cache.replay.policy import POLICY_VERSION
 from teacher_cache.storage.storage import Storage
+from teacher_cache.store.anew import fill_anew
 from teacher_cache.store.arrays import created_arrays
 from teacher_cache.store.sealed import SEAL, broken, seal
 
@@ -61,7 +60,7 @@ def check_schema(storage: Storage, settings: dict[str, Any]) -> None:
         )
     raise StoreError(
         f"{path} has schema version 1, this program reads {SCHEMA}, whose labels prove more: "
-        f"{_fill_anew(storage, settings)}"
+        f"{fill_anew(storage, settings)}"
     )
 
 
@@ -72,49 +71,5 @@ def check_policy_version(storage: Storage, settings: dict[str, Any]) -> None:
     if isinstance(version, int) and version < POLICY_VERSION:
         raise StoreError(
             f"{storage.place} has policy version {version}, this program renders {POLICY_VERSION}, whose pixels are "
-            f"others: {_fill_anew(storage, settings)}"
+            f"others: {fill_anew(storage, settings)}"
         )
-
-
-def _fill_anew(storage: Storage, settings: dict[str, Any]) -> str:
-    policy = found if isinstance(found := settings.get("policy"), dict) else {"name": "POLICY"}
-    own = own if isinstance(own := policy.get("own_operations"), dict) else {}
-    ops = f" --ops {as_word('FILE.py:' + str(own.get('function')))}" if own else ""
-    sets = "".join(f" --set {as_word(each)}" for each in _overrides(policy, own))
-    views, seed = as_word(settings.get("views")), as_word(settings.get("seed"))
-    return (
-        f"index and fill anew, `teacher-cache index SHARDS --store NEW --policy {as_word(policy.get('name'))}{sets}"
-        f"{ops} --views {views} --seed {seed}`, then `teacher-cache fill NEW --teacher {as_word(_teacher(storage))}"
-        f"{ops}`"
-    )
-
-
-def _overrides(policy: dict[str, Any], own: dict[str, Any]) -> Iterator[str]:
-    """What a stored policy has otherwise than the shipped one of its name, as --set takes it, but for a user's own
-    operations; nothing where none is shipped."""
-    if policy.get("name") not in shipped_policies():
-        return
-    names = list(own["names"]) if isinstance(own.get("names"), list) else []
-    yield from _differing(policy, load_policy(policy["name"]).model_dump(mode="json"), names)
-
-
-def _differing(stored: dict[str, Any], shipped: dict[str, Any], own: Sequence[str], section: str = "") -> Iterator[str]:
-    for key in (each for each in stored if each in shipped and each not in ("version", "name", "own_operations")):
-        there, here = stored[key], shipped[key]
-        if isinstance(there, dict):
-            if not section:  # of a section no setting is one
-                here = here if isinstance(here, dict) else dict.fromkeys(there)
-                yield from _differing(there, here, own, f"{key}.")
-            continue
-        if key == "operations" and isinstance(there, list):
-            there = [name for name in there if name not in own]
-        if there != here:
-            yield f"{section}{key}={'none' if there is None else json.dumps(there)}"
-
-
-def _teacher(storage: Storage) -> str:
-    """What its teacher was called, to tell how to fill anew."""
-    try:
-        return str(json.loads(storage.get("teacher/zarr.json") or b"{}")["attributes"]["spec"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return "TEACHER"

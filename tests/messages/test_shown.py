@@ -130,8 +130,7 @@ def plurals() -> list[tuple[str, str]]:
 
 
 WORDS_BY_THEMSELVES = {
-    *("asked", "given", "height * width", "more", "report", "seed", "size", "used", "views"),
-    *("ops", "sets"),  # options, whose values are quoted
+    *("asked", "given", "height * width", "more", "report", "size", "used", "views"),
 }
 
 

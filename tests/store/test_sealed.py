@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from numcodecs import zstd
 
 from teacher_cache.cli import main
 from teacher_cache.errors import StoreError
+from teacher_cache.fill import FillOptions, fill
 from teacher_cache.replay.operations import open_operations
 from teacher_cache.replay.policy import load_policy
 from teacher_cache.storage.opening import open_storage
@@ -25,8 +27,10 @@ from teacher_cache.store.sealed import broken, seal
 from teacher_cache.store.status import check_committed, status
 from teacher_cache.store.store import Store
 from tests.support.bright_shards import bright_store
-from tests.support.filled_store import make_soft_store, make_store, plant
-from tests.support.filling import TEACHERS, fill_store
+from tests.support.drawn import all_labels
+from tests.support.filled_store import files, make_soft_store, make_store, plant
+from tests.support.filling import TEACHERS, fill_store, open_test_teacher
+from tests.support.teachers import convnet
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -155,6 +159,8 @@ def test_arrays_of_the_index_with_other_shapes_or_codecs_are_refused(tmp_path: P
 
 
 OWN = Path(__file__).parents[1] / "support" / "own_operations.py"
+ARITHMETIC = "--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --dtype fp32 --batch-size 32"
+GRID = "--views 4 --seed 3 --group 2 --unit-samples 64"
 SETS = "--set 'size=[8, 8]' --set 'crop.scale=[0.5, 1.0]' --set rand_augment=none"
 
 
@@ -166,8 +172,8 @@ def test_schema_1_is_refused_with_the_commands_that_fill_anew(tmp_path: Path) ->
         Store.open(store.path)
     assert str(refused.value) == (
         f"{store.path} has schema version 1, this program reads 2, whose labels prove more: index and fill anew, "
-        f"`teacher-cache index SHARDS --store NEW --policy cifar {SETS} --views 4 --seed 3`, then `teacher-cache "
-        f"fill NEW --teacher {TEACHERS}:brightness`"
+        f"`teacher-cache index SHARDS --store NEW --policy cifar {SETS} {GRID}`, then `teacher-cache "
+        f"fill NEW --teacher {TEACHERS}:brightness {ARITHMETIC}`"
     )
 
 
@@ -184,8 +190,8 @@ def test_an_older_policy_version_is_refused_with_the_commands_that_fill_anew(tmp
         Store.open(store.path)
     assert str(refused.value) == (
         f"{store.path} has policy version 2, this program renders 3, whose pixels are others: index and fill anew, "
-        f"`teacher-cache index SHARDS --store NEW --policy cifar {SETS} --views 4 --seed 3`, then `teacher-cache "
-        f"fill NEW --teacher {TEACHERS}:brightness`"
+        f"`teacher-cache index SHARDS --store NEW --policy cifar {SETS} {GRID}`, then `teacher-cache "
+        f"fill NEW --teacher {TEACHERS}:brightness {ARITHMETIC}`"
     )
 
 
@@ -211,6 +217,40 @@ def test_the_commands_that_fill_anew_have_the_policys_settings(tmp_path: Path, c
     assert bool(sets) == bool(changed)
 
 
+def test_the_commands_that_fill_anew_give_the_same_labels_and_probabilities(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of weights from a file, of which a store has the name alone, and in another arithmetic than the default."""
+    monkeypatch.chdir(tmp_path)
+    store = bright_store(tmp_path, any_device=True)
+    weights = convnet(store.num_classes, (8, 8)).state_dict()
+    torch.save({name: value * 1.5 for name, value in weights.items()}, "its weights.pth")
+    asked = {"checkpoint": "its weights.pth", "dtype": "bf16", "mean": (0.5, 0.25, 0.125), "batch_size": 48}
+    teacher = open_test_teacher(store, "convnet", **asked, topk=2, tau=2.5)
+    fill(store, teacher, FillOptions(workers=0, allow_low_agreement=True), range(store.views))
+    before, probabilities = all_labels(store), files(store.path / "topk_probabilities")
+    edit(store.path / "zarr.json", "attributes", "teacher_cache", "schema", value=1)
+
+    with pytest.raises(StoreError) as refused:
+        Store.open(store.path)
+    index, filling = str(refused.value).split("`")[1::2]
+    shards = sorted(map(str, (tmp_path / "shards").iterdir()))
+    for command in (index.replace("SHARDS", " ".join(shards)), f"{filling} --device cpu --allow-low-agreement"):
+        done = CliRunner().invoke(main, shlex.split(command)[1:])
+        assert done.exit_code == 0, done.output
+    anew = Store.open(tmp_path / "NEW")
+    assert anew.teacher == teacher.identity
+    assert anew.any_device
+    assert np.array_equal(all_labels(anew), before)
+    assert files(anew.path / "topk_probabilities") == probabilities
+
+    for name, value in (("input_size", 12), ("compile", True)):
+        edit(store.path / "teacher" / "zarr.json", "attributes", name, value=value)
+    how = r" --input-size 12 --dtype bf16 --batch-size 48 --compile --topk 2 --tau 2\.5`"
+    with pytest.raises(StoreError, match=how):
+        Store.open(store.path)
+
+
 def test_the_commands_that_fill_anew_ask_for_own_operations(tmp_path: Path) -> None:
     own = open_operations(f"{OWN}:operations")
     store = bright_store(tmp_path, counts=(2,), policy=load_policy("cifar", ["size=8"], own))
@@ -218,7 +258,7 @@ def test_the_commands_that_fill_anew_ask_for_own_operations(tmp_path: Path) -> N
     with pytest.raises(StoreError) as refused:
         Store.open(store.path)
     ops = "--ops FILE.py:operations"
-    assert f"--policy cifar --set 'size=[8, 8]' {ops} --views 4 --seed 3`, then" in str(refused.value)
+    assert f"--policy cifar --set 'size=[8, 8]' {ops} {GRID}`, then" in str(refused.value)
     assert str(refused.value).endswith(f"fill NEW --teacher TEACHER {ops}`")
 
 
