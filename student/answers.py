@@ -14,6 +14,7 @@ from teacher_cache.messages.shown import counted
 from teacher_cache.prove import check_online
 from teacher_cache.rendering.choice import RENDER_DEFAULT, Render, choose_rendering, open_render_pool
 from teacher_cache.rendering.crew import PoolSettings
+from teacher_cache.store.status import nobodys_labels
 from teacher_cache.store.store import Store
 from teacher_cache.teacher.identity import DECIDING_FIELDS, SOFT_FIELDS, TeacherIdentity
 from teacher_cache.teacher.settings import TeacherSettings
@@ -26,7 +27,7 @@ class StoredAnswers:
     def __init__(self, store: Store, recipe: Recipe, device: torch.device) -> None:
         self.labels = recipe.distill != "none"  # what the loader shall read
         self.soft = recipe.distill == "soft"
-        self._num_classes, self._device = store.num_classes, device
+        self._store, self._num_classes, self._device = store, store.num_classes, device
         if self.soft:
             refuse(tau_faults(store, recipe))
         teacher = store.teacher if self.labels else None
@@ -51,7 +52,8 @@ class StoredAnswers:
         """What a store holds was checked when it was filled."""
 
     def describe(self) -> str | None:
-        return None
+        said = nobodys_labels(self._store) if self.labels else None
+        return None if said is None else f"warning: {said}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -250,7 +250,12 @@ def online_faults(recipe: Recipe) -> Iterator[Fault]:
 
 def topk_faults(store: "Store") -> Iterator[Fault]:
     """Soft labels that the store does not hold."""
+    from teacher_cache.store.status import nobodys_labels
+
     if store.topk:
+        return
+    if (nobodys := nobodys_labels(store)) is not None:
+        yield Fault(StoreError, f"soft labels are wanted, and {nobodys}")
         return
     if store.teacher is None:
         advice = f"run `teacher-cache fill {as_place(store.path)} --teacher NAME --topk K --tau T`"

@@ -28,7 +28,7 @@ from teacher_cache.store.packing import copied_files, packed_files, unpacked_fil
 from teacher_cache.store.presence import check_outside
 from teacher_cache.store.proof import describe_build
 from teacher_cache.store.schema import GROUPS
-from teacher_cache.store.status import check_committed, status
+from teacher_cache.store.status import check_committed, nobodys_labels, status
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import by_group
 from teacher_cache.terminal import warn
@@ -82,6 +82,8 @@ def publish(
         )
     front = _front(licence)
     _check_free(place, front)
+    if (nobodys := nobodys_labels(store)) is not None:
+        warn(nobodys)
     warn("keys of samples and names of classes become public with it")
     hashes = _hashes(store) if store.packing == GROUPS else None
     units = by_group(committed)

@@ -4,6 +4,7 @@ from typing import Any
 
 from teacher_cache.messages.shown import MESSAGE, counted, shown
 from teacher_cache.store.proof import describe_build
+from teacher_cache.store.status import NOBODYS_LABELS
 from teacher_cache.terminal import line, say, table, terminal, warn
 
 State = dict[str, Any]  # as store.status has it
@@ -47,7 +48,7 @@ def _rows(found: State) -> list[tuple[str, str]]:
         ("agreement", _agreement(found).removeprefix("agreement ")),
         ("size", _size(found)),
         ("soft labels", _soft(found)),
-        ("teacher", _teacher(found["teacher"])),
+        ("teacher", _teacher(found)),
         *(("" if number else "filled with", build) for number, build in enumerate(builds)),
         ("policy", f"{found['policy']['name']} at {found['policy']['size'][0]} x {found['policy']['size'][1]}"),
         ("libraries", ", ".join(f"{name} {version}" for name, version in found["libraries"].items())),
@@ -86,9 +87,10 @@ def _skipped(found: State) -> str:
     return ", ".join(first) + (f" and {more} more (status --json lists 100)" if more else "")
 
 
-def _teacher(identity: dict[str, Any] | None) -> str:
+def _teacher(found: State) -> str:
+    identity = found["teacher"]
     if identity is None:
-        return "none yet"
+        return NOBODYS_LABELS if found["units_committed"] else "none yet"
     return (
         f"{identity['name']}, weights {identity['weights_sha256'][:12]}, {identity['dtype']}, batches of "
         f"{identity['batch_size']} on {identity['device']}, torch {identity['torch']}"

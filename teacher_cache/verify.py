@@ -16,7 +16,7 @@ from teacher_cache.replay.seeds import Stream, derive
 from teacher_cache.storage.cache import NodeCache
 from teacher_cache.store.drift import drift_message
 from teacher_cache.store.labels import LabelReader
-from teacher_cache.store.status import check_committed
+from teacher_cache.store.status import check_committed, nobodys_labels
 from teacher_cache.store.store import Store
 from teacher_cache.store.topk import top_classes
 from teacher_cache.store.unit import Unit, by_group
@@ -75,6 +75,8 @@ def verify(
     than the store's, DeviceError where render asks for what is not there.
     """
     check_committed(store)
+    if (nobodys := nobodys_labels(store)) is not None:
+        say(f"warning: {nobodys}")
     if teacher is not None:
         check_same_teacher(stored_teacher(store), teacher.identity, may_differ=KIND)
     report = VerifyReport()

@@ -16,6 +16,7 @@ from teacher_cache.store.schema import SCHEMA
 from teacher_cache.store.store import Store
 
 SKIPS_LISTED = 100
+NOBODYS_LABELS = "its teacher/ is absent, as in a copy that broke off: restore that, unless the labels are simulated"
 
 
 def check_committed(store: Store) -> None:
@@ -25,6 +26,13 @@ def check_committed(store: Store) -> None:
         fill = f"teacher-cache fill {as_place(store.path)}" + ("" if store.teacher is not None else " --teacher NAME")
         waiting = f"{counted(num_units, 'unit', 'waits')} for labels"
         raise StoreError(f"nothing is committed in {store.path}, {waiting}: run `{fill}`")
+
+
+def nobodys_labels(store: Store) -> str | None:
+    """What is worth to know of a store whose labels name no teacher; None where it names one, or has no labels."""
+    if store.teacher is not None or not store.committed().any():  # in this order: a teacher comes before its labels
+        return None
+    return f"{store.path} does not say whose labels it holds: {NOBODYS_LABELS}"
 
 
 def status(store: Store, units: np.ndarray | None = None) -> dict[str, Any]:
