@@ -221,6 +221,8 @@ def _train(
     **run: Any,
 ) -> None:
     """run: the options of the run itself, by the names of TrainOptions."""
+    if run["device_pool_gb"] is not None and run["render"] == "cpu":
+        raise click.UsageError("--device-pool is of a GPU that renders: leave out --render cpu, or leave it out")
     check_is_store(store_path)
 
     from student.preflight import TrainRequest, find_faults

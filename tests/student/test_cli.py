@@ -64,3 +64,13 @@ def test_a_run_without_a_name_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
         done = CliRunner().invoke(main, [*words, "--recipe", "deit_tiny", "--out", ""])
         assert done.exit_code == 2
         assert "Invalid value for '--out': it is empty" in done.output
+
+
+def test_a_pool_on_a_gpu_is_asked_for_where_one_may_render(tmp_path: Path) -> None:
+    """The option would do nothing, and nobody be told."""
+    for words in (["train", "store"], ["finetune", "model.pt", "store"]):
+        asked = [*words, "--recipe", "deit_tiny", "--out", str(tmp_path / "out"), "--device-pool", "2"]
+        done = CliRunner().invoke(main, [*asked, "--render", "cpu"])
+        assert done.exit_code == 2
+        assert "--device-pool is of a GPU that renders: leave out --render cpu, or leave it out" in done.output
+        assert CliRunner().invoke(main, asked).exit_code == 1  # there is no store
