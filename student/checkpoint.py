@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 
+from student.curves import EPOCHS
 from student.recipe import Recipe
+from student.results import RESULTS
 from teacher_cache.errors import CheckpointError
 from teacher_cache.files import replacing, sweep
-from teacher_cache.messages.shown import as_word, counted, shown
+from teacher_cache.messages.shown import as_word, counted, listed, shown
 from teacher_cache.teacher.state_dict import first_not_finite
 from teacher_cache.teacher.weights import check_whole, first_line, read_checkpoint
 
@@ -69,11 +71,17 @@ def find_checkpoint(out: Path, world_size: int) -> dict[str, Any] | None:
     """The checkpoint that a run of world_size ranks goes on from, or None for a fresh run.
 
     In the middle of an epoch only the same number of ranks can go on; another number goes on from the last epoch's
-    end. Raises CheckpointError when there is no such thing, or NEWEST is damaged or in ruins: it says what to do.
+    end. Raises CheckpointError when there is no such thing, NEWEST is damaged or in ruins, or it is absent where
+    other files tell of a training: it says what to do.
     """
     if not (out / NEWEST).exists():
         if (out / EPOCH_END).exists():
             raise CheckpointError(f"{out} has {EPOCH_END} but no {NEWEST}: {_offer(out)}")
+        if left := _left_alone(out):
+            raise CheckpointError(
+                f"{out} has {listed(left)} of an earlier training but no {NEWEST}: bring that back, or start anew in "
+                "another --out"
+            )
         return None
     try:
         content = read_checkpoint(str(out / NEWEST))
@@ -93,6 +101,14 @@ def find_checkpoint(out: Path, world_size: int) -> dict[str, Any] | None:
             "start anew in another --out"
         )
     return _read(out / EPOCH_END)
+
+
+def _left_alone(out: Path) -> list[str]:
+    """Files that tell of a training which had a checkpoint, as a copy without *.pt has them; a new one would remove
+    them. One that was killed before its first checkpoint leaves the row of one epoch at most."""
+    epochs = out / EPOCHS
+    trained = epochs.is_file() and epochs.read_bytes().count(b"\n") > 2
+    return [path.name for path, tells in ((out / RESULTS, (out / RESULTS).exists()), (epochs, trained)) if tells]
 
 
 def is_proven(checkpoint: Mapping[str, Any]) -> bool:

@@ -22,6 +22,7 @@ from teacher_cache.options import (
     Command,
     FiniteRange,
     Folder,
+    NamedPlace,
     Whole,
     cache_options,
     device_option,
@@ -543,7 +544,7 @@ def _say_evaluation(
     "--out",
     required=True,
     metavar="FILE",
-    type=click.Path(path_type=Path, readable=False),
+    type=Folder(path_type=Path, readable=False),
     help="*.safetensors, *.onnx or *.pt2; of hf a folder.",
 )
 @click.option(
@@ -640,7 +641,7 @@ def _export_hub(
 
 
 @main.command()
-@click.argument("runs", nargs=-1, required=True, metavar="[NAME=]RUN...")
+@click.argument("runs", nargs=-1, required=True, type=NamedPlace(), metavar="[NAME=]RUN...")
 @click.option(
     "--plot",
     metavar="FILE.png",

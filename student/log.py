@@ -5,7 +5,7 @@ import csv
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -18,20 +18,31 @@ from student.curves import EPOCHS
 from student.tracker import Tracker
 from teacher_cache.errors import CheckpointError
 from teacher_cache.files import replacing, writing
-from teacher_cache.messages.shown import shown
+from teacher_cache.messages.shown import counted, shown
 
 LOST = "the steps since the last checkpoint are lost"
 STEPS = "steps.csv"
 
 
 class RunLog(AbstractContextManager["RunLog"]):
-    """Open logs of one run. steps_done and epochs_done say how much of older logs counts; what is beyond is dropped.
-    tracker gets the same rows, and is closed with them."""
+    """Open logs of one run. steps_done and epochs_done say how much of older logs counts; what is beyond is dropped,
+    and say is told of what they lack. tracker gets the same rows, and is closed with them."""
 
-    def __init__(self, out: Path, *, steps_done: int, epochs_done: int, tracker: Tracker | None = None) -> None:
+    def __init__(
+        self,
+        out: Path,
+        *,
+        steps_done: int,
+        epochs_done: int,
+        tracker: Tracker | None = None,
+        say: Callable[[str], None] = lambda message: None,
+    ) -> None:
         self._out, self._tracker = out, tracker
-        _drop_beyond(out / STEPS, "step", steps_done)
-        _drop_beyond(out / EPOCHS, "epoch", epochs_done)
+        for name, counter, done in ((STEPS, "step", steps_done), (EPOCHS, "epoch", epochs_done)):
+            kept = _drop_beyond(out / name, counter, done)
+            if kept < done:
+                rows = counted(kept, counter, of=done)
+                say(f"warning: {out / name} has the rows of {rows} trained so far: the others are lost, the run is not")
         self._board = _Board(out / "tensorboard", steps_done)
 
     def write_steps(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -117,22 +128,25 @@ def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         csv.DictWriter(file, columns).writerows(rows)
 
 
-def _drop_beyond(path: Path, counter: str, done: int) -> None:
-    """Keep the rows whose counter is below `done`; a line that a killed run left half written goes too. CheckpointError
-    for a file that a run does not leave, though a machine that lost its power may, or a spreadsheet."""
+def _drop_beyond(path: Path, counter: str, done: int) -> int:
+    """Keep the rows whose counter is below `done`; a line that a killed run left half written goes too. How many of
+    these there are. CheckpointError for a file that a run does not leave, though a machine that lost its power may, or
+    a spreadsheet."""
     if not path.exists():
-        return
+        return 0
     if not done:
         with writing(path):
             path.unlink()
-        return
+        return 0
     try:
         lines = path.read_bytes().decode().split("\n")
         column = lines[0].rstrip("\r").split(",").index(counter)
-        kept = [line for line in lines[1:-1] if int(line.split(",")[column]) < done]
+        numbered = [(int(line.split(",")[column]), line) for line in lines[1:-1]]
     except (ValueError, IndexError) as error:
         raise CheckpointError(
             f"{path} is no log of `student train` any more ({shown(str(error))}): mend it, or move it away"
         ) from error
+    kept = [(number, line) for number, line in numbered if number < done]
     with replacing(path) as aside:
-        aside.write_text("\n".join([lines[0], *kept, ""]), newline="")
+        aside.write_text("\n".join([lines[0], *(line for _, line in kept), ""]), newline="")
+    return len({number for number, _ in kept})

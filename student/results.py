@@ -11,6 +11,7 @@ from teacher_cache.messages.recognise import is_run, what_is
 from teacher_cache.settings import read_json
 from teacher_cache.terminal import table
 
+RESULTS = "results.json"  # of a run that has trained through
 HEADS = {"class": "class head", "distillation": "distillation head", "fused": "fused"}
 
 

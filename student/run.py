@@ -228,8 +228,9 @@ class Run:
                 break
             rows.append(row)
         self.job.raise_on_all(problem, "the end of some steps")
-        if log is not None:
-            log.write_steps(rows)
+        with self.job.told_to_all("the end of some steps"):
+            if log is not None:
+                log.write_steps(rows)
 
     def _answers_fault(self) -> TeacherCacheError | None:
         try:
@@ -322,9 +323,9 @@ class Run:
         generators = self.job.gather(_random_state(self.job.device))
         sums = self.job.gather(self._meter.sums.tolist())
         self.views_drifted = self._drifted_before + sum(self.job.gather(self.loader.views_drifted))
-        if self.job.first:
-            self._write(generators, sums, self._proven[1])
-        self.job.barrier()  # torchrun ends the others once one rank has stopped
+        with self.job.told_to_all("a checkpoint"):  # torchrun ends the others once one rank has stopped
+            if self.job.first:
+                self._write(generators, sums, self._proven[1])
         self._saved = f"the last good checkpoint is {self._place()}"
 
     def _write(self, generators: list[Any], sums: list[Any], loss: float) -> None:

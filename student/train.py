@@ -16,7 +16,7 @@ from student.meter import describe_speed
 from student.options import TrainOptions
 from student.ranks import check_same
 from student.recipe import Recipe
-from student.results import final_accuracy
+from student.results import RESULTS, final_accuracy
 from student.run import Run
 from student.tracker import Tracker, new_curve
 from student.validation import ValidationSet, index_validation
@@ -31,7 +31,6 @@ from teacher_cache.store.store import Store
 
 STOPPED = 75  # exit code of a run that a signal stopped after it wrote a checkpoint (EX_TEMPFAIL: run it again)
 LOCK = ".lock"  # held while a run writes to its folder
-RESULTS = "results.json"  # of a run that has trained through
 TOLD_EVERY_S = 60.0  # within an epoch
 LOG_STEPS = 50  # losses are fetched from the device and written this often
 
@@ -63,8 +62,9 @@ def train(
             check_shards(run)
             run.announce(say)
             tell_worse_off(run, heard)
-            if job.first:
-                remove_results(options.out)
+            with job.told_to_all("the start"):
+                if job.first:
+                    remove_results(options.out)
         with run.loader, open_validation(run, say, heard) as validation, open_log(run, say) as log:
             if initial is not None and not resumed and validation is not None:
                 say(f"before the first step  {describe_accuracy(run.accuracy(validation))}")
@@ -119,7 +119,10 @@ def resume(run: Run, say: Callable[[str], None]) -> bool:
         say(note)
     with taking_up(out):
         run.load(checkpoint)
-    given_up = settle_on(out, checkpoint) if job.first else None
+    given_up = None
+    with job.told_to_all("the start"):
+        if job.first:
+            given_up = settle_on(out, checkpoint)
     say(run.describe_resumption())
     if given_up is not None:
         say(given_up)
@@ -184,11 +187,14 @@ def open_validation(
 
 
 def open_log(run: Run, say: Callable[[str], None]) -> AbstractContextManager[RunLog | None]:
-    """The run's logs, which the first rank writes; None on the others."""
-    if not run.job.first:
-        return nullcontext()
-    tracker = open_tracker(run, say)
-    return RunLog(run.options.out, steps_done=run.steps_done(), epochs_done=run.epoch, tracker=tracker)
+    """The run's logs, which the first rank writes; None on the others. What is wrong with them ends all ranks."""
+    log: RunLog | None = None
+    with run.job.told_to_all("the start"):
+        if run.job.first:
+            tracker = open_tracker(run, say)
+            out, steps, epochs = run.options.out, run.steps_done(), run.epoch
+            log = RunLog(out, steps_done=steps, epochs_done=epochs, tracker=tracker, say=say)
+    return nullcontext() if log is None else log
 
 
 def open_tracker(run: Run, say: Callable[[str], None]) -> Tracker | None:
@@ -251,8 +257,9 @@ def end_epoch(run: Run, validation: ValidationSet | None, log: RunLog | None, sa
     accuracy = run.accuracy(validation)
     row |= {f"{head}_top1": values["top1"] for head, values in accuracy.items()}
     run.begin_epoch()
-    if log is not None:
-        log.write_epoch(row, run.steps_done())
+    with run.job.told_to_all("an epoch's end"):
+        if log is not None:
+            log.write_epoch(row, run.steps_done())
     say(describe_epoch(row, run.recipe.epochs))
     return accuracy
 

@@ -23,6 +23,7 @@ from teacher_cache.options import (
     NUMBER,
     ActorCount,
     FiniteRange,
+    NamedPlace,
     Whole,
     cache_options,
     device_option,
@@ -67,7 +68,9 @@ def main() -> None:
 
 @main.command()
 @click.argument("shards", nargs=-1)
-@click.option("--store", "store_path", required=True, metavar="STORE", help="Folder, or URL, of the new store.")
+@click.option(
+    "--store", "store_path", required=True, type=NamedPlace(), metavar="STORE", help="Folder, or URL, of the new store."
+)
 @click.option(
     "--policy",
     metavar="NAME",
@@ -116,6 +119,7 @@ def main() -> None:
 @click.option("--whole", is_flag=True, help="Fingerprint all of each image, not only its end.")
 @click.option(
     "--like",
+    type=NamedPlace(),
     metavar="STORE",
     help="Take index, policy, seed and groups from this store, reading no shard.  [default: shards are read]",
 )
@@ -489,8 +493,8 @@ def verify(
 
 
 @main.command()
-@click.argument("store_path", metavar="STORE")
-@click.argument("target")
+@click.argument("store_path", type=NamedPlace(), metavar="STORE")
+@click.argument("target", type=NamedPlace())
 @endpoint_option
 @click.option("--partial", is_flag=True, help="Publish what is labelled of a store that is not filled.")
 @click.option("--licence", metavar="NAME", help="Under which it is published: cc-by-4.0.  [default: none is stated]")
@@ -511,8 +515,8 @@ def publish(store_path: str, target: str, partial: bool, licence: str | None) ->
 
 
 @main.command()
-@click.argument("packed")
-@click.argument("folder")
+@click.argument("packed", type=NamedPlace())
+@click.argument("folder", type=NamedPlace())
 @endpoint_option
 def unpack(packed: str, folder: str) -> None:
     """Make the store that was published at PACKED in FOLDER, to fill it on; its shards' places are given anew."""

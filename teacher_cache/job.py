@@ -138,11 +138,16 @@ class Job:
             if found is not None:
                 raise found
 
-    def barrier(self, where: str = "a checkpoint") -> None:
-        """Come back when every rank has come here."""
-        if self.world_size > 1:
-            with meeting(where):
-                dist.barrier()
+    @contextmanager
+    def told_to_all(self, where: str) -> Iterator[None]:
+        """Raise on every rank what the block raises on one, as what the first rank alone writes does. Every rank must
+        come here, and comes back when all have."""
+        problem: TeacherCacheError | None = None
+        try:
+            yield
+        except TeacherCacheError as error:
+            problem = error
+        self.raise_on_all(problem, where)
 
 
 class _TakingApart(pickle.Pickler):

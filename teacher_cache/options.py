@@ -88,6 +88,15 @@ class Folder(click.Path):
         return super().convert(value, param, ctx) if value != "" else self.fail("it is empty", param, ctx)
 
 
+class NamedPlace(click.ParamType):
+    """A path or URL that is named, as a folder is; what is there its command looks at."""
+
+    name = "place"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return str(value) if value != "" else self.fail("it is empty", param, ctx)
+
+
 # Old spellings, for one release
 
 
@@ -210,9 +219,8 @@ def _store_argument(metavar: str, *, required: bool) -> Callable[[Command], Comm
 
     def add(command: Command) -> Command:
         command = endpoint_option(click.option("--store", "old_store", cls=OldSpelling)(command))
-        return click.argument("store_path", metavar=metavar, required=required, cls=RenamedArgument, old="old_store")(
-            command
-        )
+        named = {"metavar": metavar, "required": required, "type": NamedPlace()}
+        return click.argument("store_path", cls=RenamedArgument, old="old_store", **named)(command)
 
     return add
 
@@ -226,7 +234,9 @@ def model_argument(command: Command) -> Command:
 
     Stands above `teacher_options`, or above `old_model_option` where the command knows no teacher.
     """
-    return click.argument("trained_model", metavar="MODEL", cls=RenamedArgument, old="checkpoint")(command)
+    return click.argument("trained_model", metavar="MODEL", type=NamedPlace(), cls=RenamedArgument, old="checkpoint")(
+        command
+    )
 
 
 old_model_option = click.option("--checkpoint", "checkpoint", cls=OldSpelling)

@@ -17,6 +17,7 @@ import pytest
 import xxhash
 import zarr
 
+from teacher_cache.publish import publish
 from teacher_cache.replay.block import replay
 from teacher_cache.shards.read import read_block
 from tests.support.bright_shards import bright_store, small_policy, spoil_image
@@ -118,10 +119,14 @@ def test_the_reader_of_the_stores_format(tmp_path: Path) -> None:
     (tmp_path / "reader.py").write_text(reader)
     store = bright_store(tmp_path, counts=(70, 3), views=4, group=2)
     fill_store(store, views=range(2))
-    done = subprocess.run(
-        [sys.executable, tmp_path / "reader.py", store.path], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
+    publish(store, str(tmp_path / "published"), partial=True)
+    read = []
+    for place in (store.path, tmp_path / "published" / "store"):
+        done = subprocess.run(
+            [sys.executable, tmp_path / "reader.py", place], capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        read.append(done.stdout.splitlines())
     expected, index = [], store.index
     for shard in range(index.num_shards):
         labels = {unit.unit: store.read_labels(unit) for unit in store.units(range(2)) if unit.shard == shard}
@@ -129,7 +134,7 @@ def test_the_reader_of_the_stores_format(tmp_path: Path) -> None:
             own = labels[position // store.unit_samples][position % store.unit_samples]
             key = index.key(int(index.starts[shard]) + position)
             expected.append(" ".join([index.shards[shard].name, key, *map(str, [*own, -1, -1])]))
-    assert done.stdout.splitlines() == expected
+    assert read == [expected, expected]
 
 
 def test_a_digest_and_a_record_are_of_the_bytes_that_the_page_names(tmp_path: Path) -> None:

@@ -168,7 +168,10 @@ def test_one_rank_waits_for_nobody() -> None:
         assert (alone.first, alone.world_size, alone.device.type) == (True, 1, "cpu")
         assert alone.any([True, False]) == [True, False]
         assert alone.gather("value") == ["value"]
-        alone.barrier()
+        with alone.told_to_all("a checkpoint"):
+            pass
+        with pytest.raises(StoreError, match="of its own"), alone.told_to_all("a checkpoint"):
+            raise StoreError("of its own")
         assert (alone.add("views", 3), alone.add("views", 0)) == (3, 3)
         alone.wait_for_all("finished")
         alone.raise_on_all(None, "the end")

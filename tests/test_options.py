@@ -372,3 +372,38 @@ def test_a_cache_lies_in_no_store(tmp_path: Path, inside: str, told: str) -> Non
     assert done.exit_code == 1
     assert re.fullmatch(rf"error: \S+ {told}, where nothing else may be: choose another \w+\n", done.output)
     assert sorted(store.path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        ("teacher-cache", ["index", "train.tar", "--store", ""]),
+        ("teacher-cache", ["index", "--like", "", "--store", "store"]),
+        ("teacher-cache", ["status", ""]),
+        ("teacher-cache", ["publish", "", "target"]),
+        ("teacher-cache", ["publish", "store", ""]),
+        ("teacher-cache", ["unpack", "", "folder"]),
+        ("teacher-cache", ["unpack", "packed", ""]),
+        ("student", ["train", "", "--recipe", "deit_tiny", "--out", "out"]),
+        ("student", ["finetune", "", "store", "--out", "out"]),
+        ("student", ["evaluate", "", "--val", "val.tar"]),
+        ("student", ["export", "", "--format", "hf", "--out", "out"]),
+        ("student", ["export", "model.pt", "--format", "hf", "--out", ""]),
+        ("student", ["results", ""]),
+        ("inspect_cache.py", [""]),
+        ("make_shards.py", ["digits", ""]),
+        ("make_shards.py", ["folder", "", "out"]),
+        ("topk_table.py", [""]),
+        ("simulate_store.py", [""]),
+        ("simulate_scale.py", [""]),
+    ],
+)
+def test_a_place_without_a_name_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, words: list[str]
+) -> None:
+    """As of a variable of the shell that is not set: it was the folder that one is in, which a message said to remove,
+    and which got shards."""
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(PROGRAMS[program], words)
+    assert (done.exit_code, done.output.splitlines()[-1].endswith(": it is empty")) == (2, True), done.output
+    assert not list(tmp_path.iterdir())

@@ -32,6 +32,7 @@ from teacher_cache.options import (
     NUMBER,
     Command,
     FiniteRange,
+    Folder,
     endpoint_option,
     json_option,
     ops_option,
@@ -85,7 +86,7 @@ def _sampling_options(command: Command) -> Command:
     subcommand_metavar="[COMMAND [ARGS]...]",
     context_settings={"show_default": True, "help_option_names": ["-h", "--help"]},
 )
-@click.argument("store", type=click.Path(readable=False))
+@click.argument("store", type=Folder(readable=False))
 @_common_options
 @click.pass_context
 def main(ctx: click.Context, store: str, as_json: bool) -> None:
@@ -301,7 +302,7 @@ def view(
 
 
 @main.command()
-@click.argument("other", metavar="OTHER_STORE", type=click.Path(readable=False))
+@click.argument("other", metavar="OTHER_STORE", type=Folder(readable=False))
 @click.option("--limit", default=ROWS_SHOWN, type=click.IntRange(1), metavar=COUNT, help="Rows of each list.")
 @_common_options
 @click.pass_obj

@@ -36,7 +36,7 @@ from teacher_cache.files import fail, place_files, writing
 from teacher_cache.messages.nearest import did_you_mean
 from teacher_cache.messages.recognise import meant
 from teacher_cache.messages.shown import counted, shown
-from teacher_cache.options import COUNT, NUMBER, endpoint_option
+from teacher_cache.options import COUNT, NUMBER, Folder, endpoint_option
 from teacher_cache.processes.threads import available_cores
 from teacher_cache.replay.seeds import Stream, derive
 from teacher_cache.shards.classes import CLASSES_FILE, IMAGE_EXTENSIONS, class_rule, read_class_names
@@ -572,7 +572,7 @@ def main() -> None:
     """Write an image data set as shuffled WebDataset shards, the same bytes for the same input."""
 
 
-_out = click.argument("out", type=click.Path(file_okay=False, path_type=Path, readable=False))
+_out = click.argument("out", type=Folder(file_okay=False, path_type=Path, readable=False))
 _seed = click.option("--seed", default=0, metavar=NUMBER, help="Of the shuffle over all shards.")
 _samples_per_shard = click.option(
     "--samples-per-shard",
@@ -637,7 +637,7 @@ def digits(out: Path, seed: int, samples_per_shard: int) -> None:
 
 
 @main.command()
-@click.argument("src", type=click.Path(file_okay=False, path_type=Path, readable=False))
+@click.argument("src", type=Folder(file_okay=False, path_type=Path, readable=False))
 @_out
 @_seed
 @_samples_per_shard
@@ -681,7 +681,7 @@ def folder(
 
 @main.command(name="torchvision")
 @click.argument("name")
-@click.argument("root", type=click.Path(file_okay=False, path_type=Path, readable=False))
+@click.argument("root", type=Folder(file_okay=False, path_type=Path, readable=False))
 @_out
 @click.option(
     "--split",

@@ -35,7 +35,7 @@ from teacher_cache.endings import one_line_errors  # noqa: E402
 from teacher_cache.errors import TeacherCacheError  # noqa: E402
 from teacher_cache.files import check_local, replacing  # noqa: E402
 from teacher_cache.messages.shown import counted  # noqa: E402
-from teacher_cache.options import COUNT, NUMBER  # noqa: E402
+from teacher_cache.options import COUNT, NUMBER, Folder  # noqa: E402
 from teacher_cache.terminal import say, say_lines  # noqa: E402
 
 REPORTS = ("summary", "confusions", "disagreements")
@@ -89,7 +89,7 @@ class Measured:
 
 
 @click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
-@click.argument("out", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("out", type=Folder(path_type=Path, file_okay=False))
 @click.option("--samples", default=1_281_167, type=click.IntRange(1), metavar=COUNT, help="Simulated samples.")
 @click.option("--shards", default=1024, type=click.IntRange(1), metavar=COUNT, help="That the samples lie in.")
 @click.option("--views", default=304, type=click.IntRange(1), metavar=COUNT, help="How many views a sample has.")

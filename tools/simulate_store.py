@@ -18,7 +18,7 @@ import numpy as np
 
 from teacher_cache.endings import one_line_errors
 from teacher_cache.messages.shown import counted
-from teacher_cache.options import COUNT, NUMBER
+from teacher_cache.options import COUNT, NUMBER, Folder
 from teacher_cache.progress import counting_bar
 from teacher_cache.replay import BLOCK_SAMPLES
 from teacher_cache.replay.policy import load_policy
@@ -46,7 +46,7 @@ class ShardLabels(NamedTuple):
 
 
 @click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
-@click.argument("out", type=click.Path(path_type=Path, readable=False))
+@click.argument("out", type=Folder(path_type=Path, readable=False))
 @click.option("--samples", default=1_281_167, type=click.IntRange(1), metavar=COUNT, help="Simulated samples.")
 @click.option("--shards", default=1024, type=click.IntRange(1), metavar=COUNT, help="That the samples lie in.")
 @click.option("--views", default=304, type=click.IntRange(1), metavar=COUNT, help="How many views a sample has.")

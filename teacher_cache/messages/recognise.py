@@ -39,6 +39,8 @@ def what_is(path: Path) -> str:
         return "it is a store of labels"
     if (store := is_part(path)) is not None:
         return f"it is a part of the store {store}: name that one"
+    if is_headless(path):
+        return "it has a store's arrays but no zarr.json, as a copy that broke off: copy it again"
     if (path / "zarr.json").is_file():
         return "it is Zarr data of something else" + _stores_near(path)
     names = _names(path)
@@ -94,6 +96,12 @@ def is_of_store(content: bytes) -> bool:
         return False
     attributes = document.get("attributes") if isinstance(document, dict) else None
     return isinstance(attributes, dict) and "teacher_cache" in attributes
+
+
+def is_headless(folder: Path) -> bool:
+    """Whether a folder holds a store's arrays, but not the file that makes a store of them."""
+    arrays = ("labels", "records")
+    return not (folder / "zarr.json").exists() and all((folder / name / "zarr.json").is_file() for name in arrays)
 
 
 def is_part(place: Place) -> Place | None:

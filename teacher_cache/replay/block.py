@@ -157,7 +157,7 @@ class DecodedBlock:
         except ImageError as error:
             raise ImageError(
                 f"shard {self.block.shard}, key {self.block.keys[position]}: {error}; "
-                "make the shard again, or fill with --skip-bad"
+                "restore the shard if this image was labelled, else make it again, or fill with --skip-bad"
             ) from error
 
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from teacher_cache.errors import DiskError, StoreError
-from teacher_cache.messages.recognise import is_of_store, is_part, is_store, meant, what_is
+from teacher_cache.messages.recognise import is_headless, is_of_store, is_part, is_store, meant, what_is
 from teacher_cache.storage.manifest import MANIFEST, STORE
 from teacher_cache.storage.opening import open_storage, pinned
 from teacher_cache.storage.place import Place, Url, as_place, to_place
@@ -28,8 +28,9 @@ def check_is_store(path: str | os.PathLike[str]) -> Place:
         raise StoreError(f"there is no store at {place}: check the place{f', or {make}' if can_be_made else ''}")
     if not place.exists():
         raise StoreError(f"there is no store at {place}{meant(place)}: {make}")
-    if (place / MANIFEST).is_file() and is_store(place / STORE):
-        return place / STORE
+    published = place / STORE
+    if (place / MANIFEST).is_file() and ((published / "zarr.json").is_file() or is_headless(published)):
+        place = published
     if not (place / "zarr.json").is_file() or (not is_store(place) and is_part(place)):
         raise StoreError(f"{place} is not a store, {what_is(place)}")
     return place

@@ -8,6 +8,7 @@ from teacher_cache.errors import StoreError
 from teacher_cache.publish import publish
 from teacher_cache.storage.place import Url
 from teacher_cache.store.presence import check_is_store
+from teacher_cache.store.store import Store
 from tests.support.bright_shards import bright_store
 from tests.support.filling import fill_store
 from tests.support.memory_storage import bucket_in_memory
@@ -48,3 +49,22 @@ def test_what_is_none_is_told_apart(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(StoreError, match=message):
             check_is_store(place)
+
+
+def test_a_store_that_lacks_its_root_is_told_as_that(tmp_path: Path) -> None:
+    """As a copy that broke off leaves one: other stores lie beside it, of which none is meant."""
+    store = bright_store(tmp_path / "made")
+    fill_store(store)
+    publish(store, str(tmp_path / "published"))
+    packed = tmp_path / "published" / "store"
+    root = packed / "zarr.json"
+    root.write_bytes(root.read_bytes()[:100])
+    with pytest.raises(StoreError, match=r"^metadata of .*published/store are damaged .*: restore its zarr\.json"):
+        Store.open(tmp_path / "published")
+    for place, top in ((packed, tmp_path / "published"), (Path(store.path), Path(store.path))):
+        (place / "zarr.json").unlink()
+        with pytest.raises(StoreError) as told:
+            check_is_store(top)
+        assert str(told.value) == (
+            f"{place} is not a store, it has a store's arrays but no zarr.json, as a copy that broke off: copy it again"
+        )

@@ -180,6 +180,27 @@ def test_without_the_newest_a_run_does_not_begin_anew(tmp_path: Path) -> None:
         find_checkpoint(tmp_path, 1)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "refused"),
+    [
+        ("results.json", "{}", True),
+        ("epochs.csv", "epoch,loss\n0,1\n1,1\n", True),
+        ("epochs.csv", "epoch,loss\n0,1\n", False),  # killed before it wrote its first checkpoint
+        ("steps.csv", "step,loss\n0,1\n1,1\n", False),
+    ],
+)
+def test_without_checkpoints_what_else_a_training_left_is_not_removed(
+    tmp_path: Path, name: str, text: str, refused: bool
+) -> None:
+    """As in a copy of the run that left the large files out, or where they were removed for the room."""
+    (tmp_path / name).write_text(text)
+    if not refused:
+        assert find_checkpoint(tmp_path, 1) is None
+        return
+    with pytest.raises(CheckpointError, match=rf"has {name} of an earlier training but no checkpoint\.pt: bring that"):
+        find_checkpoint(tmp_path, 1)
+
+
 @pytest.mark.parametrize("part", ["plan", "position"])
 @pytest.mark.parametrize("value", [None, 3, {}, {"world_size": "x", "epoch": -1, "step": None}])
 def test_a_checkpoint_that_says_no_position_is_refused(tmp_path: Path, part: str, value: Any) -> None:

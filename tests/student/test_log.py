@@ -51,3 +51,17 @@ def test_what_is_no_log_any_more_is_told(tmp_path: Path, text: str) -> None:
         RunLog(tmp_path, steps_done=3, epochs_done=0)
     path.rename(tmp_path / "moved")
     RunLog(tmp_path, steps_done=3, epochs_done=0).close()
+
+
+def test_rows_that_a_log_lacks_are_told(tmp_path: Path) -> None:
+    """As in a folder of which the logs were not copied, or after a power cut: the checkpoint was on disk, they not."""
+    with RunLog(tmp_path, steps_done=0, epochs_done=0) as log:
+        log.write_steps([{"step": step, "epoch": 0, "loss": 0.5} for step in range(5)])
+    heard: list[str] = []
+    RunLog(tmp_path, steps_done=5, epochs_done=0, say=heard.append).close()
+    assert heard == []
+    RunLog(tmp_path, steps_done=1500, epochs_done=1, say=heard.append).close()
+    assert heard == [
+        f"warning: {tmp_path / name} has the rows of {rows} trained so far: the others are lost, the run is not"
+        for name, rows in ((STEPS, "5 of 1,500 steps"), (EPOCHS, "0 of 1 epoch"))
+    ]

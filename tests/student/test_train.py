@@ -297,20 +297,31 @@ def test_a_finished_run_without_validation_keeps_what_it_knows(tmp_path: Path, w
     assert "validation" not in told.output
 
 
-def test_a_training_that_begins_leaves_no_results_of_another(
+def test_a_training_that_goes_on_leaves_no_results_of_another(
     tmp_path: Path, whole: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("anew", "from the epoch"):
-        out = tmp_path / name
-        shutil.copytree(whole, out)
-        (out / NEWEST).unlink()
-        (out / EPOCH_END).unlink() if name == "anew" else (out / EPOCH_END).replace(out / NEWEST)
-        with monkeypatch.context() as patch:
-            stop_at(patch, 9, signal.SIGTERM)
-            with pytest.raises(Stopped):
-                train_small(store, out)
-        told = CliRunner().invoke(main, ["results", str(out)])
-        assert told.output.startswith(f"error: {out} has no results.json: its training is not finished")
+    out = tmp_path / "from the epoch"
+    shutil.copytree(whole, out)
+    (out / EPOCH_END).replace(out / NEWEST)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 9, signal.SIGTERM)
+        with pytest.raises(Stopped):
+            train_small(store, out)
+    told = CliRunner().invoke(main, ["results", str(out)])
+    assert told.output.startswith(f"error: {out} has no results.json: its training is not finished")
+
+
+def test_a_training_does_not_begin_where_it_would_remove_what_another_left(
+    tmp_path: Path, whole: Path, store: Store
+) -> None:
+    out = tmp_path / "copied without its checkpoints"
+    shutil.copytree(whole, out, ignore=shutil.ignore_patterns("*.pt"))
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(
+        CheckpointError, match=r"has results\.json, epochs\.csv of an earlier training but no checkpoint"
+    ):
+        train_small(store, out)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(
@@ -531,6 +542,23 @@ def test_two_ranks_tell_of_parameters_that_are_used_no_more(tmp_path: Path, half
     for rank in ranks:
         assert "Traceback" not in rank.output
         assert "error: a step did not use all parameters that the first one used, which several ranks" in rank.output
+
+
+@pytest.mark.parametrize(
+    ("most_bytes", "place"), [(10_000, r"checkpoint\.pt"), (1_200, r"(steps\.csv|tensorboard)"), (None, "tensorboard")]
+)
+def test_what_the_first_rank_cannot_write_is_told_by_all(
+    tmp_path: Path, half_store: Store, forks: Forks, most_bytes: int | None, place: str
+) -> None:
+    """Not that a rank, which has said why it ended, did not come."""
+    settings = [] if most_bytes is None else [student("on_a_full_disk"), f"model_args.most_bytes={most_bytes}"]
+    if most_bytes is None:
+        (tmp_path / "tensorboard").write_text("a file")
+    ranks = forks.start_ranks("student", train_command(half_store, tmp_path, *HALF, *settings), 2)
+    assert [rank.wait() for rank in ranks] == [1, 1]
+    for rank in ranks:
+        last = rank.output.splitlines()[-1]
+        assert re.fullmatch(rf"error: {re.escape(str(tmp_path))}/{place} cannot be written \(.*", last), rank.output
 
 
 def test_logs_lack_no_step_where_another_number_of_ranks_came_to_no_checkpoint(

@@ -1,6 +1,7 @@
 """Students for tests, given as tests/support/students.py:NAME: two layers each."""
 
 import os
+import resource
 from pathlib import Path
 
 import torch
@@ -53,6 +54,12 @@ def noting(num_classes: int, image_size: tuple[int, int], notes: str) -> nn.Modu
             return super().forward(images)
 
     return Noting(num_classes, 2, image_size, dropout=0.0, norm=False)
+
+
+def on_a_full_disk(num_classes: int, image_size: tuple[int, int], most_bytes: int) -> nn.Module:
+    """As plain; none of its process's files can grow beyond so many bytes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+    return Student(num_classes, 2, image_size, dropout=0.0, norm=False)
 
 
 def counting(num_classes: int, image_size: tuple[int, int]) -> nn.Module:
