@@ -16,6 +16,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -259,10 +260,14 @@ def folder_samples(source: Path, class_names: Sequence[str] | None) -> tuple[lis
     """The images of a tree with one folder per class, in sorted order -> (samples, class names, files left out).
 
     Classes are the sorted folder names, or class_names, and then a folder of another name is refused. Hidden files and
-    folders are left out; so are files of other extensions, and those are counted.
+    folders are left out; so are files of other extensions, and those are counted. Links are followed, and refused where
+    they lead to nothing.
     """
     if not source.is_dir():
         raise ShardError(f"{source} is no folder{meant(source)}: name one that holds a folder for each class")
+    astray = sorted(entry for entry in source.iterdir() if not entry.exists() and not entry.name.startswith("."))
+    if astray:
+        raise ShardError(f"{astray[0]} is a link to nothing: put what it names back, or remove it")
     folders = sorted(entry.name for entry in source.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not folders:
         raise ShardError(f"{source} holds no folders: one per class is expected")
@@ -281,6 +286,9 @@ def folder_samples(source: Path, class_names: Sequence[str] | None) -> tuple[lis
     meta = [folder for folder in folders if _META_FOLDER.fullmatch(folder)]
     if meta:
         raise ShardError(f"{source / meta[0]}: readers of WebDataset skip names like this; rename the folder")
+    nameless = [folder for folder in folders if not _is_text(folder)]
+    if nameless:
+        raise ShardError(f"{source / nameless[0]} has a name that is not UTF-8; rename it")
     samples: list[Sample] = []
     left_out = sum(entry.is_file() and not entry.name.startswith(".") for entry in source.iterdir())
     taken: set[str] = set()
@@ -290,6 +298,8 @@ def folder_samples(source: Path, class_names: Sequence[str] | None) -> tuple[lis
             if not _is_image(file):
                 left_out += 1
                 continue
+            if not _is_text(str(file.relative_to(source))):
+                raise ShardError(f"{file} has a name that is not UTF-8; rename it")
             key = _unused_key(file.relative_to(source), taken)
             taken.add(key)
             samples.append(Sample(key, number, partial(_copy, file), file))
@@ -305,18 +315,29 @@ def _is_image(file: Path) -> bool:
     return file.suffix[1:].lower() in IMAGE_EXTENSIONS
 
 
+def _is_text(name: str) -> bool:
+    """Whether the bytes of a file's name are UTF-8: Python has others as lone surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
 def _copy(file: Path) -> tuple[str, bytes]:
     try:
+        if not stat.S_ISREG(file.stat().st_mode):  # a pipe would be waited for, without end
+            raise ShardError(f"{file} is no plain file: leave it out")
         return file.suffix[1:].lower(), file.read_bytes()
     except OSError as error:
         raise ShardError(f"{file} cannot be read ({error.strerror}): make it readable, or leave it out") from None
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """All files below a folder, sorted by path, hidden ones left out."""
+    """All files below a folder and what it links to, sorted by path, hidden ones left out. ShardError for a link to a
+    folder that it lies in."""
     found = []
-    for root, folders, files in os.walk(folder, onerror=fail):
+    for root, folders, files in os.walk(folder, onerror=fail, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
+        for link in (Path(root, name) for name in folders if os.path.islink(os.path.join(root, name))):
+            if any(link.samefile(around) for around in link.parents if around.is_relative_to(folder)):
+                raise ShardError(f"{link} is a link to a folder that it lies in: remove it")
         found += [Path(root, name) for name in files if not name.startswith(".")]
     yield from sorted(found, key=lambda file: file.parts)
 

@@ -183,6 +183,40 @@ def test_folder_refuses(tmp_path: Path) -> None:
     assert "rename the folder" in run("folder", source, tmp_path / "out", fails=True)
 
 
+def test_folder_follows_links(tmp_path: Path) -> None:
+    image = make_image(0)
+    source = make_tree(tmp_path / "src", {"a/1.png": image, "b/2.png": image})
+    elsewhere = make_tree(tmp_path / "elsewhere", {"3.png": image, "deep/4.png": image})
+    (source / "c").symlink_to(elsewhere)
+    (source / "a" / "more").symlink_to(elsewhere)
+    (source / "b" / "5.png").symlink_to(elsewhere / "3.png")
+    run("folder", source, tmp_path / "out")
+    found = read_samples(open_index(tmp_path / "out"))
+    assert sorted(found) == ["a/1", "a/more/3", "a/more/deep/4", "b/2", "b/5", "c/3", "c/deep/4"]
+    (elsewhere / "back").symlink_to(source / "a")
+    told = f"{source / 'a' / 'more' / 'back'} is a link to a folder that it lies in: remove it"
+    assert told in run("folder", source, tmp_path / "other", fails=True)
+    (elsewhere / "back").unlink()
+    (source / "c").unlink()
+    (source / "c").symlink_to(tmp_path / "unmounted")
+    told = f"{source / 'c'} is a link to nothing: put what it names back, or remove it"
+    assert told in run("folder", source, tmp_path / "other", fails=True)
+
+
+@pytest.mark.parametrize("name", [b"a\xff/1.png", b"b/\xe9/1.png", b"b/1\xe9.png"])
+def test_a_name_that_is_not_utf8_is_told_before_anything_is_written(tmp_path: Path, name: bytes) -> None:
+    make_tree(tmp_path / "src", {"b/2.png": make_image(0), os.fsdecode(name): make_image(1)})
+    assert "has a name that is not UTF-8; rename it" in run("folder", tmp_path / "src", tmp_path / "out", fails=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    source = make_tree(tmp_path / "src", {"a/1.png": make_image(0)})
+    os.mkfifo(source / "a" / "2.png")
+    told = f"{source / 'a' / '2.png'} is no plain file: leave it out"
+    assert told in run("folder", source, tmp_path / "out", fails=True)
+
+
 def test_out_that_holds_something(tmp_path: Path) -> None:
     source, out = make_tree(tmp_path / "src", TREE), tmp_path / "out"
     leftover = out / ".train.partial"
