@@ -38,6 +38,7 @@ from teacher_cache.messages.nearest import did_you_mean
 from teacher_cache.messages.recognise import meant
 from teacher_cache.messages.shown import counted, shown
 from teacher_cache.options import COUNT, NUMBER, endpoint_option
+from teacher_cache.processes.lock import alone
 from teacher_cache.processes.threads import available_cores
 from teacher_cache.replay.seeds import Stream, derive
 from teacher_cache.shards.classes import CLASSES_FILE, IMAGE_EXTENSIONS, class_rule, read_class_names
@@ -122,7 +123,8 @@ def write_shards(
     """Write samples in their order as PREFIX-0000.tar, ... and classes.json where classes have names; aside first,
     renamed once all are there. markers: what puts restart markers into their images.
 
-    ShardError when out holds shards of this prefix, or another classes.json; DiskError when it is a store, or in one.
+    ShardError when out holds shards of this prefix, or another classes.json; DiskError when it is a store, or in one;
+    BusyError while another process writes this prefix there.
     """
     if not samples:
         raise ShardError(f"no images found for the shards {prefix}-*.tar")
@@ -130,6 +132,21 @@ def write_shards(
     if repeated:
         raise ShardError(f"two samples have the key '{shown(repeated[0])}'")
     check_out(out, prefix, class_names)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    busy, advice = f"another process writes {prefix}-*.tar to {out}", "wait for it, or give another folder or --prefix"
+    with alone(out / f".{prefix}.lock", busy, advice, partial(say, err=True)):
+        return _write_alone(out, prefix, samples, class_names, samples_per_shard, markers)
+
+
+def _write_alone(
+    out: Path,
+    prefix: str,
+    samples: Sequence[Sample] | Sequence[MovedSample],
+    class_names: Sequence[str] | None,
+    samples_per_shard: int,
+    markers: "RestartMarkers | None",
+) -> list[Path]:
     aside = out / f".{prefix}.partial"
     names = []
     try:
@@ -144,6 +161,7 @@ def write_shards(
                 content = json.dumps(list(class_names), ensure_ascii=False) + "\n"
                 (aside / CLASSES_FILE).write_text(content, encoding="utf-8")
                 written.append(CLASSES_FILE)
+            check_out(out, prefix, class_names)  # another prefix may have come meanwhile, with other classes
             place_files(aside, written, out)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

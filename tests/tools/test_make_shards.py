@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from teacher_cache.errors import DiskError
+from teacher_cache.processes.lock import alone
 from teacher_cache.shards.class_order import class_order_warning
 from teacher_cache.shards.classes import class_rule
 from teacher_cache.shards.find import expand_shards
@@ -232,6 +233,22 @@ def test_out_that_holds_something(tmp_path: Path) -> None:
     assert "makes no plain file name" in run("folder", source, out, "--prefix", "../val", fails=True)
     assert contents(out) == before
     run("folder", source, out, "--prefix", "val")
+    assert sorted(contents(out)) == ["classes.json", "train-0000.tar", "val-0000.tar"]
+
+
+def test_shards_of_one_name_are_written_by_one_process_at_a_time(tmp_path: Path) -> None:
+    source, out = make_tree(tmp_path / "src", TREE), tmp_path / "out"
+    out.mkdir()
+    aside = out / ".train.partial"
+    with alone(out / ".train.lock", "", "", print):
+        aside.mkdir()
+        message = run("folder", source, out, fails=True)
+        assert f"another process writes train-*.tar to {out} (pid {os.getpid()} on " in message
+        assert message.endswith("): wait for it, or give another folder or --prefix\n")
+        assert aside.is_dir()
+        run("folder", source, out, "--prefix", "val")
+    aside.rmdir()
+    run("folder", source, out)
     assert sorted(contents(out)) == ["classes.json", "train-0000.tar", "val-0000.tar"]
 
 
