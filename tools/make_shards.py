@@ -491,7 +491,7 @@ def torchvision_samples(dataset: Any, class_names: Sequence[str] | None) -> tupl
     """
     try:
         classes = [int(target) for target in _targets(dataset)]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, NotImplementedError):
         raise ShardError("the data set is not one of classification: its targets are no class numbers") from None
     own = getattr(dataset, "classes", None)
     own_names = (
@@ -594,16 +594,29 @@ def open_torchvision(name: str, root: Path, split: str | None) -> Any:
             raise ShardError(f"the data set {name} has no split {split!r}")
     elif "split" in parameters or "train" in parameters:
         raise ShardError(f"the data set {name} has splits: give --split, train or test or what torchvision calls it")
-    if "download" in parameters:
-        try:
-            return kind(**arguments, download=False)
-        except (RuntimeError, OSError):  # torchvision's way to say that it is not there
-            root.mkdir(parents=True, exist_ok=True)
-            arguments["download"] = True
+    required = [name for name, parameter in parameters.items() if _is_required(parameter) and name not in arguments]
+    if required:
+        raise ShardError(
+            f"the data set {name} cannot be opened without {', '.join(required)}, which this command does not give: "
+            "name one of classification, or write its pictures to folders of classes"
+        )
     try:
+        if "download" in parameters:
+            try:
+                return kind(**arguments, download=False)
+            except (RuntimeError, OSError):  # torchvision's way to say that it is not there
+                root.mkdir(parents=True, exist_ok=True)
+                arguments["download"] = True
         return kind(**arguments)
-    except (RuntimeError, OSError, ValueError) as error:
+    except (RuntimeError, OSError, ValueError, ImportError) as error:
         raise ShardError(f"the data set {name} cannot be opened in {root}: {error}") from None
+
+
+def _is_required(parameter: inspect.Parameter) -> bool:
+    return parameter.default is parameter.empty and parameter.kind not in (
+        parameter.VAR_POSITIONAL,
+        parameter.VAR_KEYWORD,
+    )
 
 
 @click.group(cls=OneLineErrors, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})

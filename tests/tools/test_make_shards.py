@@ -300,12 +300,36 @@ class InFiles:
         return Image.open(self.files[position]).convert("RGB"), position % 2
 
 
+class Downloaded(InFiles):
+    """Like torchvision's Flowers102 in this, too: split= and download=."""
+
+    def __init__(self, root: Path, split: str = "train", download: bool = False) -> None:
+        super().__init__(root, split)
+
+
+class Boxes(InMemory):
+    """Like torchvision's CocoDetection: it wants a file of annotations."""
+
+    def __init__(self, root: Path, annotations: str) -> None:
+        raise AssertionError
+
+
+class Abstract:
+    """Like torchvision's VisionDataset: others are made from it."""
+
+    def __init__(self, root: Path) -> None:
+        pass
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+
 @pytest.fixture
 def data_sets(monkeypatch: pytest.MonkeyPatch) -> None:
     from torchvision import datasets
 
-    monkeypatch.setattr(datasets, "InMemory", InMemory, raising=False)
-    monkeypatch.setattr(datasets, "InFiles", InFiles, raising=False)
+    for kind in (InMemory, InFiles, Downloaded, Boxes, Abstract):
+        monkeypatch.setattr(datasets, kind.__name__, kind, raising=False)
 
 
 @pytest.mark.usefixtures("data_sets")
@@ -387,6 +411,10 @@ def test_torchvision_refuses(tmp_path: Path) -> None:
     assert "has splits: give --split" in refusal("InMemory")
     assert "has no split 'extra'" in refusal("InMemory", "--split", "extra")
     assert "cannot be opened" in refusal("InFiles", "--split", "extra")
+    assert "cannot be opened" in refusal("Downloaded", "--split", "extra")
+    said = "Boxes cannot be opened without annotations, which this command does not give: name one of classification"
+    assert said in refusal("Boxes")
+    assert "not one of classification" in refusal("Abstract")
 
 
 def test_torchvision_refuses_what_is_no_classification() -> None:
