@@ -15,6 +15,7 @@ from teacher_cache.storage.place import Place, Url
 from teacher_cache.storage.storage import find_entry
 
 RUN_FILES = ("results.json", "checkpoint.pt", "epoch.pt", "epochs.csv", "steps.csv")  # what a training leaves in --out
+STORE_PARTS = ("index", "labels", "digests", "records")  # each with a zarr.json of its own
 LICENCE = re.compile("[A-Za-z][A-Za-z0-9.+-]*|0bsd", re.IGNORECASE)
 NOT_YAML_TEXT = {"no", "n", "yes", "y", "on", "off", "true", "false", "null"}  # a card's front matter is YAML
 WEIGHTS = ("checkpoint.pt", "model.safetensors")  # of a run, and of what is exported for the Hub
@@ -41,6 +42,8 @@ def what_is(path: Path) -> str:
         return f"it is a part of the store {store}: name that one"
     if (path / "zarr.json").is_file():
         return "it is Zarr data of something else" + _stores_near(path)
+    if not (path / "zarr.json").exists() and all((path / name / "zarr.json").is_file() for name in STORE_PARTS):
+        return "it has a store's parts, but its zarr.json is absent, as in a copy that broke off: copy that, too"
     names = _names(path)
     if any(name.endswith(".tar") for name in names):
         return f"it is a folder of shards: `teacher-cache index {as_word(f'{path}/*.tar')}` makes a store of them"

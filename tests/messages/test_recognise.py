@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from teacher_cache.errors import StoreError
 from teacher_cache.messages.recognise import LOOKED_AT, is_part, is_run, is_store, meant, no_checkpoint, what_is
+from teacher_cache.store.store import Store
+from tests.support import filled_store
 
 
 def make_store(path: Path) -> Path:
@@ -67,6 +70,15 @@ def test_stores_near_by_are_named(tmp_path: Path) -> None:
     assert what_is(tmp_path / "run").endswith(f"; there is a store at {store}")
     inside = [make_store(tmp_path / "folder" / name) for name in ("a", "b", "c")]
     assert what_is(tmp_path / "folder").endswith(f"; there is a store at {inside[0]} and 2 more there")
+
+
+def test_a_copy_of_a_store_that_broke_off_before_its_first_file(tmp_path: Path) -> None:
+    path = filled_store.make_store(tmp_path / "store").path
+    (path / "zarr.json").unlink()
+    with pytest.raises(
+        StoreError, match=r"is not a store, it has a store's parts, but its zarr\.json is absent, as in"
+    ):
+        Store.open(path)
 
 
 def test_a_part_of_a_store_names_it(tmp_path: Path) -> None:
