@@ -12,6 +12,7 @@ import click
 from teacher_cache.errors import TeacherCacheError
 from teacher_cache.files import describe_os_error
 from teacher_cache.messages.shown import MESSAGE, listed, shown
+from teacher_cache.processes.memory import is_of_memory
 from teacher_cache.terminal import open_streams, say
 
 _EXTRA = re.compile(r"(Got unexpected extra arguments) \((.*)\)", re.DOTALL)
@@ -52,7 +53,7 @@ def one_line_errors() -> Iterator[None]:
         elif not isinstance(error, BrokenPipeError):
             say(f"error: standard output cannot be written ({error.strerror}): send it elsewhere", err=True)
     except (MemoryError, RuntimeError) as error:
-        if not _is_of_memory(error):
+        if not is_of_memory(error):
             raise
         said = shown(str(error).partition("\n")[0] or "no room is left", MESSAGE)
         say(f"error: memory is too small ({said}): lower the numbers given, or free memory", err=True)
@@ -76,15 +77,6 @@ def stopping(code: int) -> Iterator[None]:
     except Stopped as stopped:
         say(str(stopped), err=True)
         sys.exit(code)
-
-
-def _is_of_memory(error: MemoryError | RuntimeError) -> bool:
-    """Whether there was too little of it; torch tells of a device's, and of the machine's, in errors of its own."""
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "can't allocate memory" in str(error)
-    )
 
 
 def _few_extra(found: re.Match[str]) -> str:

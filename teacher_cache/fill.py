@@ -27,7 +27,7 @@ from teacher_cache.store.agreement import (
     agreement_above_chance,
     renaming_gain,
 )
-from teacher_cache.store.drift import drift_message
+from teacher_cache.store.drift import unsteady_message
 from teacher_cache.store.proof import Proof, make_proof
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import Unit
@@ -304,7 +304,7 @@ def check_labelled_alike(store: Store, batch: Batch, logits: np.ndarray, labelle
     for replay in batch.replays:
         number = store.layout.block(shard, replay.block).number
         if labelled.digests[number, replay.view - labelled.first_view] != replay.digest:
-            raise DriftError(drift_message(store, shard, replay.block, replay.view))
+            raise DriftError(unsteady_message(store, shard, replay.block, replay.view))
     for number, row in enumerate(batch.rows):
         position = store.layout.block(shard, row.block).rows[row.position]
         label = labelled.labels[position, row.view - labelled.first_view]

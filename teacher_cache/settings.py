@@ -312,6 +312,8 @@ def _problems(problems: Sequence[Any], known: Sequence[str], listing: str) -> It
         elif problem["type"] in ("model_type", "dataclass_type") and place in known:
             below = listed([name for name in known if name.startswith(f"{place}.")])
             yield f"{place} is a section: set {below}{_got(problem['input'])}"
+        elif problem["type"] == "tuple_type":  # pydantic asks for a tuple, which nobody can write
+            yield f"{place}: a list in brackets is expected, as [1, 2]{_got(problem['input'])}"
         elif not place:
             yield message
         else:

@@ -132,6 +132,14 @@ def test_a_word_for_a_section_is_answered_with_the_sections_settings() -> None:
     assert str(refused.value) == f"policy deit: {wanted}"
 
 
+@pytest.mark.parametrize(("override", "got"), [("size=32,48", "'32,48'"), ("mean=0.5", "0.5"), ("crop.scale=", "''")])
+def test_what_is_no_list_is_told_to_be_one(override: str, got: str) -> None:
+    with pytest.raises(PolicyError) as refused:
+        load_policy("deit", [override])
+    name = override.partition("=")[0]
+    assert str(refused.value) == f"policy deit: {name}: a list in brackets is expected, as [1, 2] (got {got})"
+
+
 words = st.one_of(st.text(max_size=40), st.text("[]{}=.,\"'-+_0123456789enaif#\n \0", max_size=60))
 
 

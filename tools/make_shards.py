@@ -16,6 +16,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -37,6 +38,7 @@ from teacher_cache.messages.nearest import did_you_mean
 from teacher_cache.messages.recognise import meant
 from teacher_cache.messages.shown import counted, shown
 from teacher_cache.options import COUNT, NUMBER, Folder, endpoint_option
+from teacher_cache.processes.lock import alone
 from teacher_cache.processes.threads import available_cores
 from teacher_cache.replay.seeds import Stream, derive
 from teacher_cache.shards.classes import CLASSES_FILE, IMAGE_EXTENSIONS, class_rule, read_class_names
@@ -121,7 +123,8 @@ def write_shards(
     """Write samples in their order as PREFIX-0000.tar, ... and classes.json where classes have names; aside first,
     renamed once all are there. markers: what puts restart markers into their images.
 
-    ShardError when out holds shards of this prefix, or another classes.json; DiskError when it is a store, or in one.
+    ShardError when out holds shards of this prefix, or another classes.json; DiskError when it is a store, or in one;
+    BusyError while another process writes this prefix there.
     """
     if not samples:
         raise ShardError(f"no images found for the shards {prefix}-*.tar")
@@ -129,6 +132,21 @@ def write_shards(
     if repeated:
         raise ShardError(f"two samples have the key '{shown(repeated[0])}'")
     check_out(out, prefix, class_names)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    busy, advice = f"another process writes {prefix}-*.tar to {out}", "wait for it, or give another folder or --prefix"
+    with alone(out / f".{prefix}.lock", busy, advice, partial(say, err=True)):
+        return _write_alone(out, prefix, samples, class_names, samples_per_shard, markers)
+
+
+def _write_alone(
+    out: Path,
+    prefix: str,
+    samples: Sequence[Sample] | Sequence[MovedSample],
+    class_names: Sequence[str] | None,
+    samples_per_shard: int,
+    markers: "RestartMarkers | None",
+) -> list[Path]:
     aside = out / f".{prefix}.partial"
     names = []
     try:
@@ -143,6 +161,7 @@ def write_shards(
                 content = json.dumps(list(class_names), ensure_ascii=False) + "\n"
                 (aside / CLASSES_FILE).write_text(content, encoding="utf-8")
                 written.append(CLASSES_FILE)
+            check_out(out, prefix, class_names)  # another prefix may have come meanwhile, with other classes
             place_files(aside, written, out)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -259,10 +278,14 @@ def folder_samples(source: Path, class_names: Sequence[str] | None) -> tuple[lis
     """The images of a tree with one folder per class, in sorted order -> (samples, class names, files left out).
 
     Classes are the sorted folder names, or class_names, and then a folder of another name is refused. Hidden files and
-    folders are left out; so are files of other extensions, and those are counted.
+    folders are left out; so are files of other extensions, and those are counted. Links are followed, and refused where
+    they lead to nothing.
     """
     if not source.is_dir():
         raise ShardError(f"{source} is no folder{meant(source)}: name one that holds a folder for each class")
+    astray = sorted(entry for entry in source.iterdir() if not entry.exists() and not entry.name.startswith("."))
+    if astray:
+        raise ShardError(f"{astray[0]} is a link to nothing: put what it names back, or remove it")
     folders = sorted(entry.name for entry in source.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not folders:
         raise ShardError(f"{source} holds no folders: one per class is expected")
@@ -281,6 +304,9 @@ def folder_samples(source: Path, class_names: Sequence[str] | None) -> tuple[lis
     meta = [folder for folder in folders if _META_FOLDER.fullmatch(folder)]
     if meta:
         raise ShardError(f"{source / meta[0]}: readers of WebDataset skip names like this; rename the folder")
+    nameless = [folder for folder in folders if not _is_text(folder)]
+    if nameless:
+        raise ShardError(f"{source / nameless[0]} has a name that is not UTF-8; rename it")
     samples: list[Sample] = []
     left_out = sum(entry.is_file() and not entry.name.startswith(".") for entry in source.iterdir())
     taken: set[str] = set()
@@ -290,6 +316,8 @@ def folder_samples(source: Path, class_names: Sequence[str] | None) -> tuple[lis
             if not _is_image(file):
                 left_out += 1
                 continue
+            if not _is_text(str(file.relative_to(source))):
+                raise ShardError(f"{file} has a name that is not UTF-8; rename it")
             key = _unused_key(file.relative_to(source), taken)
             taken.add(key)
             samples.append(Sample(key, number, partial(_copy, file), file))
@@ -305,18 +333,29 @@ def _is_image(file: Path) -> bool:
     return file.suffix[1:].lower() in IMAGE_EXTENSIONS
 
 
+def _is_text(name: str) -> bool:
+    """Whether the bytes of a file's name are UTF-8: Python has others as lone surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
 def _copy(file: Path) -> tuple[str, bytes]:
     try:
+        if not stat.S_ISREG(file.stat().st_mode):  # a pipe would be waited for, without end
+            raise ShardError(f"{file} is no plain file: leave it out")
         return file.suffix[1:].lower(), file.read_bytes()
     except OSError as error:
         raise ShardError(f"{file} cannot be read ({error.strerror}): make it readable, or leave it out") from None
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """All files below a folder, sorted by path, hidden ones left out."""
+    """All files below a folder and what it links to, sorted by path, hidden ones left out. ShardError for a link to a
+    folder that it lies in."""
     found = []
-    for root, folders, files in os.walk(folder, onerror=fail):
+    for root, folders, files in os.walk(folder, onerror=fail, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
+        for link in (Path(root, name) for name in folders if os.path.islink(os.path.join(root, name))):
+            if any(link.samefile(around) for around in link.parents if around.is_relative_to(folder)):
+                raise ShardError(f"{link} is a link to a folder that it lies in: remove it")
         found += [Path(root, name) for name in files if not name.startswith(".")]
     yield from sorted(found, key=lambda file: file.parts)
 
@@ -452,7 +491,7 @@ def torchvision_samples(dataset: Any, class_names: Sequence[str] | None) -> tupl
     """
     try:
         classes = [int(target) for target in _targets(dataset)]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, NotImplementedError):
         raise ShardError("the data set is not one of classification: its targets are no class numbers") from None
     own = getattr(dataset, "classes", None)
     own_names = (
@@ -555,16 +594,29 @@ def open_torchvision(name: str, root: Path, split: str | None) -> Any:
             raise ShardError(f"the data set {name} has no split {split!r}")
     elif "split" in parameters or "train" in parameters:
         raise ShardError(f"the data set {name} has splits: give --split, train or test or what torchvision calls it")
-    if "download" in parameters:
-        try:
-            return kind(**arguments, download=False)
-        except (RuntimeError, OSError):  # torchvision's way to say that it is not there
-            root.mkdir(parents=True, exist_ok=True)
-            arguments["download"] = True
+    required = [name for name, parameter in parameters.items() if _is_required(parameter) and name not in arguments]
+    if required:
+        raise ShardError(
+            f"the data set {name} cannot be opened without {', '.join(required)}, which this command does not give: "
+            "name one of classification, or write its pictures to folders of classes"
+        )
     try:
+        if "download" in parameters:
+            try:
+                return kind(**arguments, download=False)
+            except (RuntimeError, OSError):  # torchvision's way to say that it is not there
+                root.mkdir(parents=True, exist_ok=True)
+                arguments["download"] = True
         return kind(**arguments)
-    except (RuntimeError, OSError, ValueError) as error:
+    except (RuntimeError, OSError, ValueError, ImportError) as error:
         raise ShardError(f"the data set {name} cannot be opened in {root}: {error}") from None
+
+
+def _is_required(parameter: inspect.Parameter) -> bool:
+    return parameter.default is parameter.empty and parameter.kind not in (
+        parameter.VAR_POSITIONAL,
+        parameter.VAR_KEYWORD,
+    )
 
 
 @click.group(cls=OneLineErrors, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})

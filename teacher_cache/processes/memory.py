@@ -27,6 +27,15 @@ def memory_lacking(num_bytes: int, what: str, *, in_each_rank: bool = True) -> s
     return f"{what} needs {need} GB of memory in {here}, {there} GB are available to all of them"
 
 
+def is_of_memory(error: Exception) -> bool:
+    """Whether there was too little of it; torch tells of a device's, and of the machine's, in errors of its own."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )
+
+
 def available_memory(root: Path = Path("/")) -> int | None:
     """Bytes that a process may take without others being swapped out, or its container or job being killed; None where
     the system does not say. root: of the system's files."""

@@ -66,7 +66,8 @@ def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
 
 def _find_class_names(place: Place) -> tuple[str, ...] | None:
     """The names in a classes file, None where there is none at a URL. Raises ShardError."""
-    what, advice = f"the classes file {place}", "give a JSON list of class names, in which one may stand twice"
+    what = f"the classes file {place}"
+    advice = 'give a JSON list of names in the order of their classes, as ["cat", "dog"]'
     if isinstance(place, Url):
         try:
             written = open_storage(place.parent).get(place.name)
@@ -79,10 +80,12 @@ def _find_class_names(place: Place) -> tuple[str, ...] | None:
         content = read_json(place, what, ShardError, advice)
     if isinstance(content, dict):
         if not all(type(c) is int for c in content.values()) or sorted(content.values()) != list(range(len(content))):
-            raise ShardError(f"{what} does not number its {counted(len(content), 'name')} 0 to {len(content) - 1}")
+            raise ShardError(
+                f"{what} does not number its {counted(len(content), 'name')} 0 to {len(content) - 1}: {advice}"
+            )
         content = sorted(content, key=content.__getitem__)
     if not isinstance(content, list) or not content or not all(isinstance(name, str) for name in content):
-        raise ShardError(f"{what} is not a JSON list of class names")
+        raise ShardError(f"{what} is not a JSON list of class names: {advice}")
     return tuple(content)
 
 

@@ -18,5 +18,20 @@ def drift_message(store: Store, shard: int, block: int, view: int) -> str:
     )
 
 
+def unsteady_message(store: Store, shard: int, block: int, view: int) -> str:
+    """The same of pixels that came out otherwise in one process, before any are the store's."""
+    own = store.policy.own_operations is not None
+    advice = (
+        "an operation of --ops gives other pixels each time: take random numbers, the clock and what it remembers out "
+        "of it, and index a new store"
+        if own
+        else "the shard was changed meanwhile, or this machine's memory is not sound: run it again"
+    )
+    return (
+        f"shard {store.index.shards[shard].name}, block {block}, view {view}: rendered twice, the pixels differ, and "
+        f"nothing was written: {advice}"
+    )
+
+
 def _listed(libraries: dict[str, str]) -> str:
     return ", ".join(f"{name} {version}" for name, version in libraries.items())

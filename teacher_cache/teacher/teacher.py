@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from teacher_cache.device import Normalise, RecycledMemory, Upload, use_device
 from teacher_cache.errors import TeacherError
-from teacher_cache.messages.shown import counted
+from teacher_cache.messages.shown import MESSAGE, counted, shown
+from teacher_cache.processes.memory import is_of_memory
 from teacher_cache.replay.libraries import pixel_libraries
 from teacher_cache.storage.place import to_place
 from teacher_cache.teacher.identity import TeacherIdentity
@@ -23,7 +24,7 @@ from teacher_cache.teacher.models import ModelSpec, adapting_advice, images_dtyp
 from teacher_cache.teacher.names import GivenModel, check_usable, without_folder
 from teacher_cache.teacher.settings import TeacherSettings, check_settings, settle
 from teacher_cache.teacher.state_dict import background_class
-from teacher_cache.teacher.weights import read_normalisation, state_sha256
+from teacher_cache.teacher.weights import first_line, read_normalisation, state_sha256
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -332,10 +333,15 @@ def _check_num_classes(teacher: Teacher, view_size: tuple[int, int], advice: str
     name, num_classes = teacher.identity.name, teacher.num_classes
     try:
         logits = teacher.logits(np.zeros((1, *view_size, 3), np.uint8), lambda row: "a black view")
-    except (RuntimeError, AssertionError) as error:
+    except TeacherError:
+        raise
+    except Exception as error:  # a model's own, of any kind
+        if is_of_memory(error):
+            raise
+        said = shown(first_line(error), MESSAGE)
         raise TeacherError(
-            f"teacher {name} does not take views of {view_size[0]} x {view_size[1]}: "
-            f"{str(error).strip().splitlines()[0]}: give --input-size"
+            f"teacher {name} does not take views of {view_size[0]} x {view_size[1]}: {said}: give --input-size, or "
+            "correct the model"
         ) from error
     if logits.ndim != 2:
         shape = tuple(logits.shape)

@@ -58,7 +58,11 @@ def test_read_class_names(tmp_path: Path) -> None:
     for content, part in [
         ('{"b": 1, "a": 1}', "does not number its 2 names 0 to 1"),
         ('{"b": "1"}', "does not number"),
-        ("[]", "not a JSON list of class names"),
+        (
+            '{"0": ["n01440764", "tench"]}',
+            r'does not number its 1 name 0 to 0: give a JSON list .*, as \["cat", "dog"\]',
+        ),
+        ("[]", "not a JSON list of class names: give a JSON list of names in the order"),
         ("[1, 2]", "not a JSON list of class names"),
         ('"abc"', "not a JSON list of class names"),
         ("[", "cannot be read"),

@@ -154,6 +154,41 @@ def test_views_of_another_size_are_resized_or_refused_with_what_to_do() -> None:
     assert open_for(8).logits(drawn_views(3, 12, 12).numpy()).shape == (3, 5)
 
 
+class Raising(nn.Module):
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        raise self.error
+
+
+def wrong_value(num_classes: int) -> nn.Module:
+    return Raising(ValueError("24 patches\nare expected"))
+
+
+def bare_assertion(num_classes: int) -> nn.Module:
+    return Raising(AssertionError())
+
+
+def too_large(num_classes: int) -> nn.Module:
+    return Raising(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 7 bytes"))
+
+
+@pytest.mark.parametrize(("function", "said"), [("wrong_value", "24 patches"), ("bare_assertion", "AssertionError")])
+def test_a_teacher_that_fails_is_told_in_one_line(function: str, said: str) -> None:
+    settings = TeacherSettings(f"{__file__}:{function}", device="cpu")
+    told = rf"{function} does not take views of 8 x 8: {said}: give --input-size, or correct the model"
+    with pytest.raises(TeacherError, match=told):
+        open_teacher(settings, num_classes=5, view_size=(8, 8), stored=None)
+
+
+def test_a_batch_that_memory_has_no_room_for_is_told_as_that() -> None:
+    settings = TeacherSettings(f"{__file__}:too_large", device="cpu")
+    with pytest.raises(RuntimeError, match="can't allocate memory"):  # which the command tells as memory's
+        open_teacher(settings, num_classes=5, view_size=(8, 8), stored=None)
+
+
 @pytest.mark.parametrize("kernel_module", ["x86_64 Kernel Module", "Open Kernel Module for x86_64"])
 def test_a_driver_is_read_where_there_is_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernel_module: str

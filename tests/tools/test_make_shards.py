@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from teacher_cache.errors import DiskError
+from teacher_cache.processes.lock import alone
 from teacher_cache.shards.class_order import class_order_warning
 from teacher_cache.shards.classes import class_rule
 from teacher_cache.shards.find import expand_shards
@@ -183,6 +184,40 @@ def test_folder_refuses(tmp_path: Path) -> None:
     assert "rename the folder" in run("folder", source, tmp_path / "out", fails=True)
 
 
+def test_folder_follows_links(tmp_path: Path) -> None:
+    image = make_image(0)
+    source = make_tree(tmp_path / "src", {"a/1.png": image, "b/2.png": image})
+    elsewhere = make_tree(tmp_path / "elsewhere", {"3.png": image, "deep/4.png": image})
+    (source / "c").symlink_to(elsewhere)
+    (source / "a" / "more").symlink_to(elsewhere)
+    (source / "b" / "5.png").symlink_to(elsewhere / "3.png")
+    run("folder", source, tmp_path / "out")
+    found = read_samples(open_index(tmp_path / "out"))
+    assert sorted(found) == ["a/1", "a/more/3", "a/more/deep/4", "b/2", "b/5", "c/3", "c/deep/4"]
+    (elsewhere / "back").symlink_to(source / "a")
+    told = f"{source / 'a' / 'more' / 'back'} is a link to a folder that it lies in: remove it"
+    assert told in run("folder", source, tmp_path / "other", fails=True)
+    (elsewhere / "back").unlink()
+    (source / "c").unlink()
+    (source / "c").symlink_to(tmp_path / "unmounted")
+    told = f"{source / 'c'} is a link to nothing: put what it names back, or remove it"
+    assert told in run("folder", source, tmp_path / "other", fails=True)
+
+
+@pytest.mark.parametrize("name", [b"a\xff/1.png", b"b/\xe9/1.png", b"b/1\xe9.png"])
+def test_a_name_that_is_not_utf8_is_told_before_anything_is_written(tmp_path: Path, name: bytes) -> None:
+    make_tree(tmp_path / "src", {"b/2.png": make_image(0), os.fsdecode(name): make_image(1)})
+    assert "has a name that is not UTF-8; rename it" in run("folder", tmp_path / "src", tmp_path / "out", fails=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    source = make_tree(tmp_path / "src", {"a/1.png": make_image(0)})
+    os.mkfifo(source / "a" / "2.png")
+    told = f"{source / 'a' / '2.png'} is no plain file: leave it out"
+    assert told in run("folder", source, tmp_path / "out", fails=True)
+
+
 def test_out_that_holds_something(tmp_path: Path) -> None:
     source, out = make_tree(tmp_path / "src", TREE), tmp_path / "out"
     leftover = out / ".train.partial"
@@ -198,6 +233,22 @@ def test_out_that_holds_something(tmp_path: Path) -> None:
     assert "makes no plain file name" in run("folder", source, out, "--prefix", "../val", fails=True)
     assert contents(out) == before
     run("folder", source, out, "--prefix", "val")
+    assert sorted(contents(out)) == ["classes.json", "train-0000.tar", "val-0000.tar"]
+
+
+def test_shards_of_one_name_are_written_by_one_process_at_a_time(tmp_path: Path) -> None:
+    source, out = make_tree(tmp_path / "src", TREE), tmp_path / "out"
+    out.mkdir()
+    aside = out / ".train.partial"
+    with alone(out / ".train.lock", "", "", print):
+        aside.mkdir()
+        message = run("folder", source, out, fails=True)
+        assert f"another process writes train-*.tar to {out} (pid {os.getpid()} on " in message
+        assert message.endswith("): wait for it, or give another folder or --prefix\n")
+        assert aside.is_dir()
+        run("folder", source, out, "--prefix", "val")
+    aside.rmdir()
+    run("folder", source, out)
     assert sorted(contents(out)) == ["classes.json", "train-0000.tar", "val-0000.tar"]
 
 
@@ -249,12 +300,36 @@ class InFiles:
         return Image.open(self.files[position]).convert("RGB"), position % 2
 
 
+class Downloaded(InFiles):
+    """Like torchvision's Flowers102 in this, too: split= and download=."""
+
+    def __init__(self, root: Path, split: str = "train", download: bool = False) -> None:
+        super().__init__(root, split)
+
+
+class Boxes(InMemory):
+    """Like torchvision's CocoDetection: it wants a file of annotations."""
+
+    def __init__(self, root: Path, annotations: str) -> None:
+        raise AssertionError
+
+
+class Abstract:
+    """Like torchvision's VisionDataset: others are made from it."""
+
+    def __init__(self, root: Path) -> None:
+        pass
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+
 @pytest.fixture
 def data_sets(monkeypatch: pytest.MonkeyPatch) -> None:
     from torchvision import datasets
 
-    monkeypatch.setattr(datasets, "InMemory", InMemory, raising=False)
-    monkeypatch.setattr(datasets, "InFiles", InFiles, raising=False)
+    for kind in (InMemory, InFiles, Downloaded, Boxes, Abstract):
+        monkeypatch.setattr(datasets, kind.__name__, kind, raising=False)
 
 
 @pytest.mark.usefixtures("data_sets")
@@ -336,6 +411,10 @@ def test_torchvision_refuses(tmp_path: Path) -> None:
     assert "has splits: give --split" in refusal("InMemory")
     assert "has no split 'extra'" in refusal("InMemory", "--split", "extra")
     assert "cannot be opened" in refusal("InFiles", "--split", "extra")
+    assert "cannot be opened" in refusal("Downloaded", "--split", "extra")
+    said = "Boxes cannot be opened without annotations, which this command does not give: name one of classification"
+    assert said in refusal("Boxes")
+    assert "not one of classification" in refusal("Abstract")
 
 
 def test_torchvision_refuses_what_is_no_classification() -> None:
