@@ -41,6 +41,7 @@ from teacher_cache.shards.index import BlockPlace
 from teacher_cache.storage.cache import NodeCache
 from teacher_cache.store.drift import drift_message
 from teacher_cache.store.labels import LabelReader, skipped_samples
+from teacher_cache.store.places import open_moved
 from teacher_cache.store.store import Store
 from teacher_cache.store.topk import SoftLabels
 
@@ -93,16 +94,19 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
     render is "auto". render: what renders the views, that device or processes on the CPU ("auto", "cpu", "gpu": see
     choose_rendering); the pixels are the same. Where the device renders, the shuffle pool lies there up to
     device_pool_gb, in units of 10**9 bytes, a quarter of its memory by default, and else in memory. `device`,
-    `rendering` and `rows_device` say what was chosen. cache: where blocks of shards, and files of a published
-    store, that are far away are kept, for all processes of this machine.
+    `rendering` and `rows_device` say what was chosen. shards, ops: of a store that is named by its path, where the
+    indexed shards are now, and the FILE.py:FUNCTION of its policy's own operations, as `teacher_cache.open_store` has
+    them. cache: where blocks of shards, and files of a published store, that are far away are kept, for all processes
+    of this machine.
 
     One iteration is open at a time: another one, or close(), ends it, and PlanError says so where it is asked for more.
 
-    Raises StoreError for soft labels that the store does not hold; PlanError where batch, ranks, repeats and views do
-    not fit, a word is none that is known, start is not in the plan, or memory has no room for the shuffle pools of all
-    ranks here; DeviceError where render or device asks for what is not there, or device_pool_gb is no such number;
-    MissingLabelError, before anything is rendered, where a label that the plan needs is not there; DriftError while
-    iterating.
+    Raises StoreError for soft labels that the store does not hold; ShardError and PolicyError for shards and operations
+    that are not the store's; PlanError where batch, ranks, repeats and views do not fit, a word is none that is known,
+    shards or ops are given for a store that is open, start is not in the plan, or memory has no room for the shuffle
+    pools of all ranks here; DeviceError where render or device asks for what is not there, or device_pool_gb is no such
+    number; MissingLabelError, before anything is rendered, where a label that the plan needs is not there; DriftError
+    while iterating.
     """
 
     def __init__(
@@ -129,13 +133,15 @@ class ViewLoader(AbstractContextManager["ViewLoader"]):
         render: Render = RENDER_DEFAULT,
         device: str | torch.device | None = None,
         device_pool_gb: float | None = None,
+        shards: Sequence[str] | str = (),
+        ops: str | None = None,
         cache: NodeCache | None = None,
     ) -> None:
         _check_words(order=(order, Order), on_drift=(on_drift, OnDrift), render=(render, Render))
         if epochs < 1 or workers < 0:
             asked = f"{counted(epochs, 'epoch')} and {counted(workers, 'worker')}"
             raise PlanError(f"{asked} cannot be planned: epochs start at 1, workers at 0")
-        self.store = store if isinstance(store, Store) else Store.open(store, cache=cache)
+        self.store = _opened(store, shards, ops, cache)
         self.settings = PlanSettings(
             seed=seed,
             batch_size=batch_size,
@@ -403,6 +409,16 @@ def _check_words(**given: tuple[str, Any]) -> None:
     for name, (word, known) in given.items():
         if word not in get_args(known):
             raise PlanError(f"{name} is {word!r}: give {' or '.join(map(repr, get_args(known)))}")
+
+
+def _opened(
+    store: Store | str | os.PathLike[str], shards: Sequence[str] | str, ops: str | None, cache: NodeCache | None
+) -> Store:
+    if not isinstance(store, Store):
+        return open_moved(os.fspath(store), shards, ops=ops, cache=cache)
+    if shards or ops is not None:
+        raise PlanError(f"shards and ops are for a store that is named by its path: {store.path} is open already")
+    return store
 
 
 def _device(asked: str | torch.device | None, render: Render) -> torch.device:

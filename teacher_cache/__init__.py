@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from teacher_cache.audit.notebook import OpenStore
 
 
-def open_store(path: str, *, shards: Sequence[str] = (), ops: str | None = None) -> "OpenStore":
+def open_store(path: str, *, shards: Sequence[str] | str = (), ops: str | None = None) -> "OpenStore":
     """Open a store for reading: labels as arrays, views as pictures. StoreError when there is none at `path`, or
     another program version made it.
 

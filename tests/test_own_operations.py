@@ -7,13 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from click import Group
 from click.testing import CliRunner, Result
 
 from student.cli import main as student
 from student.loader import ViewLoader
 from teacher_cache.cli import main as teacher_cache
-from teacher_cache.errors import PolicyError
+from teacher_cache.errors import PlanError, PolicyError
 from teacher_cache.rendering.choice import render_all
 from teacher_cache.rendering.crew import PoolSettings
 from teacher_cache.rendering.workers import RenderPool, RenderTask
@@ -173,10 +174,18 @@ def test_index_refuses_operations_that_do_not_fit_the_policy(filled: Path, tmp_p
     assert not (tmp_path / "store").exists()
 
 
-def test_a_loop_of_ones_own_takes_the_opened_store(filled: Path) -> None:
-    opened = open_moved(str(filled / "store"), (), ops=f"{filled / 'mine.py'}:operations")
-    with ViewLoader(opened, batch_size=32, epochs=1, repeats=2, workers=0) as loader:
-        assert sum(len(batch.labels) for batch in loader) == 3 * 64 // 2 // 32 * 64
+def test_a_loop_of_ones_own_takes_them_or_the_opened_store(filled: Path) -> None:
+    ops = f"{filled / 'mine.py'}:operations"
+    opened = open_moved(str(filled / "store"), (), ops=ops)
+    how = {"batch_size": 32, "epochs": 1, "repeats": 2, "workers": 0}
+    with ViewLoader(opened, **how) as loader, ViewLoader(filled / "store", **how, ops=ops) as named:
+        both = list(zip(loader, named, strict=True))
+    assert sum(len(batch.labels) for batch, _ in both) == 3 * 64 // 2 // 32 * 64
+    assert all(torch.equal(batch.views, again.views) for batch, again in both)
+    with pytest.raises(PolicyError, match=r"the policy of .* has operations of its own .*: give --ops"):
+        ViewLoader(filled / "store", **how)
+    with pytest.raises(PlanError, match="shards and ops are for a store that is named by its path: "):
+        ViewLoader(opened, **how, ops=ops)
     with (
         pytest.raises(PolicyError, match=r"policy cifar has operations of its own .*: give --ops"),
         ViewLoader(Store.open(filled / "store"), batch_size=32, epochs=1, workers=0) as loader,

@@ -12,10 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import zarr
 from click.testing import CliRunner
 
 from student.cli import main as student_main
+from student.loader import ViewLoader
+from teacher_cache import open_store
 from teacher_cache.cli import main
 from teacher_cache.errors import DiskError, ShardError, StorageError, StoreError
 from teacher_cache.messages.shown import shown
@@ -142,6 +145,13 @@ def test_a_student_learns_from_it_as_from_the_store(source: Store, tmp_path: Pat
     assert runs[0] == runs[1]
     with pytest.raises(ShardError, match=r"the store does not say where; .* say so with --shards"):
         train_small(Store.open(packed.path), tmp_path / "nowhere", "epochs=1")
+    how = {"batch_size": 32, "epochs": 1, "workers": 0}
+    (pattern,) = shards(source)
+    for given in (pattern, [pattern]):
+        with ViewLoader(tmp_path / "published", **how, shards=given) as theirs, ViewLoader(source, **how) as ours:
+            for batch, again in zip(theirs, ours, strict=True):
+                assert torch.equal(batch.views, again.views)
+    assert np.array_equal(open_store(str(packed.path), shards=pattern).image(5), open_store(str(source.path)).image(5))
 
 
 def test_who_does_not_say_where_the_shards_are_is_asked_at_once(source: Store, tmp_path: Path) -> None:

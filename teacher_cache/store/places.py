@@ -10,7 +10,7 @@ from teacher_cache.store.store import Store
 
 def open_moved(
     path: str,
-    patterns: Sequence[str],
+    patterns: Sequence[str] | str,
     *,
     ops: str | None = None,
     writable: bool = False,
@@ -32,5 +32,6 @@ def open_moved(
     from teacher_cache.shards.classes import ClassRule
     from teacher_cache.shards.find import expand_shards
 
+    patterns = (patterns,) if isinstance(patterns, str) else patterns
     rule = ClassRule(store.index.class_from, store.class_names, store.index.image_from)
     return store.with_places(check_shards(store.index, expand_shards(patterns), rule, scratch=cache))
