@@ -79,7 +79,7 @@ def _execute(content: bytes, path: Path, sha256: str) -> ModuleType:
     sys.modules[module.__name__] = module  # where dataclasses, for one, look a class's module up
     try:
         exec(compile(content, str(path), "exec", dont_inherit=True), module.__dict__)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[module.__name__]
         raise PolicyError(f"operations {path} cannot be loaded: {one_line(error)}") from error
     return module
@@ -94,7 +94,7 @@ def _call(module: ModuleType, path: Path, name: str) -> dict[str, OwnOperation]:
         raise PolicyError(f"operations {path} have no function {name}: {did_you_mean(name, there, listing)}")
     try:
         found = function()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PolicyError(f"function {name}() of {path} failed: {one_line(error)}") from error
     if not isinstance(found, dict) or not found:
         what = "an empty dict" if found == {} else f"a {type(found).__name__}"
@@ -110,6 +110,6 @@ def _call(module: ModuleType, path: Path, name: str) -> dict[str, OwnOperation]:
     return dict(found)
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """An error of the user's code, as messages tell it."""
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -60,7 +60,7 @@ def _operate_own(pixels: np.ndarray, operation: Operation, function: OwnOperatio
     expected = pixels.shape
     try:
         result = function(pixels.copy(), float(level))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PolicyError(f"operation {name} at level {level:.4f} failed: {one_line(error)}") from error
     if isinstance(result, np.ndarray) and result.shape == expected and result.dtype == np.uint8:
         return np.array(result, order="C")  # a copy: what it returned may be its own

@@ -239,6 +239,9 @@ def import_function(spec: ModelSpec) -> Callable[..., Any]:
         module = _import_file(spec, place) if place.endswith(".py") else _import_module(place)
     except ImportError as error:
         raise spec.error(f"{spec.name} cannot be imported: {error}{_advice(error, place, name)}") from error
+    except SystemExit as error:
+        guard = 'put what it does as a program behind `if __name__ == "__main__":`'
+        raise spec.error(f"{spec.name} cannot be imported: it ends the program (exit {error.code}): {guard}") from error
     function = getattr(module, name, None)
     if not callable(function):
         there = [each for each, value in vars(module).items() if inspect.isfunction(value) and each[0] != "_"]
@@ -323,11 +326,15 @@ def _is_demanded(parameter: inspect.Parameter) -> bool:
 
 def _call(function: Callable[..., Any], spec: ModelSpec, arguments: dict[str, Any]) -> Any:
     """What the function gives. An error in a user's own shows where it is, our own models get what a file says."""
-    if isinstance(spec.name, GivenModel):
-        return function(**arguments)
     try:
         return function(**arguments)
+    except SystemExit as error:
+        raise spec.error(
+            f"{spec.name} ends the program (exit {error.code}): let it return a model, or raise what is wrong"
+        ) from error
     except Exception as error:
+        if isinstance(spec.name, GivenModel):
+            raise
         raise spec.error(f"{spec.name} cannot be built ({first_line(error)}): check model_args") from error
 
 

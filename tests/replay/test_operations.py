@@ -78,6 +78,8 @@ def test_another_process_reads_the_file_again_and_refuses_a_changed_one(tmp_path
     [
         ("def operations(:", "cannot be loaded: SyntaxError"),
         ("import nothing_of_this_name", "cannot be loaded: ModuleNotFoundError: No module"),
+        ("raise SystemExit(2)", "cannot be loaded: SystemExit: 2"),
+        ("def operations(): exit(3)", r"function operations\(\) of .* failed: SystemExit: 3"),
         ("def blurs(): return {}", "have no function operations: there is blurs"),
         ("operations = 3", "have no function operations: there is none"),
         ("def operations(level): return {}", r"function operations\(\) of .* failed: TypeError"),
@@ -268,6 +270,7 @@ def bound(tmp_path: Path, body: str, *settings: str) -> Policy:
     ("body", "said"),
     [
         ("def mine(pixels, level): raise KeyError('no\\nluck')", r"failed: KeyError: 'no\\nluck'"),
+        ("def mine(pixels, level): raise SystemExit", "failed: SystemExit:"),
         ("def mine(pixels): return pixels", r"failed: TypeError: mine\(\) takes 1 positional argument"),
         ("def mine(pixels, level): return None", r"returned a NoneType, expected \(24, 24, 3\) of uint8"),
         ("def mine(pixels, level): return pixels[:20]", r"returned an array \(20, 24, 3\) of uint8, expected"),

@@ -219,6 +219,11 @@ def test_weights_come_from_timm_only_without_a_checkpoint(monkeypatch: pytest.Mo
         (".own:net", r"cannot be imported: No module named '\.own': install it"),
         (":net", r"cannot be imported: No module named '': install it"),
         ("wants.other:net", "^wants.other:net cannot be imported: No module named 'no_such_package'$"),
+        (
+            "ends.py:net",
+            r"cannot be imported: it ends the program \(exit 3\): put what it does as a program behind `if __n",
+        ),
+        ("quits.py:net", r"quits.py:net ends the program \(exit none left\): let it return a model"),
         (f"{TEACHERS}:not_a_module", "returned a str"),
         ("resnet_that_is_not", "timm has no model resnet_that_is_not"),
     ],
@@ -234,6 +239,8 @@ def test_teachers_that_cannot_be_built(
         ("own/nets.py", ""),
         ("my nets.py", ""),
         ("installed/wants/other.py", "import no_such_package\n"),
+        ("ends.py", "import sys\nsys.exit(3)\n"),
+        ("quits.py", "def net(num_classes): raise SystemExit('none left')\n"),
     ):
         Path(file).parent.mkdir(parents=True, exist_ok=True)
         Path(file).write_text(content)
