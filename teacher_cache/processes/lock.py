@@ -53,7 +53,7 @@ def _lock(path: Path, what: str, advice: str, warn: Callable[[str], None]) -> in
         if _is_there(file, path):
             break
         os.close(file)  # its holder has just removed it
-    with writing(path):
+    with suppress(OSError):  # a full disk has no room for it, which who holds this will meet
         os.ftruncate(file, 0)
         os.pwrite(file, f"pid {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
     return file

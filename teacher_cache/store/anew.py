@@ -27,9 +27,10 @@ def _option(key: str, value: object) -> str:
 
 
 def _of_index(settings: Mapping[str, Any]) -> Iterator[str]:
-    for key in ("views", "seed", "group", "unit_samples"):
+    for key in ("views", "seed"):
         yield _option(key, settings.get(key))
-    for key, default in (("max_pixels", MAX_PIXELS), ("class_from", "cls"), ("image_from", None)):
+    defaults = {"group": None, "unit_samples": None, "max_pixels": MAX_PIXELS, "class_from": "cls", "image_from": None}
+    for key, default in defaults.items():
         if settings.get(key, default) != default:
             yield _option(key, settings[key])
     if settings.get("fingerprint") == "whole":

@@ -45,6 +45,19 @@ def test_a_second_is_refused_and_told_who_was_first(tmp_path: Path) -> None:
         pass
 
 
+def test_a_full_disk_has_room_for_a_lock_that_does_not_say_whose_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    path = tmp_path / ".lock"
+    with hold(path), pytest.raises(BusyError, match=r"\(it does not say which\): wait"), hold(path):
+        raise AssertionError
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_one_that_is_killed_holds_nothing(tmp_path: Path) -> None:
     path = tmp_path / ".lock"
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True)
