@@ -29,6 +29,7 @@ from teacher_cache.store.agreement import (
 )
 from teacher_cache.store.drift import unsteady_message
 from teacher_cache.store.proof import Proof, make_proof
+from teacher_cache.store.status import nobodys_labels
 from teacher_cache.store.store import Store
 from teacher_cache.store.unit import Unit
 from teacher_cache.teacher.identity import check_same_teacher
@@ -192,11 +193,10 @@ def fill_views(held: OpenFill, views: range, on_start: Callable[[int], None]) ->
 def check_teacher_is_known(store: Store) -> None:
     """StoreError where units are committed and no teacher is there, as in a copy that broke off: whoever fills it would
     be bound to it in place of the one whose labels they are."""
-    committed = int(store.committed().sum())
-    if committed and store.teacher is None:  # looked at in this order: a teacher is there before the first record
+    if nobodys_labels(store) is not None:
         raise StoreError(
-            f"{store.path} has {counted(committed, 'labelled unit')}, and its teacher/ is absent: restore that from a "
-            "copy, or fill another store"
+            f"{store.path} has {counted(int(store.committed().sum()), 'labelled unit')}, and its teacher/ is absent: "
+            "restore that from a copy, or fill another store"
         )
 
 

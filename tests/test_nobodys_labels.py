@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from student.preflight import topk_faults
@@ -51,4 +52,17 @@ def test_a_store_without_labels_has_no_teacher_yet(tmp_path: Path) -> None:
     assert nobodys_labels(store) is None
     assert "is not filled yet" in str(*topk_faults(store))
     fill_store(store)
+    assert nobodys_labels(Store.open(store.path)) is None
+
+
+def test_a_fill_that_begins_meanwhile_is_somebodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who labels is there before the first label, but a reader may look for the one, and then for the other."""
+    store, committed = bright_store(tmp_path, counts=(65,), views=2), Store.committed
+
+    def filled_meanwhile(reader: Store) -> np.ndarray:
+        monkeypatch.setattr(Store, "committed", committed)
+        fill_store(Store.open(store.path, writable=True))
+        return committed(reader)
+
+    monkeypatch.setattr(Store, "committed", filled_meanwhile)
     assert nobodys_labels(Store.open(store.path)) is None

@@ -30,7 +30,10 @@ def check_committed(store: Store) -> None:
 
 def nobodys_labels(store: Store) -> str | None:
     """What is worth to know of a store whose labels name no teacher; None where it names one, or has no labels."""
-    if store.teacher is not None or not store.committed().any():  # in this order: a teacher comes before its labels
+    teacher = store.teacher
+    if teacher is not None or not store.committed().any():
+        return None
+    if store.teacher is not None:  # looked at again: a fill that has begun meanwhile names its teacher before any label
         return None
     return f"{store.path} does not say whose labels it holds: {NOBODYS_LABELS}"
 
