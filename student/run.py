@@ -30,7 +30,7 @@ from student.recipe import Recipe
 from student.schedule import learning_rate
 from student.validation import Preprocessing, ValidationSet
 from teacher_cache.device import Normalise, Upload, memory_format
-from teacher_cache.errors import TeacherCacheError, TrainingError
+from teacher_cache.errors import TrainingError
 from teacher_cache.job import Job, meeting
 from teacher_cache.messages.shown import counted
 from teacher_cache.store.store import Store
@@ -170,7 +170,8 @@ class Run:
         A step's loss is that of the weights before it; this one is of those after it. Nothing is changed.
         """
         own = (self._not_finite(), self._own_loss(batch))
-        self.job.raise_on_all(self._answers_fault(), "a checkpoint")
+        with self.job.told_to_all("a checkpoint"):
+            self.answers.check()
         found = self.job.gather(own)
         if problem := next((problem for problem, _ in found if problem is not None), None):
             raise TrainingError(self._ruined(problem, batch.epoch, batch.step, self._learning_rate(batch)))
@@ -219,25 +220,17 @@ class Run:
     def flush_steps(self, log: RunLog | None) -> None:
         """Write the losses of the last steps. Raises, on all ranks, TeacherError where an answer of a teacher that runs
         online was not finite, and TrainingError where a loss is not. Every rank must call it."""
-        rows, problem = [], self._answers_fault()
-        for step in self._meter.take_steps():
-            row = step.row()
-            if not math.isfinite(row["loss"]):
-                ruined = self._ruined(f"the loss is {row['loss']}", step.epoch, step.step, step.lr)
-                problem = problem or TrainingError(ruined)
-                break
-            rows.append(row)
-        self.job.raise_on_all(problem, "the end of some steps")
+        rows = []
+        with self.job.told_to_all("the end of some steps"):
+            self.answers.check()
+            for step in self._meter.take_steps():
+                row = step.row()
+                if not math.isfinite(row["loss"]):
+                    raise TrainingError(self._ruined(f"the loss is {row['loss']}", step.epoch, step.step, step.lr))
+                rows.append(row)
         with self.job.told_to_all("the end of some steps"):
             if log is not None:
                 log.write_steps(rows)
-
-    def _answers_fault(self) -> TeacherCacheError | None:
-        try:
-            self.answers.check()
-        except TeacherCacheError as error:
-            return error
-        return None
 
     def describe_position(self) -> str:
         """How far the epoch is, and how fast it goes."""

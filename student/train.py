@@ -20,7 +20,7 @@ from student.results import RESULTS, final_accuracy
 from student.run import Run
 from student.tracker import Tracker, new_curve
 from student.validation import ValidationSet, index_validation
-from teacher_cache.errors import CheckpointError, RecipeError, ShardError, TeacherCacheError
+from teacher_cache.errors import CheckpointError, RecipeError, ShardError
 from teacher_cache.files import replacing, writing
 from teacher_cache.job import Job, join_job
 from teacher_cache.processes.lock import alone
@@ -79,17 +79,13 @@ def train(
 def only_run(out: Path, job: Job, say: Callable[[str], None]) -> Iterator[None]:
     """The first rank makes the run's folder and holds it for its job; BusyError, on every rank, where another job
     does."""
-    problem: TeacherCacheError | None = None
     with ExitStack() as held:
-        try:
+        with job.told_to_all("the start"):
             if job.first:
                 with writing(out):
                     out.mkdir(parents=True, exist_ok=True)
                 advice = "wait for its end, stop it, or give this one another --out"
                 held.enter_context(alone(out / LOCK, f"another run writes to {out}", advice, say))
-        except TeacherCacheError as error:
-            problem = error
-        job.raise_on_all(problem, "the start")
         yield
 
 
@@ -100,8 +96,7 @@ def resume(run: Run, say: Callable[[str], None]) -> bool:
     there = job.gather((out / NEWEST).exists(), "the start")
     checkpoint: dict[str, Any] | None = None
     notes: list[str] = []
-    problem: TeacherCacheError | None = None
-    try:
+    with job.told_to_all("the start"):
         if job.first and (checkpoint := find_checkpoint(out, job.world_size)) is not None:
             notes = check_resumable(out, checkpoint, run.identity())
         if any(there) and not there[0]:
@@ -109,9 +104,6 @@ def resume(run: Run, say: Callable[[str], None]) -> bool:
                 f"rank {there.index(True)} finds a {NEWEST} in {out}, the first rank, which reads and writes there, "
                 "finds none: give an --out that all hosts share, or copy the folder to the first rank's host"
             )
-    except TeacherCacheError as error:
-        problem = error
-    job.raise_on_all(problem, "the start")
     checkpoint = job.share(checkpoint)
     if checkpoint is None:
         return False
@@ -131,12 +123,12 @@ def resume(run: Run, say: Callable[[str], None]) -> bool:
 
 def check_shards(run: Run) -> None:
     """ShardError, on all ranks, where one of them misses training shards of its machine."""
-    job, index, problem = run.job, run.store.index, None
-    try:
-        check_are_there(index, range(index.num_shards))
-    except ShardError as error:
-        problem = ShardError(f"rank {job.rank}: {error}") if job.world_size > 1 else error
-    job.raise_on_all(problem, "the start")
+    job, index = run.job, run.store.index
+    with job.told_to_all("the start"):
+        try:
+            check_are_there(index, range(index.num_shards))
+        except ShardError as error:
+            raise ShardError(f"rank {job.rank}: {error}" if job.world_size > 1 else str(error)) from error
 
 
 def tell_worse_off(run: Run, say: Callable[[str], None]) -> None:

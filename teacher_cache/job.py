@@ -132,22 +132,18 @@ class Job:
                     dist.broadcast(each.view(-1).view(torch.uint8), 0)
         return value if self.first else _put_together(said[0], tensors)
 
-    def raise_on_all(self, problem: TeacherCacheError | None, where: str) -> None:
-        """Raise, on every rank, the first rank's problem that has one, so that none waits for another."""
-        for found in self.gather(problem, where):
-            if found is not None:
-                raise found
-
     @contextmanager
     def told_to_all(self, where: str) -> Iterator[None]:
-        """Raise on every rank what the block raises on one, as what the first rank alone writes does. Every rank must
-        come here, and comes back when all have."""
+        """Raise on every rank what the block raises on one, the first of those, so that none waits for another. Every
+        rank must come here, and comes back when all have."""
         problem: TeacherCacheError | None = None
         try:
             yield
         except TeacherCacheError as error:
             problem = error
-        self.raise_on_all(problem, where)
+        for found in self.gather(problem, where):
+            if found is not None:
+                raise found
 
 
 class _TakingApart(pickle.Pickler):
