@@ -44,7 +44,7 @@ from teacher_cache.processes.threads import wait_asleep
 from teacher_cache.processes.ties import is_first_rank
 from teacher_cache.storage.place import as_place
 from teacher_cache.store.presence import check_is_store
-from teacher_cache.terminal import say, say_json, say_lines, terminal
+from teacher_cache.terminal import say, say_aside, say_json, say_lines, terminal
 
 if TYPE_CHECKING:
     from student.curves import Chart
@@ -279,15 +279,10 @@ def _read_trained(source: str, model: str | None, ema: bool) -> "TrainedModel":
     return trained
 
 
-def _aside(message: str) -> None:
-    """One line beside what is asked for, of any rank."""
-    say(message, err=True)
-
-
 def _note(message: str) -> None:
     """One line beside what is asked for, of a job's first rank."""
     if is_first_rank():
-        _aside(message)
+        say_aside(message)
 
 
 def _refuse_all(faults: Sequence[Fault]) -> None:
@@ -473,7 +468,7 @@ def evaluate(
         real = read_real(real_path, index, trained.num_classes) if real_path else None
         opened = _open_compared(replace(compared, device=job.device), trained) if compared else None
         rendering = choose_rendering(render, trained.preprocessing.policy(), job.device)
-        rendering.tell(job, _aside)
+        rendering.tell(job, say_aside)
         with ValidationSet(
             index,
             trained.preprocessing,
@@ -483,7 +478,7 @@ def evaluate(
             worker_timeout_s=worker_timeout_s,
             cache=cache,
             rendering=rendering,
-            warn=_aside,
+            warn=say_aside,
         ) as validation:
             counts = tally(model, validation, job.device, batch_size=batch_size, tta=tta, teacher=opened, real=real)
         speaks = job.first

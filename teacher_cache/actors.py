@@ -62,14 +62,14 @@ class ActorFill:
             os.chdir(self.folder)
 
         from teacher_cache.teacher.teacher import open_teacher
-        from teacher_cache.terminal import say, warn
+        from teacher_cache.terminal import say_aside, warn
 
         store = open_moved(self.store, self.shards, ops=self.ops, writable=True, cache=self.options.cache)
         teacher = open_teacher(
             self.teacher, num_classes=store.num_classes, view_size=store.policy.size, stored=store.teacher
         )
         options = replace(self.options, claim=True)
-        return fill(store, teacher, options, self.views, warn=warn, say=lambda line: say(line, err=True))
+        return fill(store, teacher, options, self.views, warn=warn, say=say_aside)
 
 
 @dataclass(eq=False)

@@ -45,7 +45,7 @@ from teacher_cache.processes.ties import is_first_rank
 from teacher_cache.processes.timeouts import LEASE_S
 from teacher_cache.storage.place import as_place, to_place
 from teacher_cache.store.presence import check_is_store
-from teacher_cache.terminal import say, say_json, say_lines, warn
+from teacher_cache.terminal import say, say_aside, say_json, say_lines, warn
 
 if TYPE_CHECKING:
     from teacher_cache.actors import ActorFill, ActorsWanted
@@ -655,7 +655,7 @@ def _open_teacher(settings: "TeacherSettings", store: "Store") -> "Teacher":
         num_classes=store.num_classes,
         view_size=store.policy.size,
         stored=store.teacher,
-        note=lambda message: _aside(message) if speaks else None,
+        note=lambda message: say_aside(message) if speaks else None,
     )
 
 
@@ -676,7 +676,7 @@ def _fill(store: "Store", teacher: "Teacher", options: "FillOptions", views: ran
     speaks = is_first_rank()
     with filling_bar(speaks) as (on_start, on_progress), stopping(INTERRUPTED):
         filled = fill_store(
-            store, teacher, options, views, on_start=on_start, on_progress=on_progress, warn=warn, say=_aside
+            store, teacher, options, views, on_start=on_start, on_progress=on_progress, warn=warn, say=say_aside
         )
     if speaks:
         print_filled(status_of(store), filled)
@@ -700,7 +700,7 @@ def _verify(store: "Store", fraction: float, **how: Any) -> "VerifyReport":
     from teacher_cache.verify import verify as verify_store
 
     with _bar("views", "replaying") as progress:
-        return verify_store(store, fraction, say=_aside, on_progress=progress, **how)
+        return verify_store(store, fraction, say=say_aside, on_progress=progress, **how)
 
 
 def _print_verified(report: "VerifyReport", *, labelled: bool) -> None:
@@ -728,11 +728,6 @@ def _bar(what: str, doing: str, total: int | None = None) -> Iterator[Callable[[
     with counting_bar(what) as bar:
         task = bar.add_task(doing, total=total)
         yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _aside(message: str) -> None:
-    """A line beside what is asked for."""
-    say(message, err=True)
 
 
 def _view_range(store: "Store", text: str | None, *, loud: bool) -> range:

@@ -37,9 +37,14 @@ def say_lines(text: str) -> None:
         say(line)
 
 
+def say_aside(message: str) -> None:
+    """Print one line beside what is asked for, on standard error."""
+    say(message, err=True)
+
+
 def warn(message: str) -> None:
     """Print a warning, one line, on standard error."""
-    say(f"warning: {message}", err=True)
+    say_aside(f"warning: {message}")
 
 
 def say_json(value: Any) -> None:

@@ -41,8 +41,7 @@ from teacher_cache.options import (
     worker_timeout_option,
 )
 from teacher_cache.progress import step_bars
-from teacher_cache.terminal import say as say_line
-from teacher_cache.terminal import say_json, terminal
+from teacher_cache.terminal import say_aside, say_json, terminal
 
 if TYPE_CHECKING:
     from teacher_cache.rendering.choice import Render
@@ -235,7 +234,8 @@ def sample(
     found |= {"png": None, "digests_differ": []}
     if found["views_missing"] is None:
         out = out or _default_file(found["shard"], found["key"])
-        image, views = render_views(opened, number, [view["view"] for view in found["views"]], render=render, say=_note)
+        numbers = [view["view"] for view in found["views"]]
+        image, views = render_views(opened, number, numbers, render=render, say=say_aside)
         pictures = list(views)
         save_png(contact_sheet(found, image, pictures), out)
         found |= {"png": str(out), "digests_differ": [each.view for each in pictures if each.digest_equal is False]}
@@ -291,7 +291,7 @@ def view(
     opened = _open(store, shards, ops)
     chosen = chosen_sample(opened, sample)
     found = describe_view(opened, chosen, number)
-    (pictures,) = render_views(opened, chosen, (number,), render=render, say=_note)[1]
+    (pictures,) = render_views(opened, chosen, (number,), render=render, say=say_aside)[1]
     panes = [pictures.mixed]
     if unmixed and pictures.partner is not None:
         panes += [pictures.unmixed, pictures.partner]
@@ -445,11 +445,6 @@ def _print(found: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any],
         say_json(found)
     else:
         show(found, terminal(width=None if sys.stdout.isatty() else 120))
-
-
-def _note(message: str) -> None:
-    """One line beside what is asked for."""
-    say_line(message, err=True)
 
 
 def _default_file(*names: str) -> Path:

@@ -21,7 +21,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -49,7 +49,7 @@ from teacher_cache.shards.walk import open_reader, split_name
 from teacher_cache.storage.place import is_url
 from teacher_cache.storage.storage import AT_ONCE
 from teacher_cache.store.presence import check_folder_outside
-from teacher_cache.terminal import say
+from teacher_cache.terminal import say, say_aside
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:  # run as a script: what it shares is in the package `tools`
@@ -135,36 +135,21 @@ def write_shards(
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     busy, advice = f"another process writes {prefix}-*.tar to {out}", "wait for it, or give another folder or --prefix"
-    with alone(out / f".{prefix}.lock", busy, advice, partial(say, err=True)):
-        return _write_alone(out, prefix, samples, class_names, samples_per_shard, markers)
-
-
-def _write_alone(
-    out: Path,
-    prefix: str,
-    samples: Sequence[Sample] | Sequence[MovedSample],
-    class_names: Sequence[str] | None,
-    samples_per_shard: int,
-    markers: "RestartMarkers | None",
-) -> list[Path]:
-    aside = out / f".{prefix}.partial"
-    names = []
-    try:
-        with writing(out):
-            shutil.rmtree(aside, ignore_errors=True)  # of a run that was stopped
-            aside.mkdir(parents=True)
-            for number, first in enumerate(range(0, len(samples), samples_per_shard)):
-                names.append(shard_name(prefix, number))
-                write_shard(aside / names[-1], samples[first : first + samples_per_shard], markers)
-            written = list(names)
-            if class_names is not None:
-                content = json.dumps(list(class_names), ensure_ascii=False) + "\n"
-                (aside / CLASSES_FILE).write_text(content, encoding="utf-8")
-                written.append(CLASSES_FILE)
-            check_out(out, prefix, class_names)  # another prefix may have come meanwhile, with other classes
-            place_files(aside, written, out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    aside, names = out / f".{prefix}.partial", list[str]()
+    with alone(out / f".{prefix}.lock", busy, advice, say_aside), ExitStack() as at_end, writing(out):
+        at_end.callback(shutil.rmtree, aside, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)  # of a run that was stopped
+        aside.mkdir()
+        for number, first in enumerate(range(0, len(samples), samples_per_shard)):
+            names.append(shard_name(prefix, number))
+            write_shard(aside / names[-1], samples[first : first + samples_per_shard], markers)
+        written = list(names)
+        if class_names is not None:
+            content = json.dumps(list(class_names), ensure_ascii=False) + "\n"
+            (aside / CLASSES_FILE).write_text(content, encoding="utf-8")
+            written.append(CLASSES_FILE)
+        check_out(out, prefix, class_names)  # another prefix may have come meanwhile, with other classes
+        place_files(aside, written, out)
     return [out / name for name in names]
 
 
@@ -594,7 +579,7 @@ def open_torchvision(name: str, root: Path, split: str | None) -> Any:
             raise ShardError(f"the data set {name} has no split {split!r}")
     elif "split" in parameters or "train" in parameters:
         raise ShardError(f"the data set {name} has splits: give --split, train or test or what torchvision calls it")
-    required = [name for name, parameter in parameters.items() if _is_required(parameter) and name not in arguments]
+    required = [each for each in parameters if _is_required(parameters[each]) and each not in arguments]
     if required:
         raise ShardError(
             f"the data set {name} cannot be opened without {', '.join(required)}, which this command does not give: "

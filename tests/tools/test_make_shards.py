@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from teacher_cache.errors import DiskError
+from teacher_cache.errors import DiskError, ShardError
 from teacher_cache.processes.lock import alone
 from teacher_cache.shards.class_order import class_order_warning
 from teacher_cache.shards.classes import class_rule
@@ -250,6 +250,19 @@ def test_shards_of_one_name_are_written_by_one_process_at_a_time(tmp_path: Path)
     aside.rmdir()
     run("folder", source, out)
     assert sorted(contents(out)) == ["classes.json", "train-0000.tar", "val-0000.tar"]
+
+
+def test_other_classes_that_came_meanwhile_are_not_replaced(tmp_path: Path) -> None:
+    """By a run of another prefix into the same folder."""
+    out = tmp_path / "out"
+
+    def read() -> tuple[str, bytes]:
+        (out / "classes.json").write_text('["y"]')
+        return "png", make_image(0)
+
+    with pytest.raises(ShardError, match=r"classes\.json names other classes: give another folder"):
+        make_shards.write_shards(out, "train", [make_shards.Sample("a", 0, read)], ["x"], 1)
+    assert {path.name: path.read_text() for path in out.iterdir()} == {"classes.json": '["y"]'}
 
 
 def test_a_failed_run_leaves_no_shards(tmp_path: Path) -> None:
