@@ -106,9 +106,10 @@ def find_checkpoint(out: Path, world_size: int) -> dict[str, Any] | None:
 def _left_alone(out: Path) -> list[str]:
     """Files that tell of a training which had a checkpoint, as a copy without *.pt has them; a new one would remove
     them. One that was killed before its first checkpoint leaves the row of one epoch at most."""
-    epochs = out / EPOCHS
-    trained = epochs.is_file() and epochs.read_bytes().count(b"\n") > 2
-    return [path.name for path, tells in ((out / RESULTS, (out / RESULTS).exists()), (epochs, trained)) if tells]
+    left = [RESULTS] if (out / RESULTS).exists() else []
+    if (out / EPOCHS).is_file() and (out / EPOCHS).read_bytes().count(b"\n") > 2:
+        left.append(EPOCHS)
+    return left
 
 
 def is_proven(checkpoint: Mapping[str, Any]) -> bool:

@@ -129,9 +129,7 @@ def plurals() -> list[tuple[str, str]]:
     return found
 
 
-WORDS_BY_THEMSELVES = {
-    *("asked", "given", "height * width", "more", "report", "size", "used", "views"),
-}
+WORDS_BY_THEMSELVES = {"asked", "given", "height * width", "more", "report", "size", "used", "views"}
 
 
 def test_what_stands_in_a_command_is_quoted() -> None:

@@ -7,7 +7,7 @@ import pytest
 from student.loader import ViewLoader
 from teacher_cache.errors import DriftError
 from teacher_cache.replay.libraries import pixel_libraries
-from teacher_cache.store.drift import drift_message
+from teacher_cache.store.drift import drift_message, unsteady_message
 from teacher_cache.store.status import status
 from teacher_cache.store.store import Store
 from tests.support.bright_shards import bright_store, change_pixel
@@ -56,3 +56,11 @@ def test_the_message_names_place_cause_and_both_lists(tmp_path: Path, monkeypatc
     assert f"(changed: {changed}; filled with {changed} {here[changed]}, " in said
     assert f"; here {changed} 0, " in said
     assert said.endswith("install what it was filled with, restore the shard, or fill a new store")
+
+
+def test_pixels_that_come_out_otherwise_at_once_are_not_laid_to_libraries(tmp_path: Path) -> None:
+    store = bright_store(tmp_path)
+    assert unsteady_message(store, 1, 0, 3) == (
+        f"shard {store.shard_name(1)}, block 0, view 3: rendered twice, the pixels differ, and nothing was written: "
+        "the shard was changed meanwhile, or this machine's memory is not sound: run it again"
+    )
